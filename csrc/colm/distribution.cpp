@@ -1,0 +1,175 @@
+#include "colm/distribution.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <string>
+
+#include "colm/error.h"
+
+namespace colm {
+namespace {
+
+constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+// Small enough for the block to be in the first-level cache when its exponentials are summed.
+constexpr std::size_t kBlock = 1024;
+constexpr std::size_t kLanes = 8;
+
+// exp(x) for x <= 0 within 2e-7 of its value, 1e-38 below -87. libm's expf is not inlined, so compilers
+// cannot vectorise a loop that calls it; over a vocabulary of 152,000 ids that is the difference between 0.4
+// and 0.1 ms a step.
+inline float exp_nonpositive(float x) {
+    constexpr float kLog2e = 1.44269504f;
+    constexpr float kLn2High = 0.693359375f;
+    constexpr float kLn2Low = -2.12194440e-4f;
+    constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+    x = x < -87.0f ? -87.0f : x;
+    const float shifted = x * kLog2e + kRound;
+    const float n = shifted - kRound;
+    const float r = (x - n * kLn2High) - n * kLn2Low;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    const std::int32_t exponent = (static_cast<std::int32_t>(n) + 127) * (1 << 23);
+    float scale;
+    std::memcpy(&scale, &exponent, sizeof scale);
+    return p * scale;
+}
+
+struct Sums {
+    double weight = 0.0;    // sum exp(x - top)
+    double weighted = 0.0;  // sum (x - top) exp(x - top)
+};
+
+// Sums over `values`, relative to `top`, which none of them exceeds.
+Sums sum_block(const float* values, std::size_t n, float top) {
+    float weight[kLanes] = {};
+    float weighted[kLanes] = {};
+    std::size_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) {
+        for (std::size_t lane = 0; lane < kLanes; ++lane) {
+            const float x = std::max(values[i + lane] - top, -87.0f);
+            const float e = exp_nonpositive(x);
+            weight[lane] += e;
+            weighted[lane] += x * e;
+        }
+    }
+    Sums sums;
+    for (std::size_t lane = 0; lane < kLanes; ++lane) {
+        sums.weight += weight[lane];
+        sums.weighted += weighted[lane];
+    }
+    for (; i < n; ++i) {
+        const float x = std::max(values[i] - top, -87.0f);
+        const float e = exp_nonpositive(x);
+        sums.weight += e;
+        sums.weighted += x * e;
+    }
+    return sums;
+}
+
+float block_max(const float* values, std::size_t n) {
+    float lanes[kLanes];
+    std::fill(lanes, lanes + kLanes, kMinusInfinity);
+    std::size_t i = 0;
+    for (; i + kLanes <= n; i += kLanes)
+        for (std::size_t lane = 0; lane < kLanes; ++lane)
+            lanes[lane] = values[i + lane] > lanes[lane] ? values[i + lane] : lanes[lane];
+    float best = *std::max_element(lanes, lanes + kLanes);
+    for (; i < n; ++i) best = values[i] > best ? values[i] : best;
+    return best;
+}
+
+// The k largest values seen, descending.
+class TopK {
+  public:
+    explicit TopK(std::size_t k) : k_(k) { values_.reserve(k + 1); }
+
+    float smallest() const { return values_.size() < k_ || k_ == 0 ? kMinusInfinity : values_.back(); }
+
+    void add_block(const float* values, std::size_t n) {
+        for (std::size_t i = 0; i < n; ++i) {
+            if (!(values[i] > smallest())) continue;
+            values_.insert(std::upper_bound(values_.begin(), values_.end(), values[i], std::greater<float>()),
+                           values[i]);
+            if (values_.size() > k_) values_.pop_back();
+        }
+    }
+
+    std::vector<float> take() { return std::move(values_); }
+
+  private:
+    std::size_t k_;
+    std::vector<float> values_;
+};
+
+}  // namespace
+
+Distribution summarize(View<const float> logits, std::size_t k) {
+    Distribution d;
+    d.top_logit = kMinusInfinity;
+    Sums rest;  // relative to d.top_logit, without the top itself
+    TopK top_k(k);
+    for (std::size_t begin = 0; begin < logits.size; begin += kBlock) {
+        const float* block = logits.data + begin;
+        const std::size_t n = std::min(kBlock, logits.size - begin);
+        const float largest = block_max(block, n);
+        if (k > 0 && largest > top_k.smallest()) top_k.add_block(block, n);
+        if (largest > d.top_logit) {
+            const auto at = static_cast<std::size_t>(std::find(block, block + n, largest) - block);
+            if (d.top != kNoToken) {
+                // The old top joins the rest, and everything is restated relative to the new one.
+                const double shift = static_cast<double>(d.top_logit) - largest;
+                const double scale = std::exp(shift);
+                const double weight = rest.weight + 1.0;
+                rest.weighted = scale * (rest.weighted + shift * weight);
+                rest.weight = scale * weight;
+            }
+            d.top_logit = largest;
+            d.top = static_cast<Token>(begin + at);
+            const Sums before = sum_block(block, at, largest);
+            const Sums after = sum_block(block + at + 1, n - at - 1, largest);
+            rest.weight += before.weight + after.weight;
+            rest.weighted += before.weighted + after.weighted;
+        } else if (d.top != kNoToken) {
+            const Sums sums = sum_block(block, n, d.top_logit);
+            rest.weight += sums.weight;
+            rest.weighted += sums.weighted;
+        }
+    }
+    if (d.top == kNoToken) throw GenerationError("no token can follow: every logit is -inf or NaN");
+    if (!std::isfinite(d.top_logit) || !std::isfinite(rest.weight))
+        throw GenerationError("the model returned a logit of " + std::to_string(d.top_logit) +
+                              "; its file may be damaged");
+    const double total = 1.0 + rest.weight;
+    d.log_normalizer = d.top_logit + std::log(total);
+    d.log_rest = d.top_logit + std::log(rest.weight);
+    d.entropy = std::max(0.0, std::log(total) - rest.weighted / total);
+    d.top_logits = top_k.take();
+    return d;
+}
+
+std::vector<TopLogprob> top_logprobs(View<const float> logits, const Distribution& distribution,
+                                     std::size_t n) {
+    std::vector<TopLogprob> best;
+    if (n == 0) return best;
+    const auto likelier = [](const TopLogprob& a, const TopLogprob& b) { return a.logprob > b.logprob; };
+    best.reserve(n + 1);
+    for (std::size_t i = 0; i < logits.size; ++i) {
+        const double logit = logits[i];
+        if (logit == kMinusInfinity || (best.size() == n && !(logit > best.back().logprob))) continue;
+        const TopLogprob candidate{static_cast<Token>(i), logit};
+        best.insert(std::upper_bound(best.begin(), best.end(), candidate, likelier), candidate);
+        if (best.size() > n) best.pop_back();
+    }
+    for (TopLogprob& entry : best) entry.logprob -= distribution.log_normalizer;
+    return best;
+}
+
+}  // namespace colm

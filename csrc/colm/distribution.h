@@ -1,0 +1,32 @@
+// One pass over a model's logits: everything that routing, sampling and reporting need to know of them.
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+#include "colm/types.h"
+
+namespace colm {
+
+struct Distribution {
+    Token top = kNoToken;         // the first of the largest logits
+    float top_logit = 0.0f;       // its logit
+    double log_normalizer = 0.0;  // log sum exp(logit)
+    double log_rest = 0.0;        // log sum exp(logit) over all ids but the top; no less than top_logit - 87
+    double entropy = 0.0;         // nats
+    std::vector<float> top_logits;  // the k largest, descending
+
+    double top_logprob() const { return top_logit - log_normalizer; }
+    // log p1 - log(1 - p1), from the unnormalised sums: exact where 1 - p1 would cancel.
+    double log_odds() const { return top_logit - log_rest; }
+};
+
+// Summarises `logits`; an id whose logit is -inf is not part of the distribution. `k` largest logits are
+// kept. Throws GenerationError where every logit is -inf, or one is NaN or +inf (a damaged model).
+Distribution summarize(View<const float> logits, std::size_t k = 0);
+
+// The `n` likeliest tokens, descending; fewer where fewer are possible.
+std::vector<TopLogprob> top_logprobs(View<const float> logits, const Distribution& distribution,
+                                     std::size_t n);
+
+}  // namespace colm

@@ -1,0 +1,97 @@
+#include "colm/engine.h"
+
+#include <algorithm>
+#include <chrono>
+#include <limits>
+#include <utility>
+
+#include "colm/error.h"
+
+namespace colm {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+    return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+std::size_t tokens_read(const std::vector<DecodeCall>& calls, std::size_t from) {
+    std::size_t n = 0;
+    for (std::size_t i = from; i < calls.size(); ++i) n += static_cast<std::size_t>(calls[i].n_tokens);
+    return n;
+}
+
+}  // namespace
+
+Engine::Engine(std::unique_ptr<LanguageModel> base, std::unique_ptr<LanguageModel> assistant,
+               std::size_t n_shared)
+    : base_(std::move(base), Source::base),
+      assistant_(std::move(assistant), Source::assistant),
+      n_shared_(n_shared) {}
+
+Routed Engine::route(const Output& output, Token defer_token, std::size_t k) const {
+    // Ids of a tail are beyond the view; the deferral token lies inside and is put out of reach in place.
+    if (defer_token != kNoToken && static_cast<std::size_t>(defer_token) < n_shared_)
+        output.logits[static_cast<std::size_t>(defer_token)] = -std::numeric_limits<float>::infinity();
+    const View<const float> logits{output.logits.data, n_shared_};
+    return {logits, summarize(logits, k)};
+}
+
+Step Engine::step(Sequence& sequence, Router& router, Interrupt& interrupt) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto start = Clock::now();
+    Stats& stats = sequence.stats;
+    const Head& head = *router.head;
+    const bool first_step = stats.base_steps == 0;
+    double prefill_s = 0.0;
+
+    std::size_t n_calls = sequence.calls.size();
+    const Output output = base_.read(sequence.tokens, head.needs_hidden(), interrupt, sequence.calls);
+    stats.base_tokens_read += tokens_read(sequence.calls, n_calls);
+    ++stats.base_steps;
+    if (first_step) prefill_s += seconds_since(start);
+
+    const Token defer_token = head.defer_token();
+    HeadInput input;
+    if (defer_token != kNoToken) input.token_logit = output.logits[static_cast<std::size_t>(defer_token)];
+    const Routed base = route(output, defer_token, head.n_top_logits());
+    input.hidden = output.hidden;
+    input.distribution = &base.distribution;
+    input.position = sequence.tokens.size();
+    input.seed = router.seed;
+
+    Step step;
+    step.defer_logit = head.defer_logit(input);
+    step.threshold = router.policy.threshold_at(sequence.n_generated());
+    Routed routed = base;
+    if (Policy::defers(step.defer_logit, step.threshold)) {
+        step.source = Source::assistant;
+        const auto assistant_start = Clock::now();
+        n_calls = sequence.calls.size();
+        const Output other = assistant_.read(sequence.tokens, false, interrupt, sequence.calls);
+        stats.assistant_tokens_read += tokens_read(sequence.calls, n_calls);
+        if (stats.assistant_calls++ == 0) prefill_s += seconds_since(assistant_start);
+        routed = router.mixer.mix(base, route(other, defer_token, 0), step.defer_logit);
+    }
+
+    step.token = router.sampler->choose(routed.logits, routed.distribution);
+    step.logprob = routed.logits[static_cast<std::size_t>(step.token)] - routed.distribution.log_normalizer;
+    step.top_logprobs = top_logprobs(routed.logits, routed.distribution, router.n_logprobs);
+    router.sampler->accept(step.token);
+    sequence.tokens.push_back(step.token);
+    if (step.source == Source::assistant) ++stats.n_deferred;
+    stats.prefill_s += prefill_s;
+    stats.decode_s += seconds_since(start) - prefill_s;
+    return step;
+}
+
+std::size_t Engine::n_ctx() const { return std::min(base_.model().n_ctx(), assistant_.model().n_ctx()); }
+
+void Engine::reset() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    base_.reset();
+    assistant_.reset();
+}
+
+}  // namespace colm

@@ -1,0 +1,60 @@
+// The loop: one step() writes one token.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "colm/head.h"
+#include "colm/policy.h"
+#include "colm/reader.h"
+#include "colm/sampler.h"
+#include "colm/sequence.h"
+#include "colm/strategy.h"
+#include "colm/vocabulary.h"
+
+namespace colm {
+
+// What decides one text's tokens.
+struct Router {
+    std::shared_ptr<const Head> head;
+    Policy policy;
+    Mixer mixer;
+    std::unique_ptr<Sampler> sampler;
+    std::uint32_t seed = 0;
+    std::size_t n_logprobs = 0;
+};
+
+class Engine {
+  public:
+    // Requires the two models over vocabularies that share the first `n_shared` ids.
+    Engine(std::unique_ptr<LanguageModel> base, std::unique_ptr<LanguageModel> assistant,
+           std::size_t n_shared);
+
+    // Decides the token that follows `sequence` and appends it. The base always reads the text; the assistant
+    // only where the token is deferred, all that it has not read yet in one go. Requires 1 <=
+    // sequence.tokens.size() <= n_ctx(). Throws Cancelled or GenerationError with the sequence unchanged.
+    // Safe from several threads: steps exclude each other, and each model re-reads what another sequence
+    // displaced.
+    Step step(Sequence& sequence, Router& router, Interrupt& interrupt);
+
+    // How many tokens a text may have: the smaller of the two contexts.
+    std::size_t n_ctx() const;
+    std::size_t n_shared() const { return n_shared_; }
+    const Reader& base() const { return base_; }
+    const Reader& assistant() const { return assistant_; }
+
+    // Forgets every text read, so that the next prompt is read from its beginning.
+    void reset();
+
+  private:
+    Routed route(const Output& output, Token defer_token, std::size_t k) const;
+
+    Reader base_;
+    Reader assistant_;
+    std::size_t n_shared_;
+    std::mutex mutex_;
+};
+
+}  // namespace colm

@@ -1,0 +1,80 @@
+// Every failure that the method reports. `kind` is the name of the Python class that the bindings raise.
+#pragma once
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+namespace colm {
+
+class Error : public std::runtime_error {
+  public:
+    using Value = std::variant<std::int64_t, std::string>;
+    using Fields = std::vector<std::pair<std::string, Value>>;
+
+    Error(const char* kind, const std::string& message, Fields fields = {})
+        : std::runtime_error(message), kind_(kind), fields_(std::move(fields)) {}
+
+    const char* kind() const { return kind_; }
+    // Numbers and texts of the message, which become attributes of the Python exception.
+    const Fields& fields() const { return fields_; }
+
+  private:
+    const char* kind_;
+    Fields fields_;
+};
+
+struct OptionError : Error {
+    explicit OptionError(const std::string& message) : Error("OptionError", message) {}
+};
+
+struct LoadError : Error {
+    explicit LoadError(const std::string& message) : Error("LoadError", message) {}
+};
+
+struct VocabMismatch : Error {
+    VocabMismatch(const std::string& message, std::int64_t token_id, const std::string& base_text,
+                  const std::string& assistant_text)
+        : Error("VocabMismatch", message,
+                {{"token_id", token_id}, {"base_text", base_text}, {"assistant_text", assistant_text}}) {}
+};
+
+struct HeadError : Error {
+    explicit HeadError(const std::string& message) : Error("HeadError", message) {}
+};
+
+struct HeadMismatch : Error {
+    explicit HeadMismatch(const std::string& message) : Error("HeadMismatch", message) {}
+};
+
+struct TokenizeError : Error {
+    explicit TokenizeError(const std::string& message) : Error("TokenizeError", message) {}
+};
+
+struct ContextFull : Error {
+    ContextFull(const std::string& message, std::int64_t n_prompt, std::int64_t n_ctx)
+        : Error("ContextFull", message, {{"n_prompt", n_prompt}, {"n_ctx", n_ctx}}) {}
+};
+
+struct GrammarError : Error {
+    explicit GrammarError(const std::string& message) : Error("GrammarError", message) {}
+};
+
+struct GenerationError : Error {
+    explicit GenerationError(const std::string& message) : Error("GenerationError", message) {}
+};
+
+struct PairClosed : Error {
+    PairClosed() : Error("PairClosed", "this pair was closed; load it again to go on") {}
+};
+
+// Unwinds a computation that was asked to stop. Never reaches Python: the generation ends as `cancelled`, or
+// the pending KeyboardInterrupt is raised.
+struct Cancelled : std::exception {
+    const char* what() const noexcept override { return "cancelled"; }
+};
+
+}  // namespace colm

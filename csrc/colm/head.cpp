@@ -1,0 +1,149 @@
+#include "colm/head.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "colm/error.h"
+
+namespace colm {
+namespace {
+
+constexpr float kMaxLogOdds = 50.0f;
+
+float activate(Activation activation, float x) {
+    switch (activation) {
+        case Activation::relu:
+            return x > 0.0f ? x : 0.0f;
+        case Activation::gelu:
+            return 0.5f * x * (1.0f + std::erf(x * 0.70710678f));
+        case Activation::silu:
+            return x / (1.0f + std::exp(-x));
+    }
+    return x;
+}
+
+// Eight partial sums: compilers may not reorder float additions, so one sum would not be vectorised.
+float dot(const float* a, const float* b, std::size_t n) {
+    constexpr std::size_t kLanes = 8;
+    float lanes[kLanes] = {};
+    std::size_t i = 0;
+    for (; i + kLanes <= n; i += kLanes)
+        for (std::size_t lane = 0; lane < kLanes; ++lane) lanes[lane] += a[i + lane] * b[i + lane];
+    float sum = 0.0f;
+    for (const float lane : lanes) sum += lane;
+    for (; i < n; ++i) sum += a[i] * b[i];
+    return sum;
+}
+
+std::size_t count_features(const HeadInfo& info) {
+    std::size_t n = 0;
+    for (const Feature feature : info.features) n += feature == Feature::top_k_logprobs ? info.top_k : 1;
+    return n;
+}
+
+std::uint64_t splitmix64(std::uint64_t x) {
+    x += 0x9E3779B97F4A7C15ULL;
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ULL;
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EBULL;
+    return x ^ (x >> 31);
+}
+
+}  // namespace
+
+LearnedHead::LearnedHead(HeadInfo info, std::vector<HeadLayer> layers)
+    : info_(std::move(info)), layers_(std::move(layers)) {
+    if (layers_.empty()) throw HeadError("the head has no layers");
+    std::size_t n_in = info_.n_embd + n_features();
+    for (std::size_t i = 0; i < layers_.size(); ++i) {
+        const HeadLayer& layer = layers_[i];
+        const std::string name = "layer " + std::to_string(i) + " of the head";
+        if (layer.n_in != n_in)
+            throw HeadError(name + " takes " + std::to_string(layer.n_in) + " inputs; it is given " +
+                            std::to_string(n_in));
+        if (layer.n_out == 0 || layer.weight.size() != layer.n_in * layer.n_out ||
+            layer.bias.size() != layer.n_out)
+            throw HeadError(name + " has weights or biases of the wrong size");
+        n_in = layer.n_out;
+    }
+    if (n_in != 1) throw HeadError("the head's last layer gives " + std::to_string(n_in) + " outputs, not 1");
+}
+
+std::size_t LearnedHead::n_features() const { return count_features(info_); }
+
+std::size_t LearnedHead::n_top_logits() const {
+    std::size_t n = 0;
+    for (const Feature feature : info_.features) {
+        if (feature == Feature::margin) n = std::max<std::size_t>(n, 2);
+        if (feature == Feature::top_k_logprobs) n = std::max(n, info_.top_k);
+    }
+    return n;
+}
+
+void compute_features(const Distribution& distribution, const std::vector<Feature>& features,
+                      std::size_t top_k, float* out) {
+    const auto logprob = [&](std::size_t rank) {
+        // A vocabulary with fewer than top_k possible tokens repeats the last of them.
+        const std::size_t at = std::min(rank, distribution.top_logits.size() - 1);
+        return static_cast<float>(distribution.top_logits[at] - distribution.log_normalizer);
+    };
+    for (const Feature feature : features) {
+        switch (feature) {
+            case Feature::log_odds:
+                *out++ = std::clamp(static_cast<float>(distribution.log_odds()), -kMaxLogOdds, kMaxLogOdds);
+                break;
+            case Feature::entropy:
+                *out++ = static_cast<float>(distribution.entropy);
+                break;
+            case Feature::margin:
+                *out++ = logprob(0) - logprob(1);
+                break;
+            case Feature::top_k_logprobs:
+                for (std::size_t rank = 0; rank < top_k; ++rank) *out++ = logprob(rank);
+                break;
+        }
+    }
+}
+
+double LearnedHead::defer_logit(const HeadInput& input) const {
+    const HeadLayer& first = layers_.front();
+    std::vector<float> features(n_features());
+    compute_features(*input.distribution, info_.features, info_.top_k, features.data());
+
+    std::vector<float> values(first.n_out);
+    for (std::size_t row = 0; row < first.n_out; ++row) {
+        const float* weight = first.weight.data() + row * first.n_in;
+        values[row] = first.bias[row] + dot(weight, input.hidden, info_.n_embd) +
+                      dot(weight + info_.n_embd, features.data(), features.size());
+    }
+    for (std::size_t i = 1; i < layers_.size(); ++i) {
+        for (float& value : values) value = activate(info_.activation, value);
+        const HeadLayer& layer = layers_[i];
+        std::vector<float> next(layer.n_out);
+        for (std::size_t row = 0; row < layer.n_out; ++row)
+            next[row] =
+                layer.bias[row] + dot(layer.weight.data() + row * layer.n_in, values.data(), layer.n_in);
+        values = std::move(next);
+    }
+    return values.front();
+}
+
+double EntropyHead::defer_logit(const HeadInput& input) const {
+    // logit(1 - e^-H) = log(e^H - 1)
+    return std::log(std::expm1(input.distribution->entropy));
+}
+
+double RandomHead::defer_logit(const HeadInput& input) const {
+    const std::uint64_t bits = splitmix64(input.seed * 0x9E3779B97F4A7C15ULL + input.position);
+    const double u = (static_cast<double>(bits >> 11) + 0.5) * 0x1p-53;
+    return std::log(u) - std::log1p(-u);
+}
+
+std::shared_ptr<const Head> make_training_free_head(const std::string& name) {
+    if (name == "confidence") return std::make_shared<ConfidenceHead>();
+    if (name == "entropy") return std::make_shared<EntropyHead>();
+    if (name == "random") return std::make_shared<RandomHead>();
+    return nullptr;
+}
+
+}  // namespace colm

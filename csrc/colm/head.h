@@ -1,0 +1,128 @@
+// What gives z_t, the deferral logit: P(Z_t = 1 | x_<t) = sigmoid(z_t) (Co-LLM, section 2, eq. 2).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "colm/distribution.h"
+#include "colm/types.h"
+
+namespace colm {
+
+// All that a head may look at. Borrowed for the call.
+struct HeadInput {
+    const float* hidden = nullptr;               // h_t, [n_embd]; null unless needs_hidden()
+    const Distribution* distribution = nullptr;  // the base's, with the n_top_logits() largest logits
+    float token_logit = 0.0f;                    // the base's logit of defer_token()
+    std::size_t position = 0;                    // tokens in x_<t, prompt included
+    std::uint32_t seed = 0;                      // of the generation
+};
+
+class Head {
+  public:
+    virtual ~Head() = default;
+
+    virtual double defer_logit(const HeadInput& input) const = 0;
+
+    virtual bool needs_hidden() const { return false; }
+    virtual std::size_t n_top_logits() const { return 0; }
+    // A token of the vocabulary that serves as the head, and can therefore never be emitted.
+    virtual Token defer_token() const { return kNoToken; }
+};
+
+// Features of the base's next-token distribution p, in natural logarithms.
+enum class Feature : std::uint8_t {
+    log_odds,       // log p1 - log(1 - p1), clipped to [-50, 50]
+    entropy,        // -sum p log p
+    margin,         // log p1 - log p2
+    top_k_logprobs  // the k largest log p, descending
+};
+
+enum class Activation : std::uint8_t { relu, gelu, silu };
+
+// One linear map. weight is [n_out, n_in], row-major.
+struct HeadLayer {
+    std::size_t n_in = 0;
+    std::size_t n_out = 0;
+    std::vector<float> weight;
+    std::vector<float> bias;
+};
+
+// What a head file says beside its weights.
+struct HeadInfo {
+    std::string name;
+    std::string kind;  // "linear" or "mlp"
+    std::size_t n_embd = 0;
+    Activation activation = Activation::relu;
+    std::vector<Feature> features;
+    std::size_t top_k = 0;
+    std::string base_name;
+    std::string assistant_name;
+    std::string vocab_fingerprint;
+    std::optional<double> default_threshold;
+    std::vector<float> rates;
+    std::vector<float> thresholds;
+};
+
+// A learned head: h_t, and the features that `info` names, through one or more linear maps.
+class LearnedHead final : public Head {
+  public:
+    // Throws HeadError where the shapes do not chain from n_embd + n_features to 1.
+    LearnedHead(HeadInfo info, std::vector<HeadLayer> layers);
+
+    double defer_logit(const HeadInput& input) const override;
+    bool needs_hidden() const override { return true; }
+    std::size_t n_top_logits() const override;
+
+    const HeadInfo& info() const { return info_; }
+    const std::vector<HeadLayer>& layers() const { return layers_; }
+    std::size_t n_features() const;
+
+  private:
+    HeadInfo info_;
+    std::vector<HeadLayer> layers_;
+};
+
+// Writes the features into `out` [n_features], in the order of `features`.
+void compute_features(const Distribution& distribution, const std::vector<Feature>& features,
+                      std::size_t top_k, float* out);
+
+// A token of the base's vocabulary: its logit is z_t (the reference implementation keeps theta as the last
+// row of the output matrix).
+class TokenHead final : public Head {
+  public:
+    explicit TokenHead(Token token) : token_(token) {}
+    double defer_logit(const HeadInput& input) const override { return input.token_logit; }
+    Token defer_token() const override { return token_; }
+
+  private:
+    Token token_;
+};
+
+// Defer probability 1 - p1, with p1 the base's top probability.
+class ConfidenceHead final : public Head {
+  public:
+    double defer_logit(const HeadInput& input) const override { return -input.distribution->log_odds(); }
+};
+
+// Defer probability 1 - exp(-H): one minus the inverse perplexity of the base's distribution.
+class EntropyHead final : public Head {
+  public:
+    double defer_logit(const HeadInput& input) const override;
+};
+
+// Defer probability uniform in (0, 1), a function of the seed and the position alone:
+//   u = ((splitmix64(seed * 0x9E3779B97F4A7C15 + position) >> 11) + 0.5) * 2^-53
+class RandomHead final : public Head {
+  public:
+    double defer_logit(const HeadInput& input) const override;
+};
+
+// The training-free head of that name ("confidence", "entropy", "random"), or null.
+std::shared_ptr<const Head> make_training_free_head(const std::string& name);
+
+}  // namespace colm

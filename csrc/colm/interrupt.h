@@ -1,0 +1,45 @@
+// A request to stop, made by another thread or by a signal, and looked at between and inside decodes.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <utility>
+
+#include "colm/error.h"
+
+namespace colm {
+
+class Interrupt {
+  public:
+    // `poll` asks the host (Python's signal handlers) whether to stop; called at most every 20 ms, only from
+    // the thread that computes.
+    explicit Interrupt(std::function<bool()> poll = {}) : poll_(std::move(poll)) {}
+
+    // Safe from any thread.
+    void request() { requested_.store(true, std::memory_order_relaxed); }
+
+    // Called by the computing thread; llama.cpp calls it once per graph node, so it must stay cheap.
+    bool requested() {
+        if (requested_.load(std::memory_order_relaxed)) return true;
+        if (!poll_) return false;
+        const auto now = Clock::now();
+        if (now - last_poll_ < std::chrono::milliseconds(20)) return false;
+        last_poll_ = now;
+        if (poll_()) request();
+        return requested_.load(std::memory_order_relaxed);
+    }
+
+    // Throws Cancelled when a stop was requested.
+    void check() {
+        if (requested()) throw Cancelled();
+    }
+
+  private:
+    using Clock = std::chrono::steady_clock;
+    std::atomic<bool> requested_{false};
+    std::function<bool()> poll_;
+    Clock::time_point last_poll_{};
+};
+
+}  // namespace colm

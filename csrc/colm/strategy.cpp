@@ -1,0 +1,58 @@
+#include "colm/strategy.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <string>
+
+#include "colm/error.h"
+
+namespace colm {
+namespace {
+
+// log sigmoid(x)
+double log_sigmoid(double x) { return x >= 0 ? -std::log1p(std::exp(-x)) : x - std::log1p(std::exp(x)); }
+
+double log_add(double a, double b) {
+    const double larger = std::max(a, b);
+    if (std::isinf(larger)) return larger;
+    return larger + std::log1p(std::exp(std::min(a, b) - larger));
+}
+
+}  // namespace
+
+Mixer::Mixer(const StrategyOptions& options) : options_(options) {
+    if (!(options.beta >= 0.0) || std::isinf(options.beta))
+        throw OptionError("beta is " + std::to_string(options.beta) + "; it must be 0 or more");
+    if (!(options.alpha > 0.0 && options.alpha <= 1.0))
+        throw OptionError("alpha is " + std::to_string(options.alpha) + "; it must be above 0 and at most 1");
+}
+
+Routed Mixer::mix(const Routed& base, const Routed& assistant, double defer_logit) {
+    if (options_.strategy == Strategy::defer) return assistant;
+    const std::size_t n = assistant.logits.size;
+    const double base_norm = base.distribution.log_normalizer;
+    const double assistant_norm = assistant.distribution.log_normalizer;
+    mixed_.resize(n);
+    if (options_.strategy == Strategy::compose) {
+        const double log_stay = log_sigmoid(-defer_logit) - base_norm;
+        const double log_defer = log_sigmoid(defer_logit) - assistant_norm;
+        for (std::size_t i = 0; i < n; ++i)
+            mixed_[i] =
+                static_cast<float>(log_add(base.logits[i] + log_stay, assistant.logits[i] + log_defer));
+    } else {
+        const double cutoff = std::log(options_.alpha) + assistant.distribution.top_logprob();
+        for (std::size_t i = 0; i < n; ++i) {
+            const double expert = assistant.logits[i] - assistant_norm;
+            const double amateur = base.logits[i] - base_norm;
+            // Ids that neither model may choose are -inf in both: infinity minus infinity must not be
+            // reached.
+            mixed_[i] = expert >= cutoff ? static_cast<float>(expert - options_.beta * amateur)
+                                         : -std::numeric_limits<float>::infinity();
+        }
+    }
+    const View<const float> logits{mixed_.data(), n};
+    return {logits, summarize(logits)};
+}
+
+}  // namespace colm

@@ -1,0 +1,33 @@
+// What the assistant's turn means: the distribution that chooses a deferred token.
+#pragma once
+
+#include <vector>
+
+#include "colm/distribution.h"
+#include "colm/options.h"
+
+namespace colm {
+
+// A distribution over the ids that may be chosen. `logits` are borrowed.
+struct Routed {
+    View<const float> logits;
+    Distribution distribution;
+};
+
+class Mixer {
+  public:
+    // Throws OptionError for beta < 0 or alpha outside (0, 1].
+    explicit Mixer(const StrategyOptions& options);
+
+    // The distribution at a deferred position. Requires base and assistant over the same ids; `defer_logit`
+    // weighs the mixture of `compose`. The result borrows from `assistant` or from this object.
+    Routed mix(const Routed& base, const Routed& assistant, double defer_logit);
+
+    Strategy strategy() const { return options_.strategy; }
+
+  private:
+    StrategyOptions options_;
+    std::vector<float> mixed_;
+};
+
+}  // namespace colm

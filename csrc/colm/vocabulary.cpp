@@ -1,0 +1,66 @@
+#include "colm/vocabulary.h"
+
+#include <algorithm>
+#include <cstdio>
+
+#include "colm/error.h"
+
+namespace colm {
+namespace {
+
+std::string quote(const std::string& text) { return "\"" + text + "\""; }
+
+std::string describe_bos(const Vocabulary& vocabulary) {
+    if (!vocabulary.add_bos) return "adds no token before the text";
+    return "adds token " + std::to_string(vocabulary.bos) + " before the text";
+}
+
+}  // namespace
+
+std::size_t Vocabulary::size_without_padding() const {
+    std::size_t n = size();
+    while (n > 0 && unused[n - 1]) --n;
+    return n;
+}
+
+std::size_t shared_vocabulary(const Vocabulary& base, const Vocabulary& assistant) {
+    const std::string advice = ". Base and assistant must come from one family with one tokenizer";
+    if (base.type != assistant.type)
+        throw VocabMismatch("the base's tokenizer is of type " + base.type + ", the assistant's of type " +
+                                assistant.type + advice,
+                            -1, base.type, assistant.type);
+    const std::size_t n_shared = std::min(base.size_without_padding(), assistant.size_without_padding());
+    for (std::size_t id = 0; id < n_shared; ++id) {
+        if (base.texts[id] == assistant.texts[id]) continue;
+        throw VocabMismatch("token " + std::to_string(id) + " is " + quote(base.texts[id]) +
+                                " for the base and " + quote(assistant.texts[id]) + " for the assistant" +
+                                advice,
+                            static_cast<std::int64_t>(id), base.texts[id], assistant.texts[id]);
+    }
+    if (base.add_bos != assistant.add_bos || (base.add_bos && base.bos != assistant.bos))
+        throw VocabMismatch("the base's tokenizer " + describe_bos(base) + "; the assistant's " +
+                                describe_bos(assistant) + advice,
+                            -1, describe_bos(base), describe_bos(assistant));
+    if (base.add_eos != assistant.add_eos || (base.add_eos && base.eos != assistant.eos))
+        throw VocabMismatch(
+            "only one of the two tokenizers ends a text with an EOS token, or each with another" + advice, -1,
+            base.add_eos ? "adds EOS" : "adds no EOS", assistant.add_eos ? "adds EOS" : "adds no EOS");
+    return n_shared;
+}
+
+std::string fingerprint(const Vocabulary& vocabulary) {
+    std::uint64_t hash = 0xCBF29CE484222325ULL;
+    const auto add = [&hash](const std::string& text) {
+        for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001B3ULL;
+        // 0xFF is in no UTF-8 text, so ("ab", "c") and ("a", "bc") differ.
+        hash = (hash ^ 0xFFU) * 0x100000001B3ULL;
+    };
+    add(vocabulary.type);
+    const std::size_t n = vocabulary.size_without_padding();
+    for (std::size_t id = 0; id < n; ++id) add(vocabulary.texts[id]);
+    char digits[17];
+    std::snprintf(digits, sizeof digits, "%016llx", static_cast<unsigned long long>(hash));
+    return digits;
+}
+
+}  // namespace colm

@@ -1,0 +1,36 @@
+// A tokenizer's vocabulary as plain data, and whether two of them are one.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "colm/types.h"
+
+namespace colm {
+
+struct Vocabulary {
+    std::string type;                  // tokenizer type, such as "BPE"
+    std::vector<std::string> texts;    // each token's raw text
+    std::vector<std::uint8_t> unused;  // nonzero for padding entries that stand for no token
+    std::vector<Token> eog;            // end-of-generation tokens, ascending
+    Token bos = kNoToken;
+    Token eos = kNoToken;
+    bool add_bos = false;
+    bool add_eos = false;
+
+    std::size_t size() const { return texts.size(); }
+    // Size without the unused entries at the end.
+    std::size_t size_without_padding() const;
+};
+
+// How many ids, from 0, base and assistant share: the shorter of the two without padding. A tail on either
+// side, padding or tokens added by fine-tuning, is allowed; its ids can never be chosen. Throws VocabMismatch
+// where the types, the tokens that the tokenizer adds, or the text of a shared id differ.
+std::size_t shared_vocabulary(const Vocabulary& base, const Vocabulary& assistant);
+
+// 16 hexadecimal digits that name the vocabulary whatever its padding: FNV-1a over type and token texts.
+std::string fingerprint(const Vocabulary& vocabulary);
+
+}  // namespace colm
