@@ -1,0 +1,47 @@
+// llama.cpp's process-wide state: initialisation, version, devices, and its log.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace colm::llama {
+
+// Initialises llama.cpp once and takes over its log. Called before every load, because whoever else uses
+// llama.cpp in this process may have set another log callback since.
+void init_backend();
+
+// llama_version() of the library that this process loaded.
+std::string version();
+
+// Lines below this ggml_log_level are dropped. Default: info (2).
+void set_min_log_level(int level);
+
+struct LogLine {
+    int level;  // ggml_log_level: 1 debug, 2 info, 3 warning, 4 error
+    std::string text;
+};
+
+// Takes the log lines written since the last call. They wait in a queue rather than going straight to Python:
+// a callback from llama.cpp's threads, or at interpreter exit, could not take the GIL safely. The queue keeps
+// the newest 4096 lines.
+std::vector<LogLine> drain_log();
+
+// The newest error lines in the queue, joined: why a load failed, in llama.cpp's words.
+std::string last_errors();
+
+struct Device {
+    std::string name;
+    std::string description;
+    bool gpu;
+    std::uint64_t free_bytes;
+    std::uint64_t total_bytes;
+};
+
+std::vector<Device> devices();
+
+// Most devices that a tensor_split can name.
+std::size_t max_devices();
+bool supports_gpu_offload();
+
+}  // namespace colm::llama

@@ -1,0 +1,331 @@
+#include "llama/model.h"
+
+#include <gguf.h>
+
+#include <algorithm>
+#include <cmath>
+#include <exception>
+#include <initializer_list>
+#include <iterator>
+#include <tuple>
+#include <unordered_set>
+#include <utility>
+
+#include "colm/error.h"
+#include "llama/backend.h"
+#include "llama/gguf_file.h"
+#include "llama/vocab.h"
+
+namespace colm::llama {
+namespace {
+
+constexpr int kMaxThreads = 512;  // GGML_MAX_N_THREADS
+
+void require(bool condition, const std::string& message) {
+    if (!condition) throw OptionError(message);
+}
+
+void require_range(const char* name, double value, double low, double high) {
+    require(value >= low && value <= high,
+            std::string(name) + " is " + std::to_string(static_cast<long long>(value)) +
+                "; it must be between " + std::to_string(static_cast<long long>(low)) + " and " +
+                std::to_string(static_cast<long long>(high)));
+}
+
+void check_options(const ModelOptions& o) {
+    require_range("n_ctx", o.n_ctx, 2, 1 << 28);
+    require_range("n_batch", o.n_batch, 1, 1 << 20);
+    require_range("n_ubatch", o.n_ubatch, 1, 1 << 20);
+    require_range("n_threads", o.n_threads, 1, kMaxThreads);
+    require_range("n_threads_batch", o.n_threads_batch, 1, kMaxThreads);
+    require_range("n_gpu_layers", o.n_gpu_layers, -1, 1 << 20);
+    require_range("split_mode", o.split_mode, 0, 2);
+    require_range("flash_attn", o.flash_attn, -1, 1);
+    require(o.main_gpu >= 0, "main_gpu is " + std::to_string(o.main_gpu) + "; it must be 0 or more");
+    require(o.tensor_split.size() <= max_devices(),
+            "tensor_split names " + std::to_string(o.tensor_split.size()) + " devices; at most " +
+                std::to_string(max_devices()) + " are possible");
+    for (const float share : o.tensor_split)
+        require(std::isfinite(share) && share >= 0.0f,
+                "tensor_split holds " + std::to_string(share) + "; shares are 0 or more");
+    for (const auto& [name, type] : {std::pair("type_k", o.type_k), std::pair("type_v", o.type_v)}) {
+        constexpr int kTypes[] = {GGML_TYPE_F32,    GGML_TYPE_F16,  GGML_TYPE_BF16,
+                                  GGML_TYPE_Q8_0,   GGML_TYPE_Q4_0, GGML_TYPE_Q4_1,
+                                  GGML_TYPE_IQ4_NL, GGML_TYPE_Q5_0, GGML_TYPE_Q5_1};
+        require(std::find(std::begin(kTypes), std::end(kTypes), type) != std::end(kTypes),
+                std::string(name) + " is ggml type " + std::to_string(type) +
+                    "; a KV cache can be f32, f16, bf16, q8_0, q4_0, q4_1, iq4_nl, q5_0 or q5_1");
+    }
+    for (const float value : {o.rope_freq_base, o.rope_freq_scale})
+        require(std::isfinite(value) && value >= 0.0f,
+                "rope_freq_base and rope_freq_scale must be 0 or more");
+    for (const auto& [path, scale] : o.lora)
+        require(std::isfinite(scale), "the scale of the adapter " + path + " is not finite");
+}
+
+std::string reason() {
+    const std::string why = last_errors();
+    return why.empty() ? std::string() : " (llama.cpp: " + why + ")";
+}
+
+std::string architecture_of(const GgufInfo& info) {
+    const auto found = info.metadata.find("general.architecture");
+    const auto* name = found == info.metadata.end() ? nullptr : std::get_if<std::string>(&found->second);
+    return name == nullptr ? std::string() : *name;
+}
+
+// What llama.cpp would abort on, or explain badly, is looked for before it sees the file.
+void check_file(const std::string& path) {
+    const GgufInfo info = inspect_gguf(path);
+    const std::string architecture = architecture_of(info);
+    if (architecture == "colm-head")
+        throw LoadError(path + " is a deferral head, not a model; pass it as head=");
+    const auto type = info.metadata.find("general.type");
+    const auto* type_name = type == info.metadata.end() ? nullptr : std::get_if<std::string>(&type->second);
+    if (type_name != nullptr && *type_name == "adapter")
+        throw LoadError(path + " is a LoRA adapter, not a model; pass it as lora= beside the model");
+    if (architecture.empty())
+        throw LoadError(path + " is not a model: it lacks the key general.architecture");
+    if (info.truncated)
+        throw LoadError(path + " is cut short: it has " + std::to_string(info.file_bytes) + " of " +
+                        std::to_string(info.expected_bytes) + " bytes; download it again");
+
+    // llama.cpp asserts that no two tokens have one text.
+    const GgufPtr gguf = open_gguf(path);
+    const std::int64_t id = gguf_find_key(gguf.get(), "tokenizer.ggml.tokens");
+    if (id < 0) return;
+    if (gguf_get_kv_type(gguf.get(), id) != GGUF_TYPE_ARRAY ||
+        gguf_get_arr_type(gguf.get(), id) != GGUF_TYPE_STRING)
+        throw LoadError(path + ": the key tokenizer.ggml.tokens is not an array of strings");
+    std::unordered_set<std::string> seen;
+    const std::size_t n = gguf_get_arr_n(gguf.get(), id);
+    seen.reserve(n);
+    for (std::size_t i = 0; i < n; ++i) {
+        const char* text = gguf_get_arr_str(gguf.get(), id, i);
+        // Empty texts are renamed by llama.cpp.
+        if (*text != '\0' && !seen.insert(text).second)
+            throw LoadError(path + ": its vocabulary holds the text \"" + text + "\" twice, again at token " +
+                            std::to_string(i) + "; the file is damaged");
+    }
+}
+
+bool report_progress(float fraction, void* callback) {
+    return (*static_cast<const std::function<bool(float)>*>(callback))(fraction);
+}
+
+}  // namespace
+
+LlamaModel::LlamaModel(const ModelOptions& options) : path_(options.path), swa_full_(options.swa_full) {
+    init_backend();
+    check_options(options);
+    check_file(path_);
+    load(options);
+    vocabulary_ = read_vocabulary(vocab(), path_);
+    create_context(options);
+    add_adapters(options);
+    // Partial removal is refused by recurrent and hybrid memories; every rewind() checks its result all the
+    // same.
+    can_rewind_ = !llama_model_is_recurrent(model_.get()) && !llama_model_is_hybrid(model_.get());
+}
+
+void LlamaModel::load(const ModelOptions& o) {
+    llama_model_params params = llama_model_default_params();
+    params.n_gpu_layers = o.n_gpu_layers;
+    params.main_gpu = o.main_gpu;
+    params.split_mode = static_cast<llama_split_mode>(o.split_mode);
+    std::vector<float> tensor_split = o.tensor_split;
+    tensor_split.resize(max_devices(), 0.0f);
+    if (!o.tensor_split.empty()) params.tensor_split = tensor_split.data();
+    params.load_mode = o.use_mmap ? (o.use_mlock ? LLAMA_LOAD_MODE_MMAP_MLOCK : LLAMA_LOAD_MODE_MMAP)
+                                  : (o.use_mlock ? LLAMA_LOAD_MODE_MLOCK : LLAMA_LOAD_MODE_NONE);
+    auto progress = o.progress;
+    if (progress) {
+        params.progress_callback = report_progress;
+        params.progress_callback_user_data = &progress;
+    }
+    drain_log();  // so that reason() speaks of this load only
+    try {
+        model_.reset(llama_model_load_from_file(path_.c_str(), params));
+    } catch (const std::exception& error) {
+        throw LoadError(path_ + " cannot be loaded (llama.cpp: " + error.what() + ")");
+    }
+    if (!model_) throw LoadError(path_ + " cannot be loaded" + reason());
+    if (llama_model_has_encoder(model_.get()) || !llama_model_has_decoder(model_.get()) ||
+        llama_model_is_diffusion(model_.get()))
+        throw LoadError(path_ + " (" + description() +
+                        ") does not write text from left to right; decoder-only " +
+                        "language models are supported");
+    n_embd_ = static_cast<std::size_t>(llama_model_n_embd_out(model_.get()));
+}
+
+void LlamaModel::create_context(const ModelOptions& o) {
+    // ggml asserts on rows that are not whole blocks.
+    const auto head_size = [this](const char* key) {
+        const std::string text = metadata(metadata("general.architecture") + key);
+        if (!text.empty()) return std::stol(text);
+        const std::int32_t n_head = std::max(1, llama_model_n_head(model_.get()));
+        return static_cast<long>(llama_model_n_embd(model_.get()) / n_head);
+    };
+    for (const auto& [name, type, size] :
+         {std::tuple("type_k", o.type_k, head_size(".attention.key_length")),
+          std::tuple("type_v", o.type_v, head_size(".attention.value_length"))}) {
+        const auto block = static_cast<long>(ggml_blck_size(static_cast<ggml_type>(type)));
+        require(size % block == 0, std::string(name) + " stores blocks of " + std::to_string(block) +
+                                       " values and an attention head of " + path_ + " has " +
+                                       std::to_string(size) + "; use f16 or f32");
+    }
+    require(o.flash_attn != 0 || !ggml_is_quantized(static_cast<ggml_type>(o.type_v)),
+            "a quantized V cache (type_v) needs flash attention; leave flash_attn on");
+
+    llama_context_params params = llama_context_default_params();
+    n_ctx_ = o.n_ctx;
+    n_batch_ = std::min(o.n_batch, o.n_ctx);
+    params.n_ctx = o.n_ctx;
+    params.n_batch = static_cast<std::uint32_t>(n_batch_);
+    params.n_ubatch = std::min<std::uint32_t>(o.n_ubatch, static_cast<std::uint32_t>(n_batch_));
+    params.n_seq_max = 1;
+    // Only the last token of a batch is ever asked for. Without this the output buffer and the graph are
+    // sized for logits of a whole batch: 300 MB at 512 tokens and 152,000 ids.
+    params.n_outputs_max = 1;
+    params.n_threads = o.n_threads;
+    params.n_threads_batch = o.n_threads_batch;
+    params.pooling_type = LLAMA_POOLING_TYPE_NONE;
+    params.attention_type = LLAMA_ATTENTION_TYPE_CAUSAL;
+    params.flash_attn_type = static_cast<llama_flash_attn_type>(o.flash_attn);
+    params.type_k = static_cast<ggml_type>(o.type_k);
+    params.type_v = static_cast<ggml_type>(o.type_v);
+    params.rope_freq_base = o.rope_freq_base;
+    params.rope_freq_scale = o.rope_freq_scale;
+    params.offload_kqv = o.offload_kqv;
+    params.swa_full = o.swa_full;
+    params.no_perf = true;
+    params.embeddings = false;
+    params.abort_callback = [](void* self) {
+        Interrupt* interrupt = static_cast<LlamaModel*>(self)->interrupt_;
+        return interrupt != nullptr && interrupt->requested();
+    };
+    params.abort_callback_data = this;
+    drain_log();
+    context_.reset(llama_init_from_model(model_.get(), params));
+    if (!context_)
+        throw LoadError("no context of " + std::to_string(o.n_ctx) + " tokens can be made for " + path_ +
+                        reason() + "; a smaller n_ctx or KV type needs less memory");
+    n_batch_ = llama_n_batch(context_.get());
+    batch_.tokens.resize(n_batch_);
+    batch_.positions.resize(n_batch_);
+    batch_.n_seq_ids.assign(n_batch_, 1);
+    batch_.seq_ids.assign(n_batch_, &batch_.seq_id);
+    batch_.outputs.resize(n_batch_);
+}
+
+void LlamaModel::add_adapters(const ModelOptions& options) {
+    std::vector<llama_adapter_lora*> adapters;
+    std::vector<float> scales;
+    for (const auto& [path, scale] : options.lora) {
+        if (architecture_of(inspect_gguf(path)) == "colm-head")
+            throw LoadError(path + " is a deferral head, not a LoRA adapter; pass it as head=");
+        drain_log();
+        llama_adapter_lora* adapter = llama_adapter_lora_init(model_.get(), path.c_str());
+        if (adapter == nullptr)
+            throw LoadError("the adapter " + path + " cannot be applied to " + path_ + reason());
+        adapters.push_back(adapter);  // freed with the model
+        scales.push_back(scale);
+    }
+    if (!adapters.empty() &&
+        llama_set_adapters_lora(context_.get(), adapters.data(), adapters.size(), scales.data()) != 0)
+        throw LoadError("the adapters of " + path_ + " cannot be applied" + reason());
+}
+
+llama_batch LlamaModel::fill_batch(View<const Token> tokens, std::size_t position, bool output) {
+    for (std::size_t i = 0; i < tokens.size; ++i) {
+        batch_.tokens[i] = tokens[i];
+        batch_.positions[i] = static_cast<llama_pos>(position + i);
+        batch_.outputs[i] = 0;
+    }
+    batch_.outputs[tokens.size - 1] = output;
+    return {static_cast<std::int32_t>(tokens.size),
+            batch_.tokens.data(),
+            nullptr,
+            batch_.positions.data(),
+            batch_.n_seq_ids.data(),
+            batch_.seq_ids.data(),
+            batch_.outputs.data()};
+}
+
+Output LlamaModel::eval(View<const Token> tokens, std::size_t position, Want want, Interrupt& interrupt) {
+    if (tokens.size == 0 || tokens.size > n_batch_ || position + tokens.size > n_ctx_)
+        throw GenerationError("a batch of " + std::to_string(tokens.size) + " tokens at position " +
+                              std::to_string(position) + " does not fit n_batch " + std::to_string(n_batch_) +
+                              " and n_ctx " + std::to_string(n_ctx_));
+    const bool hidden = want == Want::logits_and_hidden;
+    if (hidden != embeddings_) {
+        llama_set_embeddings(context_.get(), hidden);
+        embeddings_ = hidden;
+    }
+    interrupt_ = &interrupt;
+    std::int32_t status = 0;
+    std::string thrown;
+    try {
+        status = llama_decode(context_.get(), fill_batch(tokens, position, want != Want::nothing));
+    } catch (const std::exception& error) {
+        status = -1;
+        thrown = error.what();
+    }
+    interrupt_ = nullptr;
+    if (status == 2) throw Cancelled();
+    if (status != 0)
+        throw GenerationError("llama_decode failed with status " + std::to_string(status) + " on " +
+                              std::to_string(tokens.size) + " tokens at position " +
+                              std::to_string(position) + " of " + path_ +
+                              (thrown.empty() ? reason() : " (" + thrown + ")"));
+    Output output;
+    if (want == Want::nothing) return output;
+    const auto last = static_cast<std::int32_t>(tokens.size) - 1;
+    output.logits = {llama_get_logits_ith(context_.get(), last), n_vocab()};
+    if (hidden) output.hidden = llama_get_embeddings_ith(context_.get(), last);
+    if (output.logits.data == nullptr || (hidden && output.hidden == nullptr))
+        throw GenerationError("llama.cpp gave no output for " + path_ + reason());
+    return output;
+}
+
+std::size_t LlamaModel::rewind(std::size_t n_tokens) {
+    llama_memory_t memory = llama_get_memory(context_.get());
+    if (n_tokens > 0 && llama_memory_seq_rm(memory, 0, static_cast<llama_pos>(n_tokens), -1)) {
+        const llama_pos first = llama_memory_seq_pos_min(memory, 0);
+        const llama_pos last = llama_memory_seq_pos_max(memory, 0);
+        // A sliding-window cache has dropped tokens that the kept ones still have to see.
+        const bool complete =
+            first == 0 || (!swa_full_ && first >= 0 &&
+                           first <= static_cast<llama_pos>(n_tokens) - llama_model_n_swa(model_.get()));
+        const bool recurrent = !can_rewind_;  // a state has no first position
+        if (last == static_cast<llama_pos>(n_tokens) - 1 && (complete || recurrent)) return n_tokens;
+    }
+    llama_memory_clear(memory, false);
+    return 0;
+}
+
+std::size_t LlamaModel::n_ctx_train() const {
+    return static_cast<std::size_t>(llama_model_n_ctx_train(model_.get()));
+}
+
+std::string LlamaModel::description() const {
+    char text[256] = {};
+    llama_model_desc(model_.get(), text, sizeof text);
+    return text;
+}
+
+std::string LlamaModel::metadata(const std::string& key) const {
+    const std::int32_t n = llama_model_meta_val_str(model_.get(), key.c_str(), nullptr, 0);
+    if (n < 0) return {};
+    std::string value(static_cast<std::size_t>(n) + 1, '\0');
+    llama_model_meta_val_str(model_.get(), key.c_str(), value.data(), value.size());
+    value.resize(static_cast<std::size_t>(n));
+    return value;
+}
+
+std::string LlamaModel::chat_template() const {
+    const char* text = llama_model_chat_template(model_.get(), nullptr);
+    return text == nullptr ? std::string() : std::string(text);
+}
+
+}  // namespace colm::llama

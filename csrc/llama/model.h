@@ -1,0 +1,68 @@
+// A GGUF model in llama.cpp, as the method sees it.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "colm/language_model.h"
+#include "colm/vocabulary.h"
+#include "llama/handles.h"
+#include "llama/model_options.h"
+
+namespace colm::llama {
+
+class LlamaModel final : public LanguageModel {
+  public:
+    // Throws OptionError for an option outside its range, LoadError for everything about the file.
+    explicit LlamaModel(const ModelOptions& options);
+
+    std::size_t n_vocab() const override { return vocabulary_.size(); }
+    std::size_t n_embd() const override { return n_embd_; }
+    std::size_t n_ctx() const override { return n_ctx_; }
+    std::size_t n_batch() const override { return n_batch_; }
+    Output eval(View<const Token> tokens, std::size_t position, Want want, Interrupt& interrupt) override;
+    std::size_t rewind(std::size_t n_tokens) override;
+
+    const Vocabulary& vocabulary() const { return vocabulary_; }
+    const llama_vocab* vocab() const { return llama_model_get_vocab(model_.get()); }
+    const std::string& path() const { return path_; }
+    std::size_t n_ctx_train() const;
+    std::string description() const;
+    // Metadata value of the file as text; "" where the key is absent.
+    std::string metadata(const std::string& key) const;
+    // The chat template in the file; "" where there is none.
+    std::string chat_template() const;
+    // Whether some of what was read can be forgotten; otherwise only all of it (recurrent and hybrid models).
+    bool can_rewind() const { return can_rewind_; }
+
+  private:
+    struct Batch {
+        std::vector<Token> tokens;
+        std::vector<llama_pos> positions;
+        std::vector<std::int32_t> n_seq_ids;
+        std::vector<llama_seq_id*> seq_ids;
+        std::vector<std::int8_t> outputs;
+        llama_seq_id seq_id = 0;
+    };
+
+    void load(const ModelOptions& options);
+    void create_context(const ModelOptions& options);
+    void add_adapters(const ModelOptions& options);
+    llama_batch fill_batch(View<const Token> tokens, std::size_t position, bool output);
+
+    std::string path_;
+    ModelPtr model_;
+    ContextPtr context_;  // declared after the model, so that it dies first
+    Vocabulary vocabulary_;
+    Batch batch_;
+    std::size_t n_embd_ = 0;
+    std::size_t n_ctx_ = 0;
+    std::size_t n_batch_ = 0;
+    bool can_rewind_ = true;
+    bool swa_full_ = true;
+    bool embeddings_ = false;         // what the context is switched to
+    Interrupt* interrupt_ = nullptr;  // of the eval() in progress, for llama.cpp's abort callback
+};
+
+}  // namespace colm::llama

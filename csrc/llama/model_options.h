@@ -1,0 +1,53 @@
+// How one model is loaded. Names and meaning are those of llama_cpp.Llama.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace colm::llama {
+
+struct ModelOptions {
+    std::string path;
+
+    // Tokens that the context holds, at least 2.
+    std::uint32_t n_ctx = 4096;
+    // Most tokens in one llama_decode, and in one pass of the graph.
+    std::uint32_t n_batch = 512;
+    std::uint32_t n_ubatch = 512;
+    // Threads for single tokens and for batches.
+    int n_threads = 1;
+    int n_threads_batch = 1;
+
+    // Layers on the GPU; -1: all.
+    int n_gpu_layers = 0;
+    int main_gpu = 0;
+    // llama_split_mode: 0 none, 1 layer, 2 row.
+    int split_mode = 1;
+    // Share of the model for each GPU; empty: by free memory.
+    std::vector<float> tensor_split;
+    bool offload_kqv = true;
+    // llama_flash_attn_type: -1 auto, 0 off, 1 on.
+    int flash_attn = -1;
+    // ggml_type of the K and V cache; 1 is f16.
+    int type_k = 1;
+    int type_v = 1;
+    // Keep the whole context for sliding-window layers, so that the text can be rewound.
+    bool swa_full = true;
+
+    bool use_mmap = true;
+    bool use_mlock = false;
+    // 0: from the model.
+    float rope_freq_base = 0.0f;
+    float rope_freq_scale = 0.0f;
+
+    // Adapters (path, scale).
+    std::vector<std::pair<std::string, float>> lora;
+
+    // Called with the loaded fraction in [0, 1]; false stops the load.
+    std::function<bool(float)> progress;
+};
+
+}  // namespace colm::llama

@@ -1,0 +1,100 @@
+#include "llama/pair.h"
+
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
+#include "colm/error.h"
+#include "llama/sampler.h"
+#include "llama/vocab.h"
+
+namespace colm::llama {
+
+Pair::Pair(const ModelOptions& base_options, const ModelOptions& assistant_options) {
+    auto base = std::make_unique<LlamaModel>(base_options);
+    auto assistant = std::make_unique<LlamaModel>(assistant_options);
+    base_ = base.get();
+    assistant_ = assistant.get();
+    n_shared_ = shared_vocabulary(base->vocabulary(), assistant->vocabulary());
+    fingerprint_ = fingerprint(base->vocabulary());
+
+    std::vector<Token> eog;
+    std::set_union(base->vocabulary().eog.begin(), base->vocabulary().eog.end(),
+                   assistant->vocabulary().eog.begin(), assistant->vocabulary().eog.end(),
+                   std::back_inserter(eog));
+    eog_ = std::make_shared<const std::vector<Token>>(std::move(eog));
+    engine_ = std::make_shared<Engine>(std::move(base), std::move(assistant), n_shared_);
+}
+
+std::shared_ptr<Generation> Pair::start(std::vector<Token> prompt, std::shared_ptr<const Head> head,
+                                        const GenerationOptions& options,
+                                        std::function<bool()> poll_interrupt) const {
+    check_head(*head);
+    check_prompt(prompt);
+    if (options.n_logprobs < 0)
+        throw OptionError("logprobs is " + std::to_string(options.n_logprobs) + "; it must be 0 or more");
+    Router router{
+        std::move(head),         Policy(options.policy),
+        Mixer(options.strategy), std::make_unique<LlamaSampler>(options.sampling, base_->vocab(), n_shared_),
+        options.sampling.seed,   static_cast<std::size_t>(options.n_logprobs)};
+    // The closures outlive this object where a generation does; the engine that they hold owns the
+    // vocabulary.
+    const llama_vocab* vocab = base_->vocab();
+    const auto piece_of = [vocab](Token token) { return piece(vocab, token, false); };
+    const auto ends = [eog = eog_](Token token) {
+        return std::binary_search(eog->begin(), eog->end(), token);
+    };
+    return std::make_shared<Generation>(engine_, std::move(prompt), std::move(router),
+                                        Generation::Limits{options.max_tokens, options.stop}, piece_of, ends,
+                                        std::move(poll_interrupt));
+}
+
+std::shared_ptr<const Head> Pair::token_head(const std::string& text) const {
+    const std::vector<std::string>& texts = base_->vocabulary().texts;
+    const auto found = std::find(texts.begin(), texts.end(), text);
+    if (found == texts.end())
+        throw HeadError("the base " + base_->path() + " has no token \"" + text +
+                        "\" that could serve as the head");
+    return std::make_shared<TokenHead>(static_cast<Token>(found - texts.begin()));
+}
+
+void Pair::check_head(const Head& head) const {
+    const auto* learned = dynamic_cast<const LearnedHead*>(&head);
+    if (learned == nullptr) return;
+    const HeadInfo& info = learned->info();
+    if (info.n_embd != base_->n_embd())
+        throw HeadMismatch("the head takes hidden states of width " + std::to_string(info.n_embd) +
+                           " and the base " + base_->path() + " has width " +
+                           std::to_string(base_->n_embd()) + "; use the head that was trained for this base");
+    if (!info.vocab_fingerprint.empty() && info.vocab_fingerprint != fingerprint_)
+        throw HeadMismatch("the head was made for a vocabulary with fingerprint " + info.vocab_fingerprint +
+                           " and the base " + base_->path() + " has " + fingerprint_ +
+                           "; use the head that was trained for this base");
+}
+
+void Pair::check_prompt(const std::vector<Token>& prompt) const {
+    for (std::size_t i = 0; i < prompt.size(); ++i) {
+        const Token token = prompt[i];
+        if (token >= 0 && static_cast<std::size_t>(token) < n_shared_) continue;
+        const auto& texts = base_->vocabulary().texts;
+        const bool known = token >= 0 && static_cast<std::size_t>(token) < texts.size();
+        throw TokenizeError("prompt token " + std::to_string(i) + " is id " + std::to_string(token) +
+                            (known ? " (\"" + texts[static_cast<std::size_t>(token)] + "\")" : "") +
+                            "; base and assistant share the ids from 0 to " + std::to_string(n_shared_ - 1));
+    }
+}
+
+std::vector<Token> Pair::tokenize(const std::string& text, bool add_special, bool parse_special) const {
+    return llama::tokenize(base_->vocab(), text, add_special, parse_special);
+}
+
+std::string Pair::detokenize(const std::vector<Token>& tokens, bool special) const {
+    check_prompt(tokens);
+    std::string bytes;
+    for (const Token token : tokens) bytes += piece(base_->vocab(), token, special);
+    return take_utf8(bytes, true);
+}
+
+bool Pair::ends_text(Token token) const { return std::binary_search(eog_->begin(), eog_->end(), token); }
+
+}  // namespace colm::llama

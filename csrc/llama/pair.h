@@ -1,0 +1,55 @@
+// Two loaded models with one vocabulary, ready to write texts together.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "colm/generation.h"
+#include "colm/head.h"
+#include "colm/options.h"
+#include "llama/model.h"
+
+namespace colm::llama {
+
+class Pair {
+  public:
+    // Loads both models. Throws OptionError, LoadError or VocabMismatch.
+    Pair(const ModelOptions& base, const ModelOptions& assistant);
+
+    // Starts a text. Throws OptionError, GrammarError, TokenizeError, ContextFull, HeadMismatch; nothing is
+    // computed before the first next(). `poll_interrupt`: see Interrupt.
+    std::shared_ptr<Generation> start(std::vector<Token> prompt, std::shared_ptr<const Head> head,
+                                      const GenerationOptions& options,
+                                      std::function<bool()> poll_interrupt) const;
+
+    // The head that is a token of the base's vocabulary. Throws HeadError where there is no such token.
+    std::shared_ptr<const Head> token_head(const std::string& text) const;
+
+    // Throws HeadMismatch where the head was made for another base.
+    void check_head(const Head& head) const;
+
+    std::vector<Token> tokenize(const std::string& text, bool add_special, bool parse_special) const;
+    std::string detokenize(const std::vector<Token>& tokens, bool special) const;
+    bool ends_text(Token token) const;
+
+    const LlamaModel& base() const { return *base_; }
+    const LlamaModel& assistant() const { return *assistant_; }
+    const std::string& vocab_fingerprint() const { return fingerprint_; }
+    std::size_t n_shared() const { return n_shared_; }
+    Engine& engine() { return *engine_; }
+    const Engine& engine() const { return *engine_; }
+
+  private:
+    void check_prompt(const std::vector<Token>& prompt) const;
+
+    const LlamaModel* base_;       // owned by the engine
+    const LlamaModel* assistant_;  // likewise
+    std::size_t n_shared_;
+    std::string fingerprint_;
+    std::shared_ptr<const std::vector<Token>> eog_;  // of either model, ascending, shared ids only
+    std::shared_ptr<Engine> engine_;
+};
+
+}  // namespace colm::llama

@@ -1,0 +1,138 @@
+#include "llama/sampler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <exception>
+#include <limits>
+#include <string>
+
+#include "colm/error.h"
+#include "llama/backend.h"
+
+namespace colm::llama {
+namespace {
+
+constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+
+// Shortest decimal that names the value the user typed ("0.95", not "0.949999988").
+std::string number(double value) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%.7g", value);
+    return text;
+}
+
+void require(bool condition, const char* name, double value, const char* limit) {
+    if (!condition) throw OptionError(std::string(name) + " is " + number(value) + "; it must be " + limit);
+}
+
+void check(const SamplingOptions& o, std::size_t n_choices) {
+    require(std::isfinite(o.temperature) && o.temperature >= 0, "temperature", o.temperature, "0 or more");
+    require(o.top_p >= 0 && o.top_p <= 1, "top_p", o.top_p, "between 0 and 1");
+    require(o.min_p >= 0 && o.min_p <= 1, "min_p", o.min_p, "between 0 and 1");
+    require(o.typical_p > 0 && o.typical_p <= 1, "typical_p", o.typical_p, "above 0 and at most 1");
+    require(std::isfinite(o.repeat_penalty) && o.repeat_penalty > 0, "repeat_penalty", o.repeat_penalty,
+            "above 0");
+    require(std::isfinite(o.frequency_penalty), "frequency_penalty", o.frequency_penalty, "finite");
+    require(std::isfinite(o.presence_penalty), "presence_penalty", o.presence_penalty, "finite");
+    require(o.penalty_last_n >= 0, "penalty_last_n", o.penalty_last_n, "0 or more");
+    require(o.seed != LLAMA_DEFAULT_SEED, "seed", o.seed,
+            "below 4294967295, which llama.cpp takes for \"random\"");
+    for (const auto& [token, bias] : o.logit_bias) {
+        if (token < 0 || static_cast<std::size_t>(token) >= n_choices)
+            throw OptionError("logit_bias names token " + std::to_string(token) + "; ids from 0 to " +
+                              std::to_string(n_choices - 1) + " can be chosen");
+        require(std::isfinite(bias) || bias == kMinusInfinity, "a logit_bias", bias,
+                "finite, or -inf to ban a token");
+    }
+}
+
+}  // namespace
+
+LlamaSampler::LlamaSampler(const SamplingOptions& o, const llama_vocab* vocab, std::size_t n_choices)
+    : greedy_(o.temperature == 0.0f) {
+    check(o, n_choices);
+    llama_sampler_chain_params params = llama_sampler_chain_default_params();
+    params.no_perf = true;
+    constraints_.reset(llama_sampler_chain_init(params));
+    choice_.reset(llama_sampler_chain_init(params));
+    if (!o.logit_bias.empty()) {
+        std::vector<llama_logit_bias> bias;
+        for (const auto& [token, value] : o.logit_bias) bias.push_back({token, value});
+        add(llama_sampler_init_logit_bias(llama_vocab_n_tokens(vocab), static_cast<std::int32_t>(bias.size()),
+                                          bias.data()));
+    }
+    if (o.penalty_last_n > 0 &&
+        (o.repeat_penalty != 1.0f || o.frequency_penalty != 0.0f || o.presence_penalty != 0.0f))
+        add(llama_sampler_init_penalties(llama_vocab_n_tokens(vocab), o.penalty_last_n, o.repeat_penalty,
+                                         o.frequency_penalty, o.presence_penalty));
+    if (!o.grammar.empty()) {
+        drain_log();
+        llama_sampler* grammar = nullptr;
+        std::string why;
+        try {
+            grammar = llama_sampler_init_grammar(vocab, o.grammar.c_str(), "root");
+        } catch (const std::exception& error) {
+            why = error.what();
+        }
+        if (grammar == nullptr) {
+            if (why.empty()) why = last_errors();
+            throw GrammarError("the grammar cannot be parsed" + (why.empty() ? "" : " (" + why + ")") +
+                               "; it must be GBNF with a rule named root");
+        }
+        add(grammar);
+        has_grammar_ = true;
+    }
+    if (greedy_) {
+        llama_sampler_chain_add(choice_.get(), llama_sampler_init_greedy());
+        return;
+    }
+    for (llama_sampler* sampler :
+         {llama_sampler_init_top_k(o.top_k), llama_sampler_init_typical(o.typical_p, 1),
+          llama_sampler_init_top_p(o.top_p, 1), llama_sampler_init_min_p(o.min_p, 1),
+          llama_sampler_init_temp(o.temperature), llama_sampler_init_dist(o.seed)})
+        llama_sampler_chain_add(choice_.get(), sampler);
+}
+
+void LlamaSampler::add(llama_sampler* sampler) {
+    llama_sampler_chain_add(constraints_.get(), sampler);
+    constrained_ = true;
+}
+
+Token LlamaSampler::choose(View<const float> logits, const Distribution& distribution) {
+    // llama.cpp's greedy sampler takes the first of the largest logits, which the summary already found.
+    if (greedy_ && !constrained_) return distribution.top;
+
+    candidates_.clear();
+    for (std::size_t i = 0; i < logits.size; ++i)
+        if (logits[i] != kMinusInfinity) candidates_.push_back({static_cast<Token>(i), logits[i], 0.0f});
+    llama_token_data_array array{candidates_.data(), candidates_.size(), -1, false};
+    if (constrained_) {
+        llama_sampler_apply(constraints_.get(), &array);
+        // What grammar and bans ruled out must be gone before the chain divides by sums of probabilities.
+        const auto* end = std::remove_if(array.data, array.data + array.size, [](const llama_token_data& c) {
+            return c.logit == kMinusInfinity || std::isnan(c.logit);
+        });
+        array.size = static_cast<std::size_t>(end - array.data);
+        if (array.size == 0)
+            throw GenerationError(has_grammar_
+                                      ? "no token of the vocabulary continues the text as the grammar asks"
+                                      : "logit_bias bans every token");
+    }
+    llama_sampler_apply(choice_.get(), &array);
+    if (array.selected < 0 || static_cast<std::size_t>(array.selected) >= array.size)
+        throw GenerationError("llama.cpp's sampler chose no token; loosen the sampling options");
+    return array.data[array.selected].id;
+}
+
+void LlamaSampler::accept(Token token) {
+    if (constrained_) {
+        try {
+            llama_sampler_accept(constraints_.get(), token);
+        } catch (const std::exception& error) {
+            throw GenerationError(std::string("the grammar refused its own token: ") + error.what());
+        }
+    }
+    llama_sampler_accept(choice_.get(), token);
+}
+
+}  // namespace colm::llama

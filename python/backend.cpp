@@ -1,0 +1,71 @@
+#include "llama/backend.h"
+
+#include <pybind11/stl.h>
+
+#include "bindings.h"
+#include "llama/gguf_file.h"
+
+namespace py = pybind11;
+
+namespace colm::python {
+
+void register_backend(py::module_& module) {
+    module.attr("BUILT_FOR_LLAMA_CPP_PYTHON") = COLM_LLAMA_CPP_PYTHON_VERSION;
+    module.attr("BUILT_FOR_LLAMA_VERSION") = COLM_LLAMA_VERSION;
+
+    module.def("llama_version", &llama::version, "Version of the llama.cpp that this process loaded.");
+    module.def("init_backend", &llama::init_backend, "Initialise llama.cpp and take over its log.");
+    module.def("set_min_log_level", &llama::set_min_log_level, py::arg("level"));
+    module.def("max_devices", &llama::max_devices);
+    module.def("supports_gpu_offload", &llama::supports_gpu_offload);
+    module.def("drain_log", [] {
+        py::list lines;
+        for (const llama::LogLine& line : llama::drain_log())
+            lines.append(py::make_tuple(
+                line.level, py::reinterpret_steal<py::str>(PyUnicode_DecodeUTF8(
+                                line.text.data(), static_cast<py::ssize_t>(line.text.size()), "replace"))));
+        return lines;
+    });
+    module.def("devices", [] {
+        py::list all;
+        for (const llama::Device& device : llama::devices()) {
+            py::dict entry;
+            entry["name"] = device.name;
+            entry["description"] = device.description;
+            entry["gpu"] = device.gpu;
+            entry["free_bytes"] = device.free_bytes;
+            entry["total_bytes"] = device.total_bytes;
+            all.append(entry);
+        }
+        return all;
+    });
+    module.def(
+        "inspect_gguf",
+        [](const std::string& path) {
+            const llama::GgufInfo info = [&] {
+                const py::gil_scoped_release release;
+                return llama::inspect_gguf(path);
+            }();
+            py::dict metadata;
+            for (const auto& [key, value] : info.metadata) {
+                if (const auto* text = std::get_if<std::string>(&value))
+                    metadata[key.c_str()] = py::reinterpret_steal<py::str>(PyUnicode_DecodeUTF8(
+                        text->data(), static_cast<py::ssize_t>(text->size()), "replace"));
+                else
+                    metadata[key.c_str()] = py::cast(value);
+            }
+            py::dict result;
+            result["metadata"] = metadata;
+            result["array_lengths"] = info.array_lengths;
+            result["small_int_arrays"] = info.small_int_arrays;
+            result["n_tensors"] = info.n_tensors;
+            result["tensor_bytes"] = info.tensor_bytes;
+            result["file_bytes"] = info.file_bytes;
+            result["expected_bytes"] = info.expected_bytes;
+            result["truncated"] = info.truncated;
+            return result;
+        },
+        py::arg("path"), "What a GGUF file's header says, without loading tensors.");
+}
+
+}  // namespace colm::python

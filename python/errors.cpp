@@ -1,0 +1,34 @@
+// C++ errors become the classes of colm_cpp.errors, with the numbers of the message as attributes.
+#include <exception>
+
+#include "bindings.h"
+#include "colm/error.h"
+
+namespace py = pybind11;
+
+namespace colm::python {
+
+void register_errors() {
+    py::register_local_exception_translator([](std::exception_ptr pointer) {
+        if (!pointer) return;
+        try {
+            std::rethrow_exception(pointer);
+        } catch (const Error& error) {
+            const py::object type = py::module_::import("colm_cpp.errors").attr(error.kind());
+            // File names may not be UTF-8.
+            const auto message = py::reinterpret_steal<py::object>(PyUnicode_DecodeUTF8(
+                error.what(), static_cast<py::ssize_t>(std::char_traits<char>::length(error.what())),
+                "replace"));
+            const py::object exception = type(message);
+            for (const auto& [name, value] : error.fields()) {
+                if (const auto* integer = std::get_if<std::int64_t>(&value))
+                    exception.attr(name.c_str()) = *integer;
+                else
+                    exception.attr(name.c_str()) = std::get<std::string>(value);
+            }
+            PyErr_SetObject(type.ptr(), exception.ptr());
+        }
+    });
+}
+
+}  // namespace colm::python
