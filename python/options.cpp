@@ -1,5 +1,6 @@
 #include "colm/options.h"
 
+#include <pybind11/native_enum.h>
 #include <pybind11/stl.h>
 
 #include "bindings.h"
@@ -42,15 +43,17 @@ void register_model_options(py::module_& module) {
 void register_options(py::module_& module) {
     register_model_options(module);
 
-    py::enum_<Schedule>(module, "Schedule")
+    py::native_enum<Schedule>(module, "Schedule", "enum.Enum")
         .value("constant", Schedule::constant)
         .value("linear", Schedule::linear)
         .value("cosine", Schedule::cosine)
-        .value("exponential", Schedule::exponential);
-    py::enum_<Strategy>(module, "Strategy")
+        .value("exponential", Schedule::exponential)
+        .finalize();
+    py::native_enum<Strategy>(module, "Strategy", "enum.Enum")
         .value("defer", Strategy::defer)
         .value("compose", Strategy::compose)
-        .value("contrastive", Strategy::contrastive);
+        .value("contrastive", Strategy::contrastive)
+        .finalize();
 
     py::class_<PolicyOptions>(module, "PolicyOptions")
         .def(py::init<>())

@@ -12,7 +12,7 @@ namespace colm {
 
 class Interrupt {
   public:
-    // `poll` asks the host (Python's signal handlers) whether to stop; called at most every 20 ms, only from
+    // `poll` asks the host (Python's signal handlers) whether to stop; called at most every 100 ms, only from
     // the thread that computes.
     explicit Interrupt(std::function<bool()> poll = {}) : poll_(std::move(poll)) {}
 
@@ -24,7 +24,7 @@ class Interrupt {
         if (requested_.load(std::memory_order_relaxed)) return true;
         if (!poll_) return false;
         const auto now = Clock::now();
-        if (now - last_poll_ < std::chrono::milliseconds(20)) return false;
+        if (now - last_poll_ < std::chrono::milliseconds(100)) return false;
         last_poll_ = now;
         if (poll_()) request();
         return requested_.load(std::memory_order_relaxed);

@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "colm/error.h"
-#include "llama/gguf_file.h"
+#include "llama/model_file.h"
 
 namespace colm::llama {
 namespace {
@@ -166,12 +166,10 @@ const char* activation_name(Activation activation) {
 
 std::shared_ptr<const LearnedHead> read_head(const std::string& path) {
     const GgufInfo file = inspect_gguf(path);
-    const auto found = file.metadata.find("general.architecture");
-    const std::string* architecture =
-        found == file.metadata.end() ? nullptr : std::get_if<std::string>(&found->second);
-    if (architecture == nullptr || *architecture != "colm-head")
+    const std::string architecture = architecture_of(file);
+    if (architecture != "colm-head")
         throw HeadError(path + " is not a deferral head: its general.architecture is " +
-                        (architecture == nullptr ? std::string("missing") : "\"" + *architecture + "\"") +
+                        (architecture.empty() ? std::string("missing") : "\"" + architecture + "\"") +
                         ", not \"colm-head\"");
     if (file.truncated)
         throw LoadError(path + " is cut short: it has " + std::to_string(file.file_bytes) + " of " +

@@ -1,19 +1,16 @@
 #include "llama/model.h"
 
-#include <gguf.h>
-
 #include <algorithm>
 #include <cmath>
 #include <exception>
 #include <initializer_list>
 #include <iterator>
 #include <tuple>
-#include <unordered_set>
 #include <utility>
 
 #include "colm/error.h"
 #include "llama/backend.h"
-#include "llama/gguf_file.h"
+#include "llama/model_file.h"
 #include "llama/vocab.h"
 
 namespace colm::llama {
@@ -63,52 +60,6 @@ void check_options(const ModelOptions& o) {
         require(std::isfinite(scale), "the scale of the adapter " + path + " is not finite");
 }
 
-std::string reason() {
-    const std::string why = last_errors();
-    return why.empty() ? std::string() : " (llama.cpp: " + why + ")";
-}
-
-std::string architecture_of(const GgufInfo& info) {
-    const auto found = info.metadata.find("general.architecture");
-    const auto* name = found == info.metadata.end() ? nullptr : std::get_if<std::string>(&found->second);
-    return name == nullptr ? std::string() : *name;
-}
-
-// What llama.cpp would abort on, or explain badly, is looked for before it sees the file.
-void check_file(const std::string& path) {
-    const GgufInfo info = inspect_gguf(path);
-    const std::string architecture = architecture_of(info);
-    if (architecture == "colm-head")
-        throw LoadError(path + " is a deferral head, not a model; pass it as head=");
-    const auto type = info.metadata.find("general.type");
-    const auto* type_name = type == info.metadata.end() ? nullptr : std::get_if<std::string>(&type->second);
-    if (type_name != nullptr && *type_name == "adapter")
-        throw LoadError(path + " is a LoRA adapter, not a model; pass it as lora= beside the model");
-    if (architecture.empty())
-        throw LoadError(path + " is not a model: it lacks the key general.architecture");
-    if (info.truncated)
-        throw LoadError(path + " is cut short: it has " + std::to_string(info.file_bytes) + " of " +
-                        std::to_string(info.expected_bytes) + " bytes; download it again");
-
-    // llama.cpp asserts that no two tokens have one text.
-    const GgufPtr gguf = open_gguf(path);
-    const std::int64_t id = gguf_find_key(gguf.get(), "tokenizer.ggml.tokens");
-    if (id < 0) return;
-    if (gguf_get_kv_type(gguf.get(), id) != GGUF_TYPE_ARRAY ||
-        gguf_get_arr_type(gguf.get(), id) != GGUF_TYPE_STRING)
-        throw LoadError(path + ": the key tokenizer.ggml.tokens is not an array of strings");
-    std::unordered_set<std::string> seen;
-    const std::size_t n = gguf_get_arr_n(gguf.get(), id);
-    seen.reserve(n);
-    for (std::size_t i = 0; i < n; ++i) {
-        const char* text = gguf_get_arr_str(gguf.get(), id, i);
-        // Empty texts are renamed by llama.cpp.
-        if (*text != '\0' && !seen.insert(text).second)
-            throw LoadError(path + ": its vocabulary holds the text \"" + text + "\" twice, again at token " +
-                            std::to_string(i) + "; the file is damaged");
-    }
-}
-
 bool report_progress(float fraction, void* callback) {
     return (*static_cast<const std::function<bool(float)>*>(callback))(fraction);
 }
@@ -118,7 +69,7 @@ bool report_progress(float fraction, void* callback) {
 LlamaModel::LlamaModel(const ModelOptions& options) : path_(options.path), swa_full_(options.swa_full) {
     init_backend();
     check_options(options);
-    check_file(path_);
+    check_model_file(path_);
     load(options);
     vocabulary_ = read_vocabulary(vocab(), path_);
     create_context(options);
@@ -143,13 +94,7 @@ void LlamaModel::load(const ModelOptions& o) {
         params.progress_callback = report_progress;
         params.progress_callback_user_data = &progress;
     }
-    drain_log();  // so that reason() speaks of this load only
-    try {
-        model_.reset(llama_model_load_from_file(path_.c_str(), params));
-    } catch (const std::exception& error) {
-        throw LoadError(path_ + " cannot be loaded (llama.cpp: " + error.what() + ")");
-    }
-    if (!model_) throw LoadError(path_ + " cannot be loaded" + reason());
+    model_ = open_model(path_, params);
     if (llama_model_has_encoder(model_.get()) || !llama_model_has_decoder(model_.get()) ||
         llama_model_is_diffusion(model_.get()))
         throw LoadError(path_ + " (" + description() +
@@ -209,7 +154,7 @@ void LlamaModel::create_context(const ModelOptions& o) {
     context_.reset(llama_init_from_model(model_.get(), params));
     if (!context_)
         throw LoadError("no context of " + std::to_string(o.n_ctx) + " tokens can be made for " + path_ +
-                        reason() + "; a smaller n_ctx or KV type needs less memory");
+                        llama_cpp_says() + "; a smaller n_ctx or KV type needs less memory");
     n_batch_ = llama_n_batch(context_.get());
     batch_.tokens.resize(n_batch_);
     batch_.positions.resize(n_batch_);
@@ -227,13 +172,13 @@ void LlamaModel::add_adapters(const ModelOptions& options) {
         drain_log();
         llama_adapter_lora* adapter = llama_adapter_lora_init(model_.get(), path.c_str());
         if (adapter == nullptr)
-            throw LoadError("the adapter " + path + " cannot be applied to " + path_ + reason());
+            throw LoadError("the adapter " + path + " cannot be applied to " + path_ + llama_cpp_says());
         adapters.push_back(adapter);  // freed with the model
         scales.push_back(scale);
     }
     if (!adapters.empty() &&
         llama_set_adapters_lora(context_.get(), adapters.data(), adapters.size(), scales.data()) != 0)
-        throw LoadError("the adapters of " + path_ + " cannot be applied" + reason());
+        throw LoadError("the adapters of " + path_ + " cannot be applied" + llama_cpp_says());
 }
 
 llama_batch LlamaModel::fill_batch(View<const Token> tokens, std::size_t position, bool output) {
@@ -277,14 +222,14 @@ Output LlamaModel::eval(View<const Token> tokens, std::size_t position, Want wan
         throw GenerationError("llama_decode failed with status " + std::to_string(status) + " on " +
                               std::to_string(tokens.size) + " tokens at position " +
                               std::to_string(position) + " of " + path_ +
-                              (thrown.empty() ? reason() : " (" + thrown + ")"));
+                              (thrown.empty() ? llama_cpp_says() : " (" + thrown + ")"));
     Output output;
     if (want == Want::nothing) return output;
     const auto last = static_cast<std::int32_t>(tokens.size) - 1;
     output.logits = {llama_get_logits_ith(context_.get(), last), n_vocab()};
     if (hidden) output.hidden = llama_get_embeddings_ith(context_.get(), last);
     if (output.logits.data == nullptr || (hidden && output.hidden == nullptr))
-        throw GenerationError("llama.cpp gave no output for " + path_ + reason());
+        throw GenerationError("llama.cpp gave no output for " + path_ + llama_cpp_says());
     return output;
 }
 
