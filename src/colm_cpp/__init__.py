@@ -1,0 +1,50 @@
+"""Two language models write one text together, token by token, on llama.cpp.
+
+A small *base* model and an *assistant*, both GGUF files with one vocabulary; a *deferral head* decides at every token
+who writes it (Shen et al., "Learning to Decode Collaboratively with Multiple Language Models", arXiv 2403.03870)::
+
+    import colm_cpp as colm
+
+    out = colm.generate("The capital of France is", base="small.gguf", assistant="large.gguf", head="confidence")
+    print(out.text, out.stats.deferral_rate)
+
+    with colm.load(base="small.gguf", assistant="large.gguf", head="confidence") as pair:
+        for token in pair.stream("Once upon a time", threshold=0.3):
+            print(token.text, token.source, token.defer_prob)
+"""
+
+from . import _libraries
+
+_libraries.preload()
+
+from . import _compatibility  # noqa: E402
+
+_compatibility.check()
+
+from . import errors  # noqa: E402
+from .errors import *  # noqa: E402, F403
+from .export import export_head  # noqa: E402
+from .heads import Head  # noqa: E402
+from .options import GenerationOptions, LoadOptions  # noqa: E402
+from .pair import Pair, generate, load  # noqa: E402
+from .results import Completion, Stats, Token, TopLogprob  # noqa: E402
+from .stream import TokenStream  # noqa: E402
+
+__version__ = _compatibility.version()
+
+__all__ = [
+    "Completion",
+    "GenerationOptions",
+    "Head",
+    "LoadOptions",
+    "Pair",
+    "Stats",
+    "Token",
+    "TokenStream",
+    "TopLogprob",
+    "__version__",
+    "export_head",
+    "generate",
+    "load",
+    *errors.__all__,
+]

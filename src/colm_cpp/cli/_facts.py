@@ -1,0 +1,159 @@
+"""What ``colm inspect`` knows of a file and of a pair: plain values, ready for JSON."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from .. import _core
+from ..errors import HeadError, VocabMismatch
+from ..heads import Head
+from ..hub import resolve
+from ..memory import estimate
+from ..options import LoadOptions
+
+if TYPE_CHECKING:
+    from ..pair import Pair
+
+__all__ = ["file_facts", "head_facts", "model_facts", "pair_facts"]
+
+HEAD_ARCHITECTURE = "colm-head"
+
+
+def file_facts(spec: str, options: LoadOptions) -> dict[str, Any]:
+    """Facts about a model or a head, whichever the file is.
+
+    Raises:
+        LoadError: the file is missing or not GGUF.
+        HeadError: a head that is not well-formed.
+        DownloadError: a hub file cannot be had.
+    """
+    path = os.path.expanduser(resolve(spec))
+    info = _core.inspect_gguf(path)
+    if info["metadata"].get("general.architecture") == HEAD_ARCHITECTURE:
+        return head_facts(path)
+    return model_facts(path, info, options)
+
+
+def head_facts(path: str) -> dict[str, Any]:
+    """Facts about a head file."""
+    head = Head.load(path)
+    return {
+        "type": "head",
+        "path": path,
+        "name": head.name,
+        "kind": head.kind,
+        "n_embd": head.n_embd,
+        "layers": [list(weight.shape) for weight in head.weights],
+        "activation": head.activation if head.kind == "mlp" else None,
+        "features": list(head.features),
+        "top_k": head.top_k or None,
+        "base_name": head.base_name,
+        "assistant_name": head.assistant_name,
+        "vocab_fingerprint": head.vocab_fingerprint,
+        "default_threshold": head.default_threshold,
+        "calibration": [{"rate": r, "threshold": t} for r, t in zip(head.rates, head.thresholds, strict=True)],
+        "file_bytes": os.path.getsize(path),
+    }
+
+
+def model_facts(path: str, info: Mapping[str, Any], options: LoadOptions) -> dict[str, Any]:
+    """Facts out of a model's header; nothing is loaded."""
+    metadata = info["metadata"]
+    arch = metadata.get("general.architecture")
+
+    def of_arch(key: str) -> Any:
+        return metadata.get(f"{arch}.{key}")
+
+    trained = of_arch("context_length")
+    n_ctx = options.context_size(trained if isinstance(trained, int) else 0)
+    memory = estimate(
+        path,
+        n_ctx=n_ctx,
+        n_ubatch=min(options.n_ubatch, options.n_batch, n_ctx),
+        type_k=options.type_k,
+        type_v=options.type_v,
+        n_gpu_layers=options.n_gpu_layers,
+    )
+    return {
+        "type": "model",
+        "path": path,
+        "name": metadata.get("general.name"),
+        "architecture": arch,
+        "size_label": metadata.get("general.size_label"),
+        "parameters": info["n_parameters"],
+        "quantisation": _quantisation(metadata.get("general.file_type")),
+        "file_bytes": info["file_bytes"],
+        "expected_bytes": info["expected_bytes"],
+        "truncated": info["truncated"],
+        "n_ctx_train": trained,
+        "n_layer": of_arch("block_count"),
+        "n_embd": of_arch("embedding_length"),
+        "n_vocab": info["array_lengths"].get("tokenizer.ggml.tokens"),
+        "vocab_type": metadata.get("tokenizer.ggml.model"),
+        "pre_tokenizer": metadata.get("tokenizer.ggml.pre"),
+        "bos_token_id": metadata.get("tokenizer.ggml.bos_token_id"),
+        "eos_token_id": metadata.get("tokenizer.ggml.eos_token_id"),
+        "chat_template": bool(metadata.get("tokenizer.chat_template")),
+        "memory": {
+            "n_ctx": n_ctx,
+            "weights": memory.weights,
+            "kv_cache": memory.kv_cache,
+            "compute": memory.compute,
+            "total": memory.total,
+        },
+    }
+
+
+def _quantisation(file_type: Any) -> str | None:
+    from gguf import LlamaFileType
+
+    if not isinstance(file_type, int):
+        return None
+    try:
+        return LlamaFileType(file_type).name.removeprefix("MOSTLY_").removeprefix("ALL_")
+    except ValueError:
+        return f"file type {file_type}"
+
+
+def pair_facts(base: str, assistant: str, head: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Loads both models and says whether they, and the head, go together.
+
+    ``compatible`` is False where they do not, with the ``reason``.
+
+    Raises:
+        LoadError: a model cannot be loaded for another reason.
+        HeadError: ``head`` is nothing that can serve as one.
+    """
+    from ._loading import load_pair
+
+    facts: dict[str, Any] = {"base": base, "assistant": assistant, "head": head, "compatible": False, "reason": None}
+    try:
+        pair = load_pair(base, assistant, None, options=options, base_options={}, assistant_options={})
+    except VocabMismatch as error:
+        return {**facts, "reason": str(error), "differing_token": error.token_id if error.token_id >= 0 else None}
+    with pair:
+        facts.update(_vocabularies(pair))
+        facts["compatible"] = True
+        if head is not None:
+            try:
+                # Starting a text checks the head; nothing is computed before its first token is asked for.
+                pair.stream([0], head=head).close()
+            except HeadError as error:
+                facts.update(compatible=False, reason=str(error))
+    return facts
+
+
+def _vocabularies(pair: Pair) -> dict[str, Any]:
+    facts: dict[str, Any] = {"n_shared": pair.n_shared}
+    for name, model in (("base", pair.base), ("assistant", pair.assistant)):
+        facts[f"{name}_model"] = {
+            "n_vocab": model["n_vocab"],
+            "tail": model["n_vocab"] - pair.n_shared,
+            **{key: model[key] for key in ("n_embd", "vocab_type", "bos_token", "eos_token", "add_bos")},
+            "eog_tokens": list(model["eog_tokens"]),
+            "vocab_fingerprint": model["vocab_fingerprint"],
+            "can_rewind": model["can_rewind"],
+        }
+    return facts

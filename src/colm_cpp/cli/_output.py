@@ -1,0 +1,220 @@
+"""What reaches the terminal: text token by token, the legend, JSON, the log."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .._log import logger
+from ..errors import OptionError
+
+if TYPE_CHECKING:
+    from ..results import Stats, Token
+
+__all__ = [
+    "TextWriter",
+    "byte_stream",
+    "dump_json",
+    "is_terminal",
+    "log_to_stderr",
+    "one_line",
+    "open_writer",
+    "print_json",
+    "print_legend",
+    "printable",
+    "wants_color",
+]
+
+ASSISTANT_STYLE = "cyan"
+
+# A model's text may hold anything; raw, these could move the cursor or drive the terminal.
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
+# json escapes those below 0x20 only. The others, and lone surrogates, can only stand in strings.
+_JSON_ESCAPES = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), *range(0xD800, 0xE000))}
+_CONTROLS_IN_TEXT = {code: shown for code, shown in _CONTROLS.items() if chr(code) not in "\n\t"}
+
+
+def printable(text: str, encoding: str | None = None) -> str:
+    """``text`` with every control character but newline and tab escaped, and what ``encoding`` lacks too."""
+    text = text.translate(_CONTROLS_IN_TEXT)
+    encoding = encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def one_line(text: str) -> str:
+    """``text`` on one line, safe for a terminal."""
+    return printable(" ".join(text.split("\n")), getattr(sys.stderr, "encoding", None))
+
+
+def is_terminal(name: str) -> bool:
+    """Whether ``"stdin"``, ``"stdout"`` or ``"stderr"`` is a terminal."""
+    stream = getattr(sys, name)
+    return stream is not None and stream.isatty()
+
+
+def byte_stream(name: str) -> Any:
+    """The bytes below ``"stdin"`` or ``"stdout"``.
+
+    Raises:
+        OptionError: it is closed.
+    """
+    stream = getattr(sys, name)
+    if stream is None:
+        raise OptionError(f"{name} is closed; connect it to a terminal, a file or a pipe")
+    return stream.buffer
+
+
+def wants_color(choice: str, stream: str) -> bool:
+    """Whether to colour what goes to ``stream``; ``choice`` is always, never or auto."""
+    if choice != "auto":
+        return choice == "always"
+    return is_terminal(stream) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+class TextWriter(Protocol):
+    """Where a text goes while it is written."""
+
+    def write(self, token: Token) -> None:
+        """Shows one token."""
+
+    def finish(self) -> None:
+        """Ends the last line."""
+
+
+class _PlainWriter:
+    """The text's own bytes, for pipes and files."""
+
+    def __init__(self) -> None:
+        self._stream = byte_stream("stdout")
+        self._last = ""
+
+    def write(self, token: Token) -> None:
+        if token.text:
+            self._stream.write(token.text.encode("utf-8", "replace"))
+            self._stream.flush()
+            self._last = token.text
+
+    def finish(self) -> None:
+        if not self._last.endswith("\n"):
+            self._stream.write(b"\n")
+        self._last = "\n"
+        self._stream.flush()
+
+
+class _TerminalWriter:
+    """The text with controls escaped and, where wanted, the assistant's tokens in colour."""
+
+    def __init__(self, color: bool) -> None:
+        from rich.style import Style
+
+        self._console = _console("stdout", color)
+        self._style = Style.parse(ASSISTANT_STYLE) if color else None
+        self._last = ""
+
+    def write(self, token: Token) -> None:
+        if token.text:
+            self._last = printable(token.text, self._console.encoding)
+            self._print(self._last, token.deferred)
+
+    def finish(self) -> None:
+        if not self._last.endswith("\n"):
+            self._print("\n", False)
+        self._last = "\n"
+
+    def _print(self, text: str, deferred: bool) -> None:
+        from rich.segment import Segment, Segments
+
+        # As a segment: rich would expand tabs, wrap lines and trim spaces of a str.
+        self._console.print(Segments([Segment(text, self._style if deferred else None)]), soft_wrap=True)
+
+
+class _NoWriter:
+    """Nothing, for ``--json``."""
+
+    def write(self, token: Token) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
+
+
+def _console(stream: str, color: bool) -> Any:
+    from rich.console import Console
+
+    return Console(
+        file=getattr(sys, stream),
+        force_terminal=True if color else None,
+        no_color=not color,
+        color_system="auto" if color and is_terminal(stream) else "standard" if color else None,
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+
+
+def open_writer(color: str, *, silent: bool = False) -> TextWriter:
+    """The writer that suits stdout."""
+    if silent:
+        return _NoWriter()
+    colored = wants_color(color, "stdout")
+    return _TerminalWriter(colored) if colored or is_terminal("stdout") else _PlainWriter()
+
+
+def print_legend(stats: Stats, finish_reason: str, color: str) -> None:
+    """One line on stderr: who wrote how much, how fast, and why the text ended."""
+    from rich.text import Text
+
+    deferred = round(stats.deferral_rate * stats.generated_tokens)
+    colored = wants_color(color, "stderr")
+    line = Text("[")
+    line.append("assistant", ASSISTANT_STYLE if colored else "")
+    line.append(
+        f" {deferred} of {stats.generated_tokens} tokens, {stats.deferral_rate:.1%}; "
+        f"{stats.tokens_per_s:.1f} tokens/s; finish: {finish_reason}; seed {stats.seed}]"
+    )
+    _console("stderr", colored).print(line, soft_wrap=True)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinities: null stands for them."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {str(key): _finite(entry) for key, entry in value.items()}
+    return [_finite(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+
+
+def dump_json(value: Any, indent: int | None = None) -> str:
+    """JSON text with no raw control character in it."""
+    text = json.dumps(_finite(value), ensure_ascii=False, indent=indent, allow_nan=False)
+    return text.translate(_JSON_ESCAPES)
+
+
+def print_json(value: Any) -> None:
+    """One JSON value on stdout, in UTF-8."""
+    stream = byte_stream("stdout")
+    stream.write(dump_json(value, indent=2 if is_terminal("stdout") else None).encode() + b"\n")
+    stream.flush()
+
+
+@contextlib.contextmanager
+def log_to_stderr(wanted: bool) -> Iterator[None]:
+    """Shows llama.cpp's log while it lasts, where ``wanted``."""
+    if not wanted:
+        yield
+        return
+    handler, level = logging.StreamHandler(), logger.level
+    handler.setFormatter(logging.Formatter("llama.cpp: %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)

@@ -1,0 +1,60 @@
+"""A record of one text in JSON lines: a header, every token as it comes, the counts at the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from ..errors import OptionError
+from ._output import dump_json
+
+if TYPE_CHECKING:
+    from ..results import Stats, Token
+
+__all__ = ["FORMAT", "VERSION", "Trace"]
+
+FORMAT = "colm-trace"
+VERSION = 1
+
+
+class Trace:
+    """Writes a trace file, each line at once, so that an interrupted text leaves what it had."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens the file.
+
+        Raises:
+            OptionError: it cannot be written.
+        """
+        try:
+            self._file = path.open("w", encoding="utf-8", newline="\n")
+        except OSError as error:
+            raise OptionError(
+                f"--trace {path} cannot be written ({error.strerror}); name a file in a folder that can be"
+            ) from error
+
+    def header(self, facts: dict[str, Any]) -> None:
+        """The first line."""
+        self._line({"format": FORMAT, "version": VERSION, **facts})
+
+    def token(self, token: Token) -> None:
+        """One line for a token."""
+        self._line(token.to_dict())
+
+    def end(self, stats: Stats, finish_reason: str, end_token: Token | None) -> None:
+        """The last line."""
+        ended_by = None if end_token is None else end_token.to_dict()
+        self._line({"stats": stats.to_dict(), "finish_reason": finish_reason, "end_token": ended_by})
+
+    def _line(self, value: dict[str, Any]) -> None:
+        self._file.write(dump_json(value) + "\n")
+        self._file.flush()
+
+    def __enter__(self) -> Trace:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()

@@ -1,0 +1,84 @@
+"""``colm export``: a trained checkpoint becomes a head file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import HeadMismatch, OptionError
+
+if TYPE_CHECKING:
+    from ..heads import Head
+
+__all__ = ["export"]
+
+
+def _check_width(head: Head, path: str) -> None:
+    """Raises HeadMismatch where the head is not as wide as the model's hidden state."""
+    from .. import _core
+
+    metadata = _core.inspect_gguf(path)["metadata"]
+    width = metadata.get(f"{metadata.get('general.architecture')}.embedding_length")
+    if width != head.n_embd:
+        raise HeadMismatch(
+            f"the head takes hidden states of width {head.n_embd} and {path} has width {width}; give the base that "
+            "the head was trained on"
+        )
+
+
+@click.command()
+@click.argument("source")
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option("--base-name", metavar="NAME", help="The base that the head was made for.")
+@click.option("--assistant-name", metavar="NAME", help="The assistant that the head was made for.")
+@click.option("--name", metavar="NAME", help="A name for the head.")
+@click.option("--threshold", type=float, metavar="ETA", help="Threshold used when the caller gives none, 0 to 1.")
+@click.option("--base", metavar="MODEL", help="Check the width against this model and record its vocabulary.")
+@click.option("--row", type=int, help="For a folder: the row of the matrix. Unset: that of '<|defer|>'.")
+@click.option("--force", is_flag=True, help="Replace OUTPUT if it exists.")
+def export(source: str, output: Path, base: str | None, row: int | None, force: bool, **names: Any) -> None:
+    """Make the head file OUTPUT out of SOURCE.
+
+    SOURCE is a checkpoint folder in the Hugging Face layout, or a .npz, .npy, .safetensors, .bin or .pt file with
+    the deferral vector or the layers of an MLP.
+    """
+    from .. import _core
+    from ..export import export_head
+    from ..hub import resolve
+
+    if os.path.lexists(output) and not force:
+        raise OptionError(f"{output} exists; give another name, or --force to replace it")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        head = export_head(
+            source,
+            base_name=names["base_name"],
+            assistant_name=names["assistant_name"],
+            default_threshold=names["threshold"],
+            name=names["name"],
+            row=-1 if row is None else row,
+        )
+    if base is not None:
+        path = resolve(base)
+        _check_width(head, path)
+        head = head.replace(vocab_fingerprint=_core.inspect_vocabulary(path)["fingerprint"])
+    head.save(output)
+    _report(head, output, [str(warning.message) for warning in caught])
+
+
+def _report(head: Head, output: Path, complaints: list[str]) -> None:
+    from ._output import one_line
+
+    for complaint in complaints:
+        click.echo(f"colm: warning: {one_line(complaint)}", err=True)
+    data = output.read_bytes()
+    shapes = " -> ".join([str(head.weights[0].shape[1]), *(str(weight.shape[0]) for weight in head.weights)])
+    click.echo(one_line(f"{output}: {head.kind} head, n_embd {head.n_embd}, layers {shapes}, {len(data)} bytes"))
+    if head.vocab_fingerprint:
+        click.echo(f"vocabulary {head.vocab_fingerprint}")
+    click.echo(f"sha256 {hashlib.sha256(data).hexdigest()}")

@@ -1,0 +1,164 @@
+"""``colm generate``: one text, streamed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ._help import Option, SectionedCommand
+from ._inputs import read_grammar, read_prompt, read_text
+from ._options import GENERATION, LOAD, Command, collect, from_table, model_options, read_model_options
+
+if TYPE_CHECKING:
+    from ..pair import Pair
+    from ..results import Completion
+    from ..stream import TokenStream
+
+__all__ = ["generate"]
+
+_DEFERRAL = ("threshold", "strategy", "beta", "alpha", "schedule", "schedule_tokens")
+_SAMPLING = tuple(name for name in GENERATION if name not in _DEFERRAL)
+_INTERRUPTED = "interrupted"
+
+
+def _option(section: str, *names: str, **kwargs: Any) -> Callable[[Command], Command]:
+    return click.option(*names, cls=Option, section=section, **kwargs)
+
+
+@click.command(cls=SectionedCommand)
+@click.argument("prompt", required=False)
+@_option("Models", "--base", required=True, metavar="MODEL", help="The base: a GGUF file or hf:org/repo/file.gguf.")
+@_option("Models", "--assistant", required=True, metavar="MODEL", help="The assistant, likewise.")
+@_option(
+    "Models",
+    "--head",
+    required=True,
+    metavar="HEAD",
+    help="The deferral head: a head file, confidence, entropy, random, or a token of the base such as '<|defer|>'.",
+)
+@_option("Prompt", "--file", metavar="FILE", help="Read the prompt from FILE (- is stdin), less one final newline.")
+@_option("Prompt", "--chat", is_flag=True, help="The prompt is a user's message: use the base's chat template.")
+@_option("Prompt", "--system", metavar="TEXT", help="A system message before it; implies --chat.")
+@_option("Prompt", "--chat-template", metavar="FILE", help="Jinja template to use instead; implies --chat.")
+@from_table(GENERATION, "Deferral", _DEFERRAL)
+@from_table(GENERATION, "Text", _SAMPLING)
+@_option("Text", "--grammar", metavar="TEXT", help="GBNF that the text must follow.")
+@_option("Text", "--grammar-file", metavar="FILE", help="The same from a file.")
+@_option("Text", "--json-schema", metavar="FILE", help="JSON schema that the text must follow.")
+@_option("Output", "--json", "as_json", is_flag=True, help="Print one JSON object instead of the text.")
+@_option("Output", "--trace", type=click.Path(path_type=Path), metavar="FILE", help="Record every token as JSON lines.")
+@_option(
+    "Output",
+    "--color",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    help="Colour the assistant's tokens. auto: on a terminal without NO_COLOR.",
+)
+@_option("Output", "--quiet", "-q", is_flag=True, help="No progress line and no legend.")
+@_option("Output", "--verbose", "-v", is_flag=True, help="Show llama.cpp's log on stderr.")
+@from_table(LOAD, "Loading")
+@model_options
+@_option("Loading", "--no-check-memory", is_flag=True, help="Load even if memory seems too small.")
+def generate(prompt: str | None, **values: Any) -> None:
+    """Continue PROMPT, or answer it with --chat."""
+    from ..options import GenerationOptions
+    from ..pair import CHAT_TEMPERATURE, DEFAULT_THRESHOLD
+    from ._loading import load_pair
+    from ._output import is_terminal, log_to_stderr, open_writer, print_json, print_legend
+    from ._trace import Trace
+
+    chat = values["chat"] or values["system"] is not None or values["chat_template"] is not None
+    options = collect(GENERATION, values)
+    grammar = read_grammar(values["grammar"], values["grammar_file"], values["json_schema"])
+    if grammar is not None:
+        options["grammar"] = grammar
+    if chat:
+        options.setdefault("temperature", CHAT_TEMPERATURE)
+    template = None if values["chat_template"] is None else read_text(values["chat_template"], "chat template")
+    text = read_prompt(prompt, values["file"], may_be_empty=chat)
+    effective = GenerationOptions.of(options)
+    effective.to_core(DEFAULT_THRESHOLD)  # raises for a bad value now, not after minutes of loading
+    loading = collect(LOAD, values)
+    own = {model: read_model_options(values[f"{model}_option"]) for model in ("base", "assistant")}
+
+    writer = open_writer(values["color"], silent=values["as_json"])
+    with ExitStack() as stack:
+        trace = None if values["trace"] is None else stack.enter_context(Trace(values["trace"]))
+        stack.enter_context(log_to_stderr(values["verbose"]))
+        pair = stack.enter_context(
+            load_pair(
+                values["base"],
+                values["assistant"],
+                values["head"],
+                options=loading,
+                base_options=own["base"],
+                assistant_options=own["assistant"],
+                check_memory=not values["no_check_memory"],
+                show_progress=not (values["quiet"] or values["verbose"]),
+            )
+        )
+        stream, read = _start(pair, text, chat, values["system"], template, options)
+        names = {name: values[name] for name in ("base", "assistant", "head")}
+        if trace is not None:
+            # The head stands among the names, in the words of the command line.
+            recorded = {name: value for name, value in asdict(effective).items() if name != "head"}
+            # JSON has no infinities, and a banned token must stay one.
+            recorded["logit_bias"] = {
+                token: bias if math.isfinite(bias) else str(bias)
+                for token, bias in (effective.logit_bias or {}).items()
+            }
+            load_options = {"both": loading, **own}
+            trace.header(
+                {
+                    "prompt": read,
+                    "prompt_tokens": stream.stats.prompt_tokens,
+                    **names,
+                    "options": recorded,
+                    "load_options": load_options,
+                    "seed": stream.seed,
+                }
+            )
+        finished = _run(stream, writer, trace)
+        if finished is not None and values["as_json"]:
+            print_json({"prompt": read, **names, **finished.to_dict()})
+        if not values["quiet"] and (is_terminal("stdout") or is_terminal("stderr")) and not values["as_json"]:
+            print_legend(stream.stats, stream.finish_reason or _INTERRUPTED, values["color"])
+        if finished is None:
+            raise KeyboardInterrupt
+
+
+def _start(
+    pair: Pair, text: str, chat: bool, system: str | None, template: str | None, options: dict[str, Any]
+) -> tuple[TokenStream, str]:
+    """The stream, and the prompt that it continues."""
+    if not chat:
+        return pair.stream(text, **options), text
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    messages.append({"role": "user", "content": text})
+    rendered = pair.render_chat(messages, chat_template=template)
+    return pair.stream_chat(messages, chat_template=template, **options), rendered
+
+
+def _run(stream: TokenStream, writer: Any, trace: Any) -> Completion | None:
+    """Shows and records the text as it comes; None where Ctrl-C ended it."""
+    with closing(stream):
+        try:
+            for token in stream:
+                writer.write(token)
+                if trace is not None:
+                    trace.token(token)
+            finished = stream.completion()
+        except KeyboardInterrupt:
+            finished = None
+        finally:
+            writer.finish()
+        if trace is not None:
+            reason = _INTERRUPTED if finished is None else finished.finish_reason
+            trace.end(stream.stats, reason, None if finished is None else finished.end_token)
+    return finished

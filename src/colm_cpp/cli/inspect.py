@@ -1,0 +1,204 @@
+"""``colm inspect``: what a model, a head or a pair is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ._options import LOAD, collect, from_table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["inspect"]
+
+# For checking a pair: the vocabularies are compared, no text is written.
+_SMALL_CONTEXT = 256
+_PIPE_WIDTH = 160
+_MEMORY_OPTIONS = ("n_ctx", "n_batch", "n_ubatch", "type_k", "type_v", "n_gpu_layers")
+
+
+@click.command()
+@click.argument("files", nargs=-1)
+@click.option("--base", metavar="MODEL", help="The base of a pair.")
+@click.option("--assistant", metavar="MODEL", help="The assistant of a pair; both are then loaded and compared.")
+@click.option("--head", metavar="HEAD", help="A head for that pair, as for 'colm generate'.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@from_table(LOAD, "Options", _MEMORY_OPTIONS)
+@click.pass_context
+def inspect(
+    ctx: click.Context,
+    /,
+    files: tuple[str, ...],
+    base: str | None,
+    assistant: str | None,
+    head: str | None,
+    as_json: bool,
+    **values: Any,
+) -> None:
+    """Say what FILES are: models or heads. With --base and --assistant, say whether they go together.
+
+    The exit code is 1 where they do not, or where a file is cut short.
+    """
+    from ..options import LoadOptions
+    from ..pair import TRAINING_FREE_HEADS
+    from ._facts import file_facts, pair_facts
+    from ._output import one_line, print_json
+
+    if not files and base is None and assistant is None:
+        raise click.UsageError("nothing to inspect; give FILES, or --base and --assistant")
+    if (base is None) != (assistant is None):
+        raise click.UsageError("a pair needs both --base and --assistant; to inspect one model give it as FILES")
+    if head is not None and base is None:
+        raise click.UsageError("--head needs --base and --assistant; to inspect a head file alone give it as FILES")
+
+    given = collect(LOAD, values)
+    options = LoadOptions.merge(given, None)
+    named = [*files, *(name for name in (base, assistant) if name is not None)]
+    if head is not None and head not in TRAINING_FREE_HEADS and _is_file(head):
+        named.append(head)
+    facts: dict[str, Any] = {"files": [file_facts(name, options) for name in dict.fromkeys(named)]}
+    complaints = [
+        f"{file['path']} is cut short: it has {file['file_bytes']} of {file['expected_bytes']} bytes; download it again"
+        for file in facts["files"]
+        if file.get("truncated")
+    ]
+    if base is not None and assistant is not None and not complaints:
+        # What is to be known of the pair does not depend on the size of the context or on the device.
+        small = {**given, "n_ctx": _SMALL_CONTEXT, "n_gpu_layers": 0}
+        facts["pair"] = pair_facts(base, assistant, head, small)
+        if not facts["pair"]["compatible"]:
+            complaints.append(facts["pair"]["reason"])
+    if as_json:
+        print_json(facts)
+    else:
+        _show(facts)
+    for complaint in complaints:
+        click.echo(f"colm: error: {one_line(complaint)}", err=True)
+    if complaints:
+        ctx.exit(1)
+
+
+def _is_file(head: str) -> bool:
+    import os
+
+    from ..hub import is_hub_spec
+
+    return is_hub_spec(head) or head.lower().endswith(".gguf") or os.path.exists(head)
+
+
+def _show(facts: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    from ._output import is_terminal, one_line, wants_color
+
+    console = Console(
+        highlight=False,
+        markup=False,
+        emoji=False,
+        no_color=not wants_color("auto", "stdout"),
+        width=None if is_terminal("stdout") else _PIPE_WIDTH,
+    )
+    for file in facts["files"]:
+        console.print(one_line(file["path"]), style="bold", soft_wrap=True)
+        console.print(_model_table(file) if file["type"] == "model" else _head_table(file))
+    if "pair" in facts:
+        pair = facts["pair"]
+        console.print(f"pair: {'compatible' if pair['compatible'] else 'not compatible'}", style="bold")
+        if "n_shared" in pair:
+            console.print(_pair_table(pair))
+
+
+def _table(rows: list[tuple[str, ...]], columns: tuple[str, ...] = ()) -> Table:
+    """A table of texts; rows without a value are left out."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from ._output import one_line
+
+    table = Table(show_header=bool(columns))
+    for column in columns or ("", ""):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        if any(row[1:]):
+            # Names come out of files: as Text they are no markup, and their control characters are escaped.
+            table.add_row(*(Text(one_line(cell)) for cell in row))
+    return table
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if value is None else str(value)
+
+
+def _bytes(n: int) -> str:
+    return f"{n / 1e9:.2f} GB" if n >= 1e9 else f"{n / 1e6:.1f} MB" if n >= 1e5 else f"{n} bytes"
+
+
+def _model_table(facts: dict[str, Any]) -> Table:
+    memory = facts["memory"]
+    vocab = ", ".join(_text(facts[key]) for key in ("n_vocab", "vocab_type", "pre_tokenizer") if facts[key] is not None)
+    special = {name: facts[f"{name}_token_id"] for name in ("bos", "eos")}
+    ids = ", ".join(f"{name} {token}" for name, token in special.items() if token is not None)
+    size = _bytes(facts["file_bytes"])
+    if facts["truncated"]:
+        size += f", cut short: {_bytes(facts['expected_bytes'])} expected"
+    return _table(
+        [
+            ("model", _text(facts["name"])),
+            ("architecture", _text(facts["architecture"])),
+            ("parameters", _text(facts["parameters"] or facts["size_label"])),
+            ("file", size),
+            ("quantisation", _text(facts["quantisation"])),
+            ("context", f"{facts['n_ctx_train']} tokens" if facts["n_ctx_train"] else ""),
+            ("layers", _text(facts["n_layer"])),
+            ("n_embd", _text(facts["n_embd"])),
+            ("vocabulary", vocab),
+            ("special ids", ids),
+            ("chat template", _text(facts["chat_template"])),
+            (
+                f"memory at n_ctx {memory['n_ctx']}",
+                f"{_bytes(memory['total'])} (weights {_bytes(memory['weights'])}, KV cache "
+                f"{_bytes(memory['kv_cache'])}, compute {_bytes(memory['compute'])})",
+            ),
+        ],
+    )
+
+
+def _head_table(facts: dict[str, Any]) -> Table:
+    features = ", ".join(facts["features"]) + (f" (top_k {facts['top_k']})" if facts["top_k"] else "")
+    rows: list[tuple[str, ...]] = [
+        ("head", _text(facts["name"])),
+        ("kind", facts["kind"] + (f", {facts['activation']}" if facts["activation"] else "")),
+        ("n_embd", _text(facts["n_embd"])),
+        ("layers", ", ".join(f"[{n_out}, {n_in}]" for n_out, n_in in facts["layers"])),
+        ("features", features or "none"),
+        ("base", _text(facts["base_name"])),
+        ("assistant", _text(facts["assistant_name"])),
+        ("vocabulary", _text(facts["vocab_fingerprint"])),
+        ("default threshold", "" if facts["default_threshold"] is None else f"{facts['default_threshold']:g}"),
+        ("file", _bytes(facts["file_bytes"])),
+    ]
+    rows += [(f"rate {row['rate']:g}", f"threshold {row['threshold']:g}") for row in facts["calibration"]]
+    return _table(rows)
+
+
+def _pair_table(facts: dict[str, Any]) -> Table:
+    base, assistant = facts["base_model"], facts["assistant_model"]
+    labels = {
+        "vocab_type": "tokenizer",
+        "n_vocab": "vocabulary",
+        "tail": "ids that are not shared",
+        "bos_token": "BOS",
+        "add_bos": "adds BOS",
+        "eos_token": "EOS",
+        "vocab_fingerprint": "fingerprint",
+        "n_embd": "n_embd",
+    }
+    rows: list[tuple[str, ...]] = [("shared ids", *[str(facts["n_shared"])] * 2)]
+    rows += [(label, _text(base[key]), _text(assistant[key])) for key, label in labels.items()]
+    if facts["head"] is not None:
+        rows.append(("head", facts["head"], "fits" if facts["compatible"] else "does not fit"))
+    return _table(rows, ("", "base", "assistant"))

@@ -1,0 +1,246 @@
+"""Deferral heads: what decides, token by token, which of the two models writes.
+
+A head maps the base's hidden state h_t (and, where it asks for them, a few numbers about the base's
+next-token distribution) to one number, the deferral logit z_t. ``docs/head-format.md`` describes
+the file that :meth:`Head.save` writes and :meth:`Head.load` reads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _head_checks as checks
+from . import _head_file, _head_math
+from ._head_checks import ACTIVATIONS, FEATURES, KINDS, MAX_TOP_K
+from .errors import HeadError, OptionError
+
+__all__ = ["ACTIVATIONS", "FEATURES", "KINDS", "MAX_TOP_K", "Head"]
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """A deferral head. Immutable; two heads are equal only if they are the same object.
+
+    Attributes:
+        weights: one float32 array ``[n_out, n_in]`` per layer, read-only copies of what was given.
+            The first ``n_in`` is ``n_embd + n_features``, each later one the ``n_out`` before it;
+            the last ``n_out`` is 1.
+        biases: one float32 array ``[n_out]`` per layer, read-only.
+        n_embd: width of the base's hidden state.
+        kind: ``"linear"`` (precisely one layer) or ``"mlp"`` (one or more).
+        activation: between the layers of an ``"mlp"``: ``"relu"``, ``"gelu"`` (exact, erf) or
+            ``"silu"``. Not used by a linear head.
+        features: what follows h_t in the input, in this order; any of :data:`FEATURES`, none twice.
+        top_k: how many log-probabilities ``"top_k_logprobs"`` stands for, 1 to 64; 0 without it.
+        name: a name for people.
+        base_name: the base that the head was made for, for people.
+        assistant_name: the assistant that the head was made for, for people.
+        vocab_fingerprint: 16 hexadecimal digits (kept in lower case), checked against the base's
+            when present.
+        default_threshold: eta in [0, 1], used when the caller gives none.
+        rates: calibration, deferral rates in [0, 1], strictly ascending.
+        thresholds: calibration, the threshold in [0, 1] that gives each of ``rates``.
+
+    ``default_threshold``, ``rates`` and ``thresholds`` are rounded to what a file holds (float32),
+    so that a head behaves alike before it is saved and after it is loaded.
+
+    Raises:
+        HeadError: any of the above does not hold, or a weight or bias is not finite in float32.
+    """
+
+    weights: tuple[npt.NDArray[np.float32], ...]
+    biases: tuple[npt.NDArray[np.float32], ...]
+    n_embd: int
+    kind: str
+    activation: str = "relu"
+    features: tuple[str, ...] = ()
+    top_k: int = 0
+    name: str | None = None
+    base_name: str | None = None
+    assistant_name: str | None = None
+    vocab_fingerprint: str | None = None
+    default_threshold: float | None = None
+    rates: tuple[float, ...] = ()
+    thresholds: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        def put(field: str, value: object) -> None:
+            object.__setattr__(self, field, value)  # the way round `frozen`, for normalised values
+
+        put("kind", checks.choice("kind", self.kind, KINDS))
+        put("activation", checks.choice("activation", self.activation, ACTIVATIONS))
+        put("features", checks.feature_names(self.features))
+        put("top_k", checks.top_k(self.top_k, self.features))
+        put("n_embd", checks.integer("n_embd", self.n_embd, 1, 2**31 - 1))
+        put("weights", checks.arrays("weights", self.weights, 2))
+        put("biases", checks.arrays("biases", self.biases, 1))
+        checks.layer_chain(self.kind, self.weights, self.biases, self.n_embd, self.n_features)
+        for field in ("name", "base_name", "assistant_name"):
+            checks.text(field, getattr(self, field))
+        put("vocab_fingerprint", checks.fingerprint(self.vocab_fingerprint))
+        if self.default_threshold is not None:
+            put("default_threshold", checks.unit("default_threshold", self.default_threshold))
+        put("rates", checks.units("rates", self.rates))
+        put("thresholds", checks.units("thresholds", self.thresholds))
+        checks.calibration(self.rates, self.thresholds)
+
+    @classmethod
+    def linear(
+        cls,
+        theta: npt.ArrayLike,
+        bias: float = 0.0,
+        *,
+        features: Sequence[str] = (),
+        top_k: int = 0,
+        **metadata: Any,
+    ) -> Head:
+        """Make the head of the paper: z = theta . [h_t, features] + bias.
+
+        Args:
+            theta: ``[n_embd + n_features]`` or ``[1, n_embd + n_features]``.
+            bias: added to every z. Default 0.
+            features: see :class:`Head`. Default none.
+            top_k: see :class:`Head`. Default 0.
+            **metadata: any of ``name``, ``base_name``, ``assistant_name``, ``vocab_fingerprint``,
+                ``default_threshold``, ``rates``, ``thresholds``.
+
+        Raises:
+            HeadError: the head is not well-formed.
+        """
+        row = checks.array("theta", theta)
+        if row.ndim == 2 and row.shape[0] == 1:
+            row = row[0]
+        if row.ndim != 1:
+            raise HeadError(
+                f"theta has shape {row.shape}, but a linear head needs [n_embd + n_features]; "
+                "use Head.mlp for several layers"
+            )
+        n_features = checks.count_features(checks.feature_names(features), top_k)
+        return cls(
+            weights=(row[np.newaxis, :],),
+            biases=(checks.array("bias", bias).reshape(-1),),
+            n_embd=row.shape[0] - n_features,
+            kind="linear",
+            features=tuple(features),
+            top_k=top_k,
+            **metadata,
+        )
+
+    @classmethod
+    def mlp(
+        cls,
+        weights: Sequence[npt.ArrayLike],
+        biases: Sequence[npt.ArrayLike],
+        *,
+        activation: str = "relu",
+        n_embd: int | None = None,
+        features: Sequence[str] = (),
+        top_k: int = 0,
+        **metadata: Any,
+    ) -> Head:
+        """Make a head of several layers, with ``activation`` between them and none at the end.
+
+        Args:
+            weights: per layer ``[n_out, n_in]`` (the layout of ``torch.nn.Linear``).
+            biases: per layer ``[n_out]``.
+            activation: ``"relu"`` (default), ``"gelu"`` (exact) or ``"silu"``.
+            n_embd: default: the first ``n_in`` less the number of features.
+            features: see :class:`Head`. Default none.
+            top_k: see :class:`Head`. Default 0.
+            **metadata: as in :meth:`linear`.
+
+        Raises:
+            HeadError: the head is not well-formed.
+        """
+        layers = checks.arrays("weights", weights, 2)
+        n_features = checks.count_features(checks.feature_names(features), top_k)
+        return cls(
+            weights=layers,
+            biases=checks.arrays("biases", biases, 1),
+            n_embd=layers[0].shape[1] - n_features if n_embd is None else n_embd,
+            kind="mlp",
+            activation=activation,
+            features=tuple(features),
+            top_k=top_k,
+            **metadata,
+        )
+
+    @property
+    def n_features(self) -> int:
+        """How many numbers follow h_t in the input (``"top_k_logprobs"`` counts ``top_k``)."""
+        return checks.count_features(self.features, self.top_k)
+
+    def defer_logits(self, inputs: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Evaluate the head in numpy, in float64: the reference for the C++ evaluation.
+
+        Args:
+            inputs: ``[n, n_embd + n_features]``: h_t of n tokens, each followed by its features.
+
+        Returns:
+            z, ``[n]``; the probability of deferring is ``1 / (1 + exp(-z))``.
+
+        Raises:
+            OptionError: ``inputs`` has another shape, or is not made of numbers.
+        """
+        n_in = self.n_embd + self.n_features
+        return _head_math.evaluate(self.weights, self.biases, self.activation, inputs, n_in)
+
+    def threshold_for_rate(self, rate: float) -> float:
+        """Give the threshold eta at which about ``rate`` of the tokens are deferred.
+
+        Interpolates linearly in the calibration table; beyond its ends, the end's threshold.
+
+        Args:
+            rate: wanted share of deferred tokens, 0 to 1.
+
+        Raises:
+            OptionError: ``rate`` is not in [0, 1].
+            HeadError: the head has no calibration table.
+        """
+        if not 0.0 <= rate <= 1.0:  # also refuses NaN
+            raise OptionError(f"rate is {rate}, but a deferral rate lies between 0 and 1")
+        if not self.rates:
+            raise HeadError(
+                f"head {self.name or '(unnamed)'} has no calibration table, so no threshold is known for "
+                f"rate {rate}; calibrate it first, or give a threshold instead of a rate"
+            )
+        return float(np.interp(rate, self.rates, self.thresholds))
+
+    def replace(self, **changes: Any) -> Head:
+        """Copy the head with some attributes changed, e.g. ``head.replace(default_threshold=0.3)``.
+
+        Raises:
+            HeadError: the changed head is not well-formed.
+            TypeError: there is no attribute of that name.
+        """
+        return dataclasses.replace(self, **changes)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the head as one GGUF file; the same head always gives the same bytes.
+
+        The file appears under ``path`` only when it is complete, and replaces what was there.
+
+        Raises:
+            LoadError: the file cannot be written.
+            MissingDependency: the ``gguf`` package is not installed.
+        """
+        _head_file.write(self, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Head:
+        """Read a head file.
+
+        Raises:
+            LoadError: the file is missing, damaged or not a GGUF file.
+            HeadError: the file is not a well-formed head.
+        """
+        from . import _core  # here, so that making and saving heads works without the extension
+
+        return cls(**_core.read_head(os.fspath(path)))

@@ -1,0 +1,383 @@
+"""Every option of the Python API, once: name, default, meaning, range."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+from . import _core
+from .errors import OptionError
+from .grammar import to_gbnf
+
+if TYPE_CHECKING:
+    from .heads import Head
+
+__all__ = ["GenerationOptions", "GenerationOptionsDict", "LoadOptions", "LoadOptionsDict", "WritingOptionsDict"]
+
+PathLike = str | os.PathLike[str]
+KVType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
+StrategyName = Literal["defer", "compose", "contrastive"]
+ScheduleName = Literal["constant", "linear", "cosine", "exponential"]
+
+# ggml_type
+_KV_TYPES = {
+    "f32": 0,
+    "f16": 1,
+    "q4_0": 2,
+    "q4_1": 3,
+    "q5_0": 6,
+    "q5_1": 7,
+    "q8_0": 8,
+    "iq4_nl": 20,
+    "bf16": 30,
+}
+_SPLIT_MODES = {"none": 0, "layer": 1, "row": 2}
+DEFAULT_N_CTX = 4096
+# llama.cpp reads this seed as "draw one".
+_MAX_SEED = 2**32 - 2
+
+
+def _choice(name: str, value: object, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise OptionError(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
+
+
+def _integer(name: str, value: object, low: int, high: int) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise OptionError(f"{name} is {value!r}; it must be a whole number from {low} to {high}")
+    number = int(value.__index__())
+    if not low <= number <= high:
+        raise OptionError(f"{name} is {number}; it must be from {low} to {high}")
+    return number
+
+
+def _real(name: str, value: object) -> float:
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise OptionError(f"{name} is {value!r}; it must be a number") from None
+    if math.isnan(number):
+        raise OptionError(f"{name} is NaN; it must be a number")
+    return number
+
+
+def reject_unknown(given: Mapping[str, object], known: type, what: str) -> None:
+    """Raises TypeError for a name that is no field of the dataclass ``known``."""
+    names = [field.name for field in dataclasses.fields(known)]
+    for name in given:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(names)}"
+            raise TypeError(f"{what} has no option {name!r}{hint}")
+
+
+class LoadOptionsDict(TypedDict, total=False):
+    """Keyword arguments of :func:`colm_cpp.load`; see :class:`LoadOptions`."""
+
+    n_ctx: int | None
+    n_batch: int
+    n_ubatch: int
+    n_threads: int | None
+    n_threads_batch: int | None
+    n_gpu_layers: int
+    main_gpu: int
+    split_mode: Literal["none", "layer", "row"]
+    tensor_split: Sequence[float] | None
+    offload_kqv: bool
+    flash_attn: bool | None
+    type_k: KVType
+    type_v: KVType
+    swa_full: bool
+    use_mmap: bool
+    use_mlock: bool
+    rope_freq_base: float
+    rope_freq_scale: float
+    lora: PathLike | Sequence[PathLike | tuple[PathLike, float]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadOptions:
+    """How one model is loaded. Names and meaning are those of ``llama_cpp.Llama``.
+
+    Attributes:
+        n_ctx: tokens that the context holds, prompt and text together (at least 2). None: 4096, or what the models
+            were trained with where that is less. 0: what this model was trained with.
+        n_batch: most tokens per llama.cpp call while reading a prompt.
+        n_ubatch: most tokens per pass of the graph; at most ``n_batch`` is used.
+        n_threads: threads for single tokens. None: the physical cores that this process may use.
+        n_threads_batch: threads for reading prompts. None: ``n_threads``.
+        n_gpu_layers: layers on the GPU; -1 is all, 0 none. Without a GPU in llama-cpp-python it changes nothing.
+        main_gpu: the GPU that holds the model with ``split_mode="none"``.
+        split_mode: how several GPUs share the model.
+        tensor_split: share of the model for each GPU. None: by free memory.
+        offload_kqv: keep the KV cache on the GPU.
+        flash_attn: flash attention on or off. None: where the device supports it.
+        type_k: type of the K cache.
+        type_v: type of the V cache; quantised types need flash attention.
+        swa_full: full-size cache for sliding-window layers. Without it a shorter prefix has to be read again.
+        use_mmap: map the file instead of reading it.
+        use_mlock: keep the model in RAM.
+        rope_freq_base: RoPE base frequency; 0: from the model.
+        rope_freq_scale: RoPE frequency scale; 0: from the model.
+        lora: LoRA adapter file, or several, each a path or ``(path, scale)``; the scale defaults to 1.
+    """
+
+    n_ctx: int | None = None
+    n_batch: int = 512
+    n_ubatch: int = 512
+    n_threads: int | None = None
+    n_threads_batch: int | None = None
+    n_gpu_layers: int = -1
+    main_gpu: int = 0
+    split_mode: str = "layer"
+    tensor_split: Sequence[float] | None = None
+    offload_kqv: bool = True
+    flash_attn: bool | None = None
+    type_k: str = "f16"
+    type_v: str = "f16"
+    swa_full: bool = True
+    use_mmap: bool = True
+    use_mlock: bool = False
+    rope_freq_base: float = 0.0
+    rope_freq_scale: float = 0.0
+    lora: PathLike | Sequence[PathLike | tuple[PathLike, float]] = ()
+
+    @classmethod
+    def merge(cls, shared: Mapping[str, Any], own: Mapping[str, Any] | None) -> LoadOptions:
+        """One model's options: those for both, overridden by its own.
+
+        Raises:
+            TypeError: an unknown name.
+            OptionError: a value outside its range.
+        """
+        merged = {**shared, **(own or {})}
+        reject_unknown(merged, cls, "load()")
+        return cls(**merged)
+
+    def __post_init__(self) -> None:
+        if self.n_ctx is not None and self.n_ctx != 0:
+            _integer("n_ctx", self.n_ctx, 2, 2**28)
+        _integer("n_batch", self.n_batch, 1, 2**20)
+        _integer("n_ubatch", self.n_ubatch, 1, 2**20)
+        for name in ("n_threads", "n_threads_batch"):
+            if getattr(self, name) is not None:
+                _integer(name, getattr(self, name), 1, 512)
+        _integer("n_gpu_layers", self.n_gpu_layers, -1, 2**20)
+        _integer("main_gpu", self.main_gpu, 0, 2**10)
+        _choice("split_mode", self.split_mode, list(_SPLIT_MODES))
+        _choice("type_k", self.type_k, list(_KV_TYPES))
+        _choice("type_v", self.type_v, list(_KV_TYPES))
+        for share in self.tensor_split or ():
+            _real("tensor_split", share)
+        _real("rope_freq_base", self.rope_freq_base)
+        _real("rope_freq_scale", self.rope_freq_scale)
+        self.adapters()
+
+    def adapters(self) -> list[tuple[str, float]]:
+        """``lora`` as a list of (path, scale)."""
+        if isinstance(self.lora, (str, os.PathLike)):
+            return [(os.fspath(self.lora), 1.0)]
+        pairs = []
+        for entry in self.lora:
+            if isinstance(entry, (str, os.PathLike)):
+                pairs.append((os.fspath(entry), 1.0))
+            elif isinstance(entry, tuple) and len(entry) == 2:
+                pairs.append((os.fspath(entry[0]), _real("the scale of a LoRA adapter", entry[1])))
+            else:
+                raise OptionError(f"lora holds {entry!r}; each entry is a path or a (path, scale) tuple")
+        return pairs
+
+    def context_size(self, trained: int) -> int:
+        """``n_ctx`` for a model that was trained with ``trained`` tokens (0: its file does not say)."""
+        if self.n_ctx is None:
+            return min(DEFAULT_N_CTX, trained) if trained else DEFAULT_N_CTX
+        return self.n_ctx or trained or DEFAULT_N_CTX
+
+    def to_core(self, path: str, n_ctx: int, n_threads: int, adapters: list[tuple[str, float]]) -> _core.ModelOptions:
+        """The extension's form, with everything left open decided by the caller."""
+        core = _core.ModelOptions()
+        core.path = path
+        core.n_ctx = n_ctx
+        core.n_batch = self.n_batch
+        core.n_ubatch = self.n_ubatch
+        core.n_threads = self.n_threads or n_threads
+        core.n_threads_batch = self.n_threads_batch or core.n_threads
+        core.n_gpu_layers = self.n_gpu_layers
+        core.main_gpu = self.main_gpu
+        core.split_mode = _SPLIT_MODES[self.split_mode]
+        core.tensor_split = [float(share) for share in self.tensor_split or ()]
+        core.offload_kqv = bool(self.offload_kqv)
+        core.flash_attn = -1 if self.flash_attn is None else int(bool(self.flash_attn))
+        core.type_k = _KV_TYPES[self.type_k]
+        core.type_v = _KV_TYPES[self.type_v]
+        core.swa_full = bool(self.swa_full)
+        core.use_mmap = bool(self.use_mmap)
+        core.use_mlock = bool(self.use_mlock)
+        core.rope_freq_base = float(self.rope_freq_base)
+        core.rope_freq_scale = float(self.rope_freq_scale)
+        core.lora = adapters
+        return core
+
+
+class WritingOptionsDict(TypedDict, total=False):
+    """Keyword arguments of :func:`colm_cpp.generate`; see :class:`GenerationOptions`."""
+
+    threshold: float | None
+    strategy: StrategyName
+    beta: float
+    alpha: float
+    schedule: ScheduleName
+    schedule_tokens: int
+    max_tokens: int | None
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    typical_p: float
+    repeat_penalty: float
+    frequency_penalty: float
+    presence_penalty: float
+    seed: int | None
+    stop: str | Sequence[str] | None
+    logit_bias: Mapping[int, float] | None
+    grammar: Any
+    logprobs: int | None
+
+
+class GenerationOptionsDict(WritingOptionsDict, total=False):
+    """Keyword arguments of a pair's ``generate`` and ``stream``; see :class:`GenerationOptions`."""
+
+    head: str | os.PathLike[str] | Head | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationOptions:
+    """How one text is written. Sampling options have the names and defaults of ``llama_cpp.Llama``.
+
+    Attributes:
+        head: the deferral head for this text. None: the pair's.
+        threshold: eta in [0, 1]: a token is deferred exactly when z_t > logit(eta). 1 is the base alone, 0 the
+            assistant alone. None: the head's own default, else 0.5.
+        strategy: what happens at a deferred position: ``"defer"`` (the assistant's distribution), ``"compose"``
+            ((1 - p) P_base + p P_assistant with p = sigmoid(z_t)) or ``"contrastive"`` (log P_assistant - beta log
+            P_base over the ids with P_assistant >= alpha max P_assistant; Li et al., arXiv 2210.15097).
+        beta: weight of the base in ``"contrastive"``, 0 or more.
+        alpha: plausibility cutoff of ``"contrastive"``, above 0 and at most 1.
+        schedule: how the threshold moves from 1 down to ``threshold`` over the first ``schedule_tokens`` generated
+            tokens. With p the share of them that is done: ``"constant"`` eta; ``"linear"`` 1 + (eta - 1) p;
+            ``"cosine"`` eta + (1 - eta)(1 + cos(pi p)) / 2; ``"exponential"`` max(eta, 0.0001)^p.
+        schedule_tokens: K, 0 or more.
+        max_tokens: new tokens at most. None: until the context is full.
+        temperature: 0 is greedy.
+        top_k: keep the k likeliest tokens; 0 is off.
+        top_p: nucleus sampling; 1 is off.
+        min_p: drop tokens below this share of the top probability; 0 is off.
+        typical_p: locally typical sampling; 1 is off.
+        repeat_penalty: divides the logits of tokens among the last 64 generated; 1 is off.
+        frequency_penalty: subtracted once per occurrence among them; 0 is off.
+        presence_penalty: subtracted once for any occurrence; 0 is off.
+        seed: for sampling and the ``random`` head, 0 to 4294967294. None draws one and reports it in ``stats``.
+        stop: the text ends before the first of these strings.
+        logit_bias: token id -> number added to its logit; ``float("-inf")`` bans it.
+        grammar: GBNF text with a rule named root, a JSON schema (dict, or text beginning with ``{``), or a
+            ``llama_cpp.LlamaGrammar``.
+        logprobs: report this many of the likeliest tokens at each position.
+    """
+
+    head: str | os.PathLike[str] | Head | None = None
+    threshold: float | None = None
+    strategy: str = "defer"
+    beta: float = 0.5
+    alpha: float = 0.1
+    schedule: str = "constant"
+    schedule_tokens: int = 0
+    max_tokens: int | None = 128
+    temperature: float = 0.8
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    typical_p: float = 1.0
+    repeat_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    seed: int | None = None
+    stop: str | Sequence[str] | None = None
+    logit_bias: Mapping[int, float] | None = None
+    grammar: Any = None
+    logprobs: int | None = None
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> GenerationOptions:
+        """Raises TypeError for an unknown name, OptionError for a value outside its range."""
+        reject_unknown(options, cls, "generate()")
+        return cls(**options)
+
+    def stop_strings(self) -> list[str]:
+        """``stop`` as a list."""
+        if self.stop is None:
+            return []
+        given = [self.stop] if isinstance(self.stop, str) else list(self.stop)
+        for text in given:
+            if not isinstance(text, str):
+                raise OptionError(f"stop holds {text!r}; stop strings are text")
+            try:
+                text.encode("utf-8")
+            except UnicodeEncodeError:
+                raise OptionError(f"the stop string {text!r} holds a lone surrogate; no text contains it") from None
+        return given
+
+    def to_core(self, default_threshold: float) -> _core.GenerationOptions:
+        """The extension's form; a seed is drawn where none is given.
+
+        Raises:
+            OptionError: a value of the wrong type or outside its range.
+            GrammarError: the JSON schema cannot be turned into a grammar.
+        """
+        _choice("strategy", self.strategy, ["defer", "compose", "contrastive"])
+        _choice("schedule", self.schedule, ["constant", "linear", "cosine", "exponential"])
+        core = _core.GenerationOptions()
+
+        policy = _core.PolicyOptions()
+        policy.threshold = _real("threshold", default_threshold if self.threshold is None else self.threshold)
+        policy.schedule = getattr(_core.Schedule, self.schedule)
+        policy.schedule_tokens = _integer("schedule_tokens", self.schedule_tokens, 0, 2**31 - 1)
+        core.policy = policy
+
+        strategy = _core.StrategyOptions()
+        strategy.strategy = getattr(_core.Strategy, self.strategy)
+        strategy.beta = _real("beta", self.beta)
+        strategy.alpha = _real("alpha", self.alpha)
+        core.strategy = strategy
+
+        sampling = _core.SamplingOptions()
+        for name in (
+            "temperature",
+            "top_p",
+            "min_p",
+            "typical_p",
+            "repeat_penalty",
+            "frequency_penalty",
+            "presence_penalty",
+        ):
+            setattr(sampling, name, _real(name, getattr(self, name)))
+        sampling.top_k = _integer("top_k", self.top_k, -(2**31), 2**31 - 1)
+        drawn = secrets.randbelow(_MAX_SEED + 1) if self.seed is None else self.seed
+        sampling.seed = _integer("seed", drawn, 0, _MAX_SEED)
+        sampling.logit_bias = [
+            (_integer("a token of logit_bias", token, -(2**31), 2**31 - 1), _real("a logit_bias", bias))
+            for token, bias in (self.logit_bias or {}).items()
+        ]
+        sampling.grammar = to_gbnf(self.grammar)
+        core.sampling = sampling
+
+        core.max_tokens = -1 if self.max_tokens is None else _integer("max_tokens", self.max_tokens, 0, 2**31 - 1)
+        core.stop = self.stop_strings()
+        core.n_logprobs = 0 if self.logprobs is None else _integer("logprobs", self.logprobs, 0, 2**31 - 1)
+        core.check()
+        return core

@@ -1,0 +1,466 @@
+"""Two loaded models and a deferral head, writing texts together."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from . import _core
+from ._log import forward_log, set_up_log
+from ._turns import Turns
+from .chat import Message, render_chat
+from .cores import usable_cores
+from .errors import ChatTemplateError, HeadError, PairClosed, TokenizeError
+from .heads import Head
+from .hub import resolve
+from .memory import check_memory as check_free_memory
+from .memory import estimate
+from .options import GenerationOptions, LoadOptions
+from .results import Completion
+from .stream import TokenStream
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Unpack
+
+    from .options import GenerationOptionsDict, LoadOptionsDict, WritingOptionsDict
+
+__all__ = ["Pair", "generate", "load"]
+
+PathLike = str | os.PathLike[str]
+TRAINING_FREE_HEADS = ("confidence", "entropy", "random")
+DEFAULT_THRESHOLD = 0.5
+CHAT_TEMPERATURE = 0.2  # that of llama_cpp.Llama.create_chat_completion
+
+_HEAD_CHOICES = (
+    "give head= one of: the path of a head file (.gguf), a colm_cpp.Head, a training-free head by name "
+    f"({', '.join(repr(name) for name in TRAINING_FREE_HEADS)}), or a token of the base's vocabulary such as "
+    "'<|defer|>'"
+)
+
+_open_pairs: weakref.WeakSet[Pair] = weakref.WeakSet()
+
+
+class Pair:
+    """A base and an assistant with one vocabulary, loaded by :func:`load`.
+
+    One text is computed at a time: calls from several threads queue. The GIL is released while models compute.
+    Use it as a context manager, or :meth:`close` it, to free the models.
+    """
+
+    def __init__(self, core: _core.Pair, head: PathLike | Head | None) -> None:
+        self._core: _core.Pair | None = core
+        self._turns = Turns()
+        self._streams: weakref.WeakSet[TokenStream] = weakref.WeakSet()
+        self._head = head
+        self._prepared: tuple[_core.Head, float] | None = None
+        if head is not None:
+            self._prepared = self._prepare(head)
+        _open_pairs.add(self)
+
+    # -- writing ----------------------------------------------------------------------------------------------
+
+    def generate(self, prompt: str | Sequence[int], **options: Unpack[GenerationOptionsDict]) -> Completion:
+        """Continues ``prompt`` and returns the whole result.
+
+        Args:
+            prompt: text, or token ids. Special tokens in a text are recognised, and BOS is added where the model
+                asks for it; token ids are taken as they are.
+            **options: see :class:`GenerationOptions`.
+
+        Raises:
+            TypeError: an unknown option.
+            OptionError: an option outside its range (GrammarError for a grammar).
+            HeadError: no head, or not one for this base (HeadMismatch).
+            TokenizeError: the prompt is empty, not Unicode, or holds an id that the models do not share.
+            ContextFull: the prompt is longer than the context.
+            GenerationError: no token is allowed, or llama.cpp reported a failure.
+            PairClosed: the pair was closed.
+            KeyboardInterrupt: Ctrl-C; the pair stays usable.
+        """
+        return self.stream(prompt, **options).completion()
+
+    def stream(self, prompt: str | Sequence[int], **options: Unpack[GenerationOptionsDict]) -> TokenStream:
+        """Continues ``prompt``, token by token. Arguments and errors are those of :meth:`generate`.
+
+        Bad arguments raise here; nothing is computed before the first token is asked for.
+        """
+        core = self._open_core()
+        return self._start(core, self._to_tokens(core, prompt), GenerationOptions.of(options))
+
+    def chat(self, messages: Sequence[Message], **options: Any) -> Completion:
+        """Answers ``messages``, a list of ``{"role": ..., "content": ...}``.
+
+        Args:
+            messages: the conversation so far.
+            chat_template: Jinja2 source. Default: the template in the base's file.
+            template_variables: further names for the template.
+            **options: as for :meth:`generate`; temperature defaults to 0.2, as in llama_cpp.Llama.
+
+        Raises:
+            ChatTemplateError: the base's file has no template and none was given, or the template refused.
+        """
+        return self.stream_chat(messages, **options).completion()
+
+    def stream_chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        chat_template: str | None = None,
+        template_variables: Mapping[str, Any] | None = None,
+        **options: Unpack[GenerationOptionsDict],
+    ) -> TokenStream:
+        """:meth:`chat`, token by token."""
+        core = self._open_core()
+        options.setdefault("temperature", CHAT_TEMPERATURE)
+        checked = GenerationOptions.of(options)
+        prompt = self.render_chat(messages, chat_template=chat_template, template_variables=template_variables)
+        base = core.base
+        # Most templates write BOS themselves; a second one would be read as text.
+        has_bos = bool(base["bos_token"]) and prompt.startswith(base["bos_token"])
+        return self._start(core, self.tokenize(prompt, add_special=not has_bos), checked)
+
+    def render_chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        chat_template: str | None = None,
+        template_variables: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The prompt that :meth:`chat` would continue. Errors are those of :meth:`chat`."""
+        base = self._open_core().base
+        template = base["chat_template"] if chat_template is None else chat_template
+        if not template:
+            raise ChatTemplateError(
+                f"{base['path']} carries no chat template; pass chat_template=, or use generate() with a prompt of "
+                "your own"
+            )
+        return render_chat(
+            messages,
+            template,
+            bos_token=base["bos_token"] or "",
+            eos_token=base["eos_token"] or "",
+            variables=template_variables,
+        )
+
+    def cancel(self) -> None:
+        """Ends the texts being written as ``cancelled``, within one step. Safe from any thread."""
+        for stream in list(self._streams):
+            if stream._started:
+                stream.cancel()
+
+    # -- tokens -----------------------------------------------------------------------------------------------
+
+    def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
+        """Token ids of ``text``.
+
+        Args:
+            text: any Unicode text.
+            add_special: add BOS and EOS where the model asks for them.
+            parse_special: recognise control tokens such as ``<|im_start|>``.
+
+        Raises:
+            TokenizeError: not a text, or one with lone surrogates.
+        """
+        if not isinstance(text, str):
+            raise TokenizeError(f"the text is of type {type(text).__name__}; give str or token ids")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise TokenizeError(
+                f"the text holds a lone surrogate ({text[error.start]!a} at character {error.start}); it is not "
+                "Unicode text. Decode its source with errors='replace'"
+            ) from None
+        return self._open_core().tokenize(text, add_special, parse_special)
+
+    def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> str:
+        """The text of token ids; control tokens only with ``special``. Bytes that are no UTF-8 become U+FFFD.
+
+        Raises:
+            TokenizeError: an id that the models do not share.
+        """
+        return self._open_core().detokenize(_to_ids(tokens), special)
+
+    # -- what it is -------------------------------------------------------------------------------------------
+
+    @property
+    def n_ctx(self) -> int:
+        """Tokens that a text may have, prompt included: the smaller of the two contexts."""
+        return self._open_core().n_ctx
+
+    @property
+    def n_embd(self) -> int:
+        """Width of the base's hidden state, and so of a head's input."""
+        return int(self._open_core().base["n_embd"])
+
+    @property
+    def vocab_fingerprint(self) -> str:
+        """16 hexadecimal digits that name the base's vocabulary, for head files."""
+        return self._open_core().vocab_fingerprint
+
+    @property
+    def n_shared(self) -> int:
+        """Ids from 0 that both models know; only these can be generated."""
+        return self._open_core().n_shared
+
+    @property
+    def base(self) -> dict[str, Any]:
+        """Facts about the loaded base: path, name, n_vocab, n_embd, n_ctx, vocab_type, chat_template, ..."""
+        return self._open_core().base
+
+    @property
+    def assistant(self) -> dict[str, Any]:
+        """The same of the assistant."""
+        return self._open_core().assistant
+
+    @property
+    def head(self) -> PathLike | Head | None:
+        """What was passed as ``head=``."""
+        return self._head
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._core is None
+
+    def forget(self) -> None:
+        """Drops what both models have read, so that the next prompt is read from its beginning."""
+        self._open_core().reset()
+
+    def close(self) -> None:
+        """Ends every text and frees both models. Closing twice is fine."""
+        for stream in list(self._streams):
+            stream._detach()
+        self._core = None
+        self._prepared = None
+
+    def __enter__(self) -> Pair:
+        self._open_core()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        if self._core is None:
+            return "<colm_cpp.Pair, closed>"
+        names = [os.path.basename(self._core.base["path"]), os.path.basename(self._core.assistant["path"])]
+        return f"<colm_cpp.Pair base={names[0]} assistant={names[1]} n_ctx={self.n_ctx}>"
+
+    # -- inside -----------------------------------------------------------------------------------------------
+
+    def _open_core(self) -> _core.Pair:
+        if self._core is None:
+            raise PairClosed("this pair was closed; load it again to go on")
+        return self._core
+
+    def _to_tokens(self, core: _core.Pair, prompt: str | Sequence[int]) -> list[int]:
+        if isinstance(prompt, str):
+            if not prompt:
+                raise TokenizeError("the prompt is empty; give at least one character")
+            return self.tokenize(prompt)
+        return _to_ids(prompt)
+
+    def _start(self, core: _core.Pair, tokens: list[int], options: GenerationOptions) -> TokenStream:
+        if options.head is not None:
+            head, default_threshold = self._prepare(options.head)
+        elif self._prepared is not None:
+            head, default_threshold = self._prepared
+        else:
+            raise HeadError(f"this pair has no deferral head; {_HEAD_CHOICES}")
+        core_options = options.to_core(default_threshold)
+        try:
+            generation = core.start(tokens, head, core_options)
+        finally:
+            forward_log()
+        stream = TokenStream(core, generation, self._turns, core_options.sampling.seed)
+        self._streams.add(stream)
+        return stream
+
+    def _prepare(self, head: PathLike | Head) -> tuple[_core.Head, float]:
+        """The extension's head and its default threshold."""
+        core = self._open_core()
+        if isinstance(head, str) and head in TRAINING_FREE_HEADS:
+            prepared = _core.training_free_head(head)
+            assert prepared is not None
+            return prepared, DEFAULT_THRESHOLD
+        if isinstance(head, (str, os.PathLike)):
+            name = os.fspath(head)
+            if _is_file(head):
+                head = Head.load(resolve(head))
+            elif name.startswith("<") or name in (core.base["bos_token"], core.base["eos_token"]):
+                return core.token_head(name), DEFAULT_THRESHOLD
+            else:
+                try:
+                    return core.token_head(name), DEFAULT_THRESHOLD
+                except HeadError:
+                    raise HeadError(
+                        f"head={name!r} is no file, no training-free head and no token of the base; {_HEAD_CHOICES}"
+                    ) from None
+        if not isinstance(head, Head):
+            raise HeadError(f"head is of type {type(head).__name__}; {_HEAD_CHOICES}")
+        learned = _core.learned_head(
+            list(head.weights),
+            list(head.biases),
+            head.n_embd,
+            head.kind,
+            head.activation,
+            list(head.features),
+            head.top_k,
+            head.vocab_fingerprint or "",
+        )
+        core.check_head(learned)
+        return learned, DEFAULT_THRESHOLD if head.default_threshold is None else head.default_threshold
+
+
+def _is_file(head: PathLike) -> bool:
+    """Whether ``head`` names a file rather than a token or a training-free head."""
+    if not isinstance(head, str):
+        return True
+    if head in TRAINING_FREE_HEADS or "\0" in head:
+        return False
+    return head.startswith("hf:") or head.lower().endswith(".gguf") or os.path.exists(head)
+
+
+def _to_ids(tokens: Sequence[int]) -> list[int]:
+    if isinstance(tokens, (bytes, bytearray)) or not hasattr(tokens, "__iter__"):
+        raise TokenizeError(f"the prompt is of type {type(tokens).__name__}; give str or token ids")
+    ids = []
+    for token in tokens:
+        if isinstance(token, bool) or not hasattr(token, "__index__"):
+            raise TokenizeError(f"a prompt token is {token!r}; token ids are whole numbers")
+        number = token.__index__()
+        if not -(2**31) <= number < 2**31:
+            raise TokenizeError(f"a prompt token is {number}; no vocabulary has such an id")
+        ids.append(number)
+    return ids
+
+
+def _model_path(name: str, value: object) -> str:
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{name}= is of type {type(value).__name__}; give the path of a GGUF file or hf:org/repo/file")
+    path = os.path.expanduser(resolve(value))
+    if "\0" in path:
+        raise TokenizeError(f"{name}={path!r} holds a NUL character; no file has such a name")
+    return path
+
+
+def _trained_n_ctx(path: str) -> int:
+    metadata = _core.inspect_gguf(path)["metadata"]
+    length = metadata.get(f"{metadata.get('general.architecture')}.context_length", 0)
+    return int(length) if isinstance(length, int) and length >= 2 else 0
+
+
+def load(
+    base: PathLike,
+    assistant: PathLike,
+    head: PathLike | Head | None = None,
+    *,
+    base_options: LoadOptionsDict | None = None,
+    assistant_options: LoadOptionsDict | None = None,
+    progress: Callable[[float], object] | None = None,
+    check_memory: bool = True,
+    **options: Unpack[LoadOptionsDict],
+) -> Pair:
+    """Loads a pair of models that share one vocabulary.
+
+    Args:
+        base: the base's GGUF file, or ``hf:org/repo/file-pattern.gguf`` (``@revision`` may follow) on the hub.
+        assistant: the assistant's, likewise.
+        head: the deferral head: the path of a head file, a :class:`Head`, a training-free head by name
+            (``"confidence"``, ``"entropy"``, ``"random"``), or a token of the base's vocabulary that serves as the
+            head (``"<|defer|>"``). It can also be given with each text.
+        base_options: options for the base alone; they override those for both.
+        assistant_options: options for the assistant alone, likewise.
+        progress: called with the loaded fraction, 0 to 1; returning False stops the load.
+        check_memory: compare the estimated memory of both with what is free first.
+        **options: for both models; see :class:`LoadOptions`.
+
+    Raises:
+        TypeError: an unknown option.
+        OptionError: an option outside its range.
+        LoadError: a file is missing, damaged, not a model, or llama.cpp refused it.
+        NotEnoughMemory: the estimate exceeds what is free.
+        VocabMismatch: the vocabularies differ; the message names the first differing token.
+        HeadError: ``head`` is nothing that can serve as one; HeadMismatch where it is another base's.
+        DownloadError: a hub file cannot be had.
+    """
+    if head is not None and not isinstance(head, (str, os.PathLike, Head)):
+        raise HeadError(f"head is of type {type(head).__name__}; {_HEAD_CHOICES}")
+    if head is not None and not isinstance(head, Head) and _is_file(head):
+        head = Head.load(resolve(head))  # a bad head file is reported before minutes of loading
+    chosen = (LoadOptions.merge(options, base_options), LoadOptions.merge(options, assistant_options))
+    set_up_log()
+    paths = (_model_path("base", base), _model_path("assistant", assistant))
+    trained = [_trained_n_ctx(path) for path in paths]
+    # Left to themselves, both get the context that both were trained for.
+    common = min((n for n in trained if n), default=0)
+    sizes = [o.context_size(common if o.n_ctx is None else n) for o, n in zip(chosen, trained, strict=True)]
+    if check_memory:
+        check_free_memory(
+            *(
+                estimate(
+                    path,
+                    n_ctx=n_ctx,
+                    n_ubatch=min(o.n_ubatch, o.n_batch, n_ctx),
+                    type_k=o.type_k,
+                    type_v=o.type_v,
+                    n_gpu_layers=o.n_gpu_layers,
+                )
+                for path, n_ctx, o in zip(paths, sizes, chosen, strict=True)
+            )
+        )
+    cores = usable_cores()
+    core_options = [
+        o.to_core(path, n_ctx, cores, [(resolve(adapter), scale) for adapter, scale in o.adapters()])
+        for o, path, n_ctx in zip(chosen, paths, sizes, strict=True)
+    ]
+    try:
+        core = _core.Pair(core_options[0], core_options[1], progress)
+    finally:
+        forward_log()
+    return Pair(core, head)
+
+
+def generate(
+    prompt: str | Sequence[int],
+    *,
+    base: PathLike,
+    assistant: PathLike,
+    head: PathLike | Head | None = None,
+    load_options: LoadOptionsDict | None = None,
+    **options: Unpack[WritingOptionsDict],
+) -> Completion:
+    """Loads a pair, continues ``prompt`` once, and frees the pair.
+
+    For more than one text, :func:`load` the pair and keep it: loading takes longer than a short text.
+
+    Args:
+        prompt: text or token ids.
+        base: as for :func:`load`.
+        assistant: as for :func:`load`.
+        head: as for :func:`load`; needed here.
+        load_options: see :class:`LoadOptions`.
+        **options: see :class:`GenerationOptions`.
+
+    Raises:
+        Everything that :func:`load` and :meth:`Pair.generate` raise.
+    """
+    if head is None:
+        raise HeadError(f"generate() needs a deferral head; {_HEAD_CHOICES}")
+    GenerationOptions.of({**options, "head": head}).to_core(DEFAULT_THRESHOLD)  # before minutes of loading
+    with load(base, assistant, head, **(load_options or {})) as pair:
+        return pair.generate(prompt, **options)
+
+
+@atexit.register
+def _close_open_pairs() -> None:
+    # Models must be gone before the interpreter is: a daemon thread may still be computing on them.
+    for pair in list(_open_pairs):
+        pair.close()

@@ -1,0 +1,142 @@
+"""What a generation gives back: plain frozen values."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+__all__ = ["Completion", "FinishReason", "Source", "Stats", "Token", "TopLogprob"]
+
+Source = Literal["base", "assistant"]
+FinishReason = Literal["stop", "length", "eos", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class TopLogprob:
+    """One of the likeliest tokens at a position.
+
+    Attributes:
+        id: token id.
+        text: the token's text (U+FFFD where its bytes are not whole characters).
+        logprob: natural logarithm of its probability under the distribution that chose the token.
+    """
+
+    id: int
+    text: str
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One generated token.
+
+    Attributes:
+        id: token id in the shared vocabulary.
+        text: the text that became certain with this token. Joined over all tokens it is the whole text: a
+            character spread over several tokens belongs to the last of them, and a token (or part of one) behind
+            the beginning of a stop string has none.
+        source: which model's turn it was, ``"base"`` or ``"assistant"``.
+        defer_logit: z_t, the deferral logit.
+        threshold: eta in force at this position.
+        logprob: natural log-probability of the token under the distribution that chose it (base's, assistant's, or
+            the strategy's mixture), before temperature, penalties, grammar and truncation.
+        top_logprobs: the likeliest tokens, descending; empty unless ``logprobs`` was given.
+    """
+
+    id: int
+    text: str
+    source: Source
+    defer_logit: float
+    threshold: float
+    logprob: float
+    top_logprobs: tuple[TopLogprob, ...] = ()
+
+    @property
+    def defer_prob(self) -> float:
+        """P(Z_t = 1 | x_<t) = sigmoid(z_t)."""
+        z = self.defer_logit
+        return 1.0 / (1.0 + math.exp(-z)) if z >= 0 else math.exp(z) / (1.0 + math.exp(z))
+
+    @property
+    def deferred(self) -> bool:
+        """Whether it was the assistant's turn."""
+        return self.source == "assistant"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready fields, ``defer_prob`` included."""
+        fields = dataclasses.asdict(self)
+        for name in ("defer_logit", "logprob"):
+            if not math.isfinite(fields[name]):  # JSON has no infinities
+                fields[name] = None
+        return {**fields, "defer_prob": self.defer_prob}
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Counts and times of one generation.
+
+    Attributes:
+        prompt_tokens: tokens in the prompt.
+        generated_tokens: tokens generated, an end-of-generation token included.
+        deferral_rate: share of the generated tokens on the assistant's turn, 0 to 1.
+        base_steps: positions at which the base gave a distribution.
+        assistant_calls: positions at which the assistant was asked.
+        base_tokens_read: tokens that the base evaluated, of the prompt and of the text; less than prompt plus text
+            where the beginning was known from the call before.
+        assistant_tokens_read: the same of the assistant.
+        prefill_s: seconds until the base's first distribution, plus the assistant's first reading.
+        decode_s: seconds of everything after.
+        tokens_per_s: generated tokens per second of ``decode_s``; 0 where nothing was generated.
+        seed: the seed in use, drawn or given.
+    """
+
+    prompt_tokens: int
+    generated_tokens: int
+    deferral_rate: float
+    base_steps: int
+    assistant_calls: int
+    base_tokens_read: int
+    assistant_tokens_read: int
+    prefill_s: float
+    decode_s: float
+    tokens_per_s: float
+    seed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready fields."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A finished text.
+
+    Attributes:
+        text: the generated text, without prompt and stop string.
+        tokens: the tokens that wrote it; the end-of-generation token is not among them.
+        finish_reason: ``"eos"`` (a model ended the text), ``"stop"`` (a stop string), ``"length"`` (``max_tokens``
+            or the context is used up) or ``"cancelled"``.
+        stats: counts and times.
+        end_token: the end-of-generation token, with who chose it; None unless ``finish_reason`` is ``"eos"``.
+    """
+
+    text: str
+    tokens: tuple[Token, ...]
+    finish_reason: FinishReason
+    stats: Stats
+    end_token: Token | None = None
+
+    def __str__(self) -> str:
+        return self.text
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready fields."""
+        return {
+            "text": self.text,
+            "finish_reason": self.finish_reason,
+            "tokens": [token.to_dict() for token in self.tokens],
+            "end_token": None if self.end_token is None else self.end_token.to_dict(),
+            "stats": self.stats.to_dict(),
+        }

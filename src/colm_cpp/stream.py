@@ -1,0 +1,187 @@
+"""A text while it is written."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from . import _core
+from ._log import forward_log
+from .errors import PairClosed
+from .results import Completion, FinishReason, Stats, Token, TopLogprob
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from ._turns import Turns
+
+__all__ = ["TokenStream"]
+
+
+class TokenStream:
+    """An iterator over the tokens of one text, made by ``pair.stream()``.
+
+    The pair computes while the stream is iterated, and other threads' texts wait until it ends. Leaving a loop early
+    ends it (so do :meth:`close` and the end of a ``with`` block); the pair stays usable and keeps what it has read.
+
+    Attributes:
+        finish_reason: why the text ended; None while it goes on, or when it was left early.
+        seed: the seed in use.
+    """
+
+    finish_reason: FinishReason | None
+    seed: int
+
+    def __init__(self, pair: _core.Pair, generation: _core.Generation, turns: Turns, seed: int) -> None:
+        self._pair: _core.Pair | None = pair
+        self._generation: _core.Generation | None = generation
+        self._turns = turns
+        self._started = False
+        self._done = False
+        self._tokens: list[Token] = []
+        self._final: tuple[Stats, Token | None] | None = None
+        self.seed = seed
+        self.finish_reason = None
+
+    def __iter__(self) -> TokenStream:
+        return self
+
+    def __next__(self) -> Token:
+        if self._done:
+            raise StopIteration
+        generation, pair = self._generation, self._pair
+        if generation is None or pair is None:
+            raise PairClosed("the pair of this stream was closed; load it again to go on")
+        if self._started:
+            self._turns.keep(self)
+        else:
+            self._started = True
+            self._turns.take(self)
+            if self._generation is None:  # closed while waiting
+                self._end()
+                raise PairClosed("the pair of this stream was closed; load it again to go on")
+        try:
+            step = generation.next()
+        except BaseException:
+            self._end()
+            raise
+        finally:
+            forward_log()
+        if step is None:
+            self.finish_reason = cast(FinishReason, generation.finish_reason)
+            self._final = self._summary(generation, pair)
+            self._end()
+            raise StopIteration
+        token = _to_token(step, pair)
+        self._tokens.append(token)
+        return token
+
+    def _end(self) -> None:
+        self._done = True
+        self._turns.give_back(self)
+
+    def _summary(self, generation: _core.Generation, pair: _core.Pair) -> tuple[Stats, Token | None]:
+        counts = generation.stats()
+        end_step = generation.end_step
+        generated = len(generation.tokens) - generation.n_prompt
+        stats = Stats(
+            prompt_tokens=generation.n_prompt,
+            generated_tokens=generated,
+            deferral_rate=counts["n_deferred"] / generated if generated else 0.0,
+            base_steps=counts["base_steps"],
+            assistant_calls=counts["assistant_calls"],
+            base_tokens_read=counts["base_tokens_read"],
+            assistant_tokens_read=counts["assistant_tokens_read"],
+            prefill_s=counts["prefill_s"],
+            decode_s=counts["decode_s"],
+            tokens_per_s=generated / counts["decode_s"] if generated and counts["decode_s"] > 0 else 0.0,
+            seed=self.seed,
+        )
+        return stats, None if end_step is None else _to_token(end_step, pair)
+
+    @property
+    def stats(self) -> Stats:
+        """Counts and times so far.
+
+        Raises:
+            PairClosed: the pair was closed before the text ended.
+        """
+        if self._final is not None:
+            return self._final[0]
+        if self._generation is None or self._pair is None:
+            raise PairClosed("the pair of this stream was closed; its counts are gone")
+        return self._summary(self._generation, self._pair)[0]
+
+    @property
+    def calls(self) -> list[tuple[str, int, int, bool, bool]]:
+        """Every call of llama_decode so far, in order: (model, position, n_tokens, logits wanted, hidden wanted)."""
+        if self._generation is None:
+            raise PairClosed("the pair of this stream was closed; its calls are gone")
+        return self._generation.calls()
+
+    @property
+    def token_ids(self) -> list[int]:
+        """Prompt and generated token ids so far, an end-of-generation token included."""
+        if self._generation is None:
+            raise PairClosed("the pair of this stream was closed; its tokens are gone")
+        return self._generation.tokens
+
+    def completion(self) -> Completion:
+        """Runs the stream to its end and joins it.
+
+        Raises:
+            PairClosed: the pair was closed before the text ended.
+            GenerationError: no token is allowed, or llama.cpp reported a failure.
+        """
+        for _ in self:
+            pass
+        if self._final is None or self.finish_reason is None:
+            raise PairClosed("this stream was closed before its text ended")
+        stats, end_token = self._final
+        return Completion(
+            text="".join(token.text for token in self._tokens),
+            tokens=tuple(self._tokens),
+            finish_reason=self.finish_reason,
+            stats=stats,
+            end_token=end_token,
+        )
+
+    def cancel(self) -> None:
+        """Asks the text to end as ``cancelled`` within one step. Safe from any thread."""
+        generation = self._generation
+        if generation is not None:
+            generation.cancel()
+
+    def close(self) -> None:
+        """Ends the text where it stands; further iteration stops at once."""
+        self._end()
+
+    def _detach(self) -> None:
+        """Lets go of the models, for a pair that is being closed."""
+        self.cancel()
+        self._generation = None
+        self._pair = None
+
+    def __enter__(self) -> TokenStream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # A loop left by `break` drops the last reference to the stream: its turn must not be kept.
+        self._end()
+
+
+def _to_token(step: tuple[Any, ...], pair: _core.Pair) -> Token:
+    token, text, source, defer_logit, threshold, logprob, top = step
+    return Token(
+        id=token,
+        text=text,
+        source=source,
+        defer_logit=defer_logit,
+        threshold=threshold,
+        logprob=logprob,
+        top_logprobs=tuple(TopLogprob(i, pair.detokenize([i], True), p) for i, p in top),
+    )
