@@ -1,0 +1,207 @@
+"""A look-alike of the model hub on 127.0.0.1, as far as the real client talks to it.
+
+It serves the file list of a repository (``/api/models/...``) and its files (``/org/repo/resolve/...``)
+with the headers and error codes that the client acts on, keeps a record of every request, and can cut
+answers off in the middle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from urllib.parse import unquote, urlsplit
+
+
+def commit_of(label: str) -> str:
+    """A commit id as git makes them: 40 hex digits."""
+    return hashlib.sha1(label.encode()).hexdigest()
+
+
+@dataclass
+class Repo:
+    """A repository: which commit each branch or tag is, and the files of each commit."""
+
+    refs: dict[str, str]
+    commits: dict[str, dict[str, bytes]]
+    token: str | None = None  # if set, the repository is private and this is the token that may read it
+    gated: bool = False  # everyone sees the file list, nobody gets a file
+
+    @classmethod
+    def of(cls, files: dict[str, bytes], *, token: str | None = None, gated: bool = False) -> Repo:
+        """A repository with one commit, which is its main branch."""
+        commit = commit_of(repr(sorted(files)))
+        return cls({"main": commit}, {commit: files}, token, gated)
+
+
+@dataclass
+class Request:
+    """One request and what was sent in return."""
+
+    method: str
+    path: str  # percent-decoded, without the query
+    headers: dict[str, str]  # names in lower case
+    status: int = 0
+    sent: int = 0  # bytes of a file's content, before any cut
+
+
+@dataclass
+class HubServer:
+    """The server; use it as a context manager.
+
+    Attributes:
+        repos: what it holds, by ``org/repo``.
+        requests: every request so far, in order.
+        cuts: for each of the next GETs of a file, how many bytes to send before closing the connection.
+        failing: HTTP status with which to answer every request of the method that is the key.
+        page: if set, every GET is answered with this web page, as a network's login page would be.
+    """
+
+    repos: dict[str, Repo] = field(default_factory=dict)
+    requests: list[Request] = field(default_factory=list)
+    cuts: deque[int] = field(default_factory=deque)
+    failing: dict[str, int] = field(default_factory=dict)
+    page: bytes | None = None
+
+    def __enter__(self) -> HubServer:
+        server = self
+
+        class Handler(_Handler):
+            hub = server
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http.daemon_threads = True
+        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02})
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._http.shutdown()
+        self._thread.join()
+        self._http.server_close()
+
+    @property
+    def endpoint(self) -> str:
+        """What HF_ENDPOINT would be."""
+        return f"http://127.0.0.1:{self._http.server_address[1]}"
+
+    def seen(self, method: str, part: str = "") -> list[Request]:
+        """The requests so far with this method whose path contains `part`."""
+        return [r for r in self.requests if r.method == method and part in r.path]
+
+    def bytes_sent(self) -> int:
+        """How many bytes of files were sent so far."""
+        return sum(r.sent for r in self.requests)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hub: HubServer
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each body waits for the client's delayed acknowledgement
+    seen: Request
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Keeps the test's stderr free for what the test looks at."""
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        raw = urlsplit(self.path).path
+        self.seen = Request(self.command, unquote(raw), {k.lower(): v for k, v in self.headers.items()})
+        self.hub.requests.append(self.seen)
+        if self.command in self.hub.failing:
+            self._refuse(self.hub.failing[self.command], None, "out of order")
+            return
+        if self.hub.page is not None:
+            self._begin(200, {"Content-Type": "text/html", "Content-Length": str(len(self.hub.page))})
+            self._body(self.hub.page)
+            return
+
+        # Split before decoding: a revision's own slashes arrive as %2F.
+        api = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?", raw)
+        file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", raw)
+        match = api or file
+        if match is None:
+            self._refuse(404, None, "no such page")
+            return
+        name, revision = unquote(match[1]), unquote(match[2] or "main")
+        repo = self.hub.repos.get(name)
+        if repo is None:
+            self._refuse(404, "RepoNotFound", "Repository not found")
+            return
+        given = self.seen.headers.get("authorization")
+        if repo.token is not None and given != f"Bearer {repo.token}":
+            if given is None:
+                self._refuse(401, "RepoNotFound", "Invalid username or password.")
+            else:
+                self._refuse(401, None, "Invalid credentials in Authorization header")
+            return
+        commit = repo.refs.get(revision, revision)
+        files = repo.commits.get(commit)
+        if files is None:
+            self._refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+        elif api:
+            self._list(name, commit, files)
+        elif repo.gated:
+            self._refuse(403, "GatedRepo", "Access to this model is restricted")
+        elif unquote(match[3]) not in files:
+            self._refuse(404, "EntryNotFound", "Entry not found")
+        else:
+            self._send_file(commit, files[unquote(match[3])])
+
+    def _list(self, name: str, commit: str, files: dict[str, bytes]) -> None:
+        siblings = [{"rfilename": file} for file in files]
+        body = json.dumps({"id": name, "modelId": name, "sha": commit, "siblings": siblings, "tags": []}).encode()
+        self._begin(200, {"Content-Type": "application/json", "Content-Length": str(len(body))})
+        self._body(body)
+
+    def _send_file(self, commit: str, content: bytes) -> None:
+        headers = {
+            "ETag": f'"{hashlib.sha256(content).hexdigest()}"',
+            "X-Repo-Commit": commit,
+            "Accept-Ranges": "bytes",
+            "Content-Type": "application/octet-stream",
+        }
+        status, start = 200, 0
+        wanted = re.fullmatch(r"bytes=(\d+)-", self.seen.headers.get("range", ""))
+        if wanted and self.command == "GET":
+            status, start = 206, int(wanted[1])
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        body = content[start:]
+        self._begin(status, {**headers, "Content-Length": str(len(body))})
+        if self.command == "HEAD":
+            return
+        if self.hub.cuts:
+            body = body[: self.hub.cuts.popleft()]
+            self.close_connection = True
+        self.seen.sent = len(body)
+        self._body(body)
+
+    def _refuse(self, status: int, code: str | None, message: str) -> None:
+        headers = {"Content-Length": "0", "X-Error-Message": message}
+        if code is not None:
+            headers["X-Error-Code"] = code
+        self._begin(status, headers)
+
+    def _begin(self, status: int, headers: dict[str, str]) -> None:
+        self.seen.status = status
+        self.send_response(status)
+        for key, value in headers.items():
+            self.send_header(key, value)
+        self.end_headers()
+
+    def _body(self, body: bytes) -> None:
+        if self.command != "HEAD":
+            self.wfile.write(body)
+            self.wfile.flush()
