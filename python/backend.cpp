@@ -60,6 +60,7 @@ void register_backend(py::module_& module) {
             result["array_lengths"] = info.array_lengths;
             result["small_int_arrays"] = info.small_int_arrays;
             result["n_tensors"] = info.n_tensors;
+            result["n_parameters"] = info.n_parameters;
             result["tensor_bytes"] = info.tensor_bytes;
             result["file_bytes"] = info.file_bytes;
             result["expected_bytes"] = info.expected_bytes;

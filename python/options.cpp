@@ -5,6 +5,7 @@
 
 #include "bindings.h"
 #include "llama/model_options.h"
+#include "llama/pair.h"
 
 namespace py = pybind11;
 
@@ -86,7 +87,9 @@ void register_options(py::module_& module) {
         .def_readwrite("sampling", &GenerationOptions::sampling)
         .def_readwrite("max_tokens", &GenerationOptions::max_tokens)
         .def_readwrite("stop", &GenerationOptions::stop)
-        .def_readwrite("n_logprobs", &GenerationOptions::n_logprobs);
+        .def_readwrite("n_logprobs", &GenerationOptions::n_logprobs)
+        .def("check", &llama::check_options,
+             "Raise OptionError for an option outside its range, whatever the pair.");
 }
 
 }  // namespace colm::python

@@ -107,6 +107,8 @@ GgufInfo inspect_gguf(const std::string& path) {
     for (std::int64_t id = 0; id < info.n_tensors; ++id) {
         const std::uint64_t size = gguf_get_tensor_size(gguf.get(), id);
         info.tensor_bytes += size;
+        const std::int64_t* shape = gguf_get_tensor_ne(gguf.get(), id);
+        info.n_parameters += shape[0] * shape[1] * shape[2] * shape[3];
         data_bytes = std::max<std::uint64_t>(data_bytes, gguf_get_tensor_offset(gguf.get(), id) + size);
     }
     info.expected_bytes = gguf_get_data_offset(gguf.get()) + data_bytes;

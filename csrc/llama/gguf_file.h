@@ -28,6 +28,7 @@ struct GgufInfo {
     std::map<std::string, std::vector<std::int64_t>>
         small_int_arrays;  // integer arrays of at most 1024 entries
     std::int64_t n_tensors = 0;
+    std::int64_t n_parameters = 0;
     std::uint64_t tensor_bytes = 0;
     std::uint64_t file_bytes = 0;
     bool truncated = false;  // the file ends before the last tensor does

@@ -10,6 +10,17 @@
 
 namespace colm::llama {
 
+void check_options(const GenerationOptions& options) {
+    const Policy policy(options.policy);
+    const Mixer mixer(options.strategy);
+    const TextStream text(options.stop);
+    LlamaSampler::check(options.sampling);
+    if (options.n_logprobs < 0)
+        throw OptionError("logprobs is " + std::to_string(options.n_logprobs) + "; it must be 0 or more");
+    if (options.max_tokens < -1)
+        throw OptionError("max_tokens is " + std::to_string(options.max_tokens) + "; it must be 0 or more");
+}
+
 Pair::Pair(const ModelOptions& base_options, const ModelOptions& assistant_options) {
     auto base = std::make_unique<LlamaModel>(base_options);
     auto assistant = std::make_unique<LlamaModel>(assistant_options);
@@ -31,8 +42,7 @@ std::shared_ptr<Generation> Pair::start(std::vector<Token> prompt, std::shared_p
                                         std::function<bool()> poll_interrupt) const {
     check_head(*head);
     check_prompt(prompt);
-    if (options.n_logprobs < 0)
-        throw OptionError("logprobs is " + std::to_string(options.n_logprobs) + "; it must be 0 or more");
+    check_options(options);
     Router router{
         std::move(head),         Policy(options.policy),
         Mixer(options.strategy), std::make_unique<LlamaSampler>(options.sampling, base_->vocab(), n_shared_),

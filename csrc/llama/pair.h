@@ -13,6 +13,9 @@
 
 namespace colm::llama {
 
+// Throws OptionError for an option outside its range, whatever the pair.
+void check_options(const GenerationOptions& options);
+
 class Pair {
   public:
     // Loads both models. Throws OptionError, LoadError or VocabMismatch.

@@ -25,7 +25,9 @@ void require(bool condition, const char* name, double value, const char* limit) 
     if (!condition) throw OptionError(std::string(name) + " is " + number(value) + "; it must be " + limit);
 }
 
-void check(const SamplingOptions& o, std::size_t n_choices) {
+}  // namespace
+
+void LlamaSampler::check(const SamplingOptions& o) {
     require(std::isfinite(o.temperature) && o.temperature >= 0, "temperature", o.temperature, "0 or more");
     require(o.top_p >= 0 && o.top_p <= 1, "top_p", o.top_p, "between 0 and 1");
     require(o.min_p >= 0 && o.min_p <= 1, "min_p", o.min_p, "between 0 and 1");
@@ -38,19 +40,20 @@ void check(const SamplingOptions& o, std::size_t n_choices) {
     require(o.seed != LLAMA_DEFAULT_SEED, "seed", o.seed,
             "below 4294967295, which llama.cpp takes for \"random\"");
     for (const auto& [token, bias] : o.logit_bias) {
-        if (token < 0 || static_cast<std::size_t>(token) >= n_choices)
-            throw OptionError("logit_bias names token " + std::to_string(token) + "; ids from 0 to " +
-                              std::to_string(n_choices - 1) + " can be chosen");
+        (void)token;
         require(std::isfinite(bias) || bias == kMinusInfinity, "a logit_bias", bias,
                 "finite, or -inf to ban a token");
     }
 }
 
-}  // namespace
-
 LlamaSampler::LlamaSampler(const SamplingOptions& o, const llama_vocab* vocab, std::size_t n_choices)
     : greedy_(o.temperature == 0.0f) {
-    check(o, n_choices);
+    check(o);
+    for (const auto& entry : o.logit_bias) {
+        if (entry.first < 0 || static_cast<std::size_t>(entry.first) >= n_choices)
+            throw OptionError("logit_bias names token " + std::to_string(entry.first) + "; ids from 0 to " +
+                              std::to_string(n_choices - 1) + " can be chosen");
+    }
     llama_sampler_chain_params params = llama_sampler_chain_default_params();
     params.no_perf = true;
     constraints_.reset(llama_sampler_chain_init(params));

@@ -21,6 +21,9 @@ class LlamaSampler final : public Sampler {
     Token choose(View<const float> logits, const Distribution& distribution) override;
     void accept(Token token) override;
 
+    // Throws OptionError for an option outside its range, whatever the model.
+    static void check(const SamplingOptions& options);
+
   private:
     void add(llama_sampler* sampler);
 
