@@ -1,0 +1,142 @@
+"""Tiny pairs made once per session, and the real models where the machine has them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+import tiny_models as tm
+
+import colm_cpp as colm
+
+Options: TypeAlias = Mapping[str, Any]
+"""Keyword arguments of `tiny_models.make_model`."""
+
+DEFAULT_KV: dict[str, Any] = {"type_k": "f16", "type_v": "f16", "flash_attn": None}
+"""What `load` itself takes."""
+
+# Without the float16 of the usual cache and of flash attention, what is computed hardly depends on how a text was cut
+# into batches. More threads than one are slower on models of this size.
+TINY_LOAD: dict[str, Any] = {
+    "n_ctx": 256,
+    "n_threads": 1,
+    "n_threads_batch": 1,
+    "type_k": "f32",
+    "type_v": "f32",
+    "flash_attn": False,
+}
+
+# The vocabularies are padded differently, as those of real models of one family are, and the base has the
+# token that a checkpoint of the reference implementation would have.
+BASE: dict[str, Any] = {"arch": "llama", "seed": 1, "extra_tail": (tm.DEFER,), "n_padding": 4}
+ASSISTANT: dict[str, Any] = {"arch": "qwen2", "seed": 2, "n_padding": 11}
+
+REAL_FILES = {
+    "base": "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
+    "assistant": "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
+    "smollm2": "smollm2-135m-instruct-q4_1.gguf",
+    "gemma3": "gemma-3-270m-q4_k_m.gguf",
+}
+
+
+class TinyModels:
+    """Writes each tiny model once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._paths: dict[str, Path] = {}
+
+    def __call__(self, **options: Any) -> Path:
+        """The file of the model with these options of `tiny_models.make_model`."""
+        key = repr(sorted(options.items()))
+        if key not in self._paths:
+            self._paths[key] = tm.make_model(self._folder / f"tiny-{len(self._paths)}.gguf", **options)
+        return self._paths[key]
+
+
+class TinyPairs:
+    """Loads pairs of tiny models and closes them at the end."""
+
+    def __init__(self, models: TinyModels) -> None:
+        self._models = models
+        self._pairs: list[colm.Pair] = []
+
+    def __call__(
+        self,
+        base: Options = BASE,
+        assistant: Options = ASSISTANT,
+        head: str | colm.Head | None = "confidence",
+        **load: Any,
+    ) -> colm.Pair:
+        """A new pair; `load` overrides `TINY_LOAD`."""
+        pair = colm.load(self._models(**base), self._models(**assistant), head, **{**TINY_LOAD, **load})
+        self._pairs.append(pair)
+        return pair
+
+    def close(self) -> None:
+        for pair in self._pairs:
+            pair.close()
+
+
+class RealModels:
+    """The real models in the folder that COLM_MODELS names."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __getitem__(self, name: str) -> Path:
+        """The file of a model of `REAL_FILES`; skips the test where it is absent."""
+        path = self._folder / REAL_FILES[name]
+        if not path.is_file():
+            pytest.skip(f"{path} is absent")
+        return path
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
+    """`tiny_model(arch="llama", seed=1, ...)`: the path of a tiny model."""
+    return TinyModels(tmp_path_factory.mktemp("tiny-models"))
+
+
+@pytest.fixture
+def tiny_pair(tiny_model: TinyModels) -> Iterator[TinyPairs]:
+    """`tiny_pair(base_options, assistant_options, head, n_ctx=...)`: a fresh pair, closed after the test."""
+    pairs = TinyPairs(tiny_model)
+    yield pairs
+    pairs.close()
+
+
+@pytest.fixture(scope="session")
+def shared_pairs(tiny_model: TinyModels) -> Iterator[Callable[..., colm.Pair]]:
+    """As `tiny_pair`, but equal arguments give the same pair throughout the session. Do not close it."""
+    pairs = TinyPairs(tiny_model)
+    cached: dict[str, colm.Pair] = {}
+
+    def shared(base: Options = BASE, assistant: Options = ASSISTANT, **load: Any) -> colm.Pair:
+        key = repr((sorted(base.items()), sorted(assistant.items()), sorted(load.items())))
+        if key not in cached:
+            cached[key] = pairs(base, assistant, **load)
+        return cached[key]
+
+    yield shared
+    pairs.close()
+
+
+@pytest.fixture
+def pair(shared_pairs: Callable[..., colm.Pair]) -> colm.Pair:
+    """The default pair (llama and qwen2, head "confidence"), having read nothing."""
+    shared = shared_pairs()
+    shared.forget()
+    return shared
+
+
+@pytest.fixture(scope="session")
+def real_models() -> RealModels:
+    """The real models; skips where COLM_MODELS names no folder. Tests with it carry the marker of that name."""
+    folder = os.environ.get("COLM_MODELS")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("COLM_MODELS names no folder with the real models")
+    return RealModels(Path(folder))
