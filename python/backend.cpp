@@ -22,9 +22,7 @@ void register_backend(py::module_& module) {
     module.def("drain_log", [] {
         py::list lines;
         for (const llama::LogLine& line : llama::drain_log())
-            lines.append(py::make_tuple(
-                line.level, py::reinterpret_steal<py::str>(PyUnicode_DecodeUTF8(
-                                line.text.data(), static_cast<py::ssize_t>(line.text.size()), "replace"))));
+            lines.append(py::make_tuple(line.level, to_str(line.text)));
         return lines;
     });
     module.def("devices", [] {
@@ -50,15 +48,18 @@ void register_backend(py::module_& module) {
             py::dict metadata;
             for (const auto& [key, value] : info.metadata) {
                 if (const auto* text = std::get_if<std::string>(&value))
-                    metadata[key.c_str()] = py::reinterpret_steal<py::str>(PyUnicode_DecodeUTF8(
-                        text->data(), static_cast<py::ssize_t>(text->size()), "replace"));
+                    metadata[to_str(key)] = to_str(*text);
                 else
-                    metadata[key.c_str()] = py::cast(value);
+                    metadata[to_str(key)] = py::cast(value);
             }
             py::dict result;
             result["metadata"] = metadata;
-            result["array_lengths"] = info.array_lengths;
-            result["small_int_arrays"] = info.small_int_arrays;
+            py::dict lengths;
+            for (const auto& [key, length] : info.array_lengths) lengths[to_str(key)] = length;
+            py::dict small;
+            for (const auto& [key, values] : info.small_int_arrays) small[to_str(key)] = values;
+            result["array_lengths"] = lengths;
+            result["small_int_arrays"] = small;
             result["n_tensors"] = info.n_tensors;
             result["n_parameters"] = info.n_parameters;
             result["tensor_bytes"] = info.tensor_bytes;

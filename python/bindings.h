@@ -3,7 +3,15 @@
 
 #include <pybind11/pybind11.h>
 
+#include <string>
+
 namespace colm::python {
+
+// Text out of files and from llama.cpp need not be UTF-8.
+inline pybind11::str to_str(const std::string& text) {
+    return pybind11::reinterpret_steal<pybind11::str>(
+        PyUnicode_DecodeUTF8(text.data(), static_cast<pybind11::ssize_t>(text.size()), "replace"));
+}
 
 void register_errors();
 void register_backend(pybind11::module_& module);

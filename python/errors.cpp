@@ -15,16 +15,12 @@ void register_errors() {
             std::rethrow_exception(pointer);
         } catch (const Error& error) {
             const py::object type = py::module_::import("colm_cpp.errors").attr(error.kind());
-            // File names may not be UTF-8.
-            const auto message = py::reinterpret_steal<py::object>(PyUnicode_DecodeUTF8(
-                error.what(), static_cast<py::ssize_t>(std::char_traits<char>::length(error.what())),
-                "replace"));
-            const py::object exception = type(message);
+            const py::object exception = type(to_str(error.what()));
             for (const auto& [name, value] : error.fields()) {
                 if (const auto* integer = std::get_if<std::int64_t>(&value))
                     exception.attr(name.c_str()) = *integer;
                 else
-                    exception.attr(name.c_str()) = std::get<std::string>(value);
+                    exception.attr(name.c_str()) = to_str(std::get<std::string>(value));
             }
             PyErr_SetObject(type.ptr(), exception.ptr());
         }

@@ -52,7 +52,7 @@ py::object next(Generation& generation) {
 }
 
 py::dict stats_of(const Generation& generation) {
-    const Stats& stats = generation.sequence().stats;
+    const Stats stats = generation.sequence().stats;
     py::dict result;
     result["n_deferred"] = stats.n_deferred;
     result["base_steps"] = stats.base_steps;
@@ -66,7 +66,8 @@ py::dict stats_of(const Generation& generation) {
 
 py::list calls_of(const Generation& generation) {
     py::list calls;
-    for (const DecodeCall& call : generation.sequence().calls)
+    const Sequence sequence = generation.sequence();
+    for (const DecodeCall& call : sequence.calls)
         calls.append(
             py::make_tuple(source_name(call.model), call.position, call.n_tokens, call.outputs, call.hidden));
     return calls;
@@ -84,8 +85,8 @@ void register_generation(py::module_& module) {
         .def_property_readonly("tokens", [](const Generation& self) { return self.sequence().tokens; })
         .def_property_readonly("end_step",
                                [](const Generation& self) -> py::object {
-                                   if (!self.end_step()) return py::none();
-                                   return to_tuple(*self.end_step(), "");
+                                   const std::optional<Step> step = self.end_step();
+                                   return step ? py::object(to_tuple(*step, "")) : py::none();
                                })
         .def("stats", &stats_of)
         .def("calls", &calls_of,

@@ -18,7 +18,7 @@ namespace {
 using FloatArray = py::array_t<float, py::array::c_style | py::array::forcecast>;
 
 py::object text_or_none(const std::string& text) {
-    return text.empty() ? py::object(py::none()) : py::str(text);
+    return text.empty() ? py::object(py::none()) : to_str(text);
 }
 
 // The fields of colm_cpp.Head.

@@ -2,6 +2,7 @@
 
 #include <pybind11/stl.h>
 
+#include <atomic>
 #include <exception>
 
 #include "bindings.h"
@@ -15,6 +16,9 @@ namespace {
 using llama::LlamaModel;
 using llama::ModelOptions;
 using llama::Pair;
+
+// The interpreter is ending, and loads in other threads must come to an end before it does.
+std::atomic<bool> exiting{false};
 
 // Python runs signal handlers on its main thread only, and only while that thread holds the GIL.
 bool on_main_thread() {
@@ -39,8 +43,9 @@ std::shared_ptr<Pair> load(ModelOptions base, ModelOptions assistant, const py::
     const auto report = [&](double done) {
         const py::gil_scoped_acquire acquire;
         try {
+            if (exiting.load()) stopped = true;
             if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-            if (!progress.is_none()) stopped = progress(done).is(py::bool_(false));
+            if (!stopped && !progress.is_none()) stopped = progress(done).is(py::bool_(false));
         } catch (...) {
             raised = std::current_exception();
         }
@@ -58,6 +63,7 @@ std::shared_ptr<Pair> load(ModelOptions base, ModelOptions assistant, const py::
         return pair;
     } catch (const Error&) {
         if (raised) std::rethrow_exception(raised);
+        if (exiting.load()) throw PairClosed();
         if (stopped) throw LoadError("the progress callback returned False, so loading was stopped");
         throw;
     }
@@ -67,12 +73,13 @@ py::dict describe(const LlamaModel& model) {
     const Vocabulary& vocabulary = model.vocabulary();
     const auto text_of = [&](Token token) -> py::object {
         if (token == kNoToken) return py::none();
-        return py::str(vocabulary.texts[static_cast<std::size_t>(token)]);
+        return to_str(vocabulary.texts[static_cast<std::size_t>(token)]);
     };
     py::dict result;
-    result["path"] = model.path();
-    result["description"] = model.description();
-    result["name"] = model.metadata("general.name");
+    result["path"] = py::reinterpret_steal<py::str>(
+        PyUnicode_DecodeFSDefaultAndSize(model.path().data(), static_cast<py::ssize_t>(model.path().size())));
+    result["description"] = to_str(model.description());
+    result["name"] = to_str(model.metadata("general.name"));
     result["n_vocab"] = model.n_vocab();
     result["n_embd"] = model.n_embd();
     result["n_ctx"] = model.n_ctx();
@@ -84,7 +91,7 @@ py::dict describe(const LlamaModel& model) {
     result["eos_token"] = text_of(vocabulary.eos);
     result["add_bos"] = vocabulary.add_bos;
     result["eog_tokens"] = vocabulary.eog;
-    result["chat_template"] = model.chat_template();
+    result["chat_template"] = to_str(model.chat_template());
     result["vocab_fingerprint"] = fingerprint(vocabulary);
     return result;
 }
@@ -92,6 +99,7 @@ py::dict describe(const LlamaModel& model) {
 }  // namespace
 
 void register_pair(py::module_& module) {
+    module.def("stop_loading", [] { exiting.store(true); }, "End the loads in progress and refuse new ones.");
     py::class_<Pair, std::shared_ptr<Pair>>(module, "Pair")
         .def(py::init(&load), py::arg("base"), py::arg("assistant"), py::arg("progress") = py::none())
         .def(

@@ -1,5 +1,5 @@
-// Repeats a schedule of decodes that the engine made, with nothing else: no head, no routing, no sampling, no text.
-// What it takes is what llama.cpp costs; what the engine takes beyond it is the engine's overhead.
+// Repeats a schedule of decodes that the engine made, with nothing else: no head, no routing, no sampling, no
+// text. What it takes is what llama.cpp costs; what the engine takes beyond it is the engine's overhead.
 #include <llama.h>
 
 #include <chrono>
@@ -23,7 +23,8 @@ struct Replay {
     llama_seq_id seq_id = 0;
 };
 
-bool open_model(Model& m, const char* path, std::uint32_t n_ctx, std::uint32_t n_batch, std::int32_t n_threads) {
+bool open_model(Model& m, const char* path, std::uint32_t n_ctx, std::uint32_t n_batch,
+                std::int32_t n_threads) {
     m.model = llama_model_load_from_file(path, llama_model_default_params());
     if (m.model == nullptr) return false;
     // The engine's context parameters.
@@ -34,7 +35,6 @@ bool open_model(Model& m, const char* path, std::uint32_t n_ctx, std::uint32_t n
     params.n_outputs_max = 1;
     params.n_threads = n_threads;
     params.n_threads_batch = n_threads;
-    params.pooling_type = LLAMA_POOLING_TYPE_NONE;
     params.no_perf = true;
     m.context = llama_init_from_model(m.model, params);
     return m.context != nullptr;

@@ -4,8 +4,10 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <string>
+#include <utility>
 
 #include "colm/error.h"
 
@@ -25,7 +27,7 @@ inline float exp_nonpositive(float x) {
     constexpr float kLn2High = 0.693359375f;
     constexpr float kLn2Low = -2.12194440e-4f;
     constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-    x = x < -87.0f ? -87.0f : x;
+    x = x > -87.0f ? x : -87.0f;           // NaN too, which converts to no integer
     const float shifted = x * kLog2e + kRound;
     const float n = shifted - kRound;
     const float r = (x - n * kLn2High) - n * kLn2Low;
@@ -141,15 +143,18 @@ Distribution summarize(View<const float> logits, std::size_t k) {
             const Sums sums = sum_block(block, n, d.top_logit);
             rest.weight += sums.weight;
             rest.weighted += sums.weighted;
+        } else if (std::any_of(block, block + n, [](float x) { return std::isnan(x); })) {
+            rest.weighted = std::numeric_limits<double>::quiet_NaN();
         }
     }
     if (d.top == kNoToken) throw GenerationError("no token can follow: every logit is -inf or NaN");
-    if (!std::isfinite(d.top_logit) || !std::isfinite(rest.weight))
-        throw GenerationError("the model returned a logit of " + std::to_string(d.top_logit) +
-                              "; its file may be damaged");
+    // A NaN among the logits has made its way into the weighted sum.
+    if (!std::isfinite(d.top_logit) || std::isnan(rest.weighted))
+        throw GenerationError(std::string("the model returned a logit of ") +
+                              (std::isfinite(d.top_logit) ? "nan" : "inf") + "; its file may be damaged");
     const double total = 1.0 + rest.weight;
     d.log_normalizer = d.top_logit + std::log(total);
-    d.log_rest = d.top_logit + std::log(rest.weight);
+    d.log_rest = d.top_logit + std::max(std::log(rest.weight), -87.0);
     d.entropy = std::max(0.0, std::log(total) - rest.weighted / total);
     d.top_logits = top_k.take();
     return d;
@@ -158,6 +163,7 @@ Distribution summarize(View<const float> logits, std::size_t k) {
 std::vector<TopLogprob> top_logprobs(View<const float> logits, const Distribution& distribution,
                                      std::size_t n) {
     std::vector<TopLogprob> best;
+    n = std::min(n, logits.size);
     if (n == 0) return best;
     const auto likelier = [](const TopLogprob& a, const TopLogprob& b) { return a.logprob > b.logprob; };
     best.reserve(n + 1);

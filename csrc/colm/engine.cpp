@@ -24,14 +24,39 @@ std::size_t tokens_read(const std::vector<DecodeCall>& calls, std::size_t from) 
 
 }  // namespace
 
+// The engine to itself. A thread that has it already would wait for itself forever.
+class Engine::Exclusive {
+  public:
+    explicit Exclusive(Engine& engine) : engine_(engine) {
+        if (engine.computing_.load() == std::this_thread::get_id())
+            throw GenerationError(
+                "the pair is computing in this very thread; a signal handler cannot use it");
+        engine.mutex_.lock();
+        engine.computing_.store(std::this_thread::get_id());
+    }
+    ~Exclusive() {
+        engine_.computing_.store(std::thread::id());
+        engine_.mutex_.unlock();
+    }
+    Exclusive(const Exclusive&) = delete;
+    Exclusive& operator=(const Exclusive&) = delete;
+
+  private:
+    Engine& engine_;
+};
+
 Engine::Engine(std::unique_ptr<LanguageModel> base, std::unique_ptr<LanguageModel> assistant,
-               std::size_t n_shared)
+               std::size_t n_shared, std::vector<Token> blocked)
     : base_(std::move(base), Source::base),
       assistant_(std::move(assistant), Source::assistant),
-      n_shared_(n_shared) {}
+      n_shared_(n_shared),
+      blocked_(std::move(blocked)) {}
 
 Routed Engine::route(const Output& output, Token defer_token, std::size_t k) const {
-    // Ids of a tail are beyond the view; the deferral token lies inside and is put out of reach in place.
+    // Ids of a tail are beyond the view; the deferral token and padding inside it are put out of reach in
+    // place.
+    for (const Token token : blocked_)
+        output.logits[static_cast<std::size_t>(token)] = -std::numeric_limits<float>::infinity();
     if (defer_token != kNoToken && static_cast<std::size_t>(defer_token) < n_shared_)
         output.logits[static_cast<std::size_t>(defer_token)] = -std::numeric_limits<float>::infinity();
     const View<const float> logits{output.logits.data, n_shared_};
@@ -39,7 +64,7 @@ Routed Engine::route(const Output& output, Token defer_token, std::size_t k) con
 }
 
 Step Engine::step(Sequence& sequence, Router& router, Interrupt& interrupt) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const Exclusive exclusive(*this);
     const auto start = Clock::now();
     Stats& stats = sequence.stats;
     const Head& head = *router.head;
@@ -72,10 +97,19 @@ Step Engine::step(Sequence& sequence, Router& router, Interrupt& interrupt) {
         const Output other = assistant_.read(sequence.tokens, false, interrupt, sequence.calls);
         stats.assistant_tokens_read += tokens_read(sequence.calls, n_calls);
         if (stats.assistant_calls++ == 0) prefill_s += seconds_since(assistant_start);
-        routed = router.mixer.mix(base, route(other, defer_token, 0), step.defer_logit);
+        const Routed assistant = route(other, defer_token, 0);
+        routed = router.mixer.mix(base, assistant, step.defer_logit);
+        step.token = router.sampler->choose(routed.logits, routed.distribution);
+        if (step.token == kNoToken && router.mixer.strategy() == Strategy::contrastive) {
+            // The plausibility cutoff left nothing that the grammar or a ban allows.
+            routed = assistant;
+            step.token = router.sampler->choose(routed.logits, routed.distribution);
+        }
+    } else {
+        step.token = router.sampler->choose(routed.logits, routed.distribution);
     }
+    if (step.token == kNoToken) throw GenerationError(router.sampler->why_none());
 
-    step.token = router.sampler->choose(routed.logits, routed.distribution);
     step.logprob = routed.logits[static_cast<std::size_t>(step.token)] - routed.distribution.log_normalizer;
     step.top_logprobs = top_logprobs(routed.logits, routed.distribution, router.n_logprobs);
     router.sampler->accept(step.token);
@@ -89,7 +123,7 @@ Step Engine::step(Sequence& sequence, Router& router, Interrupt& interrupt) {
 std::size_t Engine::n_ctx() const { return std::min(base_.model().n_ctx(), assistant_.model().n_ctx()); }
 
 void Engine::reset() {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const Exclusive exclusive(*this);
     base_.reset();
     assistant_.reset();
 }

@@ -26,6 +26,7 @@ Generation::Generation(std::shared_ptr<Engine> engine, std::vector<Token> prompt
                           static_cast<std::int64_t>(prompt.size()), static_cast<std::int64_t>(n_ctx));
     sequence_.n_prompt = prompt.size();
     sequence_.tokens = std::move(prompt);
+    published_ = sequence_;
 }
 
 std::optional<StreamedStep> Generation::next() {
@@ -45,10 +46,15 @@ void Generation::advance() {
     } catch (...) {
         // A grammar that refused a token, say, must not be asked again: llama.cpp would abort.
         finish_reason_ = FinishReason::failed;
+        publish();
         throw;
     }
+    publish();
     if (ends_text_(step.token)) {
-        end_step_ = std::move(step);
+        {
+            const std::lock_guard<std::mutex> lock(published_mutex_);
+            end_step_ = std::move(step);
+        }
         return finish(FinishReason::eos);
     }
     const Token token = step.token;
@@ -63,8 +69,29 @@ bool Generation::full() const {
 }
 
 void Generation::finish(FinishReason reason) {
+    publish();
     finish_reason_ = reason;
     text_.finish();
+}
+
+void Generation::publish() {
+    const std::lock_guard<std::mutex> lock(published_mutex_);
+    const auto append = [](auto& to, const auto& from) {
+        to.insert(to.end(), from.begin() + static_cast<std::ptrdiff_t>(to.size()), from.end());
+    };
+    append(published_.tokens, sequence_.tokens);
+    append(published_.calls, sequence_.calls);
+    published_.stats = sequence_.stats;
+}
+
+Sequence Generation::sequence() const {
+    const std::lock_guard<std::mutex> lock(published_mutex_);
+    return published_;
+}
+
+std::optional<Step> Generation::end_step() const {
+    const std::lock_guard<std::mutex> lock(published_mutex_);
+    return end_step_;
 }
 
 }  // namespace colm

@@ -1,8 +1,10 @@
 // One text being written: steps, their text, and why it ended.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
@@ -35,15 +37,17 @@ class Generation {
     // Asks a running or later next() to end the text as `cancelled`. Safe from any thread.
     void cancel() { interrupt_.request(); }
 
-    FinishReason finish_reason() const { return finish_reason_; }
+    // What follows may be read by any thread while another is in next(); it is what the last whole step left.
+    FinishReason finish_reason() const { return finish_reason_.load(); }
     // The end-of-generation token that ended the text (finish reason `eos`), with who chose it.
-    const std::optional<Step>& end_step() const { return end_step_; }
-    const Sequence& sequence() const { return sequence_; }
+    std::optional<Step> end_step() const;
+    Sequence sequence() const;
 
   private:
     void advance();
     void finish(FinishReason reason);
     bool full() const;
+    void publish();
 
     std::shared_ptr<Engine> engine_;
     Sequence sequence_;
@@ -53,8 +57,11 @@ class Generation {
     EndsText ends_text_;
     TextStream text_;
     Interrupt interrupt_;
-    FinishReason finish_reason_ = FinishReason::none;
+    std::atomic<FinishReason> finish_reason_{FinishReason::none};
     std::optional<Step> end_step_;
+
+    mutable std::mutex published_mutex_;
+    Sequence published_;  // a copy of sequence_ that grows with it
 };
 
 }  // namespace colm

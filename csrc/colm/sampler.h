@@ -1,6 +1,8 @@
 // From the routed logits to a token. The chain of samplers itself is llama.cpp's (csrc/llama/sampler.h).
 #pragma once
 
+#include <string>
+
 #include "colm/distribution.h"
 #include "colm/types.h"
 
@@ -10,8 +12,11 @@ class Sampler {
   public:
     virtual ~Sampler() = default;
 
-    // Chooses one of the ids whose logit is above -inf. Throws GenerationError where none is allowed.
+    // Chooses one of the ids whose logit is above -inf, or returns kNoToken where none of them is allowed.
     virtual Token choose(View<const float> logits, const Distribution& distribution) = 0;
+
+    // Why choose() found none, and what to do.
+    virtual std::string why_none() const = 0;
 
     // Tells penalties and grammar which token the text continues with.
     virtual void accept(Token token) = 0;

@@ -44,9 +44,10 @@ Routed Mixer::mix(const Routed& base, const Routed& assistant, double defer_logi
         const double cutoff = std::log(options_.alpha) + assistant.distribution.top_logprob();
         for (std::size_t i = 0; i < n; ++i) {
             const double expert = assistant.logits[i] - assistant_norm;
-            const double amateur = base.logits[i] - base_norm;
-            // Ids that neither model may choose are -inf in both: infinity minus infinity must not be
-            // reached.
+            // An id that the base rules out is as unlikely as the floor of its distribution, not infinitely
+            // good; one that the assistant rules out is below the cutoff.
+            const double amateur =
+                std::max(base.logits[i] - base_norm, base.distribution.top_logprob() - 87.0);
             mixed_[i] = expert >= cutoff ? static_cast<float>(expert - options_.beta * amateur)
                                          : -std::numeric_limits<float>::infinity();
         }

@@ -93,8 +93,18 @@ StreamedStep TextStream::pop() {
 }
 
 std::size_t TextStream::find_stop() const {
+    // The one that is complete first, and of those the one that began first: so it does not matter how the
+    // text was split into tokens.
     std::size_t first = std::string::npos;
-    for (const std::string& s : stop_) first = std::min(first, text_.find(s));
+    std::size_t first_end = std::string::npos;
+    for (const std::string& s : stop_) {
+        const std::size_t at = text_.find(s);
+        if (at == std::string::npos) continue;
+        const std::size_t end = at + s.size();
+        if (end > first_end || (end == first_end && at > first)) continue;
+        first = at;
+        first_end = end;
+    }
     return first;
 }
 

@@ -48,6 +48,13 @@ std::size_t shared_vocabulary(const Vocabulary& base, const Vocabulary& assistan
     return n_shared;
 }
 
+std::vector<Token> padding_inside(const Vocabulary& base, const Vocabulary& assistant, std::size_t n_shared) {
+    std::vector<Token> ids;
+    for (std::size_t id = 0; id < n_shared; ++id)
+        if (base.unused[id] && assistant.unused[id]) ids.push_back(static_cast<Token>(id));
+    return ids;
+}
+
 std::string fingerprint(const Vocabulary& vocabulary) {
     std::uint64_t hash = 0xCBF29CE484222325ULL;
     const auto add = [&hash](const std::string& text) {

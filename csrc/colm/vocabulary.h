@@ -30,6 +30,9 @@ struct Vocabulary {
 // where the types, the tokens that the tokenizer adds, or the text of a shared id differ.
 std::size_t shared_vocabulary(const Vocabulary& base, const Vocabulary& assistant);
 
+// Ids below `n_shared` that are padding for both; those cannot be chosen either.
+std::vector<Token> padding_inside(const Vocabulary& base, const Vocabulary& assistant, std::size_t n_shared);
+
 // 16 hexadecimal digits that name the vocabulary whatever its padding: FNV-1a over type and token texts.
 std::string fingerprint(const Vocabulary& vocabulary);
 

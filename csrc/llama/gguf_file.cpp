@@ -82,6 +82,8 @@ GgufPtr open_gguf(const std::string& path) {
     std::error_code error;
     const fs::file_status status = fs::status(file, error);
     if (!fs::exists(status)) throw LoadError("there is no file " + path);
+    if (!fs::is_directory(status) && !fs::is_regular_file(status))
+        throw LoadError(path + " is not an ordinary file");
     if (fs::is_directory(status)) throw LoadError(path + " is a folder; name a .gguf file in it");
     std::ifstream stream(file, std::ios::binary);
     if (!stream) throw LoadError(path + " cannot be read; check its permissions");

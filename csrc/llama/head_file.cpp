@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "colm/error.h"
-#include "llama/model_file.h"
+#include "llama/file_checks.h"
 
 namespace colm::llama {
 namespace {

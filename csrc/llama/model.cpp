@@ -10,6 +10,7 @@
 
 #include "colm/error.h"
 #include "llama/backend.h"
+#include "llama/file_checks.h"
 #include "llama/model_file.h"
 #include "llama/vocab.h"
 
@@ -134,7 +135,9 @@ void LlamaModel::create_context(const ModelOptions& o) {
     params.n_outputs_max = 1;
     params.n_threads = o.n_threads;
     params.n_threads_batch = o.n_threads_batch;
-    params.pooling_type = LLAMA_POOLING_TYPE_NONE;
+    // Of an embedding model, which pools by default, the token's own hidden state is wanted.
+    if (!metadata(metadata("general.architecture") + ".pooling_type").empty())
+        params.pooling_type = LLAMA_POOLING_TYPE_NONE;
     params.attention_type = LLAMA_ATTENTION_TYPE_CAUSAL;
     params.flash_attn_type = static_cast<llama_flash_attn_type>(o.flash_attn);
     params.type_k = static_cast<ggml_type>(o.type_k);
@@ -167,8 +170,7 @@ void LlamaModel::add_adapters(const ModelOptions& options) {
     std::vector<llama_adapter_lora*> adapters;
     std::vector<float> scales;
     for (const auto& [path, scale] : options.lora) {
-        if (architecture_of(inspect_gguf(path)) == "colm-head")
-            throw LoadError(path + " is a deferral head, not a LoRA adapter; pass it as head=");
+        check_adapter_file(path);
         drain_log();
         llama_adapter_lora* adapter = llama_adapter_lora_init(model_.get(), path.c_str());
         if (adapter == nullptr)

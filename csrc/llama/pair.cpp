@@ -34,7 +34,8 @@ Pair::Pair(const ModelOptions& base_options, const ModelOptions& assistant_optio
                    assistant->vocabulary().eog.begin(), assistant->vocabulary().eog.end(),
                    std::back_inserter(eog));
     eog_ = std::make_shared<const std::vector<Token>>(std::move(eog));
-    engine_ = std::make_shared<Engine>(std::move(base), std::move(assistant), n_shared_);
+    blocked_ = padding_inside(base->vocabulary(), assistant->vocabulary(), n_shared_);
+    engine_ = std::make_shared<Engine>(std::move(base), std::move(assistant), n_shared_, blocked_);
 }
 
 std::shared_ptr<Generation> Pair::start(std::vector<Token> prompt, std::shared_ptr<const Head> head,
@@ -43,6 +44,13 @@ std::shared_ptr<Generation> Pair::start(std::vector<Token> prompt, std::shared_p
     check_head(*head);
     check_prompt(prompt);
     check_options(options);
+    const Token defer_token = head->defer_token();
+    for (const auto& entry : options.sampling.logit_bias) {
+        const bool is_head = defer_token != kNoToken && entry.first == defer_token;
+        if (is_head || std::binary_search(blocked_.begin(), blocked_.end(), entry.first))
+            throw OptionError("logit_bias names token " + std::to_string(entry.first) +
+                              ", which is never chosen (it is " + (is_head ? "the head" : "padding") + ")");
+    }
     Router router{
         std::move(head),         Policy(options.policy),
         Mixer(options.strategy), std::make_unique<LlamaSampler>(options.sampling, base_->vocab(), n_shared_),

@@ -51,6 +51,7 @@ class Pair {
     const LlamaModel* assistant_;  // likewise
     std::size_t n_shared_;
     std::string fingerprint_;
+    std::vector<Token> blocked_;                     // ascending
     std::shared_ptr<const std::vector<Token>> eog_;  // of either model, ascending, shared ids only
     std::shared_ptr<Engine> engine_;
 };

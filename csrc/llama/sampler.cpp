@@ -8,11 +8,16 @@
 
 #include "colm/error.h"
 #include "llama/backend.h"
+#include "llama/large_stack.h"
+#include "llama/stderr_capture.h"
 
 namespace colm::llama {
 namespace {
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+
+constexpr std::size_t kGrammarStackPerByte = 2048;
+constexpr std::size_t kMostOfReason = 300;
 
 // Shortest decimal that names the value the user typed ("0.95", not "0.949999988").
 std::string number(double value) {
@@ -23,6 +28,33 @@ std::string number(double value) {
 
 void require(bool condition, const char* name, double value, const char* limit) {
     if (!condition) throw OptionError(std::string(name) + " is " + number(value) + "; it must be " + limit);
+}
+
+llama_sampler* parse_grammar(const std::string& text, const llama_vocab* vocab) {
+    drain_log();
+    llama_sampler* grammar = nullptr;
+    std::string thrown;
+    // The parser says what is wrong on stderr only.
+    const std::string printed = capture_stderr([&] {
+        try {
+            // It and the search for left recursion go as deep as groups and rules do.
+            with_stack(text.size() * kGrammarStackPerByte,
+                       [&] { grammar = llama_sampler_init_grammar(vocab, text.c_str(), "root"); });
+        } catch (const std::exception& error) {
+            thrown = error.what();
+        }
+        return grammar != nullptr;
+    });
+    if (grammar != nullptr) return grammar;
+    std::string why = thrown.empty() ? printed.substr(0, printed.find("\n\n")) : thrown;
+    constexpr const char* kPrefix = "parse: error parsing grammar: ";
+    if (why.compare(0, std::char_traits<char>::length(kPrefix), kPrefix) == 0)
+        why.erase(0, std::char_traits<char>::length(kPrefix));
+    if (why.size() > kMostOfReason) why.resize(kMostOfReason);
+    while (!why.empty() && (why.back() == '\n' || why.back() == ' ')) why.pop_back();
+    if (why.empty()) why = last_errors();
+    throw GrammarError("the grammar cannot be parsed" + (why.empty() ? "" : " (" + why + ")") +
+                       "; it must be GBNF with a rule named root");
 }
 
 }  // namespace
@@ -69,20 +101,7 @@ LlamaSampler::LlamaSampler(const SamplingOptions& o, const llama_vocab* vocab, s
         add(llama_sampler_init_penalties(llama_vocab_n_tokens(vocab), o.penalty_last_n, o.repeat_penalty,
                                          o.frequency_penalty, o.presence_penalty));
     if (!o.grammar.empty()) {
-        drain_log();
-        llama_sampler* grammar = nullptr;
-        std::string why;
-        try {
-            grammar = llama_sampler_init_grammar(vocab, o.grammar.c_str(), "root");
-        } catch (const std::exception& error) {
-            why = error.what();
-        }
-        if (grammar == nullptr) {
-            if (why.empty()) why = last_errors();
-            throw GrammarError("the grammar cannot be parsed" + (why.empty() ? "" : " (" + why + ")") +
-                               "; it must be GBNF with a rule named root");
-        }
-        add(grammar);
+        add(parse_grammar(o.grammar, vocab));
         has_grammar_ = true;
     }
     if (greedy_) {
@@ -116,15 +135,18 @@ Token LlamaSampler::choose(View<const float> logits, const Distribution& distrib
             return c.logit == kMinusInfinity || std::isnan(c.logit);
         });
         array.size = static_cast<std::size_t>(end - array.data);
-        if (array.size == 0)
-            throw GenerationError(has_grammar_
-                                      ? "no token of the vocabulary continues the text as the grammar asks"
-                                      : "logit_bias bans every token");
+        if (array.size == 0) return kNoToken;
     }
     llama_sampler_apply(choice_.get(), &array);
     if (array.selected < 0 || static_cast<std::size_t>(array.selected) >= array.size)
         throw GenerationError("llama.cpp's sampler chose no token; loosen the sampling options");
     return array.data[array.selected].id;
+}
+
+std::string LlamaSampler::why_none() const {
+    return has_grammar_
+               ? "no token of the vocabulary continues the text as the grammar asks; loosen the grammar"
+               : "logit_bias bans every token that could follow; ban fewer";
 }
 
 void LlamaSampler::accept(Token token) {

@@ -1,6 +1,7 @@
 // llama.cpp's sampler chain behind the method's Sampler.
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "colm/options.h"
@@ -19,6 +20,7 @@ class LlamaSampler final : public Sampler {
     LlamaSampler(const SamplingOptions& options, const llama_vocab* vocab, std::size_t n_choices);
 
     Token choose(View<const float> logits, const Distribution& distribution) override;
+    std::string why_none() const override;
     void accept(Token token) override;
 
     // Throws OptionError for an option outside its range, whatever the model.

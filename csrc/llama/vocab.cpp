@@ -5,9 +5,13 @@
 #include <limits>
 
 #include "colm/error.h"
+#include "llama/large_stack.h"
 
 namespace colm::llama {
 namespace {
+
+// What std::regex takes for a character of one match, with room to spare.
+constexpr std::size_t kStackPerByte = 2048;
 
 std::string type_name(enum llama_vocab_type type) {
     switch (type) {
@@ -62,14 +66,14 @@ std::vector<Token> tokenize(const llama_vocab* vocab, const std::string& text, b
                             " bytes; at most 2 GiB can be tokenized");
     const auto length = static_cast<std::int32_t>(text.size());
     std::vector<Token> tokens(text.size() + 2);
-    std::int32_t n =
-        llama_tokenize(vocab, text.data(), length, tokens.data(), length + 2, add_special, parse_special);
-    if (n == std::numeric_limits<std::int32_t>::min())
-        throw TokenizeError("the text has too many tokens to count");
-    if (n < 0) {
+    std::int32_t n = 0;
+    with_stack(text.size() * kStackPerByte, [&] {
+        n = llama_tokenize(vocab, text.data(), length, tokens.data(), length + 2, add_special, parse_special);
+        if (n >= 0 || n == std::numeric_limits<std::int32_t>::min()) return;
         tokens.resize(static_cast<std::size_t>(-n));
         n = llama_tokenize(vocab, text.data(), length, tokens.data(), -n, add_special, parse_special);
-    }
+    });
+    if (n < 0) throw TokenizeError("the text has too many tokens to count");
     tokens.resize(static_cast<std::size_t>(n));
     return tokens;
 }

@@ -91,6 +91,15 @@ def render_chat(
         raise ChatTemplateError(f"the chat template cannot be parsed: line {error.lineno}: {error.message}") from error
     except jinja2.TemplateError as error:
         raise ChatTemplateError(f"the chat template refused the messages: {error}") from error
-    except (TypeError, ValueError, KeyError, AttributeError, IndexError, ArithmeticError, RecursionError) as error:
+    except (
+        TypeError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        IndexError,
+        ArithmeticError,
+        RecursionError,
+        MemoryError,
+    ) as error:
         # A template is a program: on messages it was not written for it can fail like any other.
         raise ChatTemplateError(f"the chat template failed on these messages: {error!r}") from error

@@ -20,6 +20,7 @@ from . import _head_checks as checks
 from . import _head_file, _head_math
 from ._head_checks import ACTIVATIONS, FEATURES, KINDS, MAX_TOP_K
 from .errors import HeadError, OptionError
+from .paths import to_native
 
 __all__ = ["ACTIVATIONS", "FEATURES", "KINDS", "MAX_TOP_K", "Head"]
 
@@ -243,4 +244,4 @@ class Head:
         """
         from . import _core  # here, so that making and saving heads works without the extension
 
-        return cls(**_core.read_head(os.fspath(path)))
+        return cls(**_core.read_head(to_native(path)))

@@ -11,6 +11,7 @@ import psutil
 
 from . import _core
 from .errors import NotEnoughMemory
+from .paths import to_native
 
 __all__ = ["MemoryEstimate", "check_memory", "estimate"]
 
@@ -67,18 +68,18 @@ def estimate(path: str, *, n_ctx: int, n_ubatch: int, type_k: str, type_v: str, 
     Raises:
         LoadError: the file is missing or not GGUF.
     """
-    info = _core.inspect_gguf(path)
+    info = _core.inspect_gguf(to_native(path))
     weights = info["tensor_bytes"]
     for part in _parts(path):
         if os.path.abspath(part) != os.path.abspath(path) and os.path.exists(part):
-            weights += _core.inspect_gguf(part)["tensor_bytes"]
+            weights += _core.inspect_gguf(to_native(part))["tensor_bytes"]
 
     metadata: dict[str, Any] = info["metadata"]
     arch = metadata.get("general.architecture", "")
 
     def number(key: str, default: int) -> int:
         value = metadata.get(f"{arch}.{key}", default)
-        return int(value) if isinstance(value, (int, float)) else default
+        return value if isinstance(value, int) and value >= 0 else default
 
     n_layer = number("block_count", 0)
     n_embd = number("embedding_length", 0)

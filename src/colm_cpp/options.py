@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import operator
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from . import _core
 from .errors import OptionError
 from .grammar import to_gbnf
+from .paths import to_native
 
 if TYPE_CHECKING:
     from .heads import Head
@@ -39,6 +41,7 @@ _KV_TYPES = {
 }
 _SPLIT_MODES = {"none": 0, "layer": 1, "row": 2}
 DEFAULT_N_CTX = 4096
+_MAX_FLOAT = 3.4028234663852886e38  # float32
 # llama.cpp reads this seed as "draw one".
 _MAX_SEED = 2**32 - 2
 
@@ -48,20 +51,32 @@ def _choice(name: str, value: object, choices: Sequence[str]) -> None:
         raise OptionError(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
 
 
+def shown(value: object) -> str:
+    """``repr(value)`` for a message; a number with thousands of digits has none."""
+    try:
+        text = repr(value)
+    except ValueError:
+        text = "a number of very many digits"
+    return text if len(text) <= 200 else text[:200] + "..."
+
+
 def _integer(name: str, value: object, low: int, high: int) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise OptionError(f"{name} is {value!r}; it must be a whole number from {low} to {high}")
-    number = int(value.__index__())
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
+        raise OptionError(f"{name} is {shown(value)}; it must be a whole number from {low} to {high}")
     if not low <= number <= high:
-        raise OptionError(f"{name} is {number}; it must be from {low} to {high}")
+        raise OptionError(f"{name} is {shown(number)}; it must be from {low} to {high}")
     return number
 
 
 def _real(name: str, value: object) -> float:
     try:
         number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise OptionError(f"{name} is {value!r}; it must be a number") from None
+    except (TypeError, ValueError, OverflowError):
+        raise OptionError(f"{name} is {shown(value)}; it must be a number") from None
     if math.isnan(number):
         raise OptionError(f"{name} is NaN; it must be a number")
     return number
@@ -173,24 +188,30 @@ class LoadOptions:
         _choice("split_mode", self.split_mode, list(_SPLIT_MODES))
         _choice("type_k", self.type_k, list(_KV_TYPES))
         _choice("type_v", self.type_v, list(_KV_TYPES))
+        if self.tensor_split is not None and not isinstance(self.tensor_split, Sequence):
+            raise OptionError(f"tensor_split is {shown(self.tensor_split)}; give a list with each GPU's share")
         for share in self.tensor_split or ():
-            _real("tensor_split", share)
-        _real("rope_freq_base", self.rope_freq_base)
-        _real("rope_freq_scale", self.rope_freq_scale)
+            if not 0.0 <= _real("tensor_split", share) <= _MAX_FLOAT:
+                raise OptionError(f"tensor_split holds {shown(share)}; shares are 0 or more")
+        for name in ("rope_freq_base", "rope_freq_scale"):
+            if not 0.0 <= _real(name, getattr(self, name)) <= _MAX_FLOAT:
+                raise OptionError(f"{name} is {shown(getattr(self, name))}; it must be 0 or more, and finite")
         self.adapters()
 
     def adapters(self) -> list[tuple[str, float]]:
         """``lora`` as a list of (path, scale)."""
         if isinstance(self.lora, (str, os.PathLike)):
             return [(os.fspath(self.lora), 1.0)]
+        if not isinstance(self.lora, Sequence):
+            raise OptionError(f"lora is {shown(self.lora)}; give a path, or a list of paths or (path, scale) tuples")
         pairs = []
         for entry in self.lora:
             if isinstance(entry, (str, os.PathLike)):
                 pairs.append((os.fspath(entry), 1.0))
-            elif isinstance(entry, tuple) and len(entry) == 2:
+            elif isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], (str, os.PathLike)):
                 pairs.append((os.fspath(entry[0]), _real("the scale of a LoRA adapter", entry[1])))
             else:
-                raise OptionError(f"lora holds {entry!r}; each entry is a path or a (path, scale) tuple")
+                raise OptionError(f"lora holds {shown(entry)}; each entry is a path or a (path, scale) tuple")
         return pairs
 
     def context_size(self, trained: int) -> int:
@@ -202,7 +223,7 @@ class LoadOptions:
     def to_core(self, path: str, n_ctx: int, n_threads: int, adapters: list[tuple[str, float]]) -> _core.ModelOptions:
         """The extension's form, with everything left open decided by the caller."""
         core = _core.ModelOptions()
-        core.path = path
+        core.path = to_native(path)
         core.n_ctx = n_ctx
         core.n_batch = self.n_batch
         core.n_ubatch = self.n_ubatch
@@ -221,7 +242,7 @@ class LoadOptions:
         core.use_mlock = bool(self.use_mlock)
         core.rope_freq_base = float(self.rope_freq_base)
         core.rope_freq_scale = float(self.rope_freq_scale)
-        core.lora = adapters
+        core.lora = [(to_native(adapter), scale) for adapter, scale in adapters]
         return core
 
 
@@ -322,10 +343,12 @@ class GenerationOptions:
         """``stop`` as a list."""
         if self.stop is None:
             return []
+        if not isinstance(self.stop, (str, Iterable)):
+            raise OptionError(f"stop is {shown(self.stop)}; give a string or a list of strings")
         given = [self.stop] if isinstance(self.stop, str) else list(self.stop)
         for text in given:
             if not isinstance(text, str):
-                raise OptionError(f"stop holds {text!r}; stop strings are text")
+                raise OptionError(f"stop holds {shown(text)}; stop strings are text")
             try:
                 text.encode("utf-8")
             except UnicodeEncodeError:
@@ -365,10 +388,15 @@ class GenerationOptions:
             "frequency_penalty",
             "presence_penalty",
         ):
-            setattr(sampling, name, _real(name, getattr(self, name)))
+            value = _real(name, getattr(self, name))
+            if abs(value) > _MAX_FLOAT:
+                raise OptionError(f"{name} is {shown(getattr(self, name))}; it must be a finite number")
+            setattr(sampling, name, value)
         sampling.top_k = _integer("top_k", self.top_k, -(2**31), 2**31 - 1)
         drawn = secrets.randbelow(_MAX_SEED + 1) if self.seed is None else self.seed
         sampling.seed = _integer("seed", drawn, 0, _MAX_SEED)
+        if self.logit_bias is not None and not isinstance(self.logit_bias, Mapping):
+            raise OptionError(f"logit_bias is {shown(self.logit_bias)}; give a dict of token id -> bias")
         sampling.logit_bias = [
             (_integer("a token of logit_bias", token, -(2**31), 2**31 - 1), _real("a logit_bias", bias))
             for token, bias in (self.logit_bias or {}).items()

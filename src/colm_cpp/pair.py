@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import operator
 import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import _core
+from ._busy import busy, wait_until_idle
 from ._log import forward_log, set_up_log
 from ._turns import Turns
 from .chat import Message, render_chat
@@ -18,7 +20,8 @@ from .heads import Head
 from .hub import resolve
 from .memory import check_memory as check_free_memory
 from .memory import estimate
-from .options import GenerationOptions, LoadOptions
+from .options import GenerationOptions, LoadOptions, shown
+from .paths import to_native
 from .results import Completion
 from .stream import TokenStream
 
@@ -175,7 +178,8 @@ class Pair:
                 f"the text holds a lone surrogate ({text[error.start]!a} at character {error.start}); it is not "
                 "Unicode text. Decode its source with errors='replace'"
             ) from None
-        return self._open_core().tokenize(text, add_special, parse_special)
+        with busy():
+            return self._open_core().tokenize(text, add_special, parse_special)
 
     def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> str:
         """The text of token ids; control tokens only with ``special``. Bytes that are no UTF-8 become U+FFFD.
@@ -229,7 +233,8 @@ class Pair:
 
     def forget(self) -> None:
         """Drops what both models have read, so that the next prompt is read from its beginning."""
-        self._open_core().reset()
+        with busy():
+            self._open_core().reset()
 
     def close(self) -> None:
         """Ends every text and frees both models. Closing twice is fine."""
@@ -294,14 +299,14 @@ class Pair:
             name = os.fspath(head)
             if _is_file(head):
                 head = Head.load(resolve(head))
-            elif name.startswith("<") or name in (core.base["bos_token"], core.base["eos_token"]):
-                return core.token_head(name), DEFAULT_THRESHOLD
             else:
                 try:
+                    name.encode("utf-8")  # a lone surrogate is in no vocabulary
                     return core.token_head(name), DEFAULT_THRESHOLD
-                except HeadError:
+                except (HeadError, UnicodeEncodeError):
                     raise HeadError(
-                        f"head={name!r} is no file, no training-free head and no token of the base; {_HEAD_CHOICES}"
+                        f"head={name!a} is no file, no training-free head and no token of the base "
+                        f"{core.base['path']}; {_HEAD_CHOICES}"
                     ) from None
         if not isinstance(head, Head):
             raise HeadError(f"head is of type {type(head).__name__}; {_HEAD_CHOICES}")
@@ -333,11 +338,12 @@ def _to_ids(tokens: Sequence[int]) -> list[int]:
         raise TokenizeError(f"the prompt is of type {type(tokens).__name__}; give str or token ids")
     ids = []
     for token in tokens:
-        if isinstance(token, bool) or not hasattr(token, "__index__"):
-            raise TokenizeError(f"a prompt token is {token!r}; token ids are whole numbers")
-        number = token.__index__()
-        if not -(2**31) <= number < 2**31:
-            raise TokenizeError(f"a prompt token is {number}; no vocabulary has such an id")
+        try:
+            number = operator.index(token)
+        except TypeError:
+            raise TokenizeError(f"a prompt token is {shown(token)}; token ids are whole numbers") from None
+        if isinstance(token, bool) or not -(2**31) <= number < 2**31:
+            raise TokenizeError(f"a prompt token is {shown(token)}; token ids are whole numbers below 2147483648")
         ids.append(number)
     return ids
 
@@ -345,14 +351,11 @@ def _to_ids(tokens: Sequence[int]) -> list[int]:
 def _model_path(name: str, value: object) -> str:
     if not isinstance(value, (str, os.PathLike)):
         raise TypeError(f"{name}= is of type {type(value).__name__}; give the path of a GGUF file or hf:org/repo/file")
-    path = os.path.expanduser(resolve(value))
-    if "\0" in path:
-        raise TokenizeError(f"{name}={path!r} holds a NUL character; no file has such a name")
-    return path
+    return os.path.expanduser(resolve(value))
 
 
 def _trained_n_ctx(path: str) -> int:
-    metadata = _core.inspect_gguf(path)["metadata"]
+    metadata = _core.inspect_gguf(to_native(path))["metadata"]
     length = metadata.get(f"{metadata.get('general.architecture')}.context_length", 0)
     return int(length) if isinstance(length, int) and length >= 2 else 0
 
@@ -393,9 +396,21 @@ def load(
     """
     if head is not None and not isinstance(head, (str, os.PathLike, Head)):
         raise HeadError(f"head is of type {type(head).__name__}; {_HEAD_CHOICES}")
+    chosen = (LoadOptions.merge(options, base_options), LoadOptions.merge(options, assistant_options))
+    with busy():
+        return Pair(*_load(base, assistant, head, chosen, progress, check_memory))
+
+
+def _load(
+    base: PathLike,
+    assistant: PathLike,
+    head: PathLike | Head | None,
+    chosen: tuple[LoadOptions, LoadOptions],
+    progress: Callable[[float], object] | None,
+    check_memory: bool,
+) -> tuple[_core.Pair, PathLike | Head | None]:
     if head is not None and not isinstance(head, Head) and _is_file(head):
         head = Head.load(resolve(head))  # a bad head file is reported before minutes of loading
-    chosen = (LoadOptions.merge(options, base_options), LoadOptions.merge(options, assistant_options))
     set_up_log()
     paths = (_model_path("base", base), _model_path("assistant", assistant))
     trained = [_trained_n_ctx(path) for path in paths]
@@ -425,7 +440,7 @@ def load(
         core = _core.Pair(core_options[0], core_options[1], progress)
     finally:
         forward_log()
-    return Pair(core, head)
+    return core, head
 
 
 def generate(
@@ -462,5 +477,7 @@ def generate(
 @atexit.register
 def _close_open_pairs() -> None:
     # Models must be gone before the interpreter is: a daemon thread may still be computing on them.
+    _core.stop_loading()
     for pair in list(_open_pairs):
         pair.close()
+    wait_until_idle(seconds=10)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from . import _core
+from ._busy import busy
 from ._log import forward_log
 from .errors import PairClosed
 from .results import Completion, FinishReason, Stats, Token, TopLogprob
@@ -54,13 +55,17 @@ class TokenStream:
         if self._started:
             self._turns.keep(self)
         else:
-            self._started = True
             self._turns.take(self)
-            if self._generation is None:  # closed while waiting
+            self._started = True
+            if self._done:  # closed while waiting
+                self._end()
+                raise StopIteration
+            if self._generation is None:  # its pair was
                 self._end()
                 raise PairClosed("the pair of this stream was closed; load it again to go on")
         try:
-            step = generation.next()
+            with busy():
+                step = generation.next()
         except BaseException:
             self._end()
             raise

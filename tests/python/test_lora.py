@@ -72,5 +72,5 @@ def test_adapter_in_place_of_a_model(files: dict[str, Path]) -> None:
 
 
 def test_model_in_place_of_an_adapter(files: dict[str, Path]) -> None:
-    with pytest.raises(colm.LoadError, match="cannot be applied"):
+    with pytest.raises(colm.LoadError, match="is not a LoRA adapter"):
         colm.load(files["base"], files["assistant"], "random", lora=files["base"])

@@ -12,6 +12,7 @@ from ..heads import Head
 from ..hub import resolve
 from ..memory import estimate
 from ..options import LoadOptions
+from ..paths import to_native
 
 if TYPE_CHECKING:
     from ..pair import Pair
@@ -30,7 +31,7 @@ def file_facts(spec: str, options: LoadOptions) -> dict[str, Any]:
         DownloadError: a hub file cannot be had.
     """
     path = os.path.expanduser(resolve(spec))
-    info = _core.inspect_gguf(path)
+    info = _core.inspect_gguf(to_native(path))
     if info["metadata"].get("general.architecture") == HEAD_ARCHITECTURE:
         return head_facts(path)
     return model_facts(path, info, options)

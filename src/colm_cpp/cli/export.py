@@ -21,8 +21,9 @@ __all__ = ["export"]
 def _check_width(head: Head, path: str) -> None:
     """Raises HeadMismatch where the head is not as wide as the model's hidden state."""
     from .. import _core
+    from ..paths import to_native
 
-    metadata = _core.inspect_gguf(path)["metadata"]
+    metadata = _core.inspect_gguf(to_native(path))["metadata"]
     width = metadata.get(f"{metadata.get('general.architecture')}.embedding_length")
     if width != head.n_embd:
         raise HeadMismatch(
@@ -50,6 +51,7 @@ def export(source: str, output: Path, base: str | None, row: int | None, force: 
     from .. import _core
     from ..export import export_head
     from ..hub import resolve
+    from ..paths import to_native
 
     if os.path.lexists(output) and not force:
         raise OptionError(f"{output} exists; give another name, or --force to replace it")
@@ -66,7 +68,7 @@ def export(source: str, output: Path, base: str | None, row: int | None, force: 
     if base is not None:
         path = resolve(base)
         _check_width(head, path)
-        head = head.replace(vocab_fingerprint=_core.inspect_vocabulary(path)["fingerprint"])
+        head = head.replace(vocab_fingerprint=_core.inspect_vocabulary(to_native(path))["fingerprint"])
     head.save(output)
     _report(head, output, [str(warning.message) for warning in caught])
 

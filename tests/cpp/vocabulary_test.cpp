@@ -1,0 +1,156 @@
+#include "colm/vocabulary.h"
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "check.h"
+#include "colm/error.h"
+
+using colm::fingerprint;
+using colm::shared_vocabulary;
+using colm::VocabMismatch;
+using colm::Vocabulary;
+
+namespace {
+
+// The last `n_padding` texts stand for no token.
+Vocabulary make(std::vector<std::string> texts, std::size_t n_padding = 0) {
+    Vocabulary v;
+    v.type = "BPE";
+    v.unused.assign(texts.size(), 0);
+    for (std::size_t i = texts.size() - n_padding; i < texts.size(); ++i) v.unused[i] = 1;
+    v.texts = std::move(texts);
+    return v;
+}
+
+// The mismatch of the two, or a failure.
+VocabMismatch mismatch(const Vocabulary& base, const Vocabulary& assistant) {
+    try {
+        shared_vocabulary(base, assistant);
+    } catch (const VocabMismatch& error) {
+        return error;
+    }
+    check::fail(__FILE__, __LINE__, "no mismatch");
+}
+
+std::int64_t token_id(const VocabMismatch& error) {
+    return std::get<std::int64_t>(error.fields().at(0).second);
+}
+std::string text(const VocabMismatch& error, std::size_t i) {
+    return std::get<std::string>(error.fields().at(i).second);
+}
+
+}  // namespace
+
+TEST(vocabulary_size_without_padding) {
+    CHECK_EQ(make({}).size_without_padding(), 0);
+    CHECK_EQ(make({"a", "b"}).size_without_padding(), 2);
+    CHECK_EQ(make({"a", "b", "c"}, 2).size_without_padding(), 1);
+    CHECK_EQ(make({"a", "b"}, 2).size_without_padding(), 0);
+    Vocabulary v = make({"a", "b", "c", "d"}, 1);
+    v.unused[1] = 1;  // a hole inside is no padding
+    CHECK_EQ(v.size_without_padding(), 3);
+}
+
+TEST(vocabulary_shared_is_the_shorter) {
+    const Vocabulary v = make({"a", "b", "c"});
+    CHECK_EQ(shared_vocabulary(v, v), 3);
+    CHECK_EQ(shared_vocabulary(v, make({"a", "b", "c", "<added>"})), 3);
+    CHECK_EQ(shared_vocabulary(make({"a", "b", "c", "<added>"}), v), 3);
+    CHECK_EQ(shared_vocabulary(v, make({"a", "b", "c", "[PAD3]", "[PAD4]"}, 2)), 3);
+    CHECK_EQ(shared_vocabulary(make({"a", "b", "[PAD2]"}, 1), make({"a", "b", "c"})), 2);
+    CHECK_EQ(shared_vocabulary(make({"a", "b", "[PAD2]"}, 1), make({"a", "b", "<pad2>", "<pad3>"}, 2)), 2);
+}
+
+TEST(vocabulary_other_texts_are_a_mismatch) {
+    const VocabMismatch error = mismatch(make({"a", "b", "c"}), make({"a", "x", "y", "z"}));
+    CHECK_EQ(token_id(error), 1);
+    CHECK_EQ(text(error, 1), "b");
+    CHECK_EQ(text(error, 2), "x");
+    CHECK_EQ(error.fields().at(0).first, "token_id");
+    CHECK_EQ(error.fields().at(1).first, "base_text");
+    CHECK_EQ(error.fields().at(2).first, "assistant_text");
+    CHECK_EQ(std::string(error.kind()), "VocabMismatch");
+    CHECK_THROWS(VocabMismatch, shared_vocabulary(make({"a", "b"}), make({"a", "x"})),
+                 "token 1 is \"b\" for the base and \"x\" for the assistant");
+    // The last shared id counts too.
+    CHECK_EQ(token_id(mismatch(make({"a", "b", "c"}), make({"a", "b", "C", "d"}))), 2);
+}
+
+TEST(vocabulary_other_types_are_a_mismatch) {
+    Vocabulary spm = make({"a"});
+    spm.type = "SPM";
+    const VocabMismatch error = mismatch(make({"a"}), spm);
+    CHECK_EQ(token_id(error), -1);
+    CHECK_EQ(text(error, 1), "BPE");
+    CHECK_EQ(text(error, 2), "SPM");
+}
+
+TEST(vocabulary_added_tokens_have_to_agree) {
+    const Vocabulary plain = make({"a", "b", "c"});
+    Vocabulary bos = plain;
+    bos.bos = 1;
+    CHECK_EQ(shared_vocabulary(plain, bos), 3);  // a BOS that is not added does not matter
+    bos.add_bos = true;
+    CHECK_THROWS(
+        VocabMismatch, shared_vocabulary(plain, bos),
+        "the base's tokenizer adds no token before the text; the assistant's adds token 1 before the text");
+    CHECK_EQ(shared_vocabulary(bos, bos), 3);
+    Vocabulary other = bos;
+    other.bos = 2;
+    CHECK_THROWS(VocabMismatch, shared_vocabulary(bos, other), "adds token 2");
+
+    Vocabulary eos = plain;
+    eos.eos = 2;
+    CHECK_EQ(shared_vocabulary(plain, eos), 3);
+    eos.add_eos = true;
+    CHECK_THROWS(VocabMismatch, shared_vocabulary(eos, plain), "EOS");
+    CHECK_THROWS(VocabMismatch, shared_vocabulary(plain, eos), "EOS");
+    CHECK_EQ(shared_vocabulary(eos, eos), 3);
+    other = eos;
+    other.eos = 0;
+    CHECK_THROWS(VocabMismatch, shared_vocabulary(eos, other), "EOS");
+}
+
+TEST(vocabulary_end_of_generation_may_differ) {
+    Vocabulary base = make({"a", "b"});
+    Vocabulary assistant = base;
+    base.eog = {1};
+    assistant.eog = {0, 1};
+    CHECK_EQ(shared_vocabulary(base, assistant), 2);
+}
+
+TEST(vocabulary_padding_inside_is_unused_by_both) {
+    Vocabulary base = make({"a", "b", "c", "d", "e"});
+    Vocabulary assistant = base;
+    base.unused = {0, 1, 1, 0, 1};
+    assistant.unused = {0, 1, 0, 1, 1};
+    CHECK_EQ(padding_inside(base, assistant, 4), std::vector<colm::Token>{1});
+    CHECK_EQ(padding_inside(base, assistant, 5), (std::vector<colm::Token>{1, 4}));
+    CHECK(padding_inside(base, assistant, 0).empty());
+}
+
+TEST(vocabulary_fingerprint_is_fnv1a) {
+    // From Python: h = 0xcbf29ce484222325; for b in b"BPE\xffa\xffbc\xff": h = ((h ^ b) * 0x100000001b3) %
+    // 2**64
+    CHECK_EQ(fingerprint(make({"a", "bc"})), "e0b040c9e4e09c85");
+    CHECK_EQ(fingerprint(make({"a", "bc", "[PAD]"}, 1)), "e0b040c9e4e09c85");
+    CHECK_EQ(fingerprint(make({})), "3fd205a75f617e93");
+}
+
+TEST(vocabulary_fingerprint_sees_every_difference) {
+    const std::string one = fingerprint(make({"ab", "c"}));
+    CHECK(one != fingerprint(make({"a", "bc"})));
+    CHECK(one != fingerprint(make({"ab", "c", ""})));
+    CHECK(one != fingerprint(make({"c", "ab"})));
+    Vocabulary spm = make({"ab", "c"});
+    spm.type = "SPM";
+    CHECK(one != fingerprint(spm));
+    Vocabulary same = make({"ab", "c"});
+    same.add_bos = true;
+    same.eog = {1};
+    CHECK_EQ(one, fingerprint(same));
+    CHECK_EQ(one.size(), 16);
+}
