@@ -331,9 +331,7 @@ def routed_scores(
 class _Chain:
     """llama.cpp's own samplers, in a chain that lives as long as one generation."""
 
-    def __init__(
-        self, seed: int, temperature: float, top_k: int, top_p: float, min_p: float, typical_p: float
-    ) -> None:
+    def __init__(self, seed: int, temperature: float, top_k: int, top_p: float, min_p: float, typical_p: float) -> None:
         self._chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
         for sampler in (
             llama_cpp.llama_sampler_init_top_k(top_k),

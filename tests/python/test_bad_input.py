@@ -1312,7 +1312,7 @@ def test_chat_template_finds_no_way_out(pair: colm.Pair, template: str) -> None:
         ([{"role": "user"}], ["message 0", "content"]),
         ([{"content": "hi"}], ["message 0", "role"]),
         ([{"role": 5, "content": "hi"}], ["message 0", "5"]),
-        (iter(HELLO), ["list"]),
+        pytest.param(iter(HELLO), ["list"], id="an iterator"),
     ],
     ids=lambda value: str(value)[:30],
 )

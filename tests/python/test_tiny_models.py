@@ -11,9 +11,8 @@ from typing import Any
 import gguf
 import numpy as np
 import numpy.typing as npt
-import pytest
-
 import oracle as o
+import pytest
 import tiny_models as tm
 
 TEXTS = [
@@ -66,14 +65,16 @@ def test_distributions(models: Models, arch: str, tied: bool) -> None:
     rng = np.random.default_rng(0)
     for _ in range(40):
         logits, hidden = model.logits_and_hidden(text)
-        assert np.isfinite(logits).all() and np.isfinite(hidden).all()
+        assert np.isfinite(logits).all()
+        assert np.isfinite(hidden).all()
         log_p = o.log_softmax(logits)
         entropies.append(o.entropy(log_p))
         defer_logits.append(float(logits[-1]))
         text.append(int(rng.choice(model.n_vocab, p=np.exp(log_p))))
     assert 0.8 < float(np.median(entropies)) < 4.0
     assert np.quantile(entropies, 0.9) - np.quantile(entropies, 0.1) > 0.5
-    assert min(defer_logits) < -1 and max(defer_logits) > 1
+    assert min(defer_logits) < -1
+    assert max(defer_logits) > 1
     logits, _ = model.logits_and_hidden(text)
     for changed in (0, len(text) - 2):  # gemma3's second layer sees beyond its window
         other = [*text]
@@ -182,7 +183,8 @@ def test_special_tokens(models: Models) -> None:
     assert ids[-1] not in model.tokenize(tm.DEFER, parse_special=False)
     ends = [vocab.id_of(text) for text in ("<|endoftext|>", "<|im_end|>")]
     assert [i for i in range(len(vocab)) if model.is_eog(i)] == ends
-    assert not model.is_eog(-1) and not model.is_eog(len(vocab))
+    assert not model.is_eog(-1)
+    assert not model.is_eog(len(vocab))
 
 
 @pytest.mark.parametrize("kind", ["bpe", "spm"])
@@ -199,7 +201,8 @@ def test_bos_and_eos(models: Models, kind: str) -> None:
 def test_vocabulary_variants() -> None:
     vocab = tm.Vocab()
     n = len(vocab)
-    assert vocab == tm.Vocab() and vocab.tokens == tm.Vocab().tokens
+    assert vocab == tm.Vocab()
+    assert vocab.tokens == tm.Vocab().tokens
     padded = vocab.with_tail(n_padding=2)
     assert [t.text for t in padded.tokens[n:]] == [f"[PAD{n}]", f"[PAD{n + 1}]"]
     assert len(vocab.padded_to(512)) == 512
@@ -348,14 +351,19 @@ def test_oracle_generates(
     prompt = base.tokenize(PROMPT)
     steps, ended_by = o.oracle_generate(base, assistant, prompt, **options)
     again, _ = o.oracle_generate(base, assistant, prompt, **options)
-    assert steps == again and steps and ended_by in ("eos", "length")
+    assert steps == again
+    assert steps
+    assert ended_by in ("eos", "length")
     for t, step in enumerate(steps):
-        assert step.token < defer and step.token not in (5, 6)
+        assert step.token < defer
+        assert step.token not in (5, 6)
         assert step.threshold == pytest.approx(o.threshold_at(0.6, "cosine", 4, t))
         assert (step.source == "assistant") == o.defers(step.defer_logit, step.threshold)
-        assert step.logprob <= 0 and step.margin >= 0
+        assert step.logprob <= 0
+        assert step.margin >= 0
     if ended_by == "length":
-        assert len(steps) == 14 and not any(base.is_eog(s.token) for s in steps)
+        assert len(steps) == 14
+        assert not any(base.is_eog(s.token) for s in steps)
 
 
 def test_both_sources_occur(pair: tuple[o.OracleModel, o.OracleModel, int]) -> None:
@@ -384,11 +392,7 @@ def test_samplers(pair: tuple[o.OracleModel, o.OracleModel, int]) -> None:
         )
         return [s.token for s in steps]
 
-    assert (
-        tokens(temperature=1.0, top_k=1)
-        == tokens()
-        == tokens(temperature=1e-3, top_k=0, min_p=0.0, top_p=1.0)
-    )
+    assert tokens(temperature=1.0, top_k=1) == tokens() == tokens(temperature=1e-3, top_k=0, min_p=0.0, top_p=1.0)
     open_chain = {"temperature": 2.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
     assert len({tuple(tokens(seed=s, **open_chain)) for s in range(4)}) == 4
 
@@ -422,7 +426,8 @@ def test_definitions() -> None:
     assert o.sigmoid(z("entropy")) == pytest.approx(1 - math.exp(-h))
     assert o.splitmix64(0) == 0xE220A8397B1DCDAF  # the generator's published first output for seed 0
     us = [o.sigmoid(o.random_logit(7, i)) for i in range(2000)]
-    assert 0.48 < float(np.mean(us)) < 0.52 and 0.07 < float(np.var(us)) < 0.1
+    assert 0.48 < float(np.mean(us)) < 0.52
+    assert 0.07 < float(np.var(us)) < 0.1
 
     schedules = {"constant": 0.25, "linear": 0.625, "cosine": 0.625, "exponential": 0.5}
     for name, middle in schedules.items():
@@ -433,9 +438,12 @@ def test_definitions() -> None:
     assert o.threshold_at(0.0, "exponential", 2, 1) == pytest.approx(0.01)
     assert o.threshold_at(0.0, "exponential", 2, 2) == 0.0
 
-    assert o.defers(-99.0, 0.0) and not o.defers(99.0, 1.0)
-    assert o.defers(0.1, 0.5) and not o.defers(0.0, 0.5)
-    assert o.defers(math.inf, 0.5) and not o.defers(-math.inf, 0.5)
+    assert o.defers(-99.0, 0.0)
+    assert not o.defers(99.0, 1.0)
+    assert o.defers(0.1, 0.5)
+    assert not o.defers(0.0, 0.5)
+    assert o.defers(math.inf, 0.5)
+    assert not o.defers(-math.inf, 0.5)
 
     b, a = np.log(np.array([0.5, 0.3, 0.2])), np.log(np.array([0.1, 0.85, 0.05]))
     np.testing.assert_allclose(
