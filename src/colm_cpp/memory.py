@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from . import _core
 from .errors import NotEnoughMemory
 from .paths import to_native
+
+if TYPE_CHECKING:
+    from .options import LoadOptions
 
 __all__ = ["MemoryEstimate", "check_memory", "estimate"]
 
@@ -62,7 +65,7 @@ def _parts(path: str) -> list[str]:
     return [f"{stem}-{i:05d}-of-{count:05d}.gguf" for i in range(1, count + 1)]
 
 
-def estimate(path: str, *, n_ctx: int, n_ubatch: int, type_k: str, type_v: str, n_gpu_layers: int) -> MemoryEstimate:
+def estimate(path: str, n_ctx: int, options: LoadOptions) -> MemoryEstimate:
     """Estimates one model from its header.
 
     Raises:
@@ -90,15 +93,16 @@ def estimate(path: str, *, n_ctx: int, n_ubatch: int, type_k: str, type_v: str, 
     per_layer = info["small_int_arrays"].get(f"{arch}.attention.head_count_kv")
     has_attention = f"{arch}.attention.head_count" in metadata or per_layer is not None
     n_kv_heads = sum(per_layer) if per_layer else n_layer * number("attention.head_count_kv", n_head) * has_attention
-    per_token = n_kv_heads * (key_length * _KV_BYTES[type_k] + value_length * _KV_BYTES[type_v])
+    per_token = n_kv_heads * (key_length * _KV_BYTES[options.type_k] + value_length * _KV_BYTES[options.type_v])
     inner, state, conv = number("ssm.inner_size", 0), number("ssm.state_size", 0), number("ssm.conv_kernel", 0)
     recurrent = 4 * n_layer * (inner * state + inner * max(conv - 1, 0))
 
     n_ff = number("feed_forward_length", 4 * n_embd)
     n_vocab = info["array_lengths"].get("tokenizer.ggml.tokens", 0)
+    n_ubatch = min(options.n_ubatch, options.n_batch, n_ctx)
     compute = 4 * n_ubatch * (6 * n_embd + 3 * n_ff) + 8 * n_vocab + _FIXED
 
-    layers_on_gpu = n_layer + 1 if n_gpu_layers < 0 else min(n_gpu_layers, n_layer + 1)
+    layers_on_gpu = n_layer + 1 if options.n_gpu_layers < 0 else min(options.n_gpu_layers, n_layer + 1)
     on_gpu = layers_on_gpu / (n_layer + 1)
     return MemoryEstimate(int(weights), int(per_token * n_ctx + recurrent), compute, on_gpu)
 

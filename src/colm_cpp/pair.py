@@ -418,19 +418,7 @@ def _load(
     common = min((n for n in trained if n), default=0)
     sizes = [o.context_size(common if o.n_ctx is None else n) for o, n in zip(chosen, trained, strict=True)]
     if check_memory:
-        check_free_memory(
-            *(
-                estimate(
-                    path,
-                    n_ctx=n_ctx,
-                    n_ubatch=min(o.n_ubatch, o.n_batch, n_ctx),
-                    type_k=o.type_k,
-                    type_v=o.type_v,
-                    n_gpu_layers=o.n_gpu_layers,
-                )
-                for path, n_ctx, o in zip(paths, sizes, chosen, strict=True)
-            )
-        )
+        check_free_memory(*(estimate(path, n_ctx, o) for path, n_ctx, o in zip(paths, sizes, chosen, strict=True)))
     cores = usable_cores()
     core_options = [
         o.to_core(path, n_ctx, cores, [(resolve(adapter), scale) for adapter, scale in o.adapters()])

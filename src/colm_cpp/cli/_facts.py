@@ -69,14 +69,7 @@ def model_facts(path: str, info: Mapping[str, Any], options: LoadOptions) -> dic
 
     trained = of_arch("context_length")
     n_ctx = options.context_size(trained if isinstance(trained, int) else 0)
-    memory = estimate(
-        path,
-        n_ctx=n_ctx,
-        n_ubatch=min(options.n_ubatch, options.n_batch, n_ctx),
-        type_k=options.type_k,
-        type_v=options.type_v,
-        n_gpu_layers=options.n_gpu_layers,
-    )
+    memory = estimate(path, n_ctx, options)
     return {
         "type": "model",
         "path": path,

@@ -1,0 +1,52 @@
+"""The real pair: what only real weights can show. Run with COLM_MODELS set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import colm_cpp as colm
+
+pytestmark = pytest.mark.real_models
+QUESTION = [{"role": "user", "content": "What is 17 * 23? Answer with the number."}]
+
+
+def test_the_assistant_knows_what_the_base_does_not(real_models: dict[str, Path]) -> None:
+    with colm.load(real_models["base"], real_models["assistant"], "confidence", n_ctx=512) as pair:
+        alone = pair.chat(QUESTION, threshold=1.0, temperature=0, max_tokens=16)
+        asked = pair.chat(QUESTION, threshold=0.0, temperature=0, max_tokens=16)
+        assert "391" not in alone.text
+        assert alone.stats.assistant_calls == 0
+        assert "391" in asked.text
+        assert asked.stats.deferral_rate == 1.0
+        # The second question shares its prompt with the first: the base re-reads the last token only.
+        assert asked.stats.base_tokens_read == asked.stats.base_steps
+
+
+def test_json_schema(real_models: dict[str, Path]) -> None:
+    schema = {"type": "object", "properties": {"answer": {"type": "integer"}}, "required": ["answer"]}
+    with colm.load(real_models["base"], real_models["assistant"], "confidence", n_ctx=512) as pair:
+        out = pair.chat(QUESTION, threshold=0.0, temperature=0, max_tokens=32, grammar=schema)
+        assert out.text.replace(" ", "") == '{"answer":391}'
+        assert out.finish_reason == "eos"
+
+
+@pytest.mark.parametrize("other", ["smollm2", "gemma3"])
+def test_other_vocabularies_are_refused(real_models: dict[str, Path], other: str) -> None:
+    with pytest.raises(colm.VocabMismatch) as error:
+        colm.load(real_models["base"], real_models[other], "confidence", n_ctx=256)
+    assert str(error.value)
+    if other == "smollm2":
+        assert error.value.token_id == 0
+        assert error.value.base_text != error.value.assistant_text
+
+
+def test_estimated_memory_is_near_what_is_taken(real_models: dict[str, Path]) -> None:
+    from colm_cpp.memory import estimate
+
+    for name, size in (("base", 491_400_064), ("assistant", 1_117_320_768)):
+        guess = estimate(str(real_models[name]), 4096, colm.LoadOptions())
+        assert guess.weights == pytest.approx(size, rel=0.02)
+    # 24 layers of 2 KV heads of 64 values, keys and values, two bytes each.
+    assert estimate(str(real_models["base"]), 4096, colm.LoadOptions()).kv_cache == 4096 * 24 * 2 * 64 * 2 * 2
