@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import operator
 import os
+import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,8 @@ _HEAD_CHOICES = (
 )
 
 _open_pairs: weakref.WeakSet[Pair] = weakref.WeakSet()
+# A WeakSet may not grow while another thread lists it.
+_registry_lock = threading.RLock()  # a signal handler may close a pair
 
 
 class Pair:
@@ -63,7 +66,8 @@ class Pair:
         self._prepared: tuple[_core.Head, float] | None = None
         if head is not None:
             self._prepared = self._prepare(head)
-        _open_pairs.add(self)
+        with _registry_lock:
+            _open_pairs.add(self)
 
     # -- writing ----------------------------------------------------------------------------------------------
 
@@ -152,7 +156,7 @@ class Pair:
 
     def cancel(self) -> None:
         """Ends the texts being written as ``cancelled``, within one step. Safe from any thread."""
-        for stream in list(self._streams):
+        for stream in self._live_streams():
             if stream._started:
                 stream.cancel()
 
@@ -238,7 +242,7 @@ class Pair:
 
     def close(self) -> None:
         """Ends every text and frees both models. Closing twice is fine."""
-        for stream in list(self._streams):
+        for stream in self._live_streams():
             stream._detach()
         self._core = None
         self._prepared = None
@@ -265,6 +269,10 @@ class Pair:
             raise PairClosed("this pair was closed; load it again to go on")
         return self._core
 
+    def _live_streams(self) -> list[TokenStream]:
+        with _registry_lock:
+            return list(self._streams)
+
     def _to_tokens(self, core: _core.Pair, prompt: str | Sequence[int]) -> list[int]:
         if isinstance(prompt, str):
             if not prompt:
@@ -285,7 +293,8 @@ class Pair:
         finally:
             forward_log()
         stream = TokenStream(core, generation, self._turns, core_options.sampling.seed)
-        self._streams.add(stream)
+        with _registry_lock:
+            self._streams.add(stream)
         return stream
 
     def _prepare(self, head: PathLike | Head) -> tuple[_core.Head, float]:
@@ -466,6 +475,8 @@ def generate(
 def _close_open_pairs() -> None:
     # Models must be gone before the interpreter is: a daemon thread may still be computing on them.
     _core.stop_loading()
-    for pair in list(_open_pairs):
+    with _registry_lock:
+        pairs = list(_open_pairs)
+    for pair in pairs:
         pair.close()
     wait_until_idle(seconds=10)

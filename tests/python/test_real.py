@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+from conftest import RealModels
 
 import colm_cpp as colm
 
@@ -12,7 +11,7 @@ pytestmark = pytest.mark.real_models
 QUESTION = [{"role": "user", "content": "What is 17 * 23? Answer with the number."}]
 
 
-def test_the_assistant_knows_what_the_base_does_not(real_models: dict[str, Path]) -> None:
+def test_the_assistant_knows_what_the_base_does_not(real_models: RealModels) -> None:
     with colm.load(real_models["base"], real_models["assistant"], "confidence", n_ctx=512) as pair:
         alone = pair.chat(QUESTION, threshold=1.0, temperature=0, max_tokens=16)
         asked = pair.chat(QUESTION, threshold=0.0, temperature=0, max_tokens=16)
@@ -24,7 +23,7 @@ def test_the_assistant_knows_what_the_base_does_not(real_models: dict[str, Path]
         assert asked.stats.base_tokens_read == asked.stats.base_steps
 
 
-def test_json_schema(real_models: dict[str, Path]) -> None:
+def test_json_schema(real_models: RealModels) -> None:
     schema = {"type": "object", "properties": {"answer": {"type": "integer"}}, "required": ["answer"]}
     with colm.load(real_models["base"], real_models["assistant"], "confidence", n_ctx=512) as pair:
         out = pair.chat(QUESTION, threshold=0.0, temperature=0, max_tokens=32, grammar=schema)
@@ -33,7 +32,7 @@ def test_json_schema(real_models: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("other", ["smollm2", "gemma3"])
-def test_other_vocabularies_are_refused(real_models: dict[str, Path], other: str) -> None:
+def test_other_vocabularies_are_refused(real_models: RealModels, other: str) -> None:
     with pytest.raises(colm.VocabMismatch) as error:
         colm.load(real_models["base"], real_models[other], "confidence", n_ctx=256)
     assert str(error.value)
@@ -42,7 +41,7 @@ def test_other_vocabularies_are_refused(real_models: dict[str, Path], other: str
         assert error.value.base_text != error.value.assistant_text
 
 
-def test_estimated_memory_is_near_what_is_taken(real_models: dict[str, Path]) -> None:
+def test_estimated_memory_is_near_what_is_taken(real_models: RealModels) -> None:
     from colm_cpp.memory import estimate
 
     for name, size in (("base", 491_400_064), ("assistant", 1_117_320_768)):
