@@ -4,8 +4,9 @@
 
 Arms alternate in one process, so that a machine whose speed drifts slows all of them alike:
 
-* engine: ``pair.stream()`` to its end, from empty caches, everything included (head, routing, sampling, text, Python);
-* bare: the very decodes that the engine made, in its order, by C++ that does nothing else (``replay/replay.cpp``);
+* engine: ``pair.stream()`` from empty caches to its end, everything included (head, routing, sampling, text, Python);
+* bare: the very decodes that the engine made, in its order, by C++ that does nothing else (``replay/replay.cpp``).
+  The two take turns every four tokens, and a round's ratio is that of their sums;
 * two Llamas: the loop that a user of llama-cpp-python would write (``two_llamas.py``), same tokens.
 
 The engine runs a learned head (a random linear one, with features) at deferral rates 0, 0.2 and 1; against two
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import itertools
 import json
 import os
 import platform
@@ -38,6 +40,10 @@ PROMPT = (
     "the price. How much money does the baker take in that day? Explain step by step.\nAnswer:"
 )
 N_BATCH = 512
+TURN = 4  # tokens between two turns of engine and replay
+
+
+Call = tuple[str, int, int, bool, bool]
 
 
 class ReplayCall(ctypes.Structure):
@@ -56,7 +62,10 @@ class BareReplay:
             raise SystemExit("the models cannot be opened for the replay")
         self._handle = ctypes.c_void_p(handle)
 
-    def seconds(self, calls: list[tuple[str, int, int, bool, bool]], tokens: list[int]) -> float:
+    def clear(self) -> None:
+        self._library.replay_clear(self._handle)
+
+    def seconds(self, calls: list[Call], tokens: list[int]) -> float:
         array = (ReplayCall * len(calls))(
             *(ReplayCall(int(m == "assistant"), p, n, int(out), int(hidden)) for m, p, n, out, hidden in calls)
         )
@@ -93,13 +102,30 @@ def _run(pair: colm.Pair, **options: Any) -> tuple[float, colm.TokenStream, colm
     return time.perf_counter() - start, stream, completion
 
 
+def _alternate(pair: colm.Pair, bare: BareReplay, **options: Any) -> tuple[float, float, colm.TokenStream]:
+    """One text by the engine, its decodes replayed every few tokens; the seconds of both."""
+    pair.forget()
+    bare.clear()
+    engine_s = bare_s = 0.0
+    n_replayed = 0
+    stream = pair.stream(PROMPT, temperature=0.0, **options)
+    while stream.finish_reason is None:
+        start = time.perf_counter()
+        list(itertools.islice(stream, TURN))
+        engine_s += time.perf_counter() - start
+        calls = stream.calls
+        bare_s += bare.seconds(calls[n_replayed:], stream.token_ids)
+        n_replayed = len(calls)
+    return engine_s, bare_s, stream
+
+
 def _threshold_for(pair: colm.Pair, head: colm.Head, rate: float, n_tokens: int) -> float:
     """The threshold whose deferral rate on this very text is nearest to ``rate``."""
     if rate in (0.0, 1.0):
         return 1.0 - rate
     best = (1.0, 0.5)
-    for quantile in (0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95):
-        _, _, probe = _run(pair, head=head, threshold=1.0, max_tokens=n_tokens)
+    _, _, probe = _run(pair, head=head, threshold=1.0, max_tokens=n_tokens)
+    for quantile in (0.7, 0.75, 0.8, 0.85, 0.9):
         threshold = float(np.quantile([token.defer_prob for token in probe.tokens], quantile))
         _, _, trial = _run(pair, head=head, threshold=threshold, max_tokens=n_tokens)
         best = min(best, (abs(trial.stats.deferral_rate - rate), threshold))
@@ -116,6 +142,8 @@ def main() -> None:
     parser.add_argument("assistant")
     parser.add_argument("--tokens", type=int, default=96, help="tokens per text")
     parser.add_argument("--rounds", type=int, default=7, help="alternating rounds per rate")
+    parser.add_argument("--rates", type=float, nargs="*", default=[0.0, 0.2, 1.0], help="deferral rates")
+    parser.add_argument("--thresholds", type=float, nargs="*", default=[1.0, 0.5, 0.0], help="against two Llamas")
     parser.add_argument("--n-ctx", type=int, default=1024)
     parser.add_argument("--n-threads", type=int, default=0, help="0: the physical cores")
     parser.add_argument("--json", type=Path, help="also write the numbers here")
@@ -138,19 +166,17 @@ def main() -> None:
         print(
             f"{'rate':>6} {'measured':>9} {'decodes':>8} {'engine s':>9} {'bare s':>8} {'engine/bare':>12}  (min-max)"
         )
-        for rate in (0.0, 0.2, 1.0):
+        for rate in args.rates:
             threshold = _threshold_for(pair, head, rate, args.tokens)
             options = {"head": head, "threshold": threshold, "max_tokens": args.tokens}
             engine_s, bare_s = [], []
             for warm_up in range(-1, args.rounds):
-                elapsed, stream, completion = _run(pair, **options)
-                tokens = stream.token_ids
-                other = bare.seconds(stream.calls, tokens)
+                elapsed, other, stream = _alternate(pair, bare, **options)
                 if warm_up >= 0:
                     engine_s.append(elapsed)
                     bare_s.append(other)
             ratio = _summary([e / b for e, b in zip(engine_s, bare_s, strict=True)])
-            measured = completion.stats.deferral_rate
+            measured = stream.stats.deferral_rate
             print(
                 f"{rate:>6} {measured:>9.3f} {len(stream.calls):>8} {statistics.median(engine_s):>9.3f} "
                 f"{statistics.median(bare_s):>8.3f} {ratio['median']:>12.4f}  ({ratio['min']:.4f}-{ratio['max']:.4f})"
@@ -162,7 +188,7 @@ def main() -> None:
             f"\n{'threshold':>9} {'measured':>9} {'engine tok/s':>13} {'two Llamas tok/s':>17} {'ratio':>7}  (min-max)"
         )
         llamas = TwoLlamas(args.base, args.assistant, n_ctx=args.n_ctx, n_threads=n_threads)
-        for threshold in (1.0, 0.5, 0.0):
+        for threshold in args.thresholds:
             options = {"head": "confidence", "threshold": threshold, "max_tokens": args.tokens}
             engine_rates, llama_rates = [], []
             for warm_up in range(-1, max(3, args.rounds // 2)):

@@ -66,10 +66,15 @@ void* replay_open(const char* base, const char* assistant, std::uint32_t n_ctx, 
     return replay;
 }
 
-// Seconds for all calls over the text `tokens`, from empty caches; negative where a decode failed.
+// Empties both caches.
+void replay_clear(void* handle) {
+    for (Model& m : static_cast<Replay*>(handle)->models)
+        llama_memory_clear(llama_get_memory(m.context), false);
+}
+
+// Seconds for the next calls over the text `tokens`; negative where a decode failed.
 double replay_run(void* handle, const ReplayCall* calls, std::int32_t n_calls, std::int32_t* tokens) {
     auto* replay = static_cast<Replay*>(handle);
-    for (Model& m : replay->models) llama_memory_clear(llama_get_memory(m.context), false);
     const auto start = std::chrono::steady_clock::now();
     for (std::int32_t c = 0; c < n_calls; ++c) {
         const ReplayCall& call = calls[c];

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <cstdint>
 #include <functional>
 #include <utility>
 
@@ -19,9 +20,20 @@ class Interrupt {
     // Safe from any thread.
     void request() { requested_.store(true, std::memory_order_relaxed); }
 
-    // Called by the computing thread; llama.cpp calls it once per graph node, so it must stay cheap.
+    // For llama.cpp's abort callback, which comes once per graph node, a thousand times a step: it looks at
+    // the clock on one call in 64 only.
     bool requested() {
         if (requested_.load(std::memory_order_relaxed)) return true;
+        return ++n_calls_ % 64 == 0 && poll();
+    }
+
+    // Throws Cancelled when a stop was requested.
+    void check() {
+        if (requested_.load(std::memory_order_relaxed) || poll()) throw Cancelled();
+    }
+
+  private:
+    bool poll() {
         if (!poll_) return false;
         const auto now = Clock::now();
         if (now - last_poll_ < std::chrono::milliseconds(100)) return false;
@@ -30,16 +42,11 @@ class Interrupt {
         return requested_.load(std::memory_order_relaxed);
     }
 
-    // Throws Cancelled when a stop was requested.
-    void check() {
-        if (requested()) throw Cancelled();
-    }
-
-  private:
     using Clock = std::chrono::steady_clock;
     std::atomic<bool> requested_{false};
     std::function<bool()> poll_;
     Clock::time_point last_poll_{};
+    std::uint32_t n_calls_ = 0;
 };
 
 }  // namespace colm

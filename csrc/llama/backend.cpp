@@ -4,9 +4,11 @@
 #include <llama.h>
 
 #include <atomic>
+#include <cstdio>
 #include <deque>
 #include <iterator>
 #include <mutex>
+#include <stdexcept>
 #include <utility>
 
 namespace colm::llama {
@@ -66,10 +68,24 @@ void on_log(ggml_log_level level, const char* text, void*) {
         log_queue().add(level, text);
 }
 
+thread_local int n_guards = 0;
+
+// ggml ends the process when this returns.
+void on_abort(const char* message) {
+    if (n_guards > 0) throw std::runtime_error(message);
+    std::fputs(message, stderr);
+    std::fputc('\n', stderr);
+}
+
 }  // namespace
+
+AssertionGuard::AssertionGuard() { ++n_guards; }
+
+AssertionGuard::~AssertionGuard() { --n_guards; }
 
 void init_backend() {
     llama_log_set(on_log, nullptr);
+    ggml_set_abort_callback(on_abort);
     static std::once_flag once;
     std::call_once(once, [] {
         ggml_backend_load_all();

@@ -11,6 +11,18 @@ namespace colm::llama {
 // llama.cpp in this process may have set another log callback since.
 void init_backend();
 
+// While one lives, an assertion of llama.cpp on this thread throws std::runtime_error instead of ending the
+// process. The last line of defence behind the checks of options and files: llama.cpp unwinds, and what it
+// was building is lost or leaked, but the caller gets an error. Assertions on ggml's worker threads still end
+// the process.
+class AssertionGuard {
+  public:
+    AssertionGuard();
+    ~AssertionGuard();
+    AssertionGuard(const AssertionGuard&) = delete;
+    AssertionGuard& operator=(const AssertionGuard&) = delete;
+};
+
 // llama_version() of the library that this process loaded.
 std::string version();
 

@@ -83,24 +83,31 @@ void check_hyperparameters(const GgufInfo& info, const std::string& path) {
         metadata.refuse(arch + "expert_group_count", "is " + std::to_string(n_groups) +
                                                          ", which does not divide " +
                                                          std::to_string(n_expert) + " experts");
+    const auto n_rot = metadata.integer(arch + "rope.dimension_count", 2, 1 << 16);
+    if (n_rot && *n_rot % 2 != 0)
+        metadata.refuse(arch + "rope.dimension_count", "is " + std::to_string(*n_rot) + "; it must be even");
     const auto scaling = metadata.text(arch + "rope.scaling.type");
     if (scaling && *scaling != "none" && *scaling != "linear" && *scaling != "yarn" && *scaling != "longrope")
         metadata.refuse(arch + "rope.scaling.type", "is \"" + *scaling + "\", which llama.cpp does not know");
 }
 
-bool is_norm(const std::string& name) {
-    constexpr const char* kEnding = "norm.weight";
-    constexpr std::size_t kLength = 11;
-    return name.size() >= kLength && name.compare(name.size() - kLength, kLength, kEnding) == 0;
+// Norms, biases and state-space parameters, which llama.cpp's operations take as float32 only. Converters
+// write every one-dimensional tensor so.
+bool must_be_f32(const std::string& name, const std::int64_t* shape) {
+    if (shape[1] == 1 && shape[2] == 1) return true;
+    for (const char* part : {"norm.weight", ".ssm_a", ".ssm_d", ".ssm_conv1d."})
+        if (name.find(part) != std::string::npos) return true;
+    return false;
 }
 
 // Integer and float64 tensors are in the format, but no operation takes them as weights.
-void check_tensor_types(const gguf_context* gguf, const std::string& path) {
+void check_tensor_types(const gguf_context* gguf, const std::string& path, bool of_model) {
     for (std::int64_t id = 0; id < gguf_get_n_tensors(gguf); ++id) {
         const std::string name = gguf_get_tensor_name(gguf, id);
         const ggml_type type = gguf_get_tensor_type(gguf, id);
         const bool real = type == GGML_TYPE_F32 || type == GGML_TYPE_F16 || type == GGML_TYPE_BF16;
-        if ((is_norm(name) && type != GGML_TYPE_F32) || (!real && !ggml_is_quantized(type)))
+        if ((of_model && must_be_f32(name, gguf_get_tensor_ne(gguf, id)) && type != GGML_TYPE_F32) ||
+            (!real && !ggml_is_quantized(type)))
             throw LoadError(path + ": the tensor " + name + " is of type " + ggml_type_name(type) +
                             ", which llama.cpp cannot compute with; convert the model again");
     }
@@ -155,8 +162,11 @@ void check_model_file(const std::string& path) {
         throw LoadError(path + " is not a model: it lacks the key general.architecture");
     check_complete(info, path);
     check_hyperparameters(info, path);
+    if (Metadata(info, path).text("tokenizer.ggml.model").value_or("") == "bert")
+        throw LoadError(
+            path + " has the tokenizer of an encoder (bert); decoder-only language models are supported");
     const GgufPtr gguf = open_gguf(path);
-    check_tensor_types(gguf.get(), path);
+    check_tensor_types(gguf.get(), path, true);
     check_tokens(gguf.get(), path);
 }
 
@@ -174,7 +184,7 @@ void check_adapter_file(const std::string& path) {
     if (alpha != info.metadata.end() && std::get_if<double>(&alpha->second) == nullptr)
         metadata.refuse("adapter.lora.alpha", "is not a float32");
     const GgufPtr gguf = open_gguf(path);
-    check_tensor_types(gguf.get(), path);
+    check_tensor_types(gguf.get(), path, false);
     for (std::int64_t id = 0; id < info.n_tensors; ++id) {
         const std::int64_t* shape = gguf_get_tensor_ne(gguf.get(), id);
         if (shape[2] != 1 || shape[3] != 1)

@@ -154,7 +154,12 @@ void LlamaModel::create_context(const ModelOptions& o) {
     };
     params.abort_callback_data = this;
     drain_log();
-    context_.reset(llama_init_from_model(model_.get(), params));
+    try {
+        const AssertionGuard guard;
+        context_.reset(llama_init_from_model(model_.get(), params));
+    } catch (const std::exception& error) {
+        throw LoadError("no context can be made for " + path_ + " (llama.cpp: " + error.what() + ")");
+    }
     if (!context_)
         throw LoadError("no context of " + std::to_string(o.n_ctx) + " tokens can be made for " + path_ +
                         llama_cpp_says() + "; a smaller n_ctx or KV type needs less memory");
@@ -172,7 +177,13 @@ void LlamaModel::add_adapters(const ModelOptions& options) {
     for (const auto& [path, scale] : options.lora) {
         check_adapter_file(path);
         drain_log();
-        llama_adapter_lora* adapter = llama_adapter_lora_init(model_.get(), path.c_str());
+        llama_adapter_lora* adapter = nullptr;
+        try {
+            const AssertionGuard guard;
+            adapter = llama_adapter_lora_init(model_.get(), path.c_str());
+        } catch (const std::exception& error) {
+            throw LoadError("the adapter " + path + " cannot be read (llama.cpp: " + error.what() + ")");
+        }
         if (adapter == nullptr)
             throw LoadError("the adapter " + path + " cannot be applied to " + path_ + llama_cpp_says());
         adapters.push_back(adapter);  // freed with the model
@@ -213,6 +224,7 @@ Output LlamaModel::eval(View<const Token> tokens, std::size_t position, Want wan
     std::int32_t status = 0;
     std::string thrown;
     try {
+        const AssertionGuard guard;
         status = llama_decode(context_.get(), fill_batch(tokens, position, want != Want::nothing));
     } catch (const std::exception& error) {
         status = -1;

@@ -18,6 +18,7 @@ ModelPtr open_model(const std::string& path, const llama_model_params& params) {
     drain_log();  // so that the reason speaks of this load only
     ModelPtr model;
     try {
+        const AssertionGuard guard;
         model.reset(llama_model_load_from_file(path.c_str(), params));
     } catch (const std::exception& error) {
         throw LoadError(path + " cannot be loaded (llama.cpp: " + error.what() + ")");
