@@ -60,6 +60,7 @@ class Pair:
 
     def __init__(self, core: _core.Pair, head: PathLike | Head | None) -> None:
         self._core: _core.Pair | None = core
+        self._facts = (core.base, core.assistant)  # each asking hashes the vocabulary
         self._turns = Turns()
         self._streams: weakref.WeakSet[TokenStream] = weakref.WeakSet()
         self._head = head
@@ -126,7 +127,7 @@ class Pair:
         options.setdefault("temperature", CHAT_TEMPERATURE)
         checked = GenerationOptions.of(options)
         prompt = self.render_chat(messages, chat_template=chat_template, template_variables=template_variables)
-        base = core.base
+        base = self.base
         # Most templates write BOS themselves; a second one would be read as text.
         has_bos = bool(base["bos_token"]) and prompt.startswith(base["bos_token"])
         return self._start(core, self.tokenize(prompt, add_special=not has_bos), checked)
@@ -139,7 +140,7 @@ class Pair:
         template_variables: Mapping[str, Any] | None = None,
     ) -> str:
         """The prompt that :meth:`chat` would continue. Errors are those of :meth:`chat`."""
-        base = self._open_core().base
+        base = self.base
         template = base["chat_template"] if chat_template is None else chat_template
         if not template:
             raise ChatTemplateError(
@@ -203,7 +204,7 @@ class Pair:
     @property
     def n_embd(self) -> int:
         """Width of the base's hidden state, and so of a head's input."""
-        return int(self._open_core().base["n_embd"])
+        return int(self.base["n_embd"])
 
     @property
     def vocab_fingerprint(self) -> str:
@@ -218,12 +219,14 @@ class Pair:
     @property
     def base(self) -> dict[str, Any]:
         """Facts about the loaded base: path, name, n_vocab, n_embd, n_ctx, vocab_type, chat_template, ..."""
-        return self._open_core().base
+        self._open_core()
+        return dict(self._facts[0])
 
     @property
     def assistant(self) -> dict[str, Any]:
         """The same of the assistant."""
-        return self._open_core().assistant
+        self._open_core()
+        return dict(self._facts[1])
 
     @property
     def head(self) -> PathLike | Head | None:
@@ -259,7 +262,7 @@ class Pair:
     def __repr__(self) -> str:
         if self._core is None:
             return "<colm_cpp.Pair, closed>"
-        names = [os.path.basename(self._core.base["path"]), os.path.basename(self._core.assistant["path"])]
+        names = [os.path.basename(facts["path"]) for facts in self._facts]
         return f"<colm_cpp.Pair base={names[0]} assistant={names[1]} n_ctx={self.n_ctx}>"
 
     # -- inside -----------------------------------------------------------------------------------------------
@@ -315,7 +318,7 @@ class Pair:
                 except (HeadError, UnicodeEncodeError):
                     raise HeadError(
                         f"head={name!a} is no file, no training-free head and no token of the base "
-                        f"{core.base['path']}; {_HEAD_CHOICES}"
+                        f"{self._facts[0]['path']}; {_HEAD_CHOICES}"
                     ) from None
         if not isinstance(head, Head):
             raise HeadError(f"head is of type {type(head).__name__}; {_HEAD_CHOICES}")
