@@ -25,8 +25,9 @@ from . import errors  # noqa: E402
 from .errors import *  # noqa: E402, F403
 from .export import export_head  # noqa: E402
 from .heads import Head  # noqa: E402
+from .loading import generate, load  # noqa: E402
 from .options import GenerationOptions, LoadOptions  # noqa: E402
-from .pair import Pair, generate, load  # noqa: E402
+from .pair import Pair  # noqa: E402
 from .results import Completion, Stats, Token, TopLogprob  # noqa: E402
 from .stream import TokenStream  # noqa: E402
 

@@ -7,22 +7,18 @@ import operator
 import os
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import _core
 from ._busy import busy, wait_until_idle
-from ._log import forward_log, set_up_log
+from ._log import forward_log
 from ._turns import Turns
 from .chat import Message, render_chat
-from .cores import usable_cores
 from .errors import ChatTemplateError, HeadError, PairClosed, TokenizeError
 from .heads import Head
 from .hub import resolve
-from .memory import check_memory as check_free_memory
-from .memory import estimate
-from .options import GenerationOptions, LoadOptions, shown
-from .paths import to_native
+from .options import GenerationOptions, shown
 from .results import Completion
 from .stream import TokenStream
 
@@ -31,16 +27,16 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
-    from .options import GenerationOptionsDict, LoadOptionsDict, WritingOptionsDict
+    from .options import GenerationOptionsDict
 
-__all__ = ["Pair", "generate", "load"]
+__all__ = ["Pair"]
 
 PathLike = str | os.PathLike[str]
 TRAINING_FREE_HEADS = ("confidence", "entropy", "random")
 DEFAULT_THRESHOLD = 0.5
 CHAT_TEMPERATURE = 0.2  # that of llama_cpp.Llama.create_chat_completion
 
-_HEAD_CHOICES = (
+HEAD_CHOICES = (
     "give head= one of: the path of a head file (.gguf), a colm_cpp.Head, a training-free head by name "
     f"({', '.join(repr(name) for name in TRAINING_FREE_HEADS)}), or a token of the base's vocabulary such as "
     "'<|defer|>'"
@@ -289,7 +285,7 @@ class Pair:
         elif self._prepared is not None:
             head, default_threshold = self._prepared
         else:
-            raise HeadError(f"this pair has no deferral head; {_HEAD_CHOICES}")
+            raise HeadError(f"this pair has no deferral head; {HEAD_CHOICES}")
         core_options = options.to_core(default_threshold)
         try:
             generation = core.start(tokens, head, core_options)
@@ -309,7 +305,7 @@ class Pair:
             return prepared, DEFAULT_THRESHOLD
         if isinstance(head, (str, os.PathLike)):
             name = os.fspath(head)
-            if _is_file(head):
+            if is_file(head):
                 head = Head.load(resolve(head))
             else:
                 try:
@@ -318,10 +314,10 @@ class Pair:
                 except (HeadError, UnicodeEncodeError):
                     raise HeadError(
                         f"head={name!a} is no file, no training-free head and no token of the base "
-                        f"{self._facts[0]['path']}; {_HEAD_CHOICES}"
+                        f"{self._facts[0]['path']}; {HEAD_CHOICES}"
                     ) from None
         if not isinstance(head, Head):
-            raise HeadError(f"head is of type {type(head).__name__}; {_HEAD_CHOICES}")
+            raise HeadError(f"head is of type {type(head).__name__}; {HEAD_CHOICES}")
         learned = _core.learned_head(
             list(head.weights),
             list(head.biases),
@@ -336,7 +332,7 @@ class Pair:
         return learned, DEFAULT_THRESHOLD if head.default_threshold is None else head.default_threshold
 
 
-def _is_file(head: PathLike) -> bool:
+def is_file(head: PathLike) -> bool:
     """Whether ``head`` names a file rather than a token or a training-free head."""
     if not isinstance(head, str):
         return True
@@ -358,120 +354,6 @@ def _to_ids(tokens: Sequence[int]) -> list[int]:
             raise TokenizeError(f"a prompt token is {shown(token)}; token ids are whole numbers below 2147483648")
         ids.append(number)
     return ids
-
-
-def _model_path(name: str, value: object) -> str:
-    if not isinstance(value, (str, os.PathLike)):
-        raise TypeError(f"{name}= is of type {type(value).__name__}; give the path of a GGUF file or hf:org/repo/file")
-    return os.path.expanduser(resolve(value))
-
-
-def _trained_n_ctx(path: str) -> int:
-    metadata = _core.inspect_gguf(to_native(path))["metadata"]
-    length = metadata.get(f"{metadata.get('general.architecture')}.context_length", 0)
-    return int(length) if isinstance(length, int) and length >= 2 else 0
-
-
-def load(
-    base: PathLike,
-    assistant: PathLike,
-    head: PathLike | Head | None = None,
-    *,
-    base_options: LoadOptionsDict | None = None,
-    assistant_options: LoadOptionsDict | None = None,
-    progress: Callable[[float], object] | None = None,
-    check_memory: bool = True,
-    **options: Unpack[LoadOptionsDict],
-) -> Pair:
-    """Loads a pair of models that share one vocabulary.
-
-    Args:
-        base: the base's GGUF file, or ``hf:org/repo/file-pattern.gguf`` (``@revision`` may follow) on the hub.
-        assistant: the assistant's, likewise.
-        head: the deferral head: the path of a head file, a :class:`Head`, a training-free head by name
-            (``"confidence"``, ``"entropy"``, ``"random"``), or a token of the base's vocabulary that serves as the
-            head (``"<|defer|>"``). It can also be given with each text.
-        base_options: options for the base alone; they override those for both.
-        assistant_options: options for the assistant alone, likewise.
-        progress: called with the loaded fraction, 0 to 1; returning False stops the load.
-        check_memory: compare the estimated memory of both with what is free first.
-        **options: for both models; see :class:`LoadOptions`.
-
-    Raises:
-        TypeError: an unknown option.
-        OptionError: an option outside its range.
-        LoadError: a file is missing, damaged, not a model, or llama.cpp refused it.
-        NotEnoughMemory: the estimate exceeds what is free.
-        VocabMismatch: the vocabularies differ; the message names the first differing token.
-        HeadError: ``head`` is nothing that can serve as one; HeadMismatch where it is another base's.
-        DownloadError: a hub file cannot be had.
-    """
-    if head is not None and not isinstance(head, (str, os.PathLike, Head)):
-        raise HeadError(f"head is of type {type(head).__name__}; {_HEAD_CHOICES}")
-    chosen = (LoadOptions.merge(options, base_options), LoadOptions.merge(options, assistant_options))
-    with busy():
-        return Pair(*_load(base, assistant, head, chosen, progress, check_memory))
-
-
-def _load(
-    base: PathLike,
-    assistant: PathLike,
-    head: PathLike | Head | None,
-    chosen: tuple[LoadOptions, LoadOptions],
-    progress: Callable[[float], object] | None,
-    check_memory: bool,
-) -> tuple[_core.Pair, PathLike | Head | None]:
-    if head is not None and not isinstance(head, Head) and _is_file(head):
-        head = Head.load(resolve(head))  # a bad head file is reported before minutes of loading
-    set_up_log()
-    paths = (_model_path("base", base), _model_path("assistant", assistant))
-    trained = [_trained_n_ctx(path) for path in paths]
-    # Left to themselves, both get the context that both were trained for.
-    common = min((n for n in trained if n), default=0)
-    sizes = [o.context_size(common if o.n_ctx is None else n) for o, n in zip(chosen, trained, strict=True)]
-    if check_memory:
-        check_free_memory(*(estimate(path, n_ctx, o) for path, n_ctx, o in zip(paths, sizes, chosen, strict=True)))
-    cores = usable_cores()
-    core_options = [
-        o.to_core(path, n_ctx, cores, [(resolve(adapter), scale) for adapter, scale in o.adapters()])
-        for o, path, n_ctx in zip(chosen, paths, sizes, strict=True)
-    ]
-    try:
-        core = _core.Pair(core_options[0], core_options[1], progress)
-    finally:
-        forward_log()
-    return core, head
-
-
-def generate(
-    prompt: str | Sequence[int],
-    *,
-    base: PathLike,
-    assistant: PathLike,
-    head: PathLike | Head | None = None,
-    load_options: LoadOptionsDict | None = None,
-    **options: Unpack[WritingOptionsDict],
-) -> Completion:
-    """Loads a pair, continues ``prompt`` once, and frees the pair.
-
-    For more than one text, :func:`load` the pair and keep it: loading takes longer than a short text.
-
-    Args:
-        prompt: text or token ids.
-        base: as for :func:`load`.
-        assistant: as for :func:`load`.
-        head: as for :func:`load`; needed here.
-        load_options: see :class:`LoadOptions`.
-        **options: see :class:`GenerationOptions`.
-
-    Raises:
-        Everything that :func:`load` and :meth:`Pair.generate` raise.
-    """
-    if head is None:
-        raise HeadError(f"generate() needs a deferral head; {_HEAD_CHOICES}")
-    GenerationOptions.of({**options, "head": head}).to_core(DEFAULT_THRESHOLD)  # before minutes of loading
-    with load(base, assistant, head, **(load_options or {})) as pair:
-        return pair.generate(prompt, **options)
 
 
 @atexit.register

@@ -27,7 +27,7 @@ def load_pair(
 ) -> Pair:
     """:func:`colm_cpp.load`; hub files are fetched first, since the hub's client draws a bar of its own."""
     from ..hub import resolve
-    from ..pair import load
+    from ..loading import load
 
     paths = resolve(base), resolve(assistant)
     with _progress(show_progress and is_terminal("stderr")) as progress:

@@ -1,0 +1,144 @@
+"""From files to a pair: what is checked, in which order, before and while models are loaded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from . import _core
+from ._busy import busy
+from ._log import forward_log, set_up_log
+from .cores import usable_cores
+from .errors import HeadError
+from .heads import Head
+from .hub import resolve
+from .memory import check_memory as check_free_memory
+from .memory import estimate
+from .options import GenerationOptions, LoadOptions
+from .pair import DEFAULT_THRESHOLD, HEAD_CHOICES, Pair, is_file
+from .paths import to_native
+from .results import Completion
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .options import LoadOptionsDict, WritingOptionsDict
+
+__all__ = ["generate", "load"]
+
+PathLike = str | os.PathLike[str]
+
+
+def _model_path(name: str, value: object) -> str:
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{name}= is of type {type(value).__name__}; give the path of a GGUF file or hf:org/repo/file")
+    return os.path.expanduser(resolve(value))
+
+
+def _trained_n_ctx(path: str) -> int:
+    metadata = _core.inspect_gguf(to_native(path))["metadata"]
+    length = metadata.get(f"{metadata.get('general.architecture')}.context_length", 0)
+    return int(length) if isinstance(length, int) and length >= 2 else 0
+
+
+def load(
+    base: PathLike,
+    assistant: PathLike,
+    head: PathLike | Head | None = None,
+    *,
+    base_options: LoadOptionsDict | None = None,
+    assistant_options: LoadOptionsDict | None = None,
+    progress: Callable[[float], object] | None = None,
+    check_memory: bool = True,
+    **options: Unpack[LoadOptionsDict],
+) -> Pair:
+    """Loads a pair of models that share one vocabulary.
+
+    Args:
+        base: the base's GGUF file, or ``hf:org/repo/file-pattern.gguf`` (``@revision`` may follow) on the hub.
+        assistant: the assistant's, likewise.
+        head: the deferral head: the path of a head file, a :class:`Head`, a training-free head by name
+            (``"confidence"``, ``"entropy"``, ``"random"``), or a token of the base's vocabulary that serves as the
+            head (``"<|defer|>"``). It can also be given with each text.
+        base_options: options for the base alone; they override those for both.
+        assistant_options: options for the assistant alone, likewise.
+        progress: called with the loaded fraction, 0 to 1; returning False stops the load.
+        check_memory: compare the estimated memory of both with what is free first.
+        **options: for both models; see :class:`LoadOptions`.
+
+    Raises:
+        TypeError: an unknown option.
+        OptionError: an option outside its range.
+        LoadError: a file is missing, damaged, not a model, or llama.cpp refused it.
+        NotEnoughMemory: the estimate exceeds what is free.
+        VocabMismatch: the vocabularies differ; the message names the first differing token.
+        HeadError: ``head`` is nothing that can serve as one; HeadMismatch where it is another base's.
+        DownloadError: a hub file cannot be had.
+    """
+    if head is not None and not isinstance(head, (str, os.PathLike, Head)):
+        raise HeadError(f"head is of type {type(head).__name__}; {HEAD_CHOICES}")
+    chosen = (LoadOptions.merge(options, base_options), LoadOptions.merge(options, assistant_options))
+    with busy():
+        return Pair(*_load(base, assistant, head, chosen, progress, check_memory))
+
+
+def _load(
+    base: PathLike,
+    assistant: PathLike,
+    head: PathLike | Head | None,
+    chosen: tuple[LoadOptions, LoadOptions],
+    progress: Callable[[float], object] | None,
+    check_memory: bool,
+) -> tuple[_core.Pair, PathLike | Head | None]:
+    if head is not None and not isinstance(head, Head) and is_file(head):
+        head = Head.load(resolve(head))  # a bad head file is reported before minutes of loading
+    set_up_log()
+    paths = (_model_path("base", base), _model_path("assistant", assistant))
+    trained = [_trained_n_ctx(path) for path in paths]
+    # Left to themselves, both get the context that both were trained for.
+    common = min((n for n in trained if n), default=0)
+    sizes = [o.context_size(common if o.n_ctx is None else n) for o, n in zip(chosen, trained, strict=True)]
+    if check_memory:
+        check_free_memory(*(estimate(path, n_ctx, o) for path, n_ctx, o in zip(paths, sizes, chosen, strict=True)))
+    cores = usable_cores()
+    core_options = [
+        o.to_core(path, n_ctx, cores, [(resolve(adapter), scale) for adapter, scale in o.adapters()])
+        for o, path, n_ctx in zip(chosen, paths, sizes, strict=True)
+    ]
+    try:
+        core = _core.Pair(core_options[0], core_options[1], progress)
+    finally:
+        forward_log()
+    return core, head
+
+
+def generate(
+    prompt: str | Sequence[int],
+    *,
+    base: PathLike,
+    assistant: PathLike,
+    head: PathLike | Head | None = None,
+    load_options: LoadOptionsDict | None = None,
+    **options: Unpack[WritingOptionsDict],
+) -> Completion:
+    """Loads a pair, continues ``prompt`` once, and frees the pair.
+
+    For more than one text, :func:`load` the pair and keep it: loading takes longer than a short text.
+
+    Args:
+        prompt: text or token ids.
+        base: as for :func:`load`.
+        assistant: as for :func:`load`.
+        head: as for :func:`load`; needed here.
+        load_options: see :class:`LoadOptions`.
+        **options: see :class:`GenerationOptions`.
+
+    Raises:
+        Everything that :func:`load` and :meth:`Pair.generate` raise.
+    """
+    if head is None:
+        raise HeadError(f"generate() needs a deferral head; {HEAD_CHOICES}")
+    GenerationOptions.of({**options, "head": head}).to_core(DEFAULT_THRESHOLD)  # before minutes of loading
+    with load(base, assistant, head, **(load_options or {})) as pair:
+        return pair.generate(prompt, **options)
