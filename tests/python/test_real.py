@@ -11,12 +11,13 @@ pytestmark = pytest.mark.real_models
 QUESTION = [{"role": "user", "content": "What is 17 * 23? Answer with the number."}]
 
 
-def test_the_assistant_knows_what_the_base_does_not(real_models: RealModels) -> None:
+def test_both_ends_of_the_threshold(real_models: RealModels) -> None:
     with colm.load(real_models["base"], real_models["assistant"], "confidence", n_ctx=512) as pair:
         alone = pair.chat(QUESTION, threshold=1.0, temperature=0, max_tokens=16)
         asked = pair.chat(QUESTION, threshold=0.0, temperature=0, max_tokens=16)
-        assert "391" not in alone.text
+        assert all(token.source == "base" for token in alone.tokens)
         assert alone.stats.assistant_calls == 0
+        assert all(token.source == "assistant" for token in asked.tokens)
         assert "391" in asked.text
         assert asked.stats.deferral_rate == 1.0
         # The second question shares its prompt with the first: the base re-reads the last token only.
