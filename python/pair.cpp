@@ -119,7 +119,6 @@ void register_pair(py::module_& module) {
         .def("tokenize", &Pair::tokenize, py::arg("text"), py::arg("add_special"), py::arg("parse_special"),
              py::call_guard<py::gil_scoped_release>())
         .def("detokenize", &Pair::detokenize, py::arg("tokens"), py::arg("special"))
-        .def("ends_text", &Pair::ends_text, py::arg("token"))
         .def(
             "reset", [](Pair& self) { self.engine().reset(); }, py::call_guard<py::gil_scoped_release>())
         .def_property_readonly("n_ctx", [](const Pair& self) { return self.engine().n_ctx(); })

@@ -137,19 +137,18 @@ void check_complete(const GgufInfo& info, const std::string& path) {
                         std::to_string(info.expected_bytes) + " bytes; download it again");
 }
 
-bool is_adapter(const GgufInfo& info) {
-    const auto found = info.metadata.find("general.type");
-    const auto* type = found == info.metadata.end() ? nullptr : std::get_if<std::string>(&found->second);
-    return type != nullptr && *type == "adapter";
+// "" where the key is missing or no text.
+std::string text_of(const GgufInfo& info, const char* key) {
+    const auto found = info.metadata.find(key);
+    const auto* text = found == info.metadata.end() ? nullptr : std::get_if<std::string>(&found->second);
+    return text == nullptr ? std::string() : *text;
 }
+
+bool is_adapter(const GgufInfo& info) { return text_of(info, "general.type") == "adapter"; }
 
 }  // namespace
 
-std::string architecture_of(const GgufInfo& info) {
-    const auto found = info.metadata.find("general.architecture");
-    const auto* name = found == info.metadata.end() ? nullptr : std::get_if<std::string>(&found->second);
-    return name == nullptr ? std::string() : *name;
-}
+std::string architecture_of(const GgufInfo& info) { return text_of(info, "general.architecture"); }
 
 void check_model_file(const std::string& path) {
     const GgufInfo info = inspect_gguf(path);

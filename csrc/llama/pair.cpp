@@ -113,6 +113,4 @@ std::string Pair::detokenize(const std::vector<Token>& tokens, bool special) con
     return take_utf8(bytes, true);
 }
 
-bool Pair::ends_text(Token token) const { return std::binary_search(eog_->begin(), eog_->end(), token); }
-
 }  // namespace colm::llama

@@ -35,7 +35,6 @@ class Pair {
 
     std::vector<Token> tokenize(const std::string& text, bool add_special, bool parse_special) const;
     std::string detokenize(const std::vector<Token>& tokens, bool special) const;
-    bool ends_text(Token token) const;
 
     const LlamaModel& base() const { return *base_; }
     const LlamaModel& assistant() const { return *assistant_; }
