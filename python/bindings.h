@@ -19,5 +19,6 @@ void register_options(pybind11::module_& module);
 void register_head(pybind11::module_& module);
 void register_generation(pybind11::module_& module);
 void register_pair(pybind11::module_& module);
+void register_scoring(pybind11::module_& module);
 
 }  // namespace colm::python

@@ -51,6 +51,8 @@ py::dict to_fields(const LearnedHead& head) {
     fields["default_threshold"] = info.default_threshold;
     fields["rates"] = info.rates;
     fields["thresholds"] = info.thresholds;
+    fields["training"] = text_or_none(info.training);
+    fields["calibration"] = text_or_none(info.calibration);
     return fields;
 }
 

@@ -23,6 +23,8 @@ void register_model_options(py::module_& module) {
         .def_readwrite("n_ubatch", &ModelOptions::n_ubatch)
         .def_readwrite("n_threads", &ModelOptions::n_threads)
         .def_readwrite("n_threads_batch", &ModelOptions::n_threads_batch)
+        .def_readwrite("n_sequences", &ModelOptions::n_sequences)
+        .def_readwrite("n_outputs", &ModelOptions::n_outputs)
         .def_readwrite("n_gpu_layers", &ModelOptions::n_gpu_layers)
         .def_readwrite("main_gpu", &ModelOptions::main_gpu)
         .def_readwrite("split_mode", &ModelOptions::split_mode)
@@ -60,7 +62,8 @@ void register_options(py::module_& module) {
         .def(py::init<>())
         .def_readwrite("threshold", &PolicyOptions::threshold)
         .def_readwrite("schedule", &PolicyOptions::schedule)
-        .def_readwrite("schedule_tokens", &PolicyOptions::schedule_tokens);
+        .def_readwrite("schedule_tokens", &PolicyOptions::schedule_tokens)
+        .def_readwrite("target_rate", &PolicyOptions::target_rate);
     py::class_<StrategyOptions>(module, "StrategyOptions")
         .def(py::init<>())
         .def_readwrite("strategy", &StrategyOptions::strategy)

@@ -71,24 +71,26 @@ Step Engine::step(Sequence& sequence, Router& router, Interrupt& interrupt) {
     const bool first_step = stats.base_steps == 0;
     double prefill_s = 0.0;
 
-    std::size_t n_calls = sequence.calls.size();
-    const Output output = base_.read(sequence.tokens, head.needs_hidden(), interrupt, sequence.calls);
-    stats.base_tokens_read += tokens_read(sequence.calls, n_calls);
-    ++stats.base_steps;
-    if (first_step) prefill_s += seconds_since(start);
-
+    Step step;
+    step.threshold = router.policy.threshold_at(sequence.n_generated(), stats.n_deferred);
     const Token defer_token = head.defer_token();
     HeadInput input;
-    if (defer_token != kNoToken) input.token_logit = output.logits[static_cast<std::size_t>(defer_token)];
-    const Routed base = route(output, defer_token, head.n_top_logits());
-    input.hidden = output.hidden;
-    input.distribution = &base.distribution;
     input.position = sequence.tokens.size();
     input.seed = router.seed;
-
-    Step step;
+    Routed base;
+    std::size_t n_calls = sequence.calls.size();
+    if (head.needs_base() || router.mixer.needs_base() ||
+        !Policy::defers(head.defer_logit(input), step.threshold)) {
+        const Output output = base_.read(sequence.tokens, head.needs_hidden(), interrupt, sequence.calls);
+        stats.base_tokens_read += tokens_read(sequence.calls, n_calls);
+        ++stats.base_steps;
+        if (first_step) prefill_s += seconds_since(start);
+        if (defer_token != kNoToken) input.token_logit = output.logits[static_cast<std::size_t>(defer_token)];
+        base = route(output, defer_token, head.n_top_logits());
+        input.hidden = output.hidden;
+        input.distribution = &base.distribution;
+    }
     step.defer_logit = head.defer_logit(input);
-    step.threshold = router.policy.threshold_at(sequence.n_generated());
     Routed routed = base;
     if (Policy::defers(step.defer_logit, step.threshold)) {
         step.source = Source::assistant;
@@ -115,6 +117,7 @@ Step Engine::step(Sequence& sequence, Router& router, Interrupt& interrupt) {
     router.sampler->accept(step.token);
     sequence.tokens.push_back(step.token);
     if (step.source == Source::assistant) ++stats.n_deferred;
+    router.policy.observe(step.defer_logit);
     stats.prefill_s += prefill_s;
     stats.decode_s += seconds_since(start) - prefill_s;
     return step;

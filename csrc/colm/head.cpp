@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <utility>
 
 #include "colm/error.h"
@@ -143,6 +144,9 @@ std::shared_ptr<const Head> make_training_free_head(const std::string& name) {
     if (name == "confidence") return std::make_shared<ConfidenceHead>();
     if (name == "entropy") return std::make_shared<EntropyHead>();
     if (name == "random") return std::make_shared<RandomHead>();
+    constexpr double kInfinity = std::numeric_limits<double>::infinity();
+    if (name == "always") return std::make_shared<FixedHead>(kInfinity);
+    if (name == "never") return std::make_shared<FixedHead>(-kInfinity);
     return nullptr;
 }
 

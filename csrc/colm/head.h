@@ -28,6 +28,8 @@ class Head {
 
     virtual double defer_logit(const HeadInput& input) const = 0;
 
+    // Whether the base has to read the text for it. A head that does not may look at position and seed alone.
+    virtual bool needs_base() const { return true; }
     virtual bool needs_hidden() const { return false; }
     virtual std::size_t n_top_logits() const { return 0; }
     // A token of the vocabulary that serves as the head, and can therefore never be emitted.
@@ -66,6 +68,9 @@ struct HeadInfo {
     std::optional<double> default_threshold;
     std::vector<float> rates;
     std::vector<float> thresholds;
+    // How it was made, as JSON; "" where the file does not say.
+    std::string training;
+    std::string calibration;
 };
 
 // A learned head: h_t, and the features that `info` names, through one or more linear maps.
@@ -122,7 +127,18 @@ class RandomHead final : public Head {
     double defer_logit(const HeadInput& input) const override;
 };
 
-// The training-free head of that name ("confidence", "entropy", "random"), or null.
+// The same at every position: +infinity is the assistant alone, -infinity the base alone.
+class FixedHead final : public Head {
+  public:
+    explicit FixedHead(double defer_logit) : defer_logit_(defer_logit) {}
+    double defer_logit(const HeadInput&) const override { return defer_logit_; }
+    bool needs_base() const override { return false; }
+
+  private:
+    double defer_logit_;
+};
+
+// The training-free head of that name ("confidence", "entropy", "random", "always", "never"), or null.
 std::shared_ptr<const Head> make_training_free_head(const std::string& name);
 
 }  // namespace colm

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -26,6 +27,9 @@ struct PolicyOptions {
     Schedule schedule = Schedule::constant;
     // K: how many generated tokens the schedule spans.
     int schedule_tokens = 0;
+    // r in [0, 1]: move the threshold, from `threshold` on, so that this share of the text's tokens is
+    // deferred.
+    std::optional<double> target_rate = std::nullopt;
 };
 
 struct StrategyOptions {

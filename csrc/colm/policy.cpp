@@ -11,6 +11,12 @@ namespace colm {
 namespace {
 constexpr double kPi = 3.14159265358979323846;
 constexpr double kExponentialFloor = 1e-4;
+constexpr double kGain = 0.75;
+// Before there is a deviation, and for heads whose z hardly moves.
+constexpr double kFirstDeviation = 1.0;
+constexpr double kLeastDeviation = 0.05;
+constexpr std::size_t kEnoughToMeasure = 8;
+constexpr double kLargestLogit = 30.0;
 }  // namespace
 
 Policy::Policy(const PolicyOptions& options) : options_(options) {
@@ -20,10 +26,40 @@ Policy::Policy(const PolicyOptions& options) : options_(options) {
     if (options.schedule_tokens < 0)
         throw OptionError("schedule_tokens is " + std::to_string(options.schedule_tokens) +
                           "; it must be 0 or more");
+    if (!options.target_rate) return;
+    if (!(*options.target_rate >= 0.0 && *options.target_rate <= 1.0))
+        throw OptionError("target_rate is " + std::to_string(*options.target_rate) +
+                          "; a deferral rate lies between 0 and 1");
+    if (options.schedule != Schedule::constant)
+        throw OptionError("a schedule and target_rate both move the threshold; leave one of them out");
 }
 
-double Policy::threshold_at(std::size_t n_generated) const {
+void Policy::observe(double defer_logit) {
+    if (!std::isfinite(defer_logit)) return;
+    ++n_;
+    const double from_old = defer_logit - mean_;
+    mean_ += from_old / static_cast<double>(n_);
+    squares_ += from_old * (defer_logit - mean_);
+}
+
+double Policy::steered(std::size_t n_generated, std::size_t n_deferred) const {
+    const double rate = *options_.target_rate;
+    if (rate <= 0.0) return 1.0;
+    if (rate >= 1.0) return 0.0;
+    const double deviation =
+        n_ < kEnoughToMeasure ? kFirstDeviation
+                              : std::max(kLeastDeviation, std::sqrt(squares_ / static_cast<double>(n_ - 1)));
+    const double start = std::log(options_.threshold) - std::log1p(-options_.threshold);
+    const double ahead = static_cast<double>(n_deferred) - rate * static_cast<double>(n_generated);
+    const double logit =
+        std::clamp(std::clamp(start, -kLargestLogit, kLargestLogit) + kGain * deviation * ahead,
+                   -kLargestLogit, kLargestLogit);
+    return 1.0 / (1.0 + std::exp(-logit));
+}
+
+double Policy::threshold_at(std::size_t n_generated, std::size_t n_deferred) const {
     const double eta = options_.threshold;
+    if (options_.target_rate) return steered(n_generated, n_deferred);
     const auto k = static_cast<std::size_t>(options_.schedule_tokens);
     if (options_.schedule == Schedule::constant || n_generated >= k) return eta;
     const double progress = static_cast<double>(n_generated) / static_cast<double>(k);

@@ -9,21 +9,36 @@ namespace colm {
 
 class Policy {
   public:
-    // Throws OptionError for a threshold outside [0, 1] or a negative schedule length.
+    // Throws OptionError for a threshold or target rate outside [0, 1], a negative schedule length, or a
+    // target rate beside a schedule.
     explicit Policy(const PolicyOptions& options);
 
     // eta for the token generated after `n_generated` others. With progress p = min(1, n_generated / K):
     //   constant     eta                             linear  1 + (eta - 1) p
     //   exponential  max(eta, 1e-4)^p; eta at p = 1  cosine  eta + (1 - eta) (1 + cos(pi p)) / 2
     // (the floor keeps the exponential path defined where eta is 0).
-    double threshold_at(std::size_t n_generated) const;
+    // With a target rate r, `n_deferred` of the tokens so far and s the deviation of the z seen in this text:
+    //   logit(eta) + 0.75 s (n_deferred - r n_generated)
+    // an integral controller. Whatever z does, after n tokens the rate is off by 2 (u - logit(eta)) / (s n)
+    // at most, where u is where the threshold has to be for r: 1.5 points at 200 tokens and a start 1.5 s
+    // away.
+    double threshold_at(std::size_t n_generated, std::size_t n_deferred) const;
+
+    // Takes note of a deferral logit of this text; infinite ones tell nothing.
+    void observe(double defer_logit);
 
     // Whether z > logit(eta). Decided by eta itself at both ends, so that eta = 1 never defers and eta = 0
     // always does, for every z (infinities included). Throws GenerationError where z is NaN.
     static bool defers(double defer_logit, double threshold);
 
   private:
+    double steered(std::size_t n_generated, std::size_t n_deferred) const;
+
     PolicyOptions options_;
+    // Of the z observed: how many, their mean, and the sum of squares about it (Welford).
+    std::size_t n_ = 0;
+    double mean_ = 0.0;
+    double squares_ = 0.0;
 };
 
 }  // namespace colm

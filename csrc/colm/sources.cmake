@@ -6,6 +6,7 @@ set(COLM_SOURCES
     ${CMAKE_CURRENT_LIST_DIR}/head.cpp
     ${CMAKE_CURRENT_LIST_DIR}/policy.cpp
     ${CMAKE_CURRENT_LIST_DIR}/reader.cpp
+    ${CMAKE_CURRENT_LIST_DIR}/scorer.cpp
     ${CMAKE_CURRENT_LIST_DIR}/strategy.cpp
     ${CMAKE_CURRENT_LIST_DIR}/text_stream.cpp
     ${CMAKE_CURRENT_LIST_DIR}/vocabulary.cpp)

@@ -24,6 +24,8 @@ class Mixer {
     Routed mix(const Routed& base, const Routed& assistant, double defer_logit);
 
     Strategy strategy() const { return options_.strategy; }
+    // Whether the base's distribution has a part in a deferred token.
+    bool needs_base() const { return options_.strategy != Strategy::defer; }
 
   private:
     StrategyOptions options_;

@@ -98,6 +98,8 @@ HeadInfo read_info(const gguf_context* gguf, const std::string& path) {
     info.default_threshold = keys.real("colm-head.default_threshold");
     info.rates = keys.reals("colm-head.rates");
     info.thresholds = keys.reals("colm-head.thresholds");
+    info.training = keys.text("colm-head.training", "");
+    info.calibration = keys.text("colm-head.calibration", "");
     if (info.rates.size() != info.thresholds.size())
         throw HeadError(path + ": the calibration table has " + std::to_string(info.rates.size()) +
                         " rates and " + std::to_string(info.thresholds.size()) + " thresholds");

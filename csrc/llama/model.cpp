@@ -17,7 +17,8 @@
 namespace colm::llama {
 namespace {
 
-constexpr int kMaxThreads = 512;  // GGML_MAX_N_THREADS
+constexpr int kMaxThreads = 512;    // GGML_MAX_N_THREADS
+constexpr int kMaxSequences = 256;  // LLAMA_MAX_SEQ
 
 void require(bool condition, const std::string& message) {
     if (!condition) throw OptionError(message);
@@ -34,6 +35,8 @@ void check_options(const ModelOptions& o) {
     require_range("n_ctx", o.n_ctx, 2, 1 << 28);
     require_range("n_batch", o.n_batch, 1, 1 << 20);
     require_range("n_ubatch", o.n_ubatch, 1, 1 << 20);
+    require_range("n_sequences", o.n_sequences, 1, kMaxSequences);
+    require_range("n_outputs", o.n_outputs, 1, 1 << 20);
     require_range("n_threads", o.n_threads, 1, kMaxThreads);
     require_range("n_threads_batch", o.n_threads_batch, 1, kMaxThreads);
     require_range("n_gpu_layers", o.n_gpu_layers, -1, 1 << 20);
@@ -126,13 +129,16 @@ void LlamaModel::create_context(const ModelOptions& o) {
     llama_context_params params = llama_context_default_params();
     n_ctx_ = o.n_ctx;
     n_batch_ = std::min(o.n_batch, o.n_ctx);
+    n_sequences_ = o.n_sequences;
+    n_outputs_ = std::min<std::size_t>(o.n_outputs, n_batch_);
     params.n_ctx = o.n_ctx;
     params.n_batch = static_cast<std::uint32_t>(n_batch_);
     params.n_ubatch = std::min<std::uint32_t>(o.n_ubatch, static_cast<std::uint32_t>(n_batch_));
-    params.n_seq_max = 1;
-    // Only the last token of a batch is ever asked for. Without this the output buffer and the graph are
-    // sized for logits of a whole batch: 300 MB at 512 tokens and 152,000 ids.
-    params.n_outputs_max = 1;
+    params.n_seq_max = o.n_sequences;
+    params.kv_unified = o.n_sequences > 1;  // texts of any length share the cells
+    // While writing, only the last token of a batch is ever asked for. Without this the output buffer and the
+    // graph are sized for logits of a whole batch: 300 MB at 512 tokens and 152,000 ids.
+    params.n_outputs_max = o.n_outputs;
     params.n_threads = o.n_threads;
     params.n_threads_batch = o.n_threads_batch;
     // Of an embedding model, which pools by default, the token's own hidden state is wanted.
@@ -167,7 +173,8 @@ void LlamaModel::create_context(const ModelOptions& o) {
     batch_.tokens.resize(n_batch_);
     batch_.positions.resize(n_batch_);
     batch_.n_seq_ids.assign(n_batch_, 1);
-    batch_.seq_ids.assign(n_batch_, &batch_.seq_id);
+    batch_.seq_ids.resize(n_batch_);
+    batch_.sequences.resize(n_batch_);
     batch_.outputs.resize(n_batch_);
 }
 
@@ -194,28 +201,15 @@ void LlamaModel::add_adapters(const ModelOptions& options) {
         throw LoadError("the adapters of " + path_ + " cannot be applied" + llama_cpp_says());
 }
 
-llama_batch LlamaModel::fill_batch(View<const Token> tokens, std::size_t position, bool output) {
-    for (std::size_t i = 0; i < tokens.size; ++i) {
-        batch_.tokens[i] = tokens[i];
-        batch_.positions[i] = static_cast<llama_pos>(position + i);
-        batch_.outputs[i] = 0;
-    }
-    batch_.outputs[tokens.size - 1] = output;
-    return {static_cast<std::int32_t>(tokens.size),
-            batch_.tokens.data(),
-            nullptr,
-            batch_.positions.data(),
-            batch_.n_seq_ids.data(),
-            batch_.seq_ids.data(),
-            batch_.outputs.data()};
+void LlamaModel::set_slot(std::size_t i, const Slot& slot) {
+    batch_.tokens[i] = slot.token;
+    batch_.positions[i] = static_cast<llama_pos>(slot.position);
+    batch_.sequences[i] = static_cast<llama_seq_id>(slot.sequence);
+    batch_.seq_ids[i] = &batch_.sequences[i];
+    batch_.outputs[i] = slot.output;
 }
 
-Output LlamaModel::eval(View<const Token> tokens, std::size_t position, Want want, Interrupt& interrupt) {
-    if (tokens.size == 0 || tokens.size > n_batch_ || position + tokens.size > n_ctx_)
-        throw GenerationError("a batch of " + std::to_string(tokens.size) + " tokens at position " +
-                              std::to_string(position) + " does not fit n_batch " + std::to_string(n_batch_) +
-                              " and n_ctx " + std::to_string(n_ctx_));
-    const bool hidden = want == Want::logits_and_hidden;
+void LlamaModel::decode(std::size_t n_tokens, bool hidden, Interrupt& interrupt) {
     if (hidden != embeddings_) {
         llama_set_embeddings(context_.get(), hidden);
         embeddings_ = hidden;
@@ -225,7 +219,9 @@ Output LlamaModel::eval(View<const Token> tokens, std::size_t position, Want wan
     std::string thrown;
     try {
         const AssertionGuard guard;
-        status = llama_decode(context_.get(), fill_batch(tokens, position, want != Want::nothing));
+        status = llama_decode(context_.get(), {static_cast<std::int32_t>(n_tokens), batch_.tokens.data(),
+                                               nullptr, batch_.positions.data(), batch_.n_seq_ids.data(),
+                                               batch_.seq_ids.data(), batch_.outputs.data()});
     } catch (const std::exception& error) {
         status = -1;
         thrown = error.what();
@@ -234,18 +230,53 @@ Output LlamaModel::eval(View<const Token> tokens, std::size_t position, Want wan
     if (status == 2) throw Cancelled();
     if (status != 0)
         throw GenerationError("llama_decode failed with status " + std::to_string(status) + " on " +
-                              std::to_string(tokens.size) + " tokens at position " +
-                              std::to_string(position) + " of " + path_ +
+                              std::to_string(n_tokens) + " tokens at position " +
+                              std::to_string(batch_.positions[0]) + " of " + path_ +
                               (thrown.empty() ? llama_cpp_says() : " (" + thrown + ")"));
+}
+
+Output LlamaModel::eval(View<const Token> tokens, std::size_t position, Want want, Interrupt& interrupt) {
+    if (tokens.size == 0 || tokens.size > n_batch_ || position + tokens.size > n_ctx_)
+        throw GenerationError("a batch of " + std::to_string(tokens.size) + " tokens at position " +
+                              std::to_string(position) + " does not fit n_batch " + std::to_string(n_batch_) +
+                              " and n_ctx " + std::to_string(n_ctx_));
+    for (std::size_t i = 0; i < tokens.size; ++i)
+        set_slot(i, {tokens[i], position + i, 0, want != Want::nothing && i + 1 == tokens.size});
+    decode(tokens.size, want == Want::logits_and_hidden, interrupt);
+    if (want == Want::nothing) return {};
+    return output(tokens.size - 1);
+}
+
+void LlamaModel::eval_batch(View<const Slot> slots, bool hidden, Interrupt& interrupt) {
+    std::size_t n_outputs = 0;
+    for (std::size_t i = 0; i < std::min(slots.size, n_batch_); ++i) {
+        const Slot& slot = slots[i];
+        if (slot.position >= n_ctx_ || slot.sequence >= n_sequences_ || (hidden && !slot.output))
+            throw GenerationError(
+                "slot " + std::to_string(i) + " of a batch (position " + std::to_string(slot.position) +
+                ", sequence " + std::to_string(slot.sequence) + ") does not fit n_ctx " +
+                std::to_string(n_ctx_) + " and " + std::to_string(n_sequences_) + " sequences");
+        n_outputs += slot.output ? 1 : 0;
+        set_slot(i, slot);
+    }
+    if (slots.size == 0 || slots.size > n_batch_ || n_outputs > n_outputs_)
+        throw GenerationError("a batch of " + std::to_string(slots.size) + " tokens with " +
+                              std::to_string(n_outputs) + " outputs does not fit n_batch " +
+                              std::to_string(n_batch_) + " and " + std::to_string(n_outputs_) + " outputs");
+    decode(slots.size, hidden, interrupt);
+}
+
+Output LlamaModel::output(std::size_t i) {
     Output output;
-    if (want == Want::nothing) return output;
-    const auto last = static_cast<std::int32_t>(tokens.size) - 1;
-    output.logits = {llama_get_logits_ith(context_.get(), last), n_vocab()};
-    if (hidden) output.hidden = llama_get_embeddings_ith(context_.get(), last);
-    if (output.logits.data == nullptr || (hidden && output.hidden == nullptr))
+    const auto at = static_cast<std::int32_t>(i);
+    output.logits = {llama_get_logits_ith(context_.get(), at), n_vocab()};
+    if (embeddings_) output.hidden = llama_get_embeddings_ith(context_.get(), at);
+    if (output.logits.data == nullptr || (embeddings_ && output.hidden == nullptr))
         throw GenerationError("llama.cpp gave no output for " + path_ + llama_cpp_says());
     return output;
 }
+
+void LlamaModel::clear() { llama_memory_clear(llama_get_memory(context_.get()), false); }
 
 std::size_t LlamaModel::rewind(std::size_t n_tokens) {
     llama_memory_t memory = llama_get_memory(context_.get());

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "colm/batch_model.h"
 #include "colm/language_model.h"
 #include "colm/vocabulary.h"
 #include "llama/handles.h"
@@ -12,7 +13,7 @@
 
 namespace colm::llama {
 
-class LlamaModel final : public LanguageModel {
+class LlamaModel final : public LanguageModel, public BatchModel {
   public:
     // Throws OptionError for an option outside its range, LoadError for everything about the file.
     explicit LlamaModel(const ModelOptions& options);
@@ -23,6 +24,12 @@ class LlamaModel final : public LanguageModel {
     std::size_t n_batch() const override { return n_batch_; }
     Output eval(View<const Token> tokens, std::size_t position, Want want, Interrupt& interrupt) override;
     std::size_t rewind(std::size_t n_tokens) override;
+
+    std::size_t n_outputs() const override { return n_outputs_; }
+    std::size_t n_sequences() const override { return n_sequences_; }
+    void eval_batch(View<const Slot> slots, bool hidden, Interrupt& interrupt) override;
+    Output output(std::size_t i) override;
+    void clear() override;
 
     const Vocabulary& vocabulary() const { return vocabulary_; }
     const llama_vocab* vocab() const { return llama_model_get_vocab(model_.get()); }
@@ -43,13 +50,14 @@ class LlamaModel final : public LanguageModel {
         std::vector<std::int32_t> n_seq_ids;
         std::vector<llama_seq_id*> seq_ids;
         std::vector<std::int8_t> outputs;
-        llama_seq_id seq_id = 0;
+        std::vector<llama_seq_id> sequences;
     };
 
     void load(const ModelOptions& options);
     void create_context(const ModelOptions& options);
     void add_adapters(const ModelOptions& options);
-    llama_batch fill_batch(View<const Token> tokens, std::size_t position, bool output);
+    void set_slot(std::size_t i, const Slot& slot);
+    void decode(std::size_t n_tokens, bool hidden, Interrupt& interrupt);
 
     std::string path_;
     ModelPtr model_;
@@ -59,6 +67,8 @@ class LlamaModel final : public LanguageModel {
     std::size_t n_embd_ = 0;
     std::size_t n_ctx_ = 0;
     std::size_t n_batch_ = 0;
+    std::size_t n_outputs_ = 1;
+    std::size_t n_sequences_ = 1;
     bool can_rewind_ = true;
     bool swa_full_ = true;
     bool embeddings_ = false;         // what the context is switched to

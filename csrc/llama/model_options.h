@@ -20,6 +20,9 @@ struct ModelOptions {
     // Threads for single tokens and for batches.
     int n_threads = 1;
     int n_threads_batch = 1;
+    // Texts that share the context, and the most outputs of one llama_decode.
+    std::uint32_t n_sequences = 1;
+    std::uint32_t n_outputs = 1;
 
     // Layers on the GPU; -1: all.
     int n_gpu_layers = 0;

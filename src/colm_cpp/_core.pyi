@@ -53,6 +53,8 @@ class ModelOptions:
     n_ubatch: int
     n_threads: int
     n_threads_batch: int
+    n_sequences: int
+    n_outputs: int
     n_gpu_layers: int
     main_gpu: int
     split_mode: int
@@ -73,6 +75,7 @@ class PolicyOptions:
     threshold: float
     schedule: Schedule
     schedule_tokens: int
+    target_rate: float | None
     def __init__(self) -> None: ...
 
 class StrategyOptions:
@@ -136,6 +139,23 @@ class Pair:
     def reset(self) -> None: ...
     @property
     def n_ctx(self) -> int: ...
+    @property
+    def n_shared(self) -> int: ...
+    @property
+    def vocab_fingerprint(self) -> str: ...
+    @property
+    def base(self) -> dict[str, Any]: ...
+    @property
+    def assistant(self) -> dict[str, Any]: ...
+
+class ScoringPair:
+    def __init__(
+        self, base: ModelOptions, assistant: ModelOptions, progress: Callable[[float], object] | None = None
+    ) -> None: ...
+    def score(
+        self, texts: Sequence[tuple[Sequence[int], Sequence[int]]], top_k: int
+    ) -> tuple[dict[str, Any], dict[str, Any]]: ...
+    def tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]: ...
     @property
     def n_shared(self) -> int: ...
     @property

@@ -71,6 +71,10 @@ def _write_gguf(head: Head, path: Path) -> None:
         if head.rates:
             writer.add_array(f"{ARCHITECTURE}.rates", list(head.rates))
             writer.add_array(f"{ARCHITECTURE}.thresholds", list(head.thresholds))
+        for key in ("training", "calibration"):
+            value = getattr(head, key)
+            if value is not None:
+                writer.add_string(f"{ARCHITECTURE}.{key}", value)
         for i, (weight, bias) in enumerate(zip(head.weights, head.biases, strict=True)):
             writer.add_tensor(f"layers.{i}.weight", weight)
             writer.add_tensor(f"layers.{i}.bias", bias)

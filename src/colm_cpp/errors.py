@@ -14,6 +14,7 @@ __all__ = [
     "ChatTemplateError",
     "ColmError",
     "ContextFull",
+    "CorpusError",
     "DownloadError",
     "GenerationError",
     "GrammarError",
@@ -35,6 +36,10 @@ class ColmError(Exception):
 
 class OptionError(ColmError, ValueError):
     """An option has a value outside its range; the message names option, value and limit."""
+
+
+class CorpusError(ColmError, ValueError):
+    """Texts, problems or results on disk cannot be used; the message names the file, and the line if there is one."""
 
 
 class LoadError(ColmError, OSError):

@@ -48,6 +48,8 @@ class Head:
         default_threshold: eta in [0, 1], used when the caller gives none.
         rates: calibration, deferral rates in [0, 1], strictly ascending.
         thresholds: calibration, the threshold in [0, 1] that gives each of ``rates``.
+        training: how the head was fitted and what it is worth on held-out texts, as JSON; None where unknown.
+        calibration: how ``rates`` were measured, as JSON; None where unknown.
 
     ``default_threshold``, ``rates`` and ``thresholds`` are rounded to what a file holds (float32),
     so that a head behaves alike before it is saved and after it is loaded.
@@ -70,6 +72,8 @@ class Head:
     default_threshold: float | None = None
     rates: tuple[float, ...] = ()
     thresholds: tuple[float, ...] = ()
+    training: str | None = None
+    calibration: str | None = None
 
     def __post_init__(self) -> None:
         def put(field: str, value: object) -> None:
@@ -83,7 +87,7 @@ class Head:
         put("weights", checks.arrays("weights", self.weights, 2))
         put("biases", checks.arrays("biases", self.biases, 1))
         checks.layer_chain(self.kind, self.weights, self.biases, self.n_embd, self.n_features)
-        for field in ("name", "base_name", "assistant_name"):
+        for field in ("name", "base_name", "assistant_name", "training", "calibration"):
             checks.text(field, getattr(self, field))
         put("vocab_fingerprint", checks.fingerprint(self.vocab_fingerprint))
         if self.default_threshold is not None:
@@ -110,7 +114,7 @@ class Head:
             features: see :class:`Head`. Default none.
             top_k: see :class:`Head`. Default 0.
             **metadata: any of ``name``, ``base_name``, ``assistant_name``, ``vocab_fingerprint``,
-                ``default_threshold``, ``rates``, ``thresholds``.
+                ``default_threshold``, ``rates``, ``thresholds``, ``training``, ``calibration``.
 
         Raises:
             HeadError: the head is not well-formed.
@@ -172,6 +176,20 @@ class Head:
             top_k=top_k,
             **metadata,
         )
+
+    @classmethod
+    def confidence(cls, n_embd: int, **metadata: Any) -> Head:
+        """Make the training-free head ``"confidence"`` as a head file can hold it, so that it can be calibrated.
+
+        Its z is the base's ``log_odds`` with the sign changed; the hidden state has no weight.
+
+        Args:
+            n_embd: width of the base's hidden state.
+            **metadata: as in :meth:`linear`.
+        """
+        theta = np.zeros(n_embd + 1, np.float32)
+        theta[-1] = -1.0
+        return cls.linear(theta, features=("log_odds",), **{"name": "confidence", **metadata})
 
     @property
     def n_features(self) -> int:

@@ -59,8 +59,8 @@ def load(
         base: the base's GGUF file, or ``hf:org/repo/file-pattern.gguf`` (``@revision`` may follow) on the hub.
         assistant: the assistant's, likewise.
         head: the deferral head: the path of a head file, a :class:`Head`, a training-free head by name
-            (``"confidence"``, ``"entropy"``, ``"random"``), or a token of the base's vocabulary that serves as the
-            head (``"<|defer|>"``). It can also be given with each text.
+            (``"confidence"``, ``"entropy"``, ``"random"``, ``"always"``, ``"never"``), or a token of the base's
+            vocabulary that serves as the head (``"<|defer|>"``). It can also be given with each text.
         base_options: options for the base alone; they override those for both.
         assistant_options: options for the assistant alone, likewise.
         progress: called with the loaded fraction, 0 to 1; returning False stops the load.
@@ -93,6 +93,18 @@ def _load(
 ) -> tuple[_core.Pair, PathLike | Head | None]:
     if head is not None and not isinstance(head, Head) and is_file(head):
         head = Head.load(resolve(head))  # a bad head file is reported before minutes of loading
+    core_options = prepare(base, assistant, chosen, check_memory=check_memory)
+    try:
+        core = _core.Pair(core_options[0], core_options[1], progress)
+    finally:
+        forward_log()
+    return core, head
+
+
+def prepare(
+    base: PathLike, assistant: PathLike, chosen: tuple[LoadOptions, LoadOptions], *, check_memory: bool
+) -> list[_core.ModelOptions]:
+    """The extension's options for both models, once files and memory were looked at. Errors are those of load()."""
     set_up_log()
     paths = (_model_path("base", base), _model_path("assistant", assistant))
     trained = [_trained_n_ctx(path) for path in paths]
@@ -102,15 +114,10 @@ def _load(
     if check_memory:
         check_free_memory(*(estimate(path, n_ctx, o) for path, n_ctx, o in zip(paths, sizes, chosen, strict=True)))
     cores = usable_cores()
-    core_options = [
+    return [
         o.to_core(path, n_ctx, cores, [(resolve(adapter), scale) for adapter, scale in o.adapters()])
         for o, path, n_ctx in zip(chosen, paths, sizes, strict=True)
     ]
-    try:
-        core = _core.Pair(core_options[0], core_options[1], progress)
-    finally:
-        forward_log()
-    return core, head
 
 
 def generate(

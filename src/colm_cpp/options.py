@@ -250,6 +250,8 @@ class WritingOptionsDict(TypedDict, total=False):
     """Keyword arguments of :func:`colm_cpp.generate`; see :class:`GenerationOptions`."""
 
     threshold: float | None
+    defer_rate: float | None
+    target_rate: float | None
     strategy: StrategyName
     beta: float
     alpha: float
@@ -285,6 +287,11 @@ class GenerationOptions:
         head: the deferral head for this text. None: the pair's.
         threshold: eta in [0, 1]: a token is deferred exactly when z_t > logit(eta). 1 is the base alone, 0 the
             assistant alone. None: the head's own default, else 0.5.
+        defer_rate: instead of ``threshold``: the one at which the head defers this share of the tokens, 0 to 1, by
+            its calibration table (``colm calibrate``). ``"random"`` needs no table.
+        target_rate: move the threshold while writing, so that this share of *this* text is deferred. It begins at
+            ``threshold`` where that is given, at the calibrated one where the head has a table, else at its default.
+            Without ``schedule``.
         strategy: what happens at a deferred position: ``"defer"`` (the assistant's distribution), ``"compose"``
             ((1 - p) P_base + p P_assistant with p = sigmoid(z_t)) or ``"contrastive"`` (log P_assistant - beta log
             P_base over the ids with P_assistant >= alpha max P_assistant; Li et al., arXiv 2210.15097).
@@ -313,6 +320,8 @@ class GenerationOptions:
 
     head: str | os.PathLike[str] | Head | None = None
     threshold: float | None = None
+    defer_rate: float | None = None
+    target_rate: float | None = None
     strategy: str = "defer"
     beta: float = 0.5
     alpha: float = 0.1
@@ -355,6 +364,23 @@ class GenerationOptions:
                 raise OptionError(f"the stop string {text!r} holds a lone surrogate; no text contains it") from None
         return given
 
+    def rate_to_start_from(self) -> float | None:
+        """The deferral rate whose calibrated threshold is wanted; None where the threshold comes from elsewhere.
+
+        Raises:
+            OptionError: a rate outside [0, 1], or two options that contradict each other.
+        """
+        for name in ("defer_rate", "target_rate"):
+            rate = getattr(self, name)
+            if rate is not None and not 0.0 <= _real(name, rate) <= 1.0:  # also refuses NaN
+                raise OptionError(f"{name} is {shown(rate)}; a deferral rate lies between 0 and 1")
+        if self.defer_rate is None:
+            return self.target_rate if self.threshold is None else None
+        for name in ("threshold", "target_rate"):
+            if getattr(self, name) is not None:
+                raise OptionError(f"defer_rate and {name} both say how much to defer; leave one of them out")
+        return self.defer_rate
+
     def to_core(self, default_threshold: float) -> _core.GenerationOptions:
         """The extension's form; a seed is drawn where none is given.
 
@@ -368,6 +394,8 @@ class GenerationOptions:
 
         policy = _core.PolicyOptions()
         policy.threshold = _real("threshold", default_threshold if self.threshold is None else self.threshold)
+        if self.target_rate is not None:
+            policy.target_rate = _real("target_rate", self.target_rate)
         policy.schedule = getattr(_core.Schedule, self.schedule)
         policy.schedule_tokens = _integer("schedule_tokens", self.schedule_tokens, 0, 2**31 - 1)
         core.policy = policy

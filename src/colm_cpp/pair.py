@@ -8,6 +8,7 @@ import os
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import _core
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Pair"]
 
 PathLike = str | os.PathLike[str]
-TRAINING_FREE_HEADS = ("confidence", "entropy", "random")
+TRAINING_FREE_HEADS = ("confidence", "entropy", "random", "always", "never")
 DEFAULT_THRESHOLD = 0.5
 CHAT_TEMPERATURE = 0.2  # that of llama_cpp.Llama.create_chat_completion
 
@@ -60,7 +61,7 @@ class Pair:
         self._turns = Turns()
         self._streams: weakref.WeakSet[TokenStream] = weakref.WeakSet()
         self._head = head
-        self._prepared: tuple[_core.Head, float] | None = None
+        self._prepared: _Prepared | None = None
         if head is not None:
             self._prepared = self._prepare(head)
         with _registry_lock:
@@ -280,12 +281,16 @@ class Pair:
         return _to_ids(prompt)
 
     def _start(self, core: _core.Pair, tokens: list[int], options: GenerationOptions) -> TokenStream:
+        rate = options.rate_to_start_from()
         if options.head is not None:
-            head, default_threshold = self._prepare(options.head)
+            prepared = self._prepare(options.head)
         elif self._prepared is not None:
-            head, default_threshold = self._prepared
+            prepared = self._prepared
         else:
             raise HeadError(f"this pair has no deferral head; {HEAD_CHOICES}")
+        head, default_threshold = prepared.core, prepared.default_threshold
+        if rate is not None:
+            default_threshold = prepared.threshold_for(rate, must_know=options.defer_rate is not None)
         core_options = options.to_core(default_threshold)
         try:
             generation = core.start(tokens, head, core_options)
@@ -296,13 +301,13 @@ class Pair:
             self._streams.add(stream)
         return stream
 
-    def _prepare(self, head: PathLike | Head) -> tuple[_core.Head, float]:
-        """The extension's head and its default threshold."""
+    def _prepare(self, head: PathLike | Head) -> _Prepared:
+        """The extension's head, and what is known of its thresholds."""
         core = self._open_core()
         if isinstance(head, str) and head in TRAINING_FREE_HEADS:
             prepared = _core.training_free_head(head)
             assert prepared is not None
-            return prepared, DEFAULT_THRESHOLD
+            return _Prepared(prepared, DEFAULT_THRESHOLD, name=head)
         if isinstance(head, (str, os.PathLike)):
             name = os.fspath(head)
             if is_file(head):
@@ -310,7 +315,7 @@ class Pair:
             else:
                 try:
                     name.encode("utf-8")  # a lone surrogate is in no vocabulary
-                    return core.token_head(name), DEFAULT_THRESHOLD
+                    return _Prepared(core.token_head(name), DEFAULT_THRESHOLD, name=name)
                 except (HeadError, UnicodeEncodeError):
                     raise HeadError(
                         f"head={name!a} is no file, no training-free head and no token of the base "
@@ -329,7 +334,35 @@ class Pair:
             head.vocab_fingerprint or "",
         )
         core.check_head(learned)
-        return learned, DEFAULT_THRESHOLD if head.default_threshold is None else head.default_threshold
+        default = DEFAULT_THRESHOLD if head.default_threshold is None else head.default_threshold
+        return _Prepared(learned, default, head.name or "(unnamed)", head)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A head as the extension takes it."""
+
+    core: _core.Head
+    default_threshold: float
+    name: str
+    head: Head | None = None
+
+    def threshold_for(self, rate: float, *, must_know: bool) -> float:
+        """The threshold at which ``rate`` of the tokens are deferred.
+
+        Raises:
+            HeadError: it is not known, and ``must_know``.
+        """
+        if self.name == "random" and self.head is None:
+            return 1.0 - rate
+        if self.head is not None and self.head.rates:
+            return self.head.threshold_for_rate(rate)
+        if not must_know:
+            return self.default_threshold
+        raise HeadError(
+            f"no threshold is known at which head {self.name} defers {rate:.0%} of the tokens; make its table with "
+            "colm calibrate, give threshold= instead, or target_rate=, which needs no table"
+        )
 
 
 def is_file(head: PathLike) -> bool:

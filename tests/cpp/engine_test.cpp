@@ -670,3 +670,52 @@ TEST(engine_tells_prompt_time_from_the_rest) {
     CHECK_EQ(stats.prefill_s, both);
     CHECK(stats.decode_s > decode);
 }
+
+TEST(engine_never_asks_the_base_where_nothing_depends_on_it) {
+    World world;
+    Sequence sequence = make_sequence({1, 2, 3});
+    Router router = make_router(colm::make_training_free_head("always"));
+    const std::vector<Step> steps = world.steps(sequence, router, 3);
+    CHECK_EQ(sources(steps), (Sources{kAssistant, kAssistant, kAssistant}));
+    CHECK_EQ(world.base.log, Log{});
+    CHECK_EQ(sequence.stats.base_steps, 0U);
+    CHECK_EQ(sequence.stats.base_tokens_read, 0U);
+    CHECK_EQ(sequence.stats.assistant_calls, 3U);
+    CHECK(steps[0].defer_logit == reference::kInfD);
+}
+
+TEST(engine_asks_the_base_of_an_always_deferring_head_where_the_strategy_mixes) {
+    World world;
+    Sequence sequence = make_sequence({1, 2, 3});
+    StrategyOptions mixing;
+    mixing.strategy = Strategy::contrastive;
+    Router router = make_router(colm::make_training_free_head("always"), 0.5, mixing);
+    world.steps(sequence, router, 2);
+    CHECK_EQ(sequence.stats.base_steps, 2U);
+    CHECK_EQ(sequence.stats.assistant_calls, 2U);
+}
+
+TEST(engine_lets_the_threshold_overrule_fixed_heads) {
+    World world;
+    Sequence sequence = make_sequence({1, 2, 3});
+    Router base_alone = make_router(colm::make_training_free_head("always"), 1.0);
+    CHECK(world.step(sequence, base_alone).source == kBase);
+    Router assistant_alone = make_router(colm::make_training_free_head("never"), 0.0);
+    CHECK(world.step(sequence, assistant_alone).source == kAssistant);
+    CHECK_EQ(sequence.stats.base_steps, 1U);
+    Router never = make_router(colm::make_training_free_head("never"));
+    CHECK(world.step(sequence, never).source == kBase);
+}
+
+TEST(engine_steers_to_the_target_rate) {
+    FakeModelOptions options;
+    options.n_ctx = 400;
+    World world(options);
+    Sequence sequence = make_sequence({1, 2, 3});
+    PolicyOptions policy;
+    policy.target_rate = 0.3;
+    Router router{colm::make_training_free_head("confidence"), Policy(policy), colm::Mixer({}),
+                  std::make_unique<GreedySampler>()};
+    world.steps(sequence, router, 300);
+    CHECK_NEAR(static_cast<double>(sequence.stats.n_deferred) / 300.0, 0.3, 0.03);
+}

@@ -19,7 +19,7 @@ namespace {
 const std::vector<Schedule> kMoving = {Schedule::linear, Schedule::cosine, Schedule::exponential};
 
 double threshold(Schedule schedule, double eta, int k, std::size_t n) {
-    return Policy(PolicyOptions{eta, schedule, k}).threshold_at(n);
+    return Policy(PolicyOptions{eta, schedule, k}).threshold_at(n, 0);
 }
 
 }  // namespace
@@ -105,4 +105,85 @@ TEST(policy_checks_its_options) {
     for (const double eta : {-0.1, 1.1, kNanD, kInfD, -kInfD})
         CHECK_THROWS(OptionError, Policy(PolicyOptions{eta, Schedule::constant, 0}), "between 0 and 1");
     CHECK_THROWS(OptionError, Policy(PolicyOptions{0.5, Schedule::linear, -1}), "schedule_tokens is -1");
+}
+
+namespace {
+
+PolicyOptions aiming_at(double rate, double eta = 0.5) {
+    PolicyOptions options;
+    options.threshold = eta;
+    options.target_rate = rate;
+    return options;
+}
+
+// The rate after n tokens whose z have about a normal distribution of this mean and deviation.
+double steered_rate(double target, double eta, double mean, double deviation, std::size_t n) {
+    Policy policy(aiming_at(target, eta));
+    reference::Random random(7);
+    const auto normal = [&] {  // nearly, and the same with every standard library
+        double sum = -6.0;
+        for (int i = 0; i < 12; ++i) sum += random.between(0.0, 1.0);
+        return mean + deviation * sum;
+    };
+    std::size_t n_deferred = 0;
+    for (std::size_t t = 0; t < n; ++t) {
+        const double z = normal();
+        if (Policy::defers(z, policy.threshold_at(t, n_deferred))) ++n_deferred;
+        policy.observe(z);
+    }
+    return static_cast<double>(n_deferred) / static_cast<double>(n);
+}
+
+}  // namespace
+
+TEST(policy_steers_to_the_target_rate) {
+    // Within 3 points after 200 tokens from any start within 2.5 deviations of where it has to be.
+    struct Quantile {
+        double rate;
+        double deviations;  // above the mean, beyond which that share of a normal distribution lies
+    };
+    int n_cases = 0;
+    for (const Quantile q : {Quantile{0.05, 1.645}, {0.1, 1.282}, {0.2, 0.842}, {0.4, 0.253}, {0.9, -1.282}})
+        for (const double eta : {0.02, 0.5, 0.9})
+            for (const double mean : {-3.0, 0.0, 1.0})
+                for (const double deviation : {0.5, 2.0, 6.0}) {
+                    const double start = std::log(eta / (1.0 - eta));
+                    if (std::abs(start - mean - q.deviations * deviation) > 2.5 * deviation) continue;
+                    CHECK_NEAR(steered_rate(q.rate, eta, mean, deviation, 200), q.rate, 0.03);
+                    ++n_cases;
+                }
+    CHECK(n_cases > 60);
+}
+
+TEST(policy_steering_corrects_a_start_that_is_far_off) {
+    CHECK_NEAR(steered_rate(0.2, 0.999, -8.0, 1.0, 1000), 0.2, 0.04);
+}
+
+TEST(policy_steering_follows_the_formula) {
+    Policy policy(aiming_at(0.25, 0.5));
+    // Before it knows how z varies: logit = 0.75 (deferred - 0.25 generated).
+    CHECK_NEAR(policy.threshold_at(4, 3), 1.0 / (1.0 + std::exp(-1.5)), 1e-12);
+    for (int i = 0; i < 10; ++i) policy.observe(i % 2 == 0 ? 6.0 : -6.0);
+    policy.observe(kInfD);  // tells nothing
+    policy.observe(-kInfD);
+    const double deviation = std::sqrt(10.0 * 36.0 / 9.0);
+    CHECK_NEAR(policy.threshold_at(8, 3), 1.0 / (1.0 + std::exp(-0.75 * deviation)), 1e-12);
+}
+
+TEST(policy_target_rates_at_the_ends_need_no_steering) {
+    CHECK_EQ(Policy(aiming_at(0.0)).threshold_at(10, 5), 1.0);
+    CHECK_EQ(Policy(aiming_at(1.0)).threshold_at(10, 5), 0.0);
+    // A start at either end stays within what a double can hold.
+    for (const double eta : {0.0, 1.0}) {
+        const double moved = Policy(aiming_at(0.5, eta)).threshold_at(0, 0);
+        CHECK(moved > 0.0 && moved < 1.0);
+    }
+}
+
+TEST(policy_refuses_bad_target_rates) {
+    for (const double rate : {-0.01, 1.01, kNanD})
+        CHECK_THROWS(OptionError, Policy(aiming_at(rate)), "target_rate is");
+    PolicyOptions both = aiming_at(0.5);
+    both.schedule = Schedule::linear;
+    CHECK_THROWS(OptionError, Policy(both), "leave one of them out");
 }

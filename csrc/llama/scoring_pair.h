@@ -1,0 +1,41 @@
+// Two loaded models that read many texts at once and say how likely they find them.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "colm/scorer.h"
+#include "llama/model.h"
+
+namespace colm::llama {
+
+class ScoringPair {
+  public:
+    // Loads both models. Throws OptionError, LoadError or VocabMismatch.
+    ScoringPair(const ModelOptions& base, const ModelOptions& assistant);
+
+    // The base's scores, with its hidden states, and the assistant's; the assistant's probes are the base's
+    // likeliest tokens. Errors are those of Scorer::score().
+    std::pair<Scores, Scores> score(const std::vector<ScoredText>& texts, std::size_t top_k,
+                                    std::function<bool()> poll_interrupt);
+
+    std::vector<Token> tokenize(const std::string& text, bool add_special, bool parse_special) const;
+
+    const LlamaModel& base() const { return *base_; }
+    const LlamaModel& assistant() const { return *assistant_; }
+    const std::string& vocab_fingerprint() const { return fingerprint_; }
+    std::size_t n_shared() const { return n_shared_; }
+
+  private:
+    std::shared_ptr<LlamaModel> base_;
+    std::shared_ptr<LlamaModel> assistant_;
+    std::size_t n_shared_;
+    std::string fingerprint_;
+    std::unique_ptr<Scorer> base_scorer_;
+    std::unique_ptr<Scorer> assistant_scorer_;
+};
+
+}  // namespace colm::llama

@@ -1,0 +1,63 @@
+#include "loading.h"
+
+#include <pybind11/stl.h>
+
+#include <atomic>
+
+namespace py = pybind11;
+
+namespace colm::python {
+namespace {
+
+// The interpreter is ending, and loads in other threads must come to an end before it does.
+std::atomic<bool> exiting{false};
+
+// Python runs signal handlers on its main thread only, and only while that thread holds the GIL.
+bool on_main_thread() {
+    const py::module_ threading = py::module_::import("threading");
+    return threading.attr("get_ident")().equal(threading.attr("main_thread")().attr("ident"));
+}
+
+}  // namespace
+
+void stop_loading() { exiting.store(true); }
+bool is_exiting() { return exiting.load(); }
+
+std::function<bool()> signal_poll() {
+    if (!on_main_thread()) return {};
+    return [main_thread = PyThread_get_thread_ident()] {
+        // A generation that began on the main thread may be continued on another.
+        if (PyThread_get_thread_ident() != main_thread) return false;
+        const py::gil_scoped_acquire acquire;
+        return PyErr_CheckSignals() != 0;
+    };
+}
+
+py::dict describe(const llama::LlamaModel& model) {
+    const Vocabulary& vocabulary = model.vocabulary();
+    const auto text_of = [&](Token token) -> py::object {
+        if (token == kNoToken) return py::none();
+        return to_str(vocabulary.texts[static_cast<std::size_t>(token)]);
+    };
+    py::dict result;
+    result["path"] = py::reinterpret_steal<py::str>(
+        PyUnicode_DecodeFSDefaultAndSize(model.path().data(), static_cast<py::ssize_t>(model.path().size())));
+    result["description"] = to_str(model.description());
+    result["name"] = to_str(model.metadata("general.name"));
+    result["n_vocab"] = model.n_vocab();
+    result["n_embd"] = model.n_embd();
+    result["n_ctx"] = model.n_ctx();
+    result["n_batch"] = model.n_batch();
+    result["n_ctx_train"] = model.n_ctx_train();
+    result["can_rewind"] = model.can_rewind();
+    result["vocab_type"] = vocabulary.type;
+    result["bos_token"] = text_of(vocabulary.bos);
+    result["eos_token"] = text_of(vocabulary.eos);
+    result["add_bos"] = vocabulary.add_bos;
+    result["eog_tokens"] = vocabulary.eog;
+    result["chat_template"] = to_str(model.chat_template());
+    result["vocab_fingerprint"] = fingerprint(vocabulary);
+    return result;
+}
+
+}  // namespace colm::python

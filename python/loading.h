@@ -1,0 +1,61 @@
+// Loading two models for Python: progress, Ctrl-C, the end of the interpreter.
+#pragma once
+
+#include <exception>
+#include <functional>
+#include <memory>
+
+#include "bindings.h"
+#include "colm/error.h"
+#include "llama/model.h"
+
+namespace colm::python {
+
+// Ends the loads in progress and refuses new ones: the interpreter is ending.
+void stop_loading();
+bool is_exiting();
+
+// Asks Python's signal handlers whether to stop; empty off the main thread, where Python runs none.
+std::function<bool()> signal_poll();
+
+// Facts about a loaded model.
+pybind11::dict describe(const llama::LlamaModel& model);
+
+// A `Models`, made of two ModelOptions. `progress` is called with the loaded fraction or None; returning
+// False stops the load.
+template <typename Models>
+std::shared_ptr<Models> load_models(llama::ModelOptions base, llama::ModelOptions assistant,
+                                    const pybind11::object& progress) {
+    // What the callback raised has to cross llama.cpp's C code: it is kept here, and the load told to stop.
+    std::exception_ptr raised;
+    bool stopped = false;
+    const auto report = [&](double done) {
+        const pybind11::gil_scoped_acquire acquire;
+        try {
+            if (is_exiting()) stopped = true;
+            if (PyErr_CheckSignals() != 0) throw pybind11::error_already_set();
+            if (!stopped && !progress.is_none()) stopped = progress(done).is(pybind11::bool_(false));
+        } catch (...) {
+            raised = std::current_exception();
+        }
+        return !stopped && !raised;
+    };
+    base.progress = [&](float fraction) { return report(0.5 * fraction); };
+    assistant.progress = [&](float fraction) { return report(0.5 + 0.5 * fraction); };
+    try {
+        std::shared_ptr<Models> models;
+        {
+            const pybind11::gil_scoped_release release;
+            models = std::make_shared<Models>(base, assistant);
+        }
+        if (raised) std::rethrow_exception(raised);
+        return models;
+    } catch (const Error&) {
+        if (raised) std::rethrow_exception(raised);
+        if (is_exiting()) throw PairClosed();
+        if (stopped) throw LoadError("the progress callback returned False, so loading was stopped");
+        throw;
+    }
+}
+
+}  // namespace colm::python

@@ -1,0 +1,84 @@
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include "bindings.h"
+#include "colm/error.h"
+#include "llama/scoring_pair.h"
+#include "loading.h"
+
+namespace py = pybind11;
+
+namespace colm::python {
+namespace {
+
+using llama::ModelOptions;
+using llama::ScoringPair;
+using Text = std::pair<std::vector<Token>, std::vector<std::uint8_t>>;
+
+// A numpy array that owns the values.
+template <typename T>
+py::array_t<T> to_array(std::vector<T> values, std::vector<py::ssize_t> shape) {
+    auto owned = std::make_unique<std::vector<T>>(std::move(values));
+    const T* data = owned->data();
+    const py::capsule owner(owned.get(), [](void* v) { delete static_cast<std::vector<T>*>(v); });
+    owned.release();
+    return py::array_t<T>(std::move(shape), data, owner);
+}
+
+py::dict to_dict(Scores scores, std::size_t top_k, std::size_t n_embd) {
+    const auto n = static_cast<py::ssize_t>(scores.logprob.size());
+    py::dict result;
+    result["logprob"] = to_array(std::move(scores.logprob), {n});
+    result["top"] = to_array(std::move(scores.top), {n});
+    result["top_logprob"] = to_array(std::move(scores.top_logprob), {n});
+    result["log_odds"] = to_array(std::move(scores.log_odds), {n});
+    result["entropy"] = to_array(std::move(scores.entropy), {n});
+    if (top_k > 0)
+        result["top_k_logprobs"] =
+            to_array(std::move(scores.top_k_logprobs), {n, static_cast<py::ssize_t>(top_k)});
+    if (!scores.probe_logprob.empty())
+        result["probe_logprob"] = to_array(std::move(scores.probe_logprob), {n});
+    if (!scores.hidden.empty())
+        result["hidden"] = to_array(std::move(scores.hidden), {n, static_cast<py::ssize_t>(n_embd)});
+    result["n_calls"] = scores.n_calls;
+    result["decode_s"] = scores.decode_s;
+    return result;
+}
+
+py::tuple score(ScoringPair& self, std::vector<Text> texts, std::size_t top_k) {
+    std::vector<ScoredText> given;
+    given.reserve(texts.size());
+    for (Text& text : texts) given.push_back({std::move(text.first), std::move(text.second)});
+    std::pair<Scores, Scores> scores;
+    try {
+        const auto poll = signal_poll();
+        const py::gil_scoped_release release;
+        scores = self.score(given, top_k, poll);
+    } catch (const Cancelled&) {
+        if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+        throw PairClosed();
+    }
+    return py::make_tuple(to_dict(std::move(scores.first), top_k, self.base().n_embd()),
+                          to_dict(std::move(scores.second), 0, 0));
+}
+
+}  // namespace
+
+void register_scoring(py::module_& module) {
+    py::class_<ScoringPair, std::shared_ptr<ScoringPair>>(module, "ScoringPair")
+        .def(
+            py::init([](const ModelOptions& base, const ModelOptions& assistant, const py::object& progress) {
+                return load_models<ScoringPair>(base, assistant, progress);
+            }),
+            py::arg("base"), py::arg("assistant"), py::arg("progress") = py::none())
+        .def("score", &score, py::arg("texts"), py::arg("top_k"))
+        .def("tokenize", &ScoringPair::tokenize, py::arg("text"), py::arg("add_special"),
+             py::arg("parse_special"), py::call_guard<py::gil_scoped_release>())
+        .def_property_readonly("n_shared", &ScoringPair::n_shared)
+        .def_property_readonly("vocab_fingerprint", &ScoringPair::vocab_fingerprint)
+        .def_property_readonly("base", [](const ScoringPair& self) { return describe(self.base()); })
+        .def_property_readonly("assistant",
+                               [](const ScoringPair& self) { return describe(self.assistant()); });
+}
+
+}  // namespace colm::python
