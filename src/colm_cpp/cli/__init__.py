@@ -9,9 +9,14 @@ import click
 from .. import __version__, _core
 from ..errors import ColmError
 from ._output import one_line
+from .calibrate import calibrate
+from .evaluate import evaluate
 from .export import export
 from .generate import generate
 from .inspect import inspect
+from .patterns import patterns
+from .score import score
+from .train import train
 
 __all__ = ["main"]
 
@@ -57,6 +62,5 @@ def main() -> None:
     """
 
 
-main.add_command(generate)
-main.add_command(inspect)
-main.add_command(export)
+for command in (generate, inspect, export, score, train, calibrate, evaluate, patterns):
+    main.add_command(command)

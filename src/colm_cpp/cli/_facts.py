@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -55,8 +56,18 @@ def head_facts(path: str) -> dict[str, Any]:
         "vocab_fingerprint": head.vocab_fingerprint,
         "default_threshold": head.default_threshold,
         "calibration": [{"rate": r, "threshold": t} for r, t in zip(head.rates, head.thresholds, strict=True)],
+        "training": _json(head.training),
+        "calibrated_on": _json(head.calibration),
         "file_bytes": os.path.getsize(path),
     }
+
+
+def _json(text: str | None) -> Any:
+    """What a head says of its making; as text where it is no JSON."""
+    try:
+        return None if text is None else json.loads(text)
+    except ValueError:
+        return text
 
 
 def model_facts(path: str, info: Mapping[str, Any], options: LoadOptions) -> dict[str, Any]:

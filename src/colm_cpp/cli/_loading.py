@@ -11,7 +11,7 @@ from ._output import is_terminal
 if TYPE_CHECKING:
     from ..pair import Pair
 
-__all__ = ["load_pair"]
+__all__ = ["load_pair", "load_progress"]
 
 
 def load_pair(
@@ -30,7 +30,7 @@ def load_pair(
     from ..loading import load
 
     paths = resolve(base), resolve(assistant)
-    with _progress(show_progress and is_terminal("stderr")) as progress:
+    with load_progress(show_progress) as progress:
         return load(
             paths[0],
             paths[1],
@@ -44,8 +44,9 @@ def load_pair(
 
 
 @contextlib.contextmanager
-def _progress(shown: bool) -> Iterator[Callable[[float], None] | None]:
-    if not shown:
+def load_progress(shown: bool) -> Iterator[Callable[[float], None] | None]:
+    """What ``progress=`` of a load can be given: a bar on a terminal where ``shown``, else None."""
+    if not shown or not is_terminal("stderr"):
         yield None
         return
     from rich.console import Console

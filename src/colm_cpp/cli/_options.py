@@ -147,6 +147,8 @@ GENERATION = _table(
     typing.get_type_hints(GenerationOptionsDict, localns={"Head": Head}),
     {
         "threshold": "Defer where the deferral probability exceeds this; 1: base alone. Unset: the head's, else 0.5.",
+        "defer_rate": "Instead of --threshold: the share of tokens to defer, by the head's calibration table.",
+        "target_rate": "Move the threshold so that this share of this text is deferred.",
         "strategy": "What happens at a deferred position.",
         "beta": "Weight of the base in 'contrastive'.",
         "alpha": "Plausibility cutoff of 'contrastive'.",

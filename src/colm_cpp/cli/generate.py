@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["generate"]
 
-_DEFERRAL = ("threshold", "strategy", "beta", "alpha", "schedule", "schedule_tokens")
+_DEFERRAL = ("threshold", "defer_rate", "target_rate", "strategy", "beta", "alpha", "schedule", "schedule_tokens")
 _SAMPLING = tuple(name for name in GENERATION if name not in _DEFERRAL)
 _INTERRUPTED = "interrupted"
 
@@ -40,7 +40,7 @@ def _option(section: str, *names: str, **kwargs: Any) -> Callable[[Command], Com
     "--head",
     required=True,
     metavar="HEAD",
-    help="The deferral head: a head file, confidence, entropy, random, or a token of the base such as '<|defer|>'.",
+    help="The deferral head: a file, confidence, entropy, random, always, never, or a token such as '<|defer|>'.",
 )
 @_option("Prompt", "--file", metavar="FILE", help="Read the prompt from FILE (- is stdin), less one final newline.")
 @_option("Prompt", "--chat", is_flag=True, help="The prompt is a user's message: use the base's chat template.")

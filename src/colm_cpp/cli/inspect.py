@@ -181,8 +181,29 @@ def _head_table(facts: dict[str, Any]) -> Table:
         ("default threshold", "" if facts["default_threshold"] is None else f"{facts['default_threshold']:g}"),
         ("file", _bytes(facts["file_bytes"])),
     ]
+    rows += _training_rows(facts["training"])
     rows += [(f"rate {row['rate']:g}", f"threshold {row['threshold']:g}") for row in facts["calibration"]]
     return _table(rows)
+
+
+def _training_rows(training: Any) -> list[tuple[str, ...]]:
+    """What a head made by ``colm train`` is worth on its held-out texts; one made elsewhere may say anything."""
+    held_out = training.get("held_out") if isinstance(training, dict) else None
+    if not isinstance(held_out, dict):
+        return []
+    names = {
+        "base_nll": "base",
+        "assistant_nll": "assistant",
+        "joint_nll": "both",
+        "oracle_nll": "better one",
+    }
+    losses = [f"{name} {value:.3f}" for key, name in names.items() if isinstance(value := held_out.get(key), float)]
+    areas = [
+        f"{name} {value:.3f}"
+        for key, name in (("auc_differ", "this head"), ("confidence_auc_differ", "confidence"))
+        if isinstance(value := held_out.get(key), float)
+    ]
+    return [("held-out NLL", ", ".join(losses)), ("AUC where they differ", ", ".join(areas))]
 
 
 def _pair_table(facts: dict[str, Any]) -> Table:

@@ -1,0 +1,126 @@
+"""``colm evaluate``: is the pair better than either model?"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import OptionError
+from ._help import SectionedCommand
+from ._pair import loading, option, pair_arguments
+
+__all__ = ["evaluate"]
+
+
+@click.command(cls=SectionedCommand)
+@click.argument("task", type=click.Path())
+@pair_arguments
+@option("Arms", "--head", "heads", multiple=True, metavar="NAME=FILE", help="A calibrated head. Repeatable.")
+@option(
+    "Arms",
+    "--rate",
+    "rates",
+    multiple=True,
+    type=float,
+    help="A deferral rate for heads and random. Repeatable.  [default: 0.2]",
+)
+@option(
+    "Arms",
+    "--arm",
+    "arms",
+    multiple=True,
+    type=click.Choice(["base", "assistant", "random"]),
+    help="Others that answer. Repeatable.  [default: all three]",
+)
+@option("Task", "--checker", default="number", show_default=True, help="boxed, number, choice, exact, regex or python.")
+@option("Task", "--pattern", metavar="REGEX", help="What the regex checker looks for: its group, or all of it.")
+@option("Task", "--skip", type=int, default=0, show_default=True, help="Rows to pass over.")
+@option("Task", "--limit", type=int, help="Problems at most.")
+@option("Task", "--max-tokens", type=int, default=512, show_default=True, help="Tokens of an answer at most.")
+@option("Task", "--temperature", type=float, default=0.0, show_default=True, help="0 is greedy.")
+@option(
+    "Task", "--seed", type=int, default=0, show_default=True, help="Of the first problem; each later one has the next."
+)
+@option("Task", "--chat/--no-chat", default=None, help="The base's chat template. Unset: where it has one.")
+@option("Output", "--out", "-o", required=True, type=click.Path(path_type=Path), help="The folder for the answers.")
+@option("Output", "--report-only", is_flag=True, help="Compare the answers that are there; load no model.")
+@option("Output", "--json", "as_json", is_flag=True, help="Print one JSON object instead of the table.")
+def evaluate(task: str, out: Path, as_json: bool, **values: Any) -> None:
+    """Let every arm answer the problems of TASK, and compare them.
+
+    TASK is JSON lines with prompt (or messages) and answer. Answers are kept in --out; what was interrupted goes on
+    when the command is given again, and arms and problems can be added. OUT/report.md, report.json and, with
+    Matplotlib, plots follow from the answers.
+    """
+    from ..learn.checkers import make_checker
+    from ..learn.records import RecordFolder
+    from ..learn.summary import summarize
+    from ..learn.tasks import load_task
+    from ..report.evaluation import write_report
+    from ._output import one_line, print_json
+
+    checker = make_checker(values["checker"], pattern=values["pattern"])
+    loaded = load_task(task, skip=values["skip"], limit=values["limit"])
+    for row in loaded.bad_rows:
+        click.echo(f"colm: warning: {one_line(str(row))}", err=True)
+    folder = RecordFolder.open(out) if values["report_only"] else _answer(loaded, out, values)
+    summary = summarize(folder, loaded, checker)
+    written, missing = write_report(summary, out)
+    if missing:
+        click.echo(f"colm: warning: {missing}", err=True)
+    if as_json:
+        print_json(summary.to_dict())
+    else:
+        click.echo(written["report.md"].read_text(encoding="utf-8"), nl=False)
+
+
+def _answer(task: Any, out: Path, values: dict[str, Any]) -> Any:
+    from ..learn.evaluation import make_arms, run
+    from ..learn.records import RecordFolder
+    from ._loading import load_pair
+    from ._output import log_to_stderr
+    from ._progress import meter
+
+    heads = {}
+    for entry in values["heads"]:
+        name, equals, file = entry.partition("=")
+        if not equals or not file:
+            raise OptionError(f"--head {entry!r} has no '='; write a name and a file, such as mine=head.gguf")
+        heads[name] = file
+    names = values["arms"] or ("base", "assistant", "random")
+    arms = make_arms(
+        [name for name in names if name != "random"], heads, values["rates"] or (0.2,), random="random" in names
+    )
+    options = {key: values[key] for key in ("max_tokens", "temperature", "seed")}
+    with (
+        log_to_stderr(values["verbose"]),
+        load_pair(values["base"], values["assistant"], None, **loading(values)) as pair,
+        meter("evaluating", shown=not values["quiet"]) as bar,
+    ):
+        use_chat = bool(pair.base["chat_template"]) if values["chat"] is None else values["chat"]
+        facts = {
+            "task": Path(task.path).name,
+            "task_sha256": task.digest,
+            "chat": use_chat,
+            "options": options,
+            "base": pair.base["name"],
+            "assistant": pair.assistant["name"],
+            "vocab_fingerprint": pair.vocab_fingerprint,
+        }
+        folder = RecordFolder.create_or_open(out, facts)
+        start = time.monotonic()
+        n_tokens = 0
+
+        def on_progress(progress: Any) -> None:
+            nonlocal n_tokens
+            n_tokens += progress.record.n_tokens
+            speed = n_tokens / max(time.monotonic() - start, 1e-9)
+            bar.update(
+                progress.done / progress.total, f"{progress.done} of {progress.total} answers, {speed:.1f} tokens/s"
+            )
+
+        run(pair, task, folder, arms, options, chat=use_chat, on_progress=on_progress)
+    return folder

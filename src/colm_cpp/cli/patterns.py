@@ -1,0 +1,140 @@
+"""``colm patterns``: what is deferred."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..errors import OptionError
+from ._help import Option, SectionedCommand
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["patterns"]
+
+_PIPE_WIDTH = 160
+
+
+@click.command(cls=SectionedCommand)
+@click.argument("paths", nargs=-1, required=True)
+@click.option(
+    "--arm",
+    cls=Option,
+    section="Texts",
+    metavar="NAME",
+    help="The arm to read of evaluations. Default: every arm with a head.",
+)
+@click.option(
+    "--min-count",
+    cls=Option,
+    section="Texts",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="List a token only if it occurs this often.",
+)
+@click.option(
+    "--html",
+    "page",
+    cls=Option,
+    section="Output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write a page with the numbers and the texts, each token shaded by its defer probability.",
+)
+@click.option(
+    "--max-texts",
+    cls=Option,
+    section="Output",
+    type=click.IntRange(min=0),
+    default=50,
+    show_default=True,
+    help="Texts on that page at most; the numbers are of all.",
+)
+@click.option("--json", "as_json", cls=Option, section="Output", is_flag=True, help="Print one JSON object.")
+@click.option(
+    "--text",
+    "number",
+    cls=Option,
+    section="Output",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Print the N-th text too, with its deferred tokens coloured, or in brackets where there is no colour.",
+)
+@click.option(
+    "--color",
+    cls=Option,
+    section="Output",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    help="auto: on a terminal without NO_COLOR.",
+)
+def patterns(
+    paths: tuple[str, ...],
+    arm: str | None,
+    min_count: int,
+    page: Path | None,
+    max_texts: int,
+    as_json: bool,
+    number: int | None,
+    color: str,
+) -> None:
+    """Say what is deferred in texts that were generated.
+
+    PATHS are folders made by 'colm evaluate', records files in them, or files made by 'colm generate --trace'.
+    """
+    from ..report.html import render_page
+    from ..report.patterns import find_patterns
+    from ..report.terminal import print_patterns, print_text
+    from ..report.traces import read_texts
+    from ._output import one_line, print_json
+
+    if as_json and number is not None:
+        raise click.UsageError("--json prints no texts; leave out --json or --text")
+    if arm is not None and not any(os.path.isdir(path) for path in paths):
+        raise click.UsageError("--arm chooses among the arms of an evaluation; give its folder")
+    texts = read_texts(paths, arm)
+    if number is not None and number > len(texts):
+        raise OptionError(f"--text {number} is not there: the texts number {len(texts)}")
+    found = find_patterns(texts, min_count=min_count)
+    if page is not None:
+        _write(page, render_page(texts, found, max_texts=max_texts, sources=paths))
+    if as_json:
+        print_json({"paths": list(paths), "arm": arm, **found.to_dict()})
+    else:
+        console = _console(color)
+        print_patterns(console, found)
+        if number is not None:
+            print_text(console, texts[number - 1], number)
+    if page is not None:
+        click.echo(f"wrote {one_line(str(page))}", err=True)
+
+
+def _write(page: Path, text: str) -> None:
+    try:
+        page.write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise OptionError(
+            f"--html {page} cannot be written ({error.strerror}); name a file in a folder that can be"
+        ) from error
+
+
+def _console(color: str) -> Console:
+    from rich.console import Console
+
+    from ._output import is_terminal, wants_color
+
+    colored = wants_color(color, "stdout")
+    return Console(
+        highlight=False,
+        markup=False,
+        emoji=False,
+        force_terminal=True if colored else None,
+        no_color=not colored,
+        color_system="auto" if colored and is_terminal("stdout") else "standard" if colored else None,
+        width=None if is_terminal("stdout") else _PIPE_WIDTH,
+    )

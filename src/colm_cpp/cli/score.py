@@ -1,0 +1,114 @@
+"""``colm score``: read texts once with both models."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ._help import SectionedCommand
+from ._pair import loading, option, pair_arguments
+
+__all__ = ["score"]
+
+
+@click.command(cls=SectionedCommand)
+@click.argument("corpus", nargs=-1, required=True, type=click.Path())
+@pair_arguments
+@option("Texts", "--out", "-o", required=True, type=click.Path(path_type=Path), help="The folder for the scores.")
+@option("Texts", "--limit", type=int, metavar="N", help="Rows at most. A larger limit later goes on from there.")
+@option("Texts", "--seed", type=int, help="Draw the rows at random; also the seed of --respond.")
+@option("Texts", "--strict", is_flag=True, help="Stop at the first row that cannot be used.")
+@option("Texts", "--chat/--no-chat", default=None, help="The base's chat template. Unset: where it has one.")
+@option("Texts", "--system", metavar="TEXT", help="A system message before every prompt.")
+@option(
+    "Texts",
+    "--top-k",
+    "top_log",
+    type=int,
+    default=10,
+    show_default=True,
+    help="The base's largest log-probabilities to keep.",
+)
+@option("Answers", "--respond", is_flag=True, help="Let the assistant write the completions first.")
+@option("Answers", "--max-tokens", type=int, default=512, show_default=True, help="Tokens of an answer at most.")
+@option("Answers", "--temperature", type=float, default=0.0, show_default=True, help="Of the answers; 0 is greedy.")
+def score(corpus: tuple[str, ...], out: Path, **values: Any) -> None:
+    """Read the texts of CORPUS with both models and keep what each thought of every token.
+
+    CORPUS are JSON lines with prompt and completion or with messages, or plain text files. What was interrupted goes
+    on when the command is given again.
+    """
+    from ..learn.scoring import score as run
+    from ..learn.selection import select
+    from ._output import log_to_stderr
+    from ._progress import meter
+
+    respond = values["respond"]
+    texts = select(corpus, limit=values["limit"], seed=values["seed"], needs_completion=not respond)
+    shown = not values["quiet"]
+    with log_to_stderr(values["verbose"]):
+        if respond:
+            texts = _respond(texts, out, values)
+        with _scorer(values) as scorer, meter("scoring", shown=shown) as bar:
+            start = time.monotonic()
+
+            def on_progress(progress: Any) -> None:
+                for row in progress.bad_rows:
+                    bar.say(f"colm: warning: {row}")
+                speed = progress.n_read / max(time.monotonic() - start, 1e-9)
+                bar.update(progress.share, f"{progress.done.n_tokens} tokens scored, {speed:.1f} tokens/s read")
+
+            done = run(
+                scorer,
+                texts,
+                out,
+                chat=values["chat"],
+                system=values["system"],
+                top_k=values["top_log"],
+                strict=values["strict"],
+                on_progress=on_progress,
+            )
+    left_out = f", {done.n_bad} rows left out" if done.n_bad else ""
+    cut = f", {done.n_truncated} texts cut at the end of the context" if done.n_truncated else ""
+    click.echo(f"{out}: {done.n_tokens} tokens of {done.n_texts} texts{left_out}{cut}")
+
+
+def _scorer(values: dict[str, Any]) -> Any:
+    from ..learn.scoring import Scorer
+    from ._loading import load_progress
+
+    given = loading(values)
+    with load_progress(given["show_progress"]) as progress:
+        return Scorer(
+            values["base"],
+            values["assistant"],
+            base_options=given["base_options"],
+            assistant_options=given["assistant_options"],
+            progress=progress,
+            check_memory=given["check_memory"],
+            **given["options"],
+        )
+
+
+def _respond(texts: Any, out: Path, values: dict[str, Any]) -> Any:
+    from ..learn.respond import respond
+    from ._loading import load_pair
+    from ._progress import meter
+
+    options = {"max_tokens": values["max_tokens"], "temperature": values["temperature"], "seed": values["seed"] or 0}
+    with (
+        load_pair(values["base"], values["assistant"], "always", **loading(values)) as pair,
+        meter("answering", shown=not values["quiet"]) as bar,
+    ):
+        start = time.monotonic()
+
+        def on_progress(progress: Any) -> None:
+            if progress.bad_row is not None:
+                bar.say(f"colm: warning: {progress.bad_row}")
+            speed = progress.n_tokens / max(time.monotonic() - start, 1e-9)
+            bar.update(progress.done / max(progress.total, 1), f"{progress.done} answers, {speed:.1f} tokens/s")
+
+        return respond(pair, texts, out, options, chat=values["chat"], system=values["system"], on_progress=on_progress)

@@ -1,0 +1,159 @@
+"""``colm train``: fit a head to scored texts."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import OptionError
+from ._help import SectionedCommand
+from ._pair import option
+
+if TYPE_CHECKING:
+    from ..learn.training import Metrics, Trained
+
+__all__ = ["train"]
+
+
+@click.command(cls=SectionedCommand)
+@click.argument("scores", nargs=-1, required=True, type=click.Path(path_type=Path))
+@option("Head", "--out", "-o", required=True, type=click.Path(path_type=Path), help="The head file to write.")
+@option("Head", "--name", metavar="NAME", help="A name for the head.")
+@option("Head", "--kind", type=click.Choice(["linear", "mlp"]), default="linear", show_default=True, help="Its form.")
+@option(
+    "Head",
+    "--features",
+    default="logits",
+    show_default=True,
+    help="Beside the hidden state: none, logits (all), or names joined by commas.",
+)
+@option(
+    "Head",
+    "--top-k",
+    type=int,
+    default=5,
+    show_default=True,
+    help="How many log-probabilities the feature top_k_logprobs is.",
+)
+@option("Head", "--use-hidden/--no-hidden", default=True, help="Give the hidden state weights.  [default: use-hidden]")
+@option("Head", "--n-units", type=int, default=32, show_default=True, help="Width of the mlp.")
+@option(
+    "Objective",
+    "--objective",
+    type=click.Choice(["marginal", "weak", "regret"]),
+    default="marginal",
+    show_default=True,
+    help="What is fitted.",
+)
+@option(
+    "Objective",
+    "--label",
+    type=click.Choice(["a", "b", "differ"]),
+    default="a",
+    show_default=True,
+    help="The weak label that the fit starts from.",
+)
+@option("Objective", "--cost", type=float, default=0.1, show_default=True, help="Price of a deferred token in nats.")
+@option(
+    "Objective", "--l2", type=float, default=0.3, show_default=True, help="Holds down the weights of the hidden state."
+)
+@option("Objective", "--feature-l2", type=float, default=1e-3, show_default=True, help="The same for the features.")
+@option(
+    "Fit",
+    "--held-out",
+    type=float,
+    default=0.15,
+    show_default=True,
+    help="Share of the texts that end the fit and are reported on.",
+)
+@option("Fit", "--seed", type=int, default=0, show_default=True, help="Of the choice of these texts.")
+@option("Fit", "--max-iterations", type=int, default=200, show_default=True, help="Of L-BFGS.")
+@option(
+    "Fit",
+    "--patience",
+    type=int,
+    default=10,
+    show_default=True,
+    help="Iterations without a better held-out loss before the fit ends.",
+)
+@option("Output", "--json", "as_json", is_flag=True, help="Print one JSON object.")
+@option("Output", "--force", is_flag=True, help="Replace the head file if it exists.")
+@option("Output", "--quiet", "-q", is_flag=True, help="No line for each iteration.")
+def train(
+    scores: tuple[Path, ...], out: Path, name: str | None, as_json: bool, force: bool, quiet: bool, **given: Any
+) -> None:
+    """Fit a deferral head to SCORES, folders made by colm score."""
+    from ..learn.scores import Scores
+    from ..learn.training import TrainingOptions
+    from ..learn.training import train as run
+    from ._output import one_line, print_json
+
+    if os.path.lexists(out) and not force:
+        raise OptionError(f"{out} exists; give another name, or --force to replace it")
+    options = TrainingOptions(**given)
+
+    def on_iteration(what: str, iteration: int, loss: float, held_out: float) -> None:
+        if not quiet and not as_json:
+            click.echo(f"{what} {iteration:3d}  training {loss:.5f}  held out {held_out:.5f}", err=True)
+
+    trained = run([Scores(folder) for folder in scores], options, name=name or out.stem, on_iteration=on_iteration)
+    trained.head.save(out)
+    for note in trained.notes:
+        click.echo(f"colm: warning: {one_line(note)}", err=True)
+    if as_json:
+        print_json(
+            {
+                "head": str(out),
+                "options": asdict(options),
+                "held_out": asdict(trained.held_out),
+                "by_folder": {folder: asdict(metrics) for folder, metrics in trained.by_folder.items()},
+                "training": asdict(trained.training),
+                "notes": list(trained.notes),
+            }
+        )
+    else:
+        _report(trained, out)
+
+
+def _report(trained: Trained, out: Path) -> None:
+    columns: list[tuple[str, Metrics]] = [("held out", trained.held_out)]
+    if len(trained.by_folder) > 1:
+        columns += list(trained.by_folder.items())
+    columns.append(("training", trained.training))
+    titles = ["", *(title for title, _ in columns)]
+    rows = [["texts", *(f"{m.n_texts}" for _, m in columns)], ["tokens", *(f"{m.n_tokens}" for _, m in columns)]]
+    for label, field in (
+        ("NLL of the base", "base_nll"),
+        ("NLL of the assistant", "assistant_nll"),
+        ("NLL of both, by the head", "joint_nll"),
+        ("NLL of the better one at each token", "oracle_nll"),
+        ("mean defer probability", "mean_defer_prob"),
+        ("AUC, label a", "auc_a"),
+        ("AUC, label a, plain confidence", "confidence_auc_a"),
+        ("AUC, likeliest tokens differ", "auc_differ"),
+        ("AUC, likeliest tokens differ, plain confidence", "confidence_auc_differ"),
+        ("share of tokens that differ", "differ_rate"),
+        ("regret of staying, nats per token", "regret"),
+    ):
+        rows.append([label, *(_number(getattr(m, field)) for _, m in columns)])
+    for rate in trained.held_out.saved:
+        share = f"at {float(rate):.0%}"
+        rows.append([f"regret saved deferring {share}", *(_number(m.saved[rate]) for _, m in columns)])
+        rows.append([f"  by plain confidence {share}", *(_number(m.confidence_saved[rate]) for _, m in columns)])
+    widths = [max(len(row[i]) for row in [titles, *rows]) for i in range(len(titles))]
+    for row in [titles, *rows]:
+        click.echo(
+            "  ".join([row[0].ljust(widths[0]), *(v.rjust(w) for v, w in zip(row[1:], widths[1:], strict=True))])
+        )
+    for what, fit in (("weak", trained.weak_fit), ("main", trained.main_fit)):
+        if fit is not None:
+            click.echo(f"{what} fit: {fit.n_iterations} iterations, best {fit.best_iteration}, {fit.stopped}")
+    click.echo(f"{out}: {trained.head.kind} head; calibrate it next: colm calibrate {out}")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

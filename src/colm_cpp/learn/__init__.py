@@ -1,0 +1,61 @@
+"""Learning when to defer: scoring texts, fitting a head, calibrating it, and judging the pair.
+
+What ``colm score``, ``train``, ``calibrate`` and ``evaluate`` do, as functions; ``docs/training.md`` walks through it::
+
+    from colm_cpp import learn
+
+    with learn.Scorer("small.gguf", "large.gguf") as scorer:
+        learn.score(scorer, learn.select(["texts.jsonl"]), "scores")
+    trained = learn.train([learn.Scores("scores")], learn.TrainingOptions(objective="regret"))
+    trained.head.save("head.gguf")
+
+Nothing here is imported by ``import colm_cpp``.
+"""
+
+from .calibration import Calibrated, calibrate
+from .checkers import CHECKERS, Checker, Verdict, make_checker
+from .corpus import BadRow, Document, read_documents
+from .evaluation import Arm, make_arms, run
+from .records import Record, RecordFolder
+from .respond import respond
+from .scores import Scores
+from .scoring import Scorer, score
+from .selection import Corpus, select
+from .summary import ArmSummary, Comparison, Summary, summarize
+from .tasks import Problem, Task, load_prompts, load_task
+from .training import Metrics, Trained, TrainingOptions, train
+
+__all__ = [
+    "CHECKERS",
+    "Arm",
+    "ArmSummary",
+    "BadRow",
+    "Calibrated",
+    "Checker",
+    "Comparison",
+    "Corpus",
+    "Document",
+    "Metrics",
+    "Problem",
+    "Record",
+    "RecordFolder",
+    "Scorer",
+    "Scores",
+    "Summary",
+    "Task",
+    "Trained",
+    "TrainingOptions",
+    "Verdict",
+    "calibrate",
+    "load_prompts",
+    "load_task",
+    "make_arms",
+    "make_checker",
+    "read_documents",
+    "respond",
+    "run",
+    "score",
+    "select",
+    "summarize",
+    "train",
+]

@@ -1,0 +1,25 @@
+"""One writer a folder: two would interleave their rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from filelock import BaseFileLock, FileLock, Timeout
+
+from ..errors import CorpusError
+
+__all__ = ["lock_folder"]
+
+
+def lock_folder(folder: Path) -> BaseFileLock:
+    """Locks a folder until the lock is released or the process ends, however it ends.
+
+    Raises:
+        CorpusError: another process has it.
+    """
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise CorpusError(f"another process is writing to {folder}; wait for it, or use another folder") from None
+    return lock

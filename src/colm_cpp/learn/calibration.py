@@ -1,0 +1,264 @@
+"""From thresholds to rates: at which threshold does a pair defer 20% of what it writes?
+
+The distribution of z_t over texts that the base writes gives a first table. Deferring changes the text, and with it the
+states that the head sees, so the rates are then measured again while deferring, and the table is moved until they are
+as asked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import CorpusError, OptionError
+from ..heads import Head
+from .records import Record
+from .statistics import youden_threshold
+from .tasks import Problem
+from .texts import Text
+
+if TYPE_CHECKING:
+    from ..pair import Pair
+    from .scoring import Scorer
+
+__all__ = ["CHECKED_RATES", "RATES", "Calibrated", "Measurement", "add_youden", "calibrate", "threshold_table"]
+
+RATES = tuple(round(0.05 * i, 2) for i in range(21))
+CHECKED_RATES = (0.1, 0.2, 0.4, 0.6)
+TOLERANCE = 0.03
+MAX_ROUNDS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Texts written at one threshold.
+
+    Attributes:
+        threshold: eta.
+        wanted: the rate that it was chosen for.
+        measured: share of the tokens that were deferred.
+        n_tokens: tokens written.
+        n_deferred: those on the assistant's turn.
+    """
+
+    threshold: float
+    wanted: float
+    measured: float
+    n_tokens: int
+    n_deferred: int
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A head with its table.
+
+    Attributes:
+        head: the head, table inside.
+        first: the table before any deferring: rate -> threshold.
+        measurements: what was measured, in order.
+        off: checked rates whose best measurement is off by more than 3 points -> that measurement.
+        base_texts: what the base wrote alone, behind its prompts.
+        base_logits: z_t at each token of these.
+        youden: the threshold that best tells where the models' likeliest tokens differ (Youden's J), and that J.
+    """
+
+    head: Head
+    first: dict[float, float]
+    measurements: tuple[Measurement, ...]
+    off: dict[float, float]
+    base_texts: tuple[Text, ...] = ()
+    base_logits: tuple[tuple[float | None, ...], ...] = ()
+    youden: dict[str, float] | None = None
+
+
+def threshold_table(z: npt.NDArray[np.float64], rates: Sequence[float]) -> list[float]:
+    """The threshold in [0, 1] above which each share of ``z`` lies.
+
+    Args:
+        z: deferral logits, ``[n]``.
+        rates: shares, 0 to 1. 0 is the threshold 1 and 1 the threshold 0: those need no z.
+    """
+    thresholds = []
+    for rate in rates:
+        if rate <= 0.0:
+            thresholds.append(1.0)
+        elif rate >= 1.0:
+            thresholds.append(0.0)
+        else:
+            at = float(np.quantile(z, 1.0 - rate))
+            thresholds.append(1.0 / (1.0 + math.exp(-min(max(at, -80.0), 80.0))))
+    return thresholds
+
+
+def calibrate(
+    pair: Pair,
+    head: Head,
+    problems: Sequence[Problem],
+    options: Mapping[str, Any],
+    *,
+    chat: bool = True,
+    default_rate: float | None = None,
+    on_text: Callable[[str, int, int, Record], None] | None = None,
+) -> Calibrated:
+    """Measures what rates a head's thresholds give.
+
+    Args:
+        pair: the loaded pair.
+        head: the head; a table that it has is replaced.
+        problems: prompts that neither the head nor an evaluation has seen.
+        options: of generation.
+        chat: through the base's chat template.
+        default_rate: also make the threshold of this rate the head's default. None: leave the default as it is.
+        on_text: called after every text with what is measured, the texts done, the texts to do, and the text.
+
+    Raises:
+        HeadMismatch: the head is another base's.
+        OptionError: ``default_rate`` outside [0, 1].
+        CorpusError: there are no prompts, or the base wrote nothing on them.
+    """
+    from .evaluation import Arm, answer
+
+    if not problems:
+        raise CorpusError("there are no prompts to calibrate on; give a file with some")
+    if default_rate is not None and not 0.0 <= default_rate <= 1.0:
+        raise OptionError(f"default_rate is {default_rate}; a deferral rate lies between 0 and 1")
+
+    def write(what: str, threshold: float) -> list[Record]:
+        arm = Arm(what, head, threshold, None, {})
+        records = []
+        for n, problem in enumerate(problems, start=1):
+            record = answer(pair, problem, arm, options, chat=chat)
+            records.append(record)
+            if on_text is not None:
+                on_text(what, n, len(problems), record)
+        return records
+
+    alone = write("base alone", 1.0)
+    z = _logits(alone)
+    if not z.size:
+        raise CorpusError("the base wrote nothing on these prompts; give others, or a larger max_tokens")
+    first = dict(zip(RATES, threshold_table(z, RATES), strict=True))
+    measurements: list[Measurement] = []
+    # What each checked rate has shown: (measured rate, logit of the threshold).
+    known: dict[float, list[tuple[float, float]]] = {rate: [] for rate in CHECKED_RATES}
+    settled: dict[float, float] = {}
+    for rate in CHECKED_RATES:
+        threshold = first[rate]
+        for _ in range(MAX_ROUNDS):
+            records = write(f"{rate:.0%}", threshold)
+            n_tokens = sum(record.n_tokens for record in records)
+            n_deferred = sum(record.n_deferred for record in records)
+            measured = n_deferred / max(n_tokens, 1)
+            measurements.append(Measurement(threshold, rate, measured, n_tokens, n_deferred))
+            known[rate].append((measured, threshold))
+            if abs(measured - rate) <= TOLERANCE:
+                break
+            # The states seen while deferring at about this rate say which threshold would have given it.
+            threshold = threshold_table(_logits(records), [rate])[0]
+        settled[rate] = min(known[rate], key=lambda pair: abs(pair[0] - rate))[1]
+    thresholds = _corrected(first, settled)
+    off = {
+        rate: best[0]
+        for rate in CHECKED_RATES
+        if abs((best := min(known[rate], key=lambda pair: abs(pair[0] - rate)))[0] - rate) > TOLERANCE
+    }
+    prompts = hashlib.sha256(json.dumps([list(p.messages) for p in problems]).encode()).hexdigest()
+    facts = {
+        "n_prompts": len(problems),
+        "prompts_sha256": prompts,
+        "chat": chat,
+        "options": dict(options),
+        "base": os.path.basename(pair.base["path"]),
+        "assistant": os.path.basename(pair.assistant["path"]),
+        "measurements": [asdict(measurement) for measurement in measurements],
+    }
+    changes: dict[str, Any] = {
+        "rates": RATES,
+        "thresholds": tuple(thresholds),
+        "calibration": json.dumps(facts, sort_keys=True),
+    }
+    if default_rate is not None:
+        changes["default_threshold"] = float(np.interp(default_rate, RATES, thresholds))
+    return Calibrated(
+        head.replace(**changes),
+        first,
+        tuple(measurements),
+        off,
+        tuple(_text(pair, problem, record, chat) for problem, record in zip(problems, alone, strict=True)),
+        tuple(record.defer_logits for record in alone),
+    )
+
+
+def _text(pair: Pair, problem: Problem, record: Record, chat: bool) -> Text:
+    prompt = problem.prompt
+    if chat:
+        prompt = pair.render_chat(problem.messages)
+    bos = pair.base["bos_token"] or ""
+    ids = pair.tokenize(prompt, add_special=not (chat and bos and prompt.startswith(bos)))
+    tokens = (*ids, *record.ids)
+    return Text("", problem.index, tokens, tuple(i >= len(ids) for i in range(len(tokens))))
+
+
+def add_youden(calibrated: Calibrated, scorer: Scorer) -> Calibrated:
+    """Adds the threshold that best tells, on what the base wrote, where the assistant would have differed.
+
+    Args:
+        calibrated: a calibration.
+        scorer: the same pair, with a context as long as the longest text.
+
+    Returns:
+        The same with ``youden``; unchanged where the models differ everywhere or nowhere.
+    """
+    scores: list[float] = []
+    differs: list[bool] = []
+    for text, logits in zip(calibrated.base_texts, calibrated.base_logits, strict=True):
+        if not any(text.scored):
+            continue
+        columns, _ = scorer.score([text], top_k=1)
+        for z, differ in zip(logits, columns["base_top"] != columns["assistant_top"], strict=True):
+            if z is not None:
+                scores.append(z)
+                differs.append(bool(differ))
+    if all(differs) or not any(differs):
+        return calibrated
+    at, j = youden_threshold(scores, differs)
+    youden = {"threshold": 1.0 / (1.0 + math.exp(-min(max(at, -80.0), 80.0))), "j": j}
+    facts = {**json.loads(calibrated.head.calibration or "{}"), "youden": youden}
+    head = calibrated.head.replace(calibration=json.dumps(facts, sort_keys=True))
+    return replace(calibrated, head=head, youden=youden)
+
+
+def _logits(records: Sequence[Record]) -> npt.NDArray[np.float64]:
+    return np.array([z for record in records for z in record.defer_logits if z is not None], np.float64)
+
+
+def _logit(eta: float) -> float:
+    eta = min(max(eta, 1e-12), 1.0 - 1e-12)
+    return math.log(eta) - math.log1p(-eta)
+
+
+def _corrected(first: Mapping[float, float], settled: Mapping[float, float]) -> list[float]:
+    """The first table, shifted in logits so that it passes through what was measured.
+
+    Between the measured rates the shift is interpolated, beyond them it is that of the nearest; both ends stay.
+    """
+    at = sorted(settled)
+    shifts = [_logit(settled[rate]) - _logit(first[rate]) for rate in at]
+    thresholds = []
+    for rate in RATES:
+        if rate in (0.0, 1.0):
+            thresholds.append(first[rate])
+            continue
+        z = _logit(first[rate]) + float(np.interp(rate, at, shifts))
+        eta = 1.0 / (1.0 + math.exp(-z))
+        # A larger rate never has a larger threshold, whatever the noise of the measurements.
+        thresholds.append(min(eta, thresholds[-1]))
+    return thresholds

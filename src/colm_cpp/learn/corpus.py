@@ -1,0 +1,182 @@
+"""Reading texts: JSON lines with prompts and completions or with conversations, and plain text files.
+
+A :class:`Document` says which of its tokens are to be learned from. Rows that cannot be used come out as
+:class:`BadRow`, with file and line, rather than ending the reading.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import CorpusError
+
+__all__ = ["BadRow", "Document", "Row", "json_rows", "read_documents"]
+
+PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that cannot be used.
+
+    Attributes:
+        path: its file.
+        line: its line, counted from 1; 0 is the file as a whole.
+        reason: what is wrong with it.
+    """
+
+    path: str
+    line: int
+    reason: str
+
+    def __str__(self) -> str:
+        place = f"{self.path}:{self.line}" if self.line else self.path
+        return f"{place}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A JSON object with its place."""
+
+    path: str
+    line: int
+    value: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One text of the corpus.
+
+    Attributes:
+        path: its file.
+        line: its line, counted from 1; 0 for a plain text file.
+        messages: the conversation; empty where the text is taken as it is.
+        prompt: what is read but not learned from, where there are no messages.
+        completion: what is learned from, where there are no messages.
+        completion_ids: the tokens of the last reply where they are known, since a text can be cut into tokens in
+            several ways and a model's own way is the one to score.
+    """
+
+    path: str
+    line: int
+    messages: tuple[dict[str, str], ...] = ()
+    prompt: str = ""
+    completion: str = ""
+    completion_ids: tuple[int, ...] = ()
+
+
+def json_rows(path: PathLike) -> Iterator[Row | BadRow]:
+    """The objects of a JSON-lines file; blank lines are passed over.
+
+    Raises:
+        CorpusError: the file cannot be read.
+    """
+    name = os.fspath(path)
+    try:
+        with Path(path).open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield _row(name, number, line)
+    except OSError as error:
+        raise CorpusError(f"{name} cannot be read ({error.strerror}); check its name and rights") from error
+
+
+def _row(name: str, number: int, line: bytes) -> Row | BadRow:
+    try:
+        value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+    except UnicodeDecodeError as error:
+        return BadRow(name, number, f"not UTF-8 (byte 0x{line[error.start]:02x})")
+    except json.JSONDecodeError as error:
+        return BadRow(name, number, f"not JSON ({error.msg} at column {error.colno})")
+    except RecursionError:
+        return BadRow(name, number, "JSON nested too deeply")
+    if isinstance(value, dict):
+        return Row(name, number, value)
+    return BadRow(name, number, f"a JSON {type(value).__name__}, not an object")
+
+
+def read_documents(paths: Sequence[PathLike], *, needs_completion: bool = True) -> Iterator[Document | BadRow]:
+    """The texts of the files, in order. ``*.jsonl`` and ``*.json`` are JSON lines; anything else is one plain text.
+
+    Args:
+        paths: the files.
+        needs_completion: whether a prompt without a completion is a bad row. False where the assistant is going to
+            write the completions: then only the prompts are kept.
+
+    Raises:
+        CorpusError: a file cannot be read.
+    """
+    for path in paths:
+        name = os.fspath(path)
+        if not name.lower().endswith((".jsonl", ".json")):
+            yield _plain(name, needs_completion)
+            continue
+        for row in json_rows(name):
+            yield row if isinstance(row, BadRow) else _document(row, needs_completion)
+
+
+def _plain(name: str, needs_completion: bool) -> Document | BadRow:
+    try:
+        data = Path(name).read_bytes()
+    except OSError as error:
+        raise CorpusError(f"{name} cannot be read ({error.strerror}); check its name and rights") from error
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        return BadRow(name, 0, f"not UTF-8 (byte 0x{data[error.start]:02x} at offset {error.start})")
+    if not text.strip():
+        return BadRow(name, 0, "an empty file")
+    if not needs_completion:
+        return BadRow(name, 0, "a plain text has no prompt to answer")
+    return Document(name, 0, completion=text)
+
+
+def _document(row: Row, needs_completion: bool) -> Document | BadRow:
+    def bad(reason: str) -> BadRow:
+        return BadRow(row.path, row.line, reason)
+
+    if "messages" in row.value:
+        messages = row.value["messages"]
+        if not isinstance(messages, list) or not messages:
+            return bad("messages is no list of messages")
+        for message in messages:
+            if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+                return bad("a message has no role")
+            if not isinstance(message.get("content"), str):
+                return bad(f"a message of role {message['role']!r} has no text")
+            if _has_surrogate(message["content"]):
+                return bad("a message holds a lone surrogate, which is not Unicode text")
+        if not needs_completion:
+            while messages and messages[-1]["role"] == "assistant":
+                messages = messages[:-1]
+            if not messages:
+                return bad("there is nothing but the assistant's turns")
+        elif not any(message["role"] == "assistant" and message["content"] for message in messages):
+            return bad("no turn of the assistant to learn from")
+        return Document(row.path, row.line, messages=tuple(messages))
+
+    prompt, completion = row.value.get("prompt", ""), row.value.get("completion", row.value.get("text"))
+    if not isinstance(prompt, str):
+        return bad(f"prompt is a JSON {type(prompt).__name__}, not a text")
+    if not needs_completion:
+        completion = ""
+    elif completion is None:
+        return bad("neither completion nor messages")
+    elif not isinstance(completion, str):
+        return bad(f"completion is a JSON {type(completion).__name__}, not a text")
+    elif not completion:
+        return bad("the completion is empty")
+    if not needs_completion and not prompt:
+        return bad("there is no prompt to answer")
+    if _has_surrogate(prompt) or _has_surrogate(completion):
+        return bad("a lone surrogate, which is not Unicode text")
+    return Document(row.path, row.line, prompt=prompt, completion=completion)
+
+
+def _has_surrogate(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)

@@ -1,0 +1,194 @@
+"""Is the pair better than either model? Every arm answers every problem; :mod:`.summary` compares them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import HeadError, OptionError
+from ..heads import Head
+from ..hub import resolve
+from ._lock import lock_folder
+from .records import Record, RecordFolder
+from .tasks import Problem, Task
+
+if TYPE_CHECKING:
+    from ..pair import Pair
+
+__all__ = ["Arm", "Progress", "make_arms", "run"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+SINGLE_ARMS = ("base", "assistant")
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One way of answering.
+
+    Attributes:
+        name: ``base``, ``assistant``, or a head's name with a rate, such as ``learned@20``.
+        head: what decides.
+        threshold: eta.
+        rate: the deferral rate asked for; None for the models alone.
+        facts: what its answers depend on, for ``meta.json``.
+    """
+
+    name: str
+    head: Head | str
+    threshold: float
+    rate: float | None
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Sent after every answer.
+
+    Attributes:
+        done: answers there are, those of earlier runs included.
+        total: answers there will be.
+        made: answers made by this run.
+        arm: the arm that answered last.
+        record: its answer.
+    """
+
+    done: int
+    total: int
+    made: int
+    arm: str
+    record: Record
+
+
+def make_arms(
+    names: Sequence[str], heads: Mapping[str, str | os.PathLike[str]], rates: Sequence[float], *, random: bool = True
+) -> list[Arm]:
+    """The arms of an evaluation.
+
+    Args:
+        names: of the models alone: ``base``, ``assistant``, both or neither.
+        heads: name -> calibrated head file; each answers at every rate.
+        rates: deferral rates in (0, 1).
+        random: also defer at random, at the same rates.
+
+    Raises:
+        OptionError: an unknown or unusable name, a rate outside (0, 1), or no arm at all.
+        HeadError: a head without a calibration table.
+        LoadError: a head file that cannot be read.
+    """
+    arms = []
+    for name in names:
+        if name not in SINGLE_ARMS:
+            raise OptionError(f"arm {name!r} is unknown; there are {' and '.join(SINGLE_ARMS)}, and heads by --head")
+        head = "never" if name == "base" else "always"
+        arms.append(Arm(name, head, 0.5, None, {"head": head, "threshold": 0.5, "rate": None}))
+    for rate in rates:
+        if not 0.0 < rate < 1.0:
+            raise OptionError(f"rate {rate} lies outside (0, 1); the models alone are arms of their own")
+    for name, path in heads.items():
+        if not _NAME.fullmatch(name) or name in (*SINGLE_ARMS, "random"):
+            raise OptionError(
+                f"a head cannot be named {name!r}; use letters, digits, '.', '_' and '-', and not the name of an arm"
+            )
+        file = resolve(path)
+        head_file = Head.load(file)
+        if not head_file.rates:
+            raise HeadError(f"head {os.fspath(path)} has no calibration table; run colm calibrate on it first")
+        digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        for rate in rates:
+            eta = head_file.threshold_for_rate(rate)
+            facts = {"head": os.path.basename(os.fspath(path)), "head_sha256": digest, "threshold": eta, "rate": rate}
+            arms.append(Arm(_arm_name(name, rate), head_file, eta, rate, facts))
+    if random:
+        for rate in rates:
+            facts = {"head": "random", "threshold": 1.0 - rate, "rate": rate}
+            arms.append(Arm(_arm_name("random", rate), "random", 1.0 - rate, rate, facts))
+    if not arms:
+        raise OptionError("there is no arm; give --arm, --head with --rate, or both")
+    return arms
+
+
+def _arm_name(head: str, rate: float) -> str:
+    return f"{head}@{rate * 100:g}"
+
+
+def run(
+    pair: Pair,
+    task: Task,
+    folder: RecordFolder,
+    arms: Sequence[Arm],
+    options: Mapping[str, Any],
+    *,
+    chat: bool = True,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> None:
+    """Answers what is not answered yet.
+
+    Problem by problem, every arm in turn, so that whatever slows the machine slows all arms alike. Nothing read is
+    kept between answers: a run that was interrupted gives the answers of one that was not.
+
+    Args:
+        pair: the loaded pair.
+        task: the problems.
+        folder: where the answers are kept.
+        arms: who answers.
+        options: of generation; ``seed`` is that of the first problem, each later one has the next.
+        chat: through the base's chat template; otherwise the last message's text is continued as it is.
+        on_progress: called after every answer.
+
+    Raises:
+        CorpusError: another process is writing to the folder.
+        Everything that :meth:`colm_cpp.Pair.chat` raises.
+    """
+    with lock_folder(folder.path):
+        _run(pair, task, folder, arms, options, chat, on_progress)
+
+
+def _run(
+    pair: Pair,
+    task: Task,
+    folder: RecordFolder,
+    arms: Sequence[Arm],
+    options: Mapping[str, Any],
+    chat: bool,
+    on_progress: Callable[[Progress], None] | None,
+) -> None:
+    known = {}
+    for arm in arms:
+        folder.set_arm(arm.name, arm.facts)
+        known[arm.name] = set(folder.read(arm.name))
+    total = len(arms) * len(task.problems)
+    todo = [(p, a) for p in task.problems for a in arms if p.index not in known[a.name]]
+    for made, (problem, arm) in enumerate(todo, start=1):
+        record = answer(pair, problem, arm, options, chat=chat)
+        folder.append(arm.name, record)
+        if on_progress is not None:
+            on_progress(Progress(total - len(todo) + made, total, made, arm.name, record))
+
+
+def answer(pair: Pair, problem: Problem, arm: Arm, options: Mapping[str, Any], *, chat: bool) -> Record:
+    """One arm's answer to one problem."""
+    pair.forget()
+    own = {**options, "head": arm.head, "threshold": arm.threshold}
+    own["seed"] = (int(options.get("seed", 0)) + problem.index) % (2**32 - 1)
+    if chat:
+        return Record.of(problem.index, pair.chat(problem.messages, **own))
+    return Record.of(problem.index, pair.generate(problem.prompt, **own))
+
+
+def deferral_rate(records: Sequence[Record]) -> float:
+    """Share of deferred tokens over all records; nan for none."""
+    n_tokens = sum(record.n_tokens for record in records)
+    return sum(record.n_deferred for record in records) / n_tokens if n_tokens else math.nan
+
+
+def by_problem(records: Mapping[int, Record], problems: Sequence[Problem]) -> Iterator[Record]:
+    """The records of ``problems``, in that order."""
+    for problem in problems:
+        if problem.index in records:
+            yield records[problem.index]

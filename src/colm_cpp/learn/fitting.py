@@ -1,0 +1,237 @@
+"""Fitting the parameters of a head: SciPy's L-BFGS over blocks of rows, stopped early by held-out texts."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import MissingDependency
+from .inputs import Inputs
+from .objective import Loss
+
+__all__ = ["Fit", "LinearModel", "MlpModel", "Model", "deferral_logits", "fit", "objective"]
+
+Floats = npt.NDArray[np.float64]
+Block = npt.NDArray[np.float32]
+
+
+class Model(Protocol):
+    """A family of heads: parameters as one vector, z of a block, and the way back."""
+
+    n_parameters: int
+
+    def forward(self, parameters: Floats, block: Block) -> tuple[Floats, Any]:
+        """z ``[n]`` of a block ``[n, n_in]``, and what :meth:`backward` needs."""
+
+    def backward(self, parameters: Floats, block: Block, kept: Any, gradient: Floats) -> Floats:
+        """The gradient to the parameters, of one to z ``[n]``."""
+
+    def penalties(self, l2: Floats) -> Floats:
+        """L2 of every parameter, from that of every input ``[n_in]``; biases have none."""
+
+    def layers(self, parameters: Floats, mean: Floats, scale: Floats) -> tuple[list[Floats], list[Floats]]:
+        """Weights and biases that take inputs as they are, the standardisation folded in."""
+
+
+class LinearModel:
+    """z = w . x + b."""
+
+    def __init__(self, n_in: int) -> None:
+        self.n_parameters = n_in + 1
+
+    def forward(self, parameters: Floats, block: Block) -> tuple[Floats, Any]:
+        """See :class:`Model`."""
+        z = block @ parameters[:-1].astype(np.float32)
+        return z.astype(np.float64) + parameters[-1], None
+
+    def backward(self, parameters: Floats, block: Block, kept: Any, gradient: Floats) -> Floats:
+        """See :class:`Model`."""
+        weights = gradient.astype(np.float32) @ block
+        return np.append(weights.astype(np.float64), gradient.sum())
+
+    def penalties(self, l2: Floats) -> Floats:
+        """See :class:`Model`."""
+        return np.append(l2, 0.0)
+
+    def layers(self, parameters: Floats, mean: Floats, scale: Floats) -> tuple[list[Floats], list[Floats]]:
+        """See :class:`Model`."""
+        theta = parameters[:-1] / scale
+        return [theta[None, :]], [np.array([parameters[-1] - theta @ mean])]
+
+
+class MlpModel:
+    """z = w2 . silu(W1 x + b1) + b2."""
+
+    activation = "silu"
+
+    def __init__(self, n_in: int, n_units: int) -> None:
+        self.n_in = n_in
+        self.n_units = n_units
+        self.n_parameters = n_units * (n_in + 2) + 1
+
+    def start(self, generator: np.random.Generator) -> Floats:
+        """Random weights of the size that keeps the variance, biases 0."""
+        w1 = generator.standard_normal((self.n_units, self.n_in)) / np.sqrt(self.n_in)
+        w2 = generator.standard_normal(self.n_units) / np.sqrt(self.n_units)
+        return np.concatenate([w1.ravel(), np.zeros(self.n_units), w2, [0.0]])
+
+    def _split(self, parameters: Floats) -> tuple[Floats, Floats, Floats, float]:
+        n = self.n_units * self.n_in
+        w1 = parameters[:n].reshape(self.n_units, self.n_in)
+        return w1, parameters[n : n + self.n_units], parameters[n + self.n_units : -1], float(parameters[-1])
+
+    def forward(self, parameters: Floats, block: Block) -> tuple[Floats, Any]:
+        """See :class:`Model`."""
+        w1, b1, w2, b2 = self._split(parameters)
+        x = (block @ w1.T.astype(np.float32)).astype(np.float64) + b1  # [n, n_units]
+        gate = 1.0 / (1.0 + np.exp(-np.clip(x, -500.0, 500.0)))
+        units = x * gate
+        return units @ w2 + b2, (x, gate, units)
+
+    def backward(self, parameters: Floats, block: Block, kept: Any, gradient: Floats) -> Floats:
+        """See :class:`Model`."""
+        _, _, w2, _ = self._split(parameters)
+        x, gate, units = kept
+        inner = gradient[:, None] * w2[None, :] * (gate * (1.0 + x * (1.0 - gate)))  # [n, n_units]
+        w1 = inner.T.astype(np.float32) @ block
+        return np.concatenate([w1.astype(np.float64).ravel(), inner.sum(axis=0), gradient @ units, [gradient.sum()]])
+
+    def penalties(self, l2: Floats) -> Floats:
+        """See :class:`Model`. What leads from the units to z is held down as the least of the inputs is."""
+        units = np.full(self.n_units, l2.min())
+        return np.concatenate([np.tile(l2, self.n_units), np.zeros(self.n_units), units, [0.0]])
+
+    def layers(self, parameters: Floats, mean: Floats, scale: Floats) -> tuple[list[Floats], list[Floats]]:
+        """See :class:`Model`."""
+        w1, b1, w2, b2 = self._split(parameters)
+        folded = w1 / scale
+        return [folded, w2[None, :]], [b1 - folded @ mean, np.array([b2])]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a fit came to.
+
+    Attributes:
+        parameters: those with the least held-out loss.
+        n_iterations: iterations of L-BFGS.
+        n_passes: passes over the training rows.
+        best_iteration: the iteration that the parameters are from; 0 is the start.
+        loss: mean training loss at the last iteration, without L2.
+        held_out_loss: mean loss of the held-out rows at ``best_iteration``.
+        stopped: ``"converged"``, ``"early"`` (the held-out loss rose) or ``"limit"``.
+    """
+
+    parameters: Floats
+    n_iterations: int
+    n_passes: int
+    best_iteration: int
+    loss: float
+    held_out_loss: float
+    stopped: str
+
+
+def deferral_logits(model: Model, parameters: Floats, inputs: Inputs) -> Floats:
+    """z of every row, ``[n]``."""
+    z = np.empty(inputs.n)
+    for at, block in inputs.blocks():
+        z[at] = model.forward(parameters, block)[0]
+    return z
+
+
+def objective(
+    model: Model, inputs: Inputs, loss: Loss, penalties: Floats, parameters: Floats
+) -> tuple[float, Floats, float]:
+    """Mean loss plus half the squared parameters times ``penalties``; its gradient; and the loss alone."""
+    value = 0.0
+    gradient = np.zeros_like(parameters)
+    for at, block in inputs.blocks():
+        z, kept = model.forward(parameters, block)
+        part, to_z = loss(z, at)
+        value += part
+        gradient += model.backward(parameters, block, kept, to_z)
+    held_down = penalties * parameters
+    return value + 0.5 * float(parameters @ held_down), gradient + held_down, value
+
+
+def fit(
+    model: Model,
+    start: Floats,
+    inputs: Inputs,
+    loss: Loss,
+    held_out: Inputs,
+    held_out_loss: Loss,
+    *,
+    penalties: Floats,
+    max_iterations: int,
+    patience: int,
+    on_iteration: Callable[[int, float, float], None] | None = None,
+) -> Fit:
+    """Minimises the loss from ``start``.
+
+    Args:
+        model: the family of heads.
+        start: first parameters.
+        inputs: training rows, standardised.
+        loss: of them.
+        held_out: rows of other texts, on the same scale.
+        held_out_loss: of them.
+        penalties: of half the square of each parameter.
+        max_iterations: of L-BFGS.
+        patience: stop when the held-out loss did not fall for this many iterations.
+        on_iteration: called with iteration, training loss and held-out loss.
+
+    Raises:
+        MissingDependency: SciPy is not installed.
+    """
+    try:
+        optimize = importlib.import_module("scipy.optimize")
+    except ImportError as error:
+        raise MissingDependency(
+            "SciPy is needed to fit a head and cannot be imported; run: pip install 'colm-cpp[train]'"
+        ) from error
+
+    n_passes = 0
+    last_loss = np.inf
+    iteration = 0
+    best = (_held_out(model, start, held_out, held_out_loss), 0, start.copy())
+    stopped = "limit"
+
+    def value_and_gradient(parameters: Floats) -> tuple[float, Floats]:
+        nonlocal n_passes, last_loss
+        n_passes += 1
+        value, gradient, last_loss = objective(model, inputs, loss, penalties, parameters)
+        return value, gradient
+
+    def after_iteration(intermediate_result: Any) -> None:
+        nonlocal iteration, best, stopped
+        iteration += 1
+        other = _held_out(model, intermediate_result.x, held_out, held_out_loss)
+        if other < best[0]:
+            best = (other, iteration, intermediate_result.x.copy())
+        if on_iteration is not None:
+            on_iteration(iteration, last_loss, other)
+        if iteration - best[1] >= patience:
+            stopped = "early"
+            raise StopIteration
+
+    result = optimize.minimize(
+        value_and_gradient,
+        start,
+        jac=True,
+        method="L-BFGS-B",
+        callback=after_iteration,
+        options={"maxiter": max_iterations, "maxfun": 4 * max_iterations, "maxcor": 20, "ftol": 1e-10, "gtol": 1e-8},
+    )
+    if stopped != "early" and result.success:
+        stopped = "converged"
+    return Fit(best[2], iteration, n_passes, best[1], last_loss, best[0], stopped)
+
+
+def _held_out(model: Model, parameters: Floats, inputs: Inputs, loss: Loss) -> float:
+    return sum(loss(model.forward(parameters, block)[0], at)[0] for at, block in inputs.blocks())

@@ -1,0 +1,297 @@
+"""Reading a corpus once with both models: how likely each found every token, and what the base's state was.
+
+Everything that fitting a head needs of the two models is computed here and kept in a folder (:mod:`.scores`), so that
+fitting takes seconds and can be repeated.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import _core
+from .._busy import busy
+from .._log import forward_log, set_up_log
+from ..errors import ContextFull, CorpusError, GenerationError, OptionError, PairClosed
+from ..loading import prepare
+from ..options import LoadOptions
+from .corpus import BadRow
+from .scores import ProgressMark, ScoresWriter
+from .selection import Corpus
+from .texts import Text, TextMaker, grouped
+
+if TYPE_CHECKING:
+    from ..options import LoadOptionsDict
+
+__all__ = ["Progress", "Scorer", "score"]
+
+PathLike = str | os.PathLike[str]
+
+MAX_TEXTS = 16
+# Outputs of one batch: each has its logits in memory, 600 kB at 152,000 ids, and more of them do not read faster.
+MAX_OUTPUTS = 256
+_MAX_HALF = float(np.finfo(np.float16).max)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Sent after every group of texts.
+
+    Attributes:
+        done: how far the folder is.
+        n_read: tokens read by each model in this run.
+        share: share of the corpus that is done, by documents, 0 to 1.
+        bad_rows: rows of this group that could not be used.
+        decode_s: seconds that llama.cpp took for the group.
+    """
+
+    done: ProgressMark
+    n_read: int
+    share: float
+    bad_rows: tuple[BadRow, ...]
+    decode_s: float
+
+
+class Scorer:
+    """Both models, loaded for reading many texts at once."""
+
+    def __init__(
+        self,
+        base: PathLike,
+        assistant: PathLike,
+        *,
+        base_options: LoadOptionsDict | None = None,
+        assistant_options: LoadOptionsDict | None = None,
+        progress: Callable[[float], object] | None = None,
+        check_memory: bool = True,
+        **options: Any,
+    ) -> None:
+        """Loads the pair. Arguments and errors are those of :func:`colm_cpp.load`.
+
+        ``n_ctx`` is the length of the longest text and the size of a group of texts; it defaults to 1024.
+        """
+        options.setdefault("n_ctx", 1024)
+        chosen = (LoadOptions.merge(options, base_options), LoadOptions.merge(options, assistant_options))
+        with busy():
+            set_up_log()
+            core_options = prepare(base, assistant, chosen, check_memory=check_memory)
+            for core in core_options:
+                core.n_sequences = MAX_TEXTS
+                core.n_outputs = min(MAX_OUTPUTS, core.n_batch)
+            try:
+                self._core: _core.ScoringPair | None = _core.ScoringPair(core_options[0], core_options[1], progress)
+            finally:
+                forward_log()
+        self.base: dict[str, Any] = self._core.base
+        self.assistant: dict[str, Any] = self._core.assistant
+        self.vocab_fingerprint = self._core.vocab_fingerprint
+        self.n_shared = self._core.n_shared
+        self.n_ctx = min(self.base["n_ctx"], self.assistant["n_ctx"])
+
+    def _open_core(self) -> _core.ScoringPair:
+        if self._core is None:
+            raise PairClosed("this scorer was closed; load it again")
+        return self._core
+
+    def tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
+        """Token ids of ``text``."""
+        return self._open_core().tokenize(text, add_special, parse_special)
+
+    def score(self, texts: Sequence[Text], *, top_k: int) -> tuple[dict[str, npt.NDArray[Any]], float]:
+        """The columns of :mod:`.scores` for the scored tokens of ``texts``, and llama.cpp's seconds.
+
+        Args:
+            texts: at most 16, together no longer than ``n_ctx``.
+            top_k: how many of the base's largest log-probabilities to keep.
+
+        Raises:
+            ContextFull: too many or too long texts.
+            TokenizeError: a token that the models do not share.
+            GenerationError: llama.cpp failed, or a model gave NaN or infinite values (which text, which token).
+            KeyboardInterrupt: Ctrl-C.
+        """
+        given = [(list(text.tokens), [int(s) for s in text.scored]) for text in texts]
+        with busy():
+            try:
+                base, assistant = self._open_core().score(given, top_k)
+            finally:
+                forward_log()
+        _check(texts, base, assistant)
+        token = np.array([t for text in texts for t, s in zip(text.tokens, text.scored, strict=True) if s], np.int32)
+        columns = {
+            "token": token,
+            "base_logprob": base["logprob"],
+            "base_top": base["top"],
+            "base_top_logprob": base["top_logprob"],
+            "base_log_odds": base["log_odds"],
+            "base_entropy": base["entropy"],
+            "base_top_k_logprobs": base["top_k_logprobs"],
+            "base_hidden": base["hidden"].astype(np.float16),
+            "assistant_logprob": assistant["logprob"],
+            "assistant_top": assistant["top"],
+            "assistant_top_logprob": assistant["top_logprob"],
+            "assistant_entropy": assistant["entropy"],
+            "assistant_logprob_of_base_top": assistant["probe_logprob"],
+        }
+        return columns, base["decode_s"] + assistant["decode_s"]
+
+    def close(self) -> None:
+        """Frees both models."""
+        self._core = None
+
+    def __enter__(self) -> Scorer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _check(texts: Sequence[Text], base: Mapping[str, Any], assistant: Mapping[str, Any]) -> None:
+    numbers = np.repeat(np.arange(len(texts)), [text.n_scored for text in texts])
+    for name, values, limit in (
+        ("the base's log-probability", base["logprob"], np.inf),
+        ("the assistant's log-probability", assistant["logprob"], np.inf),
+        ("the base's hidden state", np.abs(base["hidden"]).max(axis=1), _MAX_HALF),
+    ):
+        wrong = np.flatnonzero(~np.isfinite(values) | (np.abs(values) >= limit))
+        if wrong.size:
+            row = int(wrong[0])
+            text = texts[numbers[row]]
+            place = f"{text.path}:{text.line}" if text.line else text.path
+            raise GenerationError(f"{name} is {values[row]} at scored token {row} of the texts around {place}")
+
+
+def score(
+    scorer: Scorer,
+    corpus: Corpus,
+    out: PathLike,
+    *,
+    chat: bool | None = None,
+    system: str | None = None,
+    top_k: int = 10,
+    strict: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> ProgressMark:
+    """Scores a corpus into a folder, or goes on with one.
+
+    Args:
+        scorer: the loaded models.
+        corpus: the texts.
+        out: the folder.
+        chat: see :class:`.texts.TextMaker`.
+        system: likewise.
+        top_k: how many of the base's largest log-probabilities to keep, 1 to 64.
+        strict: stop at the first bad row.
+        on_progress: called after every group of texts.
+
+    Raises:
+        CorpusError: no usable row, a bad one with ``strict``, or a folder with other scores.
+        OptionError: ``top_k`` outside its range.
+        OSError: the disk is full. What was scored before stays.
+    """
+    if not 1 <= top_k <= 64:
+        raise OptionError(f"top_k is {top_k}; between 1 and 64 log-probabilities can be kept")
+    make = TextMaker(scorer, scorer.base, n_shared=scorer.n_shared, n_ctx=scorer.n_ctx, chat=chat, system=system)
+    facts = {
+        **corpus.facts,
+        "base": scorer.base["name"],
+        "assistant": scorer.assistant["name"],
+        "base_file": os.path.basename(scorer.base["path"]),
+        "assistant_file": os.path.basename(scorer.assistant["path"]),
+        "vocab_fingerprint": scorer.vocab_fingerprint,
+        "n_embd": scorer.base["n_embd"],
+        "top_k": top_k,
+        "chat": make.chat,
+        "system": system,
+        "n_ctx": scorer.n_ctx,
+        "n_batch": min(scorer.base["n_batch"], scorer.assistant["n_batch"]),
+    }
+    with ScoresWriter(out, facts) as writer:
+        n_read = 0
+        for group, bad, n_documents in _groups(corpus, make, writer.done.n_texts + writer.done.n_bad):
+            if strict and bad:
+                raise CorpusError(f"{bad[0]}; without --strict such rows are left out")
+            columns, texts, failed, decode_s = _score_group(scorer, group, top_k)
+            if strict and failed:
+                raise CorpusError(f"{failed[0]}; without --strict such rows are left out")
+            n_read += sum(len(text.tokens) for text in texts)
+            done = writer.done
+            done = replace(
+                done,
+                n_documents=n_documents,
+                n_texts=done.n_texts + len(texts),
+                n_tokens=done.n_tokens + sum(text.n_scored for text in texts),
+                n_read=done.n_read + sum(len(text.tokens) for text in texts),
+                n_bad=done.n_bad + len(bad) + len(failed),
+                n_truncated=done.n_truncated + sum(text.truncated for text in texts),
+            )
+            writer.add(columns, [_described(text) for text in texts], done)
+            if on_progress is not None:
+                share = done.n_documents / max(corpus.n_documents, 1)
+                on_progress(Progress(done, n_read, share, (*bad, *failed), decode_s))
+        if not writer.done.n_tokens:
+            raise CorpusError("the corpus holds no usable row; each needs a prompt and a completion, or messages")
+        done = replace(writer.done, complete=True)
+        writer.add({}, [], done)
+        return done
+
+
+def _described(text: Text) -> dict[str, Any]:
+    return {
+        "file": os.path.basename(text.path),
+        "line": text.line,
+        "n_tokens": len(text.tokens),
+        "n_scored": text.n_scored,
+        "truncated": text.truncated,
+    }
+
+
+def _groups(corpus: Corpus, make: TextMaker, n_skip: int) -> Iterator[tuple[list[Text], list[BadRow], int]]:
+    """Groups of texts behind the first ``n_skip`` texts and bad rows, each with how many documents were begun."""
+    begun: list[int] = []  # for each text or bad row, the documents begun by then
+
+    def texts() -> Iterator[Text | BadRow]:
+        n = 0
+        for number, document in enumerate(corpus.documents(), start=1):
+            for text in [document] if isinstance(document, BadRow) else make(document):
+                n += 1
+                if n > n_skip:
+                    begun.append(number)
+                    yield text
+
+    n_used = 0
+    for group, bad in grouped(texts(), n_tokens=make.n_ctx, n_texts=MAX_TEXTS):
+        n_used += len(group) + len(bad)
+        yield group, bad, begun[n_used - 1]
+
+
+def _score_group(
+    scorer: Scorer, group: list[Text], top_k: int
+) -> tuple[dict[str, npt.NDArray[Any]], list[Text], list[BadRow], float]:
+    if not group:
+        return {}, [], [], 0.0
+    try:
+        columns, decode_s = scorer.score(group, top_k=top_k)
+        return columns, group, [], decode_s
+    except (GenerationError, ContextFull) as error:
+        if len(group) == 1:
+            return {}, [], [BadRow(group[0].path, group[0].line, str(error))], 0.0
+    # One of them is to blame: each alone.
+    parts: list[dict[str, npt.NDArray[Any]]] = []
+    kept: list[Text] = []
+    failed: list[BadRow] = []
+    seconds = 0.0
+    for text in group:
+        columns, texts, bad, decode_s = _score_group(scorer, [text], top_k)
+        seconds += decode_s
+        kept += texts
+        failed += bad
+        if texts:
+            parts.append(columns)
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
+    return joined, kept, failed, seconds

@@ -1,0 +1,79 @@
+"""Which rows of which files make a corpus."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import CorpusError, OptionError
+from .corpus import BadRow, Document, read_documents
+
+__all__ = ["Corpus", "select"]
+
+PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Texts, always the same ones in the same order.
+
+    Attributes:
+        documents: gives them, bad rows among them.
+        n_documents: how many there are.
+        facts: what they depend on, for ``meta.json``.
+    """
+
+    documents: Callable[[], Iterator[Document | BadRow]]
+    n_documents: int
+    facts: Mapping[str, Any]
+
+
+def select(
+    paths: Sequence[PathLike], *, limit: int | None = None, seed: int | None = None, needs_completion: bool = True
+) -> Corpus:
+    """The rows of ``paths``.
+
+    Args:
+        paths: JSON-lines and plain text files.
+        limit: rows at most. None: all.
+        seed: draw the rows at random instead of taking the first; they keep their order.
+        needs_completion: see :func:`.corpus.read_documents`.
+
+    Raises:
+        CorpusError: a file cannot be read.
+        OptionError: ``limit`` below 1.
+    """
+    if limit is not None and limit < 1:
+        raise OptionError(f"limit is {limit}; it must be 1 or more")
+    if not paths:
+        raise CorpusError("there is no corpus; name one file or more")
+    files = [_described(path) for path in paths]
+
+    def all_documents() -> Iterator[Document | BadRow]:
+        return read_documents(paths, needs_completion=needs_completion)
+
+    n_rows = sum(1 for _ in all_documents())
+    n = n_rows if limit is None else min(limit, n_rows)
+    if seed is None:
+        # Without the limit: a larger one goes on with the same folder.
+        return Corpus(lambda: itertools.islice(all_documents(), n), n, {"corpus": files, "sample": None})
+    drawn = frozenset(random.Random(seed).sample(range(n_rows), n))
+    facts = {"corpus": files, "sample": {"seed": seed, "limit": n}}
+    return Corpus(lambda: (row for i, row in enumerate(all_documents()) if i in drawn), n, facts)
+
+
+def _described(path: PathLike) -> dict[str, str]:
+    try:
+        with Path(path).open("rb") as file:
+            digest = hashlib.sha256()
+            while block := file.read(2**20):
+                digest.update(block)
+    except OSError as error:
+        raise CorpusError(f"{os.fspath(path)} cannot be read ({error.strerror}); check its name and rights") from error
+    return {"file": os.path.basename(os.fspath(path)), "sha256": digest.hexdigest()}

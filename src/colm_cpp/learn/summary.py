@@ -1,0 +1,155 @@
+"""What the answers of an evaluation come to: accuracy, deferral, speed, and which differences are more than chance."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import CorpusError
+from .checkers import Checker
+from .records import Record, RecordFolder
+from .statistics import PairedDifference, paired_bootstrap, wilson_interval
+from .tasks import Task
+
+__all__ = ["ArmSummary", "Comparison", "Summary", "summarize"]
+
+
+@dataclass(frozen=True, slots=True)
+class ArmSummary:
+    """One arm.
+
+    Attributes:
+        name: the arm.
+        rate: the deferral rate asked for; None for the models alone.
+        n_problems: problems that it answered.
+        n_correct: answers that the checker took.
+        accuracy: share of them.
+        low: lower end of its 95% interval (Wilson).
+        high: upper end.
+        deferral_rate: share of the tokens on the assistant's turn.
+        n_tokens: tokens written.
+        tokens_per_s: of writing, reading the prompts left out; 0 where nothing was written.
+        assistant_calls_per_token: how often the assistant was asked for each token written.
+        n_cut_off: answers that ended at ``max_tokens``.
+        n_without_answer: texts in which the checker found no answer.
+    """
+
+    name: str
+    rate: float | None
+    n_problems: int
+    n_correct: int
+    accuracy: float
+    low: float
+    high: float
+    deferral_rate: float
+    n_tokens: int
+    tokens_per_s: float
+    assistant_calls_per_token: float
+    n_cut_off: int
+    n_without_answer: int
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two arms on the problems that both answered.
+
+    Attributes:
+        arm: the one.
+        other: the other.
+        n_problems: problems that both answered.
+        difference: accuracy of ``arm`` less that of ``other``, with its paired bootstrap interval.
+    """
+
+    arm: str
+    other: str
+    n_problems: int
+    difference: PairedDifference
+
+
+@dataclass(frozen=True)
+class Summary:
+    """An evaluation.
+
+    Attributes:
+        meta: what the answers were made with.
+        checker: how they were judged.
+        arms: in the order in which they were added.
+        comparisons: every two arms.
+    """
+
+    meta: dict[str, Any]
+    checker: str
+    arms: tuple[ArmSummary, ...]
+    comparisons: tuple[Comparison, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready fields."""
+        return {
+            "meta": self.meta,
+            "checker": self.checker,
+            "arms": [asdict(arm) for arm in self.arms],
+            "comparisons": [asdict(comparison) for comparison in self.comparisons],
+        }
+
+
+def summarize(folder: RecordFolder, task: Task, checker: Checker) -> Summary:
+    """Judges and compares the answers to ``task`` that are in ``folder``.
+
+    Raises:
+        CorpusError: the answers are to another task, or there are none.
+    """
+    if folder.meta["task_sha256"] != task.digest:
+        raise CorpusError(f"{folder.path} has answers to {folder.meta['task']}, and {task.path} is another file")
+    problems = {problem.index: problem for problem in task.problems}
+    arms: list[ArmSummary] = []
+    judged: dict[str, dict[int, bool]] = {}
+    for name in folder.arms():
+        records = {i: record for i, record in folder.read(name).items() if i in problems}
+        if not records:
+            continue
+        verdicts = {
+            i: checker.check(record.text, problems[i].answer, problems[i].prompt) for i, record in records.items()
+        }
+        judged[name] = {i: verdict.correct for i, verdict in verdicts.items()}
+        n_without = sum(verdict.extracted is None for verdict in verdicts.values())
+        rate = folder.meta["arms"][name].get("rate")
+        arms.append(_arm(name, rate, list(records.values()), judged[name], n_without))
+    if not arms:
+        raise CorpusError(f"{folder.path} holds no answer to these problems; run colm evaluate without --report-only")
+    comparisons = []
+    for arm, other in itertools.combinations(judged, 2):
+        both = sorted(set(judged[arm]) & set(judged[other]))
+        if both:
+            difference = paired_bootstrap(_column(judged[arm], both), _column(judged[other], both))
+            comparisons.append(Comparison(arm, other, len(both), difference))
+    return Summary(folder.meta, checker.name, tuple(arms), tuple(comparisons))
+
+
+def _column(judged: dict[int, bool], problems: list[int]) -> npt.NDArray[np.bool_]:
+    return np.array([judged[i] for i in problems], dtype=bool)
+
+
+def _arm(name: str, rate: float | None, records: list[Record], correct: dict[int, bool], n_without: int) -> ArmSummary:
+    n_correct = sum(correct.values())
+    n_tokens = sum(record.n_tokens for record in records)
+    seconds = sum(record.decode_s for record in records)
+    low, high = wilson_interval(n_correct, len(records))
+    return ArmSummary(
+        name=name,
+        rate=rate,
+        n_problems=len(records),
+        n_correct=n_correct,
+        accuracy=n_correct / len(records),
+        low=low,
+        high=high,
+        deferral_rate=sum(record.n_deferred for record in records) / max(n_tokens, 1),
+        n_tokens=n_tokens,
+        tokens_per_s=n_tokens / seconds if seconds > 0 else 0.0,
+        assistant_calls_per_token=sum(record.assistant_calls for record in records) / max(n_tokens, 1),
+        n_cut_off=sum(record.finish_reason == "length" for record in records),
+        n_without_answer=n_without,
+    )

@@ -1,0 +1,435 @@
+"""From scored texts to a head, with what it is worth on texts that it was not fitted to."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import CorpusError, OptionError
+from ..heads import FEATURES, Head
+from .fitting import Fit, LinearModel, MlpModel, Model, deferral_logits, fit
+from .inputs import Inputs
+from .objective import LABELS, Loss, MarginalLoss, RegretLoss, WeakLoss, make_label, sigmoid
+from .scores import Scores
+from .statistics import roc_auc
+
+__all__ = ["FEATURE_SETS", "Metrics", "Trained", "TrainingOptions", "train"]
+
+FEATURE_SETS: dict[str, tuple[str, ...]] = {"none": (), "logits": ("log_odds", "entropy", "margin", "top_k_logprobs")}
+FEW_TOKENS = 1000
+MAX_REGRET = 10.0  # nats: beyond it a token is as wrong as can be
+_RATES = (0.05, 0.1, 0.2, 0.4)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingOptions:
+    """How a head is fitted.
+
+    Attributes:
+        kind: ``"linear"`` (theta of the paper) or ``"mlp"`` (one layer of silu units between).
+        features: ``"none"``, ``"logits"`` (all that the engine knows), or names of :data:`colm_cpp.heads.FEATURES`
+            joined by commas; they stand beside the hidden state.
+        top_k: how many log-probabilities ``top_k_logprobs`` stands for.
+        use_hidden: False gives the hidden state no weight, for comparison.
+        objective: ``"marginal"`` (the paper's, started from the weak labels), ``"weak"`` (the labels alone) or
+            ``"regret"`` (what the assistant's likelihood loses where the base writes); see :mod:`.objective`.
+        label: the weak label: ``"a"``, ``"b"`` or ``"differ"``; see :func:`.objective.make_label`.
+        cost: price of a deferred token in nats, for ``"marginal"`` and ``"regret"``.
+        l2: weight of half the squared weights of the standardised hidden state.
+        feature_l2: the same of the standardised features, which are few.
+        n_units: width of the mlp.
+        held_out: share of the texts that stop the fit and are reported on, in (0, 1).
+        seed: of the choice of those texts and of the mlp's first weights.
+        max_iterations: of L-BFGS, for each of the two fits.
+        patience: iterations without a better held-out loss before a fit stops.
+        memory_limit: bytes that hidden states may take in memory; beyond it they are read from disk.
+    """
+
+    kind: str = "linear"
+    features: str = "logits"
+    top_k: int = 5
+    use_hidden: bool = True
+    objective: str = "marginal"
+    label: str = "a"
+    cost: float = 0.1
+    l2: float = 0.3
+    feature_l2: float = 1e-3
+    n_units: int = 32
+    held_out: float = 0.15
+    seed: int = 0
+    max_iterations: int = 200
+    patience: int = 10
+    memory_limit: int = 2**30
+
+    def __post_init__(self) -> None:
+        for name, known in (
+            ("kind", ("linear", "mlp")),
+            ("objective", ("marginal", "weak", "regret")),
+            ("label", LABELS),
+        ):
+            if getattr(self, name) not in known:
+                raise OptionError(f"{name} is {getattr(self, name)!r}; there are {', '.join(known)}")
+        self.feature_names()
+        for name, low, high in (("cost", 0.0, math.inf), ("l2", 0.0, math.inf), ("feature_l2", 0.0, math.inf)):
+            if not low <= getattr(self, name) < high:  # also refuses NaN
+                raise OptionError(f"{name} is {getattr(self, name)}; it must be 0 or more, and finite")
+        if not 0.0 < self.held_out < 1.0:
+            raise OptionError(f"held_out is {self.held_out}; it is a share of the texts, between 0 and 1")
+        for name in ("max_iterations", "patience", "n_units", "top_k", "memory_limit"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        if not self.use_hidden and not self.feature_names():
+            raise OptionError("use_hidden=False and features='none' leave a head nothing to look at; choose features")
+
+    def feature_names(self) -> tuple[str, ...]:
+        """``features`` as names."""
+        if self.features in FEATURE_SETS:
+            return FEATURE_SETS[self.features]
+        names = tuple(name.strip() for name in self.features.split(",") if name.strip())
+        for name in names:
+            if name not in FEATURES:
+                raise OptionError(
+                    f"feature {name!r} is unknown; there are none, logits, and {', '.join(FEATURES)} joined by commas"
+                )
+        if not names or len(set(names)) != len(names):
+            raise OptionError(f"features is {self.features!r}; name each feature once")
+        return names
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """What a head is worth on tokens. NLL is in nats per token.
+
+    Attributes:
+        n_texts: texts.
+        n_tokens: their scored tokens.
+        base_nll: of the base alone.
+        assistant_nll: of the assistant alone.
+        joint_nll: of the mixture that the head makes of both.
+        oracle_nll: of whichever of the two is better, token by token.
+        mean_defer_prob: mean of sigmoid(z).
+        auc_a: area under the ROC against label a; None where the label never changes.
+        auc_differ: the same against "the two models' likeliest tokens differ".
+        confidence_auc_a: the same of plain confidence, which defers where the base's top probability is low.
+        confidence_auc_differ: likewise.
+        differ_rate: share of the tokens at which the likeliest tokens differ.
+        caught: deferral rate -> share of those that are deferred when the tokens with the largest z are.
+        confidence_caught: the same of plain confidence.
+        regret: mean of what staying costs in the assistant's likelihood; see :class:`.objective.RegretLoss`.
+        saved: deferral rate -> share of it that is saved when the tokens with the largest z are deferred.
+        confidence_saved: the same of plain confidence.
+    """
+
+    n_texts: int
+    n_tokens: int
+    base_nll: float
+    assistant_nll: float
+    joint_nll: float
+    oracle_nll: float
+    mean_defer_prob: float
+    auc_a: float | None
+    auc_differ: float | None
+    confidence_auc_a: float | None
+    confidence_auc_differ: float | None
+    differ_rate: float
+    caught: dict[str, float]
+    confidence_caught: dict[str, float]
+    regret: float
+    saved: dict[str, float]
+    confidence_saved: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A fitted head.
+
+    Attributes:
+        head: the head, its metrics inside.
+        held_out: its worth on the held-out texts.
+        by_folder: the same for each folder of scores, by name.
+        training: its worth on the texts that it was fitted to.
+        weak_fit: the fit to the labels; None where there was no label to fit to.
+        main_fit: the fit to the objective that follows; None for ``objective="weak"``.
+        notes: what a user should know, such as too few tokens.
+    """
+
+    head: Head
+    held_out: Metrics
+    by_folder: dict[str, Metrics]
+    training: Metrics
+    weak_fit: Fit | None
+    main_fit: Fit | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Training or held-out tokens of all folders."""
+
+    inputs: Inputs
+    columns: dict[str, npt.NDArray[Any]]
+    folder: npt.NDArray[np.int32]
+    n_texts: int
+
+    def label(self, name: str) -> npt.NDArray[np.bool_]:
+        """A weak label."""
+        return make_label(name, self.columns["token"], self.columns["base_top"], self.columns["assistant_top"])
+
+    @property
+    def regret(self) -> npt.NDArray[np.float64]:
+        """What staying costs at each token, in nats."""
+        lost = self.columns["assistant_top_logprob"] - self.columns["assistant_logprob_of_base_top"]
+        regret: npt.NDArray[np.float64] = np.clip(lost.astype(np.float64), 0.0, MAX_REGRET)
+        return regret
+
+    def marginal(self, cost: float) -> Loss:
+        """The marginal loss."""
+        return MarginalLoss(
+            self.columns["base_logprob"].astype(np.float64),
+            self.columns["assistant_logprob"].astype(np.float64),
+            cost,
+        )
+
+
+_COLUMNS = (
+    "token",
+    "base_top",
+    "assistant_top",
+    "base_logprob",
+    "assistant_logprob",
+    "base_log_odds",
+    "assistant_top_logprob",
+    "assistant_logprob_of_base_top",
+)
+
+
+def train(
+    folders: Sequence[Scores],
+    options: TrainingOptions,
+    *,
+    name: str | None = None,
+    on_iteration: Callable[[str, int, float, float], None] | None = None,
+) -> Trained:
+    """Fits a head.
+
+    Args:
+        folders: scored texts of one pair.
+        options: see :class:`TrainingOptions`.
+        name: a name for people.
+        on_iteration: called with what is fitted, iteration, training loss and held-out loss.
+
+    Raises:
+        CorpusError: folders of different pairs, values that are not finite, too few texts to hold some out, or
+            equal labels where the objective needs both.
+        MissingDependency: SciPy is not installed.
+    """
+    _check_folders(folders)
+    notes: list[str] = []
+    chosen = [_split(folder, options.held_out, options.seed) for folder in folders]
+    training = _part(folders, [rows for rows, _, _, _ in chosen], sum(n for _, _, n, _ in chosen), options)
+    held_out = _part(folders, [rows for _, rows, _, _ in chosen], sum(n for _, _, _, n in chosen), options)
+    if training.inputs.n < FEW_TOKENS:
+        notes.append(
+            f"there are {training.inputs.n} training tokens; with fewer than {FEW_TOKENS} a head learns little more "
+            "than noise"
+        )
+    mean, scale = training.inputs.moments()
+    training.inputs.standardise(mean, scale)
+    held_out.inputs.standardise(mean, scale)
+
+    model: Model
+    n_in = training.inputs.n_in
+    if options.kind == "mlp":
+        model = MlpModel(n_in, options.n_units)
+        parameters = model.start(np.random.default_rng(options.seed))
+    else:
+        model = LinearModel(n_in)
+        parameters = np.zeros(n_in + 1)
+
+    n_features = n_in - (folders[0].n_embd if options.use_hidden else 0)
+    of_inputs = np.repeat([options.l2, options.feature_l2], [n_in - n_features, n_features])
+    penalties = model.penalties(of_inputs)
+
+    def reporter(what: str) -> Callable[[int, float, float], None]:
+        return lambda *values: None if on_iteration is None else on_iteration(what, *values)
+
+    def run(what: str, start: npt.NDArray[np.float64], loss: Loss, other: Loss) -> Fit:
+        return fit(
+            model,
+            start,
+            training.inputs,
+            loss,
+            held_out.inputs,
+            other,
+            penalties=penalties,
+            max_iterations=options.max_iterations,
+            patience=options.patience,
+            on_iteration=reporter(what),
+        )
+
+    weak_fit = main_fit = None
+    labels = training.label(options.label), held_out.label(options.label)
+    if all(0 < label.sum() < len(label) for label in labels):
+        weak_fit = run("weak", parameters, WeakLoss(labels[0]), WeakLoss(labels[1]))
+        parameters = weak_fit.parameters
+    else:
+        reason = f"label {options.label} is the same at every token of the training or of the held-out texts"
+        if options.objective == "weak":
+            raise CorpusError(f"{reason}, so there is nothing to tell apart; use more texts or another label")
+        notes.append(f"{reason}: the fit starts without it")
+    if options.objective == "marginal":
+        main_fit = run("marginal", parameters, training.marginal(options.cost), held_out.marginal(options.cost))
+        parameters = main_fit.parameters
+    elif options.objective == "regret":
+        losses = RegretLoss(training.regret, options.cost), RegretLoss(held_out.regret, options.cost)
+        main_fit = run("regret", parameters, *losses)
+        parameters = main_fit.parameters
+
+    z = deferral_logits(model, parameters, held_out.inputs)
+    metrics = _metrics(z, held_out, slice(None), held_out.n_texts)
+    by_folder = {}
+    for i, folder in enumerate(folders):
+        at = np.flatnonzero(held_out.folder == i)
+        by_folder[folder.path.name] = _metrics(z[at], held_out, at, chosen[i][3])
+    fitted = _metrics(deferral_logits(model, parameters, training.inputs), training, slice(None), training.n_texts)
+    if (
+        metrics.auc_differ is not None
+        and metrics.confidence_auc_differ is not None
+        and metrics.auc_differ <= metrics.confidence_auc_differ
+    ):
+        notes.append(
+            f"on the held-out texts this head finds differing tokens no better (AUC {metrics.auc_differ:.3f}) than "
+            f"plain confidence ({metrics.confidence_auc_differ:.3f})"
+        )
+    head = _to_head(model, parameters, mean, scale, folders, options, name, metrics, by_folder)
+    return Trained(head, metrics, by_folder, fitted, weak_fit, main_fit, tuple(notes))
+
+
+def _check_folders(folders: Sequence[Scores]) -> None:
+    if not folders:
+        raise CorpusError("there are no scores to train on; name a folder made by colm score")
+    first = folders[0]
+    for folder in folders:
+        for key in ("vocab_fingerprint", "n_embd", "base", "assistant"):
+            if folder.meta.get(key) != first.meta.get(key):
+                raise CorpusError(
+                    f"{folder.path} has {key} {folder.meta.get(key)!r} and {first.path} has "
+                    f"{first.meta.get(key)!r}; a head is trained for one pair"
+                )
+        wrong = folder.bad_values()
+        if wrong is not None:
+            raise CorpusError(f"{folder.path}: {wrong}; a model is damaged, or the scores are. Score the texts again")
+
+
+def _split(scores: Scores, share: float, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int, int]:
+    """Rows of the training texts, rows of the held-out texts, and how many texts these are."""
+    text = np.asarray(scores["text"])
+    n_texts = scores.progress.n_texts
+    if n_texts < 2:
+        raise CorpusError(f"{scores.path} holds {n_texts} text; two are needed, one of them to stop the fit")
+    n_held_out = min(max(1, round(share * n_texts)), n_texts - 1)
+    held_out = np.zeros(n_texts, bool)
+    held_out[np.random.default_rng([seed, n_texts]).permutation(n_texts)[:n_held_out]] = True
+    mask = held_out[text]
+    return np.flatnonzero(~mask), np.flatnonzero(mask), n_texts - n_held_out, n_held_out
+
+
+def _part(
+    folders: Sequence[Scores], rows: Sequence[npt.NDArray[np.int64]], n_texts: int, options: TrainingOptions
+) -> _Part:
+    inputs = Inputs(
+        folders,
+        rows,
+        options.feature_names(),
+        options.top_k,
+        use_hidden=options.use_hidden,
+        memory_limit=options.memory_limit,
+    )
+    columns = {
+        name: np.concatenate([folder[name][r] for folder, r in zip(folders, rows, strict=True)]) for name in _COLUMNS
+    }
+    folder = np.repeat(np.arange(len(folders), dtype=np.int32), [len(r) for r in rows])
+    return _Part(inputs, columns, folder, n_texts)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _caught(scores: npt.NDArray[np.float64], worth: npt.NDArray[np.float64]) -> dict[str, float]:
+    """For each rate the share of ``worth`` that the tokens with the largest scores have."""
+    order = np.argsort(-scores, kind="stable")
+    total = float(worth.sum()) or 1.0
+    return {f"{rate:g}": float(worth[order[: round(rate * len(order))]].sum()) / total for rate in _RATES}
+
+
+def _metrics(z: npt.NDArray[np.float64], part: _Part, at: slice | npt.NDArray[np.int64], n_texts: int) -> Metrics:
+    base = part.columns["base_logprob"][at].astype(np.float64)
+    assistant = part.columns["assistant_logprob"][at].astype(np.float64)
+    value, _ = MarginalLoss(base, assistant)(z, slice(None))
+    label_a, differ = part.label("a")[at], part.label("differ")[at]
+    regret = part.regret[at]
+    doubt = -part.columns["base_log_odds"][at].astype(np.float64)
+    return Metrics(
+        n_texts=n_texts,
+        n_tokens=len(z),
+        base_nll=-float(base.mean()),
+        assistant_nll=-float(assistant.mean()),
+        joint_nll=value,
+        oracle_nll=-float(np.maximum(base, assistant).mean()),
+        mean_defer_prob=float(sigmoid(z).mean()),
+        auc_a=_finite(roc_auc(z, label_a)),
+        auc_differ=_finite(roc_auc(z, differ)),
+        confidence_auc_a=_finite(roc_auc(doubt, label_a)),
+        confidence_auc_differ=_finite(roc_auc(doubt, differ)),
+        differ_rate=float(differ.mean()),
+        caught=_caught(z, differ.astype(np.float64)),
+        confidence_caught=_caught(doubt, differ.astype(np.float64)),
+        regret=float(regret.mean()),
+        saved=_caught(z, regret),
+        confidence_saved=_caught(doubt, regret),
+    )
+
+
+def _to_head(
+    model: Model,
+    parameters: npt.NDArray[np.float64],
+    mean: npt.NDArray[np.float64],
+    scale: npt.NDArray[np.float64],
+    folders: Sequence[Scores],
+    options: TrainingOptions,
+    name: str | None,
+    metrics: Metrics,
+    by_folder: dict[str, Metrics],
+) -> Head:
+    weights, biases = model.layers(parameters, mean, scale)
+    n_embd = folders[0].n_embd
+    if not options.use_hidden:
+        weights[0] = np.concatenate([np.zeros((len(weights[0]), n_embd)), weights[0]], axis=1)
+    features = options.feature_names()
+    meta = folders[0].meta
+    facts = {
+        "options": {key: value for key, value in asdict(options).items() if key != "memory_limit"},
+        "held_out": asdict(metrics),
+        "by_folder": {folder: asdict(value) for folder, value in by_folder.items()},
+    }
+    return Head(
+        weights=tuple(layer.astype(np.float32) for layer in weights),
+        biases=tuple(bias.astype(np.float32) for bias in biases),
+        n_embd=n_embd,
+        kind=options.kind,
+        activation=MlpModel.activation if options.kind == "mlp" else "relu",
+        features=features,
+        top_k=options.top_k if "top_k_logprobs" in features else 0,
+        name=name,
+        base_name=meta["base"] or None,
+        assistant_name=meta["assistant"] or None,
+        vocab_fingerprint=meta["vocab_fingerprint"],
+        training=json.dumps(facts, sort_keys=True),
+    )

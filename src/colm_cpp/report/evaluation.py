@@ -1,0 +1,128 @@
+"""An evaluation on paper: a Markdown table, JSON, and plots."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..learn.summary import ArmSummary, Summary
+
+__all__ = ["to_markdown", "write_plots", "write_report"]
+
+NO_MATPLOTLIB = "Matplotlib is not installed, so there are no plots; run: pip install 'colm-cpp[plot]'"
+_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # told apart by colour-blind people too
+
+
+def to_markdown(summary: Summary) -> str:
+    """The table of arms, and that of their differences."""
+    meta = summary.meta
+    lines = [
+        f"Task {meta['task']}, checker {summary.checker}, base {meta['base']}, assistant {meta['assistant']}, "
+        f"max_tokens {meta['options']['max_tokens']}, temperature {meta['options']['temperature']:g}.",
+        "",
+        "| arm | problems | accuracy | 95% interval | deferred | assistant calls per token | tokens/s | cut off |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for arm in summary.arms:
+        lines.append(
+            f"| {arm.name} | {arm.n_problems} | {arm.accuracy:.1%} | {arm.low:.1%} to {arm.high:.1%} | "
+            f"{arm.deferral_rate:.1%} | {arm.assistant_calls_per_token:.3f} | {arm.tokens_per_s:.1f} | "
+            f"{arm.n_cut_off} |"
+        )
+    if summary.comparisons:
+        lines += [
+            "",
+            "Differences in accuracy on the problems that both answered (paired bootstrap):",
+            "",
+            "| arm | less | problems | points | 95% interval | p |",
+            "|---|---|---|---|---|---|",
+        ]
+        for c in summary.comparisons:
+            d = c.difference
+            lines.append(
+                f"| {c.arm} | {c.other} | {c.n_problems} | {100 * d.difference:+.1f} | {100 * d.low:+.1f} to "
+                f"{100 * d.high:+.1f} | {d.p_value:.3f} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def write_report(summary: Summary, folder: str | os.PathLike[str]) -> tuple[dict[str, Path], str | None]:
+    """Writes report.md and report.json, and the plots where Matplotlib is installed.
+
+    Returns:
+        The files by name, and what is missing, in a sentence.
+    """
+    target = Path(folder)
+    written = {name: target / name for name in ("report.md", "report.json")}
+    written["report.md"].write_text(to_markdown(summary), encoding="utf-8")
+    written["report.json"].write_text(json.dumps(summary.to_dict(), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    try:
+        matplotlib = importlib.import_module("matplotlib")
+    except ImportError:
+        return written, NO_MATPLOTLIB
+    for path in write_plots(summary, target, matplotlib):
+        written[path.name] = path
+    return written, None
+
+
+def write_plots(summary: Summary, folder: Path, matplotlib: Any) -> list[Path]:
+    """accuracy_by_rate.png and accuracy_by_speed.png: heads as curves, base and assistant as lines."""
+    matplotlib.use("Agg")
+    figure_module = importlib.import_module("matplotlib.figure")
+    paths = []
+    plots: tuple[tuple[str, str, Callable[[ArmSummary], float]], ...] = (
+        ("accuracy_by_rate", "deferred tokens (%)", lambda arm: 100 * arm.deferral_rate),
+        ("accuracy_by_speed", "tokens per second", lambda arm: arm.tokens_per_s),
+    )
+    for name, title, x_of in plots:
+        figure = figure_module.Figure(figsize=(7, 4.5), layout="constrained")
+        axes = figure.add_subplot()
+        by_rate = name == "accuracy_by_rate"
+        for i, (head, arms) in enumerate(_by_head(summary).items()):
+            color = _COLORS[i % len(_COLORS)]
+            if head in ("base", "assistant") and by_rate:
+                style = "--" if head == "base" else "-."
+                axes.axhline(100 * arms[0].accuracy, color="0.35", linestyle=style, label=head)
+                continue
+            arms = sorted(arms, key=x_of)
+            heights = [100 * arm.accuracy for arm in arms]
+            below = [100 * (arm.accuracy - arm.low) for arm in arms]
+            above = [100 * (arm.high - arm.accuracy) for arm in arms]
+            # One interval hides another where arms have the same rate.
+            offset = 0.0 if not by_rate else 0.25 * (i % 4 - 1.5)
+            axes.errorbar(
+                [x_of(arm) + offset for arm in arms],
+                heights,
+                yerr=[below, above],
+                marker="o",
+                capsize=3,
+                color=color,
+                label=head,
+                linewidth=1.5,
+                elinewidth=0.8,
+            )
+        if by_rate:
+            axes.set_xlim(0, max(50.0, 5 + max((100 * a.deferral_rate for a in summary.arms if a.rate), default=45.0)))
+        axes.set_xlabel(title)
+        axes.set_ylabel("correct answers (%), 95% interval")
+        axes.set_ylim(0, math.ceil(min(100.0, 100 * max(arm.high for arm in summary.arms) + 5) / 10) * 10)
+        axes.set_title(f"{summary.meta['task']}", fontsize=10)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+        path = folder / f"{name}.png"
+        figure.savefig(path, dpi=120, metadata={"Software": None})
+        paths.append(path)
+    return paths
+
+
+def _by_head(summary: Summary) -> dict[str, list[ArmSummary]]:
+    heads: dict[str, list[ArmSummary]] = {}
+    for arm in summary.arms:
+        heads.setdefault(arm.name.partition("@")[0], []).append(arm)
+    return heads

@@ -1,0 +1,229 @@
+"""What is deferred, as one page that needs nothing but itself: no network, no script, no font.
+
+Whatever a model wrote is escaped (:mod:`.visible`), and the page's own policy forbids loading or running anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from .parts import LABELS, Part, classify
+from .patterns import Example, Patterns
+from .style import STYLE
+from .traces import TracedText, TracedToken
+from .visible import on_one_line, split_hidden, visible
+
+__all__ = ["DEFAULT_MAX_TEXTS", "render_page"]
+
+DEFAULT_MAX_TEXTS = 50
+
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+_SHADES = 10
+_CHART_HEIGHT = 100  # pixels
+_NONE = "-"  # where there is no number
+
+
+def render_page(
+    texts: Sequence[TracedText], patterns: Patterns, *, max_texts: int = DEFAULT_MAX_TEXTS, sources: Sequence[str] = ()
+) -> str:
+    """The page.
+
+    Args:
+        texts: the texts; the first ``max_texts`` are shown.
+        patterns: the statistics of all of them.
+        max_texts: texts shown at most.
+        sources: names of what was read, for the heading.
+    """
+    shown = texts[: max(0, max_texts)]
+    parts = [
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>What is deferred</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n",
+        _header(patterns, sources),
+        _parts_card(patterns),
+        f'<div class="pair">\n{_runs_card(patterns)}{_tenths_card(patterns)}</div>\n',
+        _tokens_card(patterns),
+        _legend(len(shown), len(texts)),
+        *(_text_card(number, text) for number, text in enumerate(shown, start=1)),
+        "</main>\n</body>\n</html>\n",
+    ]
+    return "".join(parts)
+
+
+def _say(text: str) -> str:
+    return escape(visible(text))
+
+
+def _percent(value: float | None) -> str:
+    return _NONE if value is None else f"{value:.1%}"
+
+
+def _header(patterns: Patterns, sources: Sequence[str]) -> str:
+    facts = {
+        "texts": f"{patterns.texts:,}",
+        "tokens": f"{patterns.tokens:,}",
+        "deferred": f"{patterns.deferred:,}",
+        "deferral rate": _percent(patterns.rate),
+        "mean defer probability": _percent(patterns.mean_defer_prob),
+        "mean run": _NONE if patterns.runs.mean is None else f"{patterns.runs.mean:.2f}",
+    }
+    read = f'<p class="soft">Read from {_say(", ".join(sources))}</p>\n' if sources else ""
+    boxes = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts.items())
+    return (
+        "<header>\n<h1>What is deferred</h1>\n"
+        f"<p>Tokens that the base left to the assistant.</p>\n{read}</header>\n"
+        f'<dl class="facts">{boxes}</dl>\n'
+    )
+
+
+def _table(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]]) -> str:
+    """A table; a column is a heading and a class, a cell is HTML. The first cell of a row heads it."""
+    head = "".join(f'<th scope="col"{_class(kind)}>{name}</th>' for name, kind in columns)
+    body = ""
+    for row in rows:
+        cells = [f"<td{_class(kind)}>{cell}</td>" for cell, (_, kind) in zip(row[1:], columns[1:], strict=True)]
+        body += f'<tr><th scope="row">{row[0]}</th>{"".join(cells)}</tr>\n'
+    return f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table></div>\n'
+
+
+def _class(kind: str) -> str:
+    return f' class="{kind}"' if kind else ""
+
+
+def _bar(share: float | None) -> str:
+    """A bar; the number stands beside it."""
+    return f'<span class="bar" style="width:{100 * (share or 0.0):.1f}%"></span>' if share else ""
+
+
+def _card(title: str, body: str, note: str = "") -> str:
+    below = f'<p class="soft">{note}</p>\n' if note else ""
+    return f'<section class="card">\n<h2>{title}</h2>\n{body}{below}</section>\n'
+
+
+def _parts_card(patterns: Patterns) -> str:
+    columns = [
+        ("kind", ""), ("tokens", "n"), ("deferred", "n"), ("rate", "n"), ("", "track"), ("lift", "n"),
+        ("share of deferrals", "n"), ("mean defer probability", "n"),
+    ]  # fmt: skip
+    rows = [
+        [
+            LABELS[count.part], f"{count.tokens:,}", f"{count.deferred:,}", _percent(count.rate), _bar(count.rate),
+            _NONE if count.lift is None else f"{count.lift:.2f}", _percent(count.share),
+            _percent(count.mean_defer_prob),
+        ]
+        for count in patterns.parts
+        if count.tokens
+    ]  # fmt: skip
+    note = "Lift is the rate over the overall rate: above 1, this kind is deferred more than the average token."
+    return _card("By kind of token", _table(columns, rows), note)
+
+
+def _runs_card(patterns: Patterns) -> str:
+    runs = patterns.runs
+    rows = [
+        [name, f"{n:,}", _percent(n / runs.runs if runs.runs else None), _bar(n / runs.runs if runs.runs else None)]
+        for name, n in runs.lengths.items()
+    ]
+    note = f"{runs.runs:,} runs of consecutive deferrals; the longest has {runs.longest:,} tokens."
+    columns = [("tokens", ""), ("runs", "n"), ("share", "n"), ("", "track")]
+    return _card("Run lengths", _table(columns, rows), note)
+
+
+def _tenths_card(patterns: Patterns) -> str:
+    rates = [tenth.rate for tenth in patterns.tenths]
+    top = max((rate for rate in rates if rate is not None), default=0.0) or 1.0
+    columns = []
+    for i, rate in enumerate(rates, start=1):
+        height = _CHART_HEIGHT * (rate or 0.0) / top
+        columns.append(f'<li><span>{_percent(rate)}</span><b style="height:{height:.1f}px"></b><span>{i}</span></li>')
+    chart = f'<ol class="chart">{"".join(columns)}</ol>\n'
+    return _card("Where in the text", chart, "Deferral rate by tenth of the text, from its beginning to its end.")
+
+
+def _tokens_card(patterns: Patterns) -> str:
+    columns = [
+        ("token", ""), ("tokens", "n"), ("deferred", "n"), ("rate", "n"), ("", "slim"), ("in context", ""),
+    ]  # fmt: skip
+    rows = [
+        [
+            f"<code>{_quoted(token.text)}</code>", f"{token.tokens:,}", f"{token.deferred:,}", _percent(token.rate),
+            _bar(token.rate), "".join(map(_example, token.examples)),
+        ]
+        for token in patterns.most_deferred
+    ]  # fmt: skip
+    if not rows:
+        body = f"<p>No token that occurs at least {patterns.min_count} times was deferred.</p>\n"
+        return _card("Most deferred tokens", body)
+    note = f"By rate, of the token texts that occur at least {patterns.min_count} times."
+    return _card("Most deferred tokens", _table(columns, rows), note)
+
+
+def _quoted(text: str) -> str:
+    return f"“{escape(on_one_line(text))}”"
+
+
+def _example(example: Example) -> str:
+    before, token, after = (escape(on_one_line(text)) for text in (example.before, example.token, example.after))
+    where = escape(visible(f"{example.title}, token {example.position + 1}"))
+    return f'<code class="ex" title="{where}">{before}<mark>{token}</mark>{after}</code>'
+
+
+def _legend(shown: int, of: int) -> str:
+    scale = "".join(f'<span class="p{i}"></span>' for i in range(_SHADES + 1))
+    count = "" if shown == of else f" The first {shown:,} of {of:,} are shown; the numbers above are of all."
+    return (
+        f'<h2>The texts</h2>\n<p class="soft">Hover over a token for its probability of deferral.{count}</p>\n'
+        f'<div class="legend"><span class="scale">defer probability 0 {scale} 1</span>'
+        "<span><mark>underlined</mark>: written by the assistant</span>"
+        '<span><i class="l"></i> newline</span></div>\n'
+    )
+
+
+def _text_card(number: int, text: TracedText) -> str:
+    tokens, deferred = len(text.tokens), text.n_deferred
+    rate = f" ({deferred / tokens:.1%})" if tokens else ""
+    prompt = ""
+    if text.prompt is not None:
+        prompt = (
+            f'<details><summary>prompt</summary><div class="text" dir="auto">{_marked(text.prompt)}</div></details>'
+        )
+    kinds = classify(text)
+    shown = "".join(_token(i, token, kind) for i, (token, kind) in enumerate(zip(text.tokens, kinds, strict=True)))
+    return (
+        f'<article class="card" id="text-{number}">\n<div class="head"><h3>{number}. {_say(text.title)}</h3>'
+        f'<span class="soft">{deferred:,} of {tokens:,} tokens deferred{rate}</span></div>\n'
+        f'{prompt}<div class="text generated" dir="auto">{shown}</div>\n</article>\n'
+    )
+
+
+def _marked(text: str) -> str:
+    """Text with marks at newlines and escaped characters."""
+    stretches = []
+    for stretch, hidden in split_hidden(text):
+        if hidden:
+            stretches.append(f'<i class="x">{escape(stretch)}</i>')
+        else:
+            stretches.append(escape(stretch).replace("\n", '<i class="l">\n</i>'))
+    return "".join(stretches)
+
+
+def _token(i: int, token: TracedToken, kind: Part) -> str:
+    classes = []
+    if token.defer_prob is not None and (shade := round(_SHADES * token.defer_prob)):
+        classes.append(f"p{shade}")
+    if not token.text:
+        classes.append("e" if kind == "end" else "z")
+    tag = "mark" if token.deferred else "span"
+    title = escape(_about(i, token, kind)).replace("\n", "&#10;")
+    return f'<{tag}{_class(" ".join(classes))} title="{title}">{_marked(token.text)}</{tag}>'
+
+
+def _about(i: int, token: TracedToken, kind: Part) -> str:
+    p = "not recorded" if token.defer_prob is None else f"{token.defer_prob:.3f}"
+    lines = [f"p(defer) {p}, written by the {token.source}", f"token {i + 1}, id {token.id}: {LABELS[kind]}"]
+    if token.other:
+        other = [f"“{on_one_line(text)}”" + ("" if q is None else f" {q:.1%}") for text, q in token.other]
+        lines.append("other likely tokens: " + ", ".join(other))
+    return "\n".join(lines)

@@ -1,0 +1,156 @@
+"""What is deferred, as tables for a terminal or a pipe."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .parts import LABELS
+from .patterns import Example, Patterns
+from .traces import TracedText
+from .visible import on_one_line, visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+__all__ = ["print_patterns", "print_text"]
+
+DEFERRED_STYLE = "bold cyan"
+
+_BAR_CELLS = 20
+_NUMBERS = frozenset({"tokens", "deferred", "rate", "lift", "share of deferrals", "mean p", "runs", "share"})
+
+
+def print_patterns(console: Console, patterns: Patterns) -> None:
+    """Shows all statistics.
+
+    Args:
+        console: where to; deferred tokens are coloured where it has colours, and stand in brackets where not.
+        patterns: what to show.
+    """
+    rate, mean = _percent(patterns.rate), _percent(patterns.mean_defer_prob)
+    _line(
+        console,
+        f"{patterns.texts} texts, {patterns.tokens} tokens, {patterns.deferred} deferred ({rate}); "
+        f"mean defer probability {mean}",
+    )
+    _print_parts(console, patterns)
+    _print_runs(console, patterns)
+    _print_tokens(console, patterns)
+    _print_tenths(console, patterns)
+
+
+def print_text(console: Console, text: TracedText, number: int) -> None:
+    """Shows one text with its deferred tokens coloured, or in brackets where the console has no colours."""
+    from rich.text import Text
+
+    _line(console, f"text {number}: {text.title}; {text.n_deferred} of {len(text.tokens)} tokens deferred")
+    shown = Text()
+    for i, token in enumerate(text.tokens):
+        end = text.ended and i == len(text.tokens) - 1
+        piece = "<end>" if end and token.deferred else visible(token.text)
+        _append(console, shown, piece, token.deferred)
+    console.print(shown, soft_wrap=True)
+
+
+def _safe(console: Console, text: str) -> str:
+    """``text`` without what the console's encoding lacks."""
+    encoding = console.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _line(console: Console, text: str) -> None:
+    console.print(_safe(console, on_one_line(text)), style="bold", soft_wrap=True)
+
+
+def _append(console: Console, shown: Text, piece: str, deferred: bool) -> None:
+    if deferred and console.no_color:
+        marked = piece.rstrip("\n")  # a bracket at the beginning of the next line would be hard to read
+        shown.append(_safe(console, f"[{marked or on_one_line(piece)}]{piece[len(marked) :]}"))
+    else:
+        shown.append(_safe(console, piece), style=DEFERRED_STYLE if deferred else "")
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def _bar(console: Console, share: float | None) -> str:
+    cells = round(_BAR_CELLS * (share or 0.0))
+    return ("█" if console.encoding.startswith("utf") else "#") * cells
+
+
+def _table(columns: tuple[str, ...]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right" if column in _NUMBERS else "left", overflow="fold")
+    return table
+
+
+def _print_parts(console: Console, patterns: Patterns) -> None:
+    _line(console, "By kind of token")
+    table = _table(("kind", "tokens", "deferred", "rate", "", "lift", "share of deferrals", "mean p"))
+    for count in patterns.parts:
+        if count.tokens:
+            table.add_row(
+                LABELS[count.part],
+                str(count.tokens),
+                str(count.deferred),
+                _percent(count.rate),
+                _bar(console, count.rate),
+                "-" if count.lift is None else f"{count.lift:.2f}",
+                _percent(count.share),
+                _percent(count.mean_defer_prob),
+            )
+    console.print(table)
+
+
+def _print_runs(console: Console, patterns: Patterns) -> None:
+    runs = patterns.runs
+    if runs.mean is None:
+        _line(console, "Runs of deferrals: none")
+        return
+    _line(console, f"Runs of deferrals: {runs.runs}, mean length {runs.mean:.2f}, longest {runs.longest}")
+    table = _table(("length", "runs", "share", ""))
+    for name, n in runs.lengths.items():
+        table.add_row(name, str(n), _percent(n / runs.runs), _bar(console, n / runs.runs))
+    console.print(table)
+
+
+def _print_tokens(console: Console, patterns: Patterns) -> None:
+    from rich.text import Text
+
+    if not patterns.most_deferred:
+        _line(console, f"Most deferred tokens: none with at least {patterns.min_count} occurrences")
+        return
+    _line(console, f"Most deferred tokens, of those with at least {patterns.min_count} occurrences")
+    table = _table(("token", "tokens", "deferred", "rate", "in context"))
+    for token in patterns.most_deferred:
+        # As Text, what models wrote is no markup.
+        text = Text(_safe(console, f"'{on_one_line(token.text)}'"))
+        context = Text("\n").join(_example(console, example) for example in token.examples)
+        table.add_row(text, str(token.tokens), str(token.deferred), _percent(token.rate), context)
+    console.print(table)
+
+
+def _example(console: Console, example: Example) -> Text:
+    from rich.text import Text
+
+    shown = Text()
+    _append(console, shown, on_one_line(example.before), False)
+    _append(console, shown, on_one_line(example.token), True)
+    _append(console, shown, on_one_line(example.after), False)
+    return shown
+
+
+def _print_tenths(console: Console, patterns: Patterns) -> None:
+    _line(console, "By tenth of the text")
+    table = _table(("tenth", "tokens", "deferred", "rate", ""))
+    for i, tenth in enumerate(patterns.tenths, start=1):
+        row = (str(i), str(tenth.tokens), str(tenth.deferred), _percent(tenth.rate), _bar(console, tenth.rate))
+        table.add_row(*row)
+    console.print(table)

@@ -1,0 +1,289 @@
+"""Generated texts read back from disk, whichever command wrote them.
+
+Three things can be read: the folder of an evaluation, one of its records files, and a trace of ``colm generate
+--trace``. All become :class:`TracedText`, which is all that the rest of the package knows.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard, get_args
+
+from ..errors import CorpusError
+from ..learn.records import Record, RecordFolder, sources_of
+from ..results import Source
+
+__all__ = ["TRACE_FORMAT", "TRACE_VERSION", "TracedText", "TracedToken", "read_texts"]
+
+TRACE_FORMAT = "colm-trace"
+TRACE_VERSION = 1
+
+_SINGLE_ARMS = ("base", "assistant")
+_RANDOM = "random@"
+_WHAT_TO_GIVE = "name an evaluation's folder, one of its records files, or a file made by colm generate --trace"
+
+
+@dataclass(frozen=True, slots=True)
+class TracedToken:
+    """One token of a text.
+
+    Attributes:
+        text: the text that became certain with it; empty for the end of the text, and where a character spread over
+            several tokens is not whole yet.
+        id: token id.
+        source: whose turn it was.
+        defer_prob: probability of deferral, 0 to 1; None where it was not recorded.
+        other: other likely tokens at this position with their probabilities (None: zero or not recorded), likeliest
+            first. They come from the distribution that chose the token. Empty where none were recorded.
+    """
+
+    text: str
+    id: int
+    source: Source
+    defer_prob: float | None
+    other: tuple[tuple[str, float | None], ...] = ()
+
+    @property
+    def deferred(self) -> bool:
+        """Whether it was the assistant's turn."""
+        return self.source == "assistant"
+
+
+@dataclass(frozen=True, slots=True)
+class TracedText:
+    """One text.
+
+    Attributes:
+        title: what tells it from the others, for people.
+        prompt: what it continues; None where that was not recorded.
+        tokens: in order; an end-of-generation token is the last.
+        ended: whether the last token is an end-of-generation token.
+    """
+
+    title: str
+    prompt: str | None
+    tokens: tuple[TracedToken, ...]
+    ended: bool = False
+
+    @property
+    def text(self) -> str:
+        """The text of all tokens."""
+        return "".join(token.text for token in self.tokens)
+
+    @property
+    def n_deferred(self) -> int:
+        """Tokens on the assistant's turn."""
+        return sum(token.deferred for token in self.tokens)
+
+
+def read_texts(paths: Iterable[str | os.PathLike[str]], arm: str | None = None) -> list[TracedText]:
+    """Reads texts, in the order of ``paths``; those of an evaluation by arm and problem.
+
+    Args:
+        paths: evaluation folders, records files and traces.
+        arm: the arm to read of every folder. None: the arms that have a head, which leaves out the models alone and
+            ``random@...``.
+
+    Raises:
+        CorpusError: something cannot be read, is damaged, or is of another format or version.
+    """
+    return [text for path in paths for text in _read(Path(path), arm)]
+
+
+def _read(path: Path, arm: str | None) -> list[TracedText]:
+    return _read_folder(path, arm) if path.is_dir() else _read_file(path, path.stem)
+
+
+def _read_folder(path: Path, arm: str | None) -> list[TracedText]:
+    folder = RecordFolder.open(path)
+    if not isinstance(folder.meta.get("arms"), dict):
+        raise CorpusError(f"{path / 'meta.json'} is damaged (it lists no arms); evaluate into a new folder")
+    there = folder.arms()
+    listed = f"it has answers of {', '.join(there)}" if there else "it has no answers yet"
+    if arm is not None:
+        if arm not in there:
+            raise CorpusError(f"{path} has no answers of arm {arm}; {listed}")
+        chosen = [arm]
+    else:
+        chosen = [name for name in there if name not in _SINGLE_ARMS and not name.startswith(_RANDOM)]
+        if not chosen and there:
+            raise CorpusError(f"{path} has no arm with a head; {listed}, and --arm picks one")
+    name = path.resolve().name
+    return [text for a in chosen for text in _read_file(path / "records" / f"{a}.jsonl", f"{name}, {a}")]
+
+
+def _read_file(path: Path, title: str) -> list[TracedText]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CorpusError(f"{path} cannot be read ({error.strerror}); check its name and rights") from error
+    lines = list(_json_lines(path, data))
+    if not lines:
+        return []
+    first = lines[0][1]
+    if isinstance(first, dict) and "format" in first:
+        return _traces(path, lines, title)
+    if isinstance(first, dict) and set(first) == set(Record.__dataclass_fields__):
+        return _records(path, lines, title)
+    raise CorpusError(f"{path}:{lines[0][0]} begins neither records nor a trace; {_WHAT_TO_GIVE}")
+
+
+def _json_lines(path: Path, data: bytes) -> Iterator[tuple[int, Any]]:
+    """The values of the lines that are not empty, with their line numbers."""
+    lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    found = False
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line.decode("utf-8"))
+        except (ValueError, RecursionError) as error:
+            if not found:
+                raise CorpusError(f"{path}:{number} is not JSON; {_WHAT_TO_GIVE}") from error
+            if number == len(lines):  # no newline behind it: the process ended while writing
+                return
+            raise CorpusError(
+                f"{path}:{number} is damaged ({error}); delete the line, or make the file anew"
+            ) from error
+        found = True
+        yield number, value
+
+
+def _records(path: Path, lines: Sequence[tuple[int, Any]], title: str) -> list[TracedText]:
+    records: dict[int, Record] = {}
+    for number, value in lines:
+        try:
+            record = _record(value)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise CorpusError(f"{path}:{number} is no record ({error}); delete the line to make it anew") from error
+        records[record.problem] = record  # as in RecordFolder.read, the last answer to a problem counts
+    return [_text_of(record, title) for _, record in sorted(records.items())]
+
+
+def _record(value: Any) -> Record:
+    record = Record.from_json(json.dumps(value))
+    if not (all(map(_is_int, record.ids)) and all(map(_is_text, record.pieces))):
+        raise ValueError("ids has an entry that is no integer, or pieces one that is no text")
+    if not _is_int(record.problem) or not isinstance(record.sources, str):
+        raise ValueError("problem or sources is of another type")
+    if set(record.sources) - set("ab"):
+        raise ValueError("sources has other letters than a and b")
+    if not all(z is None or (_is_number(z) and not math.isnan(z)) for z in record.defer_logits):
+        raise ValueError("defer_logits has an entry that is no number")
+    return record
+
+
+def _text_of(record: Record, title: str) -> TracedText:
+    columns = zip(record.pieces, record.ids, sources_of(record), record.defer_logits, strict=True)
+    tokens = tuple(TracedToken(piece, id_, source, _probability(z, source)) for piece, id_, source, z in columns)
+    return TracedText(
+        f"{title}, problem {record.problem}", None, tokens, record.finish_reason == "eos" and bool(tokens)
+    )
+
+
+def _probability(logit: float | None, source: Source) -> float:
+    if logit is None:
+        # A record has no sign for an infinite logit, and needs none: no threshold leaves the turn in doubt.
+        return 1.0 if source == "assistant" else 0.0
+    z = float(logit)
+    return 1.0 / (1.0 + math.exp(-z)) if z >= 0 else math.exp(z) / (1.0 + math.exp(z))
+
+
+@dataclass(slots=True)
+class _Open:
+    """A trace of which the end has not been read."""
+
+    prompt: str | None
+    tokens: list[TracedToken]
+    ended: bool = False
+    closed: bool = False
+
+
+def _traces(path: Path, lines: Sequence[tuple[int, Any]], title: str) -> list[TracedText]:
+    """The traces of a file: one, or several put one behind the other."""
+    opened: list[_Open] = []
+    for number, value in lines:
+        try:
+            if isinstance(value, dict) and "format" in value:
+                opened.append(_header(value))
+            elif opened[-1].closed:
+                raise ValueError("it stands behind the end of the trace")
+            else:
+                _add(opened[-1], value)
+        except (ValueError, OverflowError) as error:
+            raise CorpusError(f"{path}:{number} is no line of a trace ({error}); make the trace anew") from error
+    many = len(opened) > 1
+    return [
+        TracedText(f"{title}, text {i}" if many else title, trace.prompt, tuple(trace.tokens), trace.ended)
+        for i, trace in enumerate(opened, start=1)
+    ]
+
+
+def _header(value: dict[str, Any]) -> _Open:
+    if value["format"] != TRACE_FORMAT:
+        raise ValueError(f"its format is {value['format']!r}, not {TRACE_FORMAT!r}")
+    if value.get("version") != TRACE_VERSION:
+        raise ValueError(f"it has version {value.get('version')!r}, and this colm-cpp reads {TRACE_VERSION}")
+    prompt = value.get("prompt")
+    if prompt is not None and not isinstance(prompt, str):
+        raise ValueError("its prompt is no text")
+    return _Open(prompt, [])
+
+
+def _add(trace: _Open, value: Any) -> None:
+    if not isinstance(value, dict):
+        raise ValueError("it is no JSON object")
+    if "stats" not in value:
+        trace.tokens.append(_token(value))
+        return
+    trace.closed = True
+    if value.get("end_token") is not None:
+        # Whatever text the vocabulary has for it, it is no part of what was generated.
+        end = _token(value["end_token"])
+        trace.tokens.append(TracedToken("", end.id, end.source, end.defer_prob, end.other))
+        trace.ended = True
+
+
+def _token(value: Any) -> TracedToken:
+    if not isinstance(value, dict) or not {"id", "text", "source"} <= value.keys():
+        raise ValueError("a token has id, text and source")
+    text, id_, source, p = value["text"], value["id"], value["source"], value.get("defer_prob")
+    if not _is_text(text) or not _is_int(id_):
+        raise ValueError("its id is no integer, or its text no text")
+    if source not in get_args(Source):
+        raise ValueError(f"its source is {source!r}, not 'base' or 'assistant'")
+    if p is not None and not (_is_number(p) and 0.0 <= p <= 1.0):
+        raise ValueError(f"its defer_prob is {p!r}, not 0 to 1")
+    likely = value.get("top_logprobs") or []
+    if not isinstance(likely, list):
+        raise ValueError("its top_logprobs is no list")
+    other = tuple(_alternative(entry) for entry in likely if not (isinstance(entry, dict) and entry.get("id") == id_))
+    return TracedToken(text, id_, source, None if p is None else float(p), other)
+
+
+def _alternative(value: Any) -> tuple[str, float | None]:
+    if not isinstance(value, dict) or not _is_text(value.get("text")):
+        raise ValueError("an entry of its top_logprobs has no text")
+    logprob = value.get("logprob")
+    if logprob is None:  # minus infinity: JSON has none
+        return value["text"], None
+    if not _is_number(logprob) or not logprob <= 1e-3:  # rounding may leave it a little above 0
+        raise ValueError(f"an entry of its top_logprobs has logprob {logprob!r}, which is no log-probability")
+    return value["text"], min(1.0, math.exp(logprob))
+
+
+def _is_text(value: Any) -> TypeGuard[str]:
+    return isinstance(value, str)
+
+
+def _is_int(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
