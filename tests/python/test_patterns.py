@@ -45,7 +45,6 @@ def make_record(problem: int, pieces: list[str], sources: str, reason: str = "le
     """A record's fields."""
     made = Record(
         problem=problem,
-        text="".join(pieces),
         finish_reason=reason,  # type: ignore[arg-type]
         ids=tuple(range(len(pieces))),
         pieces=tuple(pieces),

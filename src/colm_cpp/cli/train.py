@@ -76,7 +76,7 @@ __all__ = ["train"]
     "Fit",
     "--patience",
     type=int,
-    default=10,
+    default=30,
     show_default=True,
     help="Iterations without a better held-out loss before the fit ends.",
 )

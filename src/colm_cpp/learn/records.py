@@ -31,10 +31,9 @@ class Record:
 
     Attributes:
         problem: the problem's row in the task.
-        text: the answer.
         finish_reason: why it ended.
         ids: token ids, an end-of-generation token included.
-        pieces: the text that each token made certain.
+        pieces: the text that each token made certain; joined they are the answer.
         sources: who wrote each, a letter a token: ``b`` base, ``a`` assistant.
         defer_logits: z_t at each; None where it is infinite.
         prompt_tokens: tokens in the prompt.
@@ -45,7 +44,6 @@ class Record:
     """
 
     problem: int
-    text: str
     finish_reason: FinishReason
     ids: tuple[int, ...]
     pieces: tuple[str, ...]
@@ -66,7 +64,6 @@ class Record:
         stats = completion.stats
         return cls(
             problem=problem,
-            text=completion.text,
             finish_reason=completion.finish_reason,
             ids=tuple(token.id for token in tokens),
             pieces=tuple(token.text for token in tokens),
@@ -78,6 +75,11 @@ class Record:
             prefill_s=round(stats.prefill_s, 4),
             decode_s=round(stats.decode_s, 4),
         )
+
+    @property
+    def text(self) -> str:
+        """The answer."""
+        return "".join(self.pieces)
 
     @property
     def n_tokens(self) -> int:

@@ -77,7 +77,7 @@ class Summary:
     Attributes:
         meta: what the answers were made with.
         checker: how they were judged.
-        arms: in the order in which they were added.
+        arms: the models alone first, then heads by name and rate.
         comparisons: every two arms.
     """
 
@@ -107,7 +107,7 @@ def summarize(folder: RecordFolder, task: Task, checker: Checker) -> Summary:
     problems = {problem.index: problem for problem in task.problems}
     arms: list[ArmSummary] = []
     judged: dict[str, dict[int, bool]] = {}
-    for name in folder.arms():
+    for name in sorted(folder.arms(), key=lambda name: _place(folder, name)):
         records = {i: record for i, record in folder.read(name).items() if i in problems}
         if not records:
             continue
@@ -127,6 +127,13 @@ def summarize(folder: RecordFolder, task: Task, checker: Checker) -> Summary:
             difference = paired_bootstrap(_column(judged[arm], both), _column(judged[other], both))
             comparisons.append(Comparison(arm, other, len(both), difference))
     return Summary(folder.meta, checker.name, tuple(arms), tuple(comparisons))
+
+
+def _place(folder: RecordFolder, name: str) -> tuple[int, str, float]:
+    """The models alone first, then heads by name, each by its rates."""
+    alone = ("base", "assistant")
+    rate = folder.meta["arms"][name].get("rate") or 0.0
+    return (alone.index(name), "", 0.0) if name in alone else (len(alone), name.partition("@")[0], rate)
 
 
 def _column(judged: dict[int, bool], problems: list[int]) -> npt.NDArray[np.bool_]:

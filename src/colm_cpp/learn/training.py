@@ -64,7 +64,7 @@ class TrainingOptions:
     held_out: float = 0.15
     seed: int = 0
     max_iterations: int = 200
-    patience: int = 10
+    patience: int = 30
     memory_limit: int = 2**30
 
     def __post_init__(self) -> None:
