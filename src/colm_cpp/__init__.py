@@ -29,6 +29,7 @@ from .loading import generate, load  # noqa: E402
 from .options import GenerationOptions, LoadOptions  # noqa: E402
 from .pair import Pair  # noqa: E402
 from .results import Completion, Stats, Token, TopLogprob  # noqa: E402
+from .shipped import shipped_heads  # noqa: E402
 from .stream import TokenStream  # noqa: E402
 
 __version__ = _compatibility.version()
@@ -47,5 +48,6 @@ __all__ = [
     "export_head",
     "generate",
     "load",
+    "shipped_heads",
     *errors.__all__,
 ]

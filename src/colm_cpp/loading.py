@@ -58,7 +58,8 @@ def load(
     Args:
         base: the base's GGUF file, or ``hf:org/repo/file-pattern.gguf`` (``@revision`` may follow) on the hub.
         assistant: the assistant's, likewise.
-        head: the deferral head: the path of a head file, a :class:`Head`, a training-free head by name
+        head: the deferral head: the path of a head file, a :class:`Head`, the name of a head that comes with the
+            package (:func:`colm_cpp.shipped_heads`), a training-free head by name
             (``"confidence"``, ``"entropy"``, ``"random"``, ``"always"``, ``"never"``), or a token of the base's
             vocabulary that serves as the head (``"<|defer|>"``). It can also be given with each text.
         base_options: options for the base alone; they override those for both.

@@ -21,6 +21,7 @@ from .heads import Head
 from .hub import resolve
 from .options import GenerationOptions, shown
 from .results import Completion
+from .shipped import shipped_head, shipped_heads
 from .stream import TokenStream
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ DEFAULT_THRESHOLD = 0.5
 CHAT_TEMPERATURE = 0.2  # that of llama_cpp.Llama.create_chat_completion
 
 HEAD_CHOICES = (
-    "give head= one of: the path of a head file (.gguf), a colm_cpp.Head, a training-free head by name "
+    "give head= one of: the path of a head file (.gguf), a colm_cpp.Head, a head of the package by name "
+    f"({', '.join(repr(name) for name in shipped_heads()) or 'none in this version'}), a training-free head by name "
     f"({', '.join(repr(name) for name in TRAINING_FREE_HEADS)}), or a token of the base's vocabulary such as "
     "'<|defer|>'"
 )
@@ -310,7 +312,10 @@ class Pair:
             return _Prepared(prepared, DEFAULT_THRESHOLD, name=head)
         if isinstance(head, (str, os.PathLike)):
             name = os.fspath(head)
-            if is_file(head):
+            shipped = shipped_head(name)
+            if shipped is not None:
+                head = Head.load(shipped)
+            elif is_file(head):
                 head = Head.load(resolve(head))
             else:
                 try:
@@ -369,7 +374,7 @@ def is_file(head: PathLike) -> bool:
     """Whether ``head`` names a file rather than a token or a training-free head."""
     if not isinstance(head, str):
         return True
-    if head in TRAINING_FREE_HEADS or "\0" in head:
+    if head in TRAINING_FREE_HEADS or "\0" in head or shipped_head(head) is not None:
         return False
     return head.startswith("hf:") or head.lower().endswith(".gguf") or os.path.exists(head)
 
