@@ -276,7 +276,8 @@ Output LlamaModel::output(std::size_t i) {
     return output;
 }
 
-void LlamaModel::clear() { llama_memory_clear(llama_get_memory(context_.get()), false); }
+// The values too: a NaN in a forgotten text would reach later ones, through attention weights of zero.
+void LlamaModel::clear() { llama_memory_clear(llama_get_memory(context_.get()), true); }
 
 std::size_t LlamaModel::rewind(std::size_t n_tokens) {
     llama_memory_t memory = llama_get_memory(context_.get());
@@ -290,7 +291,7 @@ std::size_t LlamaModel::rewind(std::size_t n_tokens) {
         const bool recurrent = !can_rewind_;  // a state has no first position
         if (last == static_cast<llama_pos>(n_tokens) - 1 && (complete || recurrent)) return n_tokens;
     }
-    llama_memory_clear(memory, false);
+    clear();
     return 0;
 }
 

@@ -103,7 +103,13 @@ def _load(
 
 
 def prepare(
-    base: PathLike, assistant: PathLike, chosen: tuple[LoadOptions, LoadOptions], *, check_memory: bool
+    base: PathLike,
+    assistant: PathLike,
+    chosen: tuple[LoadOptions, LoadOptions],
+    *,
+    check_memory: bool,
+    n_sequences: int = 1,
+    n_outputs: int = 1,
 ) -> list[_core.ModelOptions]:
     """The extension's options for both models, once files and memory were looked at. Errors are those of load()."""
     set_up_log()
@@ -113,12 +119,17 @@ def prepare(
     common = min((n for n in trained if n), default=0)
     sizes = [o.context_size(common if o.n_ctx is None else n) for o, n in zip(chosen, trained, strict=True)]
     if check_memory:
-        check_free_memory(*(estimate(path, n_ctx, o) for path, n_ctx, o in zip(paths, sizes, chosen, strict=True)))
+        triples = zip(paths, sizes, chosen, strict=True)
+        check_free_memory(*(estimate(path, n_ctx, o, min(n_outputs, o.n_batch)) for path, n_ctx, o in triples))
     cores = usable_cores()
-    return [
+    prepared = [
         o.to_core(path, n_ctx, cores, [(resolve(adapter), scale) for adapter, scale in o.adapters()])
         for o, path, n_ctx in zip(chosen, paths, sizes, strict=True)
     ]
+    for core in prepared:
+        core.n_sequences = n_sequences
+        core.n_outputs = min(n_outputs, core.n_batch)
+    return prepared
 
 
 def generate(

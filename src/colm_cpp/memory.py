@@ -65,8 +65,8 @@ def _parts(path: str) -> list[str]:
     return [f"{stem}-{i:05d}-of-{count:05d}.gguf" for i in range(1, count + 1)]
 
 
-def estimate(path: str, n_ctx: int, options: LoadOptions) -> MemoryEstimate:
-    """Estimates one model from its header.
+def estimate(path: str, n_ctx: int, options: LoadOptions, n_outputs: int = 1) -> MemoryEstimate:
+    """Estimates one model from its header; ``n_outputs`` is how many rows of logits a batch may have.
 
     Raises:
         LoadError: the file is missing or not GGUF.
@@ -100,7 +100,7 @@ def estimate(path: str, n_ctx: int, options: LoadOptions) -> MemoryEstimate:
     n_ff = number("feed_forward_length", 4 * n_embd)
     n_vocab = info["array_lengths"].get("tokenizer.ggml.tokens", 0)
     n_ubatch = min(options.n_ubatch, options.n_batch, n_ctx)
-    compute = 4 * n_ubatch * (6 * n_embd + 3 * n_ff) + 8 * n_vocab + _FIXED
+    compute = 4 * n_ubatch * (6 * n_embd + 3 * n_ff) + 8 * n_vocab * n_outputs + _FIXED
 
     layers_on_gpu = n_layer + 1 if options.n_gpu_layers < 0 else min(options.n_gpu_layers, n_layer + 1)
     on_gpu = layers_on_gpu / (n_layer + 1)

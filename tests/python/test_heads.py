@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import colm_cpp as colm
 from colm_cpp.errors import HeadError, LoadError, MissingDependency, OptionError
 from colm_cpp.heads import ACTIVATIONS, FEATURES, KINDS, Head
 
@@ -434,3 +435,32 @@ def test_load_gives_back_what_was_saved(which: str, tmp_path: Path) -> None:
 def test_load_of_no_file_is_a_load_error(tmp_path: Path) -> None:
     with pytest.raises(LoadError):
         Head.load(tmp_path / "none.gguf")
+
+
+class TestShipped:
+    """Heads that come with the package."""
+
+    @pytest.fixture
+    def shipped(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pair: colm.Pair) -> Path:
+        """One shipped head, which defers at every token of the tiny pair."""
+        monkeypatch.setattr("colm_cpp.shipped.FOLDER", tmp_path)
+        Head.linear(np.zeros(pair.n_embd), 5.0, name="always on").save(tmp_path / "my-pair.gguf")
+        return tmp_path
+
+    def test_is_used_by_its_name(self, shipped: Path, pair: colm.Pair) -> None:
+        assert colm.shipped_heads() == ("my-pair",)
+        out = pair.generate("a b", head="my-pair", max_tokens=4, temperature=0)
+        assert [token.defer_logit for token in out.tokens] == pytest.approx([5.0] * len(out.tokens))
+
+    def test_unknown_names_are_still_tokens_or_errors(self, shipped: Path, pair: colm.Pair) -> None:
+        with pytest.raises(HeadError, match="no file, no training-free head"):
+            pair.generate("a b", head="my-pairs", max_tokens=4)
+
+    def test_those_of_this_version_have_a_card_and_a_table(self) -> None:
+        from colm_cpp.shipped import FOLDER
+
+        for name in colm.shipped_heads():
+            head = Head.load(FOLDER / f"{name}.gguf")
+            assert head.rates
+            assert head.vocab_fingerprint
+            assert name in (FOLDER / f"{name}.md").read_text(encoding="utf-8")

@@ -50,3 +50,28 @@ def test_estimated_memory_is_near_what_is_taken(real_models: RealModels) -> None
         assert guess.weights == pytest.approx(size, rel=0.02)
     # 24 layers of 2 KV heads of 64 values, keys and values, two bytes each.
     assert estimate(str(real_models["base"]), 4096, colm.LoadOptions()).kv_cache == 4096 * 24 * 2 * 64 * 2 * 2
+
+
+def test_scores_are_what_the_engine_saw(real_models: RealModels) -> None:
+    from colm_cpp.learn import Scorer
+    from colm_cpp.learn.texts import Text
+
+    with colm.load(real_models["base"], real_models["assistant"], "confidence", n_ctx=512) as pair:
+        prompt = pair.tokenize(pair.render_chat(QUESTION))
+        out = pair.generate(prompt, threshold=1.0, temperature=0, max_tokens=24)
+    ids = [token.id for token in out.tokens]
+    text = Text("", 0, (*prompt, *ids), (*[False] * len(prompt), *[True] * len(ids)))
+    with Scorer(real_models["base"], real_models["assistant"], n_ctx=512) as scorer:
+        columns, _ = scorer.score([text], top_k=2)
+    # Batches of one and of many differ in the last bits (flash attention reads float16), never in what is likeliest.
+    assert columns["base_top"].tolist() == ids
+    assert columns["base_logprob"] == pytest.approx([token.logprob for token in out.tokens], abs=0.1)
+    assert (-columns["base_log_odds"]) == pytest.approx([token.defer_logit for token in out.tokens], abs=0.3)
+
+
+def test_a_target_rate_is_kept(real_models: RealModels) -> None:
+    with colm.load(real_models["base"], real_models["assistant"], "confidence", n_ctx=1024) as pair:
+        question = [{"role": "user", "content": "Explain how a bicycle works, part by part, in full sentences."}]
+        out = pair.chat(question, target_rate=0.2, temperature=0, max_tokens=256)
+        assert out.stats.generated_tokens >= 200
+        assert out.stats.deferral_rate == pytest.approx(0.2, abs=0.03)

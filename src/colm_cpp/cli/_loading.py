@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from ._output import is_terminal
 
 if TYPE_CHECKING:
+    from ..learn.scoring import Scorer
     from ..pair import Pair
 
-__all__ = ["load_pair", "load_progress"]
+__all__ = ["load_pair", "load_progress", "load_scorer"]
 
 
 def load_pair(
@@ -40,6 +41,35 @@ def load_pair(
             progress=progress,
             check_memory=check_memory,
             **dict(options),
+        )
+
+
+def load_scorer(
+    base: str,
+    assistant: str,
+    *,
+    options: Mapping[str, Any],
+    base_options: Mapping[str, Any],
+    assistant_options: Mapping[str, Any],
+    check_memory: bool = True,
+    show_progress: bool = True,
+    n_ctx: int | None = None,
+) -> Scorer:
+    """A :class:`colm_cpp.learn.Scorer`; ``n_ctx`` stands where the options name none."""
+    from ..hub import resolve
+    from ..learn.scoring import Scorer
+
+    paths = resolve(base), resolve(assistant)
+    given = {} if n_ctx is None else {"n_ctx": n_ctx}
+    with load_progress(show_progress) as progress:
+        return Scorer(
+            paths[0],
+            paths[1],
+            base_options=dict(base_options),  # type: ignore[arg-type]  # names are checked by Scorer
+            assistant_options=dict(assistant_options),  # type: ignore[arg-type]
+            progress=progress,
+            check_memory=check_memory,
+            **{**given, **options},
         )
 
 

@@ -47,8 +47,8 @@ def calibrate(head: str, prompts: tuple[str, ...], out: Path | None, as_json: bo
     from ._progress import meter
 
     by_name = head == "confidence"
-    if by_name and out is None:
-        raise click.UsageError("--out is needed: confidence is no file that the table could go into")
+    if out is None and (by_name or head.startswith("hf:")):
+        raise click.UsageError(f"--out is needed: {head} is no file that the table could go into")
     target = Path(head) if out is None else out
     if out is not None and os.path.lexists(out) and not values["force"] and str(out) != head:
         raise OptionError(f"{out} exists; give another name, or --force to replace it")
@@ -95,22 +95,11 @@ def calibrate(head: str, prompts: tuple[str, ...], out: Path | None, as_json: bo
 
 def _with_youden(result: Calibrated, values: dict[str, Any]) -> Calibrated:
     from ..learn.calibration import add_youden
-    from ..learn.scoring import Scorer
-    from ._loading import load_progress
+    from ._loading import load_scorer
 
-    given = loading(values)
     # The same models again, loaded for reading whole texts rather than for writing one.
     longest = max((len(text.tokens) for text in result.base_texts), default=2)
-    with load_progress(given["show_progress"]) as progress:
-        scorer = Scorer(
-            values["base"],
-            values["assistant"],
-            base_options=given["base_options"],
-            assistant_options=given["assistant_options"],
-            progress=progress,
-            check_memory=given["check_memory"],
-            **{**given["options"], "n_ctx": max(longest, 2)},
-        )
+    scorer = load_scorer(values["base"], values["assistant"], n_ctx=max(longest, 2), **loading(values))
     with scorer:
         return add_youden(result, scorer)
 

@@ -43,6 +43,7 @@ def score(corpus: tuple[str, ...], out: Path, **values: Any) -> None:
     """
     from ..learn.scoring import score as run
     from ..learn.selection import select
+    from ._loading import load_scorer
     from ._output import log_to_stderr
     from ._progress import meter
 
@@ -52,7 +53,10 @@ def score(corpus: tuple[str, ...], out: Path, **values: Any) -> None:
     with log_to_stderr(values["verbose"]):
         if respond:
             texts = _respond(texts, out, values)
-        with _scorer(values) as scorer, meter("scoring", shown=shown) as bar:
+        with (
+            load_scorer(values["base"], values["assistant"], **loading(values)) as scorer,
+            meter("scoring", shown=shown) as bar,
+        ):
             start = time.monotonic()
 
             def on_progress(progress: Any) -> None:
@@ -71,26 +75,13 @@ def score(corpus: tuple[str, ...], out: Path, **values: Any) -> None:
                 strict=values["strict"],
                 on_progress=on_progress,
             )
-    left_out = f", {done.n_bad} rows left out" if done.n_bad else ""
-    cut = f", {done.n_truncated} texts cut at the end of the context" if done.n_truncated else ""
-    click.echo(f"{out}: {done.n_tokens} tokens of {done.n_texts} texts{left_out}{cut}")
+    left_out = f", {_counted(done.n_bad, 'row')} left out" if done.n_bad else ""
+    cut = f", {_counted(done.n_truncated, 'text')} cut at the end of the context" if done.n_truncated else ""
+    click.echo(f"{out}: {_counted(done.n_tokens, 'token')} of {_counted(done.n_texts, 'text')}{left_out}{cut}")
 
 
-def _scorer(values: dict[str, Any]) -> Any:
-    from ..learn.scoring import Scorer
-    from ._loading import load_progress
-
-    given = loading(values)
-    with load_progress(given["show_progress"]) as progress:
-        return Scorer(
-            values["base"],
-            values["assistant"],
-            base_options=given["base_options"],
-            assistant_options=given["assistant_options"],
-            progress=progress,
-            check_memory=given["check_memory"],
-            **given["options"],
-        )
+def _counted(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def _respond(texts: Any, out: Path, values: dict[str, Any]) -> Any:
@@ -111,4 +102,13 @@ def _respond(texts: Any, out: Path, values: dict[str, Any]) -> Any:
             speed = progress.n_tokens / max(time.monotonic() - start, 1e-9)
             bar.update(progress.done / max(progress.total, 1), f"{progress.done} answers, {speed:.1f} tokens/s")
 
-        return respond(pair, texts, out, options, chat=values["chat"], system=values["system"], on_progress=on_progress)
+        return respond(
+            pair,
+            texts,
+            out,
+            options,
+            chat=values["chat"],
+            system=values["system"],
+            strict=values["strict"],
+            on_progress=on_progress,
+        )

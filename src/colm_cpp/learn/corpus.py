@@ -93,6 +93,8 @@ def _row(name: str, number: int, line: bytes) -> Row | BadRow:
         return BadRow(name, number, f"not UTF-8 (byte 0x{line[error.start]:02x})")
     except json.JSONDecodeError as error:
         return BadRow(name, number, f"not JSON ({error.msg} at column {error.colno})")
+    except ValueError as error:  # a whole number of thousands of digits
+        return BadRow(name, number, f"no JSON that can be read ({error})")
     except RecursionError:
         return BadRow(name, number, "JSON nested too deeply")
     if isinstance(value, dict):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ __all__ = ["Fit", "LinearModel", "MlpModel", "Model", "deferral_logits", "fit", 
 
 Floats = npt.NDArray[np.float64]
 Block = npt.NDArray[np.float32]
+Blocks = Iterator[tuple[slice, Block]]
 
 
 class Model(Protocol):
@@ -139,8 +140,13 @@ class Fit:
 def deferral_logits(model: Model, parameters: Floats, inputs: Inputs) -> Floats:
     """z of every row, ``[n]``."""
     z = np.empty(inputs.n)
-    for at, block in inputs.blocks():
-        z[at] = model.forward(parameters, block)[0]
+
+    def part(blocks: Blocks) -> None:
+        for at, block in blocks:
+            z[at] = model.forward(parameters, block)[0]
+
+    for _ in inputs.map(part):
+        pass
     return z
 
 
@@ -148,13 +154,22 @@ def objective(
     model: Model, inputs: Inputs, loss: Loss, penalties: Floats, parameters: Floats
 ) -> tuple[float, Floats, float]:
     """Mean loss plus half the squared parameters times ``penalties``; its gradient; and the loss alone."""
+
+    def part(blocks: Blocks) -> tuple[float, Floats]:
+        value = 0.0
+        gradient = np.zeros_like(parameters)
+        for at, block in blocks:
+            z, kept = model.forward(parameters, block)
+            of_block, to_z = loss(z, at)
+            value += of_block
+            gradient += model.backward(parameters, block, kept, to_z)
+        return value, gradient
+
     value = 0.0
     gradient = np.zeros_like(parameters)
-    for at, block in inputs.blocks():
-        z, kept = model.forward(parameters, block)
-        part, to_z = loss(z, at)
-        value += part
-        gradient += model.backward(parameters, block, kept, to_z)
+    for of_part, to_parameters in inputs.map(part):
+        value += of_part
+        gradient += to_parameters
     held_down = penalties * parameters
     return value + 0.5 * float(parameters @ held_down), gradient + held_down, value
 
@@ -220,18 +235,24 @@ def fit(
             stopped = "early"
             raise StopIteration
 
+    # Not below what sums in float32 resolve: there line searches go on in vain.
+    tolerances = {"ftol": 1e-8, "gtol": 1e-6}
     result = optimize.minimize(
         value_and_gradient,
         start,
         jac=True,
         method="L-BFGS-B",
         callback=after_iteration,
-        options={"maxiter": max_iterations, "maxfun": 4 * max_iterations, "maxcor": 20, "ftol": 1e-10, "gtol": 1e-8},
+        options={"maxiter": max_iterations, "maxfun": 4 * max_iterations, "maxcor": 20, **tolerances},
     )
-    if stopped != "early" and result.success:
+    # The line search finding nothing better (status 2) is how a fit in float32 ends at its minimum.
+    if stopped != "early" and result.status != 1:
         stopped = "converged"
     return Fit(best[2], iteration, n_passes, best[1], last_loss, best[0], stopped)
 
 
 def _held_out(model: Model, parameters: Floats, inputs: Inputs, loss: Loss) -> float:
-    return sum(loss(model.forward(parameters, block)[0], at)[0] for at, block in inputs.blocks())
+    def part(blocks: Blocks) -> float:
+        return sum(loss(model.forward(parameters, block)[0], at)[0] for at, block in blocks)
+
+    return sum(inputs.map(part))

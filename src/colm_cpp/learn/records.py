@@ -207,12 +207,13 @@ class RecordFolder:
         """The answers of an arm by problem. A last line cut short is left out.
 
         Raises:
-            CorpusError: a line before the last is damaged.
+            CorpusError: a line is damaged.
         """
         file = self._file(arm)
         if not file.exists():
             return {}
-        lines = file.read_text(encoding="utf-8").split("\n")
+        # What no newline ends was being written when the process ended; append() writes over it.
+        lines = file.read_text(encoding="utf-8").split("\n")[:-1]
         records: dict[int, Record] = {}
         for number, line in enumerate(lines, start=1):
             if not line:
@@ -220,8 +221,6 @@ class RecordFolder:
             try:
                 record = Record.from_json(line)
             except (ValueError, TypeError) as error:
-                if number == len(lines):  # no newline behind it: the process ended while writing
-                    break
                 raise CorpusError(f"{file}:{number} is damaged ({error}); delete the line to make it anew") from error
             records[record.problem] = record
         return records

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CorpusError
+from ..errors import ChatTemplateError, ContextFull, CorpusError, GenerationError, TokenizeError
 from ._lock import lock_folder
 from .corpus import BadRow, Document, json_rows
 from .selection import Corpus
@@ -50,6 +50,7 @@ def respond(
     *,
     chat: bool | None = None,
     system: str | None = None,
+    strict: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Corpus:
     """Lets the assistant answer every prompt of a corpus, or goes on with that.
@@ -61,15 +62,20 @@ def respond(
         options: of generation; ``seed`` is that of the first prompt, each later one has the next.
         chat: through the base's chat template. None: where it has one.
         system: a system message before prompts.
+        strict: stop at the first prompt that cannot be answered.
         on_progress: called after every answer.
 
     Returns:
         The answered corpus.
 
     Raises:
-        CorpusError: the folder holds other answers.
-        Everything that :meth:`colm_cpp.Pair.chat` raises.
+        CorpusError: the folder holds other answers, or a prompt cannot be answered, with ``strict``.
+        ChatTemplateError: ``chat`` is asked for and the base's file has no template.
+        OptionError: an option of generation outside its range.
+        OSError: the disk is full. Answers written before stay.
     """
+    if chat and not pair.base["chat_template"]:
+        raise ChatTemplateError(f"{pair.base['path']} carries no chat template; have the texts answered without chat")
     use_chat = bool(pair.base["chat_template"]) if chat is None else chat
     facts = {
         **corpus.facts,
@@ -81,7 +87,7 @@ def respond(
     path = Path(out) / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     with lock_folder(path.parent):
-        _write(pair, corpus, path, facts, options, use_chat, system, on_progress)
+        _write(pair, corpus, path, facts, options, use_chat, system, strict, on_progress)
     kept = {**corpus.facts, "respond": facts["options"]}
     return Corpus(lambda: _read(path, corpus.n_documents), corpus.n_documents, kept)
 
@@ -94,6 +100,7 @@ def _write(
     options: Mapping[str, Any],
     chat: bool,
     system: str | None,
+    strict: bool,
     on_progress: Callable[[Progress], None] | None,
 ) -> None:
     n_done = _begin(path, json.loads(json.dumps(facts)))
@@ -102,16 +109,20 @@ def _write(
         for number, document in enumerate(corpus.documents()):
             if number < n_done:
                 continue
-            if isinstance(document, BadRow):
-                row: dict[str, Any] = {"bad": document.reason, "file": document.path, "line": document.line}
+            own = {**options, "seed": int(options.get("seed", 0)) + number}
+            answer = document if isinstance(document, BadRow) else _answer(pair, document, own, chat, system)
+            if isinstance(answer, BadRow):
+                if strict:
+                    raise CorpusError(f"{answer}; without --strict such rows are left out")
+                row: dict[str, Any] = {"bad": answer.reason, "file": answer.path, "line": answer.line}
             else:
-                row = _answer(pair, document, {**options, "seed": int(options.get("seed", 0)) + number}, chat, system)
+                row = answer
                 n_tokens += len(row["ids"])
             file.write(json.dumps(row).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
             if on_progress is not None:
-                bad = document if isinstance(document, BadRow) else None
+                bad = answer if isinstance(answer, BadRow) else None
                 on_progress(Progress(number + 1, corpus.n_documents, n_tokens, bad))
 
 
@@ -120,33 +131,40 @@ def _begin(path: Path, facts: dict[str, Any]) -> int:
     header = {"format": FORMAT, "version": VERSION, **facts}
     data = path.read_bytes() if path.exists() else b""
     whole = data[: data.rfind(b"\n") + 1]
-    if not whole:
-        path.write_bytes(json.dumps(header).encode() + b"\n")
-        return 0
+    n_done = max(whole.count(b"\n") - 1, 0)
     try:
-        known = json.loads(whole[: whole.index(b"\n")])
+        known = json.loads(whole[: whole.index(b"\n")]) if whole else None
     except ValueError as error:
         raise CorpusError(f"{path} is damaged in its first line ({error}); delete it or use another folder") from error
+    ours = isinstance(known, dict) and known.get("format") == FORMAT
+    if not whole or (ours and not n_done):  # options that were refused before the first answer bind nobody
+        path.write_bytes(json.dumps(header).encode() + b"\n")
+        return 0
     if known != header:
         raise CorpusError(f"{path} holds answers made from another corpus or with other options; use another folder")
     if len(whole) < len(data):
         with path.open("r+b") as file:
             file.truncate(len(whole))
-    return whole.count(b"\n") - 1
+    return n_done
 
 
 def _answer(
     pair: Pair, document: Document, options: Mapping[str, Any], chat: bool, system: str | None
-) -> dict[str, Any]:
+) -> dict[str, Any] | BadRow:
     pair.forget()
     own = {**options, "head": "always"}
-    if document.messages or chat:
-        completion = pair.chat(prompt_messages(document, system), **own)
-    else:
-        completion = pair.generate(document.prompt, **own)
+    try:
+        if document.messages or chat:
+            completion = pair.chat(prompt_messages(document, system), **own)
+        else:
+            completion = pair.generate(document.prompt, **own)
+    except (ChatTemplateError, ContextFull, GenerationError, TokenizeError) as error:
+        return BadRow(document.path, document.line, str(error))
     ids = [token.id for token in completion.tokens]
     if completion.end_token is not None:
         ids.append(completion.end_token.id)
+    if not ids:
+        return BadRow(document.path, document.line, "its answer is empty")
     return {
         "file": document.path,
         "line": document.line,

@@ -8,10 +8,11 @@ the texts being scored.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -117,6 +118,14 @@ class ProgressMark:
     complete: bool = False
 
 
+def _read_progress(folder: Path) -> ProgressMark:
+    value = _read_json(folder / "progress.json")
+    if not isinstance(value, dict) or set(value) != {field.name for field in fields(ProgressMark)}:
+        # Taken as empty, it would have everything cut off.
+        raise CorpusError(f"{folder / 'progress.json'} is damaged; score into a new folder")
+    return ProgressMark(**value)
+
+
 class ScoresWriter:
     """Adds texts to a folder. Use it as a context manager."""
 
@@ -144,14 +153,14 @@ class ScoresWriter:
         facts = json.loads(json.dumps(facts))  # tuples become lists, as they will be when read again
         if (self.path / "meta.json").exists():
             meta = _read_meta(self.path)
-            for name, value in facts.items():
-                if meta.get(name) != value:
+            for name in sorted({*facts, *meta} - {"format", "version"}):
+                if meta.get(name) != facts.get(name):
                     raise CorpusError(
-                        f"{self.path} holds scores with {name} {json.dumps(meta.get(name))}, not {json.dumps(value)}; "
-                        "give the same, or another folder"
+                        f"{self.path} holds scores with {name} {json.dumps(meta.get(name))}, not "
+                        f"{json.dumps(facts.get(name))}; give the same, or another folder"
                     )
             self.meta = meta
-            self.done = ProgressMark(**_read_json(self.path / "progress.json"))
+            self.done = _read_progress(self.path)
         else:
             self.meta = {"format": FORMAT, "version": VERSION, **facts}
             self.done = ProgressMark()
@@ -159,34 +168,38 @@ class ScoresWriter:
             _write_json(self.path / "meta.json", self.meta)
         self._widths = _widths(self.meta)
         for name, dtype in COLUMNS.items():
-            self._files[name] = self._open(self.path / f"{name}.npy", name, dtype)
-        self._texts = self._open_texts()
+            self._open_column(name, dtype)
+        self._open_texts()
 
     def _row_size(self, name: str) -> int:
         return int(np.dtype(COLUMNS[name]).itemsize * np.prod(self._widths.get(name, ()), dtype=np.int64))
 
-    def _open(self, path: Path, name: str, dtype: npt.DTypeLike) -> BinaryIO:
-        end = HEADER_SIZE + self.done.n_tokens * self._row_size(name)
-        file = path.open("r+b" if path.exists() else "w+b")
-        if not self.done.n_tokens:
-            file.truncate(0)
-            file.write(_header(0, self._widths.get(name, ()), dtype))
-        elif file.seek(0, os.SEEK_END) < end:
-            file.close()
-            raise CorpusError(f"{path} is cut short: it lacks rows that progress.json counts; score into a new folder")
-        file.truncate(end)
-        file.seek(end)
+    def _open(self, name: str) -> BinaryIO:
+        path = self.path / name
+        file = self._files[name] = path.open("r+b" if path.exists() else "w+b")
         return file
 
-    def _open_texts(self) -> BinaryIO:
-        path = self.path / "texts.jsonl"
-        file = path.open("r+b" if path.exists() else "w+b")
+    def _open_column(self, name: str, dtype: npt.DTypeLike) -> None:
+        path = self.path / f"{name}.npy"
+        file = self._open(path.name)
+        end = HEADER_SIZE + self.done.n_tokens * self._row_size(name)
+        if self.done.n_tokens and file.seek(0, os.SEEK_END) < end:
+            raise CorpusError(f"{path} is cut short: it lacks rows that progress.json counts; score into a new folder")
+        # The header too may be ahead of progress.json, or behind it.
+        file.seek(0)
+        file.write(_header(self.done.n_tokens, self._widths.get(name, ()), dtype))
+        file.truncate(end)
+        file.seek(end)
+
+    def _open_texts(self) -> None:
+        file = self._open("texts.jsonl")
         for _ in range(self.done.n_texts):
             if not file.readline().endswith(b"\n"):
-                file.close()
-                raise CorpusError(f"{path} is cut short: progress.json counts {self.done.n_texts} texts")
+                raise CorpusError(
+                    f"{self.path / 'texts.jsonl'} is cut short: progress.json counts {self.done.n_texts} texts; score "
+                    "into a new folder"
+                )
         file.truncate(file.seek(file.tell()))
-        return file
 
     def add(
         self, columns: Mapping[str, npt.NDArray[Any]], texts: Sequence[Mapping[str, Any]], done: ProgressMark
@@ -205,7 +218,7 @@ class ScoresWriter:
         rows = {**columns, "text": np.repeat(numbers, [text["n_scored"] for text in texts])}
         if texts:
             for name, dtype in COLUMNS.items():
-                file = self._files[name]
+                file = self._files[f"{name}.npy"]
                 file.write(np.ascontiguousarray(rows[name], dtype=dtype).tobytes())
                 file.flush()
                 end = file.tell()
@@ -214,19 +227,23 @@ class ScoresWriter:
                 file.seek(end)
                 file.flush()
                 os.fsync(file.fileno())
-            self._texts.write("".join(json.dumps(text) + "\n" for text in texts).encode())
-            self._texts.flush()
-            os.fsync(self._texts.fileno())
+            described = self._files["texts.jsonl"]
+            described.write("".join(json.dumps(text) + "\n" for text in texts).encode())
+            described.flush()
+            os.fsync(described.fileno())
         _write_json(self.path / "progress.json", vars(done))
         self.done = done
 
     def close(self) -> None:
-        """Closes the files and lets others write."""
-        for file in self._files.values():
-            file.close()
-        if hasattr(self, "_texts"):
-            self._texts.close()
-        self._lock.release()
+        """Closes the files and lets others write.
+
+        Raises:
+            OSError: the disk is full. Everything is closed all the same.
+        """
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._lock.release)
+            for file in self._files.values():
+                stack.callback(file.close)
 
     def __enter__(self) -> ScoresWriter:
         return self
@@ -252,7 +269,7 @@ class Scores:
         """
         self.path = Path(path)
         self.meta = _read_meta(self.path)
-        self.progress = ProgressMark(**_read_json(self.path / "progress.json"))
+        self.progress = _read_progress(self.path)
         if not self.progress.n_tokens:
             raise CorpusError(f"{self.path} holds no scored token; run colm score again")
         self._columns = {name: self._map(name) for name in COLUMNS}
@@ -292,10 +309,16 @@ class Scores:
             if wrong.size:
                 row = int(wrong[0])
                 return f"{name} is {values[row]} in row {row} (text {int(self._columns['text'][row])})"
-        for begin in range(0, len(self), 65536):
-            part = self._columns["base_hidden"][begin : begin + 65536]
-            finite = np.isfinite(part).all(axis=1)
-            if not finite.all():
-                row = begin + int(np.flatnonzero(~finite)[0])
-                return f"base_hidden is not finite in row {row} (text {int(self._columns['text'][row])})"
+        # Read rather than mapped: what is mapped counts as the process's memory.
+        rows = max(1, 2**22 // self.n_embd)
+        with (self.path / "base_hidden.npy").open("rb") as file:
+            file.seek(HEADER_SIZE)
+            for begin in range(0, len(self), rows):
+                n_values = min(rows, len(self) - begin) * self.n_embd
+                bits = np.fromfile(file, np.uint16, n_values).reshape(-1, self.n_embd)
+                # An exponent of all ones is infinity or NaN; np.isfinite takes ten times as long.
+                wrong = np.flatnonzero(((bits & 0x7C00) == 0x7C00).any(axis=1))
+                if wrong.size:
+                    row = begin + int(wrong[0])
+                    return f"base_hidden is not finite in row {row} (text {int(self._columns['text'][row])})"
         return None

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from .. import _core
 from .._busy import busy
 from .._log import forward_log, set_up_log
-from ..errors import ContextFull, CorpusError, GenerationError, OptionError, PairClosed
+from ..errors import ContextFull, CorpusError, GenerationError, OptionError, PairClosed, TokenizeError
 from ..loading import prepare
 from ..options import LoadOptions
 from .corpus import BadRow
@@ -45,7 +45,7 @@ class Progress:
     Attributes:
         done: how far the folder is.
         n_read: tokens read by each model in this run.
-        share: share of the corpus that is done, by documents, 0 to 1.
+        share: share of the corpus that is done, by documents and parts of long ones, 0 to 1.
         bad_rows: rows of this group that could not be used.
         decode_s: seconds that llama.cpp took for the group.
     """
@@ -79,14 +79,18 @@ class Scorer:
         chosen = (LoadOptions.merge(options, base_options), LoadOptions.merge(options, assistant_options))
         with busy():
             set_up_log()
-            core_options = prepare(base, assistant, chosen, check_memory=check_memory)
+            core_options = prepare(
+                base, assistant, chosen, check_memory=check_memory, n_sequences=MAX_TEXTS, n_outputs=MAX_OUTPUTS
+            )
+            # llama.cpp makes no context with fewer outputs than sequences.
+            self.n_texts = min(MAX_TEXTS, *(core.n_outputs for core in core_options))
             for core in core_options:
-                core.n_sequences = MAX_TEXTS
-                core.n_outputs = min(MAX_OUTPUTS, core.n_batch)
+                core.n_sequences = self.n_texts
             try:
                 self._core: _core.ScoringPair | None = _core.ScoringPair(core_options[0], core_options[1], progress)
             finally:
                 forward_log()
+        self.lora = tuple([(os.path.basename(path), scale) for path, scale in o.adapters()] for o in chosen)
         self.base: dict[str, Any] = self._core.base
         self.assistant: dict[str, Any] = self._core.assistant
         self.vocab_fingerprint = self._core.vocab_fingerprint
@@ -99,14 +103,22 @@ class Scorer:
         return self._core
 
     def tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
-        """Token ids of ``text``."""
+        """Token ids of ``text``.
+
+        Raises:
+            TokenizeError: it holds a lone surrogate.
+        """
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise TokenizeError(f"a lone surrogate ({text[error.start]!a}), which is not Unicode text") from None
         return self._open_core().tokenize(text, add_special, parse_special)
 
     def score(self, texts: Sequence[Text], *, top_k: int) -> tuple[dict[str, npt.NDArray[Any]], float]:
         """The columns of :mod:`.scores` for the scored tokens of ``texts``, and llama.cpp's seconds.
 
         Args:
-            texts: at most 16, together no longer than ``n_ctx``.
+            texts: at most ``n_texts``, together no longer than ``n_ctx``.
             top_k: how many of the base's largest log-probabilities to keep.
 
         Raises:
@@ -203,6 +215,8 @@ def score(
         "assistant": scorer.assistant["name"],
         "base_file": os.path.basename(scorer.base["path"]),
         "assistant_file": os.path.basename(scorer.assistant["path"]),
+        "base_lora": scorer.lora[0],
+        "assistant_lora": scorer.lora[1],
         "vocab_fingerprint": scorer.vocab_fingerprint,
         "n_embd": scorer.base["n_embd"],
         "top_k": top_k,
@@ -213,7 +227,8 @@ def score(
     }
     with ScoresWriter(out, facts) as writer:
         n_read = 0
-        for group, bad, n_documents in _groups(corpus, make, writer.done.n_texts + writer.done.n_bad):
+        n_skip = writer.done.n_texts + writer.done.n_bad
+        for group, bad, n_begun, n_finished in _groups(corpus, make, scorer.n_texts, n_skip):
             if strict and bad:
                 raise CorpusError(f"{bad[0]}; without --strict such rows are left out")
             columns, texts, failed, decode_s = _score_group(scorer, group, top_k)
@@ -223,16 +238,17 @@ def score(
             done = writer.done
             done = replace(
                 done,
-                n_documents=n_documents,
+                n_documents=n_begun,
                 n_texts=done.n_texts + len(texts),
                 n_tokens=done.n_tokens + sum(text.n_scored for text in texts),
                 n_read=done.n_read + sum(len(text.tokens) for text in texts),
                 n_bad=done.n_bad + len(bad) + len(failed),
                 n_truncated=done.n_truncated + sum(text.truncated for text in texts),
+                complete=False,  # a larger limit goes on with a folder that was
             )
             writer.add(columns, [_described(text) for text in texts], done)
             if on_progress is not None:
-                share = done.n_documents / max(corpus.n_documents, 1)
+                share = n_finished / max(corpus.n_documents, 1)
                 on_progress(Progress(done, n_read, share, (*bad, *failed), decode_s))
         if not writer.done.n_tokens:
             raise CorpusError("the corpus holds no usable row; each needs a prompt and a completion, or messages")
@@ -251,23 +267,29 @@ def _described(text: Text) -> dict[str, Any]:
     }
 
 
-def _groups(corpus: Corpus, make: TextMaker, n_skip: int) -> Iterator[tuple[list[Text], list[BadRow], int]]:
-    """Groups of texts behind the first ``n_skip`` texts and bad rows, each with how many documents were begun."""
-    begun: list[int] = []  # for each text or bad row, the documents begun by then
+def _groups(
+    corpus: Corpus, make: TextMaker, n_texts: int, n_skip: int
+) -> Iterator[tuple[list[Text], list[BadRow], int, float]]:
+    """Groups of up to ``n_texts`` texts, behind the first ``n_skip`` texts and bad rows.
+
+    Each has how many documents are begun with it, and how many, and what part of the last, are finished.
+    """
+    reached: list[tuple[int, float]] = []  # for each text or bad row
 
     def texts() -> Iterator[Text | BadRow]:
         n = 0
-        for number, document in enumerate(corpus.documents(), start=1):
-            for text in [document] if isinstance(document, BadRow) else make(document):
+        for number, document in enumerate(corpus.documents()):
+            parts = [document] if isinstance(document, BadRow) else list(make(document))
+            for part, text in enumerate(parts, start=1):
                 n += 1
                 if n > n_skip:
-                    begun.append(number)
+                    reached.append((number + 1, number + part / len(parts)))
                     yield text
 
     n_used = 0
-    for group, bad in grouped(texts(), n_tokens=make.n_ctx, n_texts=MAX_TEXTS):
+    for group, bad in grouped(texts(), n_tokens=make.n_ctx, n_texts=n_texts):
         n_used += len(group) + len(bad)
-        yield group, bad, begun[n_used - 1]
+        yield group, bad, *reached[n_used - 1]
 
 
 def _score_group(
@@ -278,7 +300,7 @@ def _score_group(
     try:
         columns, decode_s = scorer.score(group, top_k=top_k)
         return columns, group, [], decode_s
-    except (GenerationError, ContextFull) as error:
+    except (GenerationError, ContextFull, TokenizeError) as error:
         if len(group) == 1:
             return {}, [], [BadRow(group[0].path, group[0].line, str(error))], 0.0
     # One of them is to blame: each alone.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..chat import render_chat
-from ..errors import ChatTemplateError
+from ..errors import ChatTemplateError, TokenizeError
 from .corpus import BadRow, Document
 
 __all__ = ["Text", "TextMaker", "Tokenizer", "grouped", "prompt_messages"]
@@ -91,7 +91,7 @@ class TextMaker:
         """The texts of a document: one, or for a long plain text several, each as long as the context."""
         try:
             tokens, scored = self._tokens(document)
-        except ChatTemplateError as error:
+        except (ChatTemplateError, TokenizeError) as error:
             yield BadRow(document.path, document.line, str(error))
             return
         unknown = next((t for t in tokens if not 0 <= t < self._n_shared), None)
@@ -125,10 +125,18 @@ class TextMaker:
             tokens = self._tokenizer.tokenize(document.completion, True, True)
             # Without BOS the text's own first token is the one that nothing stands before.
             return tokens, [True] * len(tokens)
-        completion = list(document.completion_ids) or self._tokenizer.tokenize(document.completion, False, True)
+        completion = list(document.completion_ids) or self._behind(document.prompt, tokens, document.completion, True)
         if not document.completion_ids and self._base["eog_tokens"]:
             completion.append(self._end_token())
         return tokens + completion, [False] * len(tokens) + [True] * len(completion)
+
+    def _behind(self, before: str, tokens: list[int], text: str, add_special: bool) -> list[int]:
+        """The tokens of ``text`` where it stands behind a text that has ``tokens``."""
+        # SentencePiece would put a space before a text of its own.
+        whole = self._tokenizer.tokenize(before + text, add_special, True)
+        if whole[: len(tokens)] == tokens:
+            return whole[len(tokens) :]
+        return self._tokenizer.tokenize(text, False, True)  # the two texts share a token, or an EOS is between them
 
     def _end_token(self) -> int:
         # The token named EOS; where a file names none that ends a text, any that does.
@@ -139,6 +147,7 @@ class TextMaker:
         tokens: list[int] = []
         scored: list[bool] = []
         done = ""  # of the rendered conversation
+        add_special = False
         for i, message in enumerate(messages):
             if message["role"] != "assistant":
                 continue
@@ -149,13 +158,16 @@ class TextMaker:
                     "the chat template does not continue its own prompt with the assistant's turn, so the turn's "
                     "tokens cannot be told apart"
                 )
-            bos = self._base["bos_token"] or ""
-            add_special = not done and not (bos and opened.startswith(bos))
-            prompt = self._tokenizer.tokenize(opened[len(done) :], add_special, True)
+            if done:
+                prompt = self._behind(done, tokens, opened[len(done) :], add_special)
+            else:
+                bos = self._base["bos_token"] or ""
+                add_special = not (bos and opened.startswith(bos))
+                prompt = self._tokenizer.tokenize(opened, add_special, True)
             if reply_ids and i == len(messages) - 1:
                 reply = list(reply_ids)
             else:
-                reply = self._tokenizer.tokenize(closed[len(opened) :], False, True)
+                reply = self._behind(opened, tokens + prompt, closed[len(opened) :], add_special)
             # Behind the token that ends the turn, templates write what no model has to say.
             end = next((k + 1 for k, token in enumerate(reply) if token in self._eog), len(reply))
             tokens += prompt + reply
@@ -164,9 +176,11 @@ class TextMaker:
         return tokens, scored
 
     def _render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
+        if not self._base["chat_template"]:
+            raise ChatTemplateError("the base's file carries no chat template, which a conversation needs")
         return render_chat(
             messages,
-            self._base["chat_template"] or "",
+            self._base["chat_template"],
             bos_token=self._base["bos_token"] or "",
             eos_token=self._base["eos_token"] or "",
             add_generation_prompt=add_generation_prompt,

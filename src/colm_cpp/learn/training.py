@@ -48,7 +48,7 @@ class TrainingOptions:
         seed: of the choice of those texts and of the mlp's first weights.
         max_iterations: of L-BFGS, for each of the two fits.
         patience: iterations without a better held-out loss before a fit stops.
-        memory_limit: bytes that hidden states may take in memory; beyond it they are read from disk.
+        memory_limit: bytes that the inputs may take in memory, as float32; beyond it hidden states are read from disk.
     """
 
     kind: str = "linear"
@@ -152,7 +152,7 @@ class Trained:
     Attributes:
         head: the head, its metrics inside.
         held_out: its worth on the held-out texts.
-        by_folder: the same for each folder of scores, by name.
+        by_folder: the same for each folder of scores, by name; by path where two have one name.
         training: its worth on the texts that it was fitted to.
         weak_fit: the fit to the labels; None where there was no label to fit to.
         main_fit: the fit to the objective that follows; None for ``objective="weak"``.
@@ -231,9 +231,10 @@ def train(
     """
     _check_folders(folders)
     notes: list[str] = []
-    chosen = [_split(folder, options.held_out, options.seed) for folder in folders]
-    training = _part(folders, [rows for rows, _, _, _ in chosen], sum(n for _, _, n, _ in chosen), options)
-    held_out = _part(folders, [rows for _, rows, _, _ in chosen], sum(n for _, _, _, n in chosen), options)
+    splits = [_split(folder, options.held_out, options.seed) for folder in folders]
+    in_memory = _size(folders, options) <= options.memory_limit
+    training = _part(folders, [split.training for split in splits], options, in_memory=in_memory)
+    held_out = _part(folders, [split.held_out for split in splits], options, in_memory=in_memory)
     if training.inputs.n < FEW_TOKENS:
         notes.append(
             f"there are {training.inputs.n} training tokens; with fewer than {FEW_TOKENS} a head learns little more "
@@ -259,14 +260,14 @@ def train(
     def reporter(what: str) -> Callable[[int, float, float], None]:
         return lambda *values: None if on_iteration is None else on_iteration(what, *values)
 
-    def run(what: str, start: npt.NDArray[np.float64], loss: Loss, other: Loss) -> Fit:
+    def run(what: str, start: npt.NDArray[np.float64], loss: Callable[[_Part], Loss]) -> Fit:
         return fit(
             model,
             start,
             training.inputs,
-            loss,
+            loss(training),
             held_out.inputs,
-            other,
+            loss(held_out),
             penalties=penalties,
             max_iterations=options.max_iterations,
             patience=options.patience,
@@ -276,7 +277,7 @@ def train(
     weak_fit = main_fit = None
     labels = training.label(options.label), held_out.label(options.label)
     if all(0 < label.sum() < len(label) for label in labels):
-        weak_fit = run("weak", parameters, WeakLoss(labels[0]), WeakLoss(labels[1]))
+        weak_fit = run("weak", parameters, lambda part: WeakLoss(part.label(options.label)))
         parameters = weak_fit.parameters
     else:
         reason = f"label {options.label} is the same at every token of the training or of the held-out texts"
@@ -284,19 +285,20 @@ def train(
             raise CorpusError(f"{reason}, so there is nothing to tell apart; use more texts or another label")
         notes.append(f"{reason}: the fit starts without it")
     if options.objective == "marginal":
-        main_fit = run("marginal", parameters, training.marginal(options.cost), held_out.marginal(options.cost))
+        main_fit = run("marginal", parameters, lambda part: part.marginal(options.cost))
         parameters = main_fit.parameters
     elif options.objective == "regret":
-        losses = RegretLoss(training.regret, options.cost), RegretLoss(held_out.regret, options.cost)
-        main_fit = run("regret", parameters, *losses)
+        main_fit = run("regret", parameters, lambda part: RegretLoss(part.regret, options.cost))
         parameters = main_fit.parameters
 
     z = deferral_logits(model, parameters, held_out.inputs)
     metrics = _metrics(z, held_out, slice(None), held_out.n_texts)
     by_folder = {}
+    names = [folder.path.name for folder in folders]
     for i, folder in enumerate(folders):
         at = np.flatnonzero(held_out.folder == i)
-        by_folder[folder.path.name] = _metrics(z[at], held_out, at, chosen[i][3])
+        title = names[i] if names.count(names[i]) == 1 else str(folder.path)
+        by_folder[title] = _metrics(z[at], held_out, at, len(splits[i].held_out))
     fitted = _metrics(deferral_logits(model, parameters, training.inputs), training, slice(None), training.n_texts)
     if (
         metrics.auc_differ is not None
@@ -327,35 +329,56 @@ def _check_folders(folders: Sequence[Scores]) -> None:
             raise CorpusError(f"{folder.path}: {wrong}; a model is damaged, or the scores are. Score the texts again")
 
 
-def _split(scores: Scores, share: float, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int, int]:
-    """Rows of the training texts, rows of the held-out texts, and how many texts these are."""
-    text = np.asarray(scores["text"])
+@dataclass(frozen=True)
+class _Split:
+    """The texts of a folder, in an order of their own.
+
+    Attributes:
+        training: those that a head is fitted to.
+        held_out: the others.
+    """
+
+    training: npt.NDArray[np.int64]
+    held_out: npt.NDArray[np.int64]
+
+
+def _split(scores: Scores, share: float, seed: int) -> _Split:
     n_texts = scores.progress.n_texts
     if n_texts < 2:
         raise CorpusError(f"{scores.path} holds {n_texts} text; two are needed, one of them to stop the fit")
     n_held_out = min(max(1, round(share * n_texts)), n_texts - 1)
-    held_out = np.zeros(n_texts, bool)
-    held_out[np.random.default_rng([seed, n_texts]).permutation(n_texts)[:n_held_out]] = True
-    mask = held_out[text]
-    return np.flatnonzero(~mask), np.flatnonzero(mask), n_texts - n_held_out, n_held_out
+    texts = np.random.default_rng([seed, n_texts]).permutation(n_texts)
+    return _Split(texts[n_held_out:], texts[:n_held_out])
+
+
+def _size(folders: Sequence[Scores], options: TrainingOptions) -> int:
+    """Bytes of all inputs as float32."""
+    width = sum(options.top_k if name == "top_k_logprobs" else 1 for name in options.feature_names())
+    width += folders[0].n_embd if options.use_hidden else 0
+    return 4 * width * sum(map(len, folders))
 
 
 def _part(
-    folders: Sequence[Scores], rows: Sequence[npt.NDArray[np.int64]], n_texts: int, options: TrainingOptions
+    folders: Sequence[Scores], texts: Sequence[npt.NDArray[np.int64]], options: TrainingOptions, *, in_memory: bool
 ) -> _Part:
+    rows = []
+    for folder, chosen in zip(folders, texts, strict=True):
+        taken = np.zeros(folder.progress.n_texts, bool)
+        taken[chosen] = True
+        rows.append(np.flatnonzero(taken[folder["text"]]))
     inputs = Inputs(
         folders,
         rows,
         options.feature_names(),
         options.top_k,
         use_hidden=options.use_hidden,
-        memory_limit=options.memory_limit,
+        in_memory=in_memory,
     )
     columns = {
         name: np.concatenate([folder[name][r] for folder, r in zip(folders, rows, strict=True)]) for name in _COLUMNS
     }
-    folder = np.repeat(np.arange(len(folders), dtype=np.int32), [len(r) for r in rows])
-    return _Part(inputs, columns, folder, n_texts)
+    of_folder = np.repeat(np.arange(len(folders), dtype=np.int32), [len(r) for r in rows])
+    return _Part(inputs, columns, of_folder, sum(len(chosen) for chosen in texts))
 
 
 def _finite(value: float) -> float | None:

@@ -1,0 +1,79 @@
+"""Is a generated text the right answer?
+
+:func:`make_checker` gives one of :data:`CHECKERS`. A checker never raises over what a model wrote: a text in which no
+answer can be found is simply not correct.
+"""
+
+from __future__ import annotations
+
+from ...errors import OptionError
+from ._choice import Choice
+from ._numbers import Boxed, Number
+from ._python import Python
+from ._texts import Exact, Regex, compile_pattern
+from ._verdict import Checker, Verdict
+
+__all__ = ["CHECKERS", "Checker", "Verdict", "make_checker"]
+
+CHECKERS: tuple[str, ...] = ("boxed", "number", "choice", "exact", "regex", "python")
+
+
+def make_checker(
+    name: str, *, pattern: str | None = None, time_limit: float = 10.0, memory_limit_mb: int = 1024
+) -> Checker:
+    """Makes a checker.
+
+    ``boxed``
+        The last complete ``\\boxed{...}`` holds the number (or text) of the reference. Thousands commas, currency,
+        percent and degree signs, LaTeX spacing and a unit after the number make no difference, so ``5 cm`` equals
+        ``5 feet``. Two whole numbers must be equal; other numbers may differ by 1e-6 of the reference. What is no
+        number is compared as text, without regard to case, spacing and dollar signs.
+    ``number``
+        The last number in the text, read and compared likewise.
+    ``choice``
+        The choice that the text settles on, by letter or by the choice's text; the choices are read from the prompt.
+        The last "the answer is ..." counts, else the last "(c)", else the choice named last in the last sentence.
+        Where a statement's words are one choice's text in full but its letter is another's, the text counts. A
+        reference that is a lone letter is a label.
+    ``exact``
+        The text itself, white space collapsed.
+    ``regex``
+        What the last non-empty match of ``pattern`` captured.
+    ``python``
+        The code in the text passes the tests in the reference: they raise on failure, and call whatever has to be
+        called. It runs in a process of its own, with limits on time and, except on Windows, on memory and the size of
+        files. **This is no sandbox**: the code can read, change and send whatever the user can. Use a container or
+        a virtual machine for models that you do not trust.
+
+    For ``boxed``, ``number`` the reference may be a number, a ``\\boxed{}`` or a solution that ends in ``#### 26``.
+
+    Args:
+        name: one of :data:`CHECKERS`.
+        pattern: for ``regex``, which needs it: a regular expression with one capture group, or none for the whole
+            match. A pattern that backtracks without end does so here too.
+        time_limit: for ``python``: seconds of wall time for one text, more than 0, at most 3600.
+        memory_limit_mb: for ``python``: MiB of address space, at least 64. Windows has no such limit, and macOS may
+            not enforce it.
+
+    Raises:
+        OptionError: there is no checker of that name, or an option is missing, superfluous or out of range.
+    """
+    if name not in CHECKERS:
+        raise OptionError(f"checker is {name!r}, but there are only {', '.join(CHECKERS)}")
+    if not 0.0 < time_limit <= 3600.0:  # also refuses NaN
+        raise OptionError(f"time_limit is {time_limit}, but it lies above 0 and at most at 3600 seconds")
+    if isinstance(memory_limit_mb, bool) or not isinstance(memory_limit_mb, int) or not 64 <= memory_limit_mb < 2**31:
+        raise OptionError(f"memory_limit_mb is {memory_limit_mb}, but it is a whole number of at least 64 MiB")
+    if name == "regex":
+        return Regex(compile_pattern(pattern))
+    if pattern is not None:
+        raise OptionError(f"pattern is {pattern!r}, but only the checker regex has a pattern, not {name}")
+    if name == "boxed":
+        return Boxed()
+    if name == "number":
+        return Number()
+    if name == "choice":
+        return Choice()
+    if name == "exact":
+        return Exact()
+    return Python(float(time_limit), memory_limit_mb)
