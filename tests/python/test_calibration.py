@@ -350,7 +350,7 @@ def test_the_command_makes_a_head_of_confidence(arguments: list[str], tmp_path: 
     assert lines[-1] == f"{out}: calibrated; try colm generate --head {out} --defer-rate 0.2"
     assert lines[-2].startswith("threshold 0.")
     assert "Youden's J" in lines[-2]
-    assert "calibrating: 100%, base alone: 0 of" in result.stderr  # no terminal: lines
+    assert "calibrating: 100%, 60%: " in result.stderr  # no terminal: lines
     facts = json.loads(head.calibration or "")
     assert facts["options"] == {"max_tokens": 48, "temperature": 1.0, "seed": 5}
     assert facts["chat"] is False  # the base has no template

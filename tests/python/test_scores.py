@@ -27,6 +27,7 @@ from colm_cpp.cli import main
 from colm_cpp.errors import CorpusError, OptionError
 from colm_cpp.learn import scores as scores_module
 from colm_cpp.learn.corpus import Document
+from colm_cpp.learn.identity import model_identity
 from colm_cpp.learn.scores import COLUMNS, ProgressMark, Scores, ScoresWriter
 from colm_cpp.learn.scoring import Progress, Scorer, score
 from colm_cpp.learn.selection import Corpus, select
@@ -207,8 +208,8 @@ def test_progress_and_meta(scorer: Scorer, corpus: list[Path], finished: Path, p
         **select(corpus).facts,
         "base": "tiny",
         "assistant": "tiny",
-        "base_file": pair_files[0].name,
-        "assistant_file": pair_files[1].name,
+        "base_model": model_identity(pair_files[0]),
+        "assistant_model": model_identity(pair_files[1]),
         "base_lora": [],
         "assistant_lora": [],
         "vocab_fingerprint": scorer.vocab_fingerprint,
@@ -466,9 +467,9 @@ def test_other_models_are_refused(
     adapter = write_adapter(tmp_path / "adapter.gguf")
     other = tiny_model(**{**CHAT_BASE, "seed": 9})
     others: list[tuple[tuple[Path, Path], dict[str, Any], str]] = [
-        ((other, pair_files[1]), {}, "base_file"),
-        ((pair_files[0], other), {}, "assistant_file"),
-        ((tiny_model(**CHAT_BASE, n_embd=64), pair_files[1]), {}, "base_file"),
+        ((other, pair_files[1]), {}, "base_model"),
+        ((pair_files[0], other), {}, "assistant_model"),
+        ((tiny_model(**CHAT_BASE, n_embd=64), pair_files[1]), {}, "base_model"),
         (pair_files, {"n_ctx": 32}, "n_batch"),
         (pair_files, {"n_batch": 32}, "n_batch"),
         (pair_files, {"base_options": {"lora": adapter}}, "base_lora"),
@@ -480,6 +481,21 @@ def test_other_models_are_refused(
             pytest.raises(CorpusError, match=f"holds scores with {name} "),
         ):
             score(scorer, select(corpus), begun)
+
+
+def test_identity_tells_quantisations_and_seeds_apart(pair_files: tuple[Path, Path], tmp_path: Path) -> None:
+    first, second = (model_identity(path) for path in pair_files)
+    assert first["digest"] != second["digest"]
+    assert first == model_identity(pair_files[0])
+    assert first["bytes"] == pair_files[0].stat().st_size
+    moved = tmp_path / "elsewhere" / pair_files[0].name
+    moved.parent.mkdir()
+    data = bytearray(pair_files[0].read_bytes())
+    moved.write_bytes(data)
+    assert model_identity(moved) == first  # a place is no part of it
+    data[-1] ^= 1
+    moved.write_bytes(data)
+    assert model_identity(moved) != first
 
 
 def test_folders_of_something_else(begun: Path, scorer: Scorer, corpus: list[Path], tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ def calibrate(head: str, prompts: tuple[str, ...], out: Path | None, as_json: bo
     """
     from ..heads import Head
     from ..hub import resolve
+    from ..learn.calibration import CHECKED_RATES
     from ..learn.calibration import calibrate as run
     from ..learn.tasks import load_prompts
     from ._loading import load_pair
@@ -68,8 +69,14 @@ def calibrate(head: str, prompts: tuple[str, ...], out: Path | None, as_json: bo
                 vocab_fingerprint=pair.vocab_fingerprint,
             )
 
+        phases: list[str] = []
+
         def on_text(what: str, done: int, total: int, record: Any) -> None:
-            bar.update(done / total, f"{what}: {record.n_deferred} of {record.n_tokens} tokens deferred")
+            if done == 1:
+                phases.append(what)
+            # A rate that is measured again takes longer than was foreseen: the bar waits for it.
+            share = (len(set(phases)) - 1 + done / total) / (1 + len(CHECKED_RATES))
+            bar.update(share, f"{what}: {record.n_deferred} of {record.n_tokens} tokens deferred")
 
         use_chat = bool(pair.base["chat_template"]) if values["chat"] is None else values["chat"]
         result = run(

@@ -79,6 +79,7 @@ def evaluate(task: str, out: Path, as_json: bool, **values: Any) -> None:
 
 def _answer(task: Any, out: Path, values: dict[str, Any]) -> Any:
     from ..learn.evaluation import make_arms, run
+    from ..learn.identity import pair_identity
     from ..learn.records import RecordFolder
     from ._loading import load_pair
     from ._output import log_to_stderr
@@ -106,9 +107,7 @@ def _answer(task: Any, out: Path, values: dict[str, Any]) -> Any:
             "task_sha256": task.digest,
             "chat": use_chat,
             "options": options,
-            "base": pair.base["name"],
-            "assistant": pair.assistant["name"],
-            "vocab_fingerprint": pair.vocab_fingerprint,
+            **pair_identity(pair.base, pair.assistant, pair.vocab_fingerprint),
         }
         folder = RecordFolder.create_or_open(out, facts)
         start = time.monotonic()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ import numpy.typing as npt
 
 from ..errors import CorpusError, OptionError
 from ..heads import Head
+from .identity import pair_identity
 from .records import Record
 from .statistics import youden_threshold
 from .tasks import Problem
@@ -176,8 +176,7 @@ def calibrate(
         "prompts_sha256": prompts,
         "chat": chat,
         "options": dict(options),
-        "base": os.path.basename(pair.base["path"]),
-        "assistant": os.path.basename(pair.assistant["path"]),
+        **pair_identity(pair.base, pair.assistant, pair.vocab_fingerprint),
         "measurements": [asdict(measurement) for measurement in measurements],
     }
     changes: dict[str, Any] = {

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ChatTemplateError, ContextFull, CorpusError, GenerationError, TokenizeError
 from ._lock import lock_folder
 from .corpus import BadRow, Document, json_rows
+from .identity import model_identity
 from .selection import Corpus
 from .texts import prompt_messages
 
@@ -82,7 +83,7 @@ def respond(
         "options": dict(options),
         "chat": use_chat,
         "system": system,
-        "assistant": os.path.basename(pair.assistant["path"]),
+        "assistant": model_identity(pair.assistant["path"]),
     }
     path = Path(out) / FILE
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,7 @@ from ..errors import ContextFull, CorpusError, GenerationError, OptionError, Pai
 from ..loading import prepare
 from ..options import LoadOptions
 from .corpus import BadRow
+from .identity import pair_identity
 from .scores import ProgressMark, ScoresWriter
 from .selection import Corpus
 from .texts import Text, TextMaker, grouped
@@ -211,13 +212,9 @@ def score(
     make = TextMaker(scorer, scorer.base, n_shared=scorer.n_shared, n_ctx=scorer.n_ctx, chat=chat, system=system)
     facts = {
         **corpus.facts,
-        "base": scorer.base["name"],
-        "assistant": scorer.assistant["name"],
-        "base_file": os.path.basename(scorer.base["path"]),
-        "assistant_file": os.path.basename(scorer.assistant["path"]),
+        **pair_identity(scorer.base, scorer.assistant, scorer.vocab_fingerprint),
         "base_lora": scorer.lora[0],
         "assistant_lora": scorer.lora[1],
-        "vocab_fingerprint": scorer.vocab_fingerprint,
         "n_embd": scorer.base["n_embd"],
         "top_k": top_k,
         "chat": make.chat,

@@ -1,0 +1,40 @@
+"""Which models were these? What is written down, so that results of two pairs are never mixed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["model_identity", "pair_identity"]
+
+_SAMPLED = 2**20
+
+
+def model_identity(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """A model file's name, size and digest.
+
+    The digest is SHA-256 of the size, the first and the last MiB: hashing all of a model would take longer than loading
+    it, and two quantisations of one model differ in size and header.
+    """
+    file = Path(path)
+    size = file.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with file.open("rb") as stream:
+        digest.update(stream.read(_SAMPLED))
+        stream.seek(max(0, size - _SAMPLED))
+        digest.update(stream.read(_SAMPLED))
+    return {"file": file.name, "bytes": size, "digest": digest.hexdigest()[:16]}
+
+
+def pair_identity(base: Mapping[str, Any], assistant: Mapping[str, Any], fingerprint: str) -> dict[str, Any]:
+    """Facts about a loaded pair for a ``meta.json``: names, files, vocabulary."""
+    return {
+        "base": base["name"],
+        "assistant": assistant["name"],
+        "base_model": model_identity(base["path"]),
+        "assistant_model": model_identity(assistant["path"]),
+        "vocab_fingerprint": fingerprint,
+    }
