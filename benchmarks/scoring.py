@@ -110,13 +110,17 @@ def main() -> None:
     bare = [Bare(args.base, hidden=True, **options), Bare(args.assistant, hidden=False, **options)]
     facts = {"n_embd": scorer.base["n_embd"], "top_k": 10}
 
+    inside: list[float] = []  # seconds that the scorer spent in llama_decode
+
     def with_scores() -> float:
+        inside.append(0.0)
         with tempfile.TemporaryDirectory() as folder:
             start = time.perf_counter()
             with ScoresWriter(Path(folder) / "scores", facts) as writer:
                 done = ProgressMark()
                 for group in groups:
-                    columns, _ = scorer.score(group, top_k=10)
+                    columns, decode_s = scorer.score(group, top_k=10)
+                    inside[-1] += decode_s
                     n = sum(text.n_scored for text in group)
                     done = ProgressMark(n_texts=done.n_texts + len(group), n_tokens=done.n_tokens + n)
                     writer.add(columns, [{"n_scored": text.n_scored} for text in group], done)
@@ -139,6 +143,7 @@ def main() -> None:
                 "batches": sum(map(len, schedule)),
                 "tokens_read_by_each": n_read,
                 "score_s": [round(t, 2) for t in times["score"]],
+                "of_it_in_llama_decode_s": [round(t, 2) for t in inside[1:]],
                 "bare_s": [round(t, 2) for t in times["bare"]],
                 "tokens_per_s": round(n_read / score, 1),
                 "ratio_of_medians": round(score / plain, 3),

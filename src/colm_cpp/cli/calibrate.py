@@ -114,13 +114,13 @@ def _with_youden(result: Calibrated, values: dict[str, Any]) -> Calibrated:
 def _report(result: Calibrated, target: Path) -> None:
     click.echo("wanted  threshold  measured  tokens")
     for m in result.measurements:
-        click.echo(f"{m.wanted:6.0%}  {m.threshold:9.4f}  {m.measured:8.1%}  {m.n_tokens:6d}")
+        click.echo(f"{m.wanted:6.0%}  {m.threshold:9.4g}  {m.measured:8.1%}  {m.n_tokens:6d}")
     click.echo("rate    threshold")
     for rate, threshold in zip(result.head.rates, result.head.thresholds, strict=True):
-        click.echo(f"{rate:6.0%}  {threshold:9.4f}")
+        click.echo(f"{rate:6.0%}  {threshold:9.4g}")
     if result.youden is not None:
         click.echo(
-            f"threshold {result.youden['threshold']:.4f} best tells where the models differ "
+            f"threshold {result.youden['threshold']:.4g} best tells where the models differ "
             f"(Youden's J {result.youden['j']:.3f})"
         )
     click.echo(f"{target}: calibrated; try colm generate --head {target} --defer-rate 0.2")

@@ -232,17 +232,25 @@ def train(
     _check_folders(folders)
     notes: list[str] = []
     splits = [_split(folder, options.held_out, options.seed) for folder in folders]
-    in_memory = _size(folders, options) <= options.memory_limit
-    training = _part(folders, [split.training for split in splits], options, in_memory=in_memory)
-    held_out = _part(folders, [split.held_out for split in splits], options, in_memory=in_memory)
+    fits = options.memory_limit / _size(folders, options)  # above 1: everything can be in memory
+    training = _part(folders, [split.training for split in splits], options, in_memory=fits >= 1)
+    held_out = _part(folders, [split.held_out for split in splits], options, in_memory=fits >= 1)
+    # Of more than fits, some texts are kept in memory for what can do with them: they end the fits, and the weak
+    # labels, where they are only a place to start from, are fitted to them. A pass from disk takes ten times as long.
+    stopping = held_out
+    starting = training
+    if fits < 1:
+        stopping = _part(folders, [_some(split.held_out, 0.5 * fits, split) for split in splits], options)
+        if options.objective != "weak":
+            starting = _part(folders, [_some(split.training, 0.5 * fits, split) for split in splits], options)
     if training.inputs.n < FEW_TOKENS:
         notes.append(
             f"there are {training.inputs.n} training tokens; with fewer than {FEW_TOKENS} a head learns little more "
             "than noise"
         )
     mean, scale = training.inputs.moments()
-    training.inputs.standardise(mean, scale)
-    held_out.inputs.standardise(mean, scale)
+    for inputs in {id(part.inputs): part.inputs for part in (training, held_out, stopping, starting)}.values():
+        inputs.standardise(mean, scale)
 
     model: Model
     n_in = training.inputs.n_in
@@ -260,14 +268,14 @@ def train(
     def reporter(what: str) -> Callable[[int, float, float], None]:
         return lambda *values: None if on_iteration is None else on_iteration(what, *values)
 
-    def run(what: str, start: npt.NDArray[np.float64], loss: Callable[[_Part], Loss]) -> Fit:
+    def run(what: str, start: npt.NDArray[np.float64], part: _Part, loss: Callable[[_Part], Loss]) -> Fit:
         return fit(
             model,
             start,
-            training.inputs,
-            loss(training),
-            held_out.inputs,
-            loss(held_out),
+            part.inputs,
+            loss(part),
+            stopping.inputs,
+            loss(stopping),
             penalties=penalties,
             max_iterations=options.max_iterations,
             patience=options.patience,
@@ -275,20 +283,21 @@ def train(
         )
 
     weak_fit = main_fit = None
-    labels = training.label(options.label), held_out.label(options.label)
+    labels = starting.label(options.label), stopping.label(options.label)
     if all(0 < label.sum() < len(label) for label in labels):
-        weak_fit = run("weak", parameters, lambda part: WeakLoss(part.label(options.label)))
+        weak_fit = run("weak", parameters, starting, lambda part: WeakLoss(part.label(options.label)))
         parameters = weak_fit.parameters
     else:
         reason = f"label {options.label} is the same at every token of the training or of the held-out texts"
         if options.objective == "weak":
             raise CorpusError(f"{reason}, so there is nothing to tell apart; use more texts or another label")
         notes.append(f"{reason}: the fit starts without it")
+    del starting  # its memory, where it has some of its own
     if options.objective == "marginal":
-        main_fit = run("marginal", parameters, lambda part: part.marginal(options.cost))
+        main_fit = run("marginal", parameters, training, lambda part: part.marginal(options.cost))
         parameters = main_fit.parameters
     elif options.objective == "regret":
-        main_fit = run("regret", parameters, lambda part: RegretLoss(part.regret, options.cost))
+        main_fit = run("regret", parameters, training, lambda part: RegretLoss(part.regret, options.cost))
         parameters = main_fit.parameters
 
     z = deferral_logits(model, parameters, held_out.inputs)
@@ -318,7 +327,7 @@ def _check_folders(folders: Sequence[Scores]) -> None:
         raise CorpusError("there are no scores to train on; name a folder made by colm score")
     first = folders[0]
     for folder in folders:
-        for key in ("vocab_fingerprint", "n_embd", "base", "assistant"):
+        for key in ("vocab_fingerprint", "n_embd", "base", "assistant", "base_model", "assistant_model"):
             if folder.meta.get(key) != first.meta.get(key):
                 raise CorpusError(
                     f"{folder.path} has {key} {folder.meta.get(key)!r} and {first.path} has "
@@ -358,8 +367,18 @@ def _size(folders: Sequence[Scores], options: TrainingOptions) -> int:
     return 4 * width * sum(map(len, folders))
 
 
+def _some(texts: npt.NDArray[np.int64], share: float, split: _Split) -> npt.NDArray[np.int64]:
+    """So many of ``texts``, which stand in random order, that they are ``share`` of the whole folder; one at least."""
+    n_all = len(split.training) + len(split.held_out)
+    return texts[: max(1, int(share * n_all))]
+
+
 def _part(
-    folders: Sequence[Scores], texts: Sequence[npt.NDArray[np.int64]], options: TrainingOptions, *, in_memory: bool
+    folders: Sequence[Scores],
+    texts: Sequence[npt.NDArray[np.int64]],
+    options: TrainingOptions,
+    *,
+    in_memory: bool = True,
 ) -> _Part:
     rows = []
     for folder, chosen in zip(folders, texts, strict=True):
