@@ -71,7 +71,7 @@ def test_scores_are_what_the_engine_saw(real_models: RealModels) -> None:
 
 def test_a_target_rate_is_kept(real_models: RealModels) -> None:
     with colm.load(real_models["base"], real_models["assistant"], "confidence", n_ctx=1024) as pair:
-        question = [{"role": "user", "content": "Explain how a bicycle works, part by part, in full sentences."}]
+        question = [{"role": "user", "content": "Write a story of at least eight long paragraphs about a fisherman."}]
         out = pair.chat(question, target_rate=0.2, temperature=0, max_tokens=256)
         assert out.stats.generated_tokens >= 200
         assert out.stats.deferral_rate == pytest.approx(0.2, abs=0.03)
