@@ -19,9 +19,8 @@ class Policy {
     // (the floor keeps the exponential path defined where eta is 0).
     // With a target rate r, `n_deferred` of the tokens so far and s the deviation of the z seen in this text:
     //   logit(eta) + 0.75 s (n_deferred - r n_generated)
-    // an integral controller. Whatever z does, after n tokens the rate is off by 2 (u - logit(eta)) / (s n)
-    // at most, where u is where the threshold has to be for r: 1.5 points at 200 tokens and a start 1.5 s
-    // away.
+    // an integral controller. Whatever z does, after n tokens the rate is off by (u - logit(eta)) / (0.75 s
+    // n) at most, where u is what the controller has come to: 1 point at 200 tokens and a start 1.5 s away.
     double threshold_at(std::size_t n_generated, std::size_t n_deferred) const;
 
     // Takes note of a deferral logit of this text; infinite ones tell nothing.

@@ -125,11 +125,8 @@ class Pair:
         core = self._open_core()
         options.setdefault("temperature", CHAT_TEMPERATURE)
         checked = GenerationOptions.of(options)
-        prompt = self.render_chat(messages, chat_template=chat_template, template_variables=template_variables)
-        base = self.base
-        # Most templates write BOS themselves; a second one would be read as text.
-        has_bos = bool(base["bos_token"]) and prompt.startswith(base["bos_token"])
-        return self._start(core, self.tokenize(prompt, add_special=not has_bos), checked)
+        tokens = self.tokenize_chat(messages, chat_template=chat_template, template_variables=template_variables)
+        return self._start(core, tokens, checked)
 
     def render_chat(
         self,
@@ -153,6 +150,20 @@ class Pair:
             eos_token=base["eos_token"] or "",
             variables=template_variables,
         )
+
+    def tokenize_chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        chat_template: str | None = None,
+        template_variables: Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        """Token ids of :meth:`render_chat`'s prompt. Errors are those of :meth:`chat`."""
+        prompt = self.render_chat(messages, chat_template=chat_template, template_variables=template_variables)
+        base = self.base
+        # Most templates write BOS themselves; a second one would be read as text.
+        has_bos = bool(base["bos_token"]) and prompt.startswith(base["bos_token"])
+        return self.tokenize(prompt, add_special=not has_bos)
 
     def cancel(self) -> None:
         """Ends the texts being written as ``cancelled``, within one step. Safe from any thread."""

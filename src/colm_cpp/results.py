@@ -13,6 +13,11 @@ Source = Literal["base", "assistant"]
 FinishReason = Literal["stop", "length", "eos", "cancelled"]
 
 
+def defer_prob(z: float) -> float:
+    """sigmoid(z) of a deferral logit, infinite ones included."""
+    return 1.0 / (1.0 + math.exp(-z)) if z >= 0 else math.exp(z) / (1.0 + math.exp(z))
+
+
 @dataclass(frozen=True, slots=True)
 class TopLogprob:
     """One of the likeliest tokens at a position.
@@ -56,8 +61,7 @@ class Token:
     @property
     def defer_prob(self) -> float:
         """P(Z_t = 1 | x_<t) = sigmoid(z_t)."""
-        z = self.defer_logit
-        return 1.0 / (1.0 + math.exp(-z)) if z >= 0 else math.exp(z) / (1.0 + math.exp(z))
+        return defer_prob(self.defer_logit)
 
     @property
     def deferred(self) -> bool:

@@ -24,6 +24,7 @@ __all__ = [
     "is_terminal",
     "log_to_stderr",
     "one_line",
+    "open_console",
     "open_writer",
     "print_json",
     "print_legend",
@@ -113,7 +114,7 @@ class _TerminalWriter:
     def __init__(self, color: bool) -> None:
         from rich.style import Style
 
-        self._console = _console("stdout", color)
+        self._console = open_console("stdout", color)
         self._style = Style.parse(ASSISTANT_STYLE) if color else None
         self._last = ""
 
@@ -144,7 +145,8 @@ class _NoWriter:
         pass
 
 
-def _console(stream: str, color: bool) -> Any:
+def open_console(stream: str, color: bool, width: int | None = None) -> Any:
+    """A rich console on ``"stdout"`` or ``"stderr"`` that takes text as it is. ``width``: None is the terminal's."""
     from rich.console import Console
 
     return Console(
@@ -155,6 +157,7 @@ def _console(stream: str, color: bool) -> Any:
         highlight=False,
         markup=False,
         emoji=False,
+        width=width,
     )
 
 
@@ -178,7 +181,7 @@ def print_legend(stats: Stats, finish_reason: str, color: str) -> None:
         f" {deferred} of {stats.generated_tokens} tokens, {stats.deferral_rate:.1%}; "
         f"{stats.tokens_per_s:.1f} tokens/s; finish: {finish_reason}; seed {stats.seed}]"
     )
-    _console("stderr", colored).print(line, soft_wrap=True)
+    open_console("stderr", colored).print(line, soft_wrap=True)
 
 
 def _finite(value: Any) -> Any:

@@ -43,6 +43,7 @@ def calibrate(head: str, prompts: tuple[str, ...], out: Path | None, as_json: bo
     from ..learn.calibration import CHECKED_RATES
     from ..learn.calibration import calibrate as run
     from ..learn.tasks import load_prompts
+    from ..learn.texts import uses_chat
     from ._loading import load_pair
     from ._output import log_to_stderr, one_line, print_json
     from ._progress import meter
@@ -78,7 +79,7 @@ def calibrate(head: str, prompts: tuple[str, ...], out: Path | None, as_json: bo
             share = (len(set(phases)) - 1 + done / total) / (1 + len(CHECKED_RATES))
             bar.update(share, f"{what}: {record.n_deferred} of {record.n_tokens} tokens deferred")
 
-        use_chat = bool(pair.base["chat_template"]) if values["chat"] is None else values["chat"]
+        use_chat = uses_chat(pair.base, values["chat"])
         result = run(
             pair, loaded, problems, options, chat=use_chat, default_rate=values["default_rate"], on_text=on_text
         )

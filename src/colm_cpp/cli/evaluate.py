@@ -81,6 +81,7 @@ def _answer(task: Any, out: Path, values: dict[str, Any]) -> Any:
     from ..learn.evaluation import make_arms, run
     from ..learn.identity import pair_identity
     from ..learn.records import RecordFolder
+    from ..learn.texts import uses_chat
     from ._loading import load_pair
     from ._output import log_to_stderr
     from ._progress import meter
@@ -101,7 +102,7 @@ def _answer(task: Any, out: Path, values: dict[str, Any]) -> Any:
         load_pair(values["base"], values["assistant"], None, **loading(values)) as pair,
         meter("evaluating", shown=not values["quiet"]) as bar,
     ):
-        use_chat = bool(pair.base["chat_template"]) if values["chat"] is None else values["chat"]
+        use_chat = uses_chat(pair.base, values["chat"])
         facts = {
             "task": Path(task.path).name,
             "task_sha256": task.digest,

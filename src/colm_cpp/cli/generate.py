@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._help import Option, SectionedCommand
+from ._help import SectionedCommand
 from ._inputs import read_grammar, read_prompt, read_text
-from ._options import GENERATION, LOAD, Command, collect, from_table, model_options, read_model_options
+from ._options import GENERATION, LOAD, collect, from_table, model_options, read_model_options
+from ._pair import option
 
 if TYPE_CHECKING:
     from ..pair import Pair
@@ -27,44 +27,40 @@ _SAMPLING = tuple(name for name in GENERATION if name not in _DEFERRAL)
 _INTERRUPTED = "interrupted"
 
 
-def _option(section: str, *names: str, **kwargs: Any) -> Callable[[Command], Command]:
-    return click.option(*names, cls=Option, section=section, **kwargs)
-
-
 @click.command(cls=SectionedCommand)
 @click.argument("prompt", required=False)
-@_option("Models", "--base", required=True, metavar="MODEL", help="The base: a GGUF file or hf:org/repo/file.gguf.")
-@_option("Models", "--assistant", required=True, metavar="MODEL", help="The assistant, likewise.")
-@_option(
+@option("Models", "--base", required=True, metavar="MODEL", help="The base: a GGUF file or hf:org/repo/file.gguf.")
+@option("Models", "--assistant", required=True, metavar="MODEL", help="The assistant, likewise.")
+@option(
     "Models",
     "--head",
     required=True,
     metavar="HEAD",
     help="The deferral head: a file, confidence, entropy, random, always, never, or a token such as '<|defer|>'.",
 )
-@_option("Prompt", "--file", metavar="FILE", help="Read the prompt from FILE (- is stdin), less one final newline.")
-@_option("Prompt", "--chat", is_flag=True, help="The prompt is a user's message: use the base's chat template.")
-@_option("Prompt", "--system", metavar="TEXT", help="A system message before it; implies --chat.")
-@_option("Prompt", "--chat-template", metavar="FILE", help="Jinja template to use instead; implies --chat.")
+@option("Prompt", "--file", metavar="FILE", help="Read the prompt from FILE (- is stdin), less one final newline.")
+@option("Prompt", "--chat", is_flag=True, help="The prompt is a user's message: use the base's chat template.")
+@option("Prompt", "--system", metavar="TEXT", help="A system message before it; implies --chat.")
+@option("Prompt", "--chat-template", metavar="FILE", help="Jinja template to use instead; implies --chat.")
 @from_table(GENERATION, "Deferral", _DEFERRAL)
 @from_table(GENERATION, "Text", _SAMPLING)
-@_option("Text", "--grammar", metavar="TEXT", help="GBNF that the text must follow.")
-@_option("Text", "--grammar-file", metavar="FILE", help="The same from a file.")
-@_option("Text", "--json-schema", metavar="FILE", help="JSON schema that the text must follow.")
-@_option("Output", "--json", "as_json", is_flag=True, help="Print one JSON object instead of the text.")
-@_option("Output", "--trace", type=click.Path(path_type=Path), metavar="FILE", help="Record every token as JSON lines.")
-@_option(
+@option("Text", "--grammar", metavar="TEXT", help="GBNF that the text must follow.")
+@option("Text", "--grammar-file", metavar="FILE", help="The same from a file.")
+@option("Text", "--json-schema", metavar="FILE", help="JSON schema that the text must follow.")
+@option("Output", "--json", "as_json", is_flag=True, help="Print one JSON object instead of the text.")
+@option("Output", "--trace", type=click.Path(path_type=Path), metavar="FILE", help="Record every token as JSON lines.")
+@option(
     "Output",
     "--color",
     type=click.Choice(["auto", "always", "never"]),
     default="auto",
     help="Colour the assistant's tokens. auto: on a terminal without NO_COLOR.",
 )
-@_option("Output", "--quiet", "-q", is_flag=True, help="No progress line and no legend.")
-@_option("Output", "--verbose", "-v", is_flag=True, help="Show llama.cpp's log on stderr.")
+@option("Output", "--quiet", "-q", is_flag=True, help="No progress line and no legend.")
+@option("Output", "--verbose", "-v", is_flag=True, help="Show llama.cpp's log on stderr.")
 @from_table(LOAD, "Loading")
 @model_options
-@_option("Loading", "--no-check-memory", is_flag=True, help="Load even if memory seems too small.")
+@option("Loading", "--no-check-memory", is_flag=True, help="Load even if memory seems too small.")
 def generate(prompt: str | None, **values: Any) -> None:
     """Continue PROMPT, or answer it with --chat."""
     from ..options import GenerationOptions

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from ..errors import OptionError
-from ._help import Option, SectionedCommand
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from ._help import SectionedCommand
+from ._pair import option
 
 __all__ = ["patterns"]
 
@@ -21,54 +18,48 @@ _PIPE_WIDTH = 160
 
 @click.command(cls=SectionedCommand)
 @click.argument("paths", nargs=-1, required=True)
-@click.option(
+@option(
+    "Texts",
     "--arm",
-    cls=Option,
-    section="Texts",
     metavar="NAME",
     help="The arm to read of evaluations. Default: every arm with a head.",
 )
-@click.option(
+@option(
+    "Texts",
     "--min-count",
-    cls=Option,
-    section="Texts",
     type=click.IntRange(min=1),
     default=5,
     show_default=True,
     help="List a token only if it occurs this often.",
 )
-@click.option(
+@option(
+    "Output",
     "--html",
     "page",
-    cls=Option,
-    section="Output",
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="Write a page with the numbers and the texts, each token shaded by its defer probability.",
 )
-@click.option(
+@option(
+    "Output",
     "--max-texts",
-    cls=Option,
-    section="Output",
     type=click.IntRange(min=0),
     default=50,
     show_default=True,
     help="Texts on that page at most; the numbers are of all.",
 )
-@click.option("--json", "as_json", cls=Option, section="Output", is_flag=True, help="Print one JSON object.")
-@click.option(
+@option("Output", "--json", "as_json", is_flag=True, help="Print one JSON object.")
+@option(
+    "Output",
     "--text",
     "number",
-    cls=Option,
-    section="Output",
     type=click.IntRange(min=1),
     metavar="N",
     help="Print the N-th text too, with its deferred tokens coloured, or in brackets where there is no colour.",
 )
-@click.option(
+@option(
+    "Output",
     "--color",
-    cls=Option,
-    section="Output",
     type=click.Choice(["auto", "always", "never"]),
     default="auto",
     help="auto: on a terminal without NO_COLOR.",
@@ -91,7 +82,7 @@ def patterns(
     from ..report.patterns import find_patterns
     from ..report.terminal import print_patterns, print_text
     from ..report.traces import read_texts
-    from ._output import one_line, print_json
+    from ._output import is_terminal, one_line, open_console, print_json, wants_color
 
     if as_json and number is not None:
         raise click.UsageError("--json prints no texts; leave out --json or --text")
@@ -106,7 +97,8 @@ def patterns(
     if as_json:
         print_json({"paths": list(paths), "arm": arm, **found.to_dict()})
     else:
-        console = _console(color)
+        width = None if is_terminal("stdout") else _PIPE_WIDTH
+        console = open_console("stdout", wants_color(color, "stdout"), width=width)
         print_patterns(console, found)
         if number is not None:
             print_text(console, texts[number - 1], number)
@@ -121,20 +113,3 @@ def _write(page: Path, text: str) -> None:
         raise OptionError(
             f"--html {page} cannot be written ({error.strerror}); name a file in a folder that can be"
         ) from error
-
-
-def _console(color: str) -> Console:
-    from rich.console import Console
-
-    from ._output import is_terminal, wants_color
-
-    colored = wants_color(color, "stdout")
-    return Console(
-        highlight=False,
-        markup=False,
-        emoji=False,
-        force_terminal=True if colored else None,
-        no_color=not colored,
-        color_system="auto" if colored and is_terminal("stdout") else "standard" if colored else None,
-        width=None if is_terminal("stdout") else _PIPE_WIDTH,
-    )

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from ..errors import CorpusError, OptionError
 from ..heads import Head
+from .evaluation import Arm, answer
 from .identity import pair_identity
 from .records import Record
 from .statistics import youden_threshold
@@ -94,7 +95,7 @@ def threshold_table(z: npt.NDArray[np.float64], rates: Sequence[float]) -> list[
             thresholds.append(0.0)
         else:
             at = float(np.quantile(z, 1.0 - rate))
-            thresholds.append(1.0 / (1.0 + math.exp(-min(max(at, -80.0), 80.0))))
+            thresholds.append(_eta(at))
     return thresholds
 
 
@@ -124,8 +125,6 @@ def calibrate(
         OptionError: ``default_rate`` outside [0, 1].
         CorpusError: there are no prompts, or the base wrote nothing on them.
     """
-    from .evaluation import Arm, answer
-
     if not problems:
         raise CorpusError("there are no prompts to calibrate on; give a file with some")
     if default_rate is not None and not 0.0 <= default_rate <= 1.0:
@@ -147,9 +146,7 @@ def calibrate(
         raise CorpusError("the base wrote nothing on these prompts; give others, or a larger max_tokens")
     first = dict(zip(RATES, threshold_table(z, RATES), strict=True))
     measurements: list[Measurement] = []
-    # What each checked rate has shown: (measured rate, logit of the threshold).
-    known: dict[float, list[tuple[float, float]]] = {rate: [] for rate in CHECKED_RATES}
-    settled: dict[float, float] = {}
+    nearest: dict[float, Measurement] = {}  # to each checked rate
     for rate in CHECKED_RATES:
         threshold = first[rate]
         for _ in range(MAX_ROUNDS):
@@ -158,18 +155,13 @@ def calibrate(
             n_deferred = sum(record.n_deferred for record in records)
             measured = n_deferred / max(n_tokens, 1)
             measurements.append(Measurement(threshold, rate, measured, n_tokens, n_deferred))
-            known[rate].append((measured, threshold))
             if abs(measured - rate) <= TOLERANCE:
                 break
             # The states seen while deferring at about this rate say which threshold would have given it.
             threshold = threshold_table(_logits(records), [rate])[0]
-        settled[rate] = min(known[rate], key=lambda pair: abs(pair[0] - rate))[1]
-    thresholds = _corrected(first, settled)
-    off = {
-        rate: best[0]
-        for rate in CHECKED_RATES
-        if abs((best := min(known[rate], key=lambda pair: abs(pair[0] - rate)))[0] - rate) > TOLERANCE
-    }
+        nearest[rate] = min((m for m in measurements if m.wanted == rate), key=lambda m: abs(m.measured - m.wanted))
+    thresholds = _corrected(first, {rate: m.threshold for rate, m in nearest.items()})
+    off = {rate: m.measured for rate, m in nearest.items() if abs(m.measured - rate) > TOLERANCE}
     prompts = hashlib.sha256(json.dumps([list(p.messages) for p in problems]).encode()).hexdigest()
     facts = {
         "n_prompts": len(problems),
@@ -197,11 +189,7 @@ def calibrate(
 
 
 def _text(pair: Pair, problem: Problem, record: Record, chat: bool) -> Text:
-    prompt = problem.prompt
-    if chat:
-        prompt = pair.render_chat(problem.messages)
-    bos = pair.base["bos_token"] or ""
-    ids = pair.tokenize(prompt, add_special=not (chat and bos and prompt.startswith(bos)))
+    ids = pair.tokenize_chat(problem.messages) if chat else pair.tokenize(problem.prompt)
     tokens = (*ids, *record.ids)
     return Text("", problem.index, tokens, tuple(i >= len(ids) for i in range(len(tokens))))
 
@@ -229,7 +217,7 @@ def add_youden(calibrated: Calibrated, scorer: Scorer) -> Calibrated:
     if all(differs) or not any(differs):
         return calibrated
     at, j = youden_threshold(scores, differs)
-    youden = {"threshold": 1.0 / (1.0 + math.exp(-min(max(at, -80.0), 80.0))), "j": j}
+    youden = {"threshold": _eta(at), "j": j}
     facts = {**json.loads(calibrated.head.calibration or "{}"), "youden": youden}
     head = calibrated.head.replace(calibration=json.dumps(facts, sort_keys=True))
     return replace(calibrated, head=head, youden=youden)
@@ -237,6 +225,11 @@ def add_youden(calibrated: Calibrated, scorer: Scorer) -> Calibrated:
 
 def _logits(records: Sequence[Record]) -> npt.NDArray[np.float64]:
     return np.array([z for record in records for z in record.defer_logits if z is not None], np.float64)
+
+
+def _eta(z: float) -> float:
+    """The threshold whose logit is ``z``."""
+    return 1.0 / (1.0 + math.exp(-min(max(z, -80.0), 80.0)))
 
 
 def _logit(eta: float) -> float:
@@ -257,7 +250,6 @@ def _corrected(first: Mapping[float, float], settled: Mapping[float, float]) -> 
             thresholds.append(first[rate])
             continue
         z = _logit(first[rate]) + float(np.interp(rate, at, shifts))
-        eta = 1.0 / (1.0 + math.exp(-z))
         # A larger rate never has a larger threshold, whatever the noise of the measurements.
-        thresholds.append(min(eta, thresholds[-1]))
+        thresholds.append(min(_eta(z), thresholds[-1]))
     return thresholds

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from ..errors import HeadError, OptionError
 from ..heads import Head
 from ..hub import resolve
 from ._lock import lock_folder
-from .records import Record, RecordFolder
+from .records import SINGLE_ARMS, Record, RecordFolder
 from .tasks import Problem, Task
 
 if TYPE_CHECKING:
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["Arm", "Progress", "make_arms", "run"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-SINGLE_ARMS = ("base", "assistant")
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,16 +177,3 @@ def answer(pair: Pair, problem: Problem, arm: Arm, options: Mapping[str, Any], *
     if chat:
         return Record.of(problem.index, pair.chat(problem.messages, **own))
     return Record.of(problem.index, pair.generate(problem.prompt, **own))
-
-
-def deferral_rate(records: Sequence[Record]) -> float:
-    """Share of deferred tokens over all records; nan for none."""
-    n_tokens = sum(record.n_tokens for record in records)
-    return sum(record.n_deferred for record in records) / n_tokens if n_tokens else math.nan
-
-
-def by_problem(records: Mapping[int, Record], problems: Sequence[Problem]) -> Iterator[Record]:
-    """The records of ``problems``, in that order."""
-    for problem in problems:
-        if problem.index in records:
-            yield records[problem.index]

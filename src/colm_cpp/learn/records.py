@@ -18,10 +18,11 @@ from typing import Any
 from ..errors import CorpusError
 from ..results import Completion, FinishReason, Source, Token
 
-__all__ = ["FORMAT", "VERSION", "Record", "RecordFolder", "sources_of"]
+__all__ = ["FORMAT", "SINGLE_ARMS", "VERSION", "Record", "RecordFolder", "sources_of"]
 
 FORMAT = "colm-evaluation"
 VERSION = 1
+SINGLE_ARMS = ("base", "assistant")  # the models alone
 _LETTERS: dict[Source, str] = {"base": "b", "assistant": "a"}
 
 

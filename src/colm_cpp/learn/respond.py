@@ -14,7 +14,7 @@ from ._lock import lock_folder
 from .corpus import BadRow, Document, json_rows
 from .identity import model_identity
 from .selection import Corpus
-from .texts import prompt_messages
+from .texts import prompt_messages, uses_chat
 
 if TYPE_CHECKING:
     from ..pair import Pair
@@ -77,7 +77,7 @@ def respond(
     """
     if chat and not pair.base["chat_template"]:
         raise ChatTemplateError(f"{pair.base['path']} carries no chat template; have the texts answered without chat")
-    use_chat = bool(pair.base["chat_template"]) if chat is None else chat
+    use_chat = uses_chat(pair.base, chat)
     facts = {
         **corpus.facts,
         "options": dict(options),

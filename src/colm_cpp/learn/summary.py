@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..errors import CorpusError
 from .checkers import Checker
-from .records import Record, RecordFolder
+from .records import SINGLE_ARMS, Record, RecordFolder
 from .statistics import PairedDifference, paired_bootstrap, wilson_interval
 from .tasks import Task
 
@@ -131,9 +131,10 @@ def summarize(folder: RecordFolder, task: Task, checker: Checker) -> Summary:
 
 def _place(folder: RecordFolder, name: str) -> tuple[int, str, float]:
     """The models alone first, then heads by name, each by its rates."""
-    alone = ("base", "assistant")
     rate = folder.meta["arms"][name].get("rate") or 0.0
-    return (alone.index(name), "", 0.0) if name in alone else (len(alone), name.partition("@")[0], rate)
+    if name in SINGLE_ARMS:
+        return SINGLE_ARMS.index(name), "", 0.0
+    return len(SINGLE_ARMS), name.partition("@")[0], rate
 
 
 def _column(judged: dict[int, bool], problems: list[int]) -> npt.NDArray[np.bool_]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,7 +10,7 @@ from ..chat import render_chat
 from ..errors import ChatTemplateError, TokenizeError
 from .corpus import BadRow, Document
 
-__all__ = ["Text", "TextMaker", "Tokenizer", "grouped", "prompt_messages"]
+__all__ = ["Text", "TextMaker", "Tokenizer", "grouped", "prompt_messages", "uses_chat"]
 
 
 class Tokenizer(Protocol):
@@ -42,6 +42,11 @@ class Text:
     def n_scored(self) -> int:
         """Tokens to score."""
         return sum(self.scored)
+
+
+def uses_chat(base: Mapping[str, Any], chat: bool | None) -> bool:
+    """``chat``, or where that is None, whether the base's file has a chat template."""
+    return bool(base["chat_template"]) if chat is None else chat
 
 
 def prompt_messages(document: Document, system: str | None) -> list[dict[str, str]]:
@@ -84,7 +89,7 @@ class TextMaker:
         self._eog = frozenset(base["eog_tokens"])
         if chat and not base["chat_template"]:
             raise ChatTemplateError(f"{base['path']} carries no chat template; score the texts without chat")
-        self.chat = bool(base["chat_template"]) if chat is None else chat
+        self.chat = uses_chat(base, chat)
         self._system = system
 
     def __call__(self, document: Document) -> Iterator[Text | BadRow]:
@@ -98,8 +103,6 @@ class TextMaker:
         if unknown is not None:
             yield BadRow(document.path, document.line, f"token {unknown} is one that the assistant lacks")
             return
-        if tokens and scored[0]:
-            scored[0] = False  # nothing stands before it
         plain = not document.messages and not document.prompt
         step = self.n_ctx if plain else max(len(tokens), 1)
         for begin in range(0, max(len(tokens), 1), step):
@@ -107,7 +110,7 @@ class TextMaker:
             truncated = len(part) > self.n_ctx
             part, marks = part[: self.n_ctx], marks[: self.n_ctx]
             if marks:
-                marks[0] = False
+                marks[0] = False  # nothing stands before it
             if any(marks):
                 yield Text(document.path, document.line, tuple(part), tuple(marks), truncated)
             elif not begin:

@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import Any, TypeGuard, get_args
 
 from ..errors import CorpusError
-from ..learn.records import Record, RecordFolder, sources_of
-from ..results import Source
+from ..learn.records import SINGLE_ARMS, Record, RecordFolder, sources_of
+from ..results import Source, defer_prob
 
 __all__ = ["TRACE_FORMAT", "TRACE_VERSION", "TracedText", "TracedToken", "read_texts"]
 
 TRACE_FORMAT = "colm-trace"
 TRACE_VERSION = 1
 
-_SINGLE_ARMS = ("base", "assistant")
 _RANDOM = "random@"
 _WHAT_TO_GIVE = "name an evaluation's folder, one of its records files, or a file made by colm generate --trace"
 
@@ -110,7 +109,7 @@ def _read_folder(path: Path, arm: str | None) -> list[TracedText]:
             raise CorpusError(f"{path} has no answers of arm {arm}; {listed}")
         chosen = [arm]
     else:
-        chosen = [name for name in there if name not in _SINGLE_ARMS and not name.startswith(_RANDOM)]
+        chosen = [name for name in there if name not in SINGLE_ARMS and not name.startswith(_RANDOM)]
         if not chosen and there:
             raise CorpusError(f"{path} has no arm with a head; {listed}, and --arm picks one")
     name = path.resolve().name
@@ -190,8 +189,7 @@ def _probability(logit: float | None, source: Source) -> float:
     if logit is None:
         # A record has no sign for an infinite logit, and needs none: no threshold leaves the turn in doubt.
         return 1.0 if source == "assistant" else 0.0
-    z = float(logit)
-    return 1.0 / (1.0 + math.exp(-z)) if z >= 0 else math.exp(z) / (1.0 + math.exp(z))
+    return defer_prob(float(logit))
 
 
 @dataclass(slots=True)
