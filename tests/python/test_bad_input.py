@@ -1397,6 +1397,7 @@ USES: dict[str, Callable[[colm.Pair], Any]] = {
     "chat": lambda pair: pair.chat(HELLO),
     "stream_chat": lambda pair: pair.stream_chat(HELLO),
     "render_chat": lambda pair: pair.render_chat(HELLO),
+    "tokenize_chat": lambda pair: pair.tokenize_chat(HELLO),
     "tokenize": lambda pair: pair.tokenize("the"),
     "detokenize": lambda pair: pair.detokenize([1]),
     "forget": lambda pair: pair.forget(),
