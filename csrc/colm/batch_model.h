@@ -39,7 +39,12 @@ class BatchModel {
     // Of slot `i` of the last batch, which was an output. Borrowed until the next eval_batch() or clear().
     virtual Output output(std::size_t i) = 0;
 
-    // Forgets every text.
+    // Gives sequence `to`, which holds nothing, the first `n_tokens` tokens of sequence `from`. Returns how
+    // many it has: n_tokens, or 0 where the architecture cannot hold a part of a text (recurrent state).
+    virtual std::size_t copy(std::size_t from, std::size_t to, std::size_t n_tokens) = 0;
+
+    // Forgets the text of one sequence, or every text.
+    virtual void forget(std::size_t sequence) = 0;
     virtual void clear() = 0;
 };
 

@@ -8,25 +8,11 @@
 #include <thread>
 #include <vector>
 
-#include "colm/head.h"
-#include "colm/policy.h"
+#include "colm/decision.h"
 #include "colm/reader.h"
-#include "colm/sampler.h"
 #include "colm/sequence.h"
-#include "colm/strategy.h"
-#include "colm/vocabulary.h"
 
 namespace colm {
-
-// What decides one text's tokens.
-struct Router {
-    std::shared_ptr<const Head> head;
-    Policy policy;
-    Mixer mixer;
-    std::unique_ptr<Sampler> sampler;
-    std::uint32_t seed = 0;
-    std::size_t n_logprobs = 0;
-};
 
 class Engine {
   public:
@@ -45,7 +31,7 @@ class Engine {
 
     // How many tokens a text may have: the smaller of the two contexts.
     std::size_t n_ctx() const;
-    std::size_t n_shared() const { return n_shared_; }
+    std::size_t n_shared() const { return choices_.n_shared; }
     const Reader& base() const { return base_; }
     const Reader& assistant() const { return assistant_; }
 
@@ -54,12 +40,10 @@ class Engine {
 
   private:
     class Exclusive;
-    Routed route(const Output& output, Token defer_token, std::size_t k) const;
 
     Reader base_;
     Reader assistant_;
-    std::size_t n_shared_;
-    std::vector<Token> blocked_;
+    Choices choices_;
     std::mutex mutex_;
     std::atomic<std::thread::id> computing_{};  // the thread that holds mutex_
 };

@@ -29,4 +29,11 @@ struct Sequence {
     std::size_t n_generated() const { return tokens.size() - n_prompt; }
 };
 
+// Tokens that the decodes from the `from`-th on evaluated.
+inline std::size_t tokens_read(const std::vector<DecodeCall>& calls, std::size_t from) {
+    std::size_t n = 0;
+    for (std::size_t i = from; i < calls.size(); ++i) n += static_cast<std::size_t>(calls[i].n_tokens);
+    return n;
+}
+
 }  // namespace colm

@@ -19,6 +19,7 @@ namespace {
 
 constexpr int kMaxThreads = 512;    // GGML_MAX_N_THREADS
 constexpr int kMaxSequences = 256;  // LLAMA_MAX_SEQ
+constexpr int kMaxContext = 1 << 28;
 
 void require(bool condition, const std::string& message) {
     if (!condition) throw OptionError(message);
@@ -32,7 +33,7 @@ void require_range(const char* name, double value, double low, double high) {
 }
 
 void check_options(const ModelOptions& o) {
-    require_range("n_ctx", o.n_ctx, 2, 1 << 28);
+    require_range("n_ctx", o.n_ctx, 2, kMaxContext);
     require_range("n_batch", o.n_batch, 1, 1 << 20);
     require_range("n_ubatch", o.n_ubatch, 1, 1 << 20);
     require_range("n_sequences", o.n_sequences, 1, kMaxSequences);
@@ -70,17 +71,38 @@ bool report_progress(float fraction, void* callback) {
 
 }  // namespace
 
-LlamaModel::LlamaModel(const ModelOptions& options) : path_(options.path), swa_full_(options.swa_full) {
+LlamaModel::LlamaModel(const ModelOptions& options) : options_(options), path_(options.path) {
     init_backend();
     check_options(options);
     check_model_file(path_);
     load(options);
-    vocabulary_ = read_vocabulary(vocab(), path_);
-    create_context(options);
-    add_adapters(options);
-    // Partial removal is refused by recurrent and hybrid memories; every rewind() checks its result all the
-    // same.
-    can_rewind_ = !llama_model_is_recurrent(model_.get()) && !llama_model_is_hybrid(model_.get());
+    options_.progress = {};  // borrows from the caller
+    create_context();
+    add_adapters();
+}
+
+LlamaModel::LlamaModel(std::shared_ptr<const Weights> weights, ModelOptions options)
+    : options_(std::move(options)), path_(options_.path), weights_(std::move(weights)) {
+    check_options(options_);
+    create_context();
+    add_adapters();
+}
+
+std::unique_ptr<LlamaModel> LlamaModel::for_batches(std::size_t n_sequences) const {
+    require(n_sequences >= 1 && n_sequences <= std::min<std::size_t>(kMaxSequences, n_batch_),
+            std::to_string(n_sequences) + " texts at a time were asked for; between 1 and " +
+                std::to_string(std::min<std::size_t>(kMaxSequences, n_batch_)) +
+                " are possible (a batch holds n_batch tokens, and llama.cpp knows 256 sequences)");
+    const std::uint64_t n_cells = std::uint64_t{options_.n_ctx} * n_sequences;
+    require(n_cells <= kMaxContext,
+            std::to_string(n_sequences) + " texts of n_ctx " + std::to_string(options_.n_ctx) +
+                " tokens are more than a context can hold; use fewer or shorter ones");
+    ModelOptions options = options_;
+    options.n_ctx = static_cast<std::uint32_t>(n_cells);
+    options.n_sequences = static_cast<std::uint32_t>(n_sequences);
+    options.n_outputs = options.n_sequences;
+    options.kv_unified = false;
+    return std::unique_ptr<LlamaModel>(new LlamaModel(weights_, std::move(options)));
 }
 
 void LlamaModel::load(const ModelOptions& o) {
@@ -98,22 +120,31 @@ void LlamaModel::load(const ModelOptions& o) {
         params.progress_callback = report_progress;
         params.progress_callback_user_data = &progress;
     }
-    model_ = open_model(path_, params);
-    if (llama_model_has_encoder(model_.get()) || !llama_model_has_decoder(model_.get()) ||
-        llama_model_is_diffusion(model_.get()))
+    auto weights = std::make_shared<Weights>();
+    weights->model = open_model(path_, params);
+    weights_ = weights;
+    if (llama_model_has_encoder(model()) || !llama_model_has_decoder(model()) ||
+        llama_model_is_diffusion(model()))
         throw LoadError(path_ + " (" + description() +
                         ") does not write text from left to right; decoder-only " +
                         "language models are supported");
-    n_embd_ = static_cast<std::size_t>(llama_model_n_embd_out(model_.get()));
+    weights->vocabulary = read_vocabulary(vocab(), path_);
+    load_adapters(*weights);
 }
 
-void LlamaModel::create_context(const ModelOptions& o) {
+void LlamaModel::create_context() {
+    const ModelOptions& o = options_;
+    n_embd_ = static_cast<std::size_t>(llama_model_n_embd_out(model()));
+    swa_full_ = o.swa_full;
+    // Partial removal is refused by recurrent and hybrid memories; every rewind() checks its result all the
+    // same.
+    can_rewind_ = !llama_model_is_recurrent(model()) && !llama_model_is_hybrid(model());
     // ggml asserts on rows that are not whole blocks.
     const auto head_size = [this](const char* key) {
         const std::string text = metadata(metadata("general.architecture") + key);
         if (!text.empty()) return std::stol(text);
-        const std::int32_t n_head = std::max(1, llama_model_n_head(model_.get()));
-        return static_cast<long>(llama_model_n_embd(model_.get()) / n_head);
+        const std::int32_t n_head = std::max(1, llama_model_n_head(model()));
+        return static_cast<long>(llama_model_n_embd(model()) / n_head);
     };
     for (const auto& [name, type, size] :
          {std::tuple("type_k", o.type_k, head_size(".attention.key_length")),
@@ -135,7 +166,7 @@ void LlamaModel::create_context(const ModelOptions& o) {
     params.n_batch = static_cast<std::uint32_t>(n_batch_);
     params.n_ubatch = std::min<std::uint32_t>(o.n_ubatch, static_cast<std::uint32_t>(n_batch_));
     params.n_seq_max = o.n_sequences;
-    params.kv_unified = o.n_sequences > 1;  // texts of any length share the cells
+    params.kv_unified = o.n_sequences > 1 && o.kv_unified;
     // While writing, only the last token of a batch is ever asked for. Without this the output buffer and the
     // graph are sized for logits of a whole batch: 300 MB at 512 tokens and 152,000 ids.
     params.n_outputs_max = o.n_outputs;
@@ -162,7 +193,7 @@ void LlamaModel::create_context(const ModelOptions& o) {
     drain_log();
     try {
         const AssertionGuard guard;
-        context_.reset(llama_init_from_model(model_.get(), params));
+        context_.reset(llama_init_from_model(model(), params));
     } catch (const std::exception& error) {
         throw LoadError("no context can be made for " + path_ + " (llama.cpp: " + error.what() + ")");
     }
@@ -178,24 +209,27 @@ void LlamaModel::create_context(const ModelOptions& o) {
     batch_.outputs.resize(n_batch_);
 }
 
-void LlamaModel::add_adapters(const ModelOptions& options) {
-    std::vector<llama_adapter_lora*> adapters;
-    std::vector<float> scales;
-    for (const auto& [path, scale] : options.lora) {
+void LlamaModel::load_adapters(Weights& weights) const {
+    for (const auto& [path, scale] : options_.lora) {
         check_adapter_file(path);
         drain_log();
         llama_adapter_lora* adapter = nullptr;
         try {
             const AssertionGuard guard;
-            adapter = llama_adapter_lora_init(model_.get(), path.c_str());
+            adapter = llama_adapter_lora_init(model(), path.c_str());
         } catch (const std::exception& error) {
             throw LoadError("the adapter " + path + " cannot be read (llama.cpp: " + error.what() + ")");
         }
         if (adapter == nullptr)
             throw LoadError("the adapter " + path + " cannot be applied to " + path_ + llama_cpp_says());
-        adapters.push_back(adapter);  // freed with the model
-        scales.push_back(scale);
+        weights.adapters.push_back(adapter);
+        weights.scales.push_back(scale);
     }
+}
+
+void LlamaModel::add_adapters() {
+    std::vector<llama_adapter_lora*> adapters = weights_->adapters;
+    std::vector<float> scales = weights_->scales;
     if (!adapters.empty() &&
         llama_set_adapters_lora(context_.get(), adapters.data(), adapters.size(), scales.data()) != 0)
         throw LoadError("the adapters of " + path_ + " cannot be applied" + llama_cpp_says());
@@ -276,6 +310,22 @@ Output LlamaModel::output(std::size_t i) {
     return output;
 }
 
+std::size_t LlamaModel::copy(std::size_t from, std::size_t to, std::size_t n_tokens) {
+    if (!can_rewind_ || !swa_full_) return 0;
+    llama_memory_t memory = llama_get_memory(context_.get());
+    const auto target = static_cast<llama_seq_id>(to);
+    // Between caches of their own only whole texts can be copied.
+    llama_memory_seq_cp(memory, static_cast<llama_seq_id>(from), target, -1, -1);
+    if (llama_memory_seq_rm(memory, target, static_cast<llama_pos>(n_tokens), -1)) return n_tokens;
+    llama_memory_seq_rm(memory, target, -1, -1);
+    return 0;
+}
+
+// All of a sequence can be removed from every kind of memory.
+void LlamaModel::forget(std::size_t sequence) {
+    llama_memory_seq_rm(llama_get_memory(context_.get()), static_cast<llama_seq_id>(sequence), -1, -1);
+}
+
 // The values too: a NaN in a forgotten text would reach later ones, through attention weights of zero.
 void LlamaModel::clear() { llama_memory_clear(llama_get_memory(context_.get()), true); }
 
@@ -287,7 +337,7 @@ std::size_t LlamaModel::rewind(std::size_t n_tokens) {
         // A sliding-window cache has dropped tokens that the kept ones still have to see.
         const bool complete =
             first == 0 || (!swa_full_ && first >= 0 &&
-                           first <= static_cast<llama_pos>(n_tokens) - llama_model_n_swa(model_.get()));
+                           first <= static_cast<llama_pos>(n_tokens) - llama_model_n_swa(model()));
         const bool recurrent = !can_rewind_;  // a state has no first position
         if (last == static_cast<llama_pos>(n_tokens) - 1 && (complete || recurrent)) return n_tokens;
     }
@@ -296,26 +346,26 @@ std::size_t LlamaModel::rewind(std::size_t n_tokens) {
 }
 
 std::size_t LlamaModel::n_ctx_train() const {
-    return static_cast<std::size_t>(llama_model_n_ctx_train(model_.get()));
+    return static_cast<std::size_t>(llama_model_n_ctx_train(model()));
 }
 
 std::string LlamaModel::description() const {
     char text[256] = {};
-    llama_model_desc(model_.get(), text, sizeof text);
+    llama_model_desc(model(), text, sizeof text);
     return text;
 }
 
 std::string LlamaModel::metadata(const std::string& key) const {
-    const std::int32_t n = llama_model_meta_val_str(model_.get(), key.c_str(), nullptr, 0);
+    const std::int32_t n = llama_model_meta_val_str(model(), key.c_str(), nullptr, 0);
     if (n < 0) return {};
     std::string value(static_cast<std::size_t>(n) + 1, '\0');
-    llama_model_meta_val_str(model_.get(), key.c_str(), value.data(), value.size());
+    llama_model_meta_val_str(model(), key.c_str(), value.data(), value.size());
     value.resize(static_cast<std::size_t>(n));
     return value;
 }
 
 std::string LlamaModel::chat_template() const {
-    const char* text = llama_model_chat_template(model_.get(), nullptr);
+    const char* text = llama_model_chat_template(model(), nullptr);
     return text == nullptr ? std::string() : std::string(text);
 }
 

@@ -18,7 +18,11 @@ class LlamaModel final : public LanguageModel, public BatchModel {
     // Throws OptionError for an option outside its range, LoadError for everything about the file.
     explicit LlamaModel(const ModelOptions& options);
 
-    std::size_t n_vocab() const override { return vocabulary_.size(); }
+    // Another context on the same weights, for `n_sequences` texts at a time, each with a cache of its own
+    // for as many tokens as this one holds. Throws OptionError, LoadError.
+    std::unique_ptr<LlamaModel> for_batches(std::size_t n_sequences) const;
+
+    std::size_t n_vocab() const override { return weights_->vocabulary.size(); }
     std::size_t n_embd() const override { return n_embd_; }
     std::size_t n_ctx() const override { return n_ctx_; }
     std::size_t n_batch() const override { return n_batch_; }
@@ -29,10 +33,12 @@ class LlamaModel final : public LanguageModel, public BatchModel {
     std::size_t n_sequences() const override { return n_sequences_; }
     void eval_batch(View<const Slot> slots, bool hidden, Interrupt& interrupt) override;
     Output output(std::size_t i) override;
+    std::size_t copy(std::size_t from, std::size_t to, std::size_t n_tokens) override;
+    void forget(std::size_t sequence) override;
     void clear() override;
 
-    const Vocabulary& vocabulary() const { return vocabulary_; }
-    const llama_vocab* vocab() const { return llama_model_get_vocab(model_.get()); }
+    const Vocabulary& vocabulary() const { return weights_->vocabulary; }
+    const llama_vocab* vocab() const { return llama_model_get_vocab(model()); }
     const std::string& path() const { return path_; }
     std::size_t n_ctx_train() const;
     std::string description() const;
@@ -44,6 +50,13 @@ class LlamaModel final : public LanguageModel, public BatchModel {
     bool can_rewind() const { return can_rewind_; }
 
   private:
+    // What all contexts of a model share. Adapters are freed with the model.
+    struct Weights {
+        ModelPtr model;
+        Vocabulary vocabulary;
+        std::vector<llama_adapter_lora*> adapters;
+        std::vector<float> scales;
+    };
     struct Batch {
         std::vector<Token> tokens;
         std::vector<llama_pos> positions;
@@ -53,16 +66,20 @@ class LlamaModel final : public LanguageModel, public BatchModel {
         std::vector<llama_seq_id> sequences;
     };
 
+    LlamaModel(std::shared_ptr<const Weights> weights, ModelOptions options);
+
+    llama_model* model() const { return weights_->model.get(); }
     void load(const ModelOptions& options);
-    void create_context(const ModelOptions& options);
-    void add_adapters(const ModelOptions& options);
+    void load_adapters(Weights& weights) const;
+    void create_context();
+    void add_adapters();
     void set_slot(std::size_t i, const Slot& slot);
     void decode(std::size_t n_tokens, bool hidden, Interrupt& interrupt);
 
+    ModelOptions options_;
     std::string path_;
-    ModelPtr model_;
-    ContextPtr context_;  // declared after the model, so that it dies first
-    Vocabulary vocabulary_;
+    std::shared_ptr<const Weights> weights_;
+    ContextPtr context_;  // declared after the weights, so that it dies first
     Batch batch_;
     std::size_t n_embd_ = 0;
     std::size_t n_ctx_ = 0;

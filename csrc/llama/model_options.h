@@ -20,9 +20,11 @@ struct ModelOptions {
     // Threads for single tokens and for batches.
     int n_threads = 1;
     int n_threads_batch = 1;
-    // Texts that share the context, and the most outputs of one llama_decode.
+    // Texts that share the context, the most outputs of one llama_decode, and whether the texts share one
+    // cache of n_ctx tokens or each has a part of its own.
     std::uint32_t n_sequences = 1;
     std::uint32_t n_outputs = 1;
+    bool kv_unified = true;
 
     // Layers on the GPU; -1: all.
     int n_gpu_layers = 0;

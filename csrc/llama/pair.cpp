@@ -41,6 +41,18 @@ Pair::Pair(const ModelOptions& base_options, const ModelOptions& assistant_optio
 std::shared_ptr<Generation> Pair::start(std::vector<Token> prompt, std::shared_ptr<const Head> head,
                                         const GenerationOptions& options,
                                         std::function<bool()> poll_interrupt) const {
+    return std::make_shared<Generation>(engine_,
+                                        write(std::move(prompt), std::move(head), options, engine_->n_ctx()),
+                                        std::move(poll_interrupt));
+}
+
+std::shared_ptr<Scheduler> Pair::batch(std::size_t n_sequences) const {
+    return std::make_shared<Scheduler>(base_->for_batches(n_sequences), assistant_->for_batches(n_sequences),
+                                       Choices{n_shared_, blocked_});
+}
+
+Writing Pair::write(std::vector<Token> prompt, std::shared_ptr<const Head> head,
+                    const GenerationOptions& options, std::size_t n_ctx) const {
     check_head(*head);
     check_prompt(prompt);
     check_options(options);
@@ -55,16 +67,15 @@ std::shared_ptr<Generation> Pair::start(std::vector<Token> prompt, std::shared_p
         std::move(head),         Policy(options.policy),
         Mixer(options.strategy), std::make_unique<LlamaSampler>(options.sampling, base_->vocab(), n_shared_),
         options.sampling.seed,   static_cast<std::size_t>(options.n_logprobs)};
-    // The closures outlive this object where a generation does; the engine that they hold owns the
+    // The closures outlive this object where a text does; the engine or scheduler that writes it owns the
     // vocabulary.
     const llama_vocab* vocab = base_->vocab();
     const auto piece_of = [vocab](Token token) { return piece(vocab, token, false); };
     const auto ends = [eog = eog_](Token token) {
         return std::binary_search(eog->begin(), eog->end(), token);
     };
-    return std::make_shared<Generation>(engine_, std::move(prompt), std::move(router),
-                                        Generation::Limits{options.max_tokens, options.stop}, piece_of, ends,
-                                        std::move(poll_interrupt));
+    return Writing(std::move(prompt), n_ctx, std::move(router),
+                   Writing::Limits{options.max_tokens, options.stop}, piece_of, ends);
 }
 
 std::shared_ptr<const Head> Pair::token_head(const std::string& text) const {

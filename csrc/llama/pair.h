@@ -9,6 +9,7 @@
 #include "colm/generation.h"
 #include "colm/head.h"
 #include "colm/options.h"
+#include "colm/scheduler.h"
 #include "llama/model.h"
 
 namespace colm::llama {
@@ -26,6 +27,14 @@ class Pair {
     std::shared_ptr<Generation> start(std::vector<Token> prompt, std::shared_ptr<const Head> head,
                                       const GenerationOptions& options,
                                       std::function<bool()> poll_interrupt) const;
+
+    // Another context of each model, for `n_sequences` texts at a time; texts for it come from write().
+    // Throws OptionError, LoadError.
+    std::shared_ptr<Scheduler> batch(std::size_t n_sequences) const;
+
+    // A text to be written, of at most `n_ctx` tokens. Throws as start() does.
+    Writing write(std::vector<Token> prompt, std::shared_ptr<const Head> head,
+                  const GenerationOptions& options, std::size_t n_ctx) const;
 
     // The head that is a token of the base's vocabulary. Throws HeadError where there is no such token.
     std::shared_ptr<const Head> token_head(const std::string& text) const;

@@ -43,7 +43,7 @@ _SPLIT_MODES = {"none": 0, "layer": 1, "row": 2}
 DEFAULT_N_CTX = 4096
 _MAX_FLOAT = 3.4028234663852886e38  # float32
 # llama.cpp reads this seed as "draw one".
-_MAX_SEED = 2**32 - 2
+MAX_SEED = 2**32 - 2
 
 
 def _choice(name: str, value: object, choices: Sequence[str]) -> None:
@@ -60,7 +60,7 @@ def shown(value: object) -> str:
     return text if len(text) <= 200 else text[:200] + "..."
 
 
-def _integer(name: str, value: object, low: int, high: int) -> int:
+def integer(name: str, value: object, low: int, high: int) -> int:
     try:
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
@@ -177,14 +177,14 @@ class LoadOptions:
 
     def __post_init__(self) -> None:
         if self.n_ctx is not None and self.n_ctx != 0:
-            _integer("n_ctx", self.n_ctx, 2, 2**28)
-        _integer("n_batch", self.n_batch, 1, 2**20)
-        _integer("n_ubatch", self.n_ubatch, 1, 2**20)
+            integer("n_ctx", self.n_ctx, 2, 2**28)
+        integer("n_batch", self.n_batch, 1, 2**20)
+        integer("n_ubatch", self.n_ubatch, 1, 2**20)
         for name in ("n_threads", "n_threads_batch"):
             if getattr(self, name) is not None:
-                _integer(name, getattr(self, name), 1, 512)
-        _integer("n_gpu_layers", self.n_gpu_layers, -1, 2**20)
-        _integer("main_gpu", self.main_gpu, 0, 2**10)
+                integer(name, getattr(self, name), 1, 512)
+        integer("n_gpu_layers", self.n_gpu_layers, -1, 2**20)
+        integer("main_gpu", self.main_gpu, 0, 2**10)
         _choice("split_mode", self.split_mode, list(_SPLIT_MODES))
         _choice("type_k", self.type_k, list(_KV_TYPES))
         _choice("type_v", self.type_v, list(_KV_TYPES))
@@ -397,7 +397,7 @@ class GenerationOptions:
         if self.target_rate is not None:
             policy.target_rate = _real("target_rate", self.target_rate)
         policy.schedule = getattr(_core.Schedule, self.schedule)
-        policy.schedule_tokens = _integer("schedule_tokens", self.schedule_tokens, 0, 2**31 - 1)
+        policy.schedule_tokens = integer("schedule_tokens", self.schedule_tokens, 0, 2**31 - 1)
         core.policy = policy
 
         strategy = _core.StrategyOptions()
@@ -420,20 +420,20 @@ class GenerationOptions:
             if abs(value) > _MAX_FLOAT:
                 raise OptionError(f"{name} is {shown(getattr(self, name))}; it must be a finite number")
             setattr(sampling, name, value)
-        sampling.top_k = _integer("top_k", self.top_k, -(2**31), 2**31 - 1)
-        drawn = secrets.randbelow(_MAX_SEED + 1) if self.seed is None else self.seed
-        sampling.seed = _integer("seed", drawn, 0, _MAX_SEED)
+        sampling.top_k = integer("top_k", self.top_k, -(2**31), 2**31 - 1)
+        drawn = secrets.randbelow(MAX_SEED + 1) if self.seed is None else self.seed
+        sampling.seed = integer("seed", drawn, 0, MAX_SEED)
         if self.logit_bias is not None and not isinstance(self.logit_bias, Mapping):
             raise OptionError(f"logit_bias is {shown(self.logit_bias)}; give a dict of token id -> bias")
         sampling.logit_bias = [
-            (_integer("a token of logit_bias", token, -(2**31), 2**31 - 1), _real("a logit_bias", bias))
+            (integer("a token of logit_bias", token, -(2**31), 2**31 - 1), _real("a logit_bias", bias))
             for token, bias in (self.logit_bias or {}).items()
         ]
         sampling.grammar = to_gbnf(self.grammar)
         core.sampling = sampling
 
-        core.max_tokens = -1 if self.max_tokens is None else _integer("max_tokens", self.max_tokens, 0, 2**31 - 1)
+        core.max_tokens = -1 if self.max_tokens is None else integer("max_tokens", self.max_tokens, 0, 2**31 - 1)
         core.stop = self.stop_strings()
-        core.n_logprobs = 0 if self.logprobs is None else _integer("logprobs", self.logprobs, 0, 2**31 - 1)
+        core.n_logprobs = 0 if self.logprobs is None else integer("logprobs", self.logprobs, 0, 2**31 - 1)
         core.check()
         return core

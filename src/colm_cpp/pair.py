@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import atexit
+import itertools
 import operator
 import os
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from . import _core
 from ._busy import busy, wait_until_idle
 from ._log import forward_log
 from ._turns import Turns
+from .batch import BatchStream, Request
 from .chat import Message, render_chat
-from .errors import ChatTemplateError, HeadError, PairClosed, TokenizeError
+from .errors import ChatTemplateError, ColmError, HeadError, PairClosed, TokenizeError
 from .heads import Head
 from .hub import resolve
-from .options import GenerationOptions, shown
+from .options import MAX_SEED, GenerationOptions, integer, shown
 from .results import Completion
 from .shipped import shipped_head, shipped_heads
 from .stream import TokenStream
@@ -36,6 +38,8 @@ __all__ = ["Pair"]
 PathLike = str | os.PathLike[str]
 TRAINING_FREE_HEADS = ("confidence", "entropy", "random", "always", "never")
 DEFAULT_THRESHOLD = 0.5
+DEFAULT_PARALLEL = 8
+MAX_PARALLEL = 256  # llama.cpp's sequences
 CHAT_TEMPERATURE = 0.2  # that of llama_cpp.Llama.create_chat_completion
 
 HEAD_CHOICES = (
@@ -44,6 +48,9 @@ HEAD_CHOICES = (
     f"({', '.join(repr(name) for name in TRAINING_FREE_HEADS)}), or a token of the base's vocabulary such as "
     "'<|defer|>'"
 )
+
+# Heads by the id of what the caller gave, which is kept: another object could get the id of one that is gone.
+_Known: TypeAlias = "dict[int, tuple[PathLike | Head, _Prepared]]"
 
 _open_pairs: weakref.WeakSet[Pair] = weakref.WeakSet()
 # A WeakSet may not grow while another thread lists it.
@@ -62,6 +69,7 @@ class Pair:
         self._facts = (core.base, core.assistant)  # each asking hashes the vocabulary
         self._turns = Turns()
         self._streams: weakref.WeakSet[TokenStream] = weakref.WeakSet()
+        self._batches: weakref.WeakSet[BatchStream] = weakref.WeakSet()
         self._head = head
         self._prepared: _Prepared | None = None
         if head is not None:
@@ -165,11 +173,106 @@ class Pair:
         has_bos = bool(base["bos_token"]) and prompt.startswith(base["bos_token"])
         return self.tokenize(prompt, add_special=not has_bos)
 
+    def generate_batch(
+        self,
+        prompts: Iterable[str | Sequence[int]],
+        *,
+        n_parallel: int = DEFAULT_PARALLEL,
+        each: Iterable[GenerationOptionsDict] | None = None,
+        return_exceptions: bool = False,
+        **options: Unpack[GenerationOptionsDict],
+    ) -> list[Completion] | list[Completion | ColmError]:
+        """Continues many prompts at once and returns the results in their order. Arguments: :meth:`stream_batch`.
+
+        Args:
+            return_exceptions: give back the error of a text that failed in its place. False: raise the first one,
+                once the others have ended.
+        """
+        results: dict[int, Completion | ColmError] = {}
+        for number, result in self.stream_batch(prompts, n_parallel=n_parallel, each=each, **options):
+            results[number] = result
+        in_order = [results[number] for number in sorted(results)]
+        if not return_exceptions:
+            for result in in_order:
+                if isinstance(result, ColmError):
+                    raise result
+        return in_order
+
+    def stream_batch(
+        self,
+        prompts: Iterable[str | Sequence[int]],
+        *,
+        n_parallel: int = DEFAULT_PARALLEL,
+        each: Iterable[GenerationOptionsDict] | None = None,
+        **options: Unpack[GenerationOptionsDict],
+    ) -> BatchStream:
+        """Continues many prompts at once and gives each result when its text ends.
+
+        Every decode is shared: a step reads one token of each text with the base, and what the assistant has missed
+        of those texts that are deferred, all in one batch. Batches round a model's numbers otherwise than single
+        tokens do, so that a text can differ from the one written alone where two tokens are as good as equally likely.
+
+        The texts have contexts of their own, ``n_parallel`` times as large as the pair's; what is being written alone
+        is not disturbed.
+
+        Args:
+            prompts: as for :meth:`generate`. An iterator is read as room comes free.
+            n_parallel: texts at a time, 1 to 256 and no more than ``n_batch``.
+            each: options of each text, beside ``options`` or in their place.
+            **options: of all texts; see :class:`GenerationOptions`. ``seed`` is that of the first text, each later one
+                has the next.
+
+        Raises:
+            TypeError: an unknown option.
+            OptionError: ``n_parallel`` or an option of ``options`` outside its range.
+            HeadError: no head.
+            LoadError: no context of that size can be made.
+            PairClosed: the pair was closed.
+        """
+        core = self._open_core()
+        heads: _Known = {}
+        if options.get("head") is not None or each is None:  # otherwise each text may bring its own
+            self._options_of(GenerationOptions.of(options), heads)
+        else:
+            GenerationOptions.of(options).to_core(DEFAULT_THRESHOLD)
+        with busy():
+            try:
+                batch = _core.Batch(core, integer("n_parallel", n_parallel, 1, MAX_PARALLEL))
+            finally:
+                forward_log()
+        stream = BatchStream(core, batch, n_parallel, self._requests(core, prompts, each, options, heads))
+        with _registry_lock:
+            self._batches.add(stream)
+        return stream
+
+    def _requests(
+        self,
+        core: _core.Pair,
+        prompts: Iterable[str | Sequence[int]],
+        each: Iterable[GenerationOptionsDict] | None,
+        options: GenerationOptionsDict,
+        heads: _Known,
+    ) -> Iterator[Callable[[], Request]]:
+        first_seed = options.get("seed")
+        own = itertools.repeat({}) if each is None else each
+        for number, (prompt, extra) in enumerate(zip(prompts, own, strict=each is not None)):
+            merged: dict[str, Any] = {**options, **extra}
+            if first_seed is not None and "seed" not in extra:
+                merged["seed"] = (first_seed + number) % (MAX_SEED + 1)
+
+            def make(prompt: str | Sequence[int] = prompt, merged: dict[str, Any] = merged) -> Request:
+                tokens = self._to_tokens(core, prompt)
+                return (tokens, *self._options_of(GenerationOptions.of(merged), heads))
+
+            yield make
+
     def cancel(self) -> None:
         """Ends the texts being written as ``cancelled``, within one step. Safe from any thread."""
         for stream in self._live_streams():
             if stream._started:
                 stream.cancel()
+        for batch in self._live_batches():
+            batch.cancel()
 
     # -- tokens -----------------------------------------------------------------------------------------------
 
@@ -257,6 +360,8 @@ class Pair:
         """Ends every text and frees both models. Closing twice is fine."""
         for stream in self._live_streams():
             stream._detach()
+        for batch in self._live_batches():
+            batch._detach()
         self._core = None
         self._prepared = None
 
@@ -286,6 +391,10 @@ class Pair:
         with _registry_lock:
             return list(self._streams)
 
+    def _live_batches(self) -> list[BatchStream]:
+        with _registry_lock:
+            return list(self._batches)
+
     def _to_tokens(self, core: _core.Pair, prompt: str | Sequence[int]) -> list[int]:
         if isinstance(prompt, str):
             if not prompt:
@@ -293,18 +402,27 @@ class Pair:
             return self.tokenize(prompt)
         return _to_ids(prompt)
 
-    def _start(self, core: _core.Pair, tokens: list[int], options: GenerationOptions) -> TokenStream:
+    def _options_of(
+        self, options: GenerationOptions, heads: _Known | None = None
+    ) -> tuple[_core.Head, _core.GenerationOptions]:
+        """What the extension takes; ``heads`` keeps those prepared before."""
         rate = options.rate_to_start_from()
         if options.head is not None:
-            prepared = self._prepare(options.head)
+            known = {} if heads is None else heads
+            if id(options.head) not in known:
+                known[id(options.head)] = options.head, self._prepare(options.head)
+            prepared = known[id(options.head)][1]
         elif self._prepared is not None:
             prepared = self._prepared
         else:
             raise HeadError(f"this pair has no deferral head; {HEAD_CHOICES}")
-        head, default_threshold = prepared.core, prepared.default_threshold
+        default_threshold = prepared.default_threshold
         if rate is not None:
             default_threshold = prepared.threshold_for(rate, must_know=options.defer_rate is not None)
-        core_options = options.to_core(default_threshold)
+        return prepared.core, options.to_core(default_threshold)
+
+    def _start(self, core: _core.Pair, tokens: list[int], options: GenerationOptions) -> TokenStream:
+        head, core_options = self._options_of(options)
         try:
             generation = core.start(tokens, head, core_options)
         finally:

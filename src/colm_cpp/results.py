@@ -90,8 +90,10 @@ class Stats:
         base_tokens_read: tokens that the base evaluated, of the prompt and of the text; less than prompt plus text
             where the beginning was known from the call before.
         assistant_tokens_read: the same of the assistant.
-        prefill_s: seconds until the base's first distribution, plus the assistant's first reading.
-        decode_s: seconds of everything after.
+        prefill_s: seconds until the base's first distribution, plus the assistant's first reading; 0 of a text that
+            was written beside others, which shared those decodes.
+        decode_s: seconds of everything after; of a text that was written beside others, from its first step to its
+            last, whatever else these wrote.
         tokens_per_s: generated tokens per second of ``decode_s``; 0 where nothing was generated.
         seed: the seed in use, drawn or given.
     """

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ._turns import Turns
 
-__all__ = ["TokenStream"]
+__all__ = ["TokenStream", "completion_of"]
 
 
 class TokenStream:
@@ -73,7 +73,7 @@ class TokenStream:
             forward_log()
         if step is None:
             self.finish_reason = cast(FinishReason, generation.finish_reason)
-            self._final = self._summary(generation, pair)
+            self._final = _summary(generation, pair, self.seed)
             self._end()
             raise StopIteration
         token = _to_token(step, pair)
@@ -83,25 +83,6 @@ class TokenStream:
     def _end(self) -> None:
         self._done = True
         self._turns.give_back(self)
-
-    def _summary(self, generation: _core.Generation, pair: _core.Pair) -> tuple[Stats, Token | None]:
-        counts = generation.stats()
-        end_step = generation.end_step
-        generated = len(generation.tokens) - generation.n_prompt
-        stats = Stats(
-            prompt_tokens=generation.n_prompt,
-            generated_tokens=generated,
-            deferral_rate=counts["n_deferred"] / generated if generated else 0.0,
-            base_steps=counts["base_steps"],
-            assistant_calls=counts["assistant_calls"],
-            base_tokens_read=counts["base_tokens_read"],
-            assistant_tokens_read=counts["assistant_tokens_read"],
-            prefill_s=counts["prefill_s"],
-            decode_s=counts["decode_s"],
-            tokens_per_s=generated / counts["decode_s"] if generated and counts["decode_s"] > 0 else 0.0,
-            seed=self.seed,
-        )
-        return stats, None if end_step is None else _to_token(end_step, pair)
 
     @property
     def stats(self) -> Stats:
@@ -114,7 +95,7 @@ class TokenStream:
             return self._final[0]
         if self._generation is None or self._pair is None:
             raise PairClosed("the pair of this stream was closed; its counts are gone")
-        return self._summary(self._generation, self._pair)[0]
+        return _summary(self._generation, self._pair, self.seed)[0]
 
     @property
     def calls(self) -> list[tuple[str, int, int, bool, bool]]:
@@ -177,6 +158,39 @@ class TokenStream:
     def __del__(self) -> None:
         # A loop left by `break` drops the last reference to the stream: its turn must not be kept.
         self._end()
+
+
+def completion_of(finished: _core.FinishedText, pair: _core.Pair, seed: int) -> Completion:
+    """A text that was written beside others."""
+    stats, end_token = _summary(finished, pair, seed)
+    tokens = tuple(_to_token(step, pair) for step in finished.take_steps())
+    return Completion(
+        text="".join(token.text for token in tokens),
+        tokens=tokens,
+        finish_reason=cast(FinishReason, finished.finish_reason),
+        stats=stats,
+        end_token=end_token,
+    )
+
+
+def _summary(text: _core.Generation | _core.FinishedText, pair: _core.Pair, seed: int) -> tuple[Stats, Token | None]:
+    counts = text.stats()
+    end_step = text.end_step
+    generated = len(text.tokens) - text.n_prompt
+    stats = Stats(
+        prompt_tokens=text.n_prompt,
+        generated_tokens=generated,
+        deferral_rate=counts["n_deferred"] / generated if generated else 0.0,
+        base_steps=counts["base_steps"],
+        assistant_calls=counts["assistant_calls"],
+        base_tokens_read=counts["base_tokens_read"],
+        assistant_tokens_read=counts["assistant_tokens_read"],
+        prefill_s=counts["prefill_s"],
+        decode_s=counts["decode_s"],
+        tokens_per_s=generated / counts["decode_s"] if generated and counts["decode_s"] > 0 else 0.0,
+        seed=seed,
+    )
+    return stats, None if end_step is None else _to_token(end_step, pair)
 
 
 def _to_token(step: tuple[Any, ...], pair: _core.Pair) -> Token:

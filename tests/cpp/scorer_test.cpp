@@ -9,6 +9,7 @@
 
 #include "check.h"
 #include "colm/error.h"
+#include "fake_batch_model.h"
 #include "fake_model.h"
 #include "reference.h"
 
@@ -16,95 +17,14 @@ using colm::Interrupt;
 using colm::ScoredText;
 using colm::Scorer;
 using colm::Scores;
-using colm::Slot;
 using colm::Token;
-using colm::View;
 
 namespace {
 
 using Text = FakeModel::Text;
 
-struct Limits {
-    std::size_t n_ctx = 64;
-    std::size_t n_batch = 8;
-    std::size_t n_outputs = 4;
-    std::size_t n_sequences = 4;
-};
-
-// Logits and hidden states are functions of each text's tokens so far, so that a token in the wrong text or
-// place shows. Fails the test that breaks a rule of colm::BatchModel.
-class FakeBatchModel final : public colm::BatchModel {
-  public:
-    static constexpr std::size_t kVocab = 9;
-    static constexpr std::size_t kEmbd = 3;
-
-    FakeBatchModel(std::uint32_t seed, Limits limits)
-        : limits_(limits),
-          logits_(random_function(seed, kVocab)),
-          hidden_(random_function(seed + 1000, kEmbd)) {}
-
-    std::size_t n_vocab() const override { return kVocab; }
-    std::size_t n_embd() const override { return kEmbd; }
-    std::size_t n_ctx() const override { return limits_.n_ctx; }
-    std::size_t n_batch() const override { return limits_.n_batch; }
-    std::size_t n_outputs() const override { return limits_.n_outputs; }
-    std::size_t n_sequences() const override { return limits_.n_sequences; }
-
-    void eval_batch(View<const Slot> slots, bool hidden, Interrupt&) override {
-        CHECK(slots.size >= 1 && slots.size <= limits_.n_batch);
-        outputs_.clear();
-        std::size_t n_outputs = 0;
-        for (const Slot& slot : slots) {
-            CHECK(slot.sequence < limits_.n_sequences);
-            texts_.resize(limits_.n_sequences);
-            Text& text = texts_[slot.sequence];
-            CHECK_EQ(slot.position, text.size());
-            text.push_back(slot.token);
-            CHECK(slot.output || !hidden);
-            n_outputs += slot.output ? 1 : 0;
-            outputs_.push_back({slot.output, logits_(text), hidden ? hidden_(text) : std::vector<float>()});
-            if (damaged_at == text) outputs_.back().logits[2] = reference::kNan;
-        }
-        CHECK(n_outputs <= limits_.n_outputs);
-        sizes.push_back(slots.size);
-        n_outputs_made += n_outputs;
-    }
-
-    colm::Output output(std::size_t i) override {
-        CHECK(outputs_.at(i).wanted);
-        colm::Output output;
-        output.logits = {outputs_[i].logits.data(), kVocab};
-        if (!outputs_[i].hidden.empty()) output.hidden = outputs_[i].hidden.data();
-        return output;
-    }
-
-    void clear() override {
-        texts_.clear();
-        outputs_.clear();
-        ++n_clears;
-    }
-
-    std::vector<float> logits(const Text& text) const { return logits_(text); }
-    std::vector<float> hidden(const Text& text) const { return hidden_(text); }
-
-    Text damaged_at;
-    std::vector<std::size_t> sizes;
-    std::size_t n_outputs_made = 0;
-    int n_clears = 0;
-
-  private:
-    struct Kept {
-        bool wanted;
-        std::vector<float> logits;
-        std::vector<float> hidden;
-    };
-
-    Limits limits_;
-    FakeModel::Function logits_;
-    FakeModel::Function hidden_;
-    std::vector<Text> texts_;
-    std::vector<Kept> outputs_;
-};
+constexpr std::size_t kVocab = FakeBatchOptions{}.n_vocab;
+constexpr std::size_t kEmbd = FakeBatchOptions{}.n_embd;
 
 ScoredText text_of(Text tokens, std::vector<std::uint8_t> scored) {
     return {std::move(tokens), std::move(scored)};
@@ -116,7 +36,7 @@ std::vector<ScoredText> random_texts(reference::Random& random, std::size_t n, s
         ScoredText text;
         const std::size_t length = 1 + random.below(longest);
         for (std::size_t t = 0; t < length; ++t) {
-            text.tokens.push_back(static_cast<Token>(random.below(FakeBatchModel::kVocab - 2)));
+            text.tokens.push_back(static_cast<Token>(random.below(kVocab - 2)));
             text.scored.push_back(t > 0 && random.below(3) > 0 ? 1 : 0);
         }
         texts.push_back(std::move(text));
@@ -152,8 +72,8 @@ void compare(const FakeBatchModel& model, const std::vector<ScoredText>& texts, 
             if (!probes.empty())
                 CHECK_NEAR(scores.probe_logprob[row], log_p[static_cast<std::size_t>(probes[row])], 1e-5);
             if (hidden)
-                for (std::size_t d = 0; d < FakeBatchModel::kEmbd; ++d)
-                    CHECK_EQ(scores.hidden[row * FakeBatchModel::kEmbd + d], model.hidden(before)[d]);
+                for (std::size_t d = 0; d < kEmbd; ++d)
+                    CHECK_EQ(scores.hidden[row * kEmbd + d], model.hidden(before)[d]);
             ++row;
         }
     CHECK_EQ(scores.logprob.size(), row);
@@ -164,11 +84,11 @@ void compare(const FakeBatchModel& model, const std::vector<ScoredText>& texts, 
 TEST(scorer_gives_what_reading_token_by_token_gives) {
     reference::Random random(5);
     for (std::uint32_t round = 0; round < 60; ++round) {
-        Limits limits;
+        FakeBatchOptions limits;
         limits.n_batch = 1 + random.below(10);
         limits.n_outputs = 1 + random.below(limits.n_batch);
-        const auto model = std::make_shared<FakeBatchModel>(round, limits);
-        const std::size_t n_shared = FakeBatchModel::kVocab - 1;
+        const auto model = random_batch_model(round, limits);
+        const std::size_t n_shared = kVocab - 1;
         const std::vector<Token> blocked = {7};
         Scorer scorer(model, n_shared, blocked);
         const std::vector<ScoredText> texts = random_texts(random, 1 + random.below(4), 15);
@@ -192,11 +112,11 @@ TEST(scorer_gives_what_reading_token_by_token_gives) {
 }
 
 TEST(scorer_reads_prompts_together_and_completions_together) {
-    Limits limits;
+    FakeBatchOptions limits;
     limits.n_batch = 100;
     limits.n_outputs = 100;
-    const auto model = std::make_shared<FakeBatchModel>(1, limits);
-    Scorer scorer(model, FakeBatchModel::kVocab, {});
+    const auto model = random_batch_model(1, limits);
+    Scorer scorer(model, kVocab, {});
     Interrupt interrupt;
     // Of the first text 3 tokens lead up, 2 are outputs and the last is not read; of the second 1, 3 and the
     // last.
@@ -206,29 +126,29 @@ TEST(scorer_reads_prompts_together_and_completions_together) {
 }
 
 TEST(scorer_takes_turns_of_several) {
-    Limits limits;
+    FakeBatchOptions limits;
     limits.n_batch = 100;
     limits.n_outputs = 100;
-    const auto model = std::make_shared<FakeBatchModel>(1, limits);
-    Scorer scorer(model, FakeBatchModel::kVocab, {});
+    const auto model = random_batch_model(1, limits);
+    Scorer scorer(model, kVocab, {});
     Interrupt interrupt;
     const std::vector<ScoredText> texts = {text_of({1, 2, 3, 4, 5, 6}, {0, 1, 0, 0, 1, 0})};
     const Scores scores = scorer.score(texts, {}, interrupt);
     CHECK_EQ(model->sizes,
              (std::vector<std::size_t>{1, 2, 1}));  // what follows the last scored token is not read
-    compare(*model, texts, scores, FakeBatchModel::kVocab, {}, 0, false, {});
+    compare(*model, texts, scores, kVocab, {}, 0, false, {});
 }
 
 TEST(scorer_of_texts_without_scored_tokens_reads_nothing) {
-    const auto model = std::make_shared<FakeBatchModel>(1, Limits{});
-    Scorer scorer(model, FakeBatchModel::kVocab, {});
+    const auto model = random_batch_model(1);
+    Scorer scorer(model, kVocab, {});
     Interrupt interrupt;
     CHECK_EQ(scorer.score({text_of({1, 2}, {0, 0}), text_of({}, {})}, {}, interrupt).logprob.size(), 0U);
     CHECK(model->sizes.empty());
 }
 
 TEST(scorer_refuses_what_does_not_fit) {
-    const auto model = std::make_shared<FakeBatchModel>(1, Limits{});
+    const auto model = random_batch_model(1);
     Scorer scorer(model, 8, {5});
     Interrupt interrupt;
     const auto score = [&](const std::vector<ScoredText>& texts) { scorer.score(texts, {}, interrupt); };
@@ -246,9 +166,9 @@ TEST(scorer_refuses_what_does_not_fit) {
 }
 
 TEST(scorer_names_text_and_token_of_damaged_logits) {
-    const auto model = std::make_shared<FakeBatchModel>(1, Limits{});
-    model->damaged_at = {4, 5};
-    Scorer scorer(model, FakeBatchModel::kVocab, {});
+    const auto model =
+        std::make_shared<FakeBatchModel>(FakeBatchOptions{}, damaged_at(random_function(1, kVocab), {4, 5}));
+    Scorer scorer(model, kVocab, {});
     Interrupt interrupt;
     CHECK_THROWS(colm::GenerationError,
                  scorer.score({text_of({1, 2, 3}, {0, 1, 1}), text_of({4, 5, 6}, {0, 1, 1})}, {}, interrupt),
@@ -256,8 +176,8 @@ TEST(scorer_names_text_and_token_of_damaged_logits) {
 }
 
 TEST(scorer_stops_when_asked_to) {
-    const auto model = std::make_shared<FakeBatchModel>(1, Limits{});
-    Scorer scorer(model, FakeBatchModel::kVocab, {});
+    const auto model = random_batch_model(1);
+    Scorer scorer(model, kVocab, {});
     Interrupt interrupt;
     interrupt.request();
     CHECK_THROWS(colm::Cancelled, scorer.score({text_of({1, 2, 3}, {0, 1, 1})}, {}, interrupt), "");

@@ -7,6 +7,7 @@ every case there ends in a typed error or in success. The rest runs here.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import math
 import os
@@ -1396,6 +1397,8 @@ USES: dict[str, Callable[[colm.Pair], Any]] = {
     "stream": lambda pair: pair.stream("the"),
     "chat": lambda pair: pair.chat(HELLO),
     "stream_chat": lambda pair: pair.stream_chat(HELLO),
+    "generate_batch": lambda pair: pair.generate_batch(["the"]),
+    "stream_batch": lambda pair: pair.stream_batch(["the"]),
     "render_chat": lambda pair: pair.render_chat(HELLO),
     "tokenize_chat": lambda pair: pair.tokenize_chat(HELLO),
     "tokenize": lambda pair: pair.tokenize("the"),
@@ -1415,6 +1418,17 @@ HARMLESS = {"close", "cancel", "closed", "head"}
 def test_every_use_of_a_pair_is_tried() -> None:
     public = {name for name in vars(colm.Pair) if not name.startswith("_")}
     assert public == {*USES, *HARMLESS} - {"__enter__"}
+
+
+@pytest.mark.parametrize("name", ["Completion", "TokenStream", "BatchStream"])
+def test_what_writing_gives_is_exported(name: str) -> None:
+    returned = " ".join(
+        str(inspect.signature(getattr(colm.Pair, method)).return_annotation)
+        for method in ("generate", "generate_batch", "stream", "stream_batch")
+    )
+    assert name in re.findall(r"\w+", returned)
+    assert name in colm.__all__
+    assert inspect.getdoc(getattr(colm, name))
 
 
 @pytest.fixture(scope="module")

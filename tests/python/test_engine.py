@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import llama_cpp
@@ -398,6 +399,18 @@ def test_generate_inside_a_stream(shared_pairs: SharedPairs) -> None:
     for _ in stream:
         assert facts(pair.generate("the dog", max_tokens=6, seed=2)) == inner
     assert facts(stream.completion()) == outer
+
+
+def test_heads_of_many_texts_are_those_that_were_named(pair: colm.Pair, tmp_path: Path) -> None:
+    """A path that was made for one text alone may have the address of the one before."""
+    for name, bias in (("stays", -5.0), ("defers", 5.0)):
+        colm.Head.linear([0.0] * pair.n_embd, bias).save(tmp_path / name)
+    names = ["stays", "defers"] * 8
+    for n_parallel in (1, 2, 4):
+        each = ({"head": tmp_path / name, "threshold": 0.5} for name in names)
+        written = pair.generate_batch([PROMPT] * 16, each=each, n_parallel=n_parallel, max_tokens=2, **GREEDY)
+        rates = [completion.stats.deferral_rate for completion in written if isinstance(completion, colm.Completion)]
+        assert rates == [float(name == "defers") for name in names]
 
 
 # -- where a text ends ----------------------------------------------------------------------------------------------

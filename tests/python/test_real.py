@@ -64,8 +64,9 @@ def test_scores_are_what_the_engine_saw(real_models: RealModels) -> None:
     with Scorer(real_models["base"], real_models["assistant"], n_ctx=512) as scorer:
         columns, _ = scorer.score([text], top_k=2)
     # Batches of one and of many differ in the last bits (flash attention reads float16), never in what is likeliest.
+    # With AVX-512, whose kernels differ more, a log-probability was off by 0.12.
     assert columns["base_top"].tolist() == ids
-    assert columns["base_logprob"] == pytest.approx([token.logprob for token in out.tokens], abs=0.1)
+    assert columns["base_logprob"] == pytest.approx([token.logprob for token in out.tokens], abs=0.2)
     assert (-columns["base_log_odds"]) == pytest.approx([token.defer_logit for token in out.tokens], abs=0.3)
 
 

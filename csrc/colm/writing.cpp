@@ -1,0 +1,52 @@
+#include "colm/writing.h"
+
+#include <utility>
+
+#include "colm/error.h"
+
+namespace colm {
+
+Writing::Writing(std::vector<Token> prompt, std::size_t n_ctx, Router router, Limits limits, Piece piece,
+                 EndsText ends_text)
+    : n_ctx_(n_ctx),
+      router_(std::move(router)),
+      limits_(std::move(limits)),
+      piece_(std::move(piece)),
+      ends_text_(std::move(ends_text)),
+      text_(limits_.stop) {
+    if (limits_.max_tokens < -1)
+        throw OptionError("max_tokens is " + std::to_string(limits_.max_tokens) + "; it must be 0 or more");
+    if (prompt.empty()) throw TokenizeError("the prompt has no tokens; give at least one character");
+    if (prompt.size() > n_ctx)
+        throw ContextFull("the prompt has " + std::to_string(prompt.size()) +
+                              " tokens and the context holds " + std::to_string(n_ctx) +
+                              "; shorten the prompt or load the pair with a larger n_ctx",
+                          static_cast<std::int64_t>(prompt.size()), static_cast<std::int64_t>(n_ctx));
+    sequence_.n_prompt = prompt.size();
+    sequence_.tokens = std::move(prompt);
+}
+
+void Writing::end_if_full() {
+    const auto max_tokens = static_cast<std::size_t>(limits_.max_tokens);
+    if (sequence_.tokens.size() >= n_ctx_ ||
+        (limits_.max_tokens >= 0 && sequence_.n_generated() >= max_tokens))
+        finish(FinishReason::length);
+}
+
+void Writing::take(Step step) {
+    if (ends_text_(step.token)) {
+        end_step_ = std::move(step);
+        return finish(FinishReason::eos);
+    }
+    const Token token = step.token;
+    text_.push(std::move(step), piece_(token));
+    if (text_.stopped()) finish(FinishReason::stop);
+}
+
+void Writing::finish(FinishReason reason) {
+    finish_reason_ = reason;
+    // After a failure nothing more is let go: what was held back has not become certain.
+    if (reason != FinishReason::failed) text_.finish();
+}
+
+}  // namespace colm

@@ -1,0 +1,63 @@
+// One text being written, whoever reads the models for it: its tokens, what decides them, and why it ended.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "colm/decision.h"
+#include "colm/sequence.h"
+#include "colm/text_stream.h"
+
+namespace colm {
+
+class Writing {
+  public:
+    struct Limits {
+        int max_tokens = 128;  // -1: until the context is full
+        std::vector<std::string> stop;
+    };
+    // What a token stands for in the text, as bytes ("" for control tokens).
+    using Piece = std::function<std::string(Token)>;
+    // Whether a token ends the text: end-of-generation for either model.
+    using EndsText = std::function<bool(Token)>;
+
+    // Requires a prompt of 1 to `n_ctx` tokens; `n_ctx` is how many tokens the text may have in all.
+    Writing(std::vector<Token> prompt, std::size_t n_ctx, Router router, Limits limits, Piece piece,
+            EndsText ends_text);
+
+    Sequence& sequence() { return sequence_; }
+    const Sequence& sequence() const { return sequence_; }
+    Router& router() { return router_; }
+
+    // Ends the text as `length` where no token may follow. Call before each step.
+    void end_if_full();
+    // Takes a step whose token is the last of sequence(): its text, and whether it ends the text.
+    void take(Step step);
+    void finish(FinishReason reason);
+
+    bool finished() const { return finish_reason_ != FinishReason::none; }
+    FinishReason finish_reason() const { return finish_reason_; }
+    // The end-of-generation token that ended the text (finish reason `eos`), with who chose it.
+    const std::optional<Step>& end_step() const { return end_step_; }
+
+    // Steps whose text is certain.
+    bool empty() const { return text_.empty(); }
+    // Requires !empty().
+    StreamedStep pop() { return text_.pop(); }
+
+  private:
+    Sequence sequence_;
+    std::size_t n_ctx_;
+    Router router_;
+    Limits limits_;
+    Piece piece_;
+    EndsText ends_text_;
+    TextStream text_;
+    FinishReason finish_reason_ = FinishReason::none;
+    std::optional<Step> end_step_;
+};
+
+}  // namespace colm

@@ -1,0 +1,63 @@
+#include "steps.h"
+
+#include <pybind11/stl.h>
+
+namespace py = pybind11;
+
+namespace colm::python {
+namespace {
+
+const char* source_name(Source source) { return source == Source::base ? "base" : "assistant"; }
+
+}  // namespace
+
+const char* reason_name(FinishReason reason) {
+    switch (reason) {
+        case FinishReason::none:
+            return "";
+        case FinishReason::eos:
+            return "eos";
+        case FinishReason::stop:
+            return "stop";
+        case FinishReason::length:
+            return "length";
+        case FinishReason::cancelled:
+            return "cancelled";
+        case FinishReason::failed:
+            return "failed";
+    }
+    return "";
+}
+
+py::tuple to_tuple(const Step& step, const std::string& text) {
+    py::list top;
+    for (const TopLogprob& entry : step.top_logprobs) top.append(py::make_tuple(entry.token, entry.logprob));
+    return py::make_tuple(step.token, text, source_name(step.source), step.defer_logit, step.threshold,
+                          step.logprob, top);
+}
+
+py::object to_tuple(const std::optional<Step>& step) {
+    return step ? py::object(to_tuple(*step, "")) : py::none();
+}
+
+py::dict to_dict(const Stats& stats) {
+    py::dict result;
+    result["n_deferred"] = stats.n_deferred;
+    result["base_steps"] = stats.base_steps;
+    result["assistant_calls"] = stats.assistant_calls;
+    result["base_tokens_read"] = stats.base_tokens_read;
+    result["assistant_tokens_read"] = stats.assistant_tokens_read;
+    result["prefill_s"] = stats.prefill_s;
+    result["decode_s"] = stats.decode_s;
+    return result;
+}
+
+py::list to_list(const std::vector<DecodeCall>& calls) {
+    py::list result;
+    for (const DecodeCall& call : calls)
+        result.append(
+            py::make_tuple(source_name(call.model), call.position, call.n_tokens, call.outputs, call.hidden));
+    return result;
+}
+
+}  // namespace colm::python

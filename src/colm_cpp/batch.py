@@ -1,0 +1,113 @@
+"""Many texts at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from . import _core
+from ._busy import busy
+from ._log import forward_log
+from .errors import ColmError, PairClosed
+from .results import Completion
+from .stream import completion_of
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["BatchStream"]
+
+# A text as the extension takes it: tokens, head, options.
+Request = tuple[list[int], _core.Head, _core.GenerationOptions]
+
+
+class BatchStream:
+    """An iterator over texts that are written together, made by ``pair.stream_batch()``.
+
+    It gives ``(number, completion)`` for each text, in the order in which they end; ``number`` counts the prompts from
+    0. A text that failed comes as ``(number, error)``, a :class:`ColmError`, and does not disturb the others. Prompts
+    are taken from the caller's iterable as room comes free. Leaving the loop early ends all of them.
+    """
+
+    def __init__(
+        self, pair: _core.Pair, batch: _core.Batch, n_parallel: int, requests: Iterator[Callable[[], Request]]
+    ) -> None:
+        self._pair: _core.Pair | None = pair
+        self._batch: _core.Batch | None = batch
+        self._n_parallel = n_parallel
+        self._requests = requests
+        self._n_given = 0
+        self._seeds: dict[int, int] = {}
+
+    def __iter__(self) -> BatchStream:
+        return self
+
+    def __next__(self) -> tuple[int, Completion | ColmError]:
+        batch, pair = self._batch, self._pair
+        if batch is None or pair is None:
+            raise PairClosed("the pair of these texts was closed; load it again to go on")
+        while batch.n_texts < self._n_parallel:
+            make = next(self._requests, None)
+            if make is None:
+                break
+            number = self._n_given
+            self._n_given += 1
+            try:
+                tokens, head, options = make()
+                batch.add(pair, number, tokens, head, options)
+            except ColmError as error:
+                return number, error
+            finally:
+                forward_log()
+            self._seeds[number] = options.sampling.seed
+        try:
+            with busy():
+                finished = batch.next()
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            forward_log()
+        if finished is None:
+            raise StopIteration
+        seed = self._seeds.pop(finished.number)
+        try:
+            finished.check()
+        except ColmError as error:
+            return finished.number, error
+        return finished.number, completion_of(finished, pair, seed)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """``steps`` so far (each writes a token of every text that is being written), ``base_decodes`` and
+        ``assistant_decodes``: calls of llama_decode.
+
+        Raises:
+            PairClosed: the pair, or this stream, was closed.
+        """
+        if self._batch is None:
+            raise PairClosed("these texts were closed; their counts are gone")
+        return self._batch.counts()
+
+    def cancel(self) -> None:
+        """Ends all texts within one step; the loop then gets PairClosed. Safe from any thread."""
+        batch = self._batch
+        if batch is not None:
+            batch.cancel()
+
+    def close(self) -> None:
+        """Ends all texts and frees what they took."""
+        self._detach()
+
+    def _detach(self) -> None:
+        self.cancel()
+        self._batch = None
+        self._pair = None
+
+    def __enter__(self) -> BatchStream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
