@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -93,6 +94,54 @@ class RealModels:
         if not path.is_file():
             pytest.skip(f"{path} is absent")
         return path
+
+
+class Asked:
+    """What pairs are asked to write while a test runs.
+
+    Attributes:
+        prompts: each prompt and the head it goes with, alone or in batches.
+        n_parallel: of each call, 1 of a text alone.
+        ended: the numbers of the texts in batches, as they end.
+    """
+
+    def __init__(self) -> None:
+        self.prompts: list[tuple[tuple[int, ...], Any]] = []
+        self.n_parallel: list[int] = []
+        self.ended: list[int] = []
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
+    """What pairs are asked to write from now on, by token ids, with a head for each text."""
+    noted = Asked()
+    generate, stream_batch, end_of_next = colm.Pair.generate, colm.Pair.stream_batch, colm.BatchStream.__next__
+
+    def alone(pair: colm.Pair, prompt: Any, **options: Any) -> Any:
+        noted.prompts.append((tuple(prompt), options["head"]))
+        noted.n_parallel.append(1)
+        return generate(pair, prompt, **options)
+
+    def together(pair: colm.Pair, prompts: Iterable[Any], *, each: Iterable[Any], **options: Any) -> Any:
+        def pairs() -> Iterator[tuple[Any, Any]]:
+            for prompt, own in zip(prompts, each, strict=True):
+                noted.prompts.append((tuple(prompt), own["head"]))
+                yield prompt, own
+
+        noted.n_parallel.append(options["n_parallel"])
+        first, second = itertools.tee(pairs())
+        own = (entry[1] for entry in second)
+        return stream_batch(pair, (entry[0] for entry in first), each=own, **options)
+
+    def end(stream: colm.BatchStream) -> tuple[int, Any]:
+        number, result = end_of_next(stream)
+        noted.ended.append(number)
+        return number, result
+
+    monkeypatch.setattr(colm.Pair, "generate", alone)
+    monkeypatch.setattr(colm.Pair, "stream_batch", together)
+    monkeypatch.setattr(colm.BatchStream, "__next__", end)
+    return noted
 
 
 @pytest.fixture(scope="session")

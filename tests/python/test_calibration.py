@@ -13,17 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from conftest import ASSISTANT, BASE, TINY_LOAD, TinyModels
+from conftest import ASSISTANT, BASE, TINY_LOAD, Asked, TinyModels
 
 import colm_cpp as colm
 from colm_cpp import Completion, Head, Pair
 from colm_cpp.cli import main
-from colm_cpp.errors import CorpusError, HeadError, HeadMismatch, OptionError
+from colm_cpp.errors import ContextFull, CorpusError, HeadError, HeadMismatch, OptionError
 from colm_cpp.learn import Calibrated, Problem, Scorer, calibrate
 from colm_cpp.learn.calibration import CHECKED_RATES, RATES, TOLERANCE, add_youden, threshold_table
 
 PROMPTS = ("The river", "Once upon", "How many apples", "She said", "A train", "The doctor", "Seven pears", "In it")
 PROBLEMS = tuple(Problem(i, ({"role": "user", "content": text},), "-", text) for i, text in enumerate(PROMPTS))
+TOO_LONG = Problem(8, ({"role": "user", "content": "pears " * 600},), "-", "pears " * 600)
 OPTIONS: dict[str, Any] = {"max_tokens": 64, "temperature": 1.0, "seed": 5}
 
 
@@ -142,7 +143,8 @@ def test_what_cannot_be_reached_is_said(wide: Pair) -> None:
     assert result.head.default_threshold is None
 
 
-def test_every_text_is_reported(wide: Pair) -> None:
+@pytest.mark.parametrize("n_parallel", [1, 3])
+def test_every_text_is_reported(n_parallel: int, wide: Pair) -> None:
     seen: list[tuple[str, int, int, str]] = []
     result = calibrate(
         wide,
@@ -150,6 +152,7 @@ def test_every_text_is_reported(wide: Pair) -> None:
         PROBLEMS[:3],
         {**OPTIONS, "max_tokens": 4},
         chat=False,
+        n_parallel=n_parallel,
         on_text=lambda what, done, total, record: seen.append((what, done, total, record.sources)),
     )
     assert [entry[:3] for entry in seen[:3]] == [("base alone", i, 3) for i in (1, 2, 3)]
@@ -160,12 +163,46 @@ def test_every_text_is_reported(wide: Pair) -> None:
         assert (measurement.n_tokens, measurement.n_deferred) == (len(written), written.count("a"))
 
 
+@pytest.mark.parametrize("name", list(HEADS))
+def test_many_at_once(name: str, wide: Pair, calibrated: dict[str, Calibrated], asked: Asked) -> None:
+    """The same table, whatever ends first."""
+    alone = calibrated[name]
+    head = HEADS[name](wide.n_embd)
+    together = calibrate(wide, head, PROBLEMS, OPTIONS, chat=False, default_rate=0.3, n_parallel=3)
+    assert asked.n_parallel == [3] * (1 + len(together.measurements))
+    assert asked.ended != [*range(8)] * len(asked.n_parallel)
+    assert together.base_texts == alone.base_texts
+    for one, other in zip(together.base_logits, alone.base_logits, strict=True):
+        assert one == pytest.approx(other, abs=2e-3)
+    for ours, theirs in zip(together.measurements, alone.measurements, strict=True):
+        assert (ours.wanted, ours.n_tokens, ours.n_deferred) == (theirs.wanted, theirs.n_tokens, theirs.n_deferred)
+    assert together.first == pytest.approx(alone.first, abs=1e-3)
+    assert together.head.thresholds == pytest.approx(alone.head.thresholds, abs=1e-3)
+    assert together.head.default_threshold == pytest.approx(alone.head.default_threshold, abs=1e-3)
+    assert together.off == pytest.approx(alone.off)
+
+
+def test_each_text_goes_with_its_prompt(tiny_pair: Any, asked: Asked) -> None:
+    """Also where the base ends texts early, so that later ones are done before."""
+    pair = tiny_pair({**BASE, "row_scale": {"<|endoftext|>": 2.5}}, ASSISTANT)
+    head, options = Head.confidence(pair.n_embd), {**OPTIONS, "max_tokens": 12}
+    alone, together = (calibrate(pair, head, PROBLEMS, options, chat=False, n_parallel=n) for n in (1, 3))
+    assert sorted(asked.ended[:8]) == list(range(8)) != asked.ended[:8]
+    assert together.base_texts == alone.base_texts
+    for one, other in zip(together.base_logits, alone.base_logits, strict=True):
+        assert one == pytest.approx(other, abs=2e-3)
+
+
 def test_calibration_refuses(wide: Pair) -> None:
     head = Head.confidence(wide.n_embd)
     with pytest.raises(CorpusError, match="there are no prompts"):
         calibrate(wide, head, [], OPTIONS, chat=False)
     with pytest.raises(OptionError, match=r"default_rate is 1\.5"):
         calibrate(wide, head, PROBLEMS, OPTIONS, chat=False, default_rate=1.5)
+    with pytest.raises(OptionError, match=r"n_parallel is 257.* 1 .*256"):
+        calibrate(wide, head, PROBLEMS, OPTIONS, chat=False, n_parallel=257)
+    with pytest.raises(ContextFull):
+        calibrate(wide, head, [*PROBLEMS, TOO_LONG], OPTIONS, chat=False, n_parallel=3)
     with pytest.raises(CorpusError, match="the base wrote nothing"):
         calibrate(wide, head, PROBLEMS[:1], {"max_tokens": 0}, chat=False)
     with pytest.raises(HeadMismatch):
@@ -366,6 +403,17 @@ def test_the_command_makes_a_head_of_confidence(arguments: list[str], tmp_path: 
         printed.append([(token["id"], token["source"]) for token in tokens])
     assert printed[0] == printed[1] == printed[2]
     assert {source for _, source in printed[0]} == {"base", "assistant"}
+
+
+def test_the_command_writes_many_texts_at_once(arguments: list[str], tmp_path: Path, asked: Asked) -> None:
+    measured = []
+    for n in (1, 3):
+        writing = ["--max-tokens", "16", "--limit", "4", "--out", tmp_path / f"{n}.gguf", "--parallel", str(n)]
+        result = run("calibrate", "confidence", *arguments, *writing, "--json", "--quiet")
+        assert result.exit_code == 0, result.stderr
+        assert asked.n_parallel[-1] == n
+        measured.append([[row[0], row[2], row[3]] for row in json.loads(result.stdout)["measurements"]])
+    assert measured[0] == measured[1]
 
 
 def test_the_command_writes_into_the_head_itself(arguments: list[str], tmp_path: Path) -> None:

@@ -208,6 +208,20 @@ def test_usage_errors(models: Models, arguments: list[str], said: str) -> None:
     assert result.stdout == ""
 
 
+@pytest.mark.parametrize("command", [("score", "x.jsonl"), ("evaluate", "x.jsonl"), ("calibrate", "h.gguf", "x.jsonl")])
+@pytest.mark.parametrize("n", ["0", "300", "many"])
+def test_how_many_at_once_is_checked_before_anything_is_read(command: tuple[str, ...], n: str, tmp_path: Path) -> None:
+    nowhere = ("--base", "none.gguf", "--assistant", "none.gguf", "--out", tmp_path / "out")
+    result = run(*command, *nowhere, "--parallel", n)
+    assert (result.exit_code, result.stdout) == (2, "")
+    said = f"{n} is not in the range 1<=x<=256." if n.isdigit() else "'many' is not a valid integer range."
+    assert result.stderr.endswith(f"Error: Invalid value for '--parallel': {said}\n")
+    assert not (tmp_path / "out").exists()
+    # Within the range it goes on to the files.
+    for allowed in ("1", "256"):
+        assert "--parallel" not in error_of(run(*command, *nowhere, "--parallel", allowed))
+
+
 def test_no_prompt_is_a_usage_error(models: Models) -> None:
     result = run("generate", *models.arguments, stdin="")
     assert result.exit_code == 2

@@ -14,13 +14,14 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import tiny_models as tm
 from click.testing import CliRunner, Result
-from conftest import ASSISTANT, BASE, TINY_LOAD, TinyModels
+from conftest import ASSISTANT, BASE, TINY_LOAD, Asked, TinyModels
 
 import colm_cpp as colm
 from colm_cpp import Head, Pair
 from colm_cpp.cli import main
-from colm_cpp.errors import CorpusError, HeadError, OptionError
+from colm_cpp.errors import ContextFull, CorpusError, HeadError, OptionError
 from colm_cpp.learn import Arm, Record, RecordFolder, Task, load_prompts, load_task, make_arms, make_checker, summarize
 from colm_cpp.learn import run as answer_all
 from colm_cpp.learn.evaluation import Progress
@@ -154,6 +155,10 @@ def test_a_record_is_read_as_it_was_written() -> None:
 def test_what_is_no_record(changes: dict[str, Any]) -> None:
     with pytest.raises((ValueError, TypeError)):
         Record.from_json(json.dumps({**json.loads(make_record().to_json()), **changes}))
+    earlier = json.loads(make_record().to_json())
+    del earlier["n_parallel"]
+    with pytest.raises(ValueError, match="not a record"):
+        Record.from_json(json.dumps(earlier))
     with pytest.raises(ValueError, match="not a record"):
         Record.from_json("[]")
 
@@ -226,7 +231,12 @@ def test_a_changed_head_is_refused_once_it_has_answered(folder: RecordFolder) ->
         (None, "is no evaluation: .* cannot be read"),
         ("{", "is damaged"),
         ('{"format": "colm-scores", "version": 1}', "does not describe an evaluation"),
-        ('{"format": "colm-evaluation", "version": 99}', "format version 99 and this colm-cpp reads 1"),
+        ('{"format": "colm-evaluation", "version": 99}', "format version 99 and this colm-cpp reads 2"),
+        # Its answers do not say how many were written at once.
+        (
+            '{"format": "colm-evaluation", "version": 1}',
+            r"meta\.json has format version 1 and this colm-cpp reads 2; evaluate into a new folder",
+        ),
     ],
 )
 def test_what_is_no_evaluation(meta: str | None, said: str, tmp_path: Path) -> None:
@@ -242,6 +252,14 @@ def test_what_is_no_evaluation(meta: str | None, said: str, tmp_path: Path) -> N
 @pytest.fixture(scope="module")
 def pair(tiny_model: TinyModels) -> Iterator[Pair]:
     with colm.load(tiny_model(**BASE), tiny_model(**ASSISTANT), **TINY_LOAD) as loaded:
+        yield loaded
+
+
+@pytest.fixture(scope="module")
+def ending(tiny_model: TinyModels) -> Iterator[Pair]:
+    """A pair whose assistant often ends a text early: beside others, such a text does not end in its turn."""
+    assistant = tiny_model(**ASSISTANT, row_scale={"<|im_end|>": 1.6})
+    with colm.load(tiny_model(**BASE, chat_template=tm.CHATML), assistant, **TINY_LOAD) as loaded:
         yield loaded
 
 
@@ -304,21 +322,8 @@ class _Interrupted(Exception):
     pass
 
 
-def counting(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
-    """What the pair is asked from now on."""
-    asked: list[tuple[str, Any]] = []
-    generate = Pair.generate
-
-    def noting(self: Pair, prompt: Any, **options: Any) -> Any:
-        asked.append((prompt, options["head"]))
-        return generate(self, prompt, **options)
-
-    monkeypatch.setattr(Pair, "generate", noting)
-    return asked
-
-
 @pytest.mark.parametrize("after", [1, 5])
-def test_an_interrupted_run_goes_on(after: int, pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_goes_on(after: int, pair: Pair, tmp_path: Path, asked: Asked) -> None:
     task = make_task(tmp_path / "t.jsonl")
     arms = make_arms(["base", "assistant"], {}, [0.4])
     whole = begin(tmp_path / "whole", task)
@@ -328,32 +333,30 @@ def test_an_interrupted_run_goes_on(after: int, pair: Pair, tmp_path: Path, monk
         if progress.made == after:
             raise _Interrupted
 
-    asked = counting(pair, monkeypatch)
+    asked.prompts.clear()
     with pytest.raises(_Interrupted):
         answer_all(pair, task, begin(tmp_path / "e", task), arms, OPTIONS, chat=False, on_progress=stop)
-    assert len(asked) == after
+    assert len(asked.prompts) == after
     seen: list[Progress] = []
     folder = begin(tmp_path / "e", task)
     answer_all(pair, task, folder, arms, OPTIONS, chat=False, on_progress=seen.append)
-    assert len(asked) == len(set(asked)) == 12
+    assert len(asked.prompts) == len(set(asked.prompts)) == 12
     assert (seen[0].done, seen[0].made, seen[-1].done, seen[-1].made) == (after + 1, 1, 12, 12 - after)
     assert contents(folder) == contents(whole)
     answer_all(pair, task, folder, arms, OPTIONS, chat=False)
-    assert len(asked) == 12
+    assert len(asked.prompts) == 12
 
 
-def test_arms_and_problems_are_added_later(
-    pair: Pair, tmp_path: Path, head_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_arms_and_problems_are_added_later(pair: Pair, tmp_path: Path, head_file: Path, asked: Asked) -> None:
     task = make_task(tmp_path / "t.jsonl")
     folder = begin(tmp_path / "e", task)
     part = dataclasses.replace(task, problems=task.problems[:2])
     answer_all(pair, part, folder, make_arms(["base"], {}, [], random=False), OPTIONS, chat=False)
     before = contents(folder)
-    asked = counting(pair, monkeypatch)
+    asked.prompts.clear()
     more = make_arms(["base", "assistant"], {"mine": head_file}, [0.5], random=False)
     answer_all(pair, task, folder, more, OPTIONS, chat=False)
-    assert len(asked) == 2 + 4 + 4
+    assert len(asked.prompts) == 2 + 4 + 4
     after = contents(folder)
     assert list(after) == ["base", "assistant", "mine@50"]
     assert {i: after["base"][i] for i in (0, 1)} == before["base"]
@@ -362,6 +365,121 @@ def test_arms_and_problems_are_added_later(
     with pytest.raises(CorpusError, match=r"mine@50 made with another head_sha256 and threshold"):
         answer_all(pair, task, folder, make_arms([], {"mine": head_file}, [0.5]), OPTIONS, chat=False)
     assert contents(folder) == after
+
+
+def assert_same_answers(folder: RecordFolder, other: RecordFolder) -> None:
+    """Token for token, whatever was written beside them; a batch rounds otherwise than single tokens."""
+
+    def exact(answers: dict[int, Record]) -> list[Record]:
+        return [dataclasses.replace(answers[i], **TIMES, defer_logits=(), n_parallel=1) for i in sorted(answers)]
+
+    assert folder.arms() == other.arms()
+    for arm in folder.arms():
+        answers, others = folder.read(arm), other.read(arm)
+        assert exact(answers) == exact(others)
+        for i in answers:
+            assert answers[i].defer_logits == pytest.approx(others[i].defer_logits, abs=2e-3)
+
+
+def test_many_at_once(ending: Pair, tmp_path: Path, head_file: Path, asked: Asked) -> None:
+    task = make_task(tmp_path / "t.jsonl")
+    arms = make_arms(["base", "assistant"], {"mine": head_file}, [0.5])
+    alone, together = begin(tmp_path / "alone", task), begin(tmp_path / "together", task)
+    answer_all(ending, task, alone, arms, OPTIONS, chat=False)
+    seen: list[Progress] = []
+    answer_all(ending, task, together, arms, OPTIONS, chat=False, n_parallel=3, on_progress=seen.append)
+    assert asked.n_parallel == [1] * 16 + [3]
+    assert sorted(asked.ended) == list(range(16)) != asked.ended
+    assert [(p.record.problem, p.arm) for p in seen] == [(n // 4, arms[n % 4].name) for n in asked.ended]
+    assert [(p.done, p.total, p.made) for p in seen] == [(i, 16, i) for i in range(1, 17)]
+    assert all(together.read(p.arm)[p.record.problem] == p.record for p in seen)
+    assert_same_answers(together, alone)
+    assert "a" in "".join(record.sources for record in together.read("mine@50").values())
+    for folder, n in ((alone, 1), (together, 3)):
+        assert {record.n_parallel for answers in contents(folder).values() for record in answers.values()} == {n}
+
+
+@pytest.mark.parametrize("after", [1, 4, 10])
+def test_an_interrupted_run_of_many_at_once_goes_on(after: int, ending: Pair, tmp_path: Path, asked: Asked) -> None:
+    task = make_task(tmp_path / "t.jsonl")
+    arms = make_arms(["base", "assistant"], {}, [0.4])
+    whole = begin(tmp_path / "whole", task)
+    answer_all(ending, task, whole, arms, OPTIONS, chat=False)
+
+    def stop(progress: Progress) -> None:
+        if progress.made == after:
+            raise _Interrupted
+
+    folder = begin(tmp_path / "e", task)
+    with pytest.raises(_Interrupted):
+        answer_all(ending, task, folder, arms, OPTIONS, chat=False, n_parallel=3, on_progress=stop)
+    kept = {
+        (tuple(ending.tokenize(p.prompt)), a.head)
+        for p in task.problems
+        for a in arms
+        if p.index in folder.read(a.name)
+    }
+    assert len(kept) == after
+    asked.prompts.clear()
+    answer_all(ending, task, folder, arms, OPTIONS, chat=False, n_parallel=3)
+    assert len(asked.prompts) == len(set(asked.prompts)) == 12 - after
+    assert not kept & set(asked.prompts)
+    assert_same_answers(folder, whole)
+    # What is added alone is timed, what was written together stays as it is.
+    more = make_arms([], {}, [0.6])
+    answer_all(ending, task, folder, more, OPTIONS, chat=False)
+    summary = summarize(folder, task, make_checker("number"))
+    assert [(arm.name, arm.n_timed, arm.tokens_per_s is None) for arm in summary.arms] == [
+        ("base", 0, True),
+        ("assistant", 0, True),
+        ("random@40", 0, True),
+        ("random@60", 4, False),
+    ]
+
+
+@pytest.mark.parametrize("n_parallel", [1, 3])
+def test_an_error_ends_a_run(n_parallel: int, pair: Pair, tmp_path: Path) -> None:
+    """Answers that were written before stay, and the pair goes on."""
+    prompts = ["one pear", "two pears", "three pears", "pears " * 300, "four pears"]
+    rows = [{"prompt": prompt, "answer": "x"} for prompt in prompts]
+    task = load_task(write_lines(tmp_path / "t.jsonl", rows))
+    arms = make_arms(["base"], {}, [], random=False)
+    folder, other = begin(tmp_path / "e", task), begin(tmp_path / "other", task)
+    with pytest.raises(ContextFull, match="context holds 256"):
+        answer_all(pair, task, folder, arms, OPTIONS, chat=False, n_parallel=n_parallel)
+    kept = set(folder.read("base"))
+    assert kept == {0, 1, 2} if n_parallel == 1 else {0} <= kept <= {0, 1, 2}
+    part = dataclasses.replace(task, problems=task.problems[:3] + task.problems[4:])
+    answer_all(pair, part, folder, arms, OPTIONS, chat=False, n_parallel=n_parallel)
+    answer_all(pair, part, other, arms, OPTIONS, chat=False)
+    assert_same_answers(folder, other)
+
+
+def test_how_many_at_once_is_checked(pair: Pair, tmp_path: Path) -> None:
+    task = make_task(tmp_path / "t.jsonl")
+    arms = make_arms(["base"], {}, [], random=False)
+    for wrong in (0, -1, 257):
+        with pytest.raises(OptionError, match=rf"n_parallel is {wrong}.* 1 .*256"):
+            answer_all(pair, task, begin(tmp_path / "e", task), arms, OPTIONS, chat=False, n_parallel=wrong)
+
+
+def test_many_conversations_at_once(ending: Pair, tmp_path: Path) -> None:
+    """In the template, at chat's temperature where none is given."""
+    task = make_task(tmp_path / "t.jsonl")
+    arms = make_arms(["base", "assistant"], {}, [0.5])
+    options = {"max_tokens": 12, "seed": 2**32 - 3}  # beyond the last seed it begins anew
+    alone, together = begin(tmp_path / "alone", task), begin(tmp_path / "together", task)
+    answer_all(ending, task, alone, arms, options, n_parallel=1)
+    answer_all(ending, task, together, arms, options, n_parallel=5)
+    assert_same_answers(together, alone)
+    for i, seed in enumerate((2**32 - 3, 2**32 - 2, 0, 1)):
+        own: dict[str, Any] = {**options, "head": "always", "seed": seed}
+        assert together.read("assistant")[i].ids == ids_of(ending.chat(task.problems[i].messages, **own))
+
+
+def ids_of(completion: colm.Completion) -> tuple[int, ...]:
+    end = () if completion.end_token is None else (completion.end_token.id,)
+    return (*(token.id for token in completion.tokens), *end)
 
 
 def test_two_runs_at_once_are_refused(pair: Pair, tmp_path: Path) -> None:
@@ -490,6 +608,75 @@ def test_a_report_is_written(tmp_path: Path) -> None:
     assert any(line.startswith("| base | assistant | 6 | -33.3 | ") for line in lines)
 
 
+def partly_timed(path: Path, n_timed: dict[str, int]) -> tuple[RecordFolder, Task]:
+    """As many answers of each arm written alone, at 8 tokens/s, and the rest of six beside others."""
+    task = make_task(path.with_suffix(".jsonl"), 6)
+    folder = begin(path, task)
+    for name, timed in n_timed.items():
+        folder.set_arm(name, {"rate": 0.2 if "@" in name else None})
+        for i in range(6):
+            how = {"decode_s": 0.5} if i < timed else {"decode_s": 100.0, "n_parallel": 8}
+            folder.append(name, answer_of(i, str(i), "bbbb" if name == "base" else "abab", **how))
+    return folder, task
+
+
+@pytest.mark.parametrize(
+    ("n_timed", "said"),
+    [
+        ({"base": 2, "assistant": 0, "random@20": 6}, "the 0 to 6 answers"),
+        ({"base": 2, "assistant": 2, "random@20": 2}, "the 2 answers"),
+        ({"base": 0, "assistant": 0, "random@20": 0}, "the 0 answers"),
+        ({"base": 6, "assistant": 6, "random@20": 6}, None),
+    ],
+)
+def test_tokens_per_second_are_of_what_was_written_alone(
+    n_timed: dict[str, int], said: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, task = partly_timed(tmp_path / "e", n_timed)
+    summary = summarize(folder, task, make_checker("number"))
+    speeds = {arm.name: arm.tokens_per_s for arm in summary.arms}
+    assert speeds == {name: pytest.approx(8.0) if n else None for name, n in n_timed.items()}
+    assert {arm.name: arm.n_timed for arm in summary.arms} == n_timed
+    assert {arm.n_tokens for arm in summary.arms} == {24}  # all else counts every answer
+
+    plotted: dict[str, dict[str, list[float]]] = {}
+    figures = importlib.import_module("matplotlib.figure")
+    save = figures.Figure.savefig
+
+    def noting(figure: Any, path: Path, **options: Any) -> None:
+        bars, labels = figure.axes[0].get_legend_handles_labels()
+        points = {label: bar for label, bar in zip(labels, bars, strict=True) if hasattr(bar, "lines")}
+        plotted[path.name] = {label: list(bar.lines[0].get_xdata()) for label, bar in points.items()}
+        save(figure, path, **options)
+
+    monkeypatch.setattr(figures.Figure, "savefig", noting)
+    written, missing = report.write_report(summary, folder.path)
+    assert missing is None
+    timed = [name for name, n in n_timed.items() if n]
+    speed = {"accuracy_by_speed.png"} if timed else set()
+    assert set(written) == {"report.md", "report.json", "accuracy_by_rate.png"} | speed
+    assert (folder.path / "accuracy_by_speed.png").exists() == bool(timed)
+    assert set(plotted) == {"accuracy_by_rate.png"} | speed
+    if timed:
+        assert plotted["accuracy_by_speed.png"] == {name.partition("@")[0]: [pytest.approx(8.0)] for name in timed}
+    assert list(plotted["accuracy_by_rate.png"]) == ["random"]
+
+    in_json = json.loads(written["report.json"].read_text())["arms"]
+    assert {arm["name"]: (arm["tokens_per_s"], arm["n_timed"]) for arm in in_json} == {
+        name: (speeds[name], n) for name, n in n_timed.items()
+    }
+    lines = written["report.md"].read_text().splitlines()
+    cells = {name: next(line for line in lines if line.startswith(f"| {name} | 6 |")).split("|") for name in n_timed}
+    assert {name: row[7].strip() for name, row in cells.items()} == {
+        name: "8.0" if n else "" for name, n in n_timed.items()
+    }
+    assert {len(row) for row in cells.values()} == {lines[2].count("|") + 1}
+    sentences = [line for line in lines if line.startswith("Tokens/s are those of ")]
+    assert sentences == (
+        [] if said is None else [f"Tokens/s are those of {said} of each arm that were written one at a time."]
+    )
+
+
 def test_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, task = fabricated(tmp_path / "e")
     real = importlib.import_module
@@ -553,6 +740,19 @@ def test_the_command_end_to_end(tiny_model: TinyModels, tmp_path: Path, head_fil
     assert json.loads((out / "report.json").read_text()) == printed
     # Without that flag the models are needed.
     assert run("evaluate", task, *nowhere, "--out", out).exit_code == 1
+
+    # Many at once: the answers that are missing, and no time of those counts.
+    more = run("evaluate", task, *models, *writing, "--rate", "0.7", "--parallel", "2", "--json")
+    assert more.exit_code == 0, more.stderr
+    timed = {arm["name"]: (arm["n_timed"], arm["tokens_per_s"] is None) for arm in json.loads(more.stdout)["arms"]}
+    assert timed == {
+        "base": (3, False),
+        "assistant": (3, False),
+        "mine@50": (3, False),
+        "random@50": (3, False),
+        "random@70": (0, True),
+    }
+    assert {record.n_parallel for record in folder.read("random@70").values()} == {2}
 
     other = run("evaluate", task, *models, *writing, "--max-tokens", "9")
     assert other.exit_code == 1

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import tiny_models as tm
 from click.testing import CliRunner, Result
-from conftest import ASSISTANT, BASE, TINY_LOAD, TinyModels
+from conftest import ASSISTANT, BASE, TINY_LOAD, Asked, TinyModels
 
 import colm_cpp as colm
 from colm_cpp.cli import main
@@ -177,10 +177,11 @@ def test_an_empty_answer_is_a_bad_row(pair: colm.Pair, prompts: Corpus, tmp_path
     assert "its answer is empty" in reasons
 
 
-def test_strict(pair: colm.Pair, prompts: Corpus, tmp_path: Path) -> None:
+@pytest.mark.parametrize("n_parallel", [1, 4])
+def test_strict(n_parallel: int, pair: colm.Pair, prompts: Corpus, tmp_path: Path) -> None:
     for _ in range(2):  # nor is a bad row passed over the next time
         with pytest.raises(CorpusError, match=r"prompts\.jsonl:4: there is no prompt to answer; without --strict"):
-            respond(pair, prompts, tmp_path / "out", GREEDY, strict=True)
+            respond(pair, prompts, tmp_path / "out", GREEDY, strict=True, n_parallel=n_parallel)
     assert len(rows_of(tmp_path / "out")) == 3
 
 
@@ -194,6 +195,74 @@ def test_chat_needs_a_template(tiny_pair: Any, prompts: Corpus, tmp_path: Path) 
     assert "carries no chat template" in bad[1].reason
 
 
+@pytest.mark.parametrize("n_parallel", [1, 4])
+def test_an_unset_temperature_is_that_of_the_pair(
+    n_parallel: int, pair: colm.Pair, prompts: Corpus, tmp_path: Path
+) -> None:
+    """Of chat for conversations, whatever prompts are."""
+    options = {"max_tokens": 12, "seed": 7}
+    respond(pair, prompts, tmp_path / "out", options, chat=False, n_parallel=n_parallel)
+    rows = rows_of(tmp_path / "out")
+
+    def expected(number: int, **more: Any) -> list[int]:
+        own: dict[str, Any] = {**options, "head": "always", "seed": 7 + number, **more}
+        if "messages" in ROWS[number]:
+            return ids_of(pair.chat(ROWS[number]["messages"][:3], **own))
+        return ids_of(pair.generate(ROWS[number]["prompt"], **own))
+
+    answered = [i for i, row in enumerate(rows) if "ids" in row]
+    assert [rows[i]["ids"] for i in answered] == [expected(i) for i in answered]
+    # It makes a difference, either way.
+    prompts_alone = [i for i in answered if i != 4]
+    assert [rows[i]["ids"] for i in prompts_alone] != [expected(i, temperature=0.2) for i in prompts_alone]
+    assert rows[4]["ids"] != expected(4, temperature=0.8)
+
+
+# -- many at once ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_parallel", [2, 4, 8])
+@pytest.mark.parametrize("options", [GREEDY, SAMPLED])
+def test_many_at_once(
+    options: dict[str, Any], n_parallel: int, pair: colm.Pair, prompts: Corpus, tmp_path: Path, asked: Asked
+) -> None:
+    """The same bytes, and the same told on the way: in the order of the prompts, not in that of the ends."""
+    told: dict[str, list[Progress]] = {"alone": [], "together": []}
+    respond(pair, prompts, tmp_path / "alone", options, on_progress=told["alone"].append)
+    respond(pair, prompts, tmp_path / "together", options, n_parallel=n_parallel, on_progress=told["together"].append)
+    assert asked.n_parallel == [1] * 7 + [n_parallel]
+    assert sorted(asked.ended) == list(range(7)) != asked.ended
+    assert (tmp_path / "together" / FILE).read_bytes() == (tmp_path / "alone" / FILE).read_bytes()
+    assert [row["line"] for row in rows_of(tmp_path / "together") if "bad" in row] == BAD_LINES
+    assert told["together"] == told["alone"]
+
+
+def test_bad_rows_at_both_ends(pair: colm.Pair, tmp_path: Path) -> None:
+    """Also where no answer comes behind them, or none at all."""
+    path = tmp_path / "prompts.jsonl"
+    bad: list[Any] = [{"completion": "no prompt"}] * 2
+    for given in ([*bad, *ROWS[:3], *bad], bad):
+        path.write_text("".join(json.dumps(row) + "\n" for row in given))
+        corpus = select([path], needs_completion=False)
+        for n_parallel in (1, 4):
+            folder = tmp_path / f"{len(given)}-{n_parallel}"
+            answered = respond(pair, corpus, folder, GREEDY, n_parallel=n_parallel)
+            assert [("bad" in row, row["line"]) for row in rows_of(folder)] == [
+                (row in bad, line) for line, row in enumerate(given, start=1)
+            ]
+            assert len(list(answered.documents())) == len(given)
+
+
+def test_texts_that_fail_together(pair: colm.Pair, prompts: Corpus, tmp_path: Path) -> None:
+    """As alone, each is a bad row with its reason."""
+    options = {**GREEDY, "logit_bias": dict.fromkeys(range(pair.n_shared), float("-inf"))}
+    respond(pair, prompts, tmp_path / "alone", options)
+    respond(pair, prompts, tmp_path / "together", options, n_parallel=4)
+    reasons = [row["bad"] for row in rows_of(tmp_path / "together")]
+    assert ["bans every token" in reason for reason in reasons] == [line not in BAD_LINES for line in range(1, 9)]
+    assert (tmp_path / "together" / FILE).read_bytes() == (tmp_path / "alone" / FILE).read_bytes()
+
+
 # -- interruptions --------------------------------------------------------------------------------------------
 
 
@@ -204,21 +273,21 @@ def whole(pair: colm.Pair, prompts: Corpus, tmp_path: Path) -> bytes:
     return (tmp_path / "whole" / FILE).read_bytes()
 
 
+@pytest.mark.parametrize("n_parallel", [1, 4])
 @pytest.mark.parametrize("n", [1, 2, 4, 7])
 def test_resumed(
-    n: int, pair: colm.Pair, prompts: Corpus, whole: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    n: int, n_parallel: int, pair: colm.Pair, prompts: Corpus, whole: bytes, tmp_path: Path, asked: Asked
 ) -> None:
     folder = tmp_path / "out"
     with pytest.raises(Stop):
-        respond(pair, prompts, folder, SAMPLED, on_progress=stop_after(n))
+        respond(pair, prompts, folder, SAMPLED, n_parallel=n_parallel, on_progress=stop_after(n))
     assert len(rows_of(folder)) == n
-    asked: list[Any] = []
-    chat = pair.chat
-    monkeypatch.setattr(pair, "chat", lambda messages, **options: asked.append(messages) or chat(messages, **options))
-    respond(pair, prompts, folder, SAMPLED)
+    asked.prompts.clear()
+    respond(pair, prompts, folder, SAMPLED, n_parallel=n_parallel)
     assert (folder / FILE).read_bytes() == whole
-    assert len(asked) == sum(line not in BAD_LINES[:1] for line in range(n + 1, 9))  # the long one is tried
-    respond(pair, prompts, folder, SAMPLED)
+    # Each of those that were not kept, and none of the others; the long one is tried.
+    assert len(asked.prompts) == sum(line not in BAD_LINES[:1] for line in range(n + 1, 9))
+    respond(pair, prompts, folder, SAMPLED, n_parallel=n_parallel)
     assert (folder / FILE).read_bytes() == whole
 
 
@@ -279,9 +348,13 @@ def test_other_options_are_refused(pair: colm.Pair, prompts: Corpus, tmp_path: P
     assert (folder / FILE).read_bytes() == before
 
 
-def test_refused_options_bind_nobody(pair: colm.Pair, prompts: Corpus, tmp_path: Path) -> None:
+@pytest.mark.parametrize("n_parallel", [1, 4])
+def test_refused_options_bind_nobody(n_parallel: int, pair: colm.Pair, prompts: Corpus, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="temperature"):
-        respond(pair, prompts, tmp_path / "out", {**GREEDY, "temperature": -1.0})
+        respond(pair, prompts, tmp_path / "out", {**GREEDY, "temperature": -1.0}, n_parallel=n_parallel)
+    for wrong in (-1, 0, 257):
+        with pytest.raises(OptionError, match=rf"n_parallel is {wrong}.* 1 .*256"):
+            respond(pair, prompts, tmp_path / "out", GREEDY, n_parallel=wrong)
     respond(pair, prompts, tmp_path / "out", GREEDY)
     assert len(rows_of(tmp_path / "out")) == len(ROWS)
 
@@ -318,7 +391,7 @@ def test_two_writers(pair: colm.Pair, prompts: Corpus, tmp_path: Path) -> None:
 # -- the command ----------------------------------------------------------------------------------------------
 
 
-def test_command(pair: colm.Pair, prompts: Corpus, files: tuple[Path, Path], tmp_path: Path) -> None:
+def test_command(pair: colm.Pair, prompts: Corpus, files: tuple[Path, Path], tmp_path: Path, asked: Asked) -> None:
     rows = tmp_path / "prompts.jsonl"
     load = [f"--{name.replace('_', '-')}={value}" for name, value in LOAD.items() if not isinstance(value, bool)]
     models = ["--base", str(files[0]), "--assistant", str(files[1]), "--no-flash-attn", *load]
@@ -342,6 +415,14 @@ def test_command(pair: colm.Pair, prompts: Corpus, files: tuple[Path, Path], tmp
     warnings = [line for line in result.stderr.splitlines() if line.startswith("colm: warning: ")]
     assert {line.removeprefix(f"colm: warning: {rows}:").partition(":")[0] for line in warnings} == {"4", "6"}
     assert any(line.startswith("answering: 100%, 8 answers, ") for line in result.stderr.splitlines())
+
+    assert set(asked.n_parallel) == {1}
+    together = run(
+        "-o", str(tmp_path / "together"), "--max-tokens", "12", "--temperature", "1", "--seed", "7", "--parallel", "3"
+    )
+    assert together.exit_code == 0, together.stderr
+    assert asked.n_parallel[-1] == 3
+    assert (tmp_path / "together" / FILE).read_bytes() == (expected / FILE).read_bytes()
 
     refused = run("-o", str(out), "--max-tokens", "13", "--temperature", "1", "--seed", "7")
     assert (refused.exit_code, refused.stdout) == (1, "")

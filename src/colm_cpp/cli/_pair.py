@@ -7,15 +7,29 @@ from typing import Any
 
 import click
 
+from ..pair import MAX_PARALLEL
 from ._help import Option
 from ._options import LOAD, Command, collect, from_table, model_options, read_model_options
 
-__all__ = ["loading", "option", "pair_arguments"]
+__all__ = ["loading", "option", "pair_arguments", "parallel_option"]
 
 
 def option(section: str, *names: str, **kwargs: Any) -> Callable[[Command], Command]:
     """An option in a section of the help."""
     return click.option(*names, cls=Option, section=section, **kwargs)
+
+
+def parallel_option(section: str, help: str) -> Callable[[Command], Command]:
+    """Adds ``--parallel``."""
+    return option(
+        section,
+        "--parallel",
+        "n_parallel",
+        type=click.IntRange(1, MAX_PARALLEL),
+        default=1,
+        show_default=True,
+        help=help,
+    )
 
 
 def pair_arguments(command: Command) -> Command:

@@ -10,7 +10,7 @@ import click
 
 from ..errors import OptionError
 from ._help import SectionedCommand
-from ._pair import loading, option, pair_arguments
+from ._pair import loading, option, pair_arguments, parallel_option
 
 if TYPE_CHECKING:
     from ..learn.calibration import Calibrated
@@ -28,6 +28,7 @@ __all__ = ["calibrate"]
 @option("Texts", "--temperature", type=float, default=0.0, show_default=True, help="0 is greedy.")
 @option("Texts", "--seed", type=int, default=0, show_default=True, help="Of sampling.")
 @option("Texts", "--chat/--no-chat", default=None, help="The base's chat template. Unset: where it has one.")
+@parallel_option("Texts", "Texts written at once.")
 @option("Head", "--out", "-o", type=click.Path(path_type=Path), help="The head file to write.  [default: HEAD itself]")
 @option("Head", "--default-rate", type=float, help="Make the threshold of this rate the head's default.")
 @option("Head", "--force", is_flag=True, help="Replace the file of --out if it exists.")
@@ -81,7 +82,14 @@ def calibrate(head: str, prompts: tuple[str, ...], out: Path | None, as_json: bo
 
         use_chat = uses_chat(pair.base, values["chat"])
         result = run(
-            pair, loaded, problems, options, chat=use_chat, default_rate=values["default_rate"], on_text=on_text
+            pair,
+            loaded,
+            problems,
+            options,
+            chat=use_chat,
+            default_rate=values["default_rate"],
+            n_parallel=values["n_parallel"],
+            on_text=on_text,
         )
     result = _with_youden(result, values)
     result.head.save(target)

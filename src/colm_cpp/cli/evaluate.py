@@ -10,7 +10,7 @@ import click
 
 from ..errors import OptionError
 from ._help import SectionedCommand
-from ._pair import loading, option, pair_arguments
+from ._pair import loading, option, pair_arguments, parallel_option
 
 __all__ = ["evaluate"]
 
@@ -45,6 +45,7 @@ __all__ = ["evaluate"]
     "Task", "--seed", type=int, default=0, show_default=True, help="Of the first problem; each later one has the next."
 )
 @option("Task", "--chat/--no-chat", default=None, help="The base's chat template. Unset: where it has one.")
+@parallel_option("Task", "Answers written at once. Only those written alone count for tokens/s.")
 @option("Output", "--out", "-o", required=True, type=click.Path(path_type=Path), help="The folder for the answers.")
 @option("Output", "--report-only", is_flag=True, help="Compare the answers that are there; load no model.")
 @option("Output", "--json", "as_json", is_flag=True, help="Print one JSON object instead of the table.")
@@ -122,5 +123,14 @@ def _answer(task: Any, out: Path, values: dict[str, Any]) -> Any:
                 progress.done / progress.total, f"{progress.done} of {progress.total} answers, {speed:.1f} tokens/s"
             )
 
-        run(pair, task, folder, arms, options, chat=use_chat, on_progress=on_progress)
+        run(
+            pair,
+            task,
+            folder,
+            arms,
+            options,
+            chat=use_chat,
+            n_parallel=values["n_parallel"],
+            on_progress=on_progress,
+        )
     return folder

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ._help import SectionedCommand
-from ._pair import loading, option, pair_arguments
+from ._pair import loading, option, pair_arguments, parallel_option
 
 __all__ = ["score"]
 
@@ -35,6 +35,7 @@ __all__ = ["score"]
 @option("Answers", "--respond", is_flag=True, help="Let the assistant write the completions first.")
 @option("Answers", "--max-tokens", type=int, default=512, show_default=True, help="Tokens of an answer at most.")
 @option("Answers", "--temperature", type=float, default=0.0, show_default=True, help="Of the answers; 0 is greedy.")
+@parallel_option("Answers", "Answers that --respond writes at once.")
 def score(corpus: tuple[str, ...], out: Path, **values: Any) -> None:
     """Read the texts of CORPUS with both models and keep what each thought of every token.
 
@@ -110,5 +111,6 @@ def _respond(texts: Any, out: Path, values: dict[str, Any]) -> Any:
             chat=values["chat"],
             system=values["system"],
             strict=values["strict"],
+            n_parallel=values["n_parallel"],
             on_progress=on_progress,
         )

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from ..errors import CorpusError, OptionError
 from ..heads import Head
-from .evaluation import Arm, answer
+from .evaluation import Arm, answers
 from .identity import pair_identity
 from .records import Record
 from .statistics import youden_threshold
@@ -107,6 +107,7 @@ def calibrate(
     *,
     chat: bool = True,
     default_rate: float | None = None,
+    n_parallel: int = 1,
     on_text: Callable[[str, int, int, Record], None] | None = None,
 ) -> Calibrated:
     """Measures what rates a head's thresholds give.
@@ -118,6 +119,7 @@ def calibrate(
         options: of generation.
         chat: through the base's chat template.
         default_rate: also make the threshold of this rate the head's default. None: leave the default as it is.
+        n_parallel: texts that are written at once.
         on_text: called after every text with what is measured, the texts done, the texts to do, and the text.
 
     Raises:
@@ -132,13 +134,13 @@ def calibrate(
 
     def write(what: str, threshold: float) -> list[Record]:
         arm = Arm(what, head, threshold, None, {})
-        records = []
-        for n, problem in enumerate(problems, start=1):
-            record = answer(pair, problem, arm, options, chat=chat)
-            records.append(record)
+        asked = [(problem, arm) for problem in problems]
+        records: dict[int, Record] = {}
+        for number, record in answers(pair, asked, options, chat=chat, n_parallel=n_parallel):
+            records[number] = record
             if on_text is not None:
-                on_text(what, n, len(problems), record)
-        return records
+                on_text(what, len(records), len(problems), record)
+        return [records[number] for number in range(len(problems))]
 
     alone = write("base alone", 1.0)
     z = _logits(alone)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import HeadError, OptionError
+from ..errors import ColmError, HeadError, OptionError
 from ..heads import Head
 from ..hub import resolve
+from ..pair import CHAT_TEMPERATURE
 from ._lock import lock_folder
 from .records import SINGLE_ARMS, Record, RecordFolder
 from .tasks import Problem, Task
@@ -20,7 +21,7 @@ from .tasks import Problem, Task
 if TYPE_CHECKING:
     from ..pair import Pair
 
-__all__ = ["Arm", "Progress", "make_arms", "run"]
+__all__ = ["Arm", "Progress", "answers", "make_arms", "run"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -123,12 +124,13 @@ def run(
     options: Mapping[str, Any],
     *,
     chat: bool = True,
+    n_parallel: int = 1,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> None:
     """Answers what is not answered yet.
 
-    Problem by problem, every arm in turn, so that whatever slows the machine slows all arms alike. Nothing read is
-    kept between answers: a run that was interrupted gives the answers of one that was not.
+    Problem by problem, every arm in turn, so that whatever slows the machine slows all arms alike. One at a time,
+    nothing read is kept between answers: a run that was interrupted gives the answers of one that was not.
 
     Args:
         pair: the loaded pair.
@@ -137,14 +139,18 @@ def run(
         arms: who answers.
         options: of generation; ``seed`` is that of the first problem, each later one has the next.
         chat: through the base's chat template; otherwise the last message's text is continued as it is.
+        n_parallel: answers that are written at once, see :meth:`colm_cpp.Pair.stream_batch`. Several times as fast,
+            but how long each took is then no measure of an arm's speed: the summary leaves such answers out of
+            tokens/s.
         on_progress: called after every answer.
 
     Raises:
         CorpusError: another process is writing to the folder.
+        OptionError: ``n_parallel`` outside its range.
         Everything that :meth:`colm_cpp.Pair.chat` raises.
     """
     with lock_folder(folder.path):
-        _run(pair, task, folder, arms, options, chat, on_progress)
+        _run(pair, task, folder, arms, options, chat, n_parallel, on_progress)
 
 
 def _run(
@@ -154,6 +160,7 @@ def _run(
     arms: Sequence[Arm],
     options: Mapping[str, Any],
     chat: bool,
+    n_parallel: int,
     on_progress: Callable[[Progress], None] | None,
 ) -> None:
     known = {}
@@ -162,18 +169,49 @@ def _run(
         known[arm.name] = set(folder.read(arm.name))
     total = len(arms) * len(task.problems)
     todo = [(p, a) for p in task.problems for a in arms if p.index not in known[a.name]]
-    for made, (problem, arm) in enumerate(todo, start=1):
-        record = answer(pair, problem, arm, options, chat=chat)
+    written = answers(pair, todo, options, chat=chat, n_parallel=n_parallel)
+    for made, (number, record) in enumerate(written, start=1):
+        arm = todo[number][1]
         folder.append(arm.name, record)
         if on_progress is not None:
             on_progress(Progress(total - len(todo) + made, total, made, arm.name, record))
 
 
-def answer(pair: Pair, problem: Problem, arm: Arm, options: Mapping[str, Any], *, chat: bool) -> Record:
-    """One arm's answer to one problem."""
-    pair.forget()
-    own = {**options, "head": arm.head, "threshold": arm.threshold}
-    own["seed"] = (int(options.get("seed", 0)) + problem.index) % (2**32 - 1)
-    if chat:
-        return Record.of(problem.index, pair.chat(problem.messages, **own))
-    return Record.of(problem.index, pair.generate(problem.prompt, **own))
+def answers(
+    pair: Pair,
+    asked: Sequence[tuple[Problem, Arm]],
+    options: Mapping[str, Any],
+    *,
+    chat: bool,
+    n_parallel: int = 1,
+) -> Iterator[tuple[int, Record]]:
+    """Each problem answered by the arm beside it, as the answers are finished: its place in ``asked``, and the answer.
+
+    Args:
+        pair: the loaded pair.
+        asked: problems and who answers them.
+        options: of generation; ``seed`` is that of problem 0, each later one has the next.
+        chat: through the base's chat template.
+        n_parallel: answers that are written at once.
+    """
+
+    def own(problem: Problem, arm: Arm) -> dict[str, Any]:
+        seed = (int(options.get("seed", 0)) + problem.index) % (2**32 - 1)
+        defaults = {"temperature": CHAT_TEMPERATURE} if chat else {}
+        return {**defaults, **options, "head": arm.head, "threshold": arm.threshold, "seed": seed}
+
+    def prompt(problem: Problem) -> list[int]:
+        return pair.tokenize_chat(problem.messages) if chat else pair.tokenize(problem.prompt)
+
+    if n_parallel == 1:
+        for number, (problem, arm) in enumerate(asked):
+            pair.forget()
+            yield number, Record.of(problem.index, pair.generate(prompt(problem), **own(problem, arm)))
+        return
+    prompts = (prompt(problem) for problem, _ in asked)
+    each = [own(problem, arm) for problem, arm in asked]
+    with pair.stream_batch(prompts, each=each, n_parallel=n_parallel) as stream:  # type: ignore[arg-type]
+        for number, result in stream:
+            if isinstance(result, ColmError):
+                raise result
+            yield number, Record.of(asked[number][0].index, result, n_parallel)

@@ -21,7 +21,7 @@ from ..results import Completion, FinishReason, Source, Token
 __all__ = ["FORMAT", "SINGLE_ARMS", "VERSION", "Record", "RecordFolder", "sources_of"]
 
 FORMAT = "colm-evaluation"
-VERSION = 1
+VERSION = 2
 SINGLE_ARMS = ("base", "assistant")  # the models alone
 _LETTERS: dict[Source, str] = {"base": "b", "assistant": "a"}
 
@@ -42,6 +42,7 @@ class Record:
         assistant_calls: positions at which the assistant was asked.
         prefill_s: seconds of reading the prompt.
         decode_s: seconds of everything after.
+        n_parallel: answers that were written at once; with more than one, ``decode_s`` goes by what all of them took.
     """
 
     problem: int
@@ -55,9 +56,10 @@ class Record:
     assistant_calls: int
     prefill_s: float
     decode_s: float
+    n_parallel: int = 1
 
     @classmethod
-    def of(cls, problem: int, completion: Completion) -> Record:
+    def of(cls, problem: int, completion: Completion, n_parallel: int = 1) -> Record:
         """The record of a finished text."""
         tokens: list[Token] = list(completion.tokens)
         if completion.end_token is not None:
@@ -75,6 +77,7 @@ class Record:
             assistant_calls=stats.assistant_calls,
             prefill_s=round(stats.prefill_s, 4),
             decode_s=round(stats.decode_s, 4),
+            n_parallel=n_parallel,
         )
 
     @property

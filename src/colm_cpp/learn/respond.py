@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -9,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ChatTemplateError, ContextFull, CorpusError, GenerationError, TokenizeError
+from ..errors import ChatTemplateError, ColmError, ContextFull, CorpusError, GenerationError, TokenizeError
+from ..pair import CHAT_TEMPERATURE
 from ._lock import lock_folder
 from .corpus import BadRow, Document, json_rows
 from .identity import model_identity
@@ -18,6 +20,7 @@ from .texts import prompt_messages, uses_chat
 
 if TYPE_CHECKING:
     from ..pair import Pair
+    from ..results import Completion
 
 __all__ = ["FILE", "Progress", "respond"]
 
@@ -52,6 +55,7 @@ def respond(
     chat: bool | None = None,
     system: str | None = None,
     strict: bool = False,
+    n_parallel: int = 1,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Corpus:
     """Lets the assistant answer every prompt of a corpus, or goes on with that.
@@ -64,6 +68,8 @@ def respond(
         chat: through the base's chat template. None: where it has one.
         system: a system message before prompts.
         strict: stop at the first prompt that cannot be answered.
+        n_parallel: answers that are written at once, see :meth:`colm_cpp.Pair.stream_batch`. They are kept in the order
+            of the prompts: what ends the process costs those that were waiting for an earlier one.
         on_progress: called after every answer.
 
     Returns:
@@ -72,7 +78,7 @@ def respond(
     Raises:
         CorpusError: the folder holds other answers, or a prompt cannot be answered, with ``strict``.
         ChatTemplateError: ``chat`` is asked for and the base's file has no template.
-        OptionError: an option of generation outside its range.
+        OptionError: ``n_parallel`` or an option of generation outside its range.
         OSError: the disk is full. Answers written before stay.
     """
     if chat and not pair.base["chat_template"]:
@@ -88,7 +94,7 @@ def respond(
     path = Path(out) / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     with lock_folder(path.parent):
-        _write(pair, corpus, path, facts, options, use_chat, system, strict, on_progress)
+        _write(pair, corpus, path, facts, options, use_chat, system, strict, n_parallel, on_progress)
     kept = {**corpus.facts, "respond": facts["options"]}
     return Corpus(lambda: _read(path, corpus.n_documents), corpus.n_documents, kept)
 
@@ -102,16 +108,13 @@ def _write(
     chat: bool,
     system: str | None,
     strict: bool,
+    n_parallel: int,
     on_progress: Callable[[Progress], None] | None,
 ) -> None:
     n_done = _begin(path, json.loads(json.dumps(facts)))
     n_tokens = 0
     with path.open("ab") as file:
-        for number, document in enumerate(corpus.documents()):
-            if number < n_done:
-                continue
-            own = {**options, "seed": int(options.get("seed", 0)) + number}
-            answer = document if isinstance(document, BadRow) else _answer(pair, document, own, chat, system)
+        for number, answer in _answers(pair, corpus, n_done, options, chat, system, n_parallel):
             if isinstance(answer, BadRow):
                 if strict:
                     raise CorpusError(f"{answer}; without --strict such rows are left out")
@@ -149,21 +152,77 @@ def _begin(path: Path, facts: dict[str, Any]) -> int:
     return n_done
 
 
-def _answer(
-    pair: Pair, document: Document, options: Mapping[str, Any], chat: bool, system: str | None
-) -> dict[str, Any] | BadRow:
-    pair.forget()
-    own = {**options, "head": "always"}
+def _answers(
+    pair: Pair,
+    corpus: Corpus,
+    n_skip: int,
+    options: Mapping[str, Any],
+    chat: bool,
+    system: str | None,
+    n_parallel: int,
+) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
+    """The answer to each document behind the first ``n_skip``, in the order of the documents."""
+    asked: list[tuple[int, Document]] = []  # in the order in which the batch counts them
+    ready: dict[int, dict[str, Any] | BadRow] = {}
+    n_next = n_skip
+
+    def prompts() -> Iterator[tuple[list[int], dict[str, Any]]]:
+        for number, document in enumerate(corpus.documents()):
+            if number < n_skip:
+                continue
+            tokens = document if isinstance(document, BadRow) else _tokens(pair, document, chat, system)
+            if isinstance(document, BadRow) or isinstance(tokens, BadRow):
+                assert isinstance(tokens, BadRow)
+                ready[number] = tokens
+                continue
+            asked.append((number, document))
+            own: dict[str, Any] = {"temperature": CHAT_TEMPERATURE} if document.messages or chat else {}
+            own.update(options, head="always", seed=int(options.get("seed", 0)) + number)
+            yield tokens, own
+
+    for count, result in _written(pair, prompts(), n_parallel):
+        number, document = asked[count]
+        ready[number] = _row(document, result)
+        while n_next in ready:
+            yield n_next, ready.pop(n_next)
+            n_next += 1
+    yield from sorted(ready.items())
+
+
+def _written(
+    pair: Pair, prompts: Iterator[tuple[list[int], dict[str, Any]]], n_parallel: int
+) -> Iterator[tuple[int, Completion | ColmError]]:
+    if n_parallel != 1:
+        first, second = itertools.tee(prompts)
+        tokens, each = (entry[0] for entry in first), (entry[1] for entry in second)
+        with pair.stream_batch(tokens, each=each, n_parallel=n_parallel) as stream:  # type: ignore[arg-type]
+            yield from stream
+        return
+    for count, (ids, own) in enumerate(prompts):
+        pair.forget()
+        try:
+            yield count, pair.generate(ids, **own)
+        except (ContextFull, GenerationError, TokenizeError) as error:
+            yield count, error
+
+
+def _tokens(pair: Pair, document: Document, chat: bool, system: str | None) -> list[int] | BadRow:
     try:
         if document.messages or chat:
-            completion = pair.chat(prompt_messages(document, system), **own)
-        else:
-            completion = pair.generate(document.prompt, **own)
-    except (ChatTemplateError, ContextFull, GenerationError, TokenizeError) as error:
+            return pair.tokenize_chat(prompt_messages(document, system))
+        return pair.tokenize(document.prompt)
+    except (ChatTemplateError, TokenizeError) as error:
         return BadRow(document.path, document.line, str(error))
-    ids = [token.id for token in completion.tokens]
-    if completion.end_token is not None:
-        ids.append(completion.end_token.id)
+
+
+def _row(document: Document, result: Completion | ColmError) -> dict[str, Any] | BadRow:
+    if isinstance(result, (ContextFull, GenerationError, TokenizeError)):
+        return BadRow(document.path, document.line, str(result))
+    if isinstance(result, ColmError):
+        raise result
+    ids = [token.id for token in result.tokens]
+    if result.end_token is not None:
+        ids.append(result.end_token.id)
     if not ids:
         return BadRow(document.path, document.line, "its answer is empty")
     return {
@@ -171,9 +230,9 @@ def _answer(
         "line": document.line,
         "messages": list(document.messages),
         "prompt": document.prompt,
-        "completion": completion.text,
+        "completion": result.text,
         "ids": ids,
-        "finish_reason": completion.finish_reason,
+        "finish_reason": result.finish_reason,
     }
 
 

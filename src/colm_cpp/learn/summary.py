@@ -32,7 +32,9 @@ class ArmSummary:
         high: upper end.
         deferral_rate: share of the tokens on the assistant's turn.
         n_tokens: tokens written.
-        tokens_per_s: of writing, reading the prompts left out; 0 where nothing was written.
+        tokens_per_s: of writing, reading the prompts left out, over the answers that were written one at a time; None
+            where there is none.
+        n_timed: how many these are.
         assistant_calls_per_token: how often the assistant was asked for each token written.
         n_cut_off: answers that ended at ``max_tokens``.
         n_without_answer: texts in which the checker found no answer.
@@ -47,7 +49,8 @@ class ArmSummary:
     high: float
     deferral_rate: float
     n_tokens: int
-    tokens_per_s: float
+    tokens_per_s: float | None
+    n_timed: int
     assistant_calls_per_token: float
     n_cut_off: int
     n_without_answer: int
@@ -144,7 +147,8 @@ def _column(judged: dict[int, bool], problems: list[int]) -> npt.NDArray[np.bool
 def _arm(name: str, rate: float | None, records: list[Record], correct: dict[int, bool], n_without: int) -> ArmSummary:
     n_correct = sum(correct.values())
     n_tokens = sum(record.n_tokens for record in records)
-    seconds = sum(record.decode_s for record in records)
+    timed = [record for record in records if record.n_parallel == 1]
+    seconds = sum(record.decode_s for record in timed)
     low, high = wilson_interval(n_correct, len(records))
     return ArmSummary(
         name=name,
@@ -156,7 +160,8 @@ def _arm(name: str, rate: float | None, records: list[Record], correct: dict[int
         high=high,
         deferral_rate=sum(record.n_deferred for record in records) / max(n_tokens, 1),
         n_tokens=n_tokens,
-        tokens_per_s=n_tokens / seconds if seconds > 0 else 0.0,
+        tokens_per_s=sum(record.n_tokens for record in timed) / seconds if seconds > 0 else None,
+        n_timed=len(timed),
         assistant_calls_per_token=sum(record.assistant_calls for record in records) / max(n_tokens, 1),
         n_cut_off=sum(record.finish_reason == "length" for record in records),
         n_without_answer=n_without,

@@ -6,7 +6,7 @@ import importlib
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,9 +32,10 @@ def to_markdown(summary: Summary) -> str:
     for arm in summary.arms:
         lines.append(
             f"| {arm.name} | {arm.n_problems} | {arm.accuracy:.1%} | {arm.low:.1%} to {arm.high:.1%} | "
-            f"{arm.deferral_rate:.1%} | {arm.assistant_calls_per_token:.3f} | {arm.tokens_per_s:.1f} | "
-            f"{arm.n_cut_off} |"
+            f"{arm.deferral_rate:.1%} | {arm.assistant_calls_per_token:.3f} | {_speed(arm)} | {arm.n_cut_off} |"
         )
+    if any(arm.n_timed < arm.n_problems for arm in summary.arms):
+        lines += ["", _timed_on(summary.arms)]
     if summary.comparisons:
         lines += [
             "",
@@ -50,6 +51,16 @@ def to_markdown(summary: Summary) -> str:
                 f"{100 * d.high:+.1f} | {d.p_value:.3f} |"
             )
     return "\n".join(lines) + "\n"
+
+
+def _speed(arm: ArmSummary) -> str:
+    return "" if arm.tokens_per_s is None else f"{arm.tokens_per_s:.1f}"
+
+
+def _timed_on(arms: Sequence[ArmSummary]) -> str:
+    counts = sorted({arm.n_timed for arm in arms})
+    shown = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"Tokens/s are those of the {shown} answers of each arm that were written one at a time."
 
 
 def write_report(summary: Summary, folder: str | os.PathLike[str]) -> tuple[dict[str, Path], str | None]:
@@ -72,19 +83,25 @@ def write_report(summary: Summary, folder: str | os.PathLike[str]) -> tuple[dict
 
 
 def write_plots(summary: Summary, folder: Path, matplotlib: Any) -> list[Path]:
-    """accuracy_by_rate.png and accuracy_by_speed.png: heads as curves, base and assistant as lines."""
+    """accuracy_by_rate.png and accuracy_by_speed.png: heads as curves, base and assistant as lines.
+
+    Arms of which no answer was timed are left out of the latter.
+    """
     matplotlib.use("Agg")
     figure_module = importlib.import_module("matplotlib.figure")
     paths = []
     plots: tuple[tuple[str, str, Callable[[ArmSummary], float]], ...] = (
         ("accuracy_by_rate", "deferred tokens (%)", lambda arm: 100 * arm.deferral_rate),
-        ("accuracy_by_speed", "tokens per second", lambda arm: arm.tokens_per_s),
+        ("accuracy_by_speed", "tokens per second", lambda arm: arm.tokens_per_s or 0.0),
     )
     for name, title, x_of in plots:
         figure = figure_module.Figure(figsize=(7, 4.5), layout="constrained")
         axes = figure.add_subplot()
         by_rate = name == "accuracy_by_rate"
-        for i, (head, arms) in enumerate(_by_head(summary).items()):
+        shown = [arm for arm in summary.arms if by_rate or arm.tokens_per_s is not None]
+        if not shown:
+            continue
+        for i, (head, arms) in enumerate(_by_head(shown).items()):
             color = _COLORS[i % len(_COLORS)]
             if head in ("base", "assistant") and by_rate:
                 style = "--" if head == "base" else "-."
@@ -121,8 +138,8 @@ def write_plots(summary: Summary, folder: Path, matplotlib: Any) -> list[Path]:
     return paths
 
 
-def _by_head(summary: Summary) -> dict[str, list[ArmSummary]]:
+def _by_head(arms: Sequence[ArmSummary]) -> dict[str, list[ArmSummary]]:
     heads: dict[str, list[ArmSummary]] = {}
-    for arm in summary.arms:
+    for arm in arms:
         heads.setdefault(arm.name.partition("@")[0], []).append(arm)
     return heads
