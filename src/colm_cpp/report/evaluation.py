@@ -59,6 +59,8 @@ def _speed(arm: ArmSummary) -> str:
 
 def _timed_on(arms: Sequence[ArmSummary]) -> str:
     counts = sorted({arm.n_timed for arm in arms})
+    if not counts[-1]:
+        return "No answer was written alone, so there are no tokens/s."
     shown = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     return f"Tokens/s are those of the {shown} answers of each arm that were written one at a time."
 
