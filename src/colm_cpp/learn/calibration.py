@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -136,10 +137,11 @@ def calibrate(
         arm = Arm(what, head, threshold, None, {})
         asked = [(problem, arm) for problem in problems]
         records: dict[int, Record] = {}
-        for number, record in answers(pair, asked, options, chat=chat, n_parallel=n_parallel):
-            records[number] = record
-            if on_text is not None:
-                on_text(what, len(records), len(problems), record)
+        with closing(answers(pair, asked, options, chat=chat, n_parallel=n_parallel)) as written:
+            for number, record in written:
+                records[number] = record
+                if on_text is not None:
+                    on_text(what, len(records), len(problems), record)
         return [records[number] for number in range(len(problems))]
 
     alone = write("base alone", 1.0)

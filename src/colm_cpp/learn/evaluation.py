@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -169,12 +170,13 @@ def _run(
         known[arm.name] = set(folder.read(arm.name))
     total = len(arms) * len(task.problems)
     todo = [(p, a) for p in task.problems for a in arms if p.index not in known[a.name]]
-    written = answers(pair, todo, options, chat=chat, n_parallel=n_parallel)
-    for made, (number, record) in enumerate(written, start=1):
-        arm = todo[number][1]
-        folder.append(arm.name, record)
-        if on_progress is not None:
-            on_progress(Progress(total - len(todo) + made, total, made, arm.name, record))
+    # closed here, so that an error does not keep the batch's contexts for as long as its traceback lives
+    with closing(answers(pair, todo, options, chat=chat, n_parallel=n_parallel)) as written:
+        for made, (number, record) in enumerate(written, start=1):
+            arm = todo[number][1]
+            folder.append(arm.name, record)
+            if on_progress is not None:
+                on_progress(Progress(total - len(todo) + made, total, made, arm.name, record))
 
 
 def answers(
@@ -184,7 +186,7 @@ def answers(
     *,
     chat: bool,
     n_parallel: int = 1,
-) -> Iterator[tuple[int, Record]]:
+) -> Generator[tuple[int, Record], None, None]:
     """Each problem answered by the arm beside it, as the answers are finished: its place in ``asked``, and the answer.
 
     Args:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,8 +114,9 @@ def _write(
 ) -> None:
     n_done = _begin(path, json.loads(json.dumps(facts)))
     n_tokens = 0
-    with path.open("ab") as file:
-        for number, answer in _answers(pair, corpus, n_done, options, chat, system, n_parallel):
+    written = _answers(pair, corpus, n_done, options, chat, system, n_parallel)
+    with path.open("ab") as file, closing(written):
+        for number, answer in written:
             if isinstance(answer, BadRow):
                 if strict:
                     raise CorpusError(f"{answer}; without --strict such rows are left out")
@@ -160,7 +162,7 @@ def _answers(
     chat: bool,
     system: str | None,
     n_parallel: int,
-) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
+) -> Generator[tuple[int, dict[str, Any] | BadRow], None, None]:
     """The answer to each document behind the first ``n_skip``, in the order of the documents."""
     asked: list[tuple[int, Document]] = []  # in the order in which the batch counts them
     ready: dict[int, dict[str, Any] | BadRow] = {}
