@@ -41,9 +41,9 @@ p { margin: .3rem 0; }
 .facts dd { margin: 0; font-size: 1.5rem; font-weight: 650; font-variant-numeric: tabular-nums; }
 .card {
   background: var(--card); border: 1px solid var(--line); border-radius: .6rem;
-  padding: 1.1rem 1.25rem; margin: 0 0 1rem;
+  padding: 1.1rem 1.25rem; margin: 0 0 1rem; min-width: 0;
 }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(19rem, 1fr)); gap: 1rem; }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(19rem, 100%), 1fr)); gap: 1rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .32rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
@@ -51,6 +51,7 @@ th { color: var(--soft); font-weight: 600; white-space: nowrap; }
 tbody th { color: var(--ink); font-weight: 500; }
 tbody tr:last-child > * { border-bottom: 0; }
 .n { text-align: right; white-space: nowrap; }
+thead th, thead .n { white-space: normal; vertical-align: bottom; }
 .track { min-width: 7rem; width: 26%; }
 .slim { width: 8rem; min-width: 5rem; }
 .bar {
@@ -64,6 +65,7 @@ code { white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.4; }
 .chart { display: flex; align-items: flex-end; gap: .4rem; margin: 0 0 .6rem; padding: 0; list-style: none; }
 .chart li { flex: 1; text-align: center; font-size: .75rem; font-variant-numeric: tabular-nums; }
 .chart b { display: block; background: var(--bar); border-radius: .2rem .2rem 0 0; min-height: 1px; }
+@media (max-width: 30rem) { .chart { gap: .15rem; } .chart li { font-size: .58rem; min-width: 0; } }
 .legend {
   display: flex; flex-wrap: wrap; gap: .4rem 1.4rem;
   align-items: center; margin: .2rem 0 1.1rem; font-size: .92rem;
