@@ -1,6 +1,7 @@
 #include "colm/batch_reader.h"
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 namespace colm {
@@ -20,10 +21,7 @@ std::size_t n_common(const std::vector<Token>& text, const std::vector<Token>& o
 }  // namespace
 
 BatchReader::BatchReader(std::shared_ptr<BatchModel> model, Source role)
-    : model_(std::move(model)),
-      role_(role),
-      n_read_(model_->n_sequences(), 0),
-      texts_(model_->n_sequences()) {}
+    : model_(std::move(model)), role_(role), held_(model_->n_sequences()), is_used_(held_.size()) {}
 
 void BatchReader::read(const std::vector<Request>& requests, bool hidden, Interrupt& interrupt,
                        const Use& use) {
@@ -31,7 +29,7 @@ void BatchReader::read(const std::vector<Request>& requests, bool hidden, Interr
         share_prefixes(requests, interrupt);
         std::size_t n_unread = 0;
         for (const Request& request : requests)
-            n_unread += request.text->tokens.size() - n_read_[request.sequence];
+            n_unread += request.text->tokens.size() - held_[request.place].n_read;
         // With hidden states every token of a batch is an output, and pays for the vocabulary: prompts are
         // read without them, and the last tokens together. So is what does not fit one batch: outputs last
         // until the next decode, and callers need those of all texts at once.
@@ -44,31 +42,39 @@ void BatchReader::read(const std::vector<Request>& requests, bool hidden, Interr
     }
 }
 
+// Finds a sequence for a text of which nothing is read: the lowest that is free. A text that one of the
+// models is never asked about has none there, so those in use lie close together.
+void BatchReader::begin(const Request& request) {
+    const auto free = std::find(is_used_.begin(), is_used_.end(), false);
+    *free = true;
+    held_[request.place] = {request.text, static_cast<std::size_t>(free - is_used_.begin()), 0};
+}
+
 // New texts get what they have in common with those held. Where only new texts share it, one of them is read
 // first.
 void BatchReader::share_prefixes(const std::vector<Request>& requests, Interrupt& interrupt) {
     for (std::size_t i = 0; i < requests.size(); ++i) {
-        const std::size_t sequence = requests[i].sequence;
-        if (n_read_[sequence] > 0) continue;
-        texts_[sequence] = requests[i].text;
+        Held& held = held_[requests[i].place];
+        if (held.n_read > 0) continue;
+        if (held.text == nullptr) begin(requests[i]);
         const std::vector<Token>& tokens = requests[i].text->tokens;
         std::size_t most = 0;
         std::size_t from = 0;
-        for (std::size_t other = 0; other < n_read_.size(); ++other) {
-            if (n_read_[other] == 0) continue;
-            const std::size_t n = n_common(tokens, texts_[other]->tokens, n_read_[other]);
+        for (const Held& other : held_) {
+            if (other.n_read == 0) continue;
+            const std::size_t n = n_common(tokens, other.text->tokens, other.n_read);
             if (n > most) {
                 most = n;
-                from = other;
+                from = other.sequence;
             }
         }
         std::size_t n_later = 0;
         for (std::size_t k = i + 1; k < requests.size(); ++k) {
             const std::vector<Token>& later = requests[k].text->tokens;
-            if (n_read_[requests[k].sequence] == 0)
+            if (held_[requests[k].place].n_read == 0)
                 n_later = std::max(n_later, n_common(later, tokens, tokens.size() - 1));
         }
-        if (most >= kLeastShared) n_read_[sequence] = model_->copy(from, sequence, most);
+        if (most >= kLeastShared) held.n_read = model_->copy(from, held.sequence, most);
         if (n_later >= std::max(kLeastShared, most + kLeastShared))
             read_unread({requests[i]}, true, false, interrupt, {});
     }
@@ -91,37 +97,45 @@ void BatchReader::read_unread(const std::vector<Request>& requests, bool up_to_l
         slots.clear();
         outputs.clear();
     };
-    for (std::size_t i = 0; i < requests.size(); ++i) {
+    // llama.cpp computes in one pass only what stands in rising sequences without a gap.
+    std::vector<std::size_t> order(requests.size());
+    std::iota(order.begin(), order.end(), std::size_t{0});
+    std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+        return held_[requests[a].place].sequence < held_[requests[b].place].sequence;
+    });
+    for (const std::size_t i : order) {
         Sequence& text = *requests[i].text;
-        std::size_t& n_read = n_read_[requests[i].sequence];
+        Held& held = held_[requests[i].place];
         const bool wanted = requests[i].output;
         const std::size_t end = text.tokens.size() - (up_to_last && wanted ? 1 : 0);
-        while (n_read < end) {
+        while (held.n_read < end) {
             if (slots.size() == model_->n_batch()) flush();
-            const std::size_t n = std::min(end - n_read, model_->n_batch() - slots.size());
-            const bool output = wanted && !up_to_last && n_read + n == end;
-            const DecodeCall call{role_, static_cast<std::int32_t>(n_read), static_cast<std::int32_t>(n),
+            const std::size_t n = std::min(end - held.n_read, model_->n_batch() - slots.size());
+            const bool output = wanted && !up_to_last && held.n_read + n == end;
+            const DecodeCall call{role_, static_cast<std::int32_t>(held.n_read), static_cast<std::int32_t>(n),
                                   output, output && hidden};
             calls.emplace_back(&text, call);
-            for (std::size_t k = 0; k < n; ++k, ++n_read)
+            for (std::size_t k = 0; k < n; ++k, ++held.n_read)
                 slots.push_back(
-                    {text.tokens[n_read], n_read, requests[i].sequence, output && n_read + 1 == end});
+                    {text.tokens[held.n_read], held.n_read, held.sequence, output && held.n_read + 1 == end});
             if (output) outputs.emplace_back(i, slots.size() - 1);
         }
     }
     flush();
 }
 
-void BatchReader::forget(std::size_t sequence) {
-    model_->forget(sequence);
-    n_read_[sequence] = 0;
-    texts_[sequence] = nullptr;
+void BatchReader::forget(std::size_t place) {
+    Held& held = held_[place];
+    if (held.text == nullptr) return;
+    model_->forget(held.sequence);
+    is_used_[held.sequence] = false;
+    held = {};
 }
 
 void BatchReader::clear() {
     model_->clear();
-    std::fill(n_read_.begin(), n_read_.end(), 0);
-    std::fill(texts_.begin(), texts_.end(), nullptr);
+    std::fill(held_.begin(), held_.end(), Held{});
+    std::fill(is_used_.begin(), is_used_.end(), false);
 }
 
 }  // namespace colm

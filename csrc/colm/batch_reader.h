@@ -15,30 +15,32 @@ class BatchReader {
   public:
     BatchReader(std::shared_ptr<BatchModel> model, Source role);
 
-    // A text to be read to its end, in the sequence that is its own until forget(), and whether the output
-    // after its last token is wanted.
+    // A text to be read to its end, at the place that is its own until forget(), and whether the output after
+    // its last token is wanted.
     struct Request {
-        std::size_t sequence = 0;
+        std::size_t place = 0;  // less than n_sequences()
         Sequence* text = nullptr;
         bool output = true;
     };
     // Given which request, and the output after its last token: borrowed until the next read().
     using Use = std::function<void(std::size_t, const Output&)>;
 
-    // Brings the model to have read the text of every request, each an extension of what its sequence holds
+    // Brings the model to have read the text of every request, each an extension of what its place holds
     // by one token at least, and hands out the outputs. What is unread of all texts shares batches, and a
     // beginning that a new text has in common with another is read once. Every decode is noted in the `calls`
-    // of the texts that take part. Requires at most n_outputs() requests, each for another sequence; with
+    // of the texts that take part. Requires at most n_outputs() requests, each for another place; with
     // `hidden` all want their output. Throws Cancelled or GenerationError; every text is then forgotten.
     void read(const std::vector<Request>& requests, bool hidden, Interrupt& interrupt, const Use& use);
 
-    // Forgets the text of one sequence, which may then end, or every text: they are read again when they are
+    // Forgets the text at one place, which may then end, or every text: they are read again when they are
     // next asked for.
-    void forget(std::size_t sequence);
+    void forget(std::size_t place);
     void clear();
 
-    // How many tokens of a sequence's text are read.
-    std::size_t n_read(std::size_t sequence) const { return n_read_[sequence]; }
+    // How many tokens of the text at a place are read.
+    std::size_t n_read(std::size_t place) const { return held_[place].n_read; }
+    // The model's sequence that has them. Requires n_read(place) > 0.
+    std::size_t sequence(std::size_t place) const { return held_[place].sequence; }
     const BatchModel& model() const { return *model_; }
     // How many tokens each text may have.
     std::size_t n_ctx() const { return model_->n_ctx() / model_->n_sequences(); }
@@ -46,15 +48,22 @@ class BatchReader {
     std::size_t n_decodes() const { return n_decodes_; }
 
   private:
+    // What is read of the text at one place.
+    struct Held {
+        const Sequence* text = nullptr;  // null where nothing is
+        std::size_t sequence = 0;        // of the model
+        std::size_t n_read = 0;
+    };
+
+    void begin(const Request& request);
     void share_prefixes(const std::vector<Request>& requests, Interrupt& interrupt);
     void read_unread(const std::vector<Request>& requests, bool up_to_last, bool hidden, Interrupt& interrupt,
                      const Use& use);
 
     std::shared_ptr<BatchModel> model_;
     Source role_;
-    // Of each sequence: how many tokens are read, and of which text where there are any.
-    std::vector<std::size_t> n_read_;
-    std::vector<const Sequence*> texts_;
+    std::vector<Held> held_;     // by place
+    std::vector<bool> is_used_;  // by sequence
     std::size_t n_decodes_ = 0;
 };
 

@@ -173,7 +173,7 @@ void Scheduler::read(BatchReader& reader, const Places& places, const Places& al
     } catch (const Error&) {
         count();
         for (const BatchReader::Request& request : requests)
-            if (!running_[request.sequence]->error) running_[request.sequence]->fail();
+            if (!running_[request.place]->error) running_[request.place]->fail();
     }
 }
 

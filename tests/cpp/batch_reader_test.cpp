@@ -57,7 +57,7 @@ struct World {
         std::vector<int> n_outputs(requests.size(), 0);
         for (const auto& [i, output] : outputs) {
             const Text& tokens = requests.at(i).text->tokens;
-            CHECK_EQ(Text(model->text(requests[i].sequence)), tokens);
+            CHECK_EQ(Text(model->text(reader.sequence(requests[i].place))), tokens);
             CHECK_EQ(std::vector<float>(output.logits.begin(), output.logits.end()), model->logits(tokens));
             CHECK_EQ(output.hidden != nullptr, hidden);
             if (hidden)
@@ -67,7 +67,7 @@ struct World {
         }
         for (std::size_t i = 0; i < requests.size(); ++i) {
             CHECK_EQ(n_outputs[i], requests[i].output ? 1 : 0);
-            CHECK_EQ(reader.n_read(requests[i].sequence), requests[i].text->tokens.size());
+            CHECK_EQ(reader.n_read(requests[i].place), requests[i].text->tokens.size());
         }
     }
 
@@ -114,13 +114,29 @@ TEST(batch_reader_reads_what_is_unread_in_shared_batches) {
 }
 
 TEST(batch_reader_hands_outputs_to_their_requests) {
-    // The requests are not in the order of their sequences, and not all want an output.
+    // Not all want an output, and later the requests are not in the order of their sequences.
     World w({{1, 2}, {3}, {4, 5, 6}, {7}});
     w.read({w.request(2), w.request(1, false), w.request(3), w.request(0)});
-    CHECK_EQ(w.model->take_log(), (Log{"2@0: 4 5 6* | 1@0: 3 | 3@0: 7* | 0@0: 1 2*"}));
+    CHECK_EQ(w.model->take_log(), (Log{"0@0: 4 5 6* | 1@0: 3 | 2@0: 7* | 3@0: 1 2*"}));
     for (std::size_t i = 0; i < 4; ++i) w.append(i, {8});
-    w.read({w.request(3, false), w.request(1), w.request(0, false)});
-    CHECK_EQ(w.model->take_log(), (Log{"3@1: 8 | 1@1: 8* | 0@2: 8"}));
+    w.read({w.request(0, false), w.request(1), w.request(3, false)});
+    CHECK_EQ(w.model->take_log(), (Log{"1@1: 8* | 2@1: 8 | 3@2: 8"}));
+}
+
+TEST(batch_reader_leaves_no_gap_between_sequences) {
+    // llama.cpp computes neighbouring sequences in one pass, and the others in passes of their own.
+    World w({{1}, {2}, {3}, {4}});
+    w.read({w.request(1), w.request(3)});
+    CHECK_EQ(w.model->take_log(), (Log{"0@0: 2* | 1@0: 4*"}));
+    w.append(1, {5});
+    w.append(3, {6});
+    w.read({w.request(0), w.request(3), w.request(1)});
+    CHECK_EQ(w.model->take_log(), (Log{"0@1: 5* | 1@1: 6* | 2@0: 1*"}));
+    // A new text takes the place of one that has ended.
+    w.reader.forget(1);
+    w.read({w.request(2)});
+    CHECK_EQ(w.model->take_log(), (Log{"forget 0", "0@0: 3*"}));
+    CHECK_EQ(w.reader.n_read(1), 0);
 }
 
 TEST(batch_reader_reads_prompts_before_hidden_states) {
@@ -239,7 +255,7 @@ TEST(batch_reader_reads_shared_beginnings_once) {
     w.append(0, {5});
     w.model->take_log();
     w.read({w.request(1), w.request(0)});
-    CHECK_EQ(w.model->take_log(), (Log{"copy 19 from 0 to 1", "1@19: 1* | 0@21: 5*"}));
+    CHECK_EQ(w.model->take_log(), (Log{"copy 19 from 0 to 1", "0@21: 5* | 1@19: 1*"}));
 
     // A model that cannot copy a part of a text reads it.
     FakeBatchOptions recurrent = sizes(64);
