@@ -29,6 +29,7 @@ from .heads import Head  # noqa: E402
 from .loading import generate, load  # noqa: E402
 from .options import GenerationOptions, LoadOptions  # noqa: E402
 from .pair import Pair  # noqa: E402
+from .preset import Preset, presets  # noqa: E402
 from .results import Completion, Stats, Token, TopLogprob  # noqa: E402
 from .shipped import shipped_heads  # noqa: E402
 from .stream import TokenStream  # noqa: E402
@@ -42,6 +43,7 @@ __all__ = [
     "Head",
     "LoadOptions",
     "Pair",
+    "Preset",
     "Stats",
     "Token",
     "TokenStream",
@@ -50,6 +52,7 @@ __all__ = [
     "export_head",
     "generate",
     "load",
+    "presets",
     "shipped_heads",
     *errors.__all__,
 ]

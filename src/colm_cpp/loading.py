@@ -10,7 +10,7 @@ from . import _core
 from ._busy import busy
 from ._log import forward_log, set_up_log
 from .cores import usable_cores
-from .errors import HeadError
+from .errors import HeadError, OptionError
 from .heads import Head
 from .hub import resolve
 from .memory import check_memory as check_free_memory
@@ -18,6 +18,7 @@ from .memory import estimate
 from .options import GenerationOptions, LoadOptions
 from .pair import DEFAULT_THRESHOLD, HEAD_CHOICES, Pair, is_file
 from .paths import to_native
+from .preset import preset
 from .results import Completion
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def _trained_n_ctx(path: str) -> int:
 
 def load(
     base: PathLike,
-    assistant: PathLike,
+    assistant: PathLike | None = None,
     head: PathLike | Head | None = None,
     *,
     base_options: LoadOptionsDict | None = None,
@@ -56,8 +57,10 @@ def load(
     """Loads a pair of models that share one vocabulary.
 
     Args:
-        base: the base's GGUF file, or ``hf:org/repo/file-pattern.gguf`` (``@revision`` may follow) on the hub.
-        assistant: the assistant's, likewise.
+        base: the base's GGUF file, or ``hf:org/repo/file-pattern.gguf`` (``@revision`` may follow) on the hub. Without
+            an ``assistant``, the name of a pair (:func:`colm_cpp.presets`): it stands for both models and
+            their head.
+        assistant: the assistant's file, likewise.
         head: the deferral head: the path of a head file, a :class:`Head`, the name of a head that comes with the
             package (:func:`colm_cpp.shipped_heads`), a training-free head by name
             (``"confidence"``, ``"entropy"``, ``"random"``, ``"always"``, ``"never"``), or a token of the base's
@@ -70,13 +73,16 @@ def load(
 
     Raises:
         TypeError: an unknown option.
-        OptionError: an option outside its range.
+        OptionError: an option outside its range, or no pair of that name.
         LoadError: a file is missing, damaged, not a model, or llama.cpp refused it.
         NotEnoughMemory: the estimate exceeds what is free.
         VocabMismatch: the vocabularies differ; the message names the first differing token.
         HeadError: ``head`` is nothing that can serve as one; HeadMismatch where it is another base's.
         DownloadError: a hub file cannot be had.
     """
+    if assistant is None:
+        known = preset(os.fspath(base) if isinstance(base, os.PathLike) else base)
+        base, assistant, head = known.base, known.assistant, known.head if head is None else head
     if head is not None and not isinstance(head, (str, os.PathLike, Head)):
         raise HeadError(f"head is of type {type(head).__name__}; {HEAD_CHOICES}")
     chosen = (LoadOptions.merge(options, base_options), LoadOptions.merge(options, assistant_options))
@@ -135,8 +141,9 @@ def prepare(
 def generate(
     prompt: str | Sequence[int],
     *,
-    base: PathLike,
-    assistant: PathLike,
+    pair: str | None = None,
+    base: PathLike | None = None,
+    assistant: PathLike | None = None,
     head: PathLike | Head | None = None,
     load_options: LoadOptionsDict | None = None,
     **options: Unpack[WritingOptionsDict],
@@ -147,17 +154,26 @@ def generate(
 
     Args:
         prompt: text or token ids.
+        pair: the name of a pair, see :func:`colm_cpp.presets`; or give ``base`` and
+            ``assistant``.
         base: as for :func:`load`.
         assistant: as for :func:`load`.
-        head: as for :func:`load`; needed here.
+        head: as for :func:`load`; needed here unless ``pair`` brings one.
         load_options: see :class:`LoadOptions`.
         **options: see :class:`GenerationOptions`.
 
     Raises:
         Everything that :func:`load` and :meth:`Pair.generate` raise.
     """
+    if pair is not None:
+        if base is not None or assistant is not None:
+            raise OptionError(f"pair={pair!a} names both models; leave out base= and assistant=, or pair=")
+        known = preset(pair)
+        base, assistant, head = known.base, known.assistant, known.head if head is None else head
+    if base is None or assistant is None:
+        raise OptionError("generate() needs base= and assistant=, or pair= with a name that colm.presets() lists")
     if head is None:
         raise HeadError(f"generate() needs a deferral head; {HEAD_CHOICES}")
     GenerationOptions.of({**options, "head": head}).to_core(DEFAULT_THRESHOLD)  # before minutes of loading
-    with load(base, assistant, head, **(load_options or {})) as pair:
-        return pair.generate(prompt, **options)
+    with load(base, assistant, head, **(load_options or {})) as loaded:
+        return loaded.generate(prompt, **options)

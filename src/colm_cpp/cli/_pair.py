@@ -8,10 +8,11 @@ from typing import Any
 import click
 
 from ..pair import MAX_PARALLEL
+from ..preset import preset, presets
 from ._help import Option
 from ._options import LOAD, Command, collect, from_table, model_options, read_model_options
 
-__all__ = ["loading", "option", "pair_arguments", "parallel_option"]
+__all__ = ["chosen_models", "loading", "model_arguments", "option", "pair_arguments", "parallel_option"]
 
 
 def option(section: str, *names: str, **kwargs: Any) -> Callable[[Command], Command]:
@@ -39,10 +40,36 @@ def pair_arguments(command: Command) -> Command:
     command = from_table(LOAD, "Loading")(command)
     command = option("Output", "--verbose", "-v", is_flag=True, help="Show llama.cpp's log on stderr.")(command)
     command = option("Output", "--quiet", "-q", is_flag=True, help="No progress.")(command)
-    command = option("Models", "--assistant", required=True, metavar="MODEL", help="The assistant, likewise.")(command)
-    return option(
-        "Models", "--base", required=True, metavar="MODEL", help="The base: a GGUF file or hf:org/repo/file.gguf."
-    )(command)
+    return model_arguments(command)
+
+
+def model_arguments(command: Command) -> Command:
+    """Adds ``--base``, ``--assistant``, and ``--pair`` that stands for both."""
+    names = " or ".join(known.name for known in presets())
+    command = option("Models", "--pair", "pair", metavar="NAME", help=f"A pair with a name instead: {names}.")(command)
+    command = option("Models", "--assistant", metavar="MODEL", help="The assistant, likewise.")(command)
+    return option("Models", "--base", metavar="MODEL", help="The base: a GGUF file or hf:org/repo/file.gguf.")(command)
+
+
+def chosen_models(values: Mapping[str, Any]) -> tuple[str, str, str | None]:
+    """Base, assistant, and the head that a named pair brings.
+
+    Raises:
+        click.UsageError: neither a pair nor both models were named, or both ways at once.
+        OptionError: there is no pair of that name.
+    """
+    base, assistant, name = values["base"], values["assistant"], values["pair"]
+    if name is not None:
+        if base is not None or assistant is not None:
+            raise click.UsageError("--pair names both models; leave out --base and --assistant, or --pair")
+        known = preset(name)
+        return known.base, known.assistant, known.head
+    for option_name, model in (("--base", base), ("--assistant", assistant)):
+        if model is None:
+            raise click.UsageError(
+                f"Missing option '{option_name}'; or name a pair instead, such as --pair {presets()[0].name}."
+            )
+    return base, assistant, None
 
 
 def loading(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import click
 
 from ..errors import OptionError
 from ._help import SectionedCommand
-from ._pair import loading, option, pair_arguments, parallel_option
+from ._pair import chosen_models, loading, option, pair_arguments, parallel_option
 
 if TYPE_CHECKING:
     from ..learn.calibration import Calibrated
@@ -49,6 +49,7 @@ def calibrate(head: str, prompts: tuple[str, ...], out: Path | None, as_json: bo
     from ._output import log_to_stderr, one_line, print_json
     from ._progress import meter
 
+    models = chosen_models(values)[:2]
     by_name = head == "confidence"
     if out is None and (by_name or head.startswith("hf:")):
         raise click.UsageError(f"--out is needed: {head} is no file that the table could go into")
@@ -60,7 +61,7 @@ def calibrate(head: str, prompts: tuple[str, ...], out: Path | None, as_json: bo
     options = {"max_tokens": values["max_tokens"], "temperature": values["temperature"], "seed": values["seed"]}
     with (
         log_to_stderr(values["verbose"]),
-        load_pair(values["base"], values["assistant"], None, **loading(values)) as pair,
+        load_pair(*models, None, **loading(values)) as pair,
         meter("calibrating", shown=not values["quiet"]) as bar,
     ):
         if loaded is None:
@@ -91,7 +92,7 @@ def calibrate(head: str, prompts: tuple[str, ...], out: Path | None, as_json: bo
             n_parallel=values["n_parallel"],
             on_text=on_text,
         )
-    result = _with_youden(result, values)
+    result = _with_youden(result, models, values)
     result.head.save(target)
     for rate, measured in result.off.items():
         click.echo(
@@ -109,13 +110,13 @@ def calibrate(head: str, prompts: tuple[str, ...], out: Path | None, as_json: bo
         _report(result, target)
 
 
-def _with_youden(result: Calibrated, values: dict[str, Any]) -> Calibrated:
+def _with_youden(result: Calibrated, models: tuple[str, str], values: dict[str, Any]) -> Calibrated:
     from ..learn.calibration import add_youden
     from ._loading import load_scorer
 
     # The same models again, loaded for reading whole texts rather than for writing one.
     longest = max((len(text.tokens) for text in result.base_texts), default=2)
-    scorer = load_scorer(values["base"], values["assistant"], n_ctx=max(longest, 2), **loading(values))
+    scorer = load_scorer(*models, n_ctx=max(longest, 2), **loading(values))
     with scorer:
         return add_youden(result, scorer)
 

@@ -10,7 +10,7 @@ import click
 
 from ..errors import OptionError
 from ._help import SectionedCommand
-from ._pair import loading, option, pair_arguments, parallel_option
+from ._pair import chosen_models, loading, option, pair_arguments, parallel_option
 
 __all__ = ["evaluate"]
 
@@ -63,11 +63,12 @@ def evaluate(task: str, out: Path, as_json: bool, **values: Any) -> None:
     from ..report.evaluation import write_report
     from ._output import one_line, print_json
 
+    models = None if values["report_only"] else chosen_models(values)[:2]
     checker = make_checker(values["checker"], pattern=values["pattern"])
     loaded = load_task(task, skip=values["skip"], limit=values["limit"])
     for row in loaded.bad_rows:
         click.echo(f"colm: warning: {one_line(str(row))}", err=True)
-    folder = RecordFolder.open(out) if values["report_only"] else _answer(loaded, out, values)
+    folder = RecordFolder.open(out) if models is None else _answer(loaded, out, models, values)
     summary = summarize(folder, loaded, checker)
     written, missing = write_report(summary, out)
     if missing:
@@ -78,7 +79,7 @@ def evaluate(task: str, out: Path, as_json: bool, **values: Any) -> None:
         click.echo(written["report.md"].read_text(encoding="utf-8"), nl=False)
 
 
-def _answer(task: Any, out: Path, values: dict[str, Any]) -> Any:
+def _answer(task: Any, out: Path, models: tuple[str, str], values: dict[str, Any]) -> Any:
     from ..learn.evaluation import make_arms, run
     from ..learn.identity import pair_identity
     from ..learn.records import RecordFolder
@@ -100,7 +101,7 @@ def _answer(task: Any, out: Path, values: dict[str, Any]) -> Any:
     options = {key: values[key] for key in ("max_tokens", "temperature", "seed")}
     with (
         log_to_stderr(values["verbose"]),
-        load_pair(values["base"], values["assistant"], None, **loading(values)) as pair,
+        load_pair(*models, None, **loading(values)) as pair,
         meter("evaluating", shown=not values["quiet"]) as bar,
     ):
         use_chat = uses_chat(pair.base, values["chat"])

@@ -13,7 +13,7 @@ import click
 from ._help import SectionedCommand
 from ._inputs import read_grammar, read_prompt, read_text
 from ._options import GENERATION, LOAD, collect, from_table, model_options, read_model_options
-from ._pair import option
+from ._pair import chosen_models, model_arguments, option
 
 if TYPE_CHECKING:
     from ..pair import Pair
@@ -29,12 +29,10 @@ _INTERRUPTED = "interrupted"
 
 @click.command(cls=SectionedCommand)
 @click.argument("prompt", required=False)
-@option("Models", "--base", required=True, metavar="MODEL", help="The base: a GGUF file or hf:org/repo/file.gguf.")
-@option("Models", "--assistant", required=True, metavar="MODEL", help="The assistant, likewise.")
+@model_arguments
 @option(
     "Models",
     "--head",
-    required=True,
     metavar="HEAD",
     help="The deferral head: a file, confidence, entropy, random, always, never, or a token such as '<|defer|>'.",
 )
@@ -69,6 +67,10 @@ def generate(prompt: str | None, **values: Any) -> None:
     from ._output import is_terminal, log_to_stderr, open_writer, print_json, print_legend
     from ._trace import Trace
 
+    base, assistant, own_head = chosen_models(values)
+    head = own_head if values["head"] is None else values["head"]
+    if head is None:
+        raise click.UsageError("Missing option '--head'; only a pair with a name brings one.")
     chat = values["chat"] or values["system"] is not None or values["chat_template"] is not None
     options = collect(GENERATION, values)
     grammar = read_grammar(values["grammar"], values["grammar_file"], values["json_schema"])
@@ -89,9 +91,9 @@ def generate(prompt: str | None, **values: Any) -> None:
         stack.enter_context(log_to_stderr(values["verbose"]))
         pair = stack.enter_context(
             load_pair(
-                values["base"],
-                values["assistant"],
-                values["head"],
+                base,
+                assistant,
+                head,
                 options=loading,
                 base_options=own["base"],
                 assistant_options=own["assistant"],
@@ -100,7 +102,7 @@ def generate(prompt: str | None, **values: Any) -> None:
             )
         )
         stream, read = _start(pair, text, chat, values["system"], template, options)
-        names = {name: values[name] for name in ("base", "assistant", "head")}
+        names = {"base": base, "assistant": assistant, "head": head}
         if trace is not None:
             # The head stands among the names, in the words of the command line.
             recorded = {name: value for name, value in asdict(effective).items() if name != "head"}

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ._help import SectionedCommand
-from ._pair import loading, option, pair_arguments, parallel_option
+from ._pair import chosen_models, loading, option, pair_arguments, parallel_option
 
 __all__ = ["score"]
 
@@ -48,14 +48,15 @@ def score(corpus: tuple[str, ...], out: Path, **values: Any) -> None:
     from ._output import log_to_stderr
     from ._progress import meter
 
+    models = chosen_models(values)[:2]
     respond = values["respond"]
     texts = select(corpus, limit=values["limit"], seed=values["seed"], needs_completion=not respond)
     shown = not values["quiet"]
     with log_to_stderr(values["verbose"]):
         if respond:
-            texts = _respond(texts, out, values)
+            texts = _respond(texts, out, models, values)
         with (
-            load_scorer(values["base"], values["assistant"], **loading(values)) as scorer,
+            load_scorer(*models, **loading(values)) as scorer,
             meter("scoring", shown=shown) as bar,
         ):
             start = time.monotonic()
@@ -85,14 +86,14 @@ def _counted(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
-def _respond(texts: Any, out: Path, values: dict[str, Any]) -> Any:
+def _respond(texts: Any, out: Path, models: tuple[str, str], values: dict[str, Any]) -> Any:
     from ..learn.respond import respond
     from ._loading import load_pair
     from ._progress import meter
 
     options = {"max_tokens": values["max_tokens"], "temperature": values["temperature"], "seed": values["seed"] or 0}
     with (
-        load_pair(values["base"], values["assistant"], "always", **loading(values)) as pair,
+        load_pair(*models, "always", **loading(values)) as pair,
         meter("answering", shown=not values["quiet"]) as bar,
     ):
         start = time.monotonic()

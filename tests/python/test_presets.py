@@ -1,0 +1,116 @@
+"""Pairs that go by a name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from conftest import TINY_LOAD, TinyModels
+
+import colm_cpp as colm
+from colm_cpp.cli import main
+from colm_cpp.hub import HubFile
+from colm_cpp.preset import Preset
+
+
+@pytest.fixture
+def tiny_preset(tiny_model: TinyModels, monkeypatch: pytest.MonkeyPatch) -> Preset:
+    """One pair by the name of tiny, whose head is random."""
+    known = Preset("tiny", str(tiny_model(seed=1)), str(tiny_model(seed=2)), "random", "tiny models")
+    monkeypatch.setattr("colm_cpp.preset._PRESETS", (known,))
+    return known
+
+
+def test_what_there_is() -> None:
+    known = {preset.name: preset for preset in colm.presets()}
+    assert list(known) == ["qwen2.5-coder-0.5b-1.5b"]
+    assert known["qwen2.5-coder-0.5b-1.5b"].head in colm.shipped_heads()
+    for model in (known["qwen2.5-coder-0.5b-1.5b"].base, known["qwen2.5-coder-0.5b-1.5b"].assistant):
+        HubFile.parse(model)
+
+
+def test_load_takes_both_models_and_the_head(tiny_preset: Preset) -> None:
+    with colm.load("tiny", **TINY_LOAD) as pair:
+        assert pair.base["path"] == tiny_preset.base
+        assert pair.assistant["path"] == tiny_preset.assistant
+        assert pair.head == "random"
+        assert len(pair.generate("a", max_tokens=3).tokens) <= 3
+
+
+def test_another_head_may_be_given(tiny_preset: Preset) -> None:
+    with colm.load("tiny", head="always", **TINY_LOAD) as pair:
+        assert pair.head == "always"
+
+
+def test_generate_takes_a_name(tiny_preset: Preset) -> None:
+    out = colm.generate("a", pair="tiny", head="always", load_options=TINY_LOAD, max_tokens=3, temperature=0)
+    assert {token.source for token in out.tokens} == {"assistant"}
+    assert colm.generate("a", pair="tiny", load_options=TINY_LOAD, max_tokens=3).stats.generated_tokens
+
+
+@pytest.mark.parametrize("name", ["qwen2.5", "", "x.gguf", "\ud800"])
+def test_an_unknown_name_is_answered_with_those_there_are(name: str) -> None:
+    for call in (lambda: colm.load(name), lambda: colm.generate("a", pair=name)):
+        with pytest.raises(colm.OptionError, match=r"'qwen2\.5-coder-0\.5b-1\.5b'.*base= and assistant=") as e:
+            call()
+        assert ascii(name) in str(e.value)
+
+
+@pytest.mark.parametrize("value", [3, None, b"qwen"])
+def test_a_name_is_a_text(value: object) -> None:
+    with pytest.raises(TypeError, match=type(value).__name__):
+        colm.load(value)  # type: ignore[arg-type]
+
+
+def test_generate_wants_one_pair() -> None:
+    with pytest.raises(colm.OptionError, match="leave out"):
+        colm.generate("a", pair="qwen2.5-coder-0.5b-1.5b", base="x.gguf")
+    with pytest.raises(colm.OptionError, match="pair="):
+        colm.generate("a", base="x.gguf", head="random")
+
+
+class TestCommandLine:
+    def run(self, *arguments: str) -> tuple[int, str, str]:
+        result = CliRunner().invoke(main, arguments, catch_exceptions=False)
+        return result.exit_code, result.stdout, result.stderr
+
+    def test_generate(self, tiny_preset: Preset) -> None:
+        options = ("--pair", "tiny", "--n-threads", "1", "--max-tokens", "4", "--json")
+        code, out, error = self.run("generate", "a", *options, "--head", "always")
+        assert (code, error) == (0, "")
+        assert '"assistant"' in out
+        assert tiny_preset.assistant in out
+        code, out, _ = self.run("generate", "a", *options)
+        assert code == 0
+        assert '"head":"random"' in out.replace(" ", "")
+
+    def test_other_commands(self, tiny_preset: Preset, tmp_path: Path) -> None:
+        corpus = tmp_path / "texts.jsonl"
+        corpus.write_text('{"prompt": "a b", "completion": "c d e f"}\n')
+        out = tmp_path / "scores"
+        code, _, error = self.run("score", str(corpus), "--pair", "tiny", "--out", str(out), "--n-threads", "1")
+        assert code == 0, error
+        assert (out / "meta.json").exists()
+
+    @pytest.mark.parametrize("command", [("generate", "a"), ("score", "t"), ("calibrate", "h", "p"), ("evaluate", "t")])
+    def test_usage(self, command: tuple[str, ...], tmp_path: Path) -> None:
+        out = () if command[0] == "generate" else ("--out", str(tmp_path / "out"))
+        code, _, error = self.run(*command, *out)
+        assert code == 2
+        assert "--base" in error
+        assert "--pair qwen2.5-coder-0.5b-1.5b" in error
+        code, _, error = self.run(*command, *out, "--base", "x.gguf")
+        assert code == 2
+        assert "--assistant" in error
+        code, _, error = self.run(*command, *out, "--base", "x.gguf", "--pair", "qwen2.5-coder-0.5b-1.5b")
+        assert code == 2
+        assert "leave out" in error
+        code, _, error = self.run(*command, *out, "--pair", "qwen2.5")
+        assert code == 1
+        assert "'qwen2.5-coder-0.5b-1.5b'" in error
+
+    def test_a_head_is_needed_for_models_of_ones_own(self) -> None:
+        code, _, error = self.run("generate", "a", "--base", "x.gguf", "--assistant", "y.gguf")
+        assert code == 2
+        assert "--head" in error
