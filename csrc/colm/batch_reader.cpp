@@ -21,7 +21,7 @@ std::size_t n_common(const std::vector<Token>& text, const std::vector<Token>& o
 }  // namespace
 
 BatchReader::BatchReader(std::shared_ptr<BatchModel> model, Source role)
-    : model_(std::move(model)), role_(role), held_(model_->n_sequences()), is_used_(held_.size()) {}
+    : model_(std::move(model)), role_(role), held_(model_->n_sequences()) {}
 
 void BatchReader::read(const std::vector<Request>& requests, bool hidden, Interrupt& interrupt,
                        const Use& use) {
@@ -45,9 +45,10 @@ void BatchReader::read(const std::vector<Request>& requests, bool hidden, Interr
 // Finds a sequence for a text of which nothing is read: the lowest that is free. A text that one of the
 // models is never asked about has none there, so those in use lie close together.
 void BatchReader::begin(const Request& request) {
-    const auto free = std::find(is_used_.begin(), is_used_.end(), false);
-    *free = true;
-    held_[request.place] = {request.text, static_cast<std::size_t>(free - is_used_.begin()), 0};
+    std::size_t sequence = 0;
+    const auto takes_it = [&](const Held& held) { return held.text != nullptr && held.sequence == sequence; };
+    while (std::any_of(held_.begin(), held_.end(), takes_it)) ++sequence;
+    held_[request.place] = {request.text, sequence, 0};
 }
 
 // New texts get what they have in common with those held. Where only new texts share it, one of them is read
@@ -128,14 +129,12 @@ void BatchReader::forget(std::size_t place) {
     Held& held = held_[place];
     if (held.text == nullptr) return;
     model_->forget(held.sequence);
-    is_used_[held.sequence] = false;
     held = {};
 }
 
 void BatchReader::clear() {
     model_->clear();
     std::fill(held_.begin(), held_.end(), Held{});
-    std::fill(is_used_.begin(), is_used_.end(), false);
 }
 
 }  // namespace colm

@@ -62,8 +62,7 @@ class BatchReader {
 
     std::shared_ptr<BatchModel> model_;
     Source role_;
-    std::vector<Held> held_;     // by place
-    std::vector<bool> is_used_;  // by sequence
+    std::vector<Held> held_;  // by place
     std::size_t n_decodes_ = 0;
 };
 

@@ -81,13 +81,18 @@ def load(
         DownloadError: a hub file cannot be had.
     """
     if assistant is None:
-        known = preset(os.fspath(base) if isinstance(base, os.PathLike) else base)
-        base, assistant, head = known.base, known.assistant, known.head if head is None else head
+        base, assistant, head = _named(os.fspath(base) if isinstance(base, os.PathLike) else base, head)
     if head is not None and not isinstance(head, (str, os.PathLike, Head)):
         raise HeadError(f"head is of type {type(head).__name__}; {HEAD_CHOICES}")
     chosen = (LoadOptions.merge(options, base_options), LoadOptions.merge(options, assistant_options))
     with busy():
         return Pair(*_load(base, assistant, head, chosen, progress, check_memory))
+
+
+def _named(name: object, head: PathLike | Head | None) -> tuple[str, str, PathLike | Head]:
+    """Both models of the pair of that name, and ``head`` or else the pair's own."""
+    known = preset(name)
+    return known.base, known.assistant, known.head if head is None else head
 
 
 def _load(
@@ -168,8 +173,7 @@ def generate(
     if pair is not None:
         if base is not None or assistant is not None:
             raise OptionError(f"pair={pair!a} names both models; leave out base= and assistant=, or pair=")
-        known = preset(pair)
-        base, assistant, head = known.base, known.assistant, known.head if head is None else head
+        base, assistant, head = _named(pair, head)
     if base is None or assistant is None:
         raise OptionError("generate() needs base= and assistant=, or pair= with a name that colm.presets() lists")
     if head is None:
