@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny_models as tm
 from click.testing import CliRunner, Result
@@ -16,7 +18,7 @@ from conftest import ASSISTANT, BASE, TINY_LOAD, Asked, TinyModels
 
 import colm_cpp as colm
 from colm_cpp.cli import main
-from colm_cpp.errors import ChatTemplateError, CorpusError, OptionError
+from colm_cpp.errors import ChatTemplateError, CorpusError, HeadError, OptionError
 from colm_cpp.learn.corpus import BadRow, Document
 from colm_cpp.learn.respond import FILE, Progress, respond
 from colm_cpp.learn.scores import Scores
@@ -216,6 +218,50 @@ def test_an_unset_temperature_is_that_of_the_pair(
     prompts_alone = [i for i in answered if i != 4]
     assert [rows[i]["ids"] for i in prompts_alone] != [expected(i, temperature=0.2) for i in prompts_alone]
     assert rows[4]["ids"] != expected(4, temperature=0.8)
+
+
+# -- the pair's answers ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def head_file(pair: colm.Pair, tmp_path: Path) -> Path:
+    """A head with a table by which 40% of the tokens are deferred at eta = 0.5."""
+    weights = np.random.default_rng(3).normal(size=pair.n_embd)
+    path = tmp_path / "learned.gguf"
+    colm.Head.linear(weights, rates=(0.0, 0.4, 1.0), thresholds=(1.0, 0.5, 0.0)).save(path)
+    return path
+
+
+@pytest.mark.parametrize("n_parallel", [1, 4])
+def test_answers_of_the_pair(
+    n_parallel: int, pair: colm.Pair, prompts: Corpus, head_file: Path, tmp_path: Path
+) -> None:
+    options = {**GREEDY, "defer_rate": 0.4}
+    corpus = respond(pair, prompts, tmp_path / "out", options, head=head_file, n_parallel=n_parallel)
+    sources: set[str] = set()
+    for row, given in zip(rows_of(tmp_path / "out"), ROWS, strict=True):
+        if "ids" in row:
+            messages = given["messages"][:3] if "messages" in given else [{"role": "user", "content": given["prompt"]}]
+            expected = pair.chat(messages, head=head_file, threshold=0.5, **{**GREEDY, "seed": row["line"] - 1})
+            assert row["ids"] == ids_of(expected)
+            sources |= {token.source for token in expected.tokens}
+    assert sources == {"base", "assistant"}
+    digest = hashlib.sha256(head_file.read_bytes()).hexdigest()
+    identity = {"head": "learned.gguf", "head_sha256": digest}
+    assert corpus.facts["respond"] == {**options, **identity}
+    header = json.loads((tmp_path / "out" / FILE).read_text().splitlines()[0])
+    assert {key: header[key] for key in identity} == identity
+    assert header["base"]["file"] == os.path.basename(pair.base["path"])
+
+
+def test_answers_of_another_head_are_refused(pair: colm.Pair, prompts: Corpus, head_file: Path, tmp_path: Path) -> None:
+    respond(pair, prompts, tmp_path / "out", GREEDY, head=head_file)
+    colm.Head.load(head_file).replace(default_threshold=0.3).save(head_file)
+    for other in (head_file, "always", "never"):
+        with pytest.raises(CorpusError, match="with other options"):
+            respond(pair, prompts, tmp_path / "out", GREEDY, head=other)
+    with pytest.raises(HeadError, match="no threshold is known at which head confidence"):
+        respond(pair, prompts, tmp_path / "other", {**GREEDY, "defer_rate": 0.4}, head="confidence")
 
 
 # -- many at once ---------------------------------------------------------------------------------------------
@@ -432,3 +478,23 @@ def test_command(pair: colm.Pair, prompts: Corpus, files: tuple[Path, Path], tmp
         f"colm: error: {rows}:4: there is no prompt to answer; without --strict such rows are left out\n"
     )
     assert not (tmp_path / "strict" / "meta.json").exists()  # it did not come to scoring
+
+
+def test_the_command_lets_the_pair_answer(
+    prompts: Corpus, files: tuple[Path, Path], head_file: Path, tmp_path: Path, asked: Asked
+) -> None:
+    def run(*arguments: str) -> Result:
+        load = ["--n-ctx", "96", "--n-threads", "1", "--max-tokens", "4"]
+        models = ["--base", str(files[0]), "--assistant", str(files[1]), "--out", str(tmp_path / "out"), *load]
+        command = ["score", str(tmp_path / "prompts.jsonl"), *models, *arguments]
+        return CliRunner().invoke(main, command, catch_exceptions=False)
+
+    result = run("--respond", "--head", str(head_file), "--defer-rate", "0.4")
+    assert result.exit_code == 0, result.stderr
+    assert {head for _, head in asked.prompts} == {str(head_file)}
+    known = Scores(tmp_path / "out").meta["respond"]
+    assert (known["head"], known["defer_rate"]) == ("learned.gguf", 0.4)
+    for wrong, named in ((("--head", "x"), "add --respond"), (("--respond", "--defer-rate", "0.4"), "add --head")):
+        result = run(*wrong)
+        assert result.exit_code == 2
+        assert named in result.stderr

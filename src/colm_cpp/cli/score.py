@@ -33,6 +33,13 @@ __all__ = ["score"]
     help="The base's largest log-probabilities to keep.",
 )
 @option("Answers", "--respond", is_flag=True, help="Let the assistant write the completions first.")
+@option(
+    "Answers",
+    "--head",
+    metavar="HEAD",
+    help="Let the pair write them instead, with this head: a file, or what 'colm generate --head' takes.",
+)
+@option("Answers", "--defer-rate", type=float, metavar="RATE", help="The share of tokens that --head defers.")
 @option("Answers", "--max-tokens", type=int, default=512, show_default=True, help="Tokens of an answer at most.")
 @option("Answers", "--temperature", type=float, default=0.0, show_default=True, help="Of the answers; 0 is greedy.")
 @parallel_option("Answers", "Answers that --respond writes at once.")
@@ -50,6 +57,10 @@ def score(corpus: tuple[str, ...], out: Path, **values: Any) -> None:
 
     models = chosen_models(values)[:2]
     respond = values["respond"]
+    if values["head"] is not None and not respond:
+        raise click.UsageError("--head is for answers that the pair writes; add --respond")
+    if values["defer_rate"] is not None and values["head"] is None:
+        raise click.UsageError("--defer-rate is of answers that the pair writes; add --head and --respond")
     texts = select(corpus, limit=values["limit"], seed=values["seed"], needs_completion=not respond)
     shown = not values["quiet"]
     with log_to_stderr(values["verbose"]):
@@ -91,9 +102,12 @@ def _respond(texts: Any, out: Path, models: tuple[str, str], values: dict[str, A
     from ._loading import load_pair
     from ._progress import meter
 
+    head = values["head"] or "always"
     options = {"max_tokens": values["max_tokens"], "temperature": values["temperature"], "seed": values["seed"] or 0}
+    if values["defer_rate"] is not None:
+        options["defer_rate"] = values["defer_rate"]
     with (
-        load_pair(*models, "always", **loading(values)) as pair,
+        load_pair(*models, head, **loading(values)) as pair,
         meter("answering", shown=not values["quiet"]) as bar,
     ):
         start = time.monotonic()
@@ -109,6 +123,7 @@ def _respond(texts: Any, out: Path, models: tuple[str, str], values: dict[str, A
             texts,
             out,
             options,
+            head=head,
             chat=values["chat"],
             system=values["system"],
             strict=values["strict"],

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ColmError, HeadError, OptionError
@@ -16,6 +14,7 @@ from ..heads import Head
 from ..hub import resolve
 from ..pair import CHAT_TEMPERATURE
 from ._lock import lock_folder
+from .identity import head_identity
 from .records import SINGLE_ARMS, Record, RecordFolder
 from .tasks import Problem, Task
 
@@ -95,14 +94,13 @@ def make_arms(
             raise OptionError(
                 f"a head cannot be named {name!r}; use letters, digits, '.', '_' and '-', and not the name of an arm"
             )
-        file = resolve(path)
-        head_file = Head.load(file)
+        head_file = Head.load(resolve(path))
         if not head_file.rates:
             raise HeadError(f"head {os.fspath(path)} has no calibration table; run colm calibrate on it first")
-        digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        identity = head_identity(path)
         for rate in rates:
             eta = head_file.threshold_for_rate(rate)
-            facts = {"head": os.path.basename(os.fspath(path)), "head_sha256": digest, "threshold": eta, "rate": rate}
+            facts = {**identity, "threshold": eta, "rate": rate}
             arms.append(Arm(_arm_name(name, rate), head_file, eta, rate, facts))
     if random:
         for rate in rates:

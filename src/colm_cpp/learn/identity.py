@@ -8,7 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["model_identity", "pair_identity"]
+from ..hub import resolve
+from ..pair import is_file
+from ..shipped import shipped_head
+
+__all__ = ["head_identity", "model_identity", "pair_identity"]
 
 _SAMPLED = 2**20
 
@@ -27,6 +31,14 @@ def model_identity(path: str | os.PathLike[str]) -> dict[str, Any]:
         stream.seek(max(0, size - _SAMPLED))
         digest.update(stream.read(_SAMPLED))
     return {"file": file.name, "bytes": size, "digest": digest.hexdigest()[:16]}
+
+
+def head_identity(head: str | os.PathLike[str]) -> dict[str, Any]:
+    """A head's name, and the SHA-256 of its file where it has one."""
+    name = os.fspath(head)
+    file = shipped_head(name) or (resolve(head) if is_file(head) else None)
+    digest = {} if file is None else {"head_sha256": hashlib.sha256(Path(file).read_bytes()).hexdigest()}
+    return {"head": os.path.basename(name), **digest}
 
 
 def pair_identity(base: Mapping[str, Any], assistant: Mapping[str, Any], fingerprint: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The assistant's own answers as a corpus: texts of the kind that the pair will write."""
+"""Answers of the assistant, or of the pair, as a corpus: texts of the kind that the pair will write."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..errors import ChatTemplateError, ColmError, ContextFull, CorpusError, Gen
 from ..pair import CHAT_TEMPERATURE
 from ._lock import lock_folder
 from .corpus import BadRow, Document, json_rows
-from .identity import model_identity
+from .identity import head_identity, model_identity
 from .selection import Corpus
 from .texts import prompt_messages, uses_chat
 
@@ -28,6 +28,7 @@ __all__ = ["FILE", "Progress", "respond"]
 FILE = "responses.jsonl"
 FORMAT = "colm-responses"
 VERSION = 1
+ALWAYS = "always"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +54,23 @@ def respond(
     out: str | os.PathLike[str],
     options: Mapping[str, Any],
     *,
+    head: str | os.PathLike[str] = ALWAYS,
     chat: bool | None = None,
     system: str | None = None,
     strict: bool = False,
     n_parallel: int = 1,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Corpus:
-    """Lets the assistant answer every prompt of a corpus, or goes on with that.
+    """Lets the assistant, or the pair, answer every prompt of a corpus, or goes on with that.
 
     Args:
-        pair: the loaded pair; only its assistant writes.
+        pair: the loaded pair.
         corpus: prompts; completions in it are not looked at.
         out: the folder; answers are kept in ``responses.jsonl``, each with its tokens.
         options: of generation; ``seed`` is that of the first prompt, each later one has the next.
+        head: who writes: with ``always`` the assistant alone. A learned head gives texts in which both models' tokens
+            stand, as they will when it is used (its next version can learn from those, as DAgger does: Ross et al.,
+            2011).
         chat: through the base's chat template. None: where it has one.
         system: a system message before prompts.
         strict: stop at the first prompt that cannot be answered.
@@ -80,23 +85,28 @@ def respond(
         CorpusError: the folder holds other answers, or a prompt cannot be answered, with ``strict``.
         ChatTemplateError: ``chat`` is asked for and the base's file has no template.
         OptionError: ``n_parallel`` or an option of generation outside its range.
+        HeadError: ``head`` is nothing that can serve as one, or knows no threshold for a ``defer_rate``.
         OSError: the disk is full. Answers written before stay.
     """
     if chat and not pair.base["chat_template"]:
         raise ChatTemplateError(f"{pair.base['path']} carries no chat template; have the texts answered without chat")
     use_chat = uses_chat(pair.base, chat)
+    writers: dict[str, Any] = {}
+    if head != ALWAYS:
+        writers = {"base": model_identity(pair.base["path"]), **head_identity(head)}
     facts = {
         **corpus.facts,
         "options": dict(options),
         "chat": use_chat,
         "system": system,
         "assistant": model_identity(pair.assistant["path"]),
+        **writers,
     }
     path = Path(out) / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
     with lock_folder(path.parent):
-        _write(pair, corpus, path, facts, options, use_chat, system, strict, n_parallel, on_progress)
-    kept = {**corpus.facts, "respond": facts["options"]}
+        _write(pair, corpus, path, facts, {**options, "head": head}, use_chat, system, strict, n_parallel, on_progress)
+    kept = {**corpus.facts, "respond": {**facts["options"], **(head_identity(head) if writers else {})}}
     return Corpus(lambda: _read(path, corpus.n_documents), corpus.n_documents, kept)
 
 
@@ -179,7 +189,7 @@ def _answers(
                 continue
             asked.append((number, document))
             own: dict[str, Any] = {"temperature": CHAT_TEMPERATURE} if document.messages or chat else {}
-            own.update(options, head="always", seed=int(options.get("seed", 0)) + number)
+            own.update(options, seed=int(options.get("seed", 0)) + number)
             yield tokens, own
 
     for count, result in _written(pair, prompts(), n_parallel):
