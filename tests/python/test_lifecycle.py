@@ -438,7 +438,7 @@ def test_pair_closed_while_it_computes(folder: Path) -> None:
 # -- children -------------------------------------------------------------------------------------------------
 
 _BEGIN = """
-import os, signal, sys, threading, time
+import contextlib, os, signal, sys, threading, time
 folder, tests = sys.argv[1:3]
 sys.path.insert(0, tests)
 import colm_cpp as colm
@@ -636,15 +636,17 @@ EXITS = {
     "a daemon thread that writes": """
         pair = load()
         def run():
-            while True:
-                pair.generate("the", max_tokens=20)
+            with contextlib.suppress(colm.PairClosed):  # CPython itself may abort while a daemon thread prints an error
+                while True:
+                    pair.generate("the", max_tokens=20)
         threading.Thread(target=run, daemon=True).start()
         time.sleep(0.2)
     """,
     "a daemon thread that loads": """
         def run():
-            while True:
-                load().close()
+            with contextlib.suppress(colm.PairClosed):
+                while True:
+                    load().close()
         threading.Thread(target=run, daemon=True).start()
         time.sleep(0.2)
     """,
@@ -691,13 +693,7 @@ def test_progress_of_a_stream_seen_from_another_thread(folder: Path) -> None:
 def test_interpreter_ends_quietly(folder: Path, left: str) -> None:
     for _ in range(5 if "daemon" in left else 2):
         done = run_child(folder, EXITS[left])
-        if left == "a daemon thread that writes" or left == "a daemon thread that loads":
-            # The pair may be closed between two of the thread's calls, which then says so.
-            lines = [line for line in done.stderr.splitlines() if line and not line.startswith((" ", "\t"))]
-            assert all(re.match(r"Exception in thread|Traceback|colm_cpp\.errors\.PairClosed", x) for x in lines)
-            assert (done.returncode, done.stdout) == (0, "")
-        else:
-            assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 # -- libraries ------------------------------------------------------------------------------------------------
