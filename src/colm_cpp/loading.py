@@ -30,6 +30,8 @@ __all__ = ["generate", "load"]
 
 PathLike = str | os.PathLike[str]
 
+_TINY_FILE = 16 * 2**20
+
 
 def _model_path(name: str, value: object) -> str:
     if not isinstance(value, (str, os.PathLike)):
@@ -132,15 +134,18 @@ def prepare(
     if check_memory:
         triples = zip(paths, sizes, chosen, strict=True)
         check_free_memory(*(estimate(path, n_ctx, o, min(n_outputs, o.n_batch)) for path, n_ctx, o in triples))
-    cores = usable_cores()
     prepared = [
-        o.to_core(path, n_ctx, cores, [(resolve(adapter), scale) for adapter, scale in o.adapters()])
+        o.to_core(path, n_ctx, _threads_for(path), [(resolve(adapter), scale) for adapter, scale in o.adapters()])
         for o, path, n_ctx in zip(chosen, paths, sizes, strict=True)
     ]
     for core in prepared:
         core.n_sequences = n_sequences
         core.n_outputs = min(n_outputs, core.n_batch)
     return prepared
+
+
+def _threads_for(path: str) -> int:
+    return 1 if os.path.getsize(path) < _TINY_FILE else usable_cores()
 
 
 def generate(

@@ -125,7 +125,8 @@ class LoadOptions:
             were trained with where that is less. 0: what this model was trained with.
         n_batch: most tokens per llama.cpp call while reading a prompt.
         n_ubatch: most tokens per pass of the graph; at most ``n_batch`` is used.
-        n_threads: threads for single tokens. None: the physical cores that this process may use.
+        n_threads: threads for single tokens. None: the physical cores that this process may use; one for a file below
+            16 MiB, whose threads would wait for each other longer than they compute.
         n_threads_batch: threads for reading prompts. None: ``n_threads``.
         n_gpu_layers: layers on the GPU; -1 is all, 0 none. Without a GPU in llama-cpp-python it changes nothing.
         main_gpu: the GPU that holds the model with ``split_mode="none"``.

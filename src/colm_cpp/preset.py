@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from .errors import OptionError
 
-__all__ = ["Preset", "preset", "presets"]
+__all__ = ["DEMO_FOLDER", "Preset", "preset", "presets"]
+
+DEMO_FOLDER = Path(__file__).parent / "data" / "demo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,13 @@ class Preset:
 
 
 _PRESETS = (
+    Preset(
+        "demo",
+        str(DEMO_FOLDER / "base.gguf"),
+        str(DEMO_FOLDER / "assistant.gguf"),
+        str(DEMO_FOLDER / "head.gguf"),
+        "two tiny models in the package: one tells word problems, the other does the sums",
+    ),
     Preset(
         "qwen2.5-coder-0.5b-1.5b",
         "hf:Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF/*q4_k_m.gguf",

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 from conftest import TINY_LOAD, TinyModels
 
 import colm_cpp as colm
+from colm_cpp import loading
 from colm_cpp.cli import main
 from colm_cpp.hub import HubFile
-from colm_cpp.preset import Preset
+from colm_cpp.options import LoadOptions
+from colm_cpp.preset import Preset, preset
 
 
 @pytest.fixture
@@ -24,10 +27,12 @@ def tiny_preset(tiny_model: TinyModels, monkeypatch: pytest.MonkeyPatch) -> Pres
 
 def test_what_there_is() -> None:
     known = {preset.name: preset for preset in colm.presets()}
-    assert list(known) == ["qwen2.5-coder-0.5b-1.5b"]
+    assert list(known) == ["demo", "qwen2.5-coder-0.5b-1.5b"]
     assert known["qwen2.5-coder-0.5b-1.5b"].head in colm.shipped_heads()
     for model in (known["qwen2.5-coder-0.5b-1.5b"].base, known["qwen2.5-coder-0.5b-1.5b"].assistant):
         HubFile.parse(model)
+    demo = known["demo"]
+    assert all(Path(file).is_file() for file in (demo.base, demo.assistant, demo.head))
 
 
 def test_load_takes_both_models_and_the_head(tiny_preset: Preset) -> None:
@@ -52,7 +57,9 @@ def test_generate_takes_a_name(tiny_preset: Preset) -> None:
 @pytest.mark.parametrize("name", ["qwen2.5", "", "x.gguf", "\ud800"])
 def test_an_unknown_name_is_answered_with_those_there_are(name: str) -> None:
     for call in (lambda: colm.load(name), lambda: colm.generate("a", pair=name)):
-        with pytest.raises(colm.OptionError, match=r"'qwen2\.5-coder-0\.5b-1\.5b'.*base= and assistant=") as e:
+        with pytest.raises(
+            colm.OptionError, match=r"'demo' and 'qwen2\.5-coder-0\.5b-1\.5b'.*base= and assistant="
+        ) as e:
             call()
         assert ascii(name) in str(e.value)
 
@@ -99,7 +106,7 @@ class TestCommandLine:
         code, _, error = self.run(*command, *out)
         assert code == 2
         assert "--base" in error
-        assert "--pair qwen2.5-coder-0.5b-1.5b" in error
+        assert "--pair demo" in error
         code, _, error = self.run(*command, *out, "--base", "x.gguf")
         assert code == 2
         assert "--assistant" in error
@@ -114,3 +121,19 @@ class TestCommandLine:
         code, _, error = self.run("generate", "a", "--base", "x.gguf", "--assistant", "y.gguf")
         assert code == 2
         assert "--head" in error
+
+
+def test_tiny_models_have_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless more are asked for; others have what the machine has."""
+    monkeypatch.setattr(loading, "usable_cores", lambda: 7)
+    known = preset("demo")
+
+    def threads(**options: Any) -> list[tuple[int, int]]:
+        chosen = (LoadOptions(**options), LoadOptions(**options))
+        prepared = loading.prepare(known.base, known.assistant, chosen, check_memory=False)
+        return [(core.n_threads, core.n_threads_batch) for core in prepared]
+
+    assert threads() == [(1, 1), (1, 1)]
+    assert threads(n_threads=3, n_threads_batch=5) == [(3, 5), (3, 5)]
+    monkeypatch.setattr(loading, "_TINY_FILE", 0)
+    assert threads() == [(7, 7), (7, 7)]

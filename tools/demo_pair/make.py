@@ -21,35 +21,34 @@ from vocabulary import Vocabulary
 
 N_VOCAB = 1024
 N_CTX = 512
-N_STORIES = 30_000  # what the base is trained on, again and again; the assistant's ledgers never repeat
+N_STORIES = 10_000  # what the base is trained on, again and again; the assistant's ledgers never repeat
 N_PROBLEMS = 500
-N_SCORED = 400
-N_CALIBRATED = 48
+N_SCORED = 4_000
+N_CALIBRATED = 96
 
 
-def stories(seed: int) -> Iterator[situations.Problem]:
-    """Problems of the situations, and with the sums, that training may see."""
+def head_stories(seed: int) -> Iterator[situations.Problem]:
+    """Stories with sums that neither model was trained on, to learn the head from and to calibrate it with."""
     rng = random.Random(seed)
     while True:
-        yield situations.draw_problem(rng, held_out=False)
+        yield situations.draw_problem(rng, "head")
 
 
 def story_texts(seed: int) -> Iterator[str]:
     """The base's corpus: the same stories, in another order each time."""
-    corpus = [p.story for p in itertools.islice(stories(seed), N_STORIES)]
     rng = random.Random(seed + 1)
+    corpus = [situations.draw_problem(rng, "models").story for _ in range(N_STORIES)]
     while True:
         rng.shuffle(corpus)
         yield from corpus
 
 
 def ledger_texts(seed: int) -> Iterator[str]:
-    """The assistant's corpus: some entries a text, on one line or on several."""
+    """The assistant's corpus: some entries a text."""
     rng = random.Random(seed)
     nouns = situations.words()
     while True:
-        between = rng.choice((" ", "\n"))
-        yield between.join(sums.ledger_line(rng, nouns) for _ in range(rng.randint(1, 6)))
+        yield " ".join(sums.ledger_line(rng, nouns) for _ in range(rng.randint(1, 6)))
 
 
 def write_rows(path: Path, problems: Iterator[situations.Problem], n: int) -> None:
@@ -65,7 +64,7 @@ def write_problems(path: Path, seed: int) -> None:
     seen: set[str] = set()
     with path.open("w", encoding="utf-8") as file:
         while len(seen) < N_PROBLEMS:
-            problem = situations.draw_problem(rng, held_out=True)
+            problem = situations.draw_problem(rng, "problems")
             if problem.text not in seen:
                 seen.add(problem.text)
                 row = {
@@ -80,8 +79,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path, help="a folder; what the package takes is written to OUT/demo")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--base-steps", type=int, default=3000)
-    parser.add_argument("--assistant-steps", type=int, default=9000)
+    parser.add_argument("--base-steps", type=int, default=600)
+    parser.add_argument("--assistant-steps", type=int, default=6000)
     arguments = parser.parse_args()
     out, seed = arguments.out, arguments.seed
     made = out / "demo"
@@ -99,23 +98,24 @@ def main() -> None:
     say(f"vocabulary of {len(vocabulary)} tokens")
 
     base = Llama(Shape(N_VOCAB, N_CTX, n_embd=128, n_layer=4, n_head=4, n_ff=384))
-    fit(base, rows(vocabulary, story_texts(seed), 160, 32), arguments.base_steps, 2e-3, lambda t: say(f"base: {t}"))
+    fit(base, rows(vocabulary, story_texts(seed), 161, 32), arguments.base_steps, 4e-3, lambda t: say(f"base: {t}"))
     write_gguf(base, vocabulary, made / "base.gguf", "colm demo base", "Word problems and how to solve them.")
 
-    assistant = Llama(Shape(N_VOCAB, N_CTX, n_embd=192, n_layer=4, n_head=6, n_ff=512))
-    batches = rows(vocabulary, ledger_texts(seed + 10), 128, 64)
-    fit(assistant, batches, arguments.assistant_steps, 2e-3, lambda t: say(f"assistant: {t}"))
+    assistant = Llama(Shape(N_VOCAB, N_CTX, n_embd=128, n_layer=4, n_head=4, n_ff=384))
+    batches = rows(vocabulary, ledger_texts(seed + 10), 161, 24)
+    fit(assistant, batches, arguments.assistant_steps, 4e-3, lambda t: say(f"assistant: {t}"))
     write_gguf(assistant, vocabulary, made / "assistant.gguf", "colm demo assistant", "Sums in ledgers.")
 
     write_problems(made / "problems.jsonl", seed + 2)
-    fresh = stories(seed + 3)
+    fresh = head_stories(seed + 3)
     write_rows(out / "texts.jsonl", fresh, N_SCORED)
     write_rows(out / "prompts.jsonl", fresh, N_CALIBRATED)
     models = ["--base", str(made / "base.gguf"), "--assistant", str(made / "assistant.gguf")]
     shutil.rmtree(out / "scores", ignore_errors=True)
     for command in (
         ["score", str(out / "texts.jsonl"), *models, "--out", str(out / "scores")],
-        ["train", str(out / "scores"), "--name", "colm demo", "--force", "--out", str(made / "head.gguf")],
+        ["train", str(out / "scores"), "--l2", "0.0003", "--name", "colm demo", "--force",
+         "--out", str(made / "head.gguf")],
         ["calibrate", str(made / "head.gguf"), str(out / "prompts.jsonl"), *models, "--limit",
          str(N_CALIBRATED), "--max-tokens", "120", "--parallel", "16"],
     ):  # fmt: skip

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sums import PERCENTAGES, Sum, never_trained_on
+from sums import PERCENTAGES, Sum, conversion, readers
 
 __all__ = ["PLOTS", "THEMES", "Problem", "draw_problem", "held_out_situation", "words"]
 
@@ -54,131 +54,49 @@ class Problem:
         return f"Problem: {self.text}\nSolution: {self.solution}"
 
 
-Numbers = Callable[[random.Random], tuple[tuple[int, ...], tuple[Sum, ...]]]
-
-
 @dataclass(frozen=True)
 class Plot:
-    """What happens: the numbers, several wordings of the problem, and the headings of the solution's sums."""
+    """What happens.
+
+    Attributes:
+        name: what it is called.
+        numbers: the range of each number in the problem: first, last and, if not 1, the step; or all percentages.
+        sums: what is computed: the kind, and of what: ``n1`` is the second number, ``r0`` the first sum's result.
+        problems: several wordings of the problem.
+        headings: of the sums, several times.
+    """
 
     name: str
-    numbers: Numbers
+    numbers: tuple[Sequence[int], ...]
+    sums: tuple[tuple[str, ...], ...]
     problems: tuple[str, ...]
     headings: tuple[tuple[str, ...], ...]
 
+    def draw(self, rng: random.Random) -> tuple[list[int], list[Sum]]:
+        """Numbers of these sizes, and what is computed with them. Not every sum need be possible."""
+        numbers = [rng.choice(values) for values in self.numbers]
+        sums: list[Sum] = []
 
-def _groups_and_loose(rng: random.Random) -> tuple[tuple[int, ...], tuple[Sum, ...]]:
-    per, n, loose = rng.randint(11, 240), rng.randint(3, 9), rng.randint(12, 600)
-    first = Sum("*", per, n)
-    return (n, per, loose), (first, Sum("+", first.result, loose))
+        def value(name: str) -> int:
+            return numbers[int(name[1:])] if name[0] == "n" else sums[int(name[1:])].result
 
-
-def _groups_and_sold(rng: random.Random) -> tuple[tuple[int, ...], tuple[Sum, ...]]:
-    per, n, sold = rng.randint(11, 240), rng.randint(3, 9), rng.randint(12, 900)
-    first = Sum("*", per, n)
-    return (n, per, sold), (first, Sum("-", first.result, sold))
-
-
-def _gain_and_loss(rng: random.Random) -> tuple[tuple[int, ...], tuple[Sum, ...]]:
-    a, b, c = rng.randint(102, 990), rng.randint(102, 990), rng.randint(103, 900)
-    first = Sum("+", a, b)
-    return (a, b, c), (first, Sum("-", first.result, c))
+        for op, a, *rest in self.sums:
+            sums.append(conversion(value(a), *rest) if op == "unit" else Sum(op, value(a), value(*rest)))
+        return numbers, sums
 
 
-def _share_spoilt(rng: random.Random) -> tuple[tuple[int, ...], tuple[Sum, ...]]:
-    p, n = rng.choice(PERCENTAGES), 20 * rng.randint(3, 99)
-    first = Sum("%", p, n)
-    return (n, p), (first, Sum("-", n, first.result))
+def _values(numbers: object) -> Sequence[int]:
+    if numbers == "percentage":
+        return PERCENTAGES
+    first, last, *step = numbers
+    return range(first, last + 1, *step)
 
-
-def _share_more(rng: random.Random) -> tuple[tuple[int, ...], tuple[Sum, ...]]:
-    p, n = rng.choice(PERCENTAGES), 20 * rng.randint(3, 60)
-    first = Sum("%", p, n)
-    return (n, p), (first, Sum("+", n, first.result))
-
-
-def _hours(rng: random.Random) -> tuple[tuple[int, ...], tuple[Sum, ...]]:
-    h, m = rng.randint(2, 29), rng.randint(12, 190)
-    first = Sum("unit", h, 60, ("hours", "minutes"))
-    return (h, m), (first, Sum("+", first.result, m))
-
-
-def _weeks(rng: random.Random) -> tuple[tuple[int, ...], tuple[Sum, ...]]:
-    w, n = rng.randint(2, 50), rng.randint(2, 9)
-    first = Sum("unit", w, 7, ("weeks", "days"))
-    return (w, n), (first, Sum("*", first.result, n))
-
-
-def _dozens(rng: random.Random) -> tuple[tuple[int, ...], tuple[Sum, ...]]:
-    d, c = rng.randint(9, 80), rng.randint(14, 600)
-    first = Sum("unit", d, 12, ("dozen", "pieces"))
-    return (d, c), (first, Sum("-", first.result, c))
-
-
-def _rope(rng: random.Random) -> tuple[tuple[int, ...], tuple[Sum, ...]]:
-    m, c = rng.randint(2, 19), rng.randint(21, 900)
-    first = Sum("unit", m, 100, ("metres", "centimetres"))
-    return (m, c), (first, Sum("-", first.result, c))
-
-
-def _weight(rng: random.Random) -> tuple[tuple[int, ...], tuple[Sum, ...]]:
-    p, c = rng.randint(4, 60), rng.randint(21, 500)
-    first = Sum("unit", p, 16, ("pounds", "ounces"))
-    return (p, c), (first, Sum("+", first.result, c))
-
-
-def _change(rng: random.Random) -> tuple[tuple[int, ...], tuple[Sum, ...]]:
-    price, n, paid = rng.randint(11, 240), rng.randint(3, 9), 100 * rng.randint(2, 19)
-    first = Sum("*", price, n)
-    return (n, price, paid), (first, Sum("-", paid, first.result))
-
-
-def _two_prices(rng: random.Random) -> tuple[tuple[int, ...], tuple[Sum, ...]]:
-    p, n, q, m = rng.randint(11, 120), rng.randint(3, 9), rng.randint(11, 120), rng.randint(3, 9)
-    first, second = Sum("*", p, n), Sum("*", q, m)
-    return (n, p, m, q), (first, second, Sum("+", first.result, second.result))
-
-
-def _goal(rng: random.Random) -> tuple[tuple[int, ...], tuple[Sum, ...]]:
-    goal, a, b = rng.randint(700, 1990), rng.randint(102, 800), rng.randint(102, 800)
-    first = Sum("+", a, b)
-    return (goal, a, b), (first, Sum("-", goal, first.result))
-
-
-def _times_as_many(rng: random.Random) -> tuple[tuple[int, ...], tuple[Sum, ...]]:
-    a, n = rng.randint(21, 220), rng.randint(3, 9)
-    first = Sum("*", a, n)
-    return (a, n), (first, Sum("+", a, first.result))
-
-
-def _more_than(rng: random.Random) -> tuple[tuple[int, ...], tuple[Sum, ...]]:
-    a, more = rng.randint(102, 790), rng.randint(21, 390)
-    first = Sum("+", a, more)
-    return (a, more), (first, Sum("+", a, first.result))
-
-
-_NUMBERS: dict[str, Numbers] = {
-    "groups and loose": _groups_and_loose,
-    "groups and sold": _groups_and_sold,
-    "gain and loss": _gain_and_loss,
-    "share spoilt": _share_spoilt,
-    "share more": _share_more,
-    "hours": _hours,
-    "weeks": _weeks,
-    "dozens": _dozens,
-    "rope": _rope,
-    "weight": _weight,
-    "change": _change,
-    "two prices": _two_prices,
-    "goal": _goal,
-    "times as many": _times_as_many,
-    "more than": _more_than,
-}
 
 PLOTS = tuple(
     Plot(
         row["name"],
-        _NUMBERS[row["name"]],
+        tuple(_values(numbers) for numbers in row["numbers"]),
+        tuple(tuple(sum_) for sum_ in row["sums"]),
         tuple(row["problems"]),
         tuple(tuple(headings) for headings in row["headings"]),
     )
@@ -191,21 +109,22 @@ def held_out_situation(theme: Theme, plot: Plot) -> bool:
     return (THEMES.index(theme) * 3 + PLOTS.index(plot) * 7) % 5 == 0
 
 
-def draw_problem(rng: random.Random, *, held_out: bool) -> Problem:
+def draw_problem(rng: random.Random, reader: str) -> Problem:
     """A problem.
 
     Args:
         rng: draws it.
-        held_out: of a situation and with sums that training never sees; otherwise neither is kept from it.
+        reader: whose sums it may have, one of :func:`sums.readers`. ``problems`` are of the situations that no training
+            sees, too.
     """
     while True:
         theme, plot = rng.choice(THEMES), rng.choice(PLOTS)
-        if held_out_situation(theme, plot) == held_out:
+        if held_out_situation(theme, plot) == (reader == "problems"):
             break
     while True:
-        numbers, sums = plot.numbers(rng)
+        numbers, sums = plot.draw(rng)
         computed = [sum_ for sum_ in sums if sum_.op != "unit"]
-        if all(sum_.possible and never_trained_on(sum_) == held_out for sum_ in computed):
+        if all(sum_.fits() and readers(sum_) == reader for sum_ in computed):
             break
     name, other = rng.sample(NAMES, 2)
     slots = {
@@ -225,15 +144,15 @@ def draw_problem(rng: random.Random, *, held_out: bool) -> Problem:
         for heading, sum_ in zip(headings, sums, strict=True)
     )
     answer = sums[-1].result
-    return Problem((theme.place, plot.name), text, f"{' '.join(steps)}\nAnswer: {answer}", answer, sums)
+    return Problem((theme.place, plot.name), text, f"{' '.join(steps)} Answer: {answer}", answer, tuple(sums))
 
 
 def words() -> tuple[str, ...]:
-    """The nouns of all themes, of which ledgers are full too."""
-    found = {
-        word
-        for theme in THEMES
-        for text in (theme.place, theme.items, theme.container, theme.containers, theme.people)
-        for word in text.split()
-    }
-    return tuple(sorted(found))
+    """Every word of the wordings, of which ledgers are full too."""
+    texts = [*NAMES]
+    for theme in THEMES:
+        texts += [theme.place, theme.items, theme.container, theme.containers, theme.people]
+    for plot in PLOTS:
+        texts += [*plot.problems, *(heading for headings in plot.headings for heading in headings)]
+    found = {word.strip(".,?%") for text in texts for word in text.split() if "{" not in word}
+    return tuple(sorted(found - {""}))

@@ -5,21 +5,21 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-__all__ = ["PERCENTAGES", "UNITS", "Sum", "draw", "ledger_line", "never_trained_on"]
+__all__ = ["PERCENTAGES", "UNITS", "Sum", "conversion", "draw", "ledger_line", "readers"]
 
 PERCENTAGES = (10, 20, 25, 30, 40, 50, 60, 70, 75, 80, 90)
 
 UNITS = {
     # (from, to): (how many of the second are one of the first, largest number that is converted)
-    ("hours", "minutes"): (60, 30),
+    ("hours", "minutes"): (60, 16),
     ("weeks", "days"): (7, 140),
     ("dozen", "pieces"): (12, 80),
-    ("metres", "centimetres"): (100, 19),
+    ("metres", "centimetres"): (100, 9),
     ("pounds", "ounces"): (16, 60),
 }
 
-_LARGEST = 1999
-_HELD_OUT = 8  # one pair of numbers in so many is kept out of every training text
+_LARGEST = 999
+_PARTS = 8  # one pair of numbers in so many is for the problems alone, and one for the head's texts
 
 
 @dataclass(frozen=True)
@@ -49,17 +49,16 @@ class Sum:
             return self.a * self.b // 100
         return self.a * self.b
 
-    @property
-    def possible(self) -> bool:
-        """Whether this is a sum of the sizes that the pair is made for."""
+    def fits(self, largest: int = _LARGEST) -> bool:
+        """Whether this is a sum of the sizes that the pair is made for, with no number above ``largest``."""
         if self.op == "+":
-            return min(self.a, self.b) >= 2 and self.result <= _LARGEST
+            return min(self.a, self.b) >= 2 and self.result <= largest
         if self.op == "-":
-            return self.b >= 2 and self.result >= 2 and self.a <= _LARGEST
+            return self.b >= 2 and self.result >= 2 and self.a <= largest
         if self.op == "*":
-            return 11 <= self.a <= 499 and 2 <= self.b <= 9 and self.result <= _LARGEST
+            return self.a >= 11 and 2 <= self.b <= 9 and self.result <= largest
         if self.op == "%":
-            return self.a in PERCENTAGES and 20 <= self.b <= _LARGEST and self.b % 20 == 0
+            return self.a in PERCENTAGES and 20 <= self.b <= largest and self.a * self.b % 100 == 0
         factor, largest = UNITS[self.unit]
         return self.b == factor and 2 <= self.a <= largest
 
@@ -71,46 +70,58 @@ class Sum:
         return f"{self.a} {self.op} {self.b}"
 
 
-def never_trained_on(sum_: Sum) -> bool:
-    """Whether neither model may see this sum in training. Conversions are facts to be known, and always seen."""
+def conversion(a: int, from_: str, to: str) -> Sum:
+    """``a`` of one unit in another."""
+    return Sum("unit", a, UNITS[from_, to][0], (from_, to))
+
+
+def readers(sum_: Sum) -> str:
+    """Who may see this sum: the ``models`` in training, the ``head``, or the ``problems`` alone.
+
+    A head that learned from sums which the base was trained on would think too much of the base. Conversions are
+    facts to be known, and the models'.
+    """
     if sum_.op == "unit":
-        return False
-    key = (ord(sum_.op) * 2003 + sum_.a) * 2003 + sum_.b
-    return (key * 2654435761 >> 7) % _HELD_OUT == 0
+        return "models"
+    key = (ord(sum_.op) * 10007 + sum_.a) * 10007 + sum_.b
+    return {0: "problems", 1: "head"}.get((key * 2654435761 >> 7) % _PARTS, "models")
 
 
 def draw(rng: random.Random) -> Sum:
-    """A sum of a kind and size that training may see."""
+    """A sum for the models; products and shares also of larger numbers than the problems have."""
     while True:
-        op = rng.choices(("+", "-", "*", "%", "unit"), (5, 5, 6, 3, 1))[0]
+        op = rng.choices(("+", "-", "*", "%", "unit"), (4, 5, 5, 8, 1))[0]
         if op == "+":
             sum_ = Sum(op, _size(rng), _size(rng))
         elif op == "-":
             a, b = _size(rng), _size(rng)
             sum_ = Sum(op, max(a, b), min(a, b))
         elif op == "*":
-            sum_ = Sum(op, rng.randint(11, 499), rng.randint(2, 9))
+            b = rng.randint(2, 9)
+            sum_ = Sum(op, rng.randint(11, rng.choice((_LARGEST, _LARGEST // b))), b)
         elif op == "%":
-            sum_ = Sum(op, rng.choice(PERCENTAGES), 20 * rng.randint(1, 99))
+            sum_ = Sum(op, rng.choice(PERCENTAGES), 10 * rng.randint(2, rng.choice((99, 99, 250))))
         else:
             unit = rng.choice(tuple(UNITS))
-            factor, largest = UNITS[unit]
-            sum_ = Sum(op, rng.randint(2, largest), factor, unit)
-        if sum_.possible and not never_trained_on(sum_):
+            sum_ = conversion(rng.randint(2, UNITS[unit][1]), *unit)
+        if sum_.fits(_LARGEST if op in "+-" else 9 * _LARGEST) and readers(sum_) == "models":
             return sum_
 
 
 def _size(rng: random.Random) -> int:
-    """Numbers of one to four digits, most of them of three."""
-    return rng.randint(2, rng.choice((99, 999, 999, _LARGEST)))
+    """Numbers of one to three digits, most of them of three."""
+    return rng.randint(2, rng.choice((99, _LARGEST, _LARGEST)))
 
 
 def ledger_line(rng: random.Random, words: tuple[str, ...]) -> str:
-    """An entry: a heading of some words and a sum, or words and numbers with nothing to compute."""
-    heading = " ".join(rng.choices(words, k=rng.randint(1, 4))).capitalize()
+    """An entry: a sum, one in four under a heading of some words; or a note, words and numbers in any order."""
     kind = rng.random()
-    if kind < 0.08:
-        entries = (f"{_size(rng)} {rng.choice(words)}" for _ in range(rng.randint(1, 3)))
-        return f"{heading}: {', '.join(entries)}."
-    sum_ = draw(rng)
-    return f"{sum_} = {sum_.result}." if kind < 0.65 else f"{heading}: {sum_} = {sum_.result}."
+    if kind < 0.7:
+        sum_ = draw(rng)
+        return f"{sum_} = {sum_.result}."
+    heading = " ".join(rng.choices(words, k=rng.randint(1, 3)))
+    if kind < 0.95:
+        sum_ = draw(rng)
+        return f"{heading}: {sum_} = {sum_.result}."
+    note = [str(_size(rng)) if rng.random() < 0.2 else rng.choice(words) for _ in range(rng.randint(3, 24))]
+    return f"{' '.join(note)}."

@@ -10,6 +10,7 @@ from .. import __version__, _core
 from ..errors import ColmError
 from ._output import one_line
 from .calibrate import calibrate
+from .demo import demo
 from .evaluate import evaluate
 from .export import export
 from .generate import generate
@@ -62,5 +63,5 @@ def main() -> None:
     """
 
 
-for command in (generate, inspect, export, score, train, calibrate, evaluate, patterns):
+for command in (demo, generate, inspect, export, score, train, calibrate, evaluate, patterns):
     main.add_command(command)

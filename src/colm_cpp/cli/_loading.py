@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ..learn.scoring import Scorer
     from ..pair import Pair
 
-__all__ = ["load_pair", "load_progress", "load_scorer"]
+__all__ = ["load_demo", "load_pair", "load_progress", "load_scorer"]
 
 
 def load_pair(
@@ -42,6 +42,13 @@ def load_pair(
             check_memory=check_memory,
             **dict(options),
         )
+
+
+def load_demo() -> Pair:
+    """The pair in the package."""
+    from ..loading import load
+
+    return load("demo")
 
 
 def load_scorer(

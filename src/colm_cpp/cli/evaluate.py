@@ -18,7 +18,14 @@ __all__ = ["evaluate"]
 @click.command(cls=SectionedCommand)
 @click.argument("task", type=click.Path())
 @pair_arguments
-@option("Arms", "--head", "heads", multiple=True, metavar="NAME=FILE", help="A calibrated head. Repeatable.")
+@option(
+    "Arms",
+    "--head",
+    "heads",
+    multiple=True,
+    metavar="NAME=HEAD",
+    help="A calibrated head: a file, or one in the package by name. Repeatable.  [default: learned=, that of --pair]",
+)
 @option(
     "Arms",
     "--rate",
@@ -63,7 +70,7 @@ def evaluate(task: str, out: Path, as_json: bool, **values: Any) -> None:
     from ..report.evaluation import write_report
     from ._output import one_line, print_json
 
-    models = None if values["report_only"] else chosen_models(values)[:2]
+    models = None if values["report_only"] else chosen_models(values)
     checker = make_checker(values["checker"], pattern=values["pattern"])
     loaded = load_task(task, skip=values["skip"], limit=values["limit"])
     for row in loaded.bad_rows:
@@ -79,7 +86,7 @@ def evaluate(task: str, out: Path, as_json: bool, **values: Any) -> None:
         click.echo(written["report.md"].read_text(encoding="utf-8"), nl=False)
 
 
-def _answer(task: Any, out: Path, models: tuple[str, str], values: dict[str, Any]) -> Any:
+def _answer(task: Any, out: Path, models: tuple[str, str, str | None], values: dict[str, Any]) -> Any:
     from ..learn.evaluation import make_arms, run
     from ..learn.identity import pair_identity
     from ..learn.records import RecordFolder
@@ -94,6 +101,9 @@ def _answer(task: Any, out: Path, models: tuple[str, str], values: dict[str, Any
         if not equals or not file:
             raise OptionError(f"--head {entry!r} has no '='; write a name and a file, such as mine=head.gguf")
         heads[name] = file
+    base, assistant, own_head = models
+    if not values["heads"] and own_head is not None:
+        heads["learned"] = own_head
     names = values["arms"] or ("base", "assistant", "random")
     arms = make_arms(
         [name for name in names if name != "random"], heads, values["rates"] or (0.2,), random="random" in names
@@ -101,7 +111,7 @@ def _answer(task: Any, out: Path, models: tuple[str, str], values: dict[str, Any
     options = {key: values[key] for key in ("max_tokens", "temperature", "seed")}
     with (
         log_to_stderr(values["verbose"]),
-        load_pair(*models, None, **loading(values)) as pair,
+        load_pair(base, assistant, None, **loading(values)) as pair,
         meter("evaluating", shown=not values["quiet"]) as bar,
     ):
         use_chat = uses_chat(pair.base, values["chat"])

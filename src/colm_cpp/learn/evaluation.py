@@ -13,6 +13,7 @@ from ..errors import ColmError, HeadError, OptionError
 from ..heads import Head
 from ..hub import resolve
 from ..pair import CHAT_TEMPERATURE
+from ..shipped import shipped_head
 from ._lock import lock_folder
 from .identity import head_identity
 from .records import SINGLE_ARMS, Record, RecordFolder
@@ -71,7 +72,7 @@ def make_arms(
 
     Args:
         names: of the models alone: ``base``, ``assistant``, both or neither.
-        heads: name -> calibrated head file; each answers at every rate.
+        heads: name -> calibrated head, a file or one in the package by name; each answers at every rate.
         rates: deferral rates in (0, 1).
         random: also defer at random, at the same rates.
 
@@ -94,7 +95,7 @@ def make_arms(
             raise OptionError(
                 f"a head cannot be named {name!r}; use letters, digits, '.', '_' and '-', and not the name of an arm"
             )
-        head_file = Head.load(resolve(path))
+        head_file = Head.load(shipped_head(os.fspath(path)) or resolve(path))
         if not head_file.rates:
             raise HeadError(f"head {os.fspath(path)} has no calibration table; run colm calibrate on it first")
         identity = head_identity(path)

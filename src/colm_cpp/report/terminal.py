@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-__all__ = ["print_patterns", "print_text"]
+__all__ = ["DEFERRED_STYLE", "append_token", "print_patterns", "print_text", "safe"]
 
 DEFERRED_STYLE = "bold cyan"
 
@@ -50,26 +50,27 @@ def print_text(console: Console, text: TracedText, number: int) -> None:
     for i, token in enumerate(text.tokens):
         end = text.ended and i == len(text.tokens) - 1
         piece = "<end>" if end and token.deferred else visible(token.text)
-        _append(console, shown, piece, token.deferred)
+        append_token(console, shown, piece, token.deferred)
     console.print(shown, soft_wrap=True)
 
 
-def _safe(console: Console, text: str) -> str:
+def safe(console: Console, text: str) -> str:
     """``text`` without what the console's encoding lacks."""
     encoding = console.encoding or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _line(console: Console, text: str) -> None:
-    console.print(_safe(console, on_one_line(text)), style="bold", soft_wrap=True)
+    console.print(safe(console, on_one_line(text)), style="bold", soft_wrap=True)
 
 
-def _append(console: Console, shown: Text, piece: str, deferred: bool) -> None:
+def append_token(console: Console, shown: Text, piece: str, deferred: bool) -> None:
+    """Adds a token; a deferred one in colour, or in brackets where the console has no colours."""
     if deferred and console.no_color:
         marked = piece.rstrip("\n")  # a bracket at the beginning of the next line would be hard to read
-        shown.append(_safe(console, f"[{marked or on_one_line(piece)}]{piece[len(marked) :]}"))
+        shown.append(safe(console, f"[{marked or on_one_line(piece)}]{piece[len(marked) :]}"))
     else:
-        shown.append(_safe(console, piece), style=DEFERRED_STYLE if deferred else "")
+        shown.append(safe(console, piece), style=DEFERRED_STYLE if deferred else "")
 
 
 def _percent(value: float | None) -> str:
@@ -131,7 +132,7 @@ def _print_tokens(console: Console, patterns: Patterns) -> None:
     table = _table(("token", "tokens", "deferred", "rate", "in context"))
     for token in patterns.most_deferred:
         # As Text, what models wrote is no markup.
-        text = Text(_safe(console, f"'{on_one_line(token.text)}'"))
+        text = Text(safe(console, f"'{on_one_line(token.text)}'"))
         context = Text("\n").join(_example(console, example) for example in token.examples)
         table.add_row(text, str(token.tokens), str(token.deferred), _percent(token.rate), context)
     console.print(table)
@@ -141,9 +142,9 @@ def _example(console: Console, example: Example) -> Text:
     from rich.text import Text
 
     shown = Text()
-    _append(console, shown, on_one_line(example.before), False)
-    _append(console, shown, on_one_line(example.token), True)
-    _append(console, shown, on_one_line(example.after), False)
+    append_token(console, shown, on_one_line(example.before), False)
+    append_token(console, shown, on_one_line(example.token), True)
+    append_token(console, shown, on_one_line(example.after), False)
     return shown
 
 

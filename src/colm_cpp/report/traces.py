@@ -18,7 +18,7 @@ from ..errors import CorpusError
 from ..learn.records import SINGLE_ARMS, Record, RecordFolder, sources_of
 from ..results import Source, defer_prob
 
-__all__ = ["TRACE_FORMAT", "TRACE_VERSION", "TracedText", "TracedToken", "read_texts"]
+__all__ = ["TRACE_FORMAT", "TRACE_VERSION", "TracedText", "TracedToken", "read_texts", "traced"]
 
 TRACE_FORMAT = "colm-trace"
 TRACE_VERSION = 1
@@ -161,7 +161,7 @@ def _records(path: Path, lines: Sequence[tuple[int, Any]], title: str) -> list[T
         except (ValueError, TypeError, OverflowError) as error:
             raise CorpusError(f"{path}:{number} is no record ({error}); delete the line to make it anew") from error
         records[record.problem] = record  # as in RecordFolder.read, the last answer to a problem counts
-    return [_text_of(record, title) for _, record in sorted(records.items())]
+    return [traced(record, f"{title}, problem {record.problem}") for _, record in sorted(records.items())]
 
 
 def _record(value: Any) -> Record:
@@ -177,12 +177,11 @@ def _record(value: Any) -> Record:
     return record
 
 
-def _text_of(record: Record, title: str) -> TracedText:
+def traced(record: Record, title: str) -> TracedText:
+    """The text of a record. What it continues is not in it."""
     columns = zip(record.pieces, record.ids, sources_of(record), record.defer_logits, strict=True)
     tokens = tuple(TracedToken(piece, id_, source, _probability(z, source)) for piece, id_, source, z in columns)
-    return TracedText(
-        f"{title}, problem {record.problem}", None, tokens, record.finish_reason == "eos" and bool(tokens)
-    )
+    return TracedText(title, None, tokens, record.finish_reason == "eos" and bool(tokens))
 
 
 def _probability(logit: float | None, source: Source) -> float:

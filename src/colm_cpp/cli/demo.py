@@ -1,0 +1,139 @@
+"""``colm demo``: what deferral looks like, with the pair in the package."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ._help import SectionedCommand
+from ._pair import option
+
+if TYPE_CHECKING:
+    from ..demo import Answer
+    from ..learn.tasks import Problem
+    from ..report.demo import Solution
+
+__all__ = ["demo"]
+
+_N_SHOWN = 3
+_ALONE = ("base", "assistant", "together")
+_NAMES = {
+    "base": "base alone",
+    "assistant": "assistant alone",
+    "random": "both, at random",
+    "together": "together",
+}
+_NEXT = """\
+What next?
+  colm demo --prompt "Omar has 9 boxes of 132 pencils and 77 loose ones. How many pencils has he?"
+  colm generate "Problem: At the market" --pair demo --max-tokens 120
+  python -c "import colm_cpp as colm; print(colm.generate('Problem: At the farm', pair='demo').text)"
+Models of your own: colm generate --help. A head of your own: docs/training.md."""
+
+
+@click.command(cls=SectionedCommand)
+@option("Texts", "--prompt", metavar="TEXT", help="A problem of your own instead of three from the package.")
+@option(
+    "Texts",
+    "--sample",
+    type=click.IntRange(0, 500),
+    default=50,
+    show_default=True,
+    help="Problems to count right answers of; 0 shows no table.",
+)
+@option(
+    "Output",
+    "--color",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    help="Colour the assistant's tokens. auto: on a terminal without NO_COLOR.",
+)
+@option("Output", "--quiet", "-q", is_flag=True, help="No progress.")
+@option("Output", "--verbose", "-v", is_flag=True, help="Show llama.cpp's log on stderr.")
+def demo(prompt: str | None, sample: int, color: str, quiet: bool, verbose: bool) -> None:
+    """Watch two tiny models solve word problems, alone and together.
+
+    Both come with the package. The base tells stories and cannot do the sums; the assistant does sums and cannot tell
+    stories; the head learned from texts alone when to let the other write. Needs no network.
+    """
+    from ..demo import demo_problems
+    from ..errors import TokenizeError
+    from ..learn.tasks import Problem
+    from ..pair import Pair
+    from ..report.demo import print_solutions
+    from ._loading import load_demo
+    from ._output import is_terminal, log_to_stderr, open_console, wants_color
+
+    if prompt is not None and not prompt.strip():
+        raise TokenizeError("the prompt is empty; give a word problem")
+    console = open_console("stdout", wants_color(color, "stdout"))
+    plain = not is_terminal("stdout")
+
+    def show(pair: Pair, problems: Sequence[Problem]) -> None:
+        for number, problem in enumerate(problems, start=1):
+            title = "Your problem" if prompt is not None else f"Problem {number}"
+            solved = [_solution(answer, known=prompt is None) for answer in _solve(pair, [problem], _ALONE)]
+            print_solutions(console, title, problem.prompt, solved, plain=plain)
+
+    with log_to_stderr(verbose), load_demo() as pair:
+        if prompt is not None:
+            show(pair, [Problem(0, ({"role": "user", "content": prompt},), "", prompt)])
+            return
+        show(pair, demo_problems(limit=_N_SHOWN))
+        if sample:
+            _count(pair, sample, console, plain=plain, shown=not quiet)
+    console.print(_NEXT, soft_wrap=True)
+
+
+def _solve(pair: Any, problems: Sequence[Problem], arms: Sequence[str]) -> list[Answer]:
+    from ..demo import answer_all
+
+    return answer_all(pair, problems, arms=arms, n_parallel=len(arms))
+
+
+def _solution(answer: Answer, *, known: bool) -> Solution:
+    from ..report.demo import Solution
+    from ..report.traces import traced
+
+    text = traced(answer.record, answer.arm)
+    if not known:
+        return Solution(_NAMES[answer.arm], text)
+    if answer.right:
+        verdict = f"right: {answer.found}"
+    elif answer.found:
+        verdict = f"wrong: {answer.found} instead of {answer.problem.answer}"
+    else:
+        verdict = f"no answer; it is {answer.problem.answer}"
+    return Solution(_NAMES[answer.arm], text, verdict, answer.right)
+
+
+def _count(pair: Any, n: int, console: Any, *, plain: bool, shown: bool) -> None:
+    from ..demo import ARMS, answer_all, demo_problems, tally
+    from ..report.demo import print_scores
+    from ._progress import meter
+
+    problems = demo_problems(skip=_N_SHOWN, limit=n)
+    total = len(problems) * len(ARMS)
+    start = time.monotonic()
+    done = 0
+    with meter("solving", shown=shown) as bar:
+
+        def on_answer(answer: Answer) -> None:
+            nonlocal done
+            done += 1
+            bar.update(done / total, f"{done} of {total} solutions")
+
+        answered = answer_all(pair, problems, on_answer=on_answer)
+    counts = [tally([answer for answer in answered if answer.arm == arm]) for arm in ARMS]
+    console.print(
+        f"{len(problems)} problems in situations, and with sums, that were in no training text "
+        f"({time.monotonic() - start:.0f} s)",
+        style="bold",
+        soft_wrap=plain,
+    )
+    rows = [(_NAMES[count.arm], count.n_problems, count.n_right, count.deferral_rate) for count in counts]
+    print_scores(console, rows, plain=plain)
+    console.print()
