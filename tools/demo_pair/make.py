@@ -114,7 +114,7 @@ def main() -> None:
     shutil.rmtree(out / "scores", ignore_errors=True)
     for command in (
         ["score", str(out / "texts.jsonl"), *models, "--out", str(out / "scores")],
-        ["train", str(out / "scores"), "--l2", "0.0003", "--name", "colm demo", "--force",
+        ["train", str(out / "scores"), "--l2", "0.00003", "--name", "colm demo", "--force",
          "--out", str(made / "head.gguf")],
         ["calibrate", str(made / "head.gguf"), str(out / "prompts.jsonl"), *models, "--limit",
          str(N_CALIBRATED), "--max-tokens", "120", "--parallel", "16"],
