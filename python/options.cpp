@@ -91,6 +91,7 @@ void register_options(py::module_& module) {
         .def_readwrite("max_tokens", &GenerationOptions::max_tokens)
         .def_readwrite("stop", &GenerationOptions::stop)
         .def_readwrite("n_logprobs", &GenerationOptions::n_logprobs)
+        .def_readwrite("lookahead", &GenerationOptions::lookahead)
         .def("check", &llama::check_options,
              "Raise OptionError for an option outside its range, whatever the pair.");
 }

@@ -45,6 +45,9 @@ py::dict to_dict(const Stats& stats) {
     result["n_deferred"] = stats.n_deferred;
     result["base_steps"] = stats.base_steps;
     result["assistant_calls"] = stats.assistant_calls;
+    result["lookahead"] = stats.lookahead;
+    result["n_guesses"] = stats.n_guesses;
+    result["n_right"] = stats.n_right;
     result["base_tokens_read"] = stats.base_tokens_read;
     result["assistant_tokens_read"] = stats.assistant_tokens_read;
     result["prefill_s"] = stats.prefill_s;

@@ -42,16 +42,33 @@ void Decision::hear_base(const Output& output) {
 
 bool Decision::defers() const { return Policy::defers(step_.defer_logit, step_.threshold); }
 
-Step Decision::choose() { return chosen(router_.sampler->choose(base_.logits, base_.distribution), base_); }
+Token Decision::sample(const Routed& routed) {
+    return router_.sampler->choose(routed.logits, routed.distribution, input_.position);
+}
+
+Step Decision::guess() {
+    Step step = step_;
+    step.source = Source::assistant;
+    step.token = sample(base_);
+    return step;
+}
+
+void Decision::keep_base() {
+    if (!router_.mixer.needs_base()) return;
+    kept_.assign(base_.logits.begin(), base_.logits.end());
+    base_.logits = {kept_.data(), kept_.size()};
+}
+
+Step Decision::choose() { return chosen(sample(base_), base_); }
 
 Step Decision::choose(const Output& output) {
     step_.source = Source::assistant;
     const Routed assistant = route(output, 0);
     const Routed routed = router_.mixer.mix(base_, assistant, step_.defer_logit);
-    const Token token = router_.sampler->choose(routed.logits, routed.distribution);
+    const Token token = sample(routed);
     if (token == kNoToken && router_.mixer.strategy() == Strategy::contrastive)
         // The plausibility cutoff left nothing that the grammar or a ban allows.
-        return chosen(router_.sampler->choose(assistant.logits, assistant.distribution), assistant);
+        return chosen(sample(assistant), assistant);
     return chosen(token, routed);
 }
 

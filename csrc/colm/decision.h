@@ -47,6 +47,16 @@ class Decision {
 
     // Whether the assistant has to read the text before choose(). Requires what needs_base() asks for.
     bool defers() const;
+    // Log-odds of the base's likeliest token. Requires hear_base().
+    double base_log_odds() const { return base_.distribution.log_odds(); }
+    Token base_top() const { return base_.distribution.top; }
+
+    // What the base would write at a deferred position, under the assistant's name: the step as it will be if
+    // the assistant agrees, but for its log-probabilities. Its token is kNoToken where the base has none.
+    // Requires hear_base().
+    Step guess();
+    // Copies what choose(assistant) needs of the base's output, which is borrowed otherwise.
+    void keep_base();
 
     // The token that stays with the base, or is deferred. Throws GenerationError where none is allowed.
     Step choose();
@@ -54,12 +64,14 @@ class Decision {
 
   private:
     Routed route(const Output& output, std::size_t k) const;
+    Token sample(const Routed& routed);
     Step chosen(Token token, const Routed& routed);
 
     Router& router_;
     const Choices& choices_;
     HeadInput input_;
     Routed base_;
+    std::vector<float> kept_;
     Step step_;
     bool needs_base_;
 };

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <memory>
 #include <mutex>
@@ -9,6 +10,8 @@
 #include <vector>
 
 #include "colm/decision.h"
+#include "colm/draft.h"
+#include "colm/estimates.h"
 #include "colm/reader.h"
 #include "colm/sequence.h"
 
@@ -29,6 +32,15 @@ class Engine {
     // A step from inside a step of the same thread (a signal handler) throws GenerationError.
     Step step(Sequence& sequence, Router& router, Interrupt& interrupt);
 
+    // Likewise, with what `draft` keeps beyond the text: the same tokens, sources, deferral logits and
+    // thresholds, up to what batches of another size round otherwise. Several tokens may become certain at
+    // once; the later steps then compute nothing. The draft was made for this text and saw all its steps.
+    Step step(Sequence& sequence, Router& router, Draft& draft, Interrupt& interrupt);
+
+    // Whether both models can go back by some tokens, as look-ahead asks them to.
+    bool can_look_ahead() const;
+    const Estimates& estimates() const { return estimates_; }
+
     // How many tokens a text may have: the smaller of the two contexts.
     std::size_t n_ctx() const;
     std::size_t n_shared() const { return choices_.n_shared; }
@@ -41,9 +53,22 @@ class Engine {
   private:
     class Exclusive;
 
+    Output read_base(const std::vector<Token>& tokens, bool hidden, Sequence& sequence, Interrupt& interrupt);
+    Output read_assistant(const std::vector<Token>& tokens, Sequence& sequence, Interrupt& interrupt);
+    void asked_assistant(std::chrono::steady_clock::time_point start, std::size_t n_calls,
+                         Sequence& sequence);
+
+    // One more position of the draft: the base's, a guess, or the assistant's, who is asked at once where
+    // nothing is open. False where the position waits for the open guesses.
+    bool go_on(Sequence& sequence, Router& router, Draft& draft, bool guess, Interrupt& interrupt);
+    // Has the assistant check the draft's open guesses.
+    void ask(Sequence& sequence, Router& router, Draft& draft, Interrupt& interrupt);
+    bool may_go_on(const Draft& draft) const;
+
     Reader base_;
     Reader assistant_;
     Choices choices_;
+    Estimates estimates_;
     std::mutex mutex_;
     std::atomic<std::thread::id> computing_{};  // the thread that holds mutex_
 };

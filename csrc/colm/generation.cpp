@@ -8,15 +8,17 @@ namespace colm {
 
 Generation::Generation(std::shared_ptr<Engine> engine, std::vector<Token> prompt, Router router,
                        Limits limits, Writing::Piece piece, Writing::EndsText ends_text,
-                       std::function<bool()> poll_interrupt)
+                       std::function<bool()> poll_interrupt, int lookahead)
     : Generation(engine,
                  Writing(std::move(prompt), engine->n_ctx(), std::move(router), std::move(limits),
                          std::move(piece), std::move(ends_text)),
-                 std::move(poll_interrupt)) {}
+                 std::move(poll_interrupt), lookahead) {}
 
-Generation::Generation(std::shared_ptr<Engine> engine, Writing writing, std::function<bool()> poll_interrupt)
+Generation::Generation(std::shared_ptr<Engine> engine, Writing writing, std::function<bool()> poll_interrupt,
+                       int lookahead)
     : engine_(std::move(engine)),
       writing_(std::move(writing)),
+      draft_(writing_.sequence(), lookahead, writing_.limit(), writing_.ends_text()),
       interrupt_(std::move(poll_interrupt)),
       published_(writing_.sequence()) {}
 
@@ -31,7 +33,7 @@ void Generation::advance() {
     if (writing_.finished()) return publish();
     try {
         interrupt_.check();
-        writing_.take(engine_->step(writing_.sequence(), writing_.router(), interrupt_));
+        writing_.take(engine_->step(writing_.sequence(), writing_.router(), draft_, interrupt_));
     } catch (const Cancelled&) {
         writing_.finish(FinishReason::cancelled);
     } catch (...) {

@@ -19,8 +19,11 @@ class Generation {
 
     // Requires a prompt of 1 to engine->n_ctx() tokens.
     Generation(std::shared_ptr<Engine> engine, std::vector<Token> prompt, Router router, Limits limits,
-               Writing::Piece piece, Writing::EndsText ends_text, std::function<bool()> poll_interrupt);
-    Generation(std::shared_ptr<Engine> engine, Writing writing, std::function<bool()> poll_interrupt);
+               Writing::Piece piece, Writing::EndsText ends_text, std::function<bool()> poll_interrupt,
+               int lookahead = 0);
+    // `lookahead`: see GenerationOptions.
+    Generation(std::shared_ptr<Engine> engine, Writing writing, std::function<bool()> poll_interrupt,
+               int lookahead = 0);
 
     // The next token whose text is certain, or nothing at the end of the text; several steps of the engine
     // where a stop string or a character is incomplete. The token that ends a text is not among them: see
@@ -42,6 +45,7 @@ class Generation {
 
     std::shared_ptr<Engine> engine_;
     Writing writing_;
+    Draft draft_;
     Interrupt interrupt_;
     std::atomic<FinishReason> finish_reason_{FinishReason::none};
 

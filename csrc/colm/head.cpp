@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "colm/error.h"
+#include "colm/random.h"
 
 namespace colm {
 namespace {
@@ -41,13 +42,6 @@ std::size_t count_features(const HeadInfo& info) {
     std::size_t n = 0;
     for (const Feature feature : info.features) n += feature == Feature::top_k_logprobs ? info.top_k : 1;
     return n;
-}
-
-std::uint64_t splitmix64(std::uint64_t x) {
-    x += 0x9E3779B97F4A7C15ULL;
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ULL;
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EBULL;
-    return x ^ (x >> 31);
 }
 
 }  // namespace
@@ -136,7 +130,7 @@ double EntropyHead::defer_logit(const HeadInput& input) const {
 
 double RandomHead::defer_logit(const HeadInput& input) const {
     const std::uint64_t bits = splitmix64(input.seed * 0x9E3779B97F4A7C15ULL + input.position);
-    const double u = (static_cast<double>(bits >> 11) + 0.5) * 0x1p-53;
+    const double u = uniform(bits);
     return std::log(u) - std::log1p(-u);
 }
 

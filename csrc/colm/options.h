@@ -59,6 +59,11 @@ struct SamplingOptions {
     std::string grammar;
 };
 
+// `lookahead`: as many guesses as pay, by what was measured.
+inline constexpr int kAutoLookahead = -1;
+// Guesses that may wait for the assistant at a time.
+inline constexpr int kMostLookahead = 15;
+
 struct GenerationOptions {
     PolicyOptions policy;
     StrategyOptions strategy;
@@ -69,6 +74,8 @@ struct GenerationOptions {
     std::vector<std::string> stop;
     // How many of the most likely tokens to report at each position.
     int n_logprobs = 0;
+    // Deferred tokens that the base may guess before the assistant is asked: 0 to 15, or kAutoLookahead.
+    int lookahead = kAutoLookahead;
 };
 
 }  // namespace colm

@@ -4,18 +4,22 @@
 
 namespace colm {
 
-Output Reader::read(const std::vector<Token>& tokens, bool hidden, Interrupt& interrupt,
-                    std::vector<DecodeCall>& calls) {
-    const auto limit = std::min(held_.size(), tokens.size() - 1);
+// To the beginning that both have in common, of `limit` tokens at most.
+void Reader::go_back(const std::vector<Token>& tokens, std::size_t limit) {
+    limit = std::min(held_.size(), limit);
     const auto differs =
         std::mismatch(held_.begin(), held_.begin() + static_cast<std::ptrdiff_t>(limit), tokens.begin());
     const auto n_common = static_cast<std::size_t>(differs.first - held_.begin());
-    if (n_common < held_.size() || uncertain_) {
-        const std::size_t n_kept = model_->rewind(n_common);
-        held_.resize(n_kept);
-        uncertain_ = false;
-    }
+    if (n_common == held_.size() && !uncertain_) return;
+    const std::size_t n_kept = model_->rewind(n_common);
+    if (n_kept < n_common) rewinds_ = false;
+    held_.resize(n_kept);
+    uncertain_ = false;
+}
 
+Output Reader::read(const std::vector<Token>& tokens, bool hidden, Interrupt& interrupt,
+                    std::vector<DecodeCall>& calls) {
+    go_back(tokens, tokens.size() - 1);
     // With embeddings on, llama.cpp computes the vocabulary product for every token of a batch, so a hidden
     // state is asked for with the last token alone and everything before it is read without outputs.
     const std::size_t n_last = hidden ? 1 : 0;
@@ -29,6 +33,28 @@ Output Reader::read(const std::vector<Token>& tokens, bool hidden, Interrupt& in
         output = eval({tokens.data() + held_.size(), n}, want, interrupt, calls);
     }
     return output;
+}
+
+void Reader::read_at(const std::vector<Token>& tokens, const std::vector<std::size_t>& counts,
+                     Interrupt& interrupt, std::vector<DecodeCall>& calls, const Use& use) {
+    const std::size_t first = counts.front() - 1;
+    go_back(tokens, first);
+    while (counts.back() - held_.size() > model_->n_batch()) {
+        interrupt.check();
+        const std::size_t n = std::min(first - held_.size(), model_->n_batch());
+        eval({tokens.data() + held_.size(), n}, Want::nothing, interrupt, calls);
+    }
+    interrupt.check();
+    const std::size_t begin = held_.size();
+    wanted_.clear();
+    for (const std::size_t count : counts) wanted_.push_back(count - 1 - begin);
+    const View<const Token> batch{tokens.data() + begin, counts.back() - begin};
+    calls.push_back({role_, static_cast<std::int32_t>(begin), static_cast<std::int32_t>(batch.size), true});
+    uncertain_ = true;
+    model_->eval_at(batch, begin, {wanted_.data(), wanted_.size()}, interrupt);
+    uncertain_ = false;
+    held_.insert(held_.end(), batch.begin(), batch.end());
+    for (std::size_t i = 0; i < wanted_.size(); ++i) use(i, model_->output(wanted_[i]));
 }
 
 Output Reader::eval(View<const Token> tokens, Want want, Interrupt& interrupt,

@@ -3,7 +3,9 @@ set(COLM_SOURCES
     ${CMAKE_CURRENT_LIST_DIR}/batch_reader.cpp
     ${CMAKE_CURRENT_LIST_DIR}/decision.cpp
     ${CMAKE_CURRENT_LIST_DIR}/distribution.cpp
+    ${CMAKE_CURRENT_LIST_DIR}/draft.cpp
     ${CMAKE_CURRENT_LIST_DIR}/engine.cpp
+    ${CMAKE_CURRENT_LIST_DIR}/estimates.cpp
     ${CMAKE_CURRENT_LIST_DIR}/generation.cpp
     ${CMAKE_CURRENT_LIST_DIR}/head.cpp
     ${CMAKE_CURRENT_LIST_DIR}/policy.cpp

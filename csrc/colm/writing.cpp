@@ -1,5 +1,6 @@
 #include "colm/writing.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "colm/error.h"
@@ -27,10 +28,12 @@ Writing::Writing(std::vector<Token> prompt, std::size_t n_ctx, Router router, Li
 }
 
 void Writing::end_if_full() {
-    const auto max_tokens = static_cast<std::size_t>(limits_.max_tokens);
-    if (sequence_.tokens.size() >= n_ctx_ ||
-        (limits_.max_tokens >= 0 && sequence_.n_generated() >= max_tokens))
-        finish(FinishReason::length);
+    if (sequence_.tokens.size() >= limit()) finish(FinishReason::length);
+}
+
+std::size_t Writing::limit() const {
+    if (limits_.max_tokens < 0) return n_ctx_;
+    return std::min(n_ctx_, sequence_.n_prompt + static_cast<std::size_t>(limits_.max_tokens));
 }
 
 void Writing::take(Step step) {

@@ -37,6 +37,9 @@ class Writing {
     // Takes a step whose token is the last of sequence(): its text, and whether it ends the text.
     void take(Step step);
     void finish(FinishReason reason);
+    // Tokens that the text may have in all.
+    std::size_t limit() const;
+    const EndsText& ends_text() const { return ends_text_; }
 
     bool finished() const { return finish_reason_ != FinishReason::none; }
     FinishReason finish_reason() const { return finish_reason_; }

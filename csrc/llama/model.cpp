@@ -169,7 +169,7 @@ void LlamaModel::create_context() {
     params.kv_unified = o.n_sequences > 1 && o.kv_unified;
     // While writing, only the last token of a batch is ever asked for. Without this the output buffer and the
     // graph are sized for logits of a whole batch: 300 MB at 512 tokens and 152,000 ids.
-    params.n_outputs_max = o.n_outputs;
+    params.n_outputs_max = static_cast<std::uint32_t>(n_outputs_);
     params.n_threads = o.n_threads;
     params.n_threads_batch = o.n_threads_batch;
     // Of an embedding model, which pools by default, the token's own hidden state is wanted.
@@ -281,6 +281,20 @@ Output LlamaModel::eval(View<const Token> tokens, std::size_t position, Want wan
     return output(tokens.size - 1);
 }
 
+void LlamaModel::eval_at(View<const Token> tokens, std::size_t position, View<const std::size_t> wanted,
+                         Interrupt& interrupt) {
+    if (tokens.size == 0 || tokens.size > n_batch_ || position + tokens.size > n_ctx_ ||
+        wanted.size > n_outputs_)
+        throw GenerationError("a batch of " + std::to_string(tokens.size) + " tokens with " +
+                              std::to_string(wanted.size) + " outputs at position " +
+                              std::to_string(position) + " does not fit n_batch " + std::to_string(n_batch_) +
+                              ", " + std::to_string(n_outputs_) + " outputs and n_ctx " +
+                              std::to_string(n_ctx_));
+    for (std::size_t i = 0; i < tokens.size; ++i) set_slot(i, {tokens[i], position + i, 0, false});
+    for (const std::size_t i : wanted) batch_.outputs[i] = 1;
+    decode(tokens.size, false, interrupt);
+}
+
 void LlamaModel::eval_batch(View<const Slot> slots, bool hidden, Interrupt& interrupt) {
     std::size_t n_outputs = 0;
     for (std::size_t i = 0; i < std::min(slots.size, n_batch_); ++i) {
@@ -328,6 +342,8 @@ void LlamaModel::forget(std::size_t sequence) {
 
 // The values too: a NaN in a forgotten text would reach later ones, through attention weights of zero.
 void LlamaModel::clear() { llama_memory_clear(llama_get_memory(context_.get()), true); }
+
+bool LlamaModel::can_rewind() const { return can_rewind_ && (swa_full_ || llama_model_n_swa(model()) <= 0); }
 
 std::size_t LlamaModel::rewind(std::size_t n_tokens) {
     llama_memory_t memory = llama_get_memory(context_.get());

@@ -27,6 +27,8 @@ class LlamaModel final : public LanguageModel, public BatchModel {
     std::size_t n_ctx() const override { return n_ctx_; }
     std::size_t n_batch() const override { return n_batch_; }
     Output eval(View<const Token> tokens, std::size_t position, Want want, Interrupt& interrupt) override;
+    void eval_at(View<const Token> tokens, std::size_t position, View<const std::size_t> wanted,
+                 Interrupt& interrupt) override;
     std::size_t rewind(std::size_t n_tokens) override;
 
     std::size_t n_outputs() const override { return n_outputs_; }
@@ -46,8 +48,9 @@ class LlamaModel final : public LanguageModel, public BatchModel {
     std::string metadata(const std::string& key) const;
     // The chat template in the file; "" where there is none.
     std::string chat_template() const;
-    // Whether some of what was read can be forgotten; otherwise only all of it (recurrent and hybrid models).
-    bool can_rewind() const { return can_rewind_; }
+    // Otherwise only all of what was read can be forgotten: recurrent and hybrid models, and those whose
+    // sliding window keeps no more than it needs.
+    bool can_rewind() const override;
 
   private:
     // What all contexts of a model share. Adapters are freed with the model.

@@ -17,13 +17,18 @@ void check_options(const GenerationOptions& options) {
     LlamaSampler::check(options.sampling);
     if (options.n_logprobs < 0)
         throw OptionError("logprobs is " + std::to_string(options.n_logprobs) + "; it must be 0 or more");
+    if (options.lookahead != kAutoLookahead && (options.lookahead < 0 || options.lookahead > kMostLookahead))
+        throw OptionError("lookahead is " + std::to_string(options.lookahead) +
+                          "; it must be between 0 and " + std::to_string(kMostLookahead) + ", or \"auto\"");
     if (options.max_tokens < -1)
         throw OptionError("max_tokens is " + std::to_string(options.max_tokens) + "; it must be 0 or more");
 }
 
 Pair::Pair(const ModelOptions& base_options, const ModelOptions& assistant_options) {
     auto base = std::make_unique<LlamaModel>(base_options);
-    auto assistant = std::make_unique<LlamaModel>(assistant_options);
+    ModelOptions of_assistant = assistant_options;
+    of_assistant.n_outputs = std::max<std::uint32_t>(of_assistant.n_outputs, kMostLookahead + 1);
+    auto assistant = std::make_unique<LlamaModel>(of_assistant);
     base_ = base.get();
     assistant_ = assistant.get();
     n_shared_ = shared_vocabulary(base->vocabulary(), assistant->vocabulary());
@@ -43,7 +48,7 @@ std::shared_ptr<Generation> Pair::start(std::vector<Token> prompt, std::shared_p
                                         std::function<bool()> poll_interrupt) const {
     return std::make_shared<Generation>(engine_,
                                         write(std::move(prompt), std::move(head), options, engine_->n_ctx()),
-                                        std::move(poll_interrupt));
+                                        std::move(poll_interrupt), options.lookahead);
 }
 
 std::shared_ptr<Scheduler> Pair::batch(std::size_t n_sequences) const {

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "colm/error.h"
+#include "colm/random.h"
 #include "llama/backend.h"
 #include "llama/large_stack.h"
 #include "llama/stderr_capture.h"
@@ -79,7 +80,7 @@ void LlamaSampler::check(const SamplingOptions& o) {
 }
 
 LlamaSampler::LlamaSampler(const SamplingOptions& o, const llama_vocab* vocab, std::size_t n_choices)
-    : greedy_(o.temperature == 0.0f) {
+    : greedy_(o.temperature == 0.0f), seed_(o.seed) {
     check(o);
     for (const auto& entry : o.logit_bias) {
         if (entry.first < 0 || static_cast<std::size_t>(entry.first) >= n_choices)
@@ -111,8 +112,21 @@ LlamaSampler::LlamaSampler(const SamplingOptions& o, const llama_vocab* vocab, s
     for (llama_sampler* sampler :
          {llama_sampler_init_top_k(o.top_k), llama_sampler_init_typical(o.typical_p, 1),
           llama_sampler_init_top_p(o.top_p, 1), llama_sampler_init_min_p(o.min_p, 1),
-          llama_sampler_init_temp(o.temperature), llama_sampler_init_dist(o.seed)})
+          llama_sampler_init_temp(o.temperature)})
         llama_sampler_chain_add(choice_.get(), sampler);
+}
+
+LlamaSampler::LlamaSampler(const LlamaSampler& other)
+    : greedy_(other.greedy_),
+      seed_(other.seed_),
+      constrained_(other.constrained_),
+      has_grammar_(other.has_grammar_),
+      constraints_(llama_sampler_clone(other.constraints_.get())),
+      choice_(llama_sampler_clone(other.choice_.get())) {}
+
+std::unique_ptr<Sampler> LlamaSampler::snapshot() const {
+    if (!constrained_) return nullptr;
+    return std::unique_ptr<Sampler>(new LlamaSampler(*this));
 }
 
 void LlamaSampler::add(llama_sampler* sampler) {
@@ -120,7 +134,24 @@ void LlamaSampler::add(llama_sampler* sampler) {
     constrained_ = true;
 }
 
-Token LlamaSampler::choose(View<const float> logits, const Distribution& distribution) {
+// The place of the candidate with the largest noisy logit.
+std::size_t LlamaSampler::draw(const llama_token_data_array& candidates, std::size_t position) const {
+    const std::uint64_t key = splitmix64((std::uint64_t{seed_} << 32) ^ position);
+    std::size_t best = 0;
+    double best_value = -std::numeric_limits<double>::infinity();
+    for (std::size_t i = 0; i < candidates.size; ++i) {
+        const llama_token_data& candidate = candidates.data[i];
+        const double u = uniform(splitmix64(key ^ static_cast<std::uint64_t>(candidate.id)));
+        const double value = candidate.logit - std::log(-std::log(u));
+        if (value > best_value) {
+            best_value = value;
+            best = i;
+        }
+    }
+    return best;
+}
+
+Token LlamaSampler::choose(View<const float> logits, const Distribution& distribution, std::size_t position) {
     // llama.cpp's greedy sampler takes the first of the largest logits, which the summary already found.
     if (greedy_ && !constrained_) return distribution.top;
 
@@ -138,6 +169,7 @@ Token LlamaSampler::choose(View<const float> logits, const Distribution& distrib
         if (array.size == 0) return kNoToken;
     }
     llama_sampler_apply(choice_.get(), &array);
+    if (!greedy_ && array.size > 0) array.selected = static_cast<std::int64_t>(draw(array, position));
     if (array.selected < 0 || static_cast<std::size_t>(array.selected) >= array.size)
         throw GenerationError("llama.cpp's sampler chose no token; loosen the sampling options");
     return array.data[array.selected].id;

@@ -1,6 +1,9 @@
 // llama.cpp's sampler chain behind the method's Sampler.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -13,23 +16,31 @@ namespace colm::llama {
 // The order is that of llama_cpp.Llama: logit bias, penalties, grammar; then greedy at temperature 0, else
 // top-k, typical, top-p, min-p, temperature and the random draw. Penalties see the generated tokens only, as
 // there.
+//
+// The draw adds Gumbel noise to the logits and takes the largest (Gumbel-max): noise that is a function of
+// seed, position and token alone, so that two models with nearly the same distribution draw the same token,
+// and a token drawn twice is the same token.
 class LlamaSampler final : public Sampler {
   public:
     // `n_choices`: ids from 0 that may be chosen. Throws OptionError for an option outside its range,
     // GrammarError for a grammar that cannot be parsed.
     LlamaSampler(const SamplingOptions& options, const llama_vocab* vocab, std::size_t n_choices);
 
-    Token choose(View<const float> logits, const Distribution& distribution) override;
+    Token choose(View<const float> logits, const Distribution& distribution, std::size_t position) override;
     std::string why_none() const override;
     void accept(Token token) override;
+    std::unique_ptr<Sampler> snapshot() const override;
 
     // Throws OptionError for an option outside its range, whatever the model.
     static void check(const SamplingOptions& options);
 
   private:
+    LlamaSampler(const LlamaSampler& other);
     void add(llama_sampler* sampler);
+    std::size_t draw(const llama_token_data_array& candidates, std::size_t position) const;
 
     bool greedy_;
+    std::uint32_t seed_;
     bool constrained_ = false;  // bias, penalties or a grammar take part
     bool has_grammar_ = false;
     SamplerPtr constraints_;

@@ -106,6 +106,7 @@ class GenerationOptions:
     max_tokens: int
     stop: list[str]
     n_logprobs: int
+    lookahead: int
     def __init__(self) -> None: ...
     def check(self) -> None: ...
 

@@ -44,6 +44,8 @@ DEFAULT_N_CTX = 4096
 _MAX_FLOAT = 3.4028234663852886e38  # float32
 # llama.cpp reads this seed as "draw one".
 MAX_SEED = 2**32 - 2
+MAX_LOOKAHEAD = 15
+_AUTO_LOOKAHEAD = -1  # kAutoLookahead
 
 
 def _choice(name: str, value: object, choices: Sequence[str]) -> None:
@@ -80,6 +82,14 @@ def _real(name: str, value: object) -> float:
     if math.isnan(number):
         raise OptionError(f"{name} is NaN; it must be a number")
     return number
+
+
+def _lookahead(value: object) -> int:
+    if value == "auto":
+        return _AUTO_LOOKAHEAD
+    if isinstance(value, str):
+        raise OptionError(f'lookahead is {shown(value)}; give "auto" or a whole number from 0 to {MAX_LOOKAHEAD}')
+    return integer("lookahead", value, 0, MAX_LOOKAHEAD)
 
 
 def reject_unknown(given: Mapping[str, object], known: type, what: str) -> None:
@@ -272,6 +282,7 @@ class WritingOptionsDict(TypedDict, total=False):
     logit_bias: Mapping[int, float] | None
     grammar: Any
     logprobs: int | None
+    lookahead: int | Literal["auto"]
 
 
 class GenerationOptionsDict(WritingOptionsDict, total=False):
@@ -317,6 +328,10 @@ class GenerationOptions:
         grammar: GBNF text with a rule named root, a JSON schema (dict, or text beginning with ``{``), or a
             ``llama_cpp.LlamaGrammar``.
         logprobs: report this many of the likeliest tokens at each position.
+        lookahead: deferred tokens, 0 to 15, that the base may guess before the assistant is asked, which then checks
+            them all in one batch. ``"auto"`` guesses where it pays, by what the models' steps take on this machine and
+            how often guesses were right. The text is the same (but for what batches round otherwise, where two tokens
+            are as good as equally likely); a wrong guess costs the time it took. Not with texts at once.
     """
 
     head: str | os.PathLike[str] | Head | None = None
@@ -342,6 +357,7 @@ class GenerationOptions:
     logit_bias: Mapping[int, float] | None = None
     grammar: Any = None
     logprobs: int | None = None
+    lookahead: int | str = "auto"
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> GenerationOptions:
@@ -435,6 +451,7 @@ class GenerationOptions:
 
         core.max_tokens = -1 if self.max_tokens is None else integer("max_tokens", self.max_tokens, 0, 2**31 - 1)
         core.stop = self.stop_strings()
+        core.lookahead = _lookahead(self.lookahead)
         core.n_logprobs = 0 if self.logprobs is None else integer("logprobs", self.logprobs, 0, 2**31 - 1)
         core.check()
         return core

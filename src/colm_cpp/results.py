@@ -86,7 +86,12 @@ class Stats:
         generated_tokens: tokens generated, an end-of-generation token included.
         deferral_rate: share of the generated tokens on the assistant's turn, 0 to 1.
         base_steps: positions at which the base gave a distribution.
-        assistant_calls: positions at which the assistant was asked.
+        assistant_calls: times that the assistant was asked; with look-ahead fewer than deferred tokens.
+        lookahead: whether the base could guess deferred tokens. False where it was turned off, where a model cannot go
+            back by some tokens (recurrent, hybrid, a sliding window without ``swa_full``), and of a text that was
+            written beside others.
+        guesses: deferred tokens that the base guessed and the assistant checked.
+        right_guesses: those of them that the assistant would have written too.
         base_tokens_read: tokens that the base evaluated, of the prompt and of the text; less than prompt plus text
             where the beginning was known from the call before.
         assistant_tokens_read: the same of the assistant.
@@ -103,6 +108,9 @@ class Stats:
     deferral_rate: float
     base_steps: int
     assistant_calls: int
+    lookahead: bool
+    guesses: int
+    right_guesses: int
     base_tokens_read: int
     assistant_tokens_read: int
     prefill_s: float

@@ -394,11 +394,12 @@ TEST(engine_reports_the_likeliest_tokens) {
 
 TEST(engine_logprob_is_of_the_chosen_token) {
     struct Last final : colm::Sampler {
-        Token choose(colm::View<const float> logits, const colm::Distribution&) override {
+        Token choose(colm::View<const float> logits, const colm::Distribution&, std::size_t) override {
             return static_cast<Token>(logits.size - 1);
         }
         std::string why_none() const override { return {}; }
         void accept(Token) override {}
+        std::unique_ptr<colm::Sampler> snapshot() const override { return nullptr; }
     };
     World w;
     Router router = make_router(confidence(), 0.0);

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -21,7 +22,9 @@ struct FakeModelOptions {
     std::size_t n_embd = 3;
     std::size_t n_ctx = 64;
     std::size_t n_batch = 16;
+    std::size_t n_outputs = 16;
     bool can_rewind = true;  // false: recurrent
+    bool admits_it = true;   // false: can_rewind() says it can, whatever it does
 };
 
 class FakeModel final : public colm::LanguageModel {
@@ -36,33 +39,13 @@ class FakeModel final : public colm::LanguageModel {
     std::size_t n_embd() const override { return options_.n_embd; }
     std::size_t n_ctx() const override { return options_.n_ctx; }
     std::size_t n_batch() const override { return options_.n_batch; }
+    std::size_t n_outputs() const override { return options_.n_outputs; }
+    bool can_rewind() const override { return options_.can_rewind || !options_.admits_it; }
 
     colm::Output eval(colm::View<const colm::Token> tokens, std::size_t position, colm::Want want,
                       colm::Interrupt& interrupt) override {
         static const char* const kWants[] = {"nothing", "logits", "logits and hidden"};
-        const std::size_t index = n_evals_++;
-        const Text batch(tokens.begin(), tokens.end());
-        log.push_back("eval " + std::to_string(position) + " " + check::show(batch) + " " +
-                      kWants[static_cast<int>(want)]);
-        n_read += batch.size();
-        CHECK(!unknown_);
-        CHECK(tokens.size >= 1);
-        CHECK(tokens.size <= options_.n_batch);
-        CHECK_EQ(position, text_.size());
-        CHECK(position + tokens.size <= options_.n_ctx);
-        forget_output();
-        if (on_eval) {
-            try {
-                on_eval(index, interrupt);
-            } catch (...) {
-                // As with llama.cpp, part of the batch may have been read.
-                text_.insert(text_.end(), batch.begin(),
-                             batch.begin() + static_cast<std::ptrdiff_t>(batch.size() / 2));
-                unknown_ = true;
-                throw;
-            }
-        }
-        text_.insert(text_.end(), batch.begin(), batch.end());
+        read(tokens, position, kWants[static_cast<int>(want)], interrupt);
         colm::Output output;
         if (want == colm::Want::nothing) return output;
         // On the heap and anew each time: the address sanitizer sees who reads it for too long, or too far.
@@ -75,6 +58,27 @@ class FakeModel final : public colm::LanguageModel {
             output.hidden = output_hidden_->data();
         }
         return output;
+    }
+
+    void eval_at(colm::View<const colm::Token> tokens, std::size_t position,
+                 colm::View<const std::size_t> wanted, colm::Interrupt& interrupt) override {
+        const Text places(wanted.begin(), wanted.end());
+        read(tokens, position, "logits at " + check::show(places), interrupt);
+        CHECK(wanted.size >= 1);
+        CHECK(wanted.size <= options_.n_outputs);
+        for (std::size_t i = 0; i < wanted.size; ++i) {
+            CHECK(wanted[i] < tokens.size);
+            CHECK(i == 0 || wanted[i] > wanted[i - 1]);
+            const Text text(text_.begin(),
+                            text_.begin() + static_cast<std::ptrdiff_t>(position + wanted[i] + 1));
+            outputs_[wanted[i]] = std::make_unique<std::vector<float>>(logits_(text));
+        }
+    }
+
+    colm::Output output(std::size_t i) override {
+        CHECK(outputs_.count(i) == 1);
+        std::vector<float>& logits = *outputs_.at(i);
+        return {{logits.data(), logits.size()}, nullptr};
     }
 
     std::size_t rewind(std::size_t n_tokens) override {
@@ -95,9 +99,36 @@ class FakeModel final : public colm::LanguageModel {
     std::size_t n_read = 0;  // tokens
 
   private:
+    void read(colm::View<const colm::Token> tokens, std::size_t position, const std::string& want,
+              colm::Interrupt& interrupt) {
+        const std::size_t index = n_evals_++;
+        const Text batch(tokens.begin(), tokens.end());
+        log.push_back("eval " + std::to_string(position) + " " + check::show(batch) + " " + want);
+        n_read += batch.size();
+        CHECK(!unknown_);
+        CHECK(tokens.size >= 1);
+        CHECK(tokens.size <= options_.n_batch);
+        CHECK_EQ(position, text_.size());
+        CHECK(position + tokens.size <= options_.n_ctx);
+        forget_output();
+        if (on_eval) {
+            try {
+                on_eval(index, interrupt);
+            } catch (...) {
+                // As with llama.cpp, part of the batch may have been read.
+                text_.insert(text_.end(), batch.begin(),
+                             batch.begin() + static_cast<std::ptrdiff_t>(batch.size() / 2));
+                unknown_ = true;
+                throw;
+            }
+        }
+        text_.insert(text_.end(), batch.begin(), batch.end());
+    }
+
     void forget_output() {
         output_.reset();
         output_hidden_.reset();
+        outputs_.clear();
     }
 
     FakeModelOptions options_;
@@ -108,6 +139,7 @@ class FakeModel final : public colm::LanguageModel {
     bool unknown_ = false;  // what is held, after a failed eval
     std::unique_ptr<std::vector<float>> output_;
     std::unique_ptr<std::vector<float>> output_hidden_;
+    std::map<std::size_t, std::unique_ptr<std::vector<float>>> outputs_;
 };
 
 // Values in [-scale, scale) that differ with every text: a wrong token anywhere shows.
@@ -127,7 +159,8 @@ inline std::unique_ptr<FakeModel> random_model(std::uint32_t seed, FakeModelOpti
 
 // The likeliest token that is not banned, the first of equals.
 struct GreedySampler final : colm::Sampler {
-    colm::Token choose(colm::View<const float> logits, const colm::Distribution& distribution) override {
+    colm::Token choose(colm::View<const float> logits, const colm::Distribution& distribution,
+                       std::size_t) override {
         seen.assign(logits.begin(), logits.end());
         if (on_choose) on_choose();
         if (banned.empty()) return distribution.top;
@@ -138,6 +171,9 @@ struct GreedySampler final : colm::Sampler {
     }
     std::string why_none() const override { return "every token is banned"; }
     void accept(colm::Token token) override { accepted.push_back(token); }
+    std::unique_ptr<colm::Sampler> snapshot() const override {
+        return std::make_unique<GreedySampler>(*this);
+    }
 
     std::function<void()> on_choose;
     std::vector<colm::Token> banned;

@@ -95,7 +95,7 @@ class TestSampler final : public colm::Sampler {
     explicit TestSampler(const Job& job)
         : banned_(job.banned), refused_at_(job.refused_at), draws_(job.draws), random_(job.seed) {}
 
-    Token choose(colm::View<const float> logits, const colm::Distribution&) override {
+    Token choose(colm::View<const float> logits, const colm::Distribution&, std::size_t) override {
         CHECK(!failed_);
         std::vector<float> values(logits.begin(), logits.end());
         for (float& value : values)
@@ -106,6 +106,7 @@ class TestSampler final : public colm::Sampler {
         return failed_ ? colm::kNoToken : static_cast<Token>(best);
     }
     std::string why_none() const override { return "every token is banned"; }
+    std::unique_ptr<colm::Sampler> snapshot() const override { return std::make_unique<TestSampler>(*this); }
     void accept(Token) override {
         CHECK(!failed_);
         failed_ = n_accepted_++ == refused_at_;

@@ -48,6 +48,18 @@ class _Bias(_ParamType):
             self.fail(f"{value!r} is not a token id, '=' and a number (-inf bans the token)", param, ctx)
 
 
+class _Lookahead(_ParamType):
+    name = "N|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        if value == "auto":
+            return "auto"
+        try:
+            return int(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither a number nor 'auto'", param, ctx)
+
+
 class _Adapter(_ParamType):
     name = "PATH[:SCALE]"
 
@@ -98,6 +110,7 @@ _SPECIAL: dict[str, tuple[click.ParamType[Any], bool]] = {
     "lora": (_Adapter(), True),
     "stop": (click.STRING, True),
     "logit_bias": (_Bias(), True),
+    "lookahead": (_Lookahead(), False),
 }
 
 
@@ -167,6 +180,7 @@ GENERATION = _table(
         "stop": "End the text before this string. Repeatable.",
         "logit_bias": "Add BIAS to a token's logit. Repeatable.",
         "logprobs": "Report this many of the likeliest tokens at each position (--json, --trace).",
+        "lookahead": "Deferred tokens that the base may guess before the assistant checks them, 0 to 15.",
     },
 )
 

@@ -1,0 +1,102 @@
+#include "colm/draft.h"
+
+#include <utility>
+
+namespace colm {
+
+Draft::Draft(const Sequence& sequence, int lookahead, std::size_t limit, EndsText ends_text)
+    : lookahead_(lookahead), limit_(limit), ends_text_(std::move(ends_text)) {
+    text_.tokens = sequence.tokens;
+    text_.n_prompt = sequence.n_prompt;
+    text_.stats.n_deferred = sequence.stats.n_deferred;
+}
+
+double Draft::confidence() const {
+    double p = 1.0;
+    for (const Ahead& ahead : ahead_)
+        if (ahead.open) p *= ahead.open->p;
+    return p;
+}
+
+std::vector<std::size_t> Draft::open_positions() const {
+    std::vector<std::size_t> positions;
+    const std::size_t begin = text_.tokens.size() - ahead_.size();
+    for (std::size_t i = 0; i < ahead_.size(); ++i)
+        if (ahead_[i].open) positions.push_back(begin + i);
+    return positions;
+}
+
+void Draft::add(const Step& step, Router& router) {
+    append(step, text_, router);
+    ended_ = ends_text_(step.token);
+    ahead_.push_back({step, nullptr});
+}
+
+void Draft::add_guess(std::unique_ptr<Decision> decision, const Step& step, double p, Router& router) {
+    decision->keep_base();
+    auto open =
+        std::make_unique<Open>(Open{std::move(decision), router.sampler->snapshot(), router.policy, p});
+    add(step, router);
+    ahead_.back().open = std::move(open);
+    ++n_open_;
+}
+
+std::size_t Draft::first_open() const {
+    std::size_t i = 0;
+    while (!ahead_[i].open) ++i;
+    return i;
+}
+
+double Draft::first_log_odds() const { return ahead_[first_open()].open->decision->base_log_odds(); }
+
+bool Draft::check(const Output& assistant, Router& router) {
+    const std::size_t i = first_open();
+    Open& open = *ahead_[i].open;
+    const auto swap = [&] {
+        if (open.sampler) std::swap(open.sampler, router.sampler);
+    };
+    swap();
+    Step step;
+    try {
+        step = open.decision->choose(assistant);
+    } catch (...) {
+        swap();
+        throw;
+    }
+    swap();
+    if (step.token == ahead_[i].step.token) {
+        ahead_[i] = {step, nullptr};
+        --n_open_;
+        return true;
+    }
+    go_back(i, router);
+    add(step, router);
+    return false;
+}
+
+void Draft::forget_open(Router& router) { go_back(first_open(), router); }
+
+// To the first `n_ahead` tokens beyond the text; the next one is an open guess.
+void Draft::go_back(std::size_t n_ahead, Router& router) {
+    Open& open = *ahead_[n_ahead].open;
+    if (open.sampler) router.sampler = std::move(open.sampler);
+    router.policy = open.policy;
+    while (ahead_.size() > n_ahead) {
+        const Ahead& last = ahead_.back();
+        if (last.open) --n_open_;
+        if (last.step.source == Source::assistant) --text_.stats.n_deferred;
+        text_.tokens.pop_back();
+        ahead_.pop_back();
+    }
+    ended_ = false;
+}
+
+Step Draft::hand_over(Sequence& sequence) {
+    Step step = std::move(ahead_.front().step);
+    ahead_.pop_front();
+    sequence.tokens.push_back(step.token);
+    if (step.source == Source::assistant) ++sequence.stats.n_deferred;
+    return step;
+}
+
+}  // namespace colm

@@ -1,0 +1,212 @@
+"""Look-ahead: the base guesses what the assistant would say. The same texts, with fewer calls."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from conftest import ASSISTANT, BASE, TinyModels, TinyPairs
+
+import colm_cpp as colm
+from colm_cpp.cli import main
+
+PROMPTS = ["The sun", "a", "two hundred and one", "Once upon a time there was", "x" * 40, "Hello", "12 + 7 =", "b c d"]
+TWIN = {**BASE, "extra_tail": (), "n_padding": 11}
+"""The base's weights: every guess is right, but for the noise and the strategies that change the distribution."""
+
+SharedPairs = Callable[..., colm.Pair]
+
+
+def ids(completion: colm.Completion) -> list[tuple[int, str]]:
+    return [(token.id, token.source) for token in completion.tokens]
+
+
+def assert_same(written: colm.Completion, plain: colm.Completion) -> None:
+    assert ids(written) == ids(plain)
+    assert written.text == plain.text
+    assert written.finish_reason == plain.finish_reason
+    assert (written.end_token is None) == (plain.end_token is None)
+    assert written.stats.deferral_rate == plain.stats.deferral_rate
+    assert written.stats.seed == plain.stats.seed
+    for one, other in zip(written.tokens, plain.tokens, strict=True):
+        assert one.threshold == pytest.approx(other.threshold, abs=2e-3)
+        assert one.defer_logit == pytest.approx(other.defer_logit, abs=2e-3)
+        assert one.logprob == pytest.approx(other.logprob, abs=2e-3)
+        assert [top.id for top in one.top_logprobs][:1] == [top.id for top in other.top_logprobs][:1]
+
+
+def random_options(rng: random.Random) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "temperature": rng.choice([0.0, 0.0, 0.7, 1.0]),
+        "threshold": rng.choice([0.0, 0.5, 0.6, 0.65, 0.7]),
+        "head": rng.choice(["confidence", "confidence", "entropy", "random", "always"]),
+        "seed": rng.randrange(1000),
+        "max_tokens": rng.choice([1, 7, 16, 24]),
+        "strategy": rng.choice(["defer", "defer", "compose", "contrastive"]),
+    }
+    chosen = rng.randrange(8)
+    if chosen == 0:
+        options["repeat_penalty"] = 1.3
+    elif chosen == 1:
+        options["grammar"] = "root ::= [a-z ]+"
+    elif chosen == 2:
+        options["stop"] = ["e", " t"]
+    elif chosen == 3:
+        options |= {"schedule": "cosine", "schedule_tokens": 12}
+    elif chosen == 4:
+        options |= {"target_rate": 0.4, "threshold": 0.6}
+    elif chosen == 5:
+        options["logprobs"] = 3
+    return options
+
+
+def test_300_random_cases(shared_pairs: SharedPairs) -> None:
+    """Same tokens, sources and seeds as without, whatever the options, with a stranger and with a twin as assistant."""
+    rng = random.Random(4)
+    pairs = [shared_pairs(BASE, ASSISTANT), shared_pairs(BASE, TWIN)]
+    guesses = right = saved = 0
+    for number in range(300):
+        pair, options = pairs[number % 2], random_options(rng)
+        prompt = rng.choice(PROMPTS)
+        plain = pair.generate(prompt, lookahead=0, **options)
+        written = pair.generate(prompt, lookahead=rng.choice([1, 2, 4, 8, 15, "auto"]), **options)
+        assert_same(written, plain)
+        assert (plain.stats.guesses, plain.stats.lookahead) == (0, False)
+        assert written.stats.lookahead
+        guesses += written.stats.guesses
+        right += written.stats.right_guesses
+        saved += plain.stats.assistant_calls - written.stats.assistant_calls
+    assert guesses > 1000
+    assert 0.2 < right / guesses < 0.95
+    assert saved > 300
+
+
+def test_one_call_for_many_tokens(shared_pairs: SharedPairs) -> None:
+    pair = shared_pairs(BASE, TWIN)
+    banned = {token: float("-inf") for token in pair.base["eog_tokens"]}
+    options: dict[str, Any] = {"threshold": 0.0, "max_tokens": 32, "temperature": 0, "logit_bias": banned}
+    for lookahead, calls in ((0, 32), (1, 32), (2, 16), (8, 4), (15, 3)):
+        pair.forget()
+        out = pair.generate("The sun", lookahead=lookahead, **options)
+        assert out.stats.assistant_calls == calls
+        assert out.stats.generated_tokens == 32
+        assert out.stats.guesses == out.stats.right_guesses == (32 if lookahead else 0)
+        # Nothing is read twice: of the last guess nobody asks what follows.
+        assert out.stats.assistant_tokens_read == out.stats.prompt_tokens + 31
+        assert out.stats.base_steps == 32
+
+
+def test_draws_agree_where_distributions_do(shared_pairs: SharedPairs) -> None:
+    """Sampled at temperature 1.5, a twin still guesses right: noise is the position's, not the model's."""
+    out = shared_pairs(BASE, TWIN).generate("Hello", threshold=0.0, temperature=1.5, seed=5, max_tokens=40, lookahead=8)
+    assert out.stats.guesses > 20
+    assert out.stats.right_guesses == out.stats.guesses
+
+
+def test_seeds_still_differ(pair: colm.Pair) -> None:
+    texts = {
+        pair.generate("Hello", threshold=0.5, temperature=1.0, seed=seed, lookahead="auto").text for seed in range(8)
+    }
+    assert len(texts) == 8
+
+
+def test_only_what_is_certain_is_streamed(shared_pairs: SharedPairs) -> None:
+    """Every token that leaves is the plain path's, at the moment it leaves."""
+    pair = shared_pairs(BASE, ASSISTANT)
+    options: dict[str, Any] = {"threshold": 0.65, "temperature": 0, "max_tokens": 30, "seed": 1}
+    plain = pair.generate("The sun", lookahead=0, **options)
+    for n in range(1, 30):
+        stream = pair.stream("The sun", lookahead=6, **options)
+        got = list(itertools.islice(stream, n))
+        stream.close()
+        assert [(token.id, token.text) for token in got] == [(t.id, t.text) for t in plain.tokens[:n]]
+
+
+def test_the_end_inside_a_guess(shared_pairs: SharedPairs) -> None:
+    """The base guesses the end of the text; the tokens behind it are never written."""
+    pair = shared_pairs(BASE, TWIN)
+    eog = pair.base["eog_tokens"]
+    options: dict[str, Any] = {"threshold": 0.0, "temperature": 0, "max_tokens": 60, "seed": 1}
+    for bias in (2.0, 3.0, 4.0, 5.0):
+        likely = {token: bias for token in eog}
+        plain = pair.generate("a", lookahead=0, logit_bias=likely, **options)
+        written = pair.generate("a", lookahead=15, logit_bias=likely, **options)
+        assert_same(written, plain)
+    assert written.finish_reason == "eos"
+    assert written.end_token is not None
+    assert written.end_token.source == "assistant"
+
+
+def test_the_context_ends(tiny_pair: TinyPairs) -> None:
+    pair = tiny_pair(BASE, TWIN, n_ctx=32)
+    banned = {token: float("-inf") for token in pair.base["eog_tokens"]}
+    options: dict[str, Any] = {"threshold": 0.0, "temperature": 0, "max_tokens": None, "logit_bias": banned, "seed": 1}
+    plain = pair.generate("The sun", lookahead=0, **options)
+    written = pair.generate("The sun", lookahead=15, **options)
+    assert_same(written, plain)
+    assert written.finish_reason == "length"
+    assert written.stats.prompt_tokens + written.stats.generated_tokens == 32
+
+
+@pytest.mark.parametrize("archs", [("llama", "mamba"), ("mamba", "llama"), ("jamba", "qwen2")], ids="-".join)
+def test_models_that_cannot_go_back(shared_pairs: SharedPairs, archs: tuple[str, str]) -> None:
+    """Off, and said so."""
+    pair = shared_pairs({"arch": archs[0], "seed": 5}, {"arch": archs[1], "seed": 6})
+    out = pair.generate("The sun", threshold=0.3, temperature=0, max_tokens=20, lookahead=8)
+    assert not out.stats.lookahead
+    assert out.stats.guesses == 0
+    assert out.stats.deferral_rate > 0
+
+
+def test_a_sliding_window(tiny_pair: TinyPairs) -> None:
+    gemma = {"arch": "gemma3", "seed": 7}
+    options: dict[str, Any] = {"threshold": 0.5, "temperature": 0, "max_tokens": 60, "seed": 1}
+    whole = tiny_pair(gemma, gemma)
+    written = whole.generate("The sun", lookahead=6, **options)
+    assert written.stats.lookahead
+    assert written.stats.guesses > 0
+    assert_same(written, whole.generate("The sun", lookahead=0, **options))
+    assert not tiny_pair(gemma, gemma, swa_full=False).generate("The sun", lookahead=6, **options).stats.lookahead
+
+
+def test_small_batches(tiny_pair: TinyPairs) -> None:
+    """No more is guessed than a batch can check."""
+    for n_batch in (1, 2, 5):
+        pair = tiny_pair(BASE, TWIN, n_batch=n_batch)
+        options: dict[str, Any] = {"threshold": 0.6, "temperature": 0, "max_tokens": 30, "seed": 1}
+        plain = pair.generate("The sun", lookahead=0, **options)
+        written = pair.generate("The sun", lookahead=15, **options)
+        assert_same(written, plain)
+        assert written.stats.lookahead == (n_batch > 1)
+
+
+def test_with_many_texts_it_is_off(pair: colm.Pair) -> None:
+    for out in pair.generate_batch(["a", "b"], lookahead=8, threshold=0.0, max_tokens=4):
+        assert isinstance(out, colm.Completion)
+        assert not out.stats.lookahead
+
+
+@pytest.mark.parametrize("value", [-1, 16, 2.5, "much", None, True])
+def test_bad_values(pair: colm.Pair, value: Any) -> None:
+    with pytest.raises(colm.OptionError, match=r"lookahead is .*15"):
+        pair.generate("a", lookahead=value)
+
+
+def test_the_command_line(tiny_model: TinyModels) -> None:
+    files = ["--base", str(tiny_model(**BASE)), "--assistant", str(tiny_model(**TWIN)), "--head", "always"]
+    options = ["--max-tokens", "8", "--temperature", "0", "--json", "--n-threads", "1"]
+    outs = []
+    for lookahead in ("0", "auto", "4"):
+        result = CliRunner().invoke(main, ["generate", "The sun", *files, *options, "--lookahead", lookahead])
+        assert result.exit_code == 0, result.stderr
+        outs.append(result.stdout)
+    assert '"guesses": 0' in outs[0]
+    assert '"guesses": 8' in outs[2] or '"guesses": 7' in outs[2]
+    refused = CliRunner().invoke(main, ["generate", "The sun", *files, "--lookahead", "16"])
+    assert refused.exit_code == 1
+    assert "lookahead is 16; it must be from 0 to 15" in refused.stderr
+    assert CliRunner().invoke(main, ["generate", "x", *files, "--lookahead", "some"]).exit_code == 2
