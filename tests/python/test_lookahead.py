@@ -132,7 +132,7 @@ def test_the_end_inside_a_guess(shared_pairs: SharedPairs) -> None:
     eog = pair.base["eog_tokens"]
     options: dict[str, Any] = {"threshold": 0.0, "temperature": 0, "max_tokens": 60, "seed": 1}
     for bias in (2.0, 3.0, 4.0, 5.0):
-        likely = {token: bias for token in eog}
+        likely = dict.fromkeys(eog, bias)
         plain = pair.generate("a", lookahead=0, logit_bias=likely, **options)
         written = pair.generate("a", lookahead=15, logit_bias=likely, **options)
         assert_same(written, plain)

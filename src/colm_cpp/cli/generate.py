@@ -1,4 +1,4 @@
-"""``colm generate``: one text, streamed."""
+"""``colm generate``: one text, streamed; or many at once."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..pair import DEFAULT_PARALLEL, MAX_PARALLEL
+from ._batch import read_batch, write_batch
 from ._help import SectionedCommand
 from ._inputs import read_grammar, read_prompt, read_text
 from ._options import GENERATION, LOAD, collect, from_table, model_options, read_model_options
@@ -37,6 +39,12 @@ _INTERRUPTED = "interrupted"
     help="The deferral head: a file, confidence, entropy, random, always, never, or a token such as '<|defer|>'.",
 )
 @option("Prompt", "--file", metavar="FILE", help="Read the prompt from FILE (- is stdin), less one final newline.")
+@option(
+    "Prompt",
+    "--batch",
+    metavar="FILE",
+    help="Many texts at once: JSON lines with prompt or messages, and if wanted id and options of generation.",
+)
 @option("Prompt", "--chat", is_flag=True, help="The prompt is a user's message: use the base's chat template.")
 @option("Prompt", "--system", metavar="TEXT", help="A system message before it; implies --chat.")
 @option("Prompt", "--chat-template", metavar="FILE", help="Jinja template to use instead; implies --chat.")
@@ -45,7 +53,14 @@ _INTERRUPTED = "interrupted"
 @option("Text", "--grammar", metavar="TEXT", help="GBNF that the text must follow.")
 @option("Text", "--grammar-file", metavar="FILE", help="The same from a file.")
 @option("Text", "--json-schema", metavar="FILE", help="JSON schema that the text must follow.")
-@option("Output", "--json", "as_json", is_flag=True, help="Print one JSON object instead of the text.")
+@option("Output", "--json", "as_json", is_flag=True, help="One JSON object instead of the text, with every token.")
+@option(
+    "Output",
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="With --batch: results in the order of the rows to FILE. Else as they end to stdout.",
+)
 @option("Output", "--trace", type=click.Path(path_type=Path), metavar="FILE", help="Record every token as JSON lines.")
 @option(
     "Output",
@@ -56,11 +71,22 @@ _INTERRUPTED = "interrupted"
 )
 @option("Output", "--quiet", "-q", is_flag=True, help="No progress line and no legend.")
 @option("Output", "--verbose", "-v", is_flag=True, help="Show llama.cpp's log on stderr.")
+@option(
+    "Loading",
+    "--parallel",
+    "n_parallel",
+    type=click.IntRange(1, MAX_PARALLEL),
+    help=f"Texts of a --batch at a time; each needs a cache of n_ctx tokens. [default: {DEFAULT_PARALLEL}]",
+)
 @from_table(LOAD, "Loading")
 @model_options
 @option("Loading", "--no-check-memory", is_flag=True, help="Load even if memory seems too small.")
 def generate(prompt: str | None, **values: Any) -> None:
-    """Continue PROMPT, or answer it with --chat."""
+    """Continue PROMPT, or answer it with --chat.
+
+    With --batch FILE many prompts are continued at once: a JSON line each, with its number, and its error where it
+    could not be written.
+    """
     from ..options import GenerationOptions
     from ..pair import CHAT_TEMPERATURE, DEFAULT_THRESHOLD
     from ._loading import load_pair
@@ -79,11 +105,14 @@ def generate(prompt: str | None, **values: Any) -> None:
     if chat:
         options.setdefault("temperature", CHAT_TEMPERATURE)
     template = None if values["chat_template"] is None else read_text(values["chat_template"], "chat template")
-    text = read_prompt(prompt, values["file"], may_be_empty=chat)
+    many = values["batch"] is not None
+    _check_batch(many, prompt, values)
+    text = "" if many else read_prompt(prompt, values["file"], may_be_empty=chat)
     effective = GenerationOptions.of(options)
     effective.to_core(DEFAULT_THRESHOLD)  # raises for a bad value now, not after minutes of loading
     loading = collect(LOAD, values)
     own = {model: read_model_options(values[f"{model}_option"]) for model in ("base", "assistant")}
+    rows = read_batch(values["batch"], options) if many else []
 
     writer = open_writer(values["color"], silent=values["as_json"])
     with ExitStack() as stack:
@@ -101,6 +130,20 @@ def generate(prompt: str | None, **values: Any) -> None:
                 show_progress=not (values["quiet"] or values["verbose"]),
             )
         )
+        if many:
+            write_batch(
+                pair,
+                rows,
+                options,
+                chat=chat,
+                system=values["system"],
+                template=template,
+                n_parallel=values["n_parallel"] or DEFAULT_PARALLEL,
+                out=values["out"],
+                every_token=values["as_json"],
+                show_progress=not values["quiet"],
+            )
+            return
         stream, read = _start(pair, text, chat, values["system"], template, options)
         names = {"base": base, "assistant": assistant, "head": head}
         if trace is not None:
@@ -129,6 +172,19 @@ def generate(prompt: str | None, **values: Any) -> None:
             print_legend(stream.stats, stream.finish_reason or _INTERRUPTED, values["color"])
         if finished is None:
             raise KeyboardInterrupt
+
+
+def _check_batch(many: bool, prompt: str | None, values: dict[str, Any]) -> None:
+    if not many:
+        for name in ("out", "n_parallel"):
+            if values[name] is not None:
+                raise click.UsageError(
+                    f"--{name.removeprefix('n_')} goes with --batch; leave it out, or give a file of prompts"
+                )
+        return
+    for what, given in (("PROMPT", prompt), ("--file", values["file"]), ("--trace", values["trace"])):
+        if given is not None:
+            raise click.UsageError(f"--batch brings its own prompts and texts; leave out {what}")
 
 
 def _start(
