@@ -42,6 +42,24 @@ void register_pair(py::module_& module) {
              py::call_guard<py::gil_scoped_release>())
         .def("detokenize", &Pair::detokenize, py::arg("tokens"), py::arg("special"))
         .def(
+            "replay",
+            [](Pair& self, const std::vector<Token>& tokens,
+               const std::vector<std::tuple<std::string, int, int, bool, bool>>& calls) {
+                std::vector<DecodeCall> schedule;
+                for (const auto& [model, position, n_tokens, outputs, hidden] : calls)
+                    schedule.push_back({model == "base" ? Source::base : Source::assistant, position,
+                                        n_tokens, outputs, hidden});
+                Interrupt interrupt(signal_poll());
+                try {
+                    const py::gil_scoped_release release;
+                    return self.replay(tokens, schedule, interrupt);
+                } catch (const Cancelled&) {
+                    throw py::error_already_set();  // Ctrl-C; the poll has set it
+                }
+            },
+            py::arg("tokens"), py::arg("calls"),
+            "Make these decodes, as Generation.calls() lists them, and return the seconds of each.")
+        .def(
             "reset", [](Pair& self) { self.engine().reset(); }, py::call_guard<py::gil_scoped_release>())
         .def_property_readonly("n_ctx", [](const Pair& self) { return self.engine().n_ctx(); })
         .def_property_readonly("n_shared", &Pair::n_shared)

@@ -224,6 +224,42 @@ bool Engine::can_look_ahead() const {
 
 std::size_t Engine::n_ctx() const { return std::min(base_.model().n_ctx(), assistant_.model().n_ctx()); }
 
+std::vector<double> Engine::replay(const std::vector<Token>& tokens, const std::vector<DecodeCall>& calls,
+                                   Interrupt& interrupt) {
+    const Exclusive exclusive(*this);
+    base_.reset();
+    assistant_.reset();
+    struct Place {
+        LanguageModel& model;
+        std::size_t n_held;
+    };
+    Place places[] = {{base_.model(), 0}, {assistant_.model(), 0}};
+    std::vector<double> seconds;
+    for (const DecodeCall& call : calls) {
+        Place& place = places[call.model == Source::base ? 0 : 1];
+        const auto position = static_cast<std::size_t>(call.position);
+        const auto n_tokens = static_cast<std::size_t>(call.n_tokens);
+        if (call.position < 0 || call.n_tokens < 1 || position > place.n_held ||
+            position + n_tokens > tokens.size() || n_tokens > place.model.n_batch())
+            throw OptionError("decode " + std::to_string(seconds.size()) + " of " +
+                              std::to_string(call.n_tokens) + " tokens at position " +
+                              std::to_string(call.position) + " does not follow " +
+                              std::to_string(place.n_held) + " tokens of " + std::to_string(tokens.size()));
+        const Want want = call.hidden ? Want::logits_and_hidden : call.outputs ? Want::logits : Want::nothing;
+        const auto start = Clock::now();
+        if (position < place.n_held) place.n_held = place.model.rewind(position);
+        if (place.n_held < position)
+            throw OptionError("a model that cannot go back cannot repeat a decode at position " +
+                              std::to_string(position));
+        place.model.eval({tokens.data() + position, n_tokens}, position, want, interrupt);
+        seconds.push_back(seconds_since(start));
+        place.n_held = position + n_tokens;
+    }
+    base_.reset();
+    assistant_.reset();
+    return seconds;
+}
+
 void Engine::reset() {
     const Exclusive exclusive(*this);
     base_.reset();

@@ -47,6 +47,12 @@ class Engine {
     const Reader& base() const { return base_; }
     const Reader& assistant() const { return assistant_; }
 
+    // Makes these decodes of `tokens` again, in order and with nothing beside them, and returns the seconds
+    // that each took: what a generation costs without the method. What was read is forgotten, before and
+    // after. Throws OptionError for a call that lies outside `tokens` or does not follow the ones before it.
+    std::vector<double> replay(const std::vector<Token>& tokens, const std::vector<DecodeCall>& calls,
+                               Interrupt& interrupt);
+
     // Forgets every text read, so that the next prompt is read from its beginning.
     void reset();
 

@@ -118,6 +118,12 @@ void Pair::check_prompt(const std::vector<Token>& prompt) const {
     }
 }
 
+std::vector<double> Pair::replay(const std::vector<Token>& tokens, const std::vector<DecodeCall>& calls,
+                                 Interrupt& interrupt) {
+    check_prompt(tokens);
+    return engine_->replay(tokens, calls, interrupt);
+}
+
 std::vector<Token> Pair::tokenize(const std::string& text, bool add_special, bool parse_special) const {
     return llama::tokenize(base_->vocab(), text, add_special, parse_special);
 }

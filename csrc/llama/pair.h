@@ -45,6 +45,10 @@ class Pair {
     std::vector<Token> tokenize(const std::string& text, bool add_special, bool parse_special) const;
     std::string detokenize(const std::vector<Token>& tokens, bool special) const;
 
+    // Engine::replay() of tokens that both models share. Throws TokenizeError too.
+    std::vector<double> replay(const std::vector<Token>& tokens, const std::vector<DecodeCall>& calls,
+                               Interrupt& interrupt);
+
     const LlamaModel& base() const { return *base_; }
     const LlamaModel& assistant() const { return *assistant_; }
     const std::string& vocab_fingerprint() const { return fingerprint_; }

@@ -309,6 +309,11 @@ class Pair:
 
     # -- what it is -------------------------------------------------------------------------------------------
 
+    def _replay(self, tokens: Sequence[int], calls: Sequence[tuple[str, int, int, bool, bool]]) -> list[float]:
+        """The seconds of these decodes, made again with nothing beside them; what was read is forgotten."""
+        with busy():
+            return self._open_core().replay(tokens, calls)
+
     @property
     def n_ctx(self) -> int:
         """Tokens that a text may have, prompt included: the smaller of the two contexts."""

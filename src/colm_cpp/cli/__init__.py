@@ -9,6 +9,7 @@ import click
 from .. import __version__, _core
 from ..errors import ColmError
 from ._output import one_line
+from .bench import bench
 from .calibrate import calibrate
 from .demo import demo
 from .evaluate import evaluate
@@ -63,5 +64,5 @@ def main() -> None:
     """
 
 
-for command in (demo, generate, inspect, export, score, train, calibrate, evaluate, patterns):
+for command in (demo, generate, inspect, export, score, train, calibrate, evaluate, patterns, bench):
     main.add_command(command)

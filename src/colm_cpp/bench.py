@@ -1,0 +1,449 @@
+"""What a pair's parts take on this machine, and how fast they write together.
+
+Steps are timed as bare decodes; texts as users write them. Arms take turns, round after round, so that a machine that
+gets slower or faster does so for all of them, and medians are told with their spread.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from .errors import ColmError, OptionError
+from .heads import Head
+from .results import Completion
+
+if TYPE_CHECKING:
+    from .pair import Pair
+
+__all__ = ["Arm", "Bench", "Spread", "StepCosts", "run_bench", "verdict"]
+
+PROMPT = (
+    "Question: A baker sells 24 loaves in the morning at 3 dollars each and a third as many in the afternoon at half "
+    "the price. How much money does the baker take in that day? Explain step by step.\nAnswer:"
+)
+RATES = (0.0, 0.1, 0.2, 0.4, 1.0)
+BATCH_SIZES = (1, 2, 4, 8, 16, 32)
+AT_ONCE = (1, 4, 8)
+_RATE_AT_ONCE = 0.2
+_CLEARLY = 1.05
+_READING = 16  # tokens
+_BATCHES_WELL = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Some measurements of one thing.
+
+    Attributes:
+        median: of them.
+        low: the first quartile.
+        high: the third.
+        n: how many.
+    """
+
+    median: float
+    low: float
+    high: float
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Of at least one value."""
+        if len(values) == 1:
+            return cls(values[0], values[0], values[0], 1)
+        low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+        return cls(middle, low, high, len(values))
+
+
+@dataclass(frozen=True, slots=True)
+class StepCosts:
+    """Seconds of bare decodes.
+
+    Attributes:
+        base: by the number of tokens in the batch, of which the last has an output.
+        assistant: the same.
+        base_hidden: one token with its hidden state, which learned heads look at.
+    """
+
+    base: dict[int, Spread]
+    assistant: dict[int, Spread]
+    base_hidden: Spread
+
+    def assistant_batch(self, n_tokens: float) -> float:
+        """Seconds of a batch of ``n_tokens``, between the sizes that were measured."""
+        sizes = sorted(self.assistant)
+        if n_tokens >= sizes[-1]:
+            return self.assistant[sizes[-1]].median * n_tokens / sizes[-1]
+        above = next(size for size in sizes if size >= n_tokens)
+        if above == sizes[0]:
+            return self.assistant[above].median
+        below = sizes[sizes.index(above) - 1]
+        share = (n_tokens - below) / (above - below)
+        return (1 - share) * self.assistant[below].median + share * self.assistant[above].median
+
+    def predicted(self, rate: float, *, hidden: bool) -> float:
+        """Tokens per second of one text without look-ahead at a deferral rate: the assistant reads 1 / rate tokens in
+        each of its calls."""
+        base = self.base_hidden.median if hidden else self.base[1].median
+        if rate <= 0.0:
+            return 1 / base
+        return 1 / (base + rate * self.assistant_batch(1 / rate))
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One way to write.
+
+    Attributes:
+        name: what it is.
+        rate: the deferral rate that was asked for; None of a model alone.
+        lookahead: as for generate().
+        n_texts: at a time.
+        tokens_per_s: of all texts together.
+        deferral_rate: measured, 0 to 1.
+        assistant_calls: for each token written; of many texts, which share them, the assistant's decodes for each.
+        predicted: tokens/s by the costs of the steps; None where they do not say.
+    """
+
+    name: str
+    rate: float | None
+    lookahead: int | str
+    n_texts: int
+    tokens_per_s: Spread
+    deferral_rate: float
+    assistant_calls: float
+    predicted: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """All that was measured.
+
+    Attributes:
+        base: the file's name.
+        assistant: likewise.
+        head: which decided; ``random`` where the pair's has no calibration table.
+        n_threads: of each model, for single tokens.
+        steps: bare decodes.
+        overhead: an engine's text over its bare decodes, 1 is none.
+        arms: how fast texts were written.
+        peak_bytes: the most memory that the process held; None where the system does not tell.
+        seconds: that the measuring took.
+    """
+
+    base: str
+    assistant: str
+    head: str
+    n_threads: int | None
+    steps: StepCosts
+    overhead: Spread
+    arms: tuple[Arm, ...]
+    peak_bytes: int | None
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready fields."""
+        return {**asdict(self), "verdict": verdict(self)}
+
+    def arm(self, name: str, *, n_texts: int = 1, rate: float | None = None, lookahead: int | str = 0) -> Arm | None:
+        """The arm of that description."""
+        for arm in self.arms:
+            if (arm.name, arm.n_texts, arm.rate, arm.lookahead) == (name, n_texts, rate, lookahead):
+                return arm
+        return None
+
+
+def run_bench(
+    pair: Pair,
+    *,
+    prompt: str = PROMPT,
+    n_tokens: int = 48,
+    rounds: int = 5,
+    n_threads: int | None = None,
+    on_progress: Callable[[float, str], None] | None = None,
+) -> Bench:
+    """Measures a pair.
+
+    Args:
+        pair: with a head that has a calibration table, or with any; ``random`` then stands in for it.
+        prompt: what every text begins with.
+        n_tokens: of each text, 4 or more; fewer where a model ends it.
+        rounds: how often each arm has its turn, 1 or more.
+        n_threads: to be told in the result.
+        on_progress: called with the share that is done, 0 to 1, and what is being measured.
+
+    Raises:
+        OptionError: ``n_tokens`` or ``rounds`` too small, or a prompt that leaves no room for them.
+    """
+    prompt_ids = pair.tokenize(prompt)
+    _check(pair, prompt_ids, n_tokens, rounds)
+    start = time.monotonic()
+    head: Head | str = _calibrated(pair.head) or "random"
+    say = on_progress or (lambda share, note: None)
+    bench = _Bench(pair, prompt_ids, head, n_tokens)
+
+    n_turns = rounds * (1 + len(bench.arms))
+    done = 0
+    steps: list[dict[str, list[float]]] = []
+    overhead: list[float] = []
+    for number in range(rounds):
+        say(done / n_turns, "steps of the models")
+        steps.append(bench.time_steps())
+        overhead.append(bench.time_overhead())
+        done += 1
+        # Every second round backwards: no arm is always behind the same other one.
+        order = bench.arms if number % 2 == 0 else bench.arms[::-1]
+        for arm in order:
+            say(done / n_turns, arm.describe())
+            arm.turn(pair, prompt_ids, n_tokens)
+            done += 1
+    say(1.0, "done")
+    costs = _costs(steps)
+    hidden = isinstance(head, Head)
+    return Bench(
+        base=str(pair.base["name"]),
+        assistant=str(pair.assistant["name"]),
+        head=head if isinstance(head, str) else head.name or "learned",
+        n_threads=n_threads,
+        steps=costs,
+        overhead=Spread.of(overhead),
+        arms=tuple(arm.result(costs, hidden=hidden) for arm in bench.arms),
+        peak_bytes=_peak_bytes(),
+        seconds=time.monotonic() - start,
+    )
+
+
+def _check(pair: Pair, prompt_ids: Sequence[int], n_tokens: int, rounds: int) -> None:
+    if n_tokens < 4:
+        raise OptionError(f"n_tokens is {n_tokens}; 4 or more can be timed")
+    if rounds < 1:
+        raise OptionError(f"rounds is {rounds}; it must be 1 or more")
+    needed = max(len(prompt_ids) + n_tokens, len(prompt_ids) + max(BATCH_SIZES) + 8)
+    if needed > pair.n_ctx:
+        raise OptionError(
+            f"the prompt of {len(prompt_ids)} tokens and what is measured behind it need a context of {needed}; the "
+            f"pair has {pair.n_ctx}"
+        )
+
+
+def _calibrated(head: object) -> Head | None:
+    if head is None:
+        return None
+    if not isinstance(head, Head):
+        from .pair import TRAINING_FREE_HEADS
+        from .shipped import shipped_head
+
+        if str(head) in TRAINING_FREE_HEADS or str(head).startswith("<"):
+            return None
+        head = Head.load(shipped_head(str(head)) or str(head))
+    return head if head.rates else None
+
+
+class _Bench:
+    """The arms, and the bare decodes."""
+
+    def __init__(self, pair: Pair, prompt_ids: list[int], head: Head | str, n_tokens: int) -> None:
+        self._pair = pair
+        self._prompt_ids = prompt_ids
+        self._head = head
+        self._n_tokens = n_tokens
+        hidden = isinstance(head, Head)
+        name = "both"
+        self.arms = [
+            _Arm("base alone", None, 0, 1, "never"),
+            _Arm("assistant alone", None, 0, 1, "always"),
+            *(_Arm(name, rate, 0, 1, head) for rate in RATES),
+            *(_Arm(name, rate, "auto", 1, head) for rate in RATES if rate > 0),
+            *(_Arm("base alone", None, 0, n, "never") for n in AT_ONCE[1:]),
+            *(_Arm(name, _RATE_AT_ONCE, 0, n, head) for n in AT_ONCE[1:]),
+        ]
+        self._calls = _schedule(prompt_ids, hidden)
+
+    def time_steps(self) -> dict[str, list[float]]:
+        """Seconds of each decode that is of interest, by what it is."""
+        text = _text(self._prompt_ids, max(BATCH_SIZES) + 8)
+        seconds = self._pair._replay(text, [call for _, call in self._calls])
+        found: dict[str, list[float]] = {}
+        for (what, _), value in zip(self._calls, seconds, strict=True):
+            if what:
+                found.setdefault(what, []).append(value)
+        return found
+
+    def time_overhead(self) -> float:
+        """Of the engine with everything, over the decodes that it made."""
+        self._pair.forget()
+        start = time.perf_counter()
+        stream = self._pair.stream(
+            self._prompt_ids,
+            head=self._head,
+            **_rate(self._head, _RATE_AT_ONCE),
+            **_greedy(self._n_tokens),
+            lookahead=0,
+        )
+        stream.completion()
+        engine = time.perf_counter() - start
+        calls = stream.calls
+        bare = sum(self._pair._replay(stream.token_ids, calls))
+        return engine / bare
+
+
+def _schedule(prompt_ids: Sequence[int], hidden: bool) -> list[tuple[str, tuple[str, int, int, bool, bool]]]:
+    """Decodes with the prompt in the cache: single tokens and batches of each model, each some times."""
+    n = len(prompt_ids)
+    calls: list[tuple[str, tuple[str, int, int, bool, bool]]] = []
+    for model in ("base", "assistant"):
+        calls.append(("", (model, 0, n, False, False)))
+        for size in BATCH_SIZES:
+            calls += [(f"{model} {size}", (model, n, size, True, False))] * 3
+    calls += [("hidden", ("base", n, 1, True, True))] * 3
+    return calls
+
+
+def _text(prompt_ids: Sequence[int], n_more: int) -> list[int]:
+    """The prompt and some of it again."""
+    return [*prompt_ids, *(prompt_ids[i % len(prompt_ids)] for i in range(n_more))]
+
+
+def _costs(rounds: Sequence[dict[str, list[float]]]) -> StepCosts:
+    # Of each round the best of three: what the decode takes, not what else the machine was doing.
+    values = {what: [min(found[what]) for found in rounds] for what in rounds[0]}
+    return StepCosts(
+        base={size: Spread.of(values[f"base {size}"]) for size in BATCH_SIZES},
+        assistant={size: Spread.of(values[f"assistant {size}"]) for size in BATCH_SIZES},
+        base_hidden=Spread.of(values["hidden"]),
+    )
+
+
+def _greedy(n_tokens: int) -> dict[str, Any]:
+    return {"temperature": 0.0, "max_tokens": n_tokens}
+
+
+def _rate(head: Head | str, rate: float) -> dict[str, Any]:
+    return {"defer_rate": rate, **({"seed": 1} if head == "random" else {})}
+
+
+class _Arm:
+    """One arm while it is being measured."""
+
+    def __init__(self, name: str, rate: float | None, lookahead: int | str, n_texts: int, head: Head | str) -> None:
+        self._name, self._rate, self._lookahead, self._n_texts, self._head = name, rate, lookahead, n_texts, head
+        self._speeds: list[float] = []
+        self._n_tokens = self._n_deferred = self._n_calls = 0
+
+    def describe(self) -> str:
+        """In a few words."""
+        rate = "" if self._rate is None else f" at {self._rate:.0%}"
+        texts = "" if self._n_texts == 1 else f", {self._n_texts} texts at once"
+        ahead = "" if self._lookahead == 0 else ", looking ahead"
+        return f"{self._name}{rate}{ahead}{texts}"
+
+    def turn(self, pair: Pair, prompt_ids: list[int], n_tokens: int) -> None:
+        """Writes once."""
+        options = {"head": self._head, **_greedy(n_tokens)}
+        if self._rate is not None:
+            options |= _rate(self._head, self._rate)
+        if self._n_texts == 1:
+            out = pair.generate(prompt_ids, lookahead=self._lookahead, **options)
+            seconds, texts, n_calls = out.stats.decode_s, [out], out.stats.assistant_calls
+            n_timed = out.stats.generated_tokens
+        else:
+            # What the prompts take is in both, and is taken off.
+            seconds, texts, n_calls = _at_once(pair, prompt_ids, self._n_texts, options)
+            short_s, short, _ = _at_once(pair, prompt_ids, self._n_texts, {**options, "max_tokens": 2})
+            seconds -= short_s
+            n_timed = _n_generated(texts) - _n_generated(short)
+        if seconds > 0 and n_timed > 0:
+            self._speeds.append(n_timed / seconds)
+        self._n_tokens += _n_generated(texts)
+        self._n_deferred += sum(round(text.stats.deferral_rate * text.stats.generated_tokens) for text in texts)
+        self._n_calls += n_calls
+
+    def result(self, costs: StepCosts, *, hidden: bool) -> Arm:
+        """What came of it."""
+        if not self._speeds:
+            raise OptionError("the models end their texts at once; give another prompt")
+        measured = self._n_deferred / self._n_tokens
+        predicted = None
+        if self._n_texts == 1 and self._lookahead == 0:
+            if self._name == "assistant alone":
+                predicted = 1 / costs.assistant[1].median
+            else:
+                predicted = costs.predicted(measured, hidden=hidden and self._rate is not None)
+        return Arm(
+            self._name,
+            self._rate,
+            self._lookahead,
+            self._n_texts,
+            Spread.of(self._speeds),
+            measured,
+            self._n_calls / self._n_tokens,
+            predicted,
+        )
+
+
+def _at_once(
+    pair: Pair, prompt_ids: list[int], n_texts: int, options: dict[str, Any]
+) -> tuple[float, list[Completion], int]:
+    """The seconds that some texts took, the texts, and the assistant's decodes."""
+    with pair.stream_batch([prompt_ids] * n_texts, n_parallel=n_texts, **options) as stream:
+        start = time.perf_counter()
+        results = [result for _, result in stream]
+        seconds = time.perf_counter() - start
+        n_calls = stream.counts["assistant_decodes"]
+    texts = [result for result in results if isinstance(result, Completion)]
+    for result in results:
+        if isinstance(result, ColmError):
+            raise result
+    return seconds, texts, n_calls
+
+
+def _n_generated(texts: Sequence[Completion]) -> int:
+    return sum(text.stats.generated_tokens for text in texts)
+
+
+def _peak_bytes() -> int | None:
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def verdict(bench: Bench) -> str:
+    """What it means for a user, in plain words."""
+    assistant = bench.arm("assistant alone")
+    one, eight = bench.arm("base alone"), bench.arm("base alone", n_texts=AT_ONCE[-1])
+    together = [
+        arm
+        for lookahead in (0, "auto")
+        if (arm := bench.arm("both", rate=_RATE_AT_ONCE, lookahead=lookahead)) is not None
+    ]
+    if assistant is None or one is None or eight is None or not together:
+        return ""
+    best = max(together, key=lambda arm: arm.tokens_per_s.median)
+    ratio = best.tokens_per_s.median / assistant.tokens_per_s.median
+    speeds = f"{best.tokens_per_s.median:.1f} and {assistant.tokens_per_s.median:.1f} tokens/s"
+    if ratio >= _CLEARLY:
+        words = f"On this machine deferring {best.deferral_rate:.0%} is {ratio:.1f}x as fast as the assistant alone "
+        words += f"({speeds})."
+    else:
+        read = bench.steps.assistant_batch(_READING)
+        reading = _READING * bench.steps.assistant[1].median / read
+        words = (
+            f"On this machine deferring {best.deferral_rate:.0%} is no faster than the assistant alone ({speeds}): it "
+            f"reads a text only {reading:.1f}x as fast as it writes one, and the base takes "
+            f"{bench.steps.base[1].median / bench.steps.assistant[1].median:.0%} of its time for a token."
+        )
+    batching = eight.tokens_per_s.median / one.tokens_per_s.median
+    words += f" Eight texts at once are {batching:.1f}x as fast as one."
+    if batching < _BATCHES_WELL:
+        words += " Files in Q4_0 share a batch better than others on many CPUs."
+    return words

@@ -1,0 +1,107 @@
+"""What a measurement of a pair looks like: tables for the terminal, and a plot."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..bench import BATCH_SIZES, Arm, Bench, Spread, verdict
+from .terminal import safe
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["print_bench", "write_plot"]
+
+
+def print_bench(console: Console, bench: Bench, *, plain: bool) -> None:
+    """Shows all that was measured, and what it means.
+
+    Args:
+        console: where to.
+        bench: the measurements.
+        plain: columns of text, without rules.
+    """
+    from rich import box
+    from rich.table import Table
+
+    def table(*columns: str) -> Table:
+        made = Table(box=None if plain else box.SIMPLE_HEAD, pad_edge=False)
+        for i, column in enumerate(columns):
+            made.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
+        return made
+
+    def say(text: str, style: str = "") -> None:
+        console.print(safe(console, text), style=style, soft_wrap=plain)
+
+    threads = "" if bench.n_threads is None else f", {bench.n_threads} threads"
+    say(f"base {bench.base}, assistant {bench.assistant}, head {bench.head}{threads}", "bold")
+    steps = table("milliseconds of a decode", *(str(size) for size in BATCH_SIZES))
+    for name, sizes in (("base, tokens:", bench.steps.base), ("assistant, tokens:", bench.steps.assistant)):
+        steps.add_row(name, *(f"{1000 * sizes[size].median:.1f}" for size in BATCH_SIZES))
+    steps.add_row("base, with its hidden state", f"{1000 * bench.steps.base_hidden.median:.1f}")
+    console.print(steps)
+    say(f"engine over bare decodes: {_spread(bench.overhead, 3)}")
+
+    arms = table("who writes", "tokens/s", "", "predicted", "deferred", "calls/token")
+    for arm in bench.arms:
+        arms.add_row(
+            _name(arm),
+            f"{arm.tokens_per_s.median:.1f}",
+            f"({arm.tokens_per_s.low:.1f} to {arm.tokens_per_s.high:.1f})",
+            "" if arm.predicted is None else f"{arm.predicted:.1f}",
+            f"{arm.deferral_rate:.0%}",
+            f"{arm.assistant_calls:.2f}",
+        )
+    console.print(arms)
+    if bench.peak_bytes is not None:
+        say(f"peak memory of this process: {bench.peak_bytes / 2**30:.2f} GiB")
+    say("")
+    say(verdict(bench), "bold")
+
+
+def _name(arm: Arm) -> str:
+    rate = "" if arm.rate is None else f", {arm.rate:.0%}"
+    texts = "" if arm.n_texts == 1 else f", {arm.n_texts} texts at once"
+    ahead = "" if arm.lookahead == 0 else ", look-ahead"
+    return f"{arm.name}{rate}{ahead}{texts}"
+
+
+def _spread(value: Spread, digits: int) -> str:
+    return f"{value.median:.{digits}f} ({value.low:.{digits}f} to {value.high:.{digits}f})"
+
+
+def write_plot(bench: Bench, path: Path) -> None:
+    """Tokens/s by deferral rate, measured and predicted; base and assistant alone as lines.
+
+    Raises:
+        ImportError: Matplotlib is missing.
+        OSError: the file cannot be written.
+    """
+    importlib.import_module("matplotlib").use("Agg")
+    figure: Any = importlib.import_module("matplotlib.figure").Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    for lookahead, label, color in ((0, "both", "#0e7c93"), ("auto", "both, looking ahead", "#b4531f")):
+        arms = sorted(
+            (arm for arm in bench.arms if arm.rate is not None and arm.n_texts == 1 and arm.lookahead == lookahead),
+            key=lambda arm: arm.deferral_rate,
+        )
+        rates = [100 * arm.deferral_rate for arm in arms]
+        middle = [arm.tokens_per_s.median for arm in arms]
+        below = [arm.tokens_per_s.median - arm.tokens_per_s.low for arm in arms]
+        above = [arm.tokens_per_s.high - arm.tokens_per_s.median for arm in arms]
+        axes.errorbar(rates, middle, yerr=[below, above], marker="o", capsize=3, color=color, label=label)
+        if lookahead == 0:
+            predicted = [arm.predicted for arm in arms]
+            axes.plot(rates, predicted, ":", color=color, label="what the steps predict")
+    for name, style in (("base alone", "--"), ("assistant alone", "-.")):
+        arm = bench.arm(name)
+        if arm is not None:
+            axes.axhline(arm.tokens_per_s.median, color="0.35", linestyle=style, label=name)
+    axes.set_xlabel("deferred tokens (%)")
+    axes.set_ylabel("tokens per second (median, quartiles)")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=120, metadata={"Software": None})
