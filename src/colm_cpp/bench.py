@@ -356,9 +356,11 @@ class _Arm:
         else:
             # What the prompts take is in both, and is taken off.
             seconds, texts, n_calls = _at_once(pair, prompt_ids, self._n_texts, options)
+            n_timed = _n_generated(texts)
             short_s, short, _ = _at_once(pair, prompt_ids, self._n_texts, {**options, "max_tokens": 2})
-            seconds -= short_s
-            n_timed = _n_generated(texts) - _n_generated(short)
+            if seconds > short_s and n_timed > _n_generated(short):
+                seconds -= short_s
+                n_timed -= _n_generated(short)
         if seconds > 0 and n_timed > 0:
             self._speeds.append(n_timed / seconds)
         self._n_tokens += _n_generated(texts)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from conftest import ASSISTANT, BASE, Asked, TinyModels
+from conftest import ASSISTANT, BASE, TinyModels
 
 import colm_cpp as colm
 from colm_cpp.bench import BATCH_SIZES, Arm, Bench, Spread, StepCosts, run_bench, verdict
@@ -65,7 +65,7 @@ class TestNumbers:
         assert slow.endswith("Files in Q4_0 share a batch better than others on many CPUs.")
 
 
-def test_every_arm_has_its_turns(pair: colm.Pair, asked: Asked) -> None:
+def test_every_arm_has_its_turns(pair: colm.Pair) -> None:
     """In alternation, there and back; look-ahead and many texts too."""
     notes: list[str] = []
     shares: list[float] = []
