@@ -328,8 +328,19 @@ def routed_scores(
     raise ValueError(f"unknown strategy {strategy!r}")
 
 
+def gumbel_max(ids: Sequence[int], scores: Sequence[float], seed: int, position: int) -> int:
+    """The id with the largest score plus noise, which is a function of seed, position and id."""
+    key = splitmix64((seed << 32) ^ position)
+
+    def noisy(entry: tuple[int, float]) -> float:
+        u = ((splitmix64(key ^ entry[0]) >> 11) + 0.5) * 2.0**-53
+        return entry[1] - math.log(-math.log(u))
+
+    return max(zip(ids, scores, strict=True), key=noisy)[0]
+
+
 class _Chain:
-    """llama.cpp's own samplers, in a chain that lives as long as one generation."""
+    """llama.cpp's own samplers but the draw, in a chain that lives as long as one generation."""
 
     def __init__(self, seed: int, temperature: float, top_k: int, top_p: float, min_p: float, typical_p: float) -> None:
         self._chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
@@ -339,21 +350,20 @@ class _Chain:
             llama_cpp.llama_sampler_init_top_p(top_p, 1),
             llama_cpp.llama_sampler_init_min_p(min_p, 1),
             llama_cpp.llama_sampler_init_temp(temperature),
-            llama_cpp.llama_sampler_init_dist(seed & 0xFFFFFFFF),
         ):
             llama_cpp.llama_sampler_chain_add(self._chain, sampler)
+        self._seed = seed
 
-    def choose(self, ids: Sequence[int], scores: F64) -> int:
-        """Draw one of `ids` and tell the samplers."""
+    def choose(self, ids: Sequence[int], scores: F64, position: int) -> int:
+        """Draw one of `ids` for the token after `position` others."""
         kept = [(i, s) for i, s in zip(ids, scores, strict=True) if np.isfinite(s)]
         data = (llama_cpp.llama_token_data * len(kept))()
         for entry, (i, score) in zip(data, kept, strict=True):
             entry.id, entry.logit, entry.p = i, float(score), 0.0
         array = llama_cpp.llama_token_data_array(data=data, size=len(kept), selected=-1, sorted=False)
         llama_cpp.llama_sampler_apply(self._chain, ctypes.byref(array))
-        token = int(array.data[array.selected].id)
-        llama_cpp.llama_sampler_accept(self._chain, token)
-        return token
+        left = array.data[: array.size]
+        return gumbel_max([entry.id for entry in left], [entry.logit for entry in left], self._seed, position)
 
     def close(self) -> None:
         llama_cpp.llama_sampler_free(self._chain)
@@ -408,7 +418,7 @@ def oracle_generate(
                 assistant_logits = assistant.logits_and_hidden(text)[0][allowed].astype(np.float64)
                 scores = routed_scores(strategy, base_logits, assistant_logits, z, beta, alpha)
                 source = "assistant"
-            token = allowed[int(np.argmax(scores))] if chain is None else chain.choose(allowed, scores)
+            token = allowed[int(np.argmax(scores))] if chain is None else chain.choose(allowed, scores, len(text))
             logprob = float(log_softmax(scores)[allowed.index(token)])
             margin = float(np.diff(np.sort(scores)[-2:])[0]) if len(allowed) > 1 else math.inf
             if 0.0 < eta < 1.0:

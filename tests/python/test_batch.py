@@ -53,7 +53,7 @@ def test_the_same_texts_as_alone(pair: colm.Pair, n_parallel: int) -> None:
     """Every text with options of its own, in a batch with all the others."""
     chosen = [{"max_tokens": 20, **OPTIONS[i % len(OPTIONS)]} for i in range(22)]
     prompts = [PROMPTS[i % len(PROMPTS)] for i in range(22)]
-    alone = [pair.generate(prompt, **options) for prompt, options in zip(prompts, chosen, strict=True)]
+    alone = [pair.generate(prompt, lookahead=0, **options) for prompt, options in zip(prompts, chosen, strict=True)]
     pair.forget()
     together = pair.generate_batch(prompts, n_parallel=n_parallel, each=chosen)
     assert len(together) == 22
@@ -72,7 +72,7 @@ def test_every_architecture(shared_pairs: Callable[..., colm.Pair], archs: tuple
     alone = []
     for prompt in PROMPTS:
         pair.forget()
-        alone.append(pair.generate(prompt, **options))
+        alone.append(pair.generate(prompt, lookahead=0, **options))
     assert any(0 < completion.stats.deferral_rate < 1 for completion in alone)
     for one, other in zip(pair.generate_batch(PROMPTS, n_parallel=3, **options), alone, strict=True):
         assert_same(one, other)
@@ -85,7 +85,7 @@ def test_learned_heads_see_each_text_s_own_state(pair: colm.Pair) -> None:
     head = colm.Head.linear(weights, 0.1)
     each = [{"head": head, "threshold": 0.5} if i % 2 else {"head": "confidence", "threshold": 0.7} for i in range(8)]
     options: dict[str, Any] = {"max_tokens": 16, "temperature": 0}
-    alone = [pair.generate(p, **{**options, **own}) for p, own in zip(PROMPTS, each, strict=True)]
+    alone = [pair.generate(p, lookahead=0, **{**options, **own}) for p, own in zip(PROMPTS, each, strict=True)]
     assert {token.source for c in alone[1::2] for token in c.tokens} == {"base", "assistant"}
     for one, other in zip(pair.generate_batch(PROMPTS, n_parallel=4, each=each, **options), alone, strict=True):
         assert_same(one, other)
@@ -188,7 +188,7 @@ def test_a_long_prompt_beside_texts_under_way(tiny_pair: Any) -> None:
     prompts = ["a", "x" * 100, "The sun", "y" * 90]
     for strategy in ("defer", "compose"):
         options: dict[str, Any] = {"max_tokens": 15, "temperature": 0, "threshold": 0.7, "strategy": strategy}
-        alone = [pair.generate(prompt, **options) for prompt in prompts]
+        alone = [pair.generate(prompt, lookahead=0, **options) for prompt in prompts]
         for one, other in zip(pair.generate_batch(prompts, n_parallel=3, **options), alone, strict=True):
             assert_same(one, other)
 
@@ -294,7 +294,7 @@ def test_a_common_beginning_is_read_once(
     alone = []
     for prompt in prompts:
         pair.forget()
-        alone.append(pair.generate(prompt, **options))
+        alone.append(pair.generate(prompt, lookahead=0, **options))
     # The last two come when others that are under way hold the beginning.
     each = [{"max_tokens": n} for n in (10, 3, 10, 10, 10)]
     together = pair.generate_batch(prompts, n_parallel=3, each=each, **options)

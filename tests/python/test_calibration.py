@@ -25,7 +25,7 @@ from colm_cpp.learn.calibration import CHECKED_RATES, RATES, TOLERANCE, add_youd
 PROMPTS = ("The river", "Once upon", "How many apples", "She said", "A train", "The doctor", "Seven pears", "In it")
 PROBLEMS = tuple(Problem(i, ({"role": "user", "content": text},), "-", text) for i, text in enumerate(PROMPTS))
 TOO_LONG = Problem(8, ({"role": "user", "content": "pears " * 600},), "-", "pears " * 600)
-OPTIONS: dict[str, Any] = {"max_tokens": 64, "temperature": 1.0, "seed": 5}
+OPTIONS: dict[str, Any] = {"max_tokens": 64, "temperature": 1.0, "seed": 6}
 
 
 def linear(n_embd: int) -> Head:
@@ -374,7 +374,7 @@ def run(*arguments: str | Path) -> Result:
 
 def test_the_command_makes_a_head_of_confidence(arguments: list[str], tmp_path: Path) -> None:
     out = tmp_path / "confidence.gguf"
-    writing = ["--max-tokens", "48", "--temperature", "1", "--seed", "5"]
+    writing = ["--max-tokens", "48", "--temperature", "1", "--seed", "6"]
     result = run("calibrate", "confidence", *arguments, *writing, "--out", out, "--default-rate", "0.2")
     assert result.exit_code == 0, result.stderr
     head = Head.load(out)
@@ -389,7 +389,7 @@ def test_the_command_makes_a_head_of_confidence(arguments: list[str], tmp_path: 
     assert "Youden's J" in lines[-2]
     assert "calibrating: 100%, 60%: " in result.stderr  # no terminal: lines
     facts = json.loads(head.calibration or "")
-    assert facts["options"] == {"max_tokens": 48, "temperature": 1.0, "seed": 5}
+    assert facts["options"] == {"max_tokens": 48, "temperature": 1.0, "seed": 6}
     assert facts["chat"] is False  # the base has no template
 
     # The same tokens by rate and by threshold, and the head's default is the rate of --default-rate.

@@ -272,10 +272,10 @@ def expected_text(models: Models, prompt: str, **options: Any) -> str:
 
 
 def test_piped_output_is_the_text(models: Models, tmp_path: Path) -> None:
-    text = expected_text(models, "Once upon", seed=5, max_tokens=40)
+    text = expected_text(models, "Once upon", seed=8, max_tokens=40)
     assert "\x1b" not in text
     assert any(ord(c) < 0x20 for c in text)  # so that "unmodified" means something
-    options = ("--seed", "5", "--max-tokens", "40", *models.arguments)
+    options = ("--seed", "8", "--max-tokens", "40", *models.arguments)
     result = run("generate", "Once upon", *options)
     assert result.exit_code == 0, result.stderr
     assert result.stdout_bytes == (text + "\n").encode()
@@ -306,11 +306,11 @@ def test_grammar_and_schema_files(models: Models, tmp_path: Path) -> None:
 
 
 def test_colour_is_forced_on_a_pipe(models: Models) -> None:
-    options = ("--seed", "5", "--max-tokens", "40", *models.arguments)
+    options = ("--seed", "8", "--max-tokens", "40", *models.arguments)
     result = run("generate", "Once upon", *options, "--color", "always")
     assert CYAN in result.stdout
     plain = re.sub(r"\x1b\[\d*m", "", result.stdout)
-    assert plain == _output.printable(expected_text(models, "Once upon", seed=5, max_tokens=40)) + "\n"
+    assert plain == _output.printable(expected_text(models, "Once upon", seed=8, max_tokens=40)) + "\n"
 
 
 def test_json(models: Models) -> None:
@@ -393,23 +393,23 @@ def test_verbose_shows_the_log(models: Models) -> None:
 
 
 def test_terminal_shows_colours_and_legend(models: Models) -> None:
-    text = expected_text(models, "Once upon", seed=5, max_tokens=40)
+    text = expected_text(models, "Once upon", seed=8, max_tokens=40)
     shown = _output.printable(text) + "\n"
-    arguments = ("generate", "Once upon", "--seed", "5", "--max-tokens", "40", *models.arguments)
+    arguments = ("generate", "Once upon", "--seed", "8", "--max-tokens", "40", *models.arguments)
     code, screen, legend = on_terminal(*arguments, piped="stderr")
     assert code == 0, legend
     assert CYAN in screen
     assert re.sub(r"\x1b\[\d*m", "", screen) == shown
     assert re.fullmatch(
-        r"\[assistant \d+ of 40 tokens, [\d.]+%; [\d.]+ tokens/s; finish: length; seed 5\]\n", legend
+        r"\[assistant \d+ of 40 tokens, [\d.]+%; [\d.]+ tokens/s; finish: length; seed 8\]\n", legend
     ), legend
     code, screen, _ = on_terminal(*arguments, "--quiet", env={"NO_COLOR": "1"})
     assert (code, screen) == (0, shown)
 
 
 def test_stdout_stays_plain_when_only_stderr_is_a_terminal(models: Models) -> None:
-    text = expected_text(models, "Once upon", seed=5, max_tokens=40)
-    arguments = ("generate", "Once upon", "--seed", "5", "--max-tokens", "40", *models.arguments)
+    text = expected_text(models, "Once upon", seed=8, max_tokens=40)
+    arguments = ("generate", "Once upon", "--seed", "8", "--max-tokens", "40", *models.arguments)
     code, screen, piped = on_terminal(*arguments, piped="stdout")
     assert code == 0, screen
     assert piped == text + "\n"

@@ -55,8 +55,8 @@ def arch_pair(base: str, assistant: str = "llama", **changes: Any) -> tuple[dict
 def run(
     pair: colm.Pair, prompt: str | Sequence[int], **options: Any
 ) -> tuple[colm.Completion, list[Call], list[colm.Token]]:
-    """The completion, every decode, and every token with the one that ended the text."""
-    stream = pair.stream(prompt, **options)
+    """The completion, every decode, and every token with the one that ended the text; without look-ahead."""
+    stream = pair.stream(prompt, **{"lookahead": 0, **options})
     completion = stream.completion()
     return completion, [Call(*call) for call in stream.calls], written(completion)
 
@@ -684,6 +684,8 @@ class Reference:
 
     def __init__(self, n_vocab: int, options: Mapping[str, Any]) -> None:
         self.chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
+        self.seed = options["seed"]
+        self.greedy = options.get("temperature") == 0.0
         samplers = []
         bias = options.get("logit_bias", {})
         if bias:
@@ -700,7 +702,7 @@ class Reference:
                 options.get("presence_penalty", 0.0),
             )
         )
-        if options.get("temperature") == 0.0:
+        if self.greedy:
             samplers.append(llama_cpp.llama_sampler_init_greedy())
         else:
             samplers += [
@@ -709,18 +711,21 @@ class Reference:
                 llama_cpp.llama_sampler_init_top_p(0.95, 1),
                 llama_cpp.llama_sampler_init_min_p(0.05, 1),
                 llama_cpp.llama_sampler_init_temp(options.get("temperature", 0.8)),
-                llama_cpp.llama_sampler_init_dist(options["seed"]),
             ]
         for sampler in samplers:
             llama_cpp.llama_sampler_chain_add(self.chain, sampler)
 
-    def choose(self, logits: o.F32) -> int:
+    def choose(self, logits: o.F32, position: int) -> int:
         data = (llama_cpp.llama_token_data * len(logits))()
         for token, (entry, logit) in enumerate(zip(data, logits, strict=True)):
             entry.id, entry.logit, entry.p = token, float(logit), 0.0
         array = llama_cpp.llama_token_data_array(data=data, size=len(logits), selected=-1, sorted=False)
         llama_cpp.llama_sampler_apply(self.chain, ctypes.byref(array))
-        token = int(array.data[array.selected].id)
+        if self.greedy:
+            token = int(array.data[array.selected].id)
+        else:
+            left = array.data[: array.size]
+            token = o.gumbel_max([entry.id for entry in left], [entry.logit for entry in left], self.seed, position)
         llama_cpp.llama_sampler_accept(self.chain, token)
         return token
 
@@ -760,7 +765,7 @@ def test_penalties_and_bias_are_llama_cpps(
             for t, token in enumerate(got.tokens):
                 model = assistant if token.deferred else base
                 logits = model.logits_and_hidden(text)[0][: pair.n_shared]
-                assert token.id == reference.choose(logits), f"{sampling}, token {t}"
+                assert token.id == reference.choose(logits, len(text)), f"{sampling}, token {t}"
                 # What is reported is the model's own probability, before penalties and bias.
                 assert token.logprob == pytest.approx(o.log_softmax(logits)[token.id], abs=1e-3)
                 text.append(token.id)

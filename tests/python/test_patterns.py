@@ -88,7 +88,7 @@ def make_trace(path: Path, *, end: bool = True) -> Path:
         trace.token(make_token("It is", 0))
         trace.token(make_token(" 4", 1, "assistant", top_logprobs=likely))
         if end:
-            trace.end(Stats(1, 3, 1 / 3, 3, 1, 1, 1, 0.1, 0.1, 20.0, 1), "eos", last)
+            trace.end(Stats(1, 3, 1 / 3, 3, 1, True, 1, 1, 1, 1, 0.1, 0.1, 20.0, 1), "eos", last)
     return path
 
 

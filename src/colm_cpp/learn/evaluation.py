@@ -199,7 +199,8 @@ def answers(
     def own(problem: Problem, arm: Arm) -> dict[str, Any]:
         seed = (int(options.get("seed", 0)) + problem.index) % (2**32 - 1)
         defaults = {"temperature": CHAT_TEMPERATURE} if chat else {}
-        return {**defaults, **options, "head": arm.head, "threshold": arm.threshold, "seed": seed}
+        # Without look-ahead, so that it does not depend on the machine what is asked, and in which batches.
+        return {"lookahead": 0, **defaults, **options, "head": arm.head, "threshold": arm.threshold, "seed": seed}
 
     def prompt(problem: Problem) -> list[int]:
         return pair.tokenize_chat(problem.messages) if chat else pair.tokenize(problem.prompt)

@@ -213,7 +213,7 @@ def _written(
     for count, (ids, own) in enumerate(prompts):
         pair.forget()
         try:
-            yield count, pair.generate(ids, **own)
+            yield count, pair.generate(ids, **{"lookahead": 0, **own})  # the same whatever the machine
         except (ContextFull, GenerationError, TokenizeError) as error:
             yield count, error
 
