@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from conftest import RealModels
 
@@ -14,7 +16,7 @@ QUESTION = [{"role": "user", "content": "What is 17 * 23? Answer with the number
 def test_both_ends_of_the_threshold(real_models: RealModels) -> None:
     with colm.load(real_models["base"], real_models["assistant"], "confidence", n_ctx=512) as pair:
         alone = pair.chat(QUESTION, threshold=1.0, temperature=0, max_tokens=16)
-        asked = pair.chat(QUESTION, threshold=0.0, temperature=0, max_tokens=16)
+        asked = pair.chat(QUESTION, threshold=0.0, temperature=0, max_tokens=16, lookahead=0)
         assert all(token.source == "base" for token in alone.tokens)
         assert alone.stats.assistant_calls == 0
         assert all(token.source == "assistant" for token in asked.tokens)
@@ -76,3 +78,18 @@ def test_a_target_rate_is_kept(real_models: RealModels) -> None:
         out = pair.chat(question, target_rate=0.2, temperature=0, max_tokens=256)
         assert out.stats.generated_tokens >= 200
         assert out.stats.deferral_rate == pytest.approx(0.2, abs=0.03)
+
+
+def test_look_ahead(real_models: RealModels) -> None:
+    """The same text with a third of the calls, or less."""
+    question = [
+        {"role": "user", "content": "How many seconds are there in 3 hours and 20 minutes? Think step by step."}
+    ]
+    with colm.load(real_models["base"], real_models["assistant"], "confidence", n_ctx=512) as pair:
+        options: dict[str, Any] = {"threshold": 0.0, "temperature": 0, "max_tokens": 64}
+        plain = pair.chat(question, lookahead=0, **options)
+        ahead = pair.chat(question, lookahead=8, **options)
+        assert ahead.text == plain.text
+        assert plain.stats.assistant_calls == plain.stats.generated_tokens
+        assert ahead.stats.assistant_calls < plain.stats.assistant_calls / 3
+        assert ahead.stats.right_guesses / ahead.stats.guesses > 0.7
