@@ -99,6 +99,10 @@ Output Engine::read_assistant(const std::vector<Token>& tokens, Sequence& sequen
 
 Step Engine::step(Sequence& sequence, Router& router, Interrupt& interrupt) {
     const Exclusive exclusive(*this);
+    return plain_step(sequence, router, interrupt);
+}
+
+Step Engine::plain_step(Sequence& sequence, Router& router, Interrupt& interrupt) {
     const Stopwatch stopwatch(sequence.stats);
     Decision decision(sequence, router, choices_);
     if (decision.needs_base())
@@ -112,9 +116,9 @@ Step Engine::step(Sequence& sequence, Router& router, Interrupt& interrupt) {
 
 Step Engine::step(Sequence& sequence, Router& router, Draft& draft, Interrupt& interrupt) {
     if (draft.ready()) return draft.hand_over(sequence);
-    sequence.stats.lookahead = draft.lookahead() != 0 && can_look_ahead();
-    if (draft.n_ahead() == 0 && !sequence.stats.lookahead) return step(sequence, router, interrupt);
     const Exclusive exclusive(*this);
+    sequence.stats.lookahead = draft.lookahead() != 0 && can_look_ahead();
+    if (draft.n_ahead() == 0 && !sequence.stats.lookahead) return plain_step(sequence, router, interrupt);
     const Stopwatch stopwatch(sequence.stats);
     bool guess = true;
     while (!draft.ready()) {

@@ -37,7 +37,7 @@ class Engine {
     // once; the later steps then compute nothing. The draft was made for this text and saw all its steps.
     Step step(Sequence& sequence, Router& router, Draft& draft, Interrupt& interrupt);
 
-    // Whether both models can go back by some tokens, as look-ahead asks them to.
+    // Whether both models can go back by some tokens, as look-ahead asks them to. Not beside a step.
     bool can_look_ahead() const;
     const Estimates& estimates() const { return estimates_; }
 
@@ -59,6 +59,7 @@ class Engine {
   private:
     class Exclusive;
 
+    Step plain_step(Sequence& sequence, Router& router, Interrupt& interrupt);
     Output read_base(const std::vector<Token>& tokens, bool hidden, Sequence& sequence, Interrupt& interrupt);
     Output read_assistant(const std::vector<Token>& tokens, Sequence& sequence, Interrupt& interrupt);
     void asked_assistant(std::chrono::steady_clock::time_point start, std::size_t n_calls,

@@ -11,7 +11,7 @@ namespace colm {
 // Counts and times of one generation. Times are wall-clock seconds.
 struct Stats {
     std::size_t n_deferred = 0;        // tokens on the assistant's turn, an ending token included
-    std::size_t base_steps = 0;        // positions at which the base gave a distribution
+    std::size_t base_steps = 0;        // times that the base gave a distribution
     std::size_t assistant_calls = 0;   // times that the assistant was asked
     std::size_t n_guesses = 0;         // of look-ahead: guesses that the assistant checked,
     std::size_t n_right = 0;           // and those of them that were right

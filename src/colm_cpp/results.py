@@ -85,7 +85,7 @@ class Stats:
         prompt_tokens: tokens in the prompt.
         generated_tokens: tokens generated, an end-of-generation token included.
         deferral_rate: share of the generated tokens on the assistant's turn, 0 to 1.
-        base_steps: positions at which the base gave a distribution.
+        base_steps: times that the base gave a distribution; with look-ahead wrong guesses add to them.
         assistant_calls: times that the assistant was asked; with look-ahead fewer than deferred tokens.
         lookahead: whether the base could guess deferred tokens. False where it was turned off, where a model cannot go
             back by some tokens (recurrent, hybrid, a sliding window without ``swa_full``), and of a text that was
