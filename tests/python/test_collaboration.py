@@ -40,7 +40,7 @@ def test_streaming(pair: colm.Pair) -> None:
     """Both write in turns, token by token, and the text is that of the whole completion."""
     problem = demo_problems(limit=1)[0]
     tokens = list(pair.stream_chat(list(problem.messages), **GREEDY))
-    whole = pair.chat(list(problem.messages), **GREEDY)
+    whole = pair.chat(list(problem.messages), lookahead=0, **GREEDY)
     assert "".join(token.text for token in tokens) == whole.text
     assert whole.finish_reason == "eos"
     turns = [source for source, _ in groupby(token.source for token in tokens)]
@@ -48,6 +48,21 @@ def test_streaming(pair: colm.Pair) -> None:
     assert all((token.defer_prob > token.threshold) == token.deferred for token in tokens)
     # What the assistant was not asked for, it read later, in one call for each turn of its own.
     assert whole.stats.assistant_calls == sum(token.deferred for token in tokens)
+
+
+def test_looking_ahead(pair: colm.Pair) -> None:
+    """The base guesses sums, is wrong, and is set right: the same texts, and now and then a call less."""
+    prompts = [pair.tokenize_chat(list(problem.messages)) for problem in demo_problems(limit=24)]
+    plain = [pair.generate(prompt, lookahead=0, **GREEDY) for prompt in prompts]
+    ahead = [pair.generate(prompt, lookahead=4, **GREEDY) for prompt in prompts]
+    same = [
+        [(token.id, token.source) for token in a.tokens] == [(token.id, token.source) for token in b.tokens]
+        for a, b in zip(plain, ahead, strict=True)
+    ]
+    assert sum(same) >= 22
+    guesses, right = (sum(getattr(out.stats, name) for out in ahead) for name in ("guesses", "right_guesses"))
+    assert 0 < right < guesses
+    assert sum(out.stats.assistant_calls for out in ahead) < sum(out.stats.assistant_calls for out in plain)
 
 
 def test_either_model_alone(pair: colm.Pair) -> None:
