@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 
@@ -31,6 +31,7 @@ PROMPT = (
 RATES = (0.0, 0.1, 0.2, 0.4, 1.0)
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 AT_ONCE = (1, 4, 8)
+_LOOKAHEADS: tuple[int | Literal["auto"], ...] = (0, "auto")
 _RATE_AT_ONCE = 0.2
 _CLEARLY = 1.05
 _READING = 16  # tokens
@@ -114,7 +115,7 @@ class Arm:
 
     name: str
     rate: float | None
-    lookahead: int | str
+    lookahead: int | Literal["auto"]
     n_texts: int
     tokens_per_s: Spread
     deferral_rate: float
@@ -152,7 +153,9 @@ class Bench:
         """JSON-ready fields."""
         return {**asdict(self), "verdict": verdict(self)}
 
-    def arm(self, name: str, *, n_texts: int = 1, rate: float | None = None, lookahead: int | str = 0) -> Arm | None:
+    def arm(
+        self, name: str, *, n_texts: int = 1, rate: float | None = None, lookahead: int | Literal["auto"] = 0
+    ) -> Arm | None:
         """The arm of that description."""
         for arm in self.arms:
             if (arm.name, arm.n_texts, arm.rate, arm.lookahead) == (name, n_texts, rate, lookahead):
@@ -332,7 +335,9 @@ def _rate(head: Head | str, rate: float) -> dict[str, Any]:
 class _Arm:
     """One arm while it is being measured."""
 
-    def __init__(self, name: str, rate: float | None, lookahead: int | str, n_texts: int, head: Head | str) -> None:
+    def __init__(
+        self, name: str, rate: float | None, lookahead: int | Literal["auto"], n_texts: int, head: Head | str
+    ) -> None:
         self._name, self._rate, self._lookahead, self._n_texts, self._head = name, rate, lookahead, n_texts, head
         self._speeds: list[float] = []
         self._n_tokens = self._n_deferred = self._n_calls = 0
@@ -425,7 +430,7 @@ def verdict(bench: Bench) -> str:
     one, eight = bench.arm("base alone"), bench.arm("base alone", n_texts=AT_ONCE[-1])
     together = [
         arm
-        for lookahead in (0, "auto")
+        for lookahead in _LOOKAHEADS
         if (arm := bench.arm("both", rate=_RATE_AT_ONCE, lookahead=lookahead)) is not None
     ]
     if assistant is None or one is None or eight is None or not together:

@@ -67,5 +67,6 @@ def bench(n_tokens: int, rounds: int, prompt: str | None, as_json: bool, plot: P
     if as_json:
         print_json(measured.to_dict())
     else:
-        console = open_console("stdout", wants_color("auto", "stdout"))
-        print_bench(console, measured, plain=not is_terminal("stdout"))
+        plain = not is_terminal("stdout")
+        console = open_console("stdout", wants_color("auto", "stdout"), width=120 if plain else None)
+        print_bench(console, measured, plain=plain)
