@@ -301,11 +301,11 @@ def test_chat_goes_on_where_it_was(shared_pairs: SharedPairs) -> None:
     messages = [{"role": "user", "content": "What is the name of the river?"}]
     options: dict[str, Any] = {"threshold": 0.0, "max_tokens": 10, **GREEDY}
     prompt = pair.tokenize(pair.render_chat(messages))
-    answer = pair.chat(messages, **options)
+    answer = pair.chat(messages, lookahead=0, **options)
     held = [*prompt, *ids(written(answer))][:-1]
     messages += [{"role": "assistant", "content": answer.text}, {"role": "user", "content": "And the other?"}]
     longer = pair.tokenize(pair.render_chat(messages))
-    stream = pair.stream_chat(messages, **options)
+    stream = pair.stream_chat(messages, lookahead=0, **options)
     after = stream.completion()
     calls = [Call(*call) for call in stream.calls]
     # The answer is tokenized anew, so not every token of it need be the same.
@@ -962,7 +962,7 @@ def test_characters_of_several_tokens(shared_pairs: SharedPairs) -> None:
 def test_counts_at_every_moment(shared_pairs: SharedPairs) -> None:
     pair = shared_pairs(ENDLESS_BASE, ENDLESS_ASSISTANT)
     pair.forget()
-    stream = pair.stream(PROMPT, seed=0, max_tokens=20, head="random")
+    stream = pair.stream(PROMPT, seed=0, max_tokens=20, head="random", lookahead=0)
     assert stream.calls == []
     assert stream.stats.generated_tokens == 0
     tokens = []

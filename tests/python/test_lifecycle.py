@@ -59,7 +59,7 @@ def long_prompt(n: int = 4000) -> list[int]:
 
 def write(pair: colm.Pair, prompt: str, **options: Any) -> tuple[str, list[Any], list[str]]:
     """The text, the calls of llama_decode, and who wrote each token."""
-    stream = pair.stream(prompt, **{**GREEDY, **options})
+    stream = pair.stream(prompt, **{**GREEDY, "lookahead": 0, **options})
     result = stream.completion()
     return result.text, stream.calls, [token.source for token in result.tokens]
 
