@@ -330,8 +330,9 @@ class GenerationOptions:
         logprobs: report this many of the likeliest tokens at each position.
         lookahead: deferred tokens, 0 to 15, that the base may guess before the assistant is asked, which then checks
             them all in one batch. ``"auto"`` guesses where it pays, by what the models' steps take on this machine and
-            how often guesses were right. The text is the same (but for what batches round otherwise, where two tokens
-            are as good as equally likely); a wrong guess costs the time it took. Not with texts at once.
+            how often guesses were right. The choices are the same, but a batch rounds a quantised model's numbers
+            otherwise than single tokens do, so that a text can part where two tokens are nearly equally likely: hence
+            0, off, by default. Not with texts at once.
     """
 
     head: str | os.PathLike[str] | Head | None = None
@@ -357,7 +358,7 @@ class GenerationOptions:
     logit_bias: Mapping[int, float] | None = None
     grammar: Any = None
     logprobs: int | None = None
-    lookahead: int | str = "auto"
+    lookahead: int | str = 0
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> GenerationOptions:
