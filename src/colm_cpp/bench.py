@@ -11,16 +11,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import psutil
 
 from .errors import ColmError, OptionError
 from .heads import Head
+from .pair import Pair, PathLike, head_file
 from .results import Completion
-
-if TYPE_CHECKING:
-    from .pair import Pair
 
 __all__ = ["Arm", "Bench", "Spread", "StepCosts", "run_bench", "verdict"]
 
@@ -236,16 +234,14 @@ def _check(pair: Pair, prompt_ids: Sequence[int], n_tokens: int, rounds: int) ->
         )
 
 
-def _calibrated(head: object) -> Head | None:
+def _calibrated(head: PathLike | Head | None) -> Head | None:
     if head is None:
         return None
     if not isinstance(head, Head):
-        from .pair import TRAINING_FREE_HEADS
-        from .shipped import shipped_head
-
-        if str(head) in TRAINING_FREE_HEADS or str(head).startswith("<"):
+        file = head_file(head)
+        if file is None:
             return None
-        head = Head.load(shipped_head(str(head)) or str(head))
+        head = Head.load(file)
     return head if head.rates else None
 
 

@@ -446,11 +446,9 @@ class Pair:
             return _Prepared(prepared, DEFAULT_THRESHOLD, name=head)
         if isinstance(head, (str, os.PathLike)):
             name = os.fspath(head)
-            shipped = shipped_head(name)
-            if shipped is not None:
-                head = Head.load(shipped)
-            elif is_file(head):
-                head = Head.load(resolve(head))
+            file = head_file(head)
+            if file is not None:
+                head = Head.load(file)
             else:
                 try:
                     name.encode("utf-8")  # a lone surrogate is in no vocabulary
@@ -502,6 +500,11 @@ class _Prepared:
             f"no threshold is known at which head {self.name} defers {rate:.0%} of the tokens; make its table with "
             "colm calibrate, give threshold= instead, or target_rate=, which needs no table"
         )
+
+
+def head_file(head: PathLike) -> PathLike | None:
+    """The file of a head: one in the package, by name, or a path. None where ``head`` names no file."""
+    return shipped_head(os.fspath(head)) or (resolve(head) if is_file(head) else None)
 
 
 def is_file(head: PathLike) -> bool:

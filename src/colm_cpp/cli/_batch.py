@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from ..errors import ColmError, CorpusError, GenerationError, OptionError
-from ._output import byte_stream, dump_json
+from ..errors import ColmError, CorpusError, GenerationError
+from ._inputs import user_messages
+from ._output import byte_stream, dump_json, open_output
 from ._progress import meter
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def write_batch(
     """
     n_failed = n_done = 0
     with ExitStack() as stack:
-        write = _in_order(stack.enter_context(_open(out))) if out is not None else _at_once()
+        write = _in_order(stack.enter_context(open_output(out, "--out"))) if out is not None else _at_once()
         bar = stack.enter_context(meter("writing", shown=show_progress))
 
         def end(number: int, result: Completion | str) -> None:
@@ -181,20 +182,8 @@ def _prompt(pair: Pair, row: BatchRow, chat: bool, system: str | None, template:
         raise GenerationError(row.error)
     if row.prompt is not None and not chat:
         return row.prompt
-    messages = list(row.messages)
-    if row.prompt is not None:
-        messages = [] if system is None else [{"role": "system", "content": system}]
-        messages.append({"role": "user", "content": row.prompt})
+    messages = list(row.messages) if row.prompt is None else user_messages(row.prompt, system)
     return pair.tokenize_chat(messages, chat_template=template)
-
-
-def _open(path: Path) -> IO[str]:
-    try:
-        return path.open("w", encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise OptionError(
-            f"--out {path} cannot be written ({error.strerror}); name a file in a folder that can be"
-        ) from error
 
 
 def _in_order(file: IO[str]) -> _Write:

@@ -12,7 +12,7 @@ import click
 from ..errors import GrammarError, OptionError, TokenizeError
 from ._output import byte_stream, is_terminal
 
-__all__ = ["read_grammar", "read_prompt", "read_text"]
+__all__ = ["read_grammar", "read_prompt", "read_text", "user_messages"]
 
 _HOW_TO_PROMPT = "give PROMPT, --file FILE, or text on standard input"
 
@@ -59,6 +59,12 @@ def read_prompt(argument: str | None, file: str | None, *, may_be_empty: bool) -
     if not prompt and not may_be_empty:
         raise TokenizeError("the prompt is empty; give at least one character")
     return prompt
+
+
+def user_messages(text: str, system: str | None) -> list[dict[str, str]]:
+    """A user's message, behind a system message where there is one."""
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    return [*messages, {"role": "user", "content": text}]
 
 
 def _without_last_newline(text: str) -> str:

@@ -9,7 +9,8 @@ import math
 import os
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from .._log import logger
 from ..errors import OptionError
@@ -25,6 +26,7 @@ __all__ = [
     "log_to_stderr",
     "one_line",
     "open_console",
+    "open_output",
     "open_writer",
     "print_json",
     "print_legend",
@@ -197,6 +199,20 @@ def dump_json(value: Any, indent: int | None = None) -> str:
     """JSON text with no raw control character in it."""
     text = json.dumps(_finite(value), ensure_ascii=False, indent=indent, allow_nan=False)
     return text.translate(_JSON_ESCAPES)
+
+
+def open_output(path: Path, option: str) -> IO[str]:
+    """A text file to be written, named by ``option``.
+
+    Raises:
+        OptionError: it cannot be.
+    """
+    try:
+        return path.open("w", encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise OptionError(
+            f"{option} {path} cannot be written ({error.strerror}); name a file in a folder that can be"
+        ) from error
 
 
 def print_json(value: Any) -> None:

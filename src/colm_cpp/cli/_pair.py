@@ -12,12 +12,23 @@ from ..preset import preset, presets
 from ._help import Option
 from ._options import LOAD, Command, collect, from_table, model_options, read_model_options
 
-__all__ = ["chosen_models", "loading", "model_arguments", "option", "pair_arguments", "parallel_option"]
+__all__ = ["chosen_models", "color_option", "loading", "model_arguments", "option", "pair_arguments", "parallel_option"]
 
 
 def option(section: str, *names: str, **kwargs: Any) -> Callable[[Command], Command]:
     """An option in a section of the help."""
     return click.option(*names, cls=Option, section=section, **kwargs)
+
+
+def color_option(help: str) -> Callable[[Command], Command]:
+    """Adds ``--color``: always, never or auto."""
+    return option(
+        "Output",
+        "--color",
+        type=click.Choice(["auto", "always", "never"]),
+        default="auto",
+        help=f"{help} auto: on a terminal without NO_COLOR.".lstrip(),
+    )
 
 
 def parallel_option(section: str, help: str) -> Callable[[Command], Command]:

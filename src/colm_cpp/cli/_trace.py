@@ -6,8 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ..errors import OptionError
-from ._output import dump_json
+from ._output import dump_json, open_output
 
 if TYPE_CHECKING:
     from ..results import Stats, Token
@@ -27,12 +26,7 @@ class Trace:
         Raises:
             OptionError: it cannot be written.
         """
-        try:
-            self._file = path.open("w", encoding="utf-8", newline="\n")
-        except OSError as error:
-            raise OptionError(
-                f"--trace {path} cannot be written ({error.strerror}); name a file in a folder that can be"
-            ) from error
+        self._file = open_output(path, "--trace")
 
     def header(self, facts: dict[str, Any]) -> None:
         """The first line."""

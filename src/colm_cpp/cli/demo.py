@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ._help import SectionedCommand
-from ._pair import option
+from ._pair import color_option, option
 
 if TYPE_CHECKING:
     from ..demo import Answer
@@ -44,13 +44,7 @@ Models of your own: colm generate --help. A head of your own: docs/training.md."
     show_default=True,
     help="Problems to count right answers of; 0 shows no table.",
 )
-@option(
-    "Output",
-    "--color",
-    type=click.Choice(["auto", "always", "never"]),
-    default="auto",
-    help="Colour the assistant's tokens. auto: on a terminal without NO_COLOR.",
-)
+@color_option("Colour the assistant's tokens.")
 @option("Output", "--quiet", "-q", is_flag=True, help="No progress.")
 @option("Output", "--verbose", "-v", is_flag=True, help="Show llama.cpp's log on stderr.")
 def demo(prompt: str | None, sample: int, color: str, quiet: bool, verbose: bool) -> None:

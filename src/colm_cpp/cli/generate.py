@@ -13,9 +13,9 @@ import click
 from ..pair import DEFAULT_PARALLEL, MAX_PARALLEL
 from ._batch import read_batch, write_batch
 from ._help import SectionedCommand
-from ._inputs import read_grammar, read_prompt, read_text
+from ._inputs import read_grammar, read_prompt, read_text, user_messages
 from ._options import GENERATION, LOAD, collect, from_table, model_options, read_model_options
-from ._pair import chosen_models, model_arguments, option
+from ._pair import chosen_models, color_option, model_arguments, option
 
 if TYPE_CHECKING:
     from ..pair import Pair
@@ -62,13 +62,7 @@ _INTERRUPTED = "interrupted"
     help="With --batch: results in the order of the rows to FILE. Else as they end to stdout.",
 )
 @option("Output", "--trace", type=click.Path(path_type=Path), metavar="FILE", help="Record every token as JSON lines.")
-@option(
-    "Output",
-    "--color",
-    type=click.Choice(["auto", "always", "never"]),
-    default="auto",
-    help="Colour the assistant's tokens. auto: on a terminal without NO_COLOR.",
-)
+@color_option("Colour the assistant's tokens.")
 @option("Output", "--quiet", "-q", is_flag=True, help="No progress line and no legend.")
 @option("Output", "--verbose", "-v", is_flag=True, help="Show llama.cpp's log on stderr.")
 @option(
@@ -193,8 +187,7 @@ def _start(
     """The stream, and the prompt that it continues."""
     if not chat:
         return pair.stream(text, **options), text
-    messages = [] if system is None else [{"role": "system", "content": system}]
-    messages.append({"role": "user", "content": text})
+    messages = user_messages(text, system)
     rendered = pair.render_chat(messages, chat_template=template)
     return pair.stream_chat(messages, chat_template=template, **options), rendered
 

@@ -9,7 +9,7 @@ import click
 
 from ..errors import OptionError
 from ._help import SectionedCommand
-from ._pair import option
+from ._pair import color_option, option
 
 __all__ = ["patterns"]
 
@@ -57,13 +57,7 @@ _PIPE_WIDTH = 160
     metavar="N",
     help="Print the N-th text too, with its deferred tokens coloured, or in brackets where there is no colour.",
 )
-@option(
-    "Output",
-    "--color",
-    type=click.Choice(["auto", "always", "never"]),
-    default="auto",
-    help="auto: on a terminal without NO_COLOR.",
-)
+@color_option("")
 def patterns(
     paths: tuple[str, ...],
     arm: str | None,

@@ -8,9 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..hub import resolve
-from ..pair import is_file
-from ..shipped import shipped_head
+from ..pair import head_file
 
 __all__ = ["head_identity", "model_identity", "pair_identity"]
 
@@ -36,7 +34,7 @@ def model_identity(path: str | os.PathLike[str]) -> dict[str, Any]:
 def head_identity(head: str | os.PathLike[str]) -> dict[str, Any]:
     """A head's name, and the SHA-256 of its file where it has one."""
     name = os.fspath(head)
-    file = shipped_head(name) or (resolve(head) if is_file(head) else None)
+    file = head_file(head)
     digest = {} if file is None else {"head_sha256": hashlib.sha256(Path(file).read_bytes()).hexdigest()}
     return {"head": os.path.basename(name), **digest}
 
