@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--rates", type=float, nargs="+", default=[0.4, 1.0])
     parser.add_argument("--lookahead", type=_value, nargs="+", default=[4, 8, 15, "auto"])
+    parser.add_argument("--batch-invariant", action="store_true", help="load the assistant so: the same, bit for bit")
     args = parser.parse_args()
     rows = itertools.islice(args.texts.read_text(encoding="utf-8").splitlines(), args.skip, args.skip + args.n_texts)
     prompts = [json.loads(row)["prompt"] for row in rows]
@@ -48,7 +49,8 @@ def main() -> None:
     )
     print(f"| {' | '.join(columns)} (quartiles) |")
     print("|---|---|---|---|---|---|---|")
-    with colm.load(args.base, args.assistant, args.head, n_ctx=1024) as pair:
+    of_assistant: Any = {"batch_invariant": args.batch_invariant}
+    with colm.load(args.base, args.assistant, args.head, n_ctx=1024, assistant_options=of_assistant) as pair:
         for rate in args.rates:
             where: dict[str, Any] = {"threshold": 0.0} if rate == 1.0 else {"defer_rate": rate}
             found: dict[int | str, list[colm.Completion]] = {value: [] for value in (0, *args.lookahead)}

@@ -48,6 +48,7 @@ py::dict describe(const llama::LlamaModel& model) {
     result["n_embd"] = model.n_embd();
     result["n_ctx"] = model.n_ctx();
     result["n_batch"] = model.n_batch();
+    result["n_ubatch"] = model.n_ubatch();
     result["n_ctx_train"] = model.n_ctx_train();
     result["can_rewind"] = model.can_rewind();
     result["vocab_type"] = vocabulary.type;

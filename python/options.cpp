@@ -34,6 +34,8 @@ void register_model_options(py::module_& module) {
         .def_readwrite("type_k", &ModelOptions::type_k)
         .def_readwrite("type_v", &ModelOptions::type_v)
         .def_readwrite("swa_full", &ModelOptions::swa_full)
+        .def_readwrite("repack", &ModelOptions::repack)
+        .def_readwrite("batch_invariant", &ModelOptions::batch_invariant)
         .def_readwrite("use_mmap", &ModelOptions::use_mmap)
         .def_readwrite("use_mlock", &ModelOptions::use_mlock)
         .def_readwrite("rope_freq_base", &ModelOptions::rope_freq_base)

@@ -1,5 +1,6 @@
 # Shared by the extension and the unit tests. The method needs neither llama.cpp nor Python.
 set(COLM_SOURCES
+    ${CMAKE_CURRENT_LIST_DIR}/batch_invariance.cpp
     ${CMAKE_CURRENT_LIST_DIR}/batch_reader.cpp
     ${CMAKE_CURRENT_LIST_DIR}/decision.cpp
     ${CMAKE_CURRENT_LIST_DIR}/distribution.cpp

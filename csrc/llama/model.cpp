@@ -8,6 +8,7 @@
 #include <tuple>
 #include <utility>
 
+#include "colm/batch_invariance.h"
 #include "colm/error.h"
 #include "llama/backend.h"
 #include "llama/file_checks.h"
@@ -20,6 +21,8 @@ namespace {
 constexpr int kMaxThreads = 512;    // GGML_MAX_N_THREADS
 constexpr int kMaxSequences = 256;  // LLAMA_MAX_SEQ
 constexpr int kMaxContext = 1 << 28;
+// Tokens of a pass of an invariant model at most; look-ahead asks for no more outputs.
+constexpr std::size_t kMostInvariant = 16;
 
 void require(bool condition, const std::string& message) {
     if (!condition) throw OptionError(message);
@@ -65,20 +68,34 @@ void check_options(const ModelOptions& o) {
         require(std::isfinite(scale), "the scale of the adapter " + path + " is not finite");
 }
 
+// Of llama.cpp's kernels on a CPU, those that treat a row the same way whatever stands beside it, as far as
+// that can be chosen: repacked weights have kernels for four rows at once, and attention over f16 and f32 caches
+// has others for one row and for many.
+ModelOptions reading_rows_alike(ModelOptions options) {
+    options.repack = false;
+    for (int* type : {&options.type_k, &options.type_v})
+        if (*type == GGML_TYPE_F16) *type = GGML_TYPE_BF16;
+    return options;
+}
+
 bool report_progress(float fraction, void* callback) {
     return (*static_cast<const std::function<bool(float)>*>(callback))(fraction);
 }
 
 }  // namespace
 
-LlamaModel::LlamaModel(const ModelOptions& options) : options_(options), path_(options.path) {
+LlamaModel::LlamaModel(const ModelOptions& options)
+    : options_(options.batch_invariant ? reading_rows_alike(options) : options), path_(options.path) {
     init_backend();
-    check_options(options);
+    check_options(options_);
     check_model_file(path_);
-    load(options);
+    load(options_);
     options_.progress = {};  // borrows from the caller
+    const std::uint32_t n_outputs = options_.n_outputs;
+    if (options_.batch_invariant) options_.n_outputs = std::max<std::uint32_t>(n_outputs, kMostInvariant);
     create_context();
     add_adapters();
+    if (options_.batch_invariant) read_invariant_batches(n_outputs);
 }
 
 LlamaModel::LlamaModel(std::shared_ptr<const Weights> weights, ModelOptions options)
@@ -102,7 +119,24 @@ std::unique_ptr<LlamaModel> LlamaModel::for_batches(std::size_t n_sequences) con
     options.n_sequences = static_cast<std::uint32_t>(n_sequences);
     options.n_outputs = options.n_sequences;
     options.kv_unified = false;
+    if (options.batch_invariant && n_sequences > 1) {
+        require(options.n_ubatch > 1,
+                "llama.cpp computes two tokens of " + path_ +
+                    " otherwise than each alone, or they cannot be compared, so that several texts at a time "
+                    "are not what each is alone; write them one at a time, or load without batch_invariant");
+        --options.n_ubatch;  // llama.cpp takes a token of one sequence more than it is told
+    }
     return std::unique_ptr<LlamaModel>(new LlamaModel(weights_, std::move(options)));
+}
+
+void LlamaModel::read_invariant_batches(std::uint32_t n_outputs) {
+    Interrupt interrupt;
+    options_.n_outputs = n_outputs;
+    options_.n_ubatch = static_cast<std::uint32_t>(invariant_batch(*this, kMostInvariant, interrupt));
+    context_.reset();
+    embeddings_ = false;
+    create_context();
+    add_adapters();
 }
 
 void LlamaModel::load(const ModelOptions& o) {
@@ -113,6 +147,7 @@ void LlamaModel::load(const ModelOptions& o) {
     std::vector<float> tensor_split = o.tensor_split;
     tensor_split.resize(max_devices(), 0.0f);
     if (!o.tensor_split.empty()) params.tensor_split = tensor_split.data();
+    params.use_extra_bufts = o.repack;
     params.load_mode = o.use_mmap ? (o.use_mlock ? LLAMA_LOAD_MODE_MMAP_MLOCK : LLAMA_LOAD_MODE_MMAP)
                                   : (o.use_mlock ? LLAMA_LOAD_MODE_MLOCK : LLAMA_LOAD_MODE_NONE);
     auto progress = o.progress;
@@ -360,6 +395,8 @@ std::size_t LlamaModel::rewind(std::size_t n_tokens) {
     clear();
     return 0;
 }
+
+std::size_t LlamaModel::n_ubatch() const { return llama_n_ubatch(context_.get()); }
 
 std::size_t LlamaModel::n_ctx_train() const {
     return static_cast<std::size_t>(llama_model_n_ctx_train(model()));

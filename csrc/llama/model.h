@@ -42,6 +42,8 @@ class LlamaModel final : public LanguageModel, public BatchModel {
     const Vocabulary& vocabulary() const { return weights_->vocabulary; }
     const llama_vocab* vocab() const { return llama_model_get_vocab(model()); }
     const std::string& path() const { return path_; }
+    // Tokens that one pass of the graph takes at most.
+    std::size_t n_ubatch() const;
     std::size_t n_ctx_train() const;
     std::string description() const;
     // Metadata value of the file as text; "" where the key is absent.
@@ -75,6 +77,7 @@ class LlamaModel final : public LanguageModel, public BatchModel {
     void load(const ModelOptions& options);
     void load_adapters(Weights& weights) const;
     void create_context();
+    void read_invariant_batches(std::uint32_t n_outputs);
     void add_adapters();
     void set_slot(std::size_t i, const Slot& slot);
     void decode(std::size_t n_tokens, bool hidden, Interrupt& interrupt);

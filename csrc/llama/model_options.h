@@ -42,6 +42,11 @@ struct ModelOptions {
     // Keep the whole context for sliding-window layers, so that the text can be rewound.
     bool swa_full = true;
 
+    // Keep weights in a layout that suits this CPU, where llama.cpp has one for their type.
+    bool repack = true;
+    // Read no more tokens in a pass than come out as they do alone, bit for bit. Takes no repacked weights and
+    // bf16 in place of an f16 cache.
+    bool batch_invariant = false;
     bool use_mmap = true;
     bool use_mlock = false;
     // 0: from the model.

@@ -64,6 +64,8 @@ class ModelOptions:
     type_k: int
     type_v: int
     swa_full: bool
+    repack: bool
+    batch_invariant: bool
     use_mmap: bool
     use_mlock: bool
     rope_freq_base: float

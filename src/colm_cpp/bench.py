@@ -31,6 +31,7 @@ BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 AT_ONCE = (1, 4, 8)
 _LOOKAHEADS: tuple[int | Literal["auto"], ...] = (0, "auto")
 _RATE_AT_ONCE = 0.2
+_TEMPERATURE = 0.8
 _CLEARLY = 1.05
 _READING = 16  # tokens
 _BATCHES_WELL = 2.0
@@ -355,7 +356,8 @@ class _Arm:
             seconds, texts, n_calls = out.stats.decode_s, [out], out.stats.assistant_calls
             n_timed = out.stats.generated_tokens
         else:
-            # What the prompts take is in both, and is taken off.
+            # Sampled, so that they are not the same text. What the prompt takes is in both, and is taken off.
+            options |= {"temperature": _TEMPERATURE, "seed": 1}
             seconds, texts, n_calls = _at_once(pair, prompt_ids, self._n_texts, options)
             n_timed = _n_generated(texts)
             short_s, short, _ = _at_once(pair, prompt_ids, self._n_texts, {**options, "max_tokens": 2})

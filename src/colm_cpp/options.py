@@ -119,6 +119,8 @@ class LoadOptionsDict(TypedDict, total=False):
     type_k: KVType
     type_v: KVType
     swa_full: bool
+    repack: bool
+    batch_invariant: bool
     use_mmap: bool
     use_mlock: bool
     rope_freq_base: float
@@ -147,6 +149,13 @@ class LoadOptions:
         type_k: type of the K cache.
         type_v: type of the V cache; quantised types need flash attention.
         swa_full: full-size cache for sliding-window layers. Without it a shorter prefix has to be read again.
+        repack: keep weights in a layout that suits this CPU, where llama.cpp has one for their type. It makes single
+            tokens faster; on some CPUs long prompts are read faster without.
+        batch_invariant: give every token the logits that it gets alone, bit for bit, whatever is read beside it: the
+            same text with look-ahead as without, and among others as alone. llama.cpp's kernels round batches
+            otherwise, from a size on that is measured while loading (some seconds). Passes of the graph are then no
+            longer than that, weights are not repacked, and a cache of type f16 becomes bf16: prompts are read more
+            slowly, and so, on many CPUs, is everything.
         use_mmap: map the file instead of reading it.
         use_mlock: keep the model in RAM.
         rope_freq_base: RoPE base frequency; 0: from the model.
@@ -168,6 +177,8 @@ class LoadOptions:
     type_k: str = "f16"
     type_v: str = "f16"
     swa_full: bool = True
+    repack: bool = True
+    batch_invariant: bool = False
     use_mmap: bool = True
     use_mlock: bool = False
     rope_freq_base: float = 0.0
@@ -249,6 +260,8 @@ class LoadOptions:
         core.type_k = _KV_TYPES[self.type_k]
         core.type_v = _KV_TYPES[self.type_v]
         core.swa_full = bool(self.swa_full)
+        core.repack = bool(self.repack)
+        core.batch_invariant = bool(self.batch_invariant)
         core.use_mmap = bool(self.use_mmap)
         core.use_mlock = bool(self.use_mlock)
         core.rope_freq_base = float(self.rope_freq_base)

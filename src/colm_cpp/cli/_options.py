@@ -148,6 +148,8 @@ LOAD = _table(
         "type_k": "Type of the K cache.",
         "type_v": "Type of the V cache.",
         "swa_full": "Full-size cache for sliding-window layers.",
+        "repack": "Keep weights in a layout that suits this CPU.",
+        "batch_invariant": "The same logits whatever else is read in a batch; slower.",
         "use_mmap": "Map the file instead of reading it.",
         "use_mlock": "Keep the models in RAM.",
         "rope_freq_base": "RoPE base frequency; 0: the model's.",

@@ -1,0 +1,236 @@
+"""Several texts at once: how much faster than one after another, beside what bare decodes allow.
+
+    python benchmarks/many_texts.py BASE.gguf ASSISTANT.gguf [--head HEAD] [--texts 8] [--tokens 64] [--rounds 5]
+
+Texts begin with the same prompt, which is read once, and part because they are sampled with seeds of their own. What
+reading the prompt takes is measured by texts of two tokens and taken off.
+
+The bare side times single decodes of llama.cpp, in the same rounds: one token of one sequence, one of each of several
+sequences, and the assistant's batches. Of the base alone the speed-up it allows is the quotient. Of the pair it is
+that of the decodes which the two ways of writing made, at their bare prices.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import numpy as np
+
+import colm_cpp as colm
+from colm_cpp.cores import usable_cores
+
+PROMPT = "Question: A shop sells pens and books. Write a word problem about it and solve it step by step.\nAnswer:"
+DEPTH = 64  # tokens that a sequence holds where a decode is timed
+SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+REPEATS = 3
+
+
+class Bare:
+    """One model in llama.cpp, with a context for one sequence and another for several."""
+
+    def __init__(self, path: str, n_sequences: int, n_threads: int) -> None:
+        self._model = llama_cpp.llama_model_load_from_file(path.encode(), llama_cpp.llama_model_default_params())
+        self._contexts = {n: self._context(n, n_threads) for n in (1, n_sequences)}
+        self._batch = llama_cpp.llama_batch_init(512, 0, 1)
+
+    def _context(self, n_sequences: int, n_threads: int) -> Any:
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx = 512 * n_sequences
+        params.n_batch = params.n_ubatch = 512
+        params.n_seq_max = n_sequences
+        params.kv_unified = False
+        params.n_outputs_max = max(n_sequences, 16)
+        params.n_threads = params.n_threads_batch = n_threads
+        params.no_perf = True
+        return llama_cpp.llama_init_from_model(self._model, params)
+
+    def seconds(self, n_sequences: int, n_each: int, *, hidden: bool = False) -> float:
+        """Of a decode of some tokens of each sequence, the last one's output with it; the best of some."""
+        context = self._contexts[n_sequences]
+        memory = llama_cpp.llama_get_memory(context)
+        llama_cpp.llama_memory_clear(memory, False)
+        for sequence in range(n_sequences):
+            self._decode(context, [(sequence, p, False) for p in range(DEPTH)], hidden=False)
+        slots = [(sequence, DEPTH + k, k + 1 == n_each) for sequence in range(n_sequences) for k in range(n_each)]
+        times = []
+        for _ in range(REPEATS):
+            start = time.perf_counter()
+            self._decode(context, slots, hidden=hidden)
+            times.append(time.perf_counter() - start)
+            for sequence in range(n_sequences):
+                llama_cpp.llama_memory_seq_rm(memory, sequence, DEPTH, -1)
+        return min(times)
+
+    def _decode(self, context: Any, slots: list[tuple[int, int, bool]], *, hidden: bool) -> None:
+        batch = self._batch
+        for i, (sequence, position, output) in enumerate(slots):
+            batch.token[i] = 1000 + 7 * position
+            batch.pos[i] = position
+            batch.n_seq_id[i] = 1
+            batch.seq_id[i][0] = sequence
+            batch.logits[i] = output
+        batch.n_tokens = len(slots)
+        llama_cpp.llama_set_embeddings(context, hidden)
+        if llama_cpp.llama_decode(context, batch) != 0:
+            raise RuntimeError("llama_decode failed")
+        llama_cpp.llama_synchronize(context)
+
+
+@dataclass
+class Written:
+    """Some texts, written one way."""
+
+    seconds: float
+    n_tokens: int
+    n_deferred: int
+    base_decodes: int
+    assistant_decodes: int
+    assistant_tokens: int
+
+    def __sub__(self, other: Written) -> Written:
+        return Written(*(a - b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+
+def one_by_one(pair: colm.Pair, n_texts: int, options: dict[str, Any]) -> Written:
+    """The texts, one after another."""
+    total = Written(0.0, 0, 0, 0, 0, 0)
+    for number in range(n_texts):
+        pair.forget()
+        start = time.perf_counter()
+        stream = pair.stream(PROMPT, **{**options, "seed": 1 + number})
+        out = stream.completion()
+        total.seconds += time.perf_counter() - start
+        calls = [call for call in stream.calls if call[0] == "assistant"]
+        total.n_tokens += len(out.tokens)
+        total.n_deferred += sum(token.source == "assistant" for token in out.tokens)
+        total.base_decodes += len(stream.calls) - len(calls)
+        total.assistant_decodes += len(calls)
+        total.assistant_tokens += sum(call[2] for call in calls)
+    return total
+
+
+def at_once(pair: colm.Pair, n_texts: int, options: dict[str, Any]) -> Written:
+    """All of them together."""
+    with pair.stream_batch([PROMPT] * n_texts, n_parallel=n_texts, **{**options, "seed": 1}) as stream:
+        start = time.perf_counter()
+        outs = [out for _, out in stream if isinstance(out, colm.Completion)]
+        seconds = time.perf_counter() - start
+        counts = stream.counts
+    return Written(
+        seconds,
+        sum(len(out.tokens) for out in outs),
+        sum(token.source == "assistant" for out in outs for token in out.tokens),
+        counts["base_decodes"],
+        counts["assistant_decodes"],
+        sum(out.stats.assistant_tokens_read for out in outs),
+    )
+
+
+def main() -> None:
+    """Prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("base")
+    parser.add_argument("assistant")
+    parser.add_argument("--head", default="qwen2.5-coder-0.5b-1.5b")
+    parser.add_argument("--rate", type=float, default=0.2)
+    parser.add_argument("--texts", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=0, help="0: the physical cores")
+    args = parser.parse_args()
+    n = args.texts
+    n_threads = args.threads or usable_cores()
+    sampled: dict[str, Any] = {"temperature": 0.8, "max_tokens": args.tokens}
+    ways = {
+        "base alone": {**sampled, "head": "never"},
+        f"both, {args.rate:.0%}": {**sampled, "head": args.head, "defer_rate": args.rate},
+    }
+    print(f"{Path(args.base).name}, {Path(args.assistant).name}, {n_threads} threads, medians of {args.rounds} rounds")
+    bare = {name: Bare(path, n, n_threads) for name, path in (("base", args.base), ("assistant", args.assistant))}
+    prices: list[dict[Any, float]] = []
+    found: dict[str, list[tuple[Written, Written]]] = {way: [] for way in ways}
+    with colm.load(args.base, args.assistant, n_ctx=512, n_threads=n_threads, n_gpu_layers=0) as pair:
+        for number in range(-1, args.rounds):
+            price = _prices(bare, n)
+            for way, options in ways.items():
+                short = {**options, "max_tokens": 2}
+                one = one_by_one(pair, n, options) - one_by_one(pair, n, short)
+                many = at_once(pair, n, options) - at_once(pair, n, short)
+                if number >= 0:
+                    found[way].append((one, many))
+            if number >= 0:
+                prices.append(price)
+    _print(ways, found, prices, n)
+
+
+def _prices(bare: dict[str, Bare], n: int) -> dict[Any, float]:
+    price: dict[Any, float] = {
+        ("base", False, 1): bare["base"].seconds(1, 1),
+        ("base", False, n): bare["base"].seconds(n, 1),
+        ("base", True, 1): bare["base"].seconds(1, 1, hidden=True),
+        ("base", True, n): bare["base"].seconds(n, 1, hidden=True),
+    }
+    for size in SIZES:
+        price["assistant", 1, size] = bare["assistant"].seconds(1, size)
+    for each in (1, 2, 4):
+        price["assistant", n, n * each] = bare["assistant"].seconds(n, each)
+    return price
+
+
+def _assistant(price: dict[Any, float], n_sequences: int, size: float) -> float:
+    """Seconds of a batch of ``size`` tokens, between the sizes that were timed."""
+    sizes = sorted(key[2] for key in price if key[:2] == ("assistant", n_sequences))
+    return float(np.interp(size, sizes, [price["assistant", n_sequences, s] for s in sizes]))
+
+
+def _bare_seconds(written: Written, price: dict[Any, float], n_sequences: int, *, hidden: bool) -> float:
+    seconds = written.base_decodes * price["base", hidden, n_sequences]
+    if written.assistant_decodes:
+        size = written.assistant_tokens / written.assistant_decodes
+        seconds += written.assistant_decodes * _assistant(price, n_sequences, size)
+    return seconds
+
+
+def _print(
+    ways: dict[str, Any], found: dict[str, list[tuple[Written, Written]]], prices: list[dict[Any, float]], n: int
+) -> None:
+    print(f"| | deferred | one: tokens/s | {n} at once: tokens/s | speed-up | bare speed-up | of it (least, most) |")
+    print("|---|---|---|---|---|---|---|")
+    for way in ways:
+        hidden = way != "base alone"
+        gains, allowed, shares = [], [], []
+        for (one, many), price in zip(found[way], prices, strict=True):
+            gain = (many.n_tokens / many.seconds) / (one.n_tokens / one.seconds)
+            single = _bare_seconds(one, price, 1, hidden=hidden) / one.n_tokens
+            several = _bare_seconds(many, price, n, hidden=hidden) / many.n_tokens
+            gains.append(gain)
+            allowed.append(single / several)
+            shares.append(gain * several / single)
+        ones, manys = zip(*found[way], strict=True)
+        deferred = sum(w.n_deferred for w in manys) / sum(w.n_tokens for w in manys)
+        print(
+            f"| {way} | {deferred:.0%} | {statistics.median(w.n_tokens / w.seconds for w in ones):.1f} "
+            f"| {statistics.median(w.n_tokens / w.seconds for w in manys):.1f} | {statistics.median(gains):.2f} "
+            f"| {statistics.median(allowed):.2f} "
+            f"| {statistics.median(shares):.2f} ({min(shares):.2f}, {max(shares):.2f}) |"
+        )
+    print("| milliseconds of a bare decode | " + " | ".join(_named(prices, key) for key in prices[0]) + " |")
+
+
+def _named(prices: list[dict[Any, float]], key: tuple[Any, ...]) -> str:
+    milliseconds = 1000 * statistics.median(price[key] for price in prices)
+    if key[0] == "base":
+        what = f"base, {key[2]} sequences" + (", hidden state" if key[1] else "")
+    else:
+        what = f"assistant, {key[2]} tokens of {key[1]} sequences"
+    return f"{what}: {milliseconds:.1f}"
+
+
+if __name__ == "__main__":
+    main()

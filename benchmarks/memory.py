@@ -1,0 +1,67 @@
+"""The most memory that a process with a pair ever holds, beside its files and caches.
+
+    python benchmarks/memory.py BASE.gguf ASSISTANT.gguf [--n-ctx 4096] [--prompt-tokens 2048] [--option use_mmap=false]
+
+Loads the pair, reads a long prompt with both models, writes 64 tokens deferring every second one, and prints what Linux
+says of this process: the peak of resident memory, and at the end which part of it is private and which is pages of the
+mapped files. Python itself and its libraries are in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import colm_cpp as colm
+from colm_cpp.memory import estimate
+from colm_cpp.options import LoadOptions
+
+MB = 1e6
+
+
+def _status() -> dict[str, float]:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    found = dict(line.split(":", 1) for line in lines)
+    return {name: int(found[name].split()[0]) * 1024 / MB for name in ("VmHWM", "RssAnon", "RssFile")}
+
+
+def main() -> None:
+    """Prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("base")
+    parser.add_argument("assistant")
+    parser.add_argument("--n-ctx", type=int, default=4096)
+    parser.add_argument("--prompt-tokens", type=int, default=2048)
+    parser.add_argument("--option", action="append", default=[], help="of colm.load(), NAME=JSON")
+    args = parser.parse_args()
+    options: dict[str, Any] = {"n_ctx": args.n_ctx, "n_gpu_layers": 0}
+    options |= {name: json.loads(value) for name, value in (option.split("=", 1) for option in args.option)}
+    empty = _status()
+    with colm.load(args.base, args.assistant, **options) as pair:
+        loaded = _status()
+        ids = pair.tokenize("A shop sells pens and books. ")
+        prompt = (ids * (args.prompt_tokens // len(ids) + 1))[: args.prompt_tokens]
+        pair.generate(prompt, head="random", threshold=0.5, seed=1, temperature=0.0, max_tokens=64)
+        done = _status()
+    files = sum(os.path.getsize(path) for path in (args.base, args.assistant)) / MB
+    caches = sum(estimate(path, args.n_ctx, LoadOptions()).kv_cache for path in (args.base, args.assistant)) / MB
+    print("| MB | |")
+    print("|---|---|")
+    for name, value in (
+        ("the two files", files),
+        (f"both KV caches at n_ctx {args.n_ctx} (f16)", caches),
+        ("Python before loading", empty["VmHWM"]),
+        ("peak once loaded", loaded["VmHWM"]),
+        (f"peak after {args.prompt_tokens} + 64 tokens", done["VmHWM"]),
+        ("of it private, at the end", done["RssAnon"]),
+        ("of it pages of files, at the end", done["RssFile"]),
+        ("peak beyond files and caches", done["VmHWM"] - files - caches),
+    ):
+        print(f"| {name} | {value:.0f} |")
+
+
+if __name__ == "__main__":
+    main()

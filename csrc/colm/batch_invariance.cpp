@@ -1,0 +1,54 @@
+#include "colm/batch_invariance.h"
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+namespace colm {
+namespace {
+
+// Attention over more than 512 tokens is split between threads where a token is alone.
+constexpr std::size_t kDepth = 544;
+
+std::vector<float> copied(const Output& output) { return {output.logits.begin(), output.logits.end()}; }
+
+bool same_bits(const Output& output, const std::vector<float>& expected) {
+    return output.logits.size == expected.size() &&
+           std::memcmp(output.logits.data, expected.data(), expected.size() * sizeof(float)) == 0;
+}
+
+}  // namespace
+
+std::size_t invariant_batch(LanguageModel& model, std::size_t most, Interrupt& interrupt) {
+    most = std::min({most, model.n_batch(), model.n_outputs()});
+    if (most < 2 || !model.can_rewind() || model.n_ctx() < most + 2) return 1;
+    const std::size_t depth = std::min(kDepth, model.n_ctx() - most - 1);
+    std::vector<Token> tokens(depth + most + 1);
+    for (std::size_t i = 0; i < tokens.size(); ++i)
+        tokens[i] = static_cast<Token>((i * 7919 + 13) % model.n_vocab());
+    const auto read = [&](std::size_t begin, std::size_t n, Want want) {
+        return model.eval({tokens.data() + begin, n}, begin, want, interrupt);
+    };
+
+    model.rewind(0);
+    for (std::size_t i = 0; i < depth; i += model.n_batch())
+        read(i, std::min(model.n_batch(), depth - i), Want::nothing);
+    std::vector<std::vector<float>> alone;
+    for (std::size_t i = 0; i <= most; ++i) alone.push_back(copied(read(depth + i, 1, Want::logits)));
+    std::vector<std::size_t> places;
+    for (std::size_t i = 0; i < most; ++i) places.push_back(i);
+    std::size_t n = 1;
+    while (n < most && model.rewind(depth) == depth) {
+        const std::size_t size = n + 1;
+        model.eval_at({tokens.data() + depth, size}, depth, {places.data(), size}, interrupt);
+        bool same = true;
+        for (std::size_t i = 0; i < size; ++i) same = same && same_bits(model.output(i), alone[i]);
+        // The token behind them sees whether they left the same in the cache.
+        if (!same || !same_bits(read(depth + size, 1, Want::logits), alone[size])) break;
+        n = size;
+    }
+    model.rewind(0);
+    return n;
+}
+
+}  // namespace colm

@@ -1,0 +1,101 @@
+#include "colm/batch_invariance.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "check.h"
+#include "fake_model.h"
+
+namespace {
+
+// Reads batches of `from` tokens or more a little otherwise: their outputs, or what they leave behind.
+class Rounding final : public colm::LanguageModel {
+  public:
+    Rounding(FakeModelOptions options, std::size_t from, bool only_behind)
+        : model_(options, random_function(1, options.n_vocab)), from_(from), only_behind_(only_behind) {}
+
+    std::size_t n_vocab() const override { return model_.n_vocab(); }
+    std::size_t n_embd() const override { return model_.n_embd(); }
+    std::size_t n_ctx() const override { return model_.n_ctx(); }
+    std::size_t n_batch() const override { return model_.n_batch(); }
+    std::size_t n_outputs() const override { return model_.n_outputs(); }
+    bool can_rewind() const override { return model_.can_rewind(); }
+    std::size_t rewind(std::size_t n) override {
+        marked_.erase(std::remove_if(marked_.begin(), marked_.end(), [n](std::size_t p) { return p >= n; }),
+                      marked_.end());
+        return model_.rewind(n);
+    }
+    colm::Output eval(colm::View<const colm::Token> tokens, std::size_t position, colm::Want want,
+                      colm::Interrupt& interrupt) override {
+        const colm::Output output = model_.eval(tokens, position, want, interrupt);
+        // The long batches that fill the cache are the same for all that is compared.
+        return nudged(output, want != colm::Want::nothing && !marked_.empty());
+    }
+    void eval_at(colm::View<const colm::Token> tokens, std::size_t position,
+                 colm::View<const std::size_t> wanted, colm::Interrupt& interrupt) override {
+        model_.eval_at(tokens, position, wanted, interrupt);
+        if (tokens.size >= from_) marked_.push_back(position);
+        last_size_ = tokens.size;
+    }
+    // Of a long batch only the first token's is another.
+    colm::Output output(std::size_t i) override {
+        return nudged(model_.output(i), i == 0 && !only_behind_ && last_size_ >= from_);
+    }
+
+  private:
+    static colm::Output nudged(colm::Output output, bool by_a_bit) {
+        if (by_a_bit) {
+            float& logit = output.logits[output.logits.size - 1];
+            logit = std::nextafter(logit, 100.0f);
+        }
+        return output;
+    }
+
+    FakeModel model_;
+    std::size_t from_;
+    bool only_behind_;
+    std::vector<std::size_t> marked_;
+    std::size_t last_size_ = 0;
+};
+
+std::size_t measured(std::size_t from, bool only_behind, FakeModelOptions options = {},
+                     std::size_t most = 12) {
+    Rounding model(options, from, only_behind);
+    colm::Interrupt interrupt;
+    return colm::invariant_batch(model, most, interrupt);
+}
+
+}  // namespace
+
+TEST(batch_invariance_finds_the_size_from_which_batches_round_otherwise) {
+    for (const bool only_behind : {false, true}) {
+        CHECK_EQ(measured(2, only_behind), std::size_t{1});
+        CHECK_EQ(measured(3, only_behind), std::size_t{2});
+        CHECK_EQ(measured(8, only_behind), std::size_t{7});
+        CHECK_EQ(measured(100, only_behind), std::size_t{12});
+    }
+}
+
+TEST(batch_invariance_keeps_to_the_batch_and_the_context) {
+    FakeModelOptions options;
+    options.n_batch = 5;
+    CHECK_EQ(measured(100, false, options), std::size_t{5});
+    options.n_batch = 16;
+    options.n_outputs = 4;
+    CHECK_EQ(measured(100, false, options), std::size_t{4});
+    options.n_outputs = 16;
+    options.n_ctx = 14;
+    CHECK_EQ(measured(100, false, options), std::size_t{12});
+    options.n_ctx = 13;
+    CHECK_EQ(measured(100, false, options), std::size_t{1});
+    options.n_ctx = 700;
+    CHECK_EQ(measured(6, false, options), std::size_t{5});
+}
+
+TEST(batch_invariance_of_a_model_that_cannot_go_back_is_one) {
+    FakeModelOptions options;
+    options.can_rewind = false;
+    CHECK_EQ(measured(100, false, options), std::size_t{1});
+    options.admits_it = false;
+    CHECK_EQ(measured(100, false, options), std::size_t{1});
+}
