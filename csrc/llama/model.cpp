@@ -69,8 +69,8 @@ void check_options(const ModelOptions& o) {
 }
 
 // Of llama.cpp's kernels on a CPU, those that treat a row the same way whatever stands beside it, as far as
-// that can be chosen: repacked weights have kernels for four rows at once, and attention over f16 and f32 caches
-// has others for one row and for many.
+// that can be chosen: repacked weights have kernels for four rows at once, and attention over f16 and f32
+// caches has others for one row and for many.
 ModelOptions reading_rows_alike(ModelOptions options) {
     options.repack = false;
     for (int* type : {&options.type_k, &options.type_v})
