@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import _core
 from ._busy import busy
@@ -31,6 +31,7 @@ __all__ = ["generate", "load"]
 PathLike = str | os.PathLike[str]
 
 _TINY_FILE = 16 * 2**20
+_FLOAT_FILE_TYPES = (0, 1, 32)  # of llama_ftype: F32, F16, BF16
 
 
 def _model_path(name: str, value: object) -> str:
@@ -39,10 +40,18 @@ def _model_path(name: str, value: object) -> str:
     return os.path.expanduser(resolve(value))
 
 
-def _trained_n_ctx(path: str) -> int:
-    metadata = _core.inspect_gguf(to_native(path))["metadata"]
+def _metadata(path: str) -> dict[str, Any]:
+    found: dict[str, Any] = _core.inspect_gguf(to_native(path))["metadata"]
+    return found
+
+
+def _trained_n_ctx(metadata: dict[str, Any]) -> int:
     length = metadata.get(f"{metadata.get('general.architecture')}.context_length", 0)
     return int(length) if isinstance(length, int) and length >= 2 else 0
+
+
+def _quantised(metadata: dict[str, Any]) -> bool:
+    return metadata.get("general.file_type", _FLOAT_FILE_TYPES[0]) not in _FLOAT_FILE_TYPES
 
 
 def load(
@@ -127,7 +136,8 @@ def prepare(
     """The extension's options for both models, once files and memory were looked at. Errors are those of load()."""
     set_up_log()
     paths = (_model_path("base", base), _model_path("assistant", assistant))
-    trained = [_trained_n_ctx(path) for path in paths]
+    headers = [_metadata(path) for path in paths]
+    trained = [_trained_n_ctx(header) for header in headers]
     # Left to themselves, both get the context that both were trained for.
     common = min((n for n in trained if n), default=0)
     sizes = [o.context_size(common if o.n_ctx is None else n) for o, n in zip(chosen, trained, strict=True)]
@@ -135,8 +145,14 @@ def prepare(
         triples = zip(paths, sizes, chosen, strict=True)
         check_free_memory(*(estimate(path, n_ctx, o, min(n_outputs, o.n_batch)) for path, n_ctx, o in triples))
     prepared = [
-        o.to_core(path, n_ctx, _threads_for(path), [(resolve(adapter), scale) for adapter, scale in o.adapters()])
-        for o, path, n_ctx in zip(chosen, paths, sizes, strict=True)
+        o.to_core(
+            path,
+            n_ctx,
+            _threads_for(path),
+            [(resolve(adapter), scale) for adapter, scale in o.adapters()],
+            quantised=_quantised(header),
+        )
+        for o, path, n_ctx, header in zip(chosen, paths, sizes, headers, strict=True)
     ]
     for core in prepared:
         core.n_sequences = n_sequences

@@ -99,7 +99,7 @@ def estimate(path: str, n_ctx: int, options: LoadOptions, n_outputs: int = 1) ->
 
     n_ff = number("feed_forward_length", 4 * n_embd)
     n_vocab = info["array_lengths"].get("tokenizer.ggml.tokens", 0)
-    n_ubatch = min(options.n_ubatch, options.n_batch, n_ctx)
+    n_ubatch = min(options.pass_size(), options.n_batch, n_ctx)
     compute = 4 * n_ubatch * (6 * n_embd + 3 * n_ff) + 8 * n_vocab * n_outputs + _FIXED
 
     layers_on_gpu = n_layer + 1 if options.n_gpu_layers < 0 else min(options.n_gpu_layers, n_layer + 1)

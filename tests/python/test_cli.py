@@ -145,7 +145,7 @@ def test_every_option_of_the_api_is_on_the_command_line() -> None:
         assert f"--{spec.name.removeprefix('use_').replace('_', '-')}" in shown
         assert spec.help in shown
     assert "[default: 0.95]" in shown
-    assert "[default: mmap]" in shown
+    assert "[default: repack]" in shown
 
 
 def test_options_reach_the_api() -> None:

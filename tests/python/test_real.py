@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -98,3 +101,33 @@ def test_look_ahead(real_models: RealModels) -> None:
         assert plain.stats.assistant_calls == plain.stats.generated_tokens
         assert ahead.stats.assistant_calls < plain.stats.assistant_calls / 3
         assert ahead.stats.right_guesses / ahead.stats.guesses > 0.7
+
+
+def test_peak_memory(real_models: RealModels) -> None:
+    """Both files, both caches and 200 MB, a long prompt read by both models included."""
+    benchmark = Path(__file__).parents[2] / "benchmarks" / "memory.py"
+    files = [str(real_models["base"]), str(real_models["assistant"])]
+    done = subprocess.run([sys.executable, str(benchmark), *files], capture_output=True, text=True, check=True)
+    rows = dict(line.strip("| ").split(" | ") for line in done.stdout.splitlines()[2:])
+    assert float(rows["peak after 2048 + 64 tokens"]) > 1500
+    assert float(rows["peak beyond files and caches"]) <= 200
+
+
+def test_look_ahead_is_the_same_bit_for_bit(real_models: RealModels) -> None:
+    with colm.load(
+        real_models["base"],
+        real_models["assistant"],
+        "confidence",
+        n_ctx=512,
+        assistant_options={"batch_invariant": True},
+    ) as pair:
+        written = []
+        for lookahead in (0, 8):
+            pair.forget()
+            written.append(
+                pair.chat(QUESTION, threshold=0.05, temperature=0, max_tokens=48, lookahead=lookahead, logprobs=2)
+            )
+        plain, ahead = written
+        assert ahead.stats.guesses > 0
+        assert ahead.stats.assistant_calls < plain.stats.assistant_calls
+        assert ahead.tokens == plain.tokens

@@ -136,7 +136,7 @@ LOAD = _table(
     {
         "n_ctx": "Tokens of context; 0: what the model was trained with. Unset: 4096, or as trained if less.",
         "n_batch": "Most tokens per llama.cpp call while reading a prompt.",
-        "n_ubatch": "Most tokens per pass of the graph.",
+        "n_ubatch": "Most tokens per pass of the graph. Unset: 128, with a GPU 512.",
         "n_threads": "Threads for single tokens. Unset: the usable physical cores.",
         "n_threads_batch": "Threads for reading prompts. Unset: as --n-threads.",
         "n_gpu_layers": "Layers on the GPU; -1: all.",
@@ -150,7 +150,7 @@ LOAD = _table(
         "swa_full": "Full-size cache for sliding-window layers.",
         "repack": "Keep weights in a layout that suits this CPU.",
         "batch_invariant": "The same logits whatever else is read in a batch; slower.",
-        "use_mmap": "Map the file instead of reading it.",
+        "use_mmap": "Map the file instead of reading it. Unset: unless its weights are repacked for the CPU.",
         "use_mlock": "Keep the models in RAM.",
         "rope_freq_base": "RoPE base frequency; 0: the model's.",
         "rope_freq_scale": "RoPE frequency scale; 0: the model's.",
