@@ -152,10 +152,11 @@ def main() -> None:
         f"both, {args.rate:.0%}": {**sampled, "head": args.head, "defer_rate": args.rate},
     }
     print(f"{Path(args.base).name}, {Path(args.assistant).name}, {n_threads} threads, medians of {args.rounds} rounds")
-    bare = {name: Bare(path, n, n_threads) for name, path in (("base", args.base), ("assistant", args.assistant))}
     prices: list[dict[Any, float]] = []
     found: dict[str, list[tuple[Written, Written]]] = {way: [] for way in ways}
     with colm.load(args.base, args.assistant, n_ctx=512, n_threads=n_threads, n_gpu_layers=0) as pair:
+        # After the pair, which keeps llama.cpp's log to itself.
+        bare = {name: Bare(path, n, n_threads) for name, path in (("base", args.base), ("assistant", args.assistant))}
         for number in range(-1, args.rounds):
             price = _prices(bare, n)
             for way, options in ways.items():

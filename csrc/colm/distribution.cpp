@@ -173,21 +173,33 @@ Distribution summarize(View<const float> logits, std::size_t k) {
     return d;
 }
 
+std::vector<Candidate> largest(View<const float> logits, std::size_t n) {
+    std::vector<Candidate> best;
+    n = std::min(n, logits.size);
+    if (n == 0) return best;
+    const auto smallest = [&] { return best.size() < n ? kMinusInfinity : best.back().logit; };
+    const auto larger = [](const Candidate& a, const Candidate& b) { return a.logit > b.logit; };
+    best.reserve(n + 1);
+    for (std::size_t begin = 0; begin < logits.size; begin += kBlock) {
+        const float* block = logits.data + begin;
+        const std::size_t size = std::min(kBlock, logits.size - begin);
+        // After the first few blocks hardly any has one of the largest.
+        if (!(block_max(block, size) > smallest())) continue;
+        for (std::size_t i = 0; i < size; ++i) {
+            if (!(block[i] > smallest())) continue;
+            const Candidate candidate{static_cast<Token>(begin + i), block[i]};
+            best.insert(std::upper_bound(best.begin(), best.end(), candidate, larger), candidate);
+            if (best.size() > n) best.pop_back();
+        }
+    }
+    return best;
+}
+
 std::vector<TopLogprob> top_logprobs(View<const float> logits, const Distribution& distribution,
                                      std::size_t n) {
     std::vector<TopLogprob> best;
-    n = std::min(n, logits.size);
-    if (n == 0) return best;
-    const auto likelier = [](const TopLogprob& a, const TopLogprob& b) { return a.logprob > b.logprob; };
-    best.reserve(n + 1);
-    for (std::size_t i = 0; i < logits.size; ++i) {
-        const double logit = logits[i];
-        if (logit == kMinusInfinity || (best.size() == n && !(logit > best.back().logprob))) continue;
-        const TopLogprob candidate{static_cast<Token>(i), logit};
-        best.insert(std::upper_bound(best.begin(), best.end(), candidate, likelier), candidate);
-        if (best.size() > n) best.pop_back();
-    }
-    for (TopLogprob& entry : best) entry.logprob -= distribution.log_normalizer;
+    for (const Candidate& candidate : largest(logits, n))
+        best.push_back({candidate.token, candidate.logit - distribution.log_normalizer});
     return best;
 }
 

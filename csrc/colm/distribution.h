@@ -25,6 +25,14 @@ struct Distribution {
 // kept. Throws GenerationError where every logit is -inf, or one is NaN or +inf (a damaged model).
 Distribution summarize(View<const float> logits, std::size_t k = 0);
 
+struct Candidate {
+    Token token = kNoToken;
+    float logit = 0.0f;
+};
+
+// The `n` largest logits above -inf, descending; of equal ones the smaller id first. Meant for a small `n`.
+std::vector<Candidate> largest(View<const float> logits, std::size_t n);
+
 // The `n` likeliest tokens, descending; fewer where fewer are possible.
 std::vector<TopLogprob> top_logprobs(View<const float> logits, const Distribution& distribution,
                                      std::size_t n);

@@ -17,6 +17,8 @@ namespace {
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
+// Up to here finding the largest logits one by one is faster than sorting all.
+constexpr int kFew = 256;
 constexpr std::size_t kGrammarStackPerByte = 2048;
 constexpr std::size_t kMostOfReason = 300;
 
@@ -82,6 +84,7 @@ void LlamaSampler::check(const SamplingOptions& o) {
 LlamaSampler::LlamaSampler(const SamplingOptions& o, const llama_vocab* vocab, std::size_t n_choices)
     : greedy_(o.temperature == 0.0f), seed_(o.seed) {
     check(o);
+    if (o.top_k > 0 && o.top_k <= kFew) few_ = static_cast<std::size_t>(o.top_k);
     for (const auto& entry : o.logit_bias) {
         if (entry.first < 0 || static_cast<std::size_t>(entry.first) >= n_choices)
             throw OptionError("logit_bias names token " + std::to_string(entry.first) + "; ids from 0 to " +
@@ -119,6 +122,7 @@ LlamaSampler::LlamaSampler(const SamplingOptions& o, const llama_vocab* vocab, s
 LlamaSampler::LlamaSampler(const LlamaSampler& other)
     : greedy_(other.greedy_),
       seed_(other.seed_),
+      few_(other.few_),
       constrained_(other.constrained_),
       has_grammar_(other.has_grammar_),
       constraints_(llama_sampler_clone(other.constraints_.get())),
@@ -156,8 +160,14 @@ Token LlamaSampler::choose(View<const float> logits, const Distribution& distrib
     if (greedy_ && !constrained_) return distribution.top;
 
     candidates_.clear();
-    for (std::size_t i = 0; i < logits.size; ++i)
-        if (logits[i] != kMinusInfinity) candidates_.push_back({static_cast<Token>(i), logits[i], 0.0f});
+    if (!constrained_ && few_) {
+        // What top-k would keep of all of them, found without writing down a whole vocabulary.
+        for (const Candidate& candidate : largest(logits, few_))
+            candidates_.push_back({candidate.token, candidate.logit, 0.0f});
+    } else {
+        for (std::size_t i = 0; i < logits.size; ++i)
+            if (logits[i] != kMinusInfinity) candidates_.push_back({static_cast<Token>(i), logits[i], 0.0f});
+    }
     llama_token_data_array array{candidates_.data(), candidates_.size(), -1, false};
     if (constrained_) {
         llama_sampler_apply(constraints_.get(), &array);

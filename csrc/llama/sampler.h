@@ -41,6 +41,7 @@ class LlamaSampler final : public Sampler {
 
     bool greedy_;
     std::uint32_t seed_;
+    std::size_t few_ = 0;       // top-k, where it is small; else 0
     bool constrained_ = false;  // bias, penalties or a grammar take part
     bool has_grammar_ = false;
     SamplerPtr constraints_;

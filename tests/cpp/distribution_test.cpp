@@ -1,6 +1,7 @@
 #include "colm/distribution.h"
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
 #include <string>
 #include <vector>
@@ -243,4 +244,28 @@ TEST(top_logprobs_of_equals_are_the_first) {
     CHECK_EQ(best[1].token, 3);
     CHECK_EQ(best[2].token, 0);
     CHECK_EQ(best[3].token, 2);
+}
+
+TEST(distribution_finds_the_largest) {
+    Random random(7);
+    for (const std::size_t size : kSizes)
+        for (const std::size_t n :
+             {std::size_t{0}, std::size_t{1}, std::size_t{3}, std::size_t{40}, size, size + 1}) {
+            std::vector<float> logits(size);
+            // Of few values, so that many are equal, and some impossible.
+            for (float& logit : logits) logit = std::floor(static_cast<float>(random.between(-20.0, 20.0)));
+            logits[size / 2] = -kInf;
+            std::vector<std::size_t> order;
+            for (std::size_t i = 0; i < size; ++i)
+                if (logits[i] != -kInf) order.push_back(i);
+            std::stable_sort(order.begin(), order.end(),
+                             [&](std::size_t a, std::size_t b) { return logits[a] > logits[b]; });
+            order.resize(std::min(order.size(), n));
+            const std::vector<colm::Candidate> found = colm::largest(view(logits), n);
+            CHECK_EQ(found.size(), order.size());
+            for (std::size_t i = 0; i < found.size(); ++i) {
+                CHECK_EQ(found[i].token, static_cast<colm::Token>(order[i]));
+                CHECK_EQ(found[i].logit, logits[order[i]]);
+            }
+        }
 }

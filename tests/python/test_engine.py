@@ -990,3 +990,16 @@ def test_defer_prob_is_the_sigmoid(pair: colm.Pair) -> None:
     for token in pair.generate(PROMPT, seed=0, max_tokens=20).tokens:
         assert token.defer_prob == pytest.approx(o.sigmoid(token.defer_logit), rel=1e-12)
         assert token.deferred == (token.source == "assistant") == (token.defer_logit > 0.0)
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 40, 256, 257, 0])
+def test_a_small_top_k_is_found_as_llama_cpp_finds_it(pair: colm.Pair, top_k: int) -> None:
+    """Without constraints the k largest logits are picked out first; a bias of 0 has llama.cpp sort all of them."""
+    bias = {pair.tokenize("a")[0]: 0.0}
+    for seed in range(12):
+        options: dict[str, Any] = {"top_k": top_k, "temperature": 1.2, "min_p": 0.0, "top_p": 0.98, "seed": seed}
+        pair.forget()
+        quick = pair.generate(PROMPT, threshold=0.5, max_tokens=24, **options)
+        pair.forget()
+        plain = pair.generate(PROMPT, threshold=0.5, max_tokens=24, logit_bias=bias, **options)
+        assert quick.tokens == plain.tokens
