@@ -24,6 +24,7 @@ import numpy as np
 
 import colm_cpp as colm
 from colm_cpp.cores import usable_cores
+from colm_cpp.pair import TRAINING_FREE_HEADS
 
 PROMPT = "Question: A shop sells pens and books. Write a word problem about it and solve it step by step.\nAnswer:"
 DEPTH = 64  # tokens that a sequence holds where a decode is timed
@@ -167,7 +168,7 @@ def main() -> None:
                     found[way].append((one, many))
             if number >= 0:
                 prices.append(price)
-    _print(ways, found, prices, n)
+    _print(ways, found, prices, n, hidden=args.head not in TRAINING_FREE_HEADS)
 
 
 def _prices(bare: dict[str, Bare], n: int) -> dict[Any, float]:
@@ -199,17 +200,22 @@ def _bare_seconds(written: Written, price: dict[Any, float], n_sequences: int, *
 
 
 def _print(
-    ways: dict[str, Any], found: dict[str, list[tuple[Written, Written]]], prices: list[dict[Any, float]], n: int
+    ways: dict[str, Any],
+    found: dict[str, list[tuple[Written, Written]]],
+    prices: list[dict[Any, float]],
+    n: int,
+    *,
+    hidden: bool,
 ) -> None:
     print(f"| | deferred | one: tokens/s | {n} at once: tokens/s | speed-up | bare speed-up | of it (least, most) |")
     print("|---|---|---|---|---|---|---|")
     for way in ways:
-        hidden = way != "base alone"
+        looks = hidden and way != "base alone"
         gains, allowed, shares = [], [], []
         for (one, many), price in zip(found[way], prices, strict=True):
             gain = (many.n_tokens / many.seconds) / (one.n_tokens / one.seconds)
-            single = _bare_seconds(one, price, 1, hidden=hidden) / one.n_tokens
-            several = _bare_seconds(many, price, n, hidden=hidden) / many.n_tokens
+            single = _bare_seconds(one, price, 1, hidden=looks) / one.n_tokens
+            several = _bare_seconds(many, price, n, hidden=looks) / many.n_tokens
             gains.append(gain)
             allowed.append(single / several)
             shares.append(gain * several / single)

@@ -1,6 +1,6 @@
 """Against the published decoding loop, written with PyTorch and transformers: the same tokens, and how much faster.
 
-    pip install torch transformers
+    pip install torch transformers accelerate
     python benchmarks/published_loop.py [--width 256] [--layers 8] [--tokens 128] [--rounds 5]
 
 Both run the same pair of random float32 models, as GGUF files that transformers reads too, on the same number of
@@ -27,7 +27,7 @@ import colm_cpp as colm
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "python"))
 
-from tiny_models import Vocab, make_model
+from tiny_models import NORMAL, Vocab, make_model
 
 PROMPT = "The quick brown fox jumps over the lazy dog. Question: how many apples are in the basket? Answer:"
 
@@ -48,7 +48,7 @@ class Cached:
     def read(self, tokens: list[int], *, hidden: bool = False) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Logits behind the last token, and its hidden state; reads what is new."""
         ids = torch.tensor([tokens[self._cache.get_seq_length() :]])
-        out = self._model.model(ids, past_key_values=self._cache, use_cache=True)
+        out = self._model.model(ids, cache=self._cache, use_cache=True)
         last = out.last_hidden_state[0, -1]
         return self._model.lm_head(last), last if hidden else None
 
@@ -92,7 +92,9 @@ def main() -> None:
     transformers.logging.disable_progress_bar()
 
     with tempfile.TemporaryDirectory() as folder:
-        vocab = Vocab().padded_to(args.vocab)
+        # Real tokens, not padding: that is never chosen here, and transformers knows no such thing.
+        n_more = args.vocab - len(Vocab())
+        vocab = Vocab(tail=tuple((f"<|{i}|>", NORMAL) for i in range(n_more)))
         base, assistant = (
             # Folders of their own: transformers takes a file's neighbours for its configuration.
             _model(Path(folder) / name, vocab, width, args.layers, seed)

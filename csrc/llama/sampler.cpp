@@ -17,7 +17,7 @@ namespace {
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
-// Up to here finding the largest logits one by one is faster than sorting all.
+// So many largest logits are found one by one faster than by sorting all.
 constexpr int kFew = 256;
 constexpr std::size_t kGrammarStackPerByte = 2048;
 constexpr std::size_t kMostOfReason = 300;
@@ -92,7 +92,7 @@ LlamaSampler::LlamaSampler(const SamplingOptions& o, const llama_vocab* vocab, s
     }
     llama_sampler_chain_params params = llama_sampler_chain_default_params();
     params.no_perf = true;
-    constraints_.reset(llama_sampler_chain_init(params));
+    adjustments_.reset(llama_sampler_chain_init(params));
     choice_.reset(llama_sampler_chain_init(params));
     if (!o.logit_bias.empty()) {
         std::vector<llama_logit_bias> bias;
@@ -104,10 +104,7 @@ LlamaSampler::LlamaSampler(const SamplingOptions& o, const llama_vocab* vocab, s
         (o.repeat_penalty != 1.0f || o.frequency_penalty != 0.0f || o.presence_penalty != 0.0f))
         add(llama_sampler_init_penalties(llama_vocab_n_tokens(vocab), o.penalty_last_n, o.repeat_penalty,
                                          o.frequency_penalty, o.presence_penalty));
-    if (!o.grammar.empty()) {
-        add(parse_grammar(o.grammar, vocab));
-        has_grammar_ = true;
-    }
+    if (!o.grammar.empty()) grammar_.reset(parse_grammar(o.grammar, vocab));
     if (greedy_) {
         llama_sampler_chain_add(choice_.get(), llama_sampler_init_greedy());
         return;
@@ -123,19 +120,19 @@ LlamaSampler::LlamaSampler(const LlamaSampler& other)
     : greedy_(other.greedy_),
       seed_(other.seed_),
       few_(other.few_),
-      constrained_(other.constrained_),
-      has_grammar_(other.has_grammar_),
-      constraints_(llama_sampler_clone(other.constraints_.get())),
+      adjusts_(other.adjusts_),
+      adjustments_(llama_sampler_clone(other.adjustments_.get())),
+      grammar_(other.grammar_ ? llama_sampler_clone(other.grammar_.get()) : nullptr),
       choice_(llama_sampler_clone(other.choice_.get())) {}
 
 std::unique_ptr<Sampler> LlamaSampler::snapshot() const {
-    if (!constrained_) return nullptr;
+    if (!adjusts_ && !grammar_) return nullptr;
     return std::unique_ptr<Sampler>(new LlamaSampler(*this));
 }
 
 void LlamaSampler::add(llama_sampler* sampler) {
-    llama_sampler_chain_add(constraints_.get(), sampler);
-    constrained_ = true;
+    llama_sampler_chain_add(adjustments_.get(), sampler);
+    adjusts_ = true;
 }
 
 // The place of the candidate with the largest noisy logit.
@@ -155,29 +152,66 @@ std::size_t LlamaSampler::draw(const llama_token_data_array& candidates, std::si
     return best;
 }
 
+// All tokens that can follow, with bias and penalties.
+void LlamaSampler::write_down(View<const float> logits) {
+    candidates_.clear();
+    for (std::size_t i = 0; i < logits.size; ++i)
+        if (logits[i] != kMinusInfinity) candidates_.push_back({static_cast<Token>(i), logits[i], 0.0f});
+    if (!adjusts_) return;
+    llama_token_data_array array{candidates_.data(), candidates_.size(), -1, false};
+    llama_sampler_apply(adjustments_.get(), &array);
+    drop_impossible();
+}
+
+// Only the `n` likeliest of them, largest first.
+void LlamaSampler::write_down(View<const float> logits, std::size_t n) {
+    if (!adjusts_) {
+        candidates_.clear();
+        for (const Candidate& candidate : largest(logits, n))
+            candidates_.push_back({candidate.token, candidate.logit, 0.0f});
+        return;
+    }
+    write_down(logits);
+    n = std::min(n, candidates_.size());
+    const auto before = [](const llama_token_data& a, const llama_token_data& b) {
+        return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
+    };
+    std::partial_sort(candidates_.begin(), candidates_.begin() + static_cast<std::ptrdiff_t>(n),
+                      candidates_.end(), before);
+    candidates_.resize(n);
+}
+
+// What grammar and bans ruled out must be gone before the chain divides by sums of probabilities.
+void LlamaSampler::drop_impossible() {
+    const auto impossible = [](const llama_token_data& c) {
+        return c.logit == kMinusInfinity || std::isnan(c.logit);
+    };
+    candidates_.erase(std::remove_if(candidates_.begin(), candidates_.end(), impossible), candidates_.end());
+}
+
+void LlamaSampler::apply_grammar() {
+    llama_token_data_array array{candidates_.data(), candidates_.size(), -1, false};
+    llama_sampler_apply(grammar_.get(), &array);
+    drop_impossible();
+}
+
 Token LlamaSampler::choose(View<const float> logits, const Distribution& distribution, std::size_t position) {
     // llama.cpp's greedy sampler takes the first of the largest logits, which the summary already found.
-    if (greedy_ && !constrained_) return distribution.top;
+    if (greedy_ && !adjusts_ && !grammar_) return distribution.top;
 
-    candidates_.clear();
-    if (!constrained_ && few_) {
-        // What top-k would keep of all of them, found without writing down a whole vocabulary.
-        for (const Candidate& candidate : largest(logits, few_))
-            candidates_.push_back({candidate.token, candidate.logit, 0.0f});
-    } else {
-        for (std::size_t i = 0; i < logits.size; ++i)
-            if (logits[i] != kMinusInfinity) candidates_.push_back({static_cast<Token>(i), logits[i], 0.0f});
+    // What the chain keeps of all candidates: one, or what a small top-k does. It is found without sorting a
+    // vocabulary, and without asking the grammar about all of it, which takes as long as a small model does.
+    const std::size_t needed = greedy_ ? 1 : few_;
+    if (needed > 0) {
+        write_down(logits, grammar_ ? static_cast<std::size_t>(kFew) : needed);
+        if (grammar_) apply_grammar();
     }
+    if (needed == 0 || (grammar_ && candidates_.size() < needed)) {
+        write_down(logits);
+        if (grammar_) apply_grammar();
+    }
+    if (candidates_.empty()) return kNoToken;
     llama_token_data_array array{candidates_.data(), candidates_.size(), -1, false};
-    if (constrained_) {
-        llama_sampler_apply(constraints_.get(), &array);
-        // What grammar and bans ruled out must be gone before the chain divides by sums of probabilities.
-        const auto* end = std::remove_if(array.data, array.data + array.size, [](const llama_token_data& c) {
-            return c.logit == kMinusInfinity || std::isnan(c.logit);
-        });
-        array.size = static_cast<std::size_t>(end - array.data);
-        if (array.size == 0) return kNoToken;
-    }
     llama_sampler_apply(choice_.get(), &array);
     if (!greedy_ && array.size > 0) array.selected = static_cast<std::int64_t>(draw(array, position));
     if (array.selected < 0 || static_cast<std::size_t>(array.selected) >= array.size)
@@ -186,15 +220,16 @@ Token LlamaSampler::choose(View<const float> logits, const Distribution& distrib
 }
 
 std::string LlamaSampler::why_none() const {
-    return has_grammar_
+    return grammar_ != nullptr
                ? "no token of the vocabulary continues the text as the grammar asks; loosen the grammar"
                : "logit_bias bans every token that could follow; ban fewer";
 }
 
 void LlamaSampler::accept(Token token) {
-    if (constrained_) {
+    if (adjusts_) llama_sampler_accept(adjustments_.get(), token);
+    if (grammar_) {
         try {
-            llama_sampler_accept(constraints_.get(), token);
+            llama_sampler_accept(grammar_.get(), token);
         } catch (const std::exception& error) {
             throw GenerationError(std::string("the grammar refused its own token: ") + error.what());
         }

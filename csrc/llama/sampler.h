@@ -37,14 +37,18 @@ class LlamaSampler final : public Sampler {
   private:
     LlamaSampler(const LlamaSampler& other);
     void add(llama_sampler* sampler);
+    void write_down(View<const float> logits);
+    void write_down(View<const float> logits, std::size_t n);
+    void drop_impossible();
+    void apply_grammar();
     std::size_t draw(const llama_token_data_array& candidates, std::size_t position) const;
 
     bool greedy_;
     std::uint32_t seed_;
-    std::size_t few_ = 0;       // top-k, where it is small; else 0
-    bool constrained_ = false;  // bias, penalties or a grammar take part
-    bool has_grammar_ = false;
-    SamplerPtr constraints_;
+    std::size_t few_ = 0;   // top-k, where it is small; else 0
+    bool adjusts_ = false;  // bias or penalties take part
+    SamplerPtr adjustments_;
+    SamplerPtr grammar_;  // null where there is none
     SamplerPtr choice_;
     std::vector<llama_token_data> candidates_;
 };

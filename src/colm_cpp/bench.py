@@ -121,6 +121,18 @@ class Arm:
     assistant_calls: float
     predicted: float | None = None
 
+    @property
+    def title(self) -> str:
+        """In a few words."""
+        return _title(self.name, self.rate, self.lookahead, self.n_texts)
+
+
+def _title(name: str, rate: float | None, lookahead: int | Literal["auto"], n_texts: int) -> str:
+    of_rate = "" if rate is None else f", {rate:.0%}"
+    texts = "" if n_texts == 1 else f", {n_texts} texts at once"
+    ahead = "" if lookahead == 0 else ", look-ahead"
+    return f"{name}{of_rate}{ahead}{texts}"
+
 
 @dataclass(frozen=True, slots=True)
 class Bench:
@@ -341,10 +353,7 @@ class _Arm:
 
     def describe(self) -> str:
         """In a few words."""
-        rate = "" if self._rate is None else f" at {self._rate:.0%}"
-        texts = "" if self._n_texts == 1 else f", {self._n_texts} texts at once"
-        ahead = "" if self._lookahead == 0 else ", looking ahead"
-        return f"{self._name}{rate}{ahead}{texts}"
+        return _title(self._name, self._rate, self._lookahead, self._n_texts)
 
     def turn(self, pair: Pair, prompt_ids: list[int], n_tokens: int) -> None:
         """Writes once."""

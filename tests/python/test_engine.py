@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import json
 import math
 import re
@@ -812,6 +813,54 @@ def test_grammars(pair: colm.Pair, sampling: dict[str, Any], strategy: str) -> N
             assert value["n"] in (7, 42)
             assert 1 <= len(value["list"]) <= 3
             assert all(isinstance(entry, bool) for entry in value["list"])
+
+
+def _allowed(grammar: Any, logits: np.ndarray[Any, np.dtype[np.float32]]) -> list[tuple[int, float]]:
+    """Tokens and logits that are left of a whole vocabulary."""
+    data = (llama_cpp.llama_token_data * len(logits))()
+    for i, logit in enumerate(logits):
+        data[i].id, data[i].logit, data[i].p = i, float(logit), 0.0
+    array = llama_cpp.llama_token_data_array(data=data, size=len(logits), selected=-1, sorted=False)
+    llama_cpp.llama_sampler_apply(grammar, ctypes.byref(array))
+    return [(entry.id, entry.logit) for entry in array.data[: array.size] if math.isfinite(entry.logit)]
+
+
+@pytest.mark.parametrize("text", ["root ::= [a-z ]+", "root ::= [^a-z]+", 'root ::= ("yes" | "no" | [0-9])+'], ids=str)
+@pytest.mark.parametrize("top_k", [3, 40, 300])
+def test_a_grammar_asked_about_few_tokens_is_one_asked_about_all(
+    tiny_model: TinyModels, tiny_pair: TinyPairs, text: str, top_k: int
+) -> None:
+    """Against llama.cpp's grammar over the whole vocabulary at every token, wide grammars and narrow ones."""
+    pair = tiny_pair(ENDLESS_BASE, ENDLESS_ASSISTANT)
+    for temperature, biased in itertools.product((0.0, 1.3), (False, True)):
+        chain = o._Chain(3, temperature or 1.0, top_k, 0.97, 0.0, 1.0)
+        with o.OracleModel(tiny_model(**ENDLESS_BASE), exact=True) as model:
+            grammar = llama_cpp.llama_sampler_init_grammar(model._vocab, text.encode(), b"root")
+            got = pair.generate(
+                PROMPT,
+                threshold=1.0,
+                grammar=text,
+                temperature=temperature,
+                top_k=top_k,
+                top_p=0.97,
+                min_p=0.0,
+                seed=3,
+                max_tokens=16,
+                logit_bias={pair.tokenize("a")[0]: 0.0} if biased else None,
+            )
+            tokens = pair.tokenize(PROMPT)
+            for token in got.tokens:
+                allowed = _allowed(grammar, model.logits_and_hidden(tokens)[0][: len(_PLAIN)])
+                if temperature == 0.0:
+                    expected = max(allowed, key=lambda entry: entry[1])[0]
+                else:
+                    ids, logits = zip(*allowed, strict=True)
+                    expected = chain.choose(ids, np.array(logits), len(tokens))
+                assert token.id == expected
+                llama_cpp.llama_sampler_accept(grammar, token.id)
+                tokens.append(token.id)
+            llama_cpp.llama_sampler_free(grammar)
+        chain.close()
 
 
 def test_a_grammar_cut_short_is_a_beginning(pair: colm.Pair) -> None:

@@ -6,7 +6,7 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..bench import BATCH_SIZES, Arm, Bench, Spread, verdict
+from ..bench import BATCH_SIZES, Bench, Spread, verdict
 from .terminal import safe
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def print_bench(console: Console, bench: Bench, *, plain: bool) -> None:
     arms = table("who writes", "tokens/s", "", "predicted", "deferred", "calls/token")
     for arm in bench.arms:
         arms.add_row(
-            _name(arm),
+            arm.title,
             f"{arm.tokens_per_s.median:.1f}",
             f"({arm.tokens_per_s.low:.1f} to {arm.tokens_per_s.high:.1f})",
             "" if arm.predicted is None else f"{arm.predicted:.1f}",
@@ -59,13 +59,6 @@ def print_bench(console: Console, bench: Bench, *, plain: bool) -> None:
         say(f"peak memory of this process: {bench.peak_bytes / 2**30:.2f} GiB")
     say("")
     say(verdict(bench), "bold")
-
-
-def _name(arm: Arm) -> str:
-    rate = "" if arm.rate is None else f", {arm.rate:.0%}"
-    texts = "" if arm.n_texts == 1 else f", {arm.n_texts} texts at once"
-    ahead = "" if arm.lookahead == 0 else ", look-ahead"
-    return f"{arm.name}{rate}{ahead}{texts}"
 
 
 def _spread(value: Spread, digits: int) -> str:
