@@ -19,6 +19,8 @@ constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
 // So many largest logits are found one by one faster than by sorting all.
 constexpr int kFew = 256;
+// And those with the tokens that bias and penalties can change.
+constexpr std::size_t kMostPicked = kFew + 64;
 constexpr std::size_t kGrammarStackPerByte = 2048;
 constexpr std::size_t kMostOfReason = 300;
 
@@ -96,14 +98,19 @@ LlamaSampler::LlamaSampler(const SamplingOptions& o, const llama_vocab* vocab, s
     choice_.reset(llama_sampler_chain_init(params));
     if (!o.logit_bias.empty()) {
         std::vector<llama_logit_bias> bias;
-        for (const auto& [token, value] : o.logit_bias) bias.push_back({token, value});
+        for (const auto& [token, value] : o.logit_bias) {
+            bias.push_back({token, value});
+            biased_.push_back(token);
+        }
         add(llama_sampler_init_logit_bias(llama_vocab_n_tokens(vocab), static_cast<std::int32_t>(bias.size()),
                                           bias.data()));
     }
     if (o.penalty_last_n > 0 &&
-        (o.repeat_penalty != 1.0f || o.frequency_penalty != 0.0f || o.presence_penalty != 0.0f))
+        (o.repeat_penalty != 1.0f || o.frequency_penalty != 0.0f || o.presence_penalty != 0.0f)) {
+        n_recent_ = static_cast<std::size_t>(o.penalty_last_n);
         add(llama_sampler_init_penalties(llama_vocab_n_tokens(vocab), o.penalty_last_n, o.repeat_penalty,
                                          o.frequency_penalty, o.presence_penalty));
+    }
     if (!o.grammar.empty()) grammar_.reset(parse_grammar(o.grammar, vocab));
     if (greedy_) {
         llama_sampler_chain_add(choice_.get(), llama_sampler_init_greedy());
@@ -121,6 +128,9 @@ LlamaSampler::LlamaSampler(const LlamaSampler& other)
       seed_(other.seed_),
       few_(other.few_),
       adjusts_(other.adjusts_),
+      biased_(other.biased_),
+      n_recent_(other.n_recent_),
+      recent_(other.recent_),
       adjustments_(llama_sampler_clone(other.adjustments_.get())),
       grammar_(other.grammar_ ? llama_sampler_clone(other.grammar_.get()) : nullptr),
       choice_(llama_sampler_clone(other.choice_.get())) {}
@@ -157,21 +167,29 @@ void LlamaSampler::write_down(View<const float> logits) {
     candidates_.clear();
     for (std::size_t i = 0; i < logits.size; ++i)
         if (logits[i] != kMinusInfinity) candidates_.push_back({static_cast<Token>(i), logits[i], 0.0f});
-    if (!adjusts_) return;
-    llama_token_data_array array{candidates_.data(), candidates_.size(), -1, false};
-    llama_sampler_apply(adjustments_.get(), &array);
-    drop_impossible();
+    adjust();
 }
 
 // Only the `n` likeliest of them, largest first.
 void LlamaSampler::write_down(View<const float> logits, std::size_t n) {
-    if (!adjusts_) {
+    // Of those that bias and penalties leave alone, none below so many others can be among the `n`.
+    std::vector<Token> adjusted(biased_);
+    adjusted.insert(adjusted.end(), recent_.begin(), recent_.end());
+    std::sort(adjusted.begin(), adjusted.end());
+    adjusted.erase(std::unique(adjusted.begin(), adjusted.end()), adjusted.end());
+    if (n + adjusted.size() > kMostPicked) {
+        write_down(logits);
+    } else {
         candidates_.clear();
-        for (const Candidate& candidate : largest(logits, n))
-            candidates_.push_back({candidate.token, candidate.logit, 0.0f});
-        return;
+        for (const Candidate& candidate : largest(logits, n + adjusted.size()))
+            if (!std::binary_search(adjusted.begin(), adjusted.end(), candidate.token))
+                candidates_.push_back({candidate.token, candidate.logit, 0.0f});
+        for (const Token token : adjusted) {
+            const float logit = logits[static_cast<std::size_t>(token)];
+            if (logit != kMinusInfinity) candidates_.push_back({token, logit, 0.0f});
+        }
+        adjust();
     }
-    write_down(logits);
     n = std::min(n, candidates_.size());
     const auto before = [](const llama_token_data& a, const llama_token_data& b) {
         return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
@@ -179,6 +197,13 @@ void LlamaSampler::write_down(View<const float> logits, std::size_t n) {
     std::partial_sort(candidates_.begin(), candidates_.begin() + static_cast<std::ptrdiff_t>(n),
                       candidates_.end(), before);
     candidates_.resize(n);
+}
+
+void LlamaSampler::adjust() {
+    if (!adjusts_) return;
+    llama_token_data_array array{candidates_.data(), candidates_.size(), -1, false};
+    llama_sampler_apply(adjustments_.get(), &array);
+    drop_impossible();
 }
 
 // What grammar and bans ruled out must be gone before the chain divides by sums of probabilities.
@@ -227,6 +252,10 @@ std::string LlamaSampler::why_none() const {
 
 void LlamaSampler::accept(Token token) {
     if (adjusts_) llama_sampler_accept(adjustments_.get(), token);
+    if (n_recent_ > 0) {
+        recent_.push_back(token);
+        if (recent_.size() > n_recent_) recent_.pop_front();
+    }
     if (grammar_) {
         try {
             llama_sampler_accept(grammar_.get(), token);

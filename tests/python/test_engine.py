@@ -1042,6 +1042,29 @@ def test_defer_prob_is_the_sigmoid(pair: colm.Pair) -> None:
         assert token.deferred == (token.source == "assistant") == (token.defer_logit > 0.0)
 
 
+@pytest.mark.parametrize("top_k", [1, 3, 40])
+@pytest.mark.parametrize("grammar", [None, "root ::= [a-z ]+"], ids=["free", "grammar"])
+def test_bias_and_penalties_of_few_tokens_are_those_of_all(pair: colm.Pair, top_k: int, grammar: str | None) -> None:
+    """A bias of 0 for all the others has every token written down, as llama.cpp's own samplers want it."""
+    a, e, space = (pair.tokenize(text)[0] for text in ("a", "e", " "))
+    few = {a: 6.0, e: -math.inf, space: -3.0}
+    every = dict.fromkeys(range(pair.base["n_vocab"] - 4), 0.0)
+    del every[pair.tokenize(D)[0]]
+    penalties: list[dict[str, Any]] = [
+        {},
+        {"repeat_penalty": 1.5},
+        {"frequency_penalty": 2.0, "presence_penalty": -9.0},
+    ]
+    for seed, (temperature, penalty) in enumerate(itertools.product((0.0, 1.2, 100.0), penalties)):
+        options: dict[str, Any] = {**GREEDY, **penalty, "top_k": top_k, "top_p": 1.0, "min_p": 0.0, "grammar": grammar}
+        options |= {"temperature": temperature, "seed": seed, "threshold": 0.5, "max_tokens": 24}
+        texts = []
+        for bias in (few, {**every, **few}):
+            pair.forget()
+            texts.append(pair.generate(PROMPT, logit_bias=bias, **options).tokens)
+        assert texts[0] == texts[1]
+
+
 @pytest.mark.parametrize("top_k", [1, 2, 40, 256, 257, 0])
 def test_a_small_top_k_is_found_as_llama_cpp_finds_it(pair: colm.Pair, top_k: int) -> None:
     """Without constraints the k largest logits are picked out first; a bias of 0 has llama.cpp sort all of them."""
