@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from . import _core
@@ -15,7 +16,7 @@ from .heads import Head
 from .hub import resolve
 from .memory import check_memory as check_free_memory
 from .memory import estimate
-from .options import GenerationOptions, LoadOptions
+from .options import LONG_N_UBATCH, GenerationOptions, LoadOptions
 from .pair import DEFAULT_THRESHOLD, HEAD_CHOICES, Pair, is_file
 from .paths import to_native
 from .preset import preset
@@ -135,6 +136,9 @@ def prepare(
 ) -> list[_core.ModelOptions]:
     """The extension's options for both models, once files and memory were looked at. Errors are those of load()."""
     set_up_log()
+    if n_sequences > 1:
+        # Nothing but long batches: a longer pass is some percent faster there.
+        chosen = (_with_long_passes(chosen[0]), _with_long_passes(chosen[1]))
     paths = (_model_path("base", base), _model_path("assistant", assistant))
     headers = [_metadata(path) for path in paths]
     trained = [_trained_n_ctx(header) for header in headers]
@@ -158,6 +162,10 @@ def prepare(
         core.n_sequences = n_sequences
         core.n_outputs = min(n_outputs, core.n_batch)
     return prepared
+
+
+def _with_long_passes(options: LoadOptions) -> LoadOptions:
+    return replace(options, n_ubatch=LONG_N_UBATCH) if options.n_ubatch is None else options
 
 
 def _threads_for(path: str) -> int:

@@ -42,7 +42,7 @@ _KV_TYPES = {
 _SPLIT_MODES = {"none": 0, "layer": 1, "row": 2}
 DEFAULT_N_CTX = 4096
 CPU_N_UBATCH = 128
-GPU_N_UBATCH = 512
+LONG_N_UBATCH = 512
 _MAX_FLOAT = 3.4028234663852886e38  # float32
 # llama.cpp reads this seed as "draw one".
 MAX_SEED = 2**32 - 2
@@ -139,7 +139,7 @@ class LoadOptions:
             were trained with where that is less. 0: what this model was trained with.
         n_batch: most tokens per llama.cpp call while reading a prompt.
         n_ubatch: most tokens per pass of the graph; at most ``n_batch`` is used. None: 128, which CPUs read as fast as
-            512 in a quarter of the memory; 512 with layers on a GPU.
+            512 in a quarter of the memory; 512 with layers on a GPU, and for :class:`colm_cpp.learn.Scorer`.
         n_threads: threads for single tokens. None: the physical cores that this process may use; one for a file below
             16 MiB, whose threads would wait for each other longer than they compute.
         n_threads_batch: threads for reading prompts. None: ``n_threads``.
@@ -249,7 +249,7 @@ class LoadOptions:
         """``n_ubatch``, or what None stands for here."""
         if self.n_ubatch is not None:
             return self.n_ubatch
-        return GPU_N_UBATCH if self._uses_gpu() else CPU_N_UBATCH
+        return LONG_N_UBATCH if self._uses_gpu() else CPU_N_UBATCH
 
     def maps_file(self, *, quantised: bool) -> bool:
         """``use_mmap``, or what None stands for with such weights."""

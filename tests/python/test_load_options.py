@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import TinyPairs
+from conftest import TinyModels, TinyPairs
 
 from colm_cpp import _core
-from colm_cpp.loading import _quantised
+from colm_cpp.loading import _quantised, prepare
 from colm_cpp.options import LoadOptions
 
 
@@ -60,3 +60,12 @@ def test_what_is_quantised() -> None:
 
 def test_in_a_context(tiny_pair: TinyPairs) -> None:
     assert tiny_pair().base["n_ubatch"] == min(128, tiny_pair().base["n_batch"])
+
+
+def test_scoring_takes_longer_passes(tiny_model: TinyModels, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_gpu(monkeypatch, has_gpu=False)
+    files = tiny_model(), tiny_model(seed=2)
+    for n_sequences, given, size in ((1, None, 128), (8, None, 512), (8, 32, 32)):
+        chosen = LoadOptions(n_ubatch=given), LoadOptions(n_ubatch=given)
+        for core in prepare(*files, chosen, check_memory=False, n_sequences=n_sequences):
+            assert core.n_ubatch == size
