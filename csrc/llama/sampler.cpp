@@ -35,6 +35,16 @@ void require(bool condition, const char* name, double value, const char* limit) 
     if (!condition) throw OptionError(std::string(name) + " is " + number(value) + "; it must be " + limit);
 }
 
+llama_sampler* new_chain() {
+    llama_sampler_chain_params params = llama_sampler_chain_default_params();
+    params.no_perf = true;
+    return llama_sampler_chain_init(params);
+}
+
+SamplerPtr clone(const SamplerPtr& sampler) {
+    return SamplerPtr(sampler ? llama_sampler_clone(sampler.get()) : nullptr);
+}
+
 llama_sampler* parse_grammar(const std::string& text, const llama_vocab* vocab) {
     drain_log();
     llama_sampler* grammar = nullptr;
@@ -92,10 +102,7 @@ LlamaSampler::LlamaSampler(const SamplingOptions& o, const llama_vocab* vocab, s
             throw OptionError("logit_bias names token " + std::to_string(entry.first) + "; ids from 0 to " +
                               std::to_string(n_choices - 1) + " can be chosen");
     }
-    llama_sampler_chain_params params = llama_sampler_chain_default_params();
-    params.no_perf = true;
-    adjustments_.reset(llama_sampler_chain_init(params));
-    choice_.reset(llama_sampler_chain_init(params));
+    choice_.reset(new_chain());
     if (!o.logit_bias.empty()) {
         std::vector<llama_logit_bias> bias;
         for (const auto& [token, value] : o.logit_bias) {
@@ -127,22 +134,21 @@ LlamaSampler::LlamaSampler(const LlamaSampler& other)
     : greedy_(other.greedy_),
       seed_(other.seed_),
       few_(other.few_),
-      adjusts_(other.adjusts_),
       biased_(other.biased_),
       n_recent_(other.n_recent_),
       recent_(other.recent_),
-      adjustments_(llama_sampler_clone(other.adjustments_.get())),
-      grammar_(other.grammar_ ? llama_sampler_clone(other.grammar_.get()) : nullptr),
-      choice_(llama_sampler_clone(other.choice_.get())) {}
+      adjustments_(clone(other.adjustments_)),
+      grammar_(clone(other.grammar_)),
+      choice_(clone(other.choice_)) {}
 
 std::unique_ptr<Sampler> LlamaSampler::snapshot() const {
-    if (!adjusts_ && !grammar_) return nullptr;
+    if (!adjustments_ && !grammar_) return nullptr;
     return std::unique_ptr<Sampler>(new LlamaSampler(*this));
 }
 
 void LlamaSampler::add(llama_sampler* sampler) {
+    if (!adjustments_) adjustments_.reset(new_chain());
     llama_sampler_chain_add(adjustments_.get(), sampler);
-    adjusts_ = true;
 }
 
 // The place of the candidate with the largest noisy logit.
@@ -167,7 +173,7 @@ void LlamaSampler::write_down(View<const float> logits) {
     candidates_.clear();
     for (std::size_t i = 0; i < logits.size; ++i)
         if (logits[i] != kMinusInfinity) candidates_.push_back({static_cast<Token>(i), logits[i], 0.0f});
-    adjust();
+    if (adjustments_) apply(*adjustments_);
 }
 
 // Only the `n` likeliest of them, largest first.
@@ -188,7 +194,7 @@ void LlamaSampler::write_down(View<const float> logits, std::size_t n) {
             const float logit = logits[static_cast<std::size_t>(token)];
             if (logit != kMinusInfinity) candidates_.push_back({token, logit, 0.0f});
         }
-        adjust();
+        if (adjustments_) apply(*adjustments_);
     }
     n = std::min(n, candidates_.size());
     const auto before = [](const llama_token_data& a, const llama_token_data& b) {
@@ -199,41 +205,30 @@ void LlamaSampler::write_down(View<const float> logits, std::size_t n) {
     candidates_.resize(n);
 }
 
-void LlamaSampler::adjust() {
-    if (!adjusts_) return;
+void LlamaSampler::apply(llama_sampler& sampler) {
     llama_token_data_array array{candidates_.data(), candidates_.size(), -1, false};
-    llama_sampler_apply(adjustments_.get(), &array);
-    drop_impossible();
-}
-
-// What grammar and bans ruled out must be gone before the chain divides by sums of probabilities.
-void LlamaSampler::drop_impossible() {
+    llama_sampler_apply(&sampler, &array);
+    // What grammar and bans ruled out must be gone before the chain divides by sums of probabilities.
     const auto impossible = [](const llama_token_data& c) {
         return c.logit == kMinusInfinity || std::isnan(c.logit);
     };
     candidates_.erase(std::remove_if(candidates_.begin(), candidates_.end(), impossible), candidates_.end());
 }
 
-void LlamaSampler::apply_grammar() {
-    llama_token_data_array array{candidates_.data(), candidates_.size(), -1, false};
-    llama_sampler_apply(grammar_.get(), &array);
-    drop_impossible();
-}
-
 Token LlamaSampler::choose(View<const float> logits, const Distribution& distribution, std::size_t position) {
     // llama.cpp's greedy sampler takes the first of the largest logits, which the summary already found.
-    if (greedy_ && !adjusts_ && !grammar_) return distribution.top;
+    if (greedy_ && !adjustments_ && !grammar_) return distribution.top;
 
     // What the chain keeps of all candidates: one, or what a small top-k does. It is found without sorting a
     // vocabulary, and without asking the grammar about all of it, which takes as long as a small model does.
     const std::size_t needed = greedy_ ? 1 : few_;
     if (needed > 0) {
         write_down(logits, grammar_ ? static_cast<std::size_t>(kFew) : needed);
-        if (grammar_) apply_grammar();
+        if (grammar_) apply(*grammar_);
     }
     if (needed == 0 || (grammar_ && candidates_.size() < needed)) {
         write_down(logits);
-        if (grammar_) apply_grammar();
+        if (grammar_) apply(*grammar_);
     }
     if (candidates_.empty()) return kNoToken;
     llama_token_data_array array{candidates_.data(), candidates_.size(), -1, false};
@@ -251,7 +246,7 @@ std::string LlamaSampler::why_none() const {
 }
 
 void LlamaSampler::accept(Token token) {
-    if (adjusts_) llama_sampler_accept(adjustments_.get(), token);
+    if (adjustments_) llama_sampler_accept(adjustments_.get(), token);
     if (n_recent_ > 0) {
         recent_.push_back(token);
         if (recent_.size() > n_recent_) recent_.pop_front();

@@ -40,21 +40,18 @@ class LlamaSampler final : public Sampler {
     void add(llama_sampler* sampler);
     void write_down(View<const float> logits);
     void write_down(View<const float> logits, std::size_t n);
-    void adjust();
-    void drop_impossible();
-    void apply_grammar();
+    void apply(llama_sampler& sampler);
     std::size_t draw(const llama_token_data_array& candidates, std::size_t position) const;
 
     bool greedy_;
     std::uint32_t seed_;
-    std::size_t few_ = 0;   // top-k, where it is small; else 0
-    bool adjusts_ = false;  // bias or penalties take part
-    // The tokens that they can change: those with a bias, and the last ones written.
+    std::size_t few_ = 0;  // top-k, where it is small; else 0
+    // The tokens that bias and penalties can change: those with a bias, and the last ones written.
     std::vector<Token> biased_;
     std::size_t n_recent_ = 0;
     std::deque<Token> recent_;
-    SamplerPtr adjustments_;
-    SamplerPtr grammar_;  // null where there is none
+    SamplerPtr adjustments_;  // bias and penalties; null where there are none
+    SamplerPtr grammar_;      // null where there is none
     SamplerPtr choice_;
     std::vector<llama_token_data> candidates_;
 };
