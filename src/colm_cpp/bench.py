@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import numpy as np
 import psutil
 
 from .errors import ColmError, OptionError
@@ -81,12 +82,7 @@ class StepCosts:
         sizes = sorted(self.assistant)
         if n_tokens >= sizes[-1]:
             return self.assistant[sizes[-1]].median * n_tokens / sizes[-1]
-        above = next(size for size in sizes if size >= n_tokens)
-        if above == sizes[0]:
-            return self.assistant[above].median
-        below = sizes[sizes.index(above) - 1]
-        share = (n_tokens - below) / (above - below)
-        return (1 - share) * self.assistant[below].median + share * self.assistant[above].median
+        return float(np.interp(n_tokens, sizes, [self.assistant[size].median for size in sizes]))
 
     def predicted(self, rate: float, *, hidden: bool) -> float:
         """Tokens per second of one text without look-ahead at a deferral rate: the assistant reads 1 / rate tokens in
