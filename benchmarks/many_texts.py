@@ -21,6 +21,7 @@ from typing import Any
 
 import llama_cpp
 import numpy as np
+from bare import Slot, decode
 
 import colm_cpp as colm
 from colm_cpp.cores import usable_cores
@@ -57,30 +58,20 @@ class Bare:
         memory = llama_cpp.llama_get_memory(context)
         llama_cpp.llama_memory_clear(memory, False)
         for sequence in range(n_sequences):
-            self._decode(context, [(sequence, p, False) for p in range(DEPTH)], hidden=False)
-        slots = [(sequence, DEPTH + k, k + 1 == n_each) for sequence in range(n_sequences) for k in range(n_each)]
+            decode(context, self._batch, [_slot(sequence, p, False) for p in range(DEPTH)])
+        slots = [_slot(sequence, DEPTH + k, k + 1 == n_each) for sequence in range(n_sequences) for k in range(n_each)]
         times = []
         for _ in range(REPEATS):
             start = time.perf_counter()
-            self._decode(context, slots, hidden=hidden)
+            decode(context, self._batch, slots, hidden=hidden)
             times.append(time.perf_counter() - start)
             for sequence in range(n_sequences):
                 llama_cpp.llama_memory_seq_rm(memory, sequence, DEPTH, -1)
         return min(times)
 
-    def _decode(self, context: Any, slots: list[tuple[int, int, bool]], *, hidden: bool) -> None:
-        batch = self._batch
-        for i, (sequence, position, output) in enumerate(slots):
-            batch.token[i] = 1000 + 7 * position
-            batch.pos[i] = position
-            batch.n_seq_id[i] = 1
-            batch.seq_id[i][0] = sequence
-            batch.logits[i] = output
-        batch.n_tokens = len(slots)
-        llama_cpp.llama_set_embeddings(context, hidden)
-        if llama_cpp.llama_decode(context, batch) != 0:
-            raise RuntimeError("llama_decode failed")
-        llama_cpp.llama_synchronize(context)
+
+def _slot(sequence: int, position: int, output: bool) -> Slot:
+    return 1000 + 7 * position, position, sequence, output
 
 
 @dataclass

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from colm_cpp import Head
 from colm_cpp.learn import Scores, TrainingOptions, train
 from colm_cpp.learn.inputs import feature_columns
-from colm_cpp.learn.training import MAX_REGRET
+from colm_cpp.learn.training import MAX_REGRET, _split
 
 RATES = (0.05, 0.1, 0.15, 0.2, 0.3)
 
@@ -55,10 +55,7 @@ def main() -> None:
     }
     rows: dict[str, list[list[float]]] = {}
     for seed in range(args.seeds):
-        n_texts = own.progress.n_texts
-        n_held_out = max(1, round(TrainingOptions().held_out * n_texts))
-        # As train() splits a folder of so many texts.
-        texts = np.random.default_rng([seed, n_texts]).permutation(n_texts)[:n_held_out]
+        texts = _split(own, TrainingOptions().held_out, seed).held_out  # as train() does
         at = np.flatnonzero(np.isin(own["text"], texts))
         rows.setdefault("the head that wrote them", []).append(saved(z_of(head, at), regret[at]))
         rows.setdefault("plain confidence", []).append(saved(-np.asarray(own["base_log_odds"])[at], regret[at]))

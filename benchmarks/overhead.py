@@ -34,11 +34,8 @@ import numpy as np
 from two_llamas import TwoLlamas
 
 import colm_cpp as colm
+from colm_cpp.bench import PROMPT
 
-PROMPT = (
-    "Question: A baker sells 24 loaves in the morning at 3 dollars each and a third as many in the afternoon at half "
-    "the price. How much money does the baker take in that day? Explain step by step.\nAnswer:"
-)
 N_BATCH = 512
 TURN = 4  # tokens between two turns of engine and replay
 

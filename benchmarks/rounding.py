@@ -16,6 +16,7 @@ from typing import Any
 import llama_cpp
 import numpy as np
 import numpy.typing as npt
+from bare import decode
 
 from colm_cpp import _core
 from colm_cpp.cores import usable_cores
@@ -50,15 +51,9 @@ class Reader:
 
     def read(self, begin: int, end: int, *, outputs: bool) -> list[Logits]:
         """The tokens from ``begin`` on, and the logits behind each."""
-        batch = self._batch
-        for i, position in enumerate(range(begin, end)):
-            batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.seq_id[i][0] = self._tokens[position], position, 1, 0
-            batch.logits[i] = outputs
-        batch.n_tokens = end - begin
-        if llama_cpp.llama_decode(self._context, batch) != 0:
-            raise RuntimeError("llama_decode failed")
+        slots = [(self._tokens[position], position, 0, outputs) for position in range(begin, end)]
+        decode(self._context, self._batch, slots)
         if not outputs:
-            llama_cpp.llama_synchronize(self._context)
             return []
         return [
             np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(self._context, i), shape=(self._n_vocab,)).copy()

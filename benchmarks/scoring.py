@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import llama_cpp
+from bare import Slot, decode
 
 from colm_cpp.learn import Scorer, select
 from colm_cpp.learn.corpus import BadRow
@@ -26,7 +27,7 @@ from colm_cpp.learn.scores import ProgressMark, ScoresWriter
 from colm_cpp.learn.scoring import MAX_OUTPUTS, MAX_TEXTS
 from colm_cpp.learn.texts import Text, TextMaker, grouped
 
-Batch = list[tuple[int, int, int, bool]]  # token, position, sequence, output
+Batch = list[Slot]
 
 
 def batches(texts: Sequence[Text], n_batch: int, n_outputs: int) -> Iterator[Batch]:
@@ -74,17 +75,7 @@ class Bare:
         for group in groups:
             llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), False)
             for batch in group:
-                for i, (token, position, sequence, output) in enumerate(batch):
-                    self._batch.token[i] = token
-                    self._batch.pos[i] = position
-                    self._batch.n_seq_id[i] = 1
-                    self._batch.seq_id[i][0] = sequence
-                    self._batch.logits[i] = output
-                self._batch.n_tokens = len(batch)
-                llama_cpp.llama_set_embeddings(self._context, self._hidden and batch[0][3])
-                if llama_cpp.llama_decode(self._context, self._batch) != 0:
-                    raise RuntimeError("llama_decode failed")
-                llama_cpp.llama_synchronize(self._context)
+                decode(self._context, self._batch, batch, hidden=self._hidden and batch[0][3])
         return time.perf_counter() - start
 
 

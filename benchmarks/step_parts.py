@@ -15,20 +15,17 @@ import time
 from typing import Any
 
 import colm_cpp as colm
+from colm_cpp.bench import PROMPT
 
-PROMPT = (
-    "Question: A baker sells 24 loaves in the morning at 3 dollars each and a third as many in the afternoon at half "
-    "the price. How much money does the baker take in that day? Explain step by step.\nAnswer:"
-)
 REPEATS = 8
-DIGITS = 'root ::= [^"]*'
+UNQUOTED = 'root ::= [^"]*'
 WAYS: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0.0},
     "sampled, as by default": {"temperature": 0.8},
     "sampled without top-k": {"temperature": 0.8, "top_k": 0},
     "sampled, with a repeat penalty": {"temperature": 0.8, "repeat_penalty": 1.1},
     "greedy, 5 log-probabilities": {"temperature": 0.0, "logprobs": 5},
-    "greedy, with a grammar": {"temperature": 0.0, "grammar": DIGITS},
+    "greedy, with a grammar": {"temperature": 0.0, "grammar": UNQUOTED},
 }
 
 
