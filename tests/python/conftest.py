@@ -82,6 +82,22 @@ class TinyPairs:
             pair.close()
 
 
+def ids(completion: colm.Completion) -> list[tuple[int, str]]:
+    """Every token and who wrote it."""
+    return [(token.id, token.source) for token in completion.tokens]
+
+
+def assert_same_text(written: colm.Completion, plain: colm.Completion) -> None:
+    """The same tokens by the same writers, and the same end; numbers to what batches round otherwise."""
+    assert ids(written) == ids(plain)
+    assert written.text == plain.text
+    assert written.finish_reason == plain.finish_reason
+    assert (written.end_token is None) == (plain.end_token is None)
+    for one, other in zip(written.tokens, plain.tokens, strict=True):
+        assert one.defer_logit == pytest.approx(other.defer_logit, abs=2e-3)
+        assert one.logprob == pytest.approx(other.logprob, abs=2e-3)
+
+
 class RealModels:
     """The real models in the folder that COLM_MODELS names."""
 
