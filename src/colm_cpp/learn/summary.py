@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ..errors import CorpusError
 from .checkers import Checker
 from .records import SINGLE_ARMS, Record, RecordFolder
-from .statistics import PairedDifference, paired_bootstrap, wilson_interval
+from .statistics import PairedDifference, paired_difference, wilson_interval
 from .tasks import Task
 
 __all__ = ["ArmSummary", "Comparison", "Summary", "summarize"]
@@ -64,7 +64,7 @@ class Comparison:
         arm: the one.
         other: the other.
         n_problems: problems that both answered.
-        difference: accuracy of ``arm`` less that of ``other``, with its paired bootstrap interval.
+        difference: accuracy of ``arm`` less that of ``other``, with its interval and p-value.
     """
 
     arm: str
@@ -127,7 +127,7 @@ def summarize(folder: RecordFolder, task: Task, checker: Checker) -> Summary:
     for arm, other in itertools.combinations(judged, 2):
         both = sorted(set(judged[arm]) & set(judged[other]))
         if both:
-            difference = paired_bootstrap(_column(judged[arm], both), _column(judged[other], both))
+            difference = paired_difference(_column(judged[arm], both), _column(judged[other], both))
             comparisons.append(Comparison(arm, other, len(both), difference))
     return Summary(folder.meta, checker.name, tuple(arms), tuple(comparisons))
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..learn.statistics import FEW
+
 if TYPE_CHECKING:
     from ..learn.summary import ArmSummary, Summary
 
@@ -39,7 +41,8 @@ def to_markdown(summary: Summary) -> str:
     if summary.comparisons:
         lines += [
             "",
-            "Differences in accuracy on the problems that both answered (paired bootstrap):",
+            "Differences in accuracy on the problems that both answered (interval: Tango's score interval; p: exact "
+            "McNemar test):",
             "",
             "| arm | less | problems | points | 95% interval | p |",
             "|---|---|---|---|---|---|",
@@ -48,9 +51,14 @@ def to_markdown(summary: Summary) -> str:
             d = c.difference
             lines.append(
                 f"| {c.arm} | {c.other} | {c.n_problems} | {100 * d.difference:+.1f} | {100 * d.low:+.1f} to "
-                f"{100 * d.high:+.1f} | {d.p_value:.3f} |"
+                f"{100 * d.high:+.1f} | {_p_value(d.p_value, c.n_problems)} |"
             )
     return "\n".join(lines) + "\n"
+
+
+def _p_value(p: float, n_problems: int) -> str:
+    shown = "<0.001" if p < 0.001 else f"{p:.3f}"
+    return shown if n_problems >= FEW else f"{shown} (too few: {n_problems} of at least {FEW} problems)"
 
 
 def _speed(arm: ArmSummary) -> str:
