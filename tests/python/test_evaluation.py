@@ -731,7 +731,9 @@ def test_the_command_end_to_end(tiny_model: TinyModels, tmp_path: Path, head_fil
     assert folder.meta["options"] == {"max_tokens": 8, "temperature": 1.0, "seed": 3}
     assert folder.meta["chat"] is False
     assert all(set(record.sources) == {"a"} for record in folder.read("assistant").values())
-    assert {path.name for path in out.glob("*.png")} == {"accuracy_by_rate.png", "accuracy_by_speed.png"}
+    assert {path.name for path in out.glob("*.png")} == {
+        f"accuracy_by_{name}.png" for name in ("rate", "speed", "cost")
+    }
 
     # The report needs the answers alone.
     for path in out.glob("report.*"):

@@ -9,12 +9,14 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..bench import time_steps
 from ..errors import ColmError, HeadError, OptionError
 from ..heads import Head
 from ..hub import resolve
 from ..pair import CHAT_TEMPERATURE
 from ..shipped import shipped_head
 from ._lock import lock_folder
+from .costs import StepTimes
 from .identity import head_identity
 from .records import SINGLE_ARMS, Record, RecordFolder
 from .tasks import Problem, Task
@@ -91,7 +93,7 @@ def make_arms(
         if not 0.0 < rate < 1.0:
             raise OptionError(f"rate {rate} lies outside (0, 1); the models alone are arms of their own")
     for name, path in heads.items():
-        if not _NAME.fullmatch(name) or name in (*SINGLE_ARMS, "random"):
+        if not _NAME.fullmatch(name) or name in (*SINGLE_ARMS, "random", "chord", "router"):
             raise OptionError(
                 f"a head cannot be named {name!r}; use letters, digits, '.', '_' and '-', and not the name of an arm"
             )
@@ -129,7 +131,8 @@ def run(
 ) -> None:
     """Answers what is not answered yet.
 
-    Problem by problem, every arm in turn, so that whatever slows the machine slows all arms alike. One at a time,
+    When a folder is begun, bare decodes of both models are timed for what answers cost by counts. Then problem by
+    problem, every arm in turn, so that whatever slows the machine slows all arms alike. One at a time,
     nothing read is kept between answers: a run that was interrupted gives the answers of one that was not.
 
     Args:
@@ -163,6 +166,8 @@ def _run(
     n_parallel: int,
     on_progress: Callable[[Progress], None] | None,
 ) -> None:
+    if "steps" not in folder.meta:
+        folder.set_steps(StepTimes.of(time_steps(pair)).to_dict())
     known = {}
     for arm in arms:
         folder.set_arm(arm.name, arm.facts)

@@ -200,6 +200,11 @@ class RecordFolder:
         self.meta["arms"][name] = dict(facts)
         self._write_meta()
 
+    def set_steps(self, steps: Mapping[str, Any]) -> None:
+        """Notes what decodes take, see :class:`.costs.StepTimes`."""
+        self.meta["steps"] = dict(steps)
+        self._write_meta()
+
     def _write_meta(self) -> None:
         # In one piece: a reader never sees half of it.
         temporary = self.path / "meta.json.tmp"
