@@ -200,9 +200,12 @@ class RecordFolder:
         self.meta["arms"][name] = dict(facts)
         self._write_meta()
 
-    def set_steps(self, steps: Mapping[str, Any]) -> None:
-        """Notes what decodes take, see :class:`.costs.StepTimes`."""
-        self.meta["steps"] = dict(steps)
+    def set_steps(self, steps: Mapping[str, Any], expert: str | None = None) -> None:
+        """Notes what decodes take, see :class:`.costs.StepTimes`: those of the pair, or of another model by name."""
+        if expert is None:
+            self.meta["steps"] = dict(steps)
+        else:
+            self.meta.setdefault("expert_steps", {})[expert] = dict(steps)
         self._write_meta()
 
     def _write_meta(self) -> None:

@@ -13,11 +13,10 @@ promise.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from .costs import ROUTER_TOKENS, AnswerCosts, Floats, Measure
 
@@ -221,15 +220,13 @@ class _Columns:
         return at[0], at[1]
 
 
-def _resamples(n: int) -> list[npt.NDArray[np.float64]]:
+def _resamples(n: int) -> Iterator[Floats]:
     """How often each of ``n`` problems is drawn, a row a resample, in pieces."""
     rng = np.random.default_rng(_SEED)
     rows = max(1, min(N_RESAMPLES, _CHUNK // n))
-    pieces = []
     for begin in range(0, N_RESAMPLES, rows):
         count = min(rows, N_RESAMPLES - begin)
-        pieces.append(rng.multinomial(n, np.full(n, 1 / n), size=count).astype(np.float64))
-    return pieces
+        yield rng.multinomial(n, np.full(n, 1 / n), size=count).astype(np.float64)
 
 
 def _estimate(value: float, drawn: Sequence[Floats]) -> Estimate:
@@ -247,43 +244,59 @@ def above(arm: str, correct: Floats, costs: AnswerCosts, experts: Experts) -> li
         costs: what they cost.
         experts: base and assistant on the same problems.
     """
-    found = []
+    races = []
     for measure in MEASURES:
         columns, own = experts.columns(measure), costs.of(measure)
         if columns is not None and own is not None:
-            found.append(_above(arm, measure, correct, own, columns))
-    return found
+            races.append(_Race(measure, correct, own, columns))
+    if races:
+        for weights in _resamples(correct.size + 2):
+            for race in races:
+                race.draw(weights)
+    return [race.result(arm) for race in races]
 
 
-def _above(arm: str, measure: Measure, correct: Floats, own: tuple[Floats, Floats], columns: _Columns) -> Above:
-    ones = np.ones((1, correct.size))
-    accuracy = float(correct.mean())
-    cost = own[0].sum(keepdims=True) / own[1].sum(keepdims=True)
-    share = columns.share_at(ones, cost)
-    chord = float(columns.chord(ones, share)[0])
-    router = None if columns.confidence is None else float(columns.router(ones, cost)[1][0])
+class _Race:
+    """An arm against chord and router at one cost: what was measured, and what resamples give."""
 
-    more = columns.with_two_more((0.0, 1.0), (0.0, 1.0))
-    of_arm = np.append(correct, [1.0, 0.0])
-    cost_of, number_of = (np.append(column, [column.mean()] * 2) for column in own)
-    over_chord, over_router = [], []
-    for weights in _resamples(of_arm.size):
-        at = (weights @ cost_of) / (weights @ number_of)
-        right = weights @ of_arm / of_arm.size
-        over_chord.append(right - more.chord(weights, more.share_at(weights, at)))
-        if router is not None:
-            over_router.append(right - more.router(weights, at)[1])
-    return Above(
-        arm,
-        measure,
-        correct.size,
-        float(cost[0]),
-        float(share[0]),
-        chord,
-        _estimate(accuracy - chord, over_chord),
-        router,
-        None if router is None else _estimate(accuracy - router, over_router),
-    )
+    def __init__(self, measure: Measure, correct: Floats, own: tuple[Floats, Floats], columns: _Columns) -> None:
+        self._measure, self._correct, self._own, self._columns = measure, correct, own, columns
+        self._more = columns.with_two_more((0.0, 1.0), (0.0, 1.0))
+        self._more_correct = np.append(correct, [1.0, 0.0])
+        self._more_own = [np.append(column, [column.mean()] * 2) for column in own]
+        self._over_chord: list[Floats] = []
+        self._over_router: list[Floats] = []
+
+    def draw(self, weights: Floats) -> None:
+        """Adds resamples, a row each of how often a problem was drawn."""
+        cost = (weights @ self._more_own[0]) / (weights @ self._more_own[1])
+        right = weights @ self._more_correct / self._more_correct.size
+        self._over_chord.append(right - self._more.chord(weights, self._more.share_at(weights, cost)))
+        if self._more.confidence is not None:
+            self._over_router.append(right - self._more.router(weights, cost)[1])
+
+    def result(self, arm: str) -> Above:
+        """What came of it."""
+        ones = np.ones((1, self._correct.size))
+        accuracy = float(self._correct.mean())
+        cost = self._own[0].sum(keepdims=True) / self._own[1].sum(keepdims=True)
+        share = self._columns.share_at(ones, cost)
+        chord = float(self._columns.chord(ones, share)[0])
+        router = over_router = None
+        if self._columns.confidence is not None:
+            router = float(self._columns.router(ones, cost)[1][0])
+            over_router = _estimate(accuracy - router, self._over_router)
+        return Above(
+            arm=arm,
+            measure=self._measure,
+            n_problems=self._correct.size,
+            cost=float(cost[0]),
+            share_of_problems=float(share[0]),
+            chord=chord,
+            above_chord=_estimate(accuracy - chord, self._over_chord),
+            router=router,
+            above_router=over_router,
+        )
 
 
 def reference(rate: float, experts: Experts) -> list[Reference]:
@@ -295,7 +308,7 @@ def reference(rate: float, experts: Experts) -> list[Reference]:
     ones, cost = np.ones((1, n)), np.array([rate])
     # One problem that everybody answers, and one that nobody does.
     more = columns.with_two_more((1.0, 0.0), (1.0, 0.0))
-    resamples = _resamples(n + 2)
+    resamples = list(_resamples(n + 2))
     share = columns.share_at(ones, cost)
     drawn = [more.chord(w, more.share_at(w, np.full(len(w), rate))) for w in resamples]
     found = [_reference("chord", rate, n, share, columns.chord(ones, share), drawn)]

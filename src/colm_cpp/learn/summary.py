@@ -138,7 +138,11 @@ def summarize(folder: RecordFolder, task: Task, checker: Checker) -> Summary:
         judged[name] = {i: verdict.correct for i, verdict in verdicts.items()}
         n_without = sum(verdict.extracted is None for verdict in verdicts.values())
         facts = folder.meta["arms"][name]
-        answers[name] = _Answers(records, judged[name], steps, facts.get("head", "never"))
+        own_steps = steps
+        if "expert" in facts:
+            of_experts = folder.meta.get("expert_steps", {})
+            own_steps = StepTimes.from_dict(of_experts[name]) if name in of_experts else None
+        answers[name] = _Answers(records, judged[name], own_steps, facts.get("head", "never"), "expert" in facts)
         arms.append(_arm(name, facts.get("rate"), answers[name], n_without))
     if not arms:
         raise CorpusError(f"{folder.path} holds no answer to these problems; run colm evaluate without --report-only")
@@ -160,6 +164,7 @@ class _Answers:
     correct: dict[int, bool]
     steps: StepTimes | None
     head: str
+    expert: bool  # another model than the pair's: its tokens are neither the base's nor the assistant's
 
     def costs(self, problems: list[int] | None = None) -> AnswerCosts:
         chosen = self.records.values() if problems is None else [self.records[i] for i in problems]
@@ -193,7 +198,7 @@ def _references(
     for arm in arms:
         own = answers[arm.name]
         problems = [i for i in both if i in own.records]
-        if arm.name not in SINGLE_ARMS and problems:
+        if arm.name not in SINGLE_ARMS and not own.expert and problems:
             found += above(arm.name, own.right(problems), own.costs(problems), experts(problems))
     rates = sorted({arm.rate for arm in arms if arm.rate is not None})
     of_all = experts(both)

@@ -85,7 +85,7 @@ def read_texts(paths: Iterable[str | os.PathLike[str]], arm: str | None = None) 
 
     Args:
         paths: evaluation folders, records files and traces.
-        arm: the arm to read of every folder. None: the arms that have a head, which leaves out the models alone and
+        arm: the arm to read of every folder. None: the arms that have a head, which leaves out models alone and
             ``random@...``.
 
     Raises:
@@ -124,7 +124,8 @@ def _read_folder(path: Path, arm: str | None) -> dict[str, list[TracedText]]:
             raise CorpusError(f"{path} has no answers of arm {arm}; {listed}")
         chosen = [arm]
     else:
-        chosen = [name for name in there if name not in SINGLE_ARMS and not name.startswith(_RANDOM)]
+        alone = {*SINGLE_ARMS, *(name for name, facts in folder.meta["arms"].items() if "expert" in facts)}
+        chosen = [name for name in there if name not in alone and not name.startswith(_RANDOM)]
         if not chosen and there:
             raise CorpusError(f"{path} has no arm with a head; {listed}, and --arm picks one")
     name = path.resolve().name
