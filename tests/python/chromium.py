@@ -32,7 +32,9 @@ _FLAGS = [
 
 
 def find_chromium() -> str | None:
-    """The program; None where there is none."""
+    """The program; None where there is none, or where file descriptors cannot be handed on as they are here."""
+    if os.name != "posix":
+        return None
     names = ("chromium", "chromium-browser", "google-chrome", "chrome")
     return next((path for name in names if (path := shutil.which(name))), None)
 

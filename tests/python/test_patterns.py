@@ -452,6 +452,14 @@ class TestPage:
         assert '<span class="p5 e" role' in source
         assert "2+2=" in source
 
+    @pytest.mark.parametrize(
+        ("p", "shown"), [(0.0, "0.000"), (1e-9, "<0.001"), (0.0014, "0.001"), (0.9996, ">0.999"), (1.0, "1.000")]
+    )
+    def test_small_is_not_none(self, p: float, shown: str) -> None:
+        text = TracedText("t", None, (TracedToken("x", 0, "base", p),))
+        (title,) = _Page(render_page([text], find_patterns([text]))).titles
+        assert f"defer probability {shown}," in title
+
     def test_max_texts(self) -> None:
         texts = [make_text(["x"], "a", title=f"text {i}") for i in range(3)]
         found = find_patterns(texts)

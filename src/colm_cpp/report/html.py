@@ -245,8 +245,15 @@ def _token(i: int, token: TracedToken, kind: Part) -> str:
     return f'<{tag}{_class(" ".join(classes))} role="button" tabindex="0" aria-label="{label}">{shown}</{tag}>'
 
 
+def _probability(p: float) -> str:
+    """Three digits, which never make a small chance none, or a large one certainty."""
+    if 0.0 < p < 0.001:
+        return "<0.001"
+    return ">0.999" if 0.999 < p < 1.0 else f"{p:.3f}"
+
+
 def _about(i: int, token: TracedToken, kind: Part) -> str:
-    p = "not recorded" if token.defer_prob is None else f"{token.defer_prob:.3f}"
+    p = "not recorded" if token.defer_prob is None else _probability(token.defer_prob)
     written = f"“{on_one_line(token.text)}”" if token.text else LABELS[kind]
     lines = [
         f"{written}: defer probability {p}, written by the {token.source}",
