@@ -26,7 +26,7 @@ from colm_cpp.learn import Arm, Record, RecordFolder, Task, load_prompts, load_t
 from colm_cpp.learn import run as answer_all
 from colm_cpp.learn.evaluation import Progress
 from colm_cpp.learn.records import sources_of
-from colm_cpp.learn.statistics import paired_bootstrap, wilson_interval
+from colm_cpp.learn.statistics import paired_difference, wilson_interval
 from colm_cpp.report import evaluation as report
 
 OPTIONS: dict[str, Any] = {"max_tokens": 12, "temperature": 1.0, "seed": 7}
@@ -563,7 +563,7 @@ def test_the_summary_counts(tmp_path: Path) -> None:
         both = sorted(asked[comparison.arm] & asked[comparison.other])
         columns = [[i in right[arm] for i in both] for arm in (comparison.arm, comparison.other)]
         assert comparison.n_problems == len(both)
-        assert comparison.difference == paired_bootstrap(*columns)
+        assert comparison.difference == paired_difference(*columns)
     assert summary.comparisons[0].difference.difference == pytest.approx(-2 / 6)
     assert json.loads(json.dumps(summary.to_dict()))["arms"][0]["n_correct"] == 3
 
@@ -731,7 +731,9 @@ def test_the_command_end_to_end(tiny_model: TinyModels, tmp_path: Path, head_fil
     assert folder.meta["options"] == {"max_tokens": 8, "temperature": 1.0, "seed": 3}
     assert folder.meta["chat"] is False
     assert all(set(record.sources) == {"a"} for record in folder.read("assistant").values())
-    assert {path.name for path in out.glob("*.png")} == {"accuracy_by_rate.png", "accuracy_by_speed.png"}
+    assert {path.name for path in out.glob("*.png")} == {
+        f"accuracy_by_{name}.png" for name in ("rate", "speed", "cost")
+    }
 
     # The report needs the answers alone.
     for path in out.glob("report.*"):

@@ -95,13 +95,12 @@ def calibrate(head: str, prompts: tuple[str, ...], out: Path | None, as_json: bo
     result = _with_youden(result, models, values)
     result.head.save(target)
     for rate, measured in result.off.items():
-        click.echo(
-            one_line(
-                f"colm: warning: at {rate:.0%} the nearest that was measured is {measured:.1%}; more prompts or longer "
-                "texts give a steadier table"
-            ),
-            err=True,
-        )
+        nearest = f"colm: warning: at {rate:.0%} the nearest that was measured is {measured:.1%}; "
+        if rate in result.stuck:
+            why = "other thresholds give texts that were measured already, so the search ended; "
+        else:
+            why = ""
+        click.echo(one_line(f"{nearest}{why}more prompts or longer texts give a steadier table"), err=True)
     if as_json:
         rows = [[m.wanted, m.threshold, m.measured, m.n_tokens] for m in result.measurements]
         table = dict(zip(map(str, result.head.rates), result.head.thresholds, strict=True))

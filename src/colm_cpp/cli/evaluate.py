@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,9 @@ __all__ = ["evaluate"]
     "--arm",
     "arms",
     multiple=True,
-    type=click.Choice(["base", "assistant", "random"]),
-    help="Others that answer. Repeatable.  [default: all three]",
+    metavar="ARM",
+    help="Others that answer: base, assistant, random, or NAME=MODEL for another model that answers alone, such as a "
+    "fine-tuned base. Repeatable.  [default: the first three]",
 )
 @option("Task", "--checker", default="number", show_default=True, help="boxed, number, choice, exact, regex or python.")
 @option("Task", "--pattern", metavar="REGEX", help="What the regex checker looks for: its group, or all of it.")
@@ -87,6 +89,7 @@ def evaluate(task: str, out: Path, as_json: bool, **values: Any) -> None:
 
 
 def _answer(task: Any, out: Path, models: tuple[str, str, str | None], values: dict[str, Any]) -> Any:
+    from ..hub import resolve
     from ..learn.evaluation import make_arms, run
     from ..learn.identity import pair_identity
     from ..learn.records import RecordFolder
@@ -105,15 +108,29 @@ def _answer(task: Any, out: Path, models: tuple[str, str, str | None], values: d
     if not values["heads"] and own_head is not None:
         heads["learned"] = own_head
     names = values["arms"] or ("base", "assistant", "random")
+    alone = {}
+    for name, equals, model in (entry.partition("=") for entry in names):
+        if equals and not model:
+            raise OptionError(f"--arm {name}= names no model; write a name and a file, such as tuned=base-tuned.gguf")
+        if equals:
+            alone[name] = str(resolve(model))
     arms = make_arms(
-        [name for name in names if name != "random"], heads, values["rates"] or (0.2,), random="random" in names
+        [name for name in names if name != "random" and "=" not in name],
+        heads,
+        values["rates"] or (0.2,),
+        random="random" in names,
+        experts=alone,
     )
     options = {key: values[key] for key in ("max_tokens", "temperature", "seed")}
     with (
         log_to_stderr(values["verbose"]),
         load_pair(base, assistant, None, **loading(values)) as pair,
+        contextlib.ExitStack() as others,
         meter("evaluating", shown=not values["quiet"]) as bar,
     ):
+        # A pair of one model: its assistant is never asked, and without repacking shares the base's memory.
+        own = {**loading(values), "base_options": {}, "assistant_options": {"repack": False}}
+        experts = {name: others.enter_context(load_pair(model, model, None, **own)) for name, model in alone.items()}
         use_chat = uses_chat(pair.base, values["chat"])
         facts = {
             "task": Path(task.path).name,
@@ -143,5 +160,6 @@ def _answer(task: Any, out: Path, models: tuple[str, str, str | None], values: d
             chat=use_chat,
             n_parallel=values["n_parallel"],
             on_progress=on_progress,
+            experts=experts,
         )
     return folder

@@ -9,13 +9,15 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..bench import time_steps
 from ..errors import ColmError, HeadError, OptionError
 from ..heads import Head
 from ..hub import resolve
 from ..pair import CHAT_TEMPERATURE
 from ..shipped import shipped_head
 from ._lock import lock_folder
-from .identity import head_identity
+from .costs import StepTimes
+from .identity import head_identity, model_identity
 from .records import SINGLE_ARMS, Record, RecordFolder
 from .tasks import Problem, Task
 
@@ -37,6 +39,7 @@ class Arm:
         threshold: eta.
         rate: the deferral rate asked for; None for the models alone.
         facts: what its answers depend on, for ``meta.json``.
+        expert: name of another model that answers alone, see :func:`make_arms`; None: the pair does.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Arm:
     threshold: float
     rate: float | None
     facts: Mapping[str, Any]
+    expert: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,12 @@ class Progress:
 
 
 def make_arms(
-    names: Sequence[str], heads: Mapping[str, str | os.PathLike[str]], rates: Sequence[float], *, random: bool = True
+    names: Sequence[str],
+    heads: Mapping[str, str | os.PathLike[str]],
+    rates: Sequence[float],
+    *,
+    random: bool = True,
+    experts: Mapping[str, str | os.PathLike[str]] | None = None,
 ) -> list[Arm]:
     """The arms of an evaluation.
 
@@ -75,6 +84,8 @@ def make_arms(
         heads: name -> calibrated head, a file or one in the package by name; each answers at every rate.
         rates: deferral rates in (0, 1).
         random: also defer at random, at the same rates.
+        experts: name -> file of one more model that answers alone, such as a fine-tuned base, in its own chat template.
+            :func:`run` then wants it loaded.
 
     Raises:
         OptionError: an unknown or unusable name, a rate outside (0, 1), or no arm at all.
@@ -84,17 +95,23 @@ def make_arms(
     arms = []
     for name in names:
         if name not in SINGLE_ARMS:
-            raise OptionError(f"arm {name!r} is unknown; there are {' and '.join(SINGLE_ARMS)}, and heads by --head")
+            raise OptionError(
+                f"arm {name!r} is unknown; there are {' and '.join(SINGLE_ARMS)}, random, other models as NAME=MODEL, "
+                "and heads by --head"
+            )
         head = "never" if name == "base" else "always"
         arms.append(Arm(name, head, 0.5, None, {"head": head, "threshold": 0.5, "rate": None}))
     for rate in rates:
         if not 0.0 < rate < 1.0:
             raise OptionError(f"rate {rate} lies outside (0, 1); the models alone are arms of their own")
+    for name, model in (experts or {}).items():
+        _check_name("a model", name)
+        if name in heads:
+            raise OptionError(f"a model and a head are both named {name!r}; give one of them another name")
+        facts: dict[str, Any] = {"head": "never", "threshold": 0.5, "rate": None}
+        arms.append(Arm(name, "never", 0.5, None, {**facts, "expert": model_identity(resolve(model))}, name))
     for name, path in heads.items():
-        if not _NAME.fullmatch(name) or name in (*SINGLE_ARMS, "random"):
-            raise OptionError(
-                f"a head cannot be named {name!r}; use letters, digits, '.', '_' and '-', and not the name of an arm"
-            )
+        _check_name("a head", name)
         head_file = Head.load(shipped_head(os.fspath(path)) or resolve(path))
         if not head_file.rates:
             raise HeadError(f"head {os.fspath(path)} has no calibration table; run colm calibrate on it first")
@@ -112,6 +129,13 @@ def make_arms(
     return arms
 
 
+def _check_name(what: str, name: str) -> None:
+    if not _NAME.fullmatch(name) or name in (*SINGLE_ARMS, "random", "chord", "router"):
+        raise OptionError(
+            f"{what} cannot be named {name!r}; use letters, digits, '.', '_' and '-', and not the name of an arm"
+        )
+
+
 def _arm_name(head: str, rate: float) -> str:
     return f"{head}@{rate * 100:g}"
 
@@ -126,10 +150,12 @@ def run(
     chat: bool = True,
     n_parallel: int = 1,
     on_progress: Callable[[Progress], None] | None = None,
+    experts: Mapping[str, Pair] | None = None,
 ) -> None:
     """Answers what is not answered yet.
 
-    Problem by problem, every arm in turn, so that whatever slows the machine slows all arms alike. One at a time,
+    When a folder is begun, bare decodes of both models are timed for what answers cost by counts. Then problem by
+    problem, every arm in turn, so that whatever slows the machine slows all arms alike. One at a time,
     nothing read is kept between answers: a run that was interrupted gives the answers of one that was not.
 
     Args:
@@ -143,6 +169,7 @@ def run(
             but how long each took is then no measure of an arm's speed: the summary leaves such answers out of
             tokens/s.
         on_progress: called after every answer.
+        experts: for each arm that has an ``expert``, by its name, a pair of which it is the base.
 
     Raises:
         CorpusError: another process is writing to the folder.
@@ -150,7 +177,7 @@ def run(
         Everything that :meth:`colm_cpp.Pair.chat` raises.
     """
     with lock_folder(folder.path):
-        _run(pair, task, folder, arms, options, chat, n_parallel, on_progress)
+        _run(pair, task, folder, arms, options, chat, n_parallel, on_progress, experts or {})
 
 
 def _run(
@@ -162,7 +189,13 @@ def _run(
     chat: bool,
     n_parallel: int,
     on_progress: Callable[[Progress], None] | None,
+    experts: Mapping[str, Pair],
 ) -> None:
+    if "steps" not in folder.meta:
+        folder.set_steps(StepTimes.of(time_steps(pair)).to_dict())
+    for name, expert in experts.items():
+        if name not in folder.meta.get("expert_steps", {}):
+            folder.set_steps(StepTimes.of(time_steps(expert)).to_dict(), expert=name)
     known = {}
     for arm in arms:
         folder.set_arm(arm.name, arm.facts)
@@ -170,7 +203,7 @@ def _run(
     total = len(arms) * len(task.problems)
     todo = [(p, a) for p in task.problems for a in arms if p.index not in known[a.name]]
     # closed here, so that an error does not keep the batch's contexts for as long as its traceback lives
-    with closing(answers(pair, todo, options, chat=chat, n_parallel=n_parallel)) as written:
+    with closing(answers(pair, todo, options, chat=chat, n_parallel=n_parallel, experts=experts)) as written:
         for made, (number, record) in enumerate(written, start=1):
             arm = todo[number][1]
             folder.append(arm.name, record)
@@ -185,6 +218,7 @@ def answers(
     *,
     chat: bool,
     n_parallel: int = 1,
+    experts: Mapping[str, Pair] | None = None,
 ) -> Generator[tuple[int, Record], None, None]:
     """Each problem answered by the arm beside it, as the answers are finished: its place in ``asked``, and the answer.
 
@@ -193,8 +227,12 @@ def answers(
         asked: problems and who answers them.
         options: of generation; ``seed`` is that of problem 0, each later one has the next.
         chat: through the base's chat template.
-        n_parallel: answers that are written at once.
+        n_parallel: answers that are written at once; those of one expert after those of another.
+        experts: the pairs of arms that have an ``expert``.
     """
+
+    def pair_of(arm: Arm) -> Pair:
+        return pair if arm.expert is None else (experts or {})[arm.expert]
 
     def own(problem: Problem, arm: Arm) -> dict[str, Any]:
         seed = (int(options.get("seed", 0)) + problem.index) % (2**32 - 1)
@@ -202,18 +240,23 @@ def answers(
         # Without look-ahead, so that it does not depend on the machine what is asked, and in which batches.
         return {"lookahead": 0, **defaults, **options, "head": arm.head, "threshold": arm.threshold, "seed": seed}
 
-    def prompt(problem: Problem) -> list[int]:
-        return pair.tokenize_chat(problem.messages) if chat else pair.tokenize(problem.prompt)
+    def prompt(asking: Pair, problem: Problem) -> list[int]:
+        return asking.tokenize_chat(problem.messages) if chat else asking.tokenize(problem.prompt)
 
     if n_parallel == 1:
         for number, (problem, arm) in enumerate(asked):
-            pair.forget()
-            yield number, Record.of(problem.index, pair.generate(prompt(problem), **own(problem, arm)))
+            asking = pair_of(arm)
+            asking.forget()
+            yield number, Record.of(problem.index, asking.generate(prompt(asking, problem), **own(problem, arm)))
         return
-    prompts = (prompt(problem) for problem, _ in asked)
-    each = [own(problem, arm) for problem, arm in asked]
-    with pair.stream_batch(prompts, each=each, n_parallel=n_parallel) as stream:  # type: ignore[arg-type]
-        for number, result in stream:
-            if isinstance(result, ColmError):
-                raise result
-            yield number, Record.of(asked[number][0].index, result, n_parallel)
+    for expert in dict.fromkeys(arm.expert for _, arm in asked):
+        numbers = [number for number, (_, arm) in enumerate(asked) if arm.expert == expert]
+        asking = pair_of(asked[numbers[0]][1])
+        prompts = [prompt(asking, asked[number][0]) for number in numbers]
+        each = [own(*asked[number]) for number in numbers]
+        with asking.stream_batch(prompts, each=each, n_parallel=n_parallel) as stream:  # type: ignore[arg-type]
+            for at, result in stream:
+                if isinstance(result, ColmError):
+                    raise result
+                number = numbers[at]
+                yield number, Record.of(asked[number][0].index, result, n_parallel)

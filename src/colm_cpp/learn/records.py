@@ -18,7 +18,7 @@ from typing import Any
 from ..errors import CorpusError
 from ..results import Completion, FinishReason, Source, Token
 
-__all__ = ["FORMAT", "SINGLE_ARMS", "VERSION", "Record", "RecordFolder", "sources_of"]
+__all__ = ["FORMAT", "SINGLE_ARMS", "VERSION", "Record", "RecordFolder", "is_record", "sources_of"]
 
 FORMAT = "colm-evaluation"
 VERSION = 2
@@ -43,6 +43,8 @@ class Record:
         prefill_s: seconds of reading the prompt.
         decode_s: seconds of everything after.
         n_parallel: answers that were written at once; with more than one, ``decode_s`` goes by what all of them took.
+        logprobs: log-probability of each token under the model that wrote it, in nats; None where it is infinite. Not a
+            column at all (None) in records that are older than it.
     """
 
     problem: int
@@ -57,6 +59,7 @@ class Record:
     prefill_s: float
     decode_s: float
     n_parallel: int = 1
+    logprobs: tuple[float | None, ...] | None = None
 
     @classmethod
     def of(cls, problem: int, completion: Completion, n_parallel: int = 1) -> Record:
@@ -78,6 +81,7 @@ class Record:
             prefill_s=round(stats.prefill_s, 4),
             decode_s=round(stats.decode_s, 4),
             n_parallel=n_parallel,
+            logprobs=tuple(round(p, 4) if math.isfinite(p := token.logprob) else None for token in tokens),
         )
 
     @property
@@ -107,12 +111,14 @@ class Record:
             ValueError: it is not a whole record.
         """
         value = json.loads(line)
-        if not isinstance(value, dict) or set(value) != set(cls.__dataclass_fields__):
+        if not isinstance(value, dict) or not is_record(value):
             raise ValueError("not a record")
-        for name in ("ids", "pieces", "defer_logits"):
-            value[name] = tuple(value[name])
+        for name in ("ids", "pieces", "defer_logits", "logprobs"):
+            if value.get(name) is not None or name != "logprobs":
+                value[name] = tuple(value[name])
         record = cls(**value)
-        if not len(record.ids) == len(record.pieces) == len(record.sources) == len(record.defer_logits):
+        columns = [record.ids, record.pieces, record.sources, record.defer_logits]
+        if len({len(column) for column in (*columns, record.logprobs or record.ids)}) > 1:
             raise ValueError("columns of different lengths")
         return record
 
@@ -194,6 +200,14 @@ class RecordFolder:
         self.meta["arms"][name] = dict(facts)
         self._write_meta()
 
+    def set_steps(self, steps: Mapping[str, Any], expert: str | None = None) -> None:
+        """Notes what decodes take, see :class:`.costs.StepTimes`: those of the pair, or of another model by name."""
+        if expert is None:
+            self.meta["steps"] = dict(steps)
+        else:
+            self.meta.setdefault("expert_steps", {})[expert] = dict(steps)
+        self._write_meta()
+
     def _write_meta(self) -> None:
         # In one piece: a reader never sees half of it.
         temporary = self.path / "meta.json.tmp"
@@ -249,6 +263,11 @@ def _last_line_end(file: Path) -> int:
 def _shown(value: object) -> str:
     text = json.dumps(value, sort_keys=True)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def is_record(value: Mapping[str, Any]) -> bool:
+    """Whether a line's object has a record's names. The newest column may be missing."""
+    return value.keys() | {"logprobs"} == Record.__dataclass_fields__.keys()
 
 
 def sources_of(record: Record) -> Sequence[Source]:
