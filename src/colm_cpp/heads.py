@@ -247,7 +247,8 @@ class Head:
         The file appears under ``path`` only when it is complete, and replaces what was there.
 
         Raises:
-            LoadError: the file cannot be written.
+            LoadError: the file cannot be written; what was there before stays.
+            OptionError: ``path`` is a link.
             MissingDependency: the ``gguf`` package is not installed.
         """
         _head_file.write(self, path)

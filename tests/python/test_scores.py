@@ -348,7 +348,6 @@ def test_no_moment_to_die_is_a_bad_one(place: str, tmp_path: Path, monkeypatch: 
                     np.testing.assert_array_equal(part[name], whole[name][: len(part)])
                 del part, whole
             write_groups(folder)
-            (folder / "meta.json.tmp").unlink(missing_ok=True)
             assert_same(folder, tmp_path / "whole")
             continue
         break
@@ -388,7 +387,7 @@ def test_nothing_to_add_repairs_a_folder_too(
     folder = tmp_path / "scores"
     score(scorer, select(corpus), folder)
     rewrite_header(folder / "token.npy", 10**6)
-    (folder / "progress.json.tmp").write_text("{")
+    (folder / ".colm-999999999-0123abcd.tmp").write_text("{")  # a process that was killed has left it
     counting = CountingScorer(scorer)
     score(counting, select(corpus), folder)  # type: ignore[arg-type]
     assert counting.read == []

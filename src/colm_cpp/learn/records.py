@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CorpusError
+from ..output_file import write_file
 from ..results import Completion, FinishReason, Source, Token
 
 __all__ = ["FORMAT", "SINGLE_ARMS", "VERSION", "Record", "RecordFolder", "sources_of"]
@@ -195,10 +196,7 @@ class RecordFolder:
         self._write_meta()
 
     def _write_meta(self) -> None:
-        # In one piece: a reader never sees half of it.
-        temporary = self.path / "meta.json.tmp"
-        temporary.write_text(json.dumps(self.meta, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        os.replace(temporary, self.path / "meta.json")
+        write_file(self.path / "meta.json", (json.dumps(self.meta, indent=2, sort_keys=True) + "\n").encode())
 
     def _file(self, arm: str) -> Path:
         return self.path / "records" / f"{arm}.jsonl"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ChatTemplateError, ColmError, ContextFull, CorpusError, GenerationError, TokenizeError
+from ..output_file import write_file
 from ..pair import CHAT_TEMPERATURE
 from ._lock import lock_folder
 from .corpus import BadRow, Document, json_rows
@@ -154,7 +155,7 @@ def _begin(path: Path, facts: dict[str, Any]) -> int:
         raise CorpusError(f"{path} is damaged in its first line ({error}); delete it or use another folder") from error
     ours = isinstance(known, dict) and known.get("format") == FORMAT
     if not whole or (ours and not n_done):  # options that were refused before the first answer bind nobody
-        path.write_bytes(json.dumps(header).encode() + b"\n")
+        write_file(path, json.dumps(header).encode() + b"\n")
         return 0
     if known != header:
         raise CorpusError(f"{path} holds answers made from another corpus or with other options; use another folder")

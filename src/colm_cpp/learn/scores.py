@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CorpusError
+from ..output_file import write_file
 from ._lock import lock_folder
 
 __all__ = ["COLUMNS", "FORMAT", "VERSION", "Scores", "ScoresWriter"]
@@ -63,12 +64,7 @@ HEADER_SIZE = len(_header(0, (), np.int32))
 
 def _write_json(path: Path, value: Any) -> None:
     """Replaces a JSON file in one piece, on the disk when this returns."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(value, indent=2, sort_keys=True) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    write_file(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
 
 
 def _read_json(path: Path) -> Any:
