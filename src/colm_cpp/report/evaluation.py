@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..extras import require
+from ..output_file import write_file
 
 if TYPE_CHECKING:
     from ..learn.summary import ArmSummary, Summary
 
 __all__ = ["to_markdown", "write_plots", "write_report"]
 
-NO_MATPLOTLIB = "Matplotlib is not installed, so there are no plots; run: pip install 'colm-cpp[plot]'"
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # told apart by colour-blind people too
 
 
@@ -65,31 +68,32 @@ def _timed_on(arms: Sequence[ArmSummary]) -> str:
     return f"Tokens/s are those of the {shown} answers of each arm that were written one at a time."
 
 
-def write_report(summary: Summary, folder: str | os.PathLike[str]) -> tuple[dict[str, Path], str | None]:
-    """Writes report.md and report.json, and the plots where Matplotlib is installed.
+def write_report(summary: Summary, folder: str | os.PathLike[str]) -> dict[str, Path]:
+    """Writes report.md and report.json; those of an earlier call are replaced.
 
     Returns:
-        The files by name, and what is missing, in a sentence.
+        The files by name.
+
+    Raises:
+        OSError: they cannot be written; those that were there before stay.
     """
     target = Path(folder)
     written = {name: target / name for name in ("report.md", "report.json")}
-    written["report.md"].write_text(to_markdown(summary), encoding="utf-8")
-    written["report.json"].write_text(json.dumps(summary.to_dict(), indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    try:
-        matplotlib = importlib.import_module("matplotlib")
-    except ImportError:
-        return written, NO_MATPLOTLIB
-    for path in write_plots(summary, target, matplotlib):
-        written[path.name] = path
-    return written, None
+    write_file(written["report.md"], to_markdown(summary).encode())
+    write_file(written["report.json"], (json.dumps(summary.to_dict(), indent=2, sort_keys=True) + "\n").encode())
+    return written
 
 
-def write_plots(summary: Summary, folder: Path, matplotlib: Any) -> list[Path]:
+def write_plots(summary: Summary, folder: Path) -> list[Path]:
     """accuracy_by_rate.png and accuracy_by_speed.png: heads as curves, base and assistant as lines.
 
     Arms of which no answer was timed are left out of the latter.
+
+    Raises:
+        MissingDependency: Matplotlib is not installed.
+        OSError: they cannot be written.
     """
-    matplotlib.use("Agg")
+    require("matplotlib", "a plot").use("Agg")
     figure_module = importlib.import_module("matplotlib.figure")
     paths = []
     plots: tuple[tuple[str, str, Callable[[ArmSummary], float]], ...] = (
@@ -135,7 +139,9 @@ def write_plots(summary: Summary, folder: Path, matplotlib: Any) -> list[Path]:
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
         path = folder / f"{name}.png"
-        figure.savefig(path, dpi=120, metadata={"Software": None})
+        data = io.BytesIO()
+        figure.savefig(data, format="png", dpi=120, metadata={"Software": None})
+        write_file(path, data.getvalue())
         paths.append(path)
     return paths
 
