@@ -362,8 +362,8 @@ class GenerationOptions:
         presence_penalty: subtracted once for any occurrence; 0 is off.
         seed: for sampling and the ``random`` head, 0 to 4294967294. None draws one and reports it in ``stats``.
         stop: the text ends before the first of these strings.
-        logit_bias: token id -> number added to its logit; ``float("-inf")`` bans it. JSON has neither: there an id may be
-            a text of decimal digits, and minus infinity the text ``"-inf"``.
+        logit_bias: token id -> number added to its logit; ``float("-inf")`` bans it. JSON has neither: an id may be a
+            text of decimal digits, and minus infinity the text ``"-inf"``.
         grammar: GBNF text with a rule named root, a JSON schema (dict, or text beginning with ``{``), or a
             ``llama_cpp.LlamaGrammar``.
         logprobs: report this many of the likeliest tokens at each position.

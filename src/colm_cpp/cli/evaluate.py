@@ -66,7 +66,7 @@ def evaluate(task: str, out: Path, as_json: bool, **values: Any) -> None:
     from ..learn.records import RecordFolder
     from ..learn.summary import summarize
     from ..learn.tasks import load_task
-    from ..report.evaluation import write_plots, write_report
+    from ..report.evaluation import write_plots, write_tables
     from ._output import echo, one_line, print_json
 
     models = None if values["report_only"] else chosen_models(values)
@@ -82,7 +82,7 @@ def evaluate(task: str, out: Path, as_json: bool, **values: Any) -> None:
         echo(one_line(f"colm: warning: there will be no plots: {error}"), err=True)
     folder = RecordFolder.open(out) if models is None else _answer(loaded, out, models, values)
     summary = summarize(folder, loaded, checker)
-    written = write_report(summary, out)
+    written = write_tables(summary, out)
     if as_json:
         print_json(summary.to_dict())
     else:

@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import MissingDependency
 from ..extras import require
 from ..output_file import write_file
 
 if TYPE_CHECKING:
     from ..learn.summary import ArmSummary, Summary
 
-__all__ = ["to_markdown", "write_plots", "write_report"]
+__all__ = ["to_markdown", "write_plots", "write_report", "write_tables"]
 
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # told apart by colour-blind people too
 
@@ -68,7 +69,24 @@ def _timed_on(arms: Sequence[ArmSummary]) -> str:
     return f"Tokens/s are those of the {shown} answers of each arm that were written one at a time."
 
 
-def write_report(summary: Summary, folder: str | os.PathLike[str]) -> dict[str, Path]:
+def write_report(summary: Summary, folder: str | os.PathLike[str]) -> tuple[dict[str, Path], str | None]:
+    """Writes report.md and report.json, and the plots where Matplotlib is installed.
+
+    Returns:
+        The files by name, and what is missing, in a sentence.
+
+    Raises:
+        OSError: they cannot be written; those that were there before stay.
+    """
+    written = write_tables(summary, folder)
+    try:
+        plots = write_plots(summary, Path(folder))
+    except MissingDependency as error:
+        return written, str(error)
+    return {**written, **{path.name: path for path in plots}}, None
+
+
+def write_tables(summary: Summary, folder: str | os.PathLike[str]) -> dict[str, Path]:
     """Writes report.md and report.json; those of an earlier call are replaced.
 
     Returns:
