@@ -18,7 +18,8 @@ import psutil
 
 from .errors import ColmError, OptionError
 from .heads import Head
-from .pair import Pair, PathLike, head_file
+from .names import head_file
+from .pair import Pair, PathLike
 from .results import Completion
 
 __all__ = ["Arm", "Bench", "Spread", "StepCosts", "run_bench", "time_steps", "verdict"]

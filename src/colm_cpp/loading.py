@@ -16,8 +16,9 @@ from .heads import Head
 from .hub import resolve
 from .memory import check_memory as check_free_memory
 from .memory import estimate
+from .names import HEAD_CHOICES, find_head, find_model
 from .options import LONG_N_UBATCH, GenerationOptions, LoadOptions
-from .pair import DEFAULT_THRESHOLD, HEAD_CHOICES, Pair, is_file
+from .pair import DEFAULT_THRESHOLD, Pair
 from .paths import to_native
 from .preset import preset
 from .results import Completion
@@ -35,12 +36,6 @@ _TINY_FILE = 16 * 2**20
 _FLOAT_FILE_TYPES = (0, 1, 32)  # of llama_ftype: F32, F16, BF16
 
 
-def _model_path(name: str, value: object) -> str:
-    if not isinstance(value, (str, os.PathLike)):
-        raise TypeError(f"{name}= is of type {type(value).__name__}; give the path of a GGUF file or hf:org/repo/file")
-    return os.path.expanduser(resolve(value))
-
-
 def _metadata(path: str) -> dict[str, Any]:
     found: dict[str, Any] = _core.inspect_gguf(to_native(path))["metadata"]
     return found
@@ -56,10 +51,11 @@ def _quantised(metadata: dict[str, Any]) -> bool:
 
 
 def load(
-    base: PathLike,
+    base: PathLike | None = None,
     assistant: PathLike | None = None,
     head: PathLike | Head | None = None,
     *,
+    pair: str | None = None,
     base_options: LoadOptionsDict | None = None,
     assistant_options: LoadOptionsDict | None = None,
     progress: Callable[[float], object] | None = None,
@@ -73,10 +69,11 @@ def load(
             an ``assistant``, the name of a pair (:func:`colm_cpp.presets`): it stands for both models and
             their head.
         assistant: the assistant's file, likewise.
-        head: the deferral head: the path of a head file, a :class:`Head`, the name of a head that comes with the
-            package (:func:`colm_cpp.shipped_heads`), a training-free head by name
+        head: the deferral head: the path of a head file or its place on the hub, a :class:`Head`, the name of a head
+            that comes with the package (:func:`colm_cpp.shipped_heads`) or of its pair, a training-free head by name
             (``"confidence"``, ``"entropy"``, ``"random"``, ``"always"``, ``"never"``), or a token of the base's
             vocabulary that serves as the head (``"<|defer|>"``). It can also be given with each text.
+        pair: the name of a pair, instead of ``base`` and ``assistant``.
         base_options: options for the base alone; they override those for both.
         assistant_options: options for the assistant alone, likewise.
         progress: called with the loaded fraction, 0 to 1; returning False stops the load.
@@ -92,8 +89,12 @@ def load(
         HeadError: ``head`` is nothing that can serve as one; HeadMismatch where it is another base's.
         DownloadError: a hub file cannot be had.
     """
-    if assistant is None:
+    if pair is not None:
+        base, assistant, head = _of_pair(pair, base, assistant, head)
+    elif assistant is None:
         base, assistant, head = _named(os.fspath(base) if isinstance(base, os.PathLike) else base, head)
+    if base is None:
+        raise TypeError("base= is of type NoneType; give the path of a GGUF file or hf:org/repo/file, or a pair's name")
     if head is not None and not isinstance(head, (str, os.PathLike, Head)):
         raise HeadError(f"head is of type {type(head).__name__}; {HEAD_CHOICES}")
     chosen = (LoadOptions.merge(options, base_options), LoadOptions.merge(options, assistant_options))
@@ -107,6 +108,14 @@ def _named(name: object, head: PathLike | Head | None) -> tuple[str, str, PathLi
     return known.base, known.assistant, known.head if head is None else head
 
 
+def _of_pair(
+    pair: str, base: PathLike | None, assistant: PathLike | None, head: PathLike | Head | None
+) -> tuple[str, str, PathLike | Head]:
+    if base is not None or assistant is not None:
+        raise OptionError(f"pair={pair!a} names both models; leave out base= and assistant=, or pair=")
+    return _named(pair, head)
+
+
 def _load(
     base: PathLike,
     assistant: PathLike,
@@ -115,8 +124,8 @@ def _load(
     progress: Callable[[float], object] | None,
     check_memory: bool,
 ) -> tuple[_core.Pair, PathLike | Head | None]:
-    if head is not None and not isinstance(head, Head) and is_file(head):
-        head = Head.load(resolve(head))  # a bad head file is reported before minutes of loading
+    if isinstance(head, (str, os.PathLike)) and (named := find_head(head)).kind == "file":
+        head = Head.load(str(named.file()))  # a bad head file is reported before minutes of loading
     core_options = prepare(base, assistant, chosen, check_memory=check_memory)
     try:
         core = _core.Pair(core_options[0], core_options[1], progress)
@@ -139,7 +148,7 @@ def prepare(
     if n_sequences > 1:
         # Nothing but long batches: a longer pass is some percent faster there.
         chosen = (_with_long_passes(chosen[0]), _with_long_passes(chosen[1]))
-    paths = (_model_path("base", base), _model_path("assistant", assistant))
+    paths = (find_model("base", base), find_model("assistant", assistant))
     headers = [_metadata(path) for path in paths]
     trained = [_trained_n_ctx(header) for header in headers]
     # Left to themselves, both get the context that both were trained for.
@@ -200,9 +209,7 @@ def generate(
         Everything that :func:`load` and :meth:`Pair.generate` raise.
     """
     if pair is not None:
-        if base is not None or assistant is not None:
-            raise OptionError(f"pair={pair!a} names both models; leave out base= and assistant=, or pair=")
-        base, assistant, head = _named(pair, head)
+        base, assistant, head = _of_pair(pair, base, assistant, head)
     if base is None or assistant is None:
         raise OptionError("generate() needs base= and assistant=, or pair= with a name that colm.presets() lists")
     if head is None:

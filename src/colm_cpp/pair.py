@@ -20,10 +20,9 @@ from .batch import BatchStream, Request
 from .chat import Message, render_chat
 from .errors import ChatTemplateError, ColmError, HeadError, PairClosed, TokenizeError
 from .heads import Head
-from .hub import resolve
+from .names import HEAD_CHOICES, TRAINING_FREE_HEADS, head_file
 from .options import MAX_SEED, GenerationOptions, integer, shown
 from .results import Completion
-from .shipped import shipped_head, shipped_heads
 from .stream import TokenStream
 
 if TYPE_CHECKING:
@@ -36,18 +35,10 @@ if TYPE_CHECKING:
 __all__ = ["Pair"]
 
 PathLike = str | os.PathLike[str]
-TRAINING_FREE_HEADS = ("confidence", "entropy", "random", "always", "never")
 DEFAULT_THRESHOLD = 0.5
 DEFAULT_PARALLEL = 8
 MAX_PARALLEL = 256  # llama.cpp's sequences
 CHAT_TEMPERATURE = 0.2  # that of llama_cpp.Llama.create_chat_completion
-
-HEAD_CHOICES = (
-    "give head= one of: the path of a head file (.gguf), a colm_cpp.Head, a head of the package by name "
-    f"({', '.join(repr(name) for name in shipped_heads()) or 'none in this version'}), a training-free head by name "
-    f"({', '.join(repr(name) for name in TRAINING_FREE_HEADS)}), or a token of the base's vocabulary such as "
-    "'<|defer|>'"
-)
 
 # Heads by the id of what the caller gave, which is kept: another object could get the id of one that is gone.
 _Known: TypeAlias = "dict[int, tuple[PathLike | Head, _Prepared]]"
@@ -500,20 +491,6 @@ class _Prepared:
             f"no threshold is known at which head {self.name} defers {rate:.0%} of the tokens; make its table with "
             "colm calibrate, give threshold= instead, or target_rate=, which needs no table"
         )
-
-
-def head_file(head: PathLike) -> PathLike | None:
-    """The file of a head: one in the package, by name, or a path. None where ``head`` names no file."""
-    return shipped_head(os.fspath(head)) or (resolve(head) if is_file(head) else None)
-
-
-def is_file(head: PathLike) -> bool:
-    """Whether ``head`` names a file rather than a token or a training-free head."""
-    if not isinstance(head, str):
-        return True
-    if head in TRAINING_FREE_HEADS or "\0" in head or shipped_head(head) is not None:
-        return False
-    return head.startswith("hf:") or head.lower().endswith(".gguf") or os.path.exists(head)
 
 
 def _to_ids(tokens: Sequence[int]) -> list[int]:

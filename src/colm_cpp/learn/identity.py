@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..pair import head_file
+from ..names import head_file
 
 __all__ = ["head_identity", "model_identity", "pair_identity"]
 
