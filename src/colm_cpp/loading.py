@@ -94,7 +94,7 @@ def load(
     elif assistant is None:
         base, assistant, head = _named(os.fspath(base) if isinstance(base, os.PathLike) else base, head)
     if base is None:
-        raise OptionError("load() needs base= beside assistant=, or pair= with a name that colm.presets() lists")
+        raise TypeError("base= is of type NoneType; give the path of a GGUF file or hf:org/repo/file, or a pair's name")
     if head is not None and not isinstance(head, (str, os.PathLike, Head)):
         raise HeadError(f"head is of type {type(head).__name__}; {HEAD_CHOICES}")
     chosen = (LoadOptions.merge(options, base_options), LoadOptions.merge(options, assistant_options))

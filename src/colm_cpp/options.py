@@ -7,9 +7,11 @@ import difflib
 import math
 import operator
 import os
+import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from . import _core
@@ -47,7 +49,10 @@ _MAX_FLOAT = 3.4028234663852886e38  # float32
 # llama.cpp reads this seed as "draw one".
 MAX_SEED = 2**32 - 2
 MAX_LOOKAHEAD = 15
+# What answers are written with where the caller does not say: those of ``learn`` and of its commands alike.
+ANSWER_OPTIONS: Mapping[str, Any] = MappingProxyType({"max_tokens": 512, "temperature": 0.0, "seed": 0})
 _AUTO_LOOKAHEAD = -1  # kAutoLookahead
+_DECIMAL = re.compile(r"-?[0-9]{1,10}")
 
 
 def _choice(name: str, value: object, choices: Sequence[str]) -> None:
@@ -312,7 +317,7 @@ class WritingOptionsDict(TypedDict, total=False):
     presence_penalty: float
     seed: int | None
     stop: str | Sequence[str] | None
-    logit_bias: Mapping[int, float] | None
+    logit_bias: Mapping[int, float] | Mapping[str, float | str] | None
     grammar: Any
     logprobs: int | None
     lookahead: int | Literal["auto"]
@@ -346,7 +351,7 @@ class GenerationOptions:
             tokens. With p the share of them that is done: ``"constant"`` eta; ``"linear"`` 1 + (eta - 1) p;
             ``"cosine"`` eta + (1 - eta)(1 + cos(pi p)) / 2; ``"exponential"`` max(eta, 0.0001)^p.
         schedule_tokens: K, 0 or more.
-        max_tokens: new tokens at most. None: until the context is full.
+        max_tokens: new tokens at most. None or -1: until the context is full.
         temperature: 0 is greedy.
         top_k: keep the k likeliest tokens; 0 is off.
         top_p: nucleus sampling; 1 is off.
@@ -357,7 +362,8 @@ class GenerationOptions:
         presence_penalty: subtracted once for any occurrence; 0 is off.
         seed: for sampling and the ``random`` head, 0 to 4294967294. None draws one and reports it in ``stats``.
         stop: the text ends before the first of these strings.
-        logit_bias: token id -> number added to its logit; ``float("-inf")`` bans it.
+        logit_bias: token id -> number added to its logit; ``float("-inf")`` bans it. JSON has neither: an id may be a
+            text of decimal digits, and minus infinity the text ``"-inf"``.
         grammar: GBNF text with a rule named root, a JSON schema (dict, or text beginning with ``{``), or a
             ``llama_cpp.LlamaGrammar``.
         logprobs: report this many of the likeliest tokens at each position.
@@ -388,7 +394,7 @@ class GenerationOptions:
     presence_penalty: float = 0.0
     seed: int | None = None
     stop: str | Sequence[str] | None = None
-    logit_bias: Mapping[int, float] | None = None
+    logit_bias: Mapping[int, float] | Mapping[str, float | str] | None = None
     grammar: Any = None
     logprobs: int | None = None
     lookahead: int | str = 0
@@ -432,6 +438,20 @@ class GenerationOptions:
                 raise OptionError(f"defer_rate and {name} both say how much to defer; leave one of them out")
         return self.defer_rate
 
+    def _biases(self) -> list[tuple[int, float]]:
+        """``logit_bias`` as the extension takes it."""
+        if self.logit_bias is not None and not isinstance(self.logit_bias, Mapping):
+            raise OptionError(f"logit_bias is {shown(self.logit_bias)}; give a dict of token id -> bias")
+        biases: dict[int, float] = {}
+        for key, bias in (self.logit_bias or {}).items():
+            # The keys of a JSON object are texts. int() would take more, and refuses thousands of digits.
+            token = int(key) if isinstance(key, str) and _DECIMAL.fullmatch(key) else key
+            number = integer("a token of logit_bias", token, -(2**31), 2**31 - 1)
+            if number in biases:
+                raise OptionError(f"logit_bias names token {number} twice, as a number and as a text; leave one out")
+            biases[number] = -math.inf if bias == "-inf" else _real("a logit_bias", bias)
+        return list(biases.items())
+
     def to_core(self, default_threshold: float) -> _core.GenerationOptions:
         """The extension's form; a seed is drawn where none is given.
 
@@ -474,16 +494,11 @@ class GenerationOptions:
         sampling.top_k = integer("top_k", self.top_k, -(2**31), 2**31 - 1)
         drawn = secrets.randbelow(MAX_SEED + 1) if self.seed is None else self.seed
         sampling.seed = integer("seed", drawn, 0, MAX_SEED)
-        if self.logit_bias is not None and not isinstance(self.logit_bias, Mapping):
-            raise OptionError(f"logit_bias is {shown(self.logit_bias)}; give a dict of token id -> bias")
-        sampling.logit_bias = [
-            (integer("a token of logit_bias", token, -(2**31), 2**31 - 1), _real("a logit_bias", bias))
-            for token, bias in (self.logit_bias or {}).items()
-        ]
+        sampling.logit_bias = self._biases()
         sampling.grammar = to_gbnf(self.grammar)
         core.sampling = sampling
 
-        core.max_tokens = -1 if self.max_tokens is None else integer("max_tokens", self.max_tokens, 0, 2**31 - 1)
+        core.max_tokens = -1 if self.max_tokens is None else integer("max_tokens", self.max_tokens, -1, 2**31 - 1)
         core.stop = self.stop_strings()
         core.lookahead = _lookahead(self.lookahead)
         core.n_logprobs = 0 if self.logprobs is None else integer("logprobs", self.logprobs, 0, 2**31 - 1)

@@ -1088,7 +1088,7 @@ GENERATION_OPTIONS: list[tuple[str, object, type[Exception], list[object]]] = [
     ("threshold", "high", errors.OptionError, ["threshold", "high"]),
     ("threshold", [0.5], errors.OptionError, ["threshold", [0.5]]),
     ("threshold", 10**400, errors.OptionError, ["threshold"]),
-    ("max_tokens", -1, errors.OptionError, ["max_tokens", -1]),
+    ("max_tokens", -2, errors.OptionError, ["max_tokens", -2]),
     ("max_tokens", 1.5, errors.OptionError, ["max_tokens", 1.5]),
     ("max_tokens", 2**40, errors.OptionError, ["max_tokens", 2**40]),
     ("max_tokens", int, errors.OptionError, ["max_tokens", "int"]),

@@ -552,7 +552,7 @@ class TestCommand:
         assert _Page(page.read_text(encoding="utf-8")).generated == ["So [b]4 x\\x1b\n"]
         refused = run(folder, "--html", tmp_path / "no" / "page.html")
         assert isinstance(refused.exception, OptionError)
-        assert "name a file in a folder" in str(refused.exception)
+        assert f"there is no folder {tmp_path / 'no'}" in str(refused.exception)
 
     def test_usage(self, folder: Path) -> None:
         assert run().exit_code == 2

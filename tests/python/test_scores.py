@@ -811,7 +811,7 @@ def test_command(command: list[str], corpus: list[Path], finished: Path, tmp_pat
 
 
 def test_command_with_options(command: list[str], tmp_path: Path) -> None:
-    options = ("--limit", "5", "--seed", "3", "--top-k", "4", "--no-chat", "--system", "unused")
+    options = ("--limit", "5", "--seed", "3", "--top-logprobs", "4", "--no-chat", "--system", "unused")
     assert run(*command, *options).exit_code == 0
     meta = Scores(tmp_path / "scores").meta
     assert (meta["sample"], meta["top_k"], meta["chat"], meta["system"]) == (
@@ -834,8 +834,8 @@ def test_command_errors(command: list[str], corpus: list[Path], tmp_path: Path) 
     assert error("--strict") == (
         f"{corpus[0]}:4: neither completion nor messages; without --strict such rows are left out"
     )
-    assert error("--top-k", "65") == "top_k is 65; between 1 and 64 log-probabilities can be kept"
-    assert error("--limit", "0") == "limit is 0; it must be 1 or more"
+    assert error("--top-logprobs", "65") == "--top-logprobs is 65; between 1 and 64 log-probabilities can be kept"
+    assert error("--limit", "0") == "--limit is 0; it must be 1 or more"
     assert error(tmp_path / "none.jsonl").startswith(f"{tmp_path / 'none.jsonl'} cannot be read (No such file")
     assert "there is no file" in error("--base", tmp_path / "none.gguf")
     (tmp_path / "file").touch()

@@ -8,6 +8,7 @@ import click
 
 from .. import __version__, _core
 from ..errors import ColmError
+from ._flags import in_flags
 from ._output import one_line
 from .bench import bench
 from .calibrate import calibrate
@@ -16,6 +17,7 @@ from .evaluate import evaluate
 from .export import export
 from .generate import generate
 from .inspect import inspect
+from .models import models
 from .patterns import patterns
 from .score import score
 from .train import train
@@ -32,19 +34,33 @@ class Failure(click.ClickException):
 
     def show(self, file: Any = None) -> None:
         """Prints the line."""
-        click.echo(f"colm: error: {one_line(self.message)}", file=file, err=file is None)
+        click.echo(one_line(f"colm: error: {self.message}"), file=file, err=file is None)
+
+
+def _safe(error: click.UsageError) -> click.UsageError:
+    """The same error in words that are safe for a terminal: it repeats what was typed."""
+    if type(error).show is not click.UsageError.show:  # one that prints help instead
+        return error
+    return click.UsageError(one_line(error.format_message()), error.ctx)
 
 
 class _Main(click.Group):
     """The group, which turns the errors that are foreseen into one line each."""
 
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **kwargs)
+        except click.UsageError as error:
+            raise _safe(error) from error
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except ColmError as error:
-            raise Failure(str(error)) from error
-        except click.UsageError:
-            raise
+            command = self.commands.get(ctx.invoked_subcommand or "", self)
+            raise Failure(in_flags(str(error), command)) from error
+        except click.UsageError as error:
+            raise _safe(error) from error
         except click.ClickException as error:
             raise Failure(error.format_message()) from error
         except BrokenPipeError:
@@ -60,9 +76,10 @@ class _Main(click.Group):
 def main() -> None:
     """Two language models write one text, token by token, on llama.cpp.
 
-    Models and heads are GGUF files, or hf:org/repo/file-pattern.gguf on the Hugging Face hub.
+    Models and heads are GGUF files, hf:org/repo/file-pattern.gguf on the Hugging Face hub, or go by a name: see 'colm
+    models'.
     """
 
 
-for command in (demo, generate, inspect, export, score, train, calibrate, evaluate, patterns, bench):
+for command in (demo, models, generate, inspect, export, score, train, calibrate, evaluate, patterns, bench):
     main.add_command(command)

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from ..errors import OptionError
+from ._files import check, force_option, write_result
 from ._help import SectionedCommand
 from ._pair import color_option, option
 
@@ -40,6 +41,7 @@ _PIPE_WIDTH = 160
     metavar="FILE",
     help="Write a page with the numbers and the texts, each token shaded by its defer probability.",
 )
+@force_option("Replace the file of --html if it exists.")
 @option(
     "Output",
     "--max-texts",
@@ -63,6 +65,7 @@ def patterns(
     arm: str | None,
     min_count: int,
     page: Path | None,
+    force: bool,
     max_texts: int,
     as_json: bool,
     number: int | None,
@@ -76,18 +79,17 @@ def patterns(
     from ..report.patterns import find_patterns
     from ..report.terminal import print_patterns, print_text
     from ..report.traces import read_texts
-    from ._output import is_terminal, one_line, open_console, print_json, wants_color
+    from ._output import echo, is_terminal, one_line, open_console, print_json, wants_color
 
     if as_json and number is not None:
         raise click.UsageError("--json prints no texts; leave out --json or --text")
     if arm is not None and not any(os.path.isdir(path) for path in paths):
         raise click.UsageError("--arm chooses among the arms of an evaluation; give its folder")
+    check("--html", page, force=force, inputs=paths)
     texts = read_texts(paths, arm)
     if number is not None and number > len(texts):
         raise OptionError(f"--text {number} is not there: the texts number {len(texts)}")
     found = find_patterns(texts, min_count=min_count)
-    if page is not None:
-        _write(page, render_page(texts, found, max_texts=max_texts, sources=paths))
     if as_json:
         print_json({"paths": list(paths), "arm": arm, **found.to_dict()})
     else:
@@ -97,13 +99,5 @@ def patterns(
         if number is not None:
             print_text(console, texts[number - 1], number)
     if page is not None:
-        click.echo(f"wrote {one_line(str(page))}", err=True)
-
-
-def _write(page: Path, text: str) -> None:
-    try:
-        page.write_text(text, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise OptionError(
-            f"--html {page} cannot be written ({error.strerror}); name a file in a folder that can be"
-        ) from error
+        write_result("--html", page, render_page(texts, found, max_texts=max_texts, sources=paths).encode())
+        echo(one_line(f"wrote {page}"), err=True)

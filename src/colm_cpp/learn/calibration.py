@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from ..errors import CorpusError, OptionError
 from ..heads import Head
+from ..options import ANSWER_OPTIONS
 from .evaluation import Arm, answers
 from .identity import pair_identity
 from .records import Record
@@ -117,7 +118,7 @@ def calibrate(
         pair: the loaded pair.
         head: the head; a table that it has is replaced.
         problems: prompts that neither the head nor an evaluation has seen.
-        options: of generation.
+        options: of generation, :data:`colm_cpp.options.ANSWER_OPTIONS` where they are not given.
         chat: through the base's chat template.
         default_rate: also make the threshold of this rate the head's default. None: leave the default as it is.
         n_parallel: texts that are written at once.
@@ -128,6 +129,7 @@ def calibrate(
         OptionError: ``default_rate`` outside [0, 1].
         CorpusError: there are no prompts, or the base wrote nothing on them.
     """
+    options = {**ANSWER_OPTIONS, **options}
     if not problems:
         raise CorpusError("there are no prompts to calibrate on; give a file with some")
     if default_rate is not None and not 0.0 <= default_rate <= 1.0:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ColmError, HeadError, OptionError
 from ..heads import Head
-from ..hub import resolve
-from ..pair import CHAT_TEMPERATURE
-from ..shipped import shipped_head
+from ..names import find_head
+from ..options import ANSWER_OPTIONS
+from ..pair import DEFAULT_THRESHOLD
 from ._lock import lock_folder
 from .identity import head_identity
 from .records import SINGLE_ARMS, Record, RecordFolder
@@ -72,13 +72,14 @@ def make_arms(
 
     Args:
         names: of the models alone: ``base``, ``assistant``, both or neither.
-        heads: name -> calibrated head, a file or one in the package by name; each answers at every rate.
+        heads: name -> head, see :mod:`colm_cpp.names`. A calibrated one, and ``random``, answers at every rate; another
+            training-free head or a token knows no rates and answers once, with threshold 0.5.
         rates: deferral rates in (0, 1).
         random: also defer at random, at the same rates.
 
     Raises:
         OptionError: an unknown or unusable name, a rate outside (0, 1), or no arm at all.
-        HeadError: a head without a calibration table.
+        HeadError: a head file without a calibration table.
         LoadError: a head file that cannot be read.
     """
     arms = []
@@ -95,14 +96,7 @@ def make_arms(
             raise OptionError(
                 f"a head cannot be named {name!r}; use letters, digits, '.', '_' and '-', and not the name of an arm"
             )
-        head_file = Head.load(shipped_head(os.fspath(path)) or resolve(path))
-        if not head_file.rates:
-            raise HeadError(f"head {os.fspath(path)} has no calibration table; run colm calibrate on it first")
-        identity = head_identity(path)
-        for rate in rates:
-            eta = head_file.threshold_for_rate(rate)
-            facts = {**identity, "threshold": eta, "rate": rate}
-            arms.append(Arm(_arm_name(name, rate), head_file, eta, rate, facts))
+        arms += _of_head(name, path, rates)
     if random:
         for rate in rates:
             facts = {"head": "random", "threshold": 1.0 - rate, "rate": rate}
@@ -110,6 +104,40 @@ def make_arms(
     if not arms:
         raise OptionError("there is no arm; give --arm, --head with --rate, or both")
     return arms
+
+
+def _of_head(name: str, head: str | os.PathLike[str], rates: Sequence[float]) -> list[Arm]:
+    identity = head_identity(head)
+    file = find_head(head).file()
+    if file is None and head != "random":
+        facts = {**identity, "threshold": DEFAULT_THRESHOLD, "rate": None}
+        return [Arm(name, os.fspath(head), DEFAULT_THRESHOLD, None, facts)]
+    loaded = "random" if file is None else Head.load(file)
+    if isinstance(loaded, Head) and not loaded.rates:
+        raise HeadError(f"head {os.fspath(head)} has no calibration table; run colm calibrate on it first")
+    arms = []
+    for rate in rates:
+        eta = loaded.threshold_for_rate(rate) if isinstance(loaded, Head) else 1.0 - rate
+        arms.append(Arm(_arm_name(name, rate), loaded, eta, rate, {**identity, "threshold": eta, "rate": rate}))
+    return arms
+
+
+def named_head(text: str) -> tuple[str, str]:
+    """``NAME=HEAD``, or a head alone, taken apart: the name of its arms, and the head.
+
+    A head alone is named by its file, or by the letters of its token: ``<|defer|>`` is ``defer``.
+
+    Raises:
+        OptionError: nothing is left to name it by.
+    """
+    name, equals, head = text.partition("=")
+    if equals and head and _NAME.fullmatch(name):
+        return name, head
+    stem = os.path.basename(text).removesuffix(".gguf") if find_head(text).kind == "file" else text
+    name = re.sub(r"^[^A-Za-z0-9]+|[^A-Za-z0-9._-]+", "", stem)
+    if not name:
+        raise OptionError(f"head {text!a} has no letter to name it by; write a name before it, such as mine={text}")
+    return name, text
 
 
 def _arm_name(head: str, rate: float) -> str:
@@ -137,7 +165,8 @@ def run(
         task: the problems.
         folder: where the answers are kept.
         arms: who answers.
-        options: of generation; ``seed`` is that of the first problem, each later one has the next.
+        options: of generation, :data:`colm_cpp.options.ANSWER_OPTIONS` where they are not given; ``seed`` is that of
+            the first problem, each later one has the next.
         chat: through the base's chat template; otherwise the last message's text is continued as it is.
         n_parallel: answers that are written at once, see :meth:`colm_cpp.Pair.stream_batch`. Several times as fast,
             but how long each took is then no measure of an arm's speed: the summary leaves such answers out of
@@ -197,10 +226,10 @@ def answers(
     """
 
     def own(problem: Problem, arm: Arm) -> dict[str, Any]:
-        seed = (int(options.get("seed", 0)) + problem.index) % (2**32 - 1)
-        defaults = {"temperature": CHAT_TEMPERATURE} if chat else {}
+        given = {**ANSWER_OPTIONS, **options}
+        seed = (int(given["seed"]) + problem.index) % (2**32 - 1)
         # Without look-ahead, so that it does not depend on the machine what is asked, and in which batches.
-        return {"lookahead": 0, **defaults, **options, "head": arm.head, "threshold": arm.threshold, "seed": seed}
+        return {"lookahead": 0, **given, "head": arm.head, "threshold": arm.threshold, "seed": seed}
 
     def prompt(problem: Problem) -> list[int]:
         return pair.tokenize_chat(problem.messages) if chat else pair.tokenize(problem.prompt)

@@ -19,11 +19,13 @@ from ..errors import CorpusError
 from ..output_file import write_file
 from ..results import Completion, FinishReason, Source, Token
 
-__all__ = ["FORMAT", "SINGLE_ARMS", "VERSION", "Record", "RecordFolder", "sources_of"]
+__all__ = ["FOLDER_FILES", "FORMAT", "SINGLE_ARMS", "VERSION", "Record", "RecordFolder", "sources_of"]
 
 FORMAT = "colm-evaluation"
 VERSION = 2
 SINGLE_ARMS = ("base", "assistant")  # the models alone
+# Beside meta.json: what an evaluation's folder has.
+FOLDER_FILES = ("records", "report.md", "report.json", "accuracy_by_rate.png", "accuracy_by_speed.png")
 _LETTERS: dict[Source, str] = {"base": "b", "assistant": "a"}
 
 
@@ -172,6 +174,10 @@ class RecordFolder:
                         f"{_shown(value)}; give the same, or another folder"
                     )
             return opened
+        for name in FOLDER_FILES:
+            other = folder / name
+            if other.exists() and not (name == "records" and other.is_dir() and not any(other.iterdir())):
+                raise CorpusError(f"{folder} is no evaluation, but has {name}, which one would write over; use another")
         (folder / "records").mkdir(parents=True, exist_ok=True)
         made = cls(folder, {"format": FORMAT, "version": VERSION, **facts, "arms": {}})
         made._write_meta()

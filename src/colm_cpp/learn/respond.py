@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ChatTemplateError, ColmError, ContextFull, CorpusError, GenerationError, TokenizeError
+from ..options import ANSWER_OPTIONS
 from ..output_file import write_file
-from ..pair import CHAT_TEMPERATURE
 from ._lock import lock_folder
 from .corpus import BadRow, Document, json_rows
 from .identity import head_identity, model_identity
@@ -68,7 +68,8 @@ def respond(
         pair: the loaded pair.
         corpus: prompts; completions in it are not looked at.
         out: the folder; answers are kept in ``responses.jsonl``, each with its tokens.
-        options: of generation; ``seed`` is that of the first prompt, each later one has the next.
+        options: of generation, :data:`colm_cpp.options.ANSWER_OPTIONS` where they are not given; ``seed`` is that of
+            the first prompt, each later one has the next.
         head: who writes: with ``always`` the assistant alone. A learned head gives texts in which both models' tokens
             stand, as they will when it is used (its next version can learn from those, as DAgger does: Ross et al.,
             2011).
@@ -91,6 +92,7 @@ def respond(
     """
     if chat and not pair.base["chat_template"]:
         raise ChatTemplateError(f"{pair.base['path']} carries no chat template; have the texts answered without chat")
+    options = {**ANSWER_OPTIONS, **options}
     use_chat = uses_chat(pair.base, chat)
     writers: dict[str, Any] = {}
     if head != ALWAYS:
@@ -189,9 +191,7 @@ def _answers(
                 ready[number] = tokens
                 continue
             asked.append((number, document))
-            own: dict[str, Any] = {"temperature": CHAT_TEMPERATURE} if document.messages or chat else {}
-            own.update(options, seed=int(options.get("seed", 0)) + number)
-            yield tokens, own
+            yield tokens, {**options, "seed": int(options["seed"]) + number}
 
     for count, result in _written(pair, prompts(), n_parallel):
         number, document = asked[count]

@@ -23,7 +23,7 @@ from ..errors import CorpusError
 from ..output_file import write_file
 from ._lock import lock_folder
 
-__all__ = ["COLUMNS", "FORMAT", "VERSION", "Scores", "ScoresWriter"]
+__all__ = ["COLUMNS", "FORMAT", "VERSION", "Scores", "ScoresWriter", "folder_files"]
 
 FORMAT = "colm-scores"
 VERSION = 1
@@ -47,6 +47,12 @@ COLUMNS: dict[str, type[np.generic]] = {
 }
 
 
+def folder_files(folder: str | os.PathLike[str]) -> list[Path]:
+    """The files that a folder of scores has, with the answers that :func:`.respond.respond` keeps in it."""
+    names = ["meta.json", "progress.json", "texts.jsonl", "responses.jsonl", *(f"{name}.npy" for name in COLUMNS)]
+    return [Path(folder, name) for name in names]
+
+
 def _widths(meta: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     return {"base_hidden": (int(meta["n_embd"]),), "base_top_k_logprobs": (int(meta["top_k"]),)}
 
@@ -65,6 +71,22 @@ HEADER_SIZE = len(_header(0, (), np.int32))
 def _write_json(path: Path, value: Any) -> None:
     """Replaces a JSON file in one piece, on the disk when this returns."""
     write_file(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+
+
+def _refuse_others(folder: Path) -> None:
+    """Raises CorpusError where a folder that is no folder of scores has files of the names that scores would have."""
+    for path in folder_files(folder):
+        if not path.exists() or path.name == "responses.jsonl" or (path.name == "progress.json" and _is_mark(path)):
+            continue
+        raise CorpusError(f"{folder} has no scores, but a file {path.name} that they would write over; use another")
+
+
+def _is_mark(path: Path) -> bool:
+    """Whether this is what a process that was killed at once leaves: a mark of how far, and nothing that was done."""
+    try:
+        return bool(json.loads(path.read_bytes()) == vars(ProgressMark()))
+    except ValueError:
+        return False
 
 
 def _read_json(path: Path) -> Any:
@@ -158,6 +180,7 @@ class ScoresWriter:
             self.meta = meta
             self.done = _read_progress(self.path)
         else:
+            _refuse_others(self.path)
             self.meta = {"format": FORMAT, "version": VERSION, **facts}
             self.done = ProgressMark()
             _write_json(self.path / "progress.json", vars(self.done))

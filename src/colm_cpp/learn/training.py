@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CorpusError, OptionError
+from ..extras import require
 from ..heads import FEATURES, Head
 from .fitting import Fit, LinearModel, MlpModel, Model, deferral_logits, fit
 from .inputs import Inputs
@@ -229,6 +230,7 @@ def train(
             equal labels where the objective needs both.
         MissingDependency: SciPy is not installed.
     """
+    require("scipy.optimize", "the fit of a head")  # before minutes of reading
     _check_folders(folders)
     notes: list[str] = []
     splits = [_split(folder, options.held_out, options.seed) for folder in folders]

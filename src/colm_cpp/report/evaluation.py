@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..errors import MissingDependency
+from ..extras import require
+from ..output_file import write_file
 
 if TYPE_CHECKING:
     from ..learn.summary import ArmSummary, Summary
 
-__all__ = ["to_markdown", "write_plots", "write_report"]
+__all__ = ["to_markdown", "write_plots", "write_report", "write_tables"]
 
-NO_MATPLOTLIB = "Matplotlib is not installed, so there are no plots; run: pip install 'colm-cpp[plot]'"
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # told apart by colour-blind people too
 
 
@@ -70,26 +74,44 @@ def write_report(summary: Summary, folder: str | os.PathLike[str]) -> tuple[dict
 
     Returns:
         The files by name, and what is missing, in a sentence.
+
+    Raises:
+        OSError: they cannot be written; those that were there before stay.
+    """
+    written = write_tables(summary, folder)
+    try:
+        plots = write_plots(summary, Path(folder))
+    except MissingDependency as error:
+        return written, str(error)
+    return {**written, **{path.name: path for path in plots}}, None
+
+
+def write_tables(summary: Summary, folder: str | os.PathLike[str]) -> dict[str, Path]:
+    """Writes report.md and report.json; those of an earlier call are replaced.
+
+    Returns:
+        The files by name.
+
+    Raises:
+        OSError: they cannot be written; those that were there before stay.
     """
     target = Path(folder)
     written = {name: target / name for name in ("report.md", "report.json")}
-    written["report.md"].write_text(to_markdown(summary), encoding="utf-8")
-    written["report.json"].write_text(json.dumps(summary.to_dict(), indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    try:
-        matplotlib = importlib.import_module("matplotlib")
-    except ImportError:
-        return written, NO_MATPLOTLIB
-    for path in write_plots(summary, target, matplotlib):
-        written[path.name] = path
-    return written, None
+    write_file(written["report.md"], to_markdown(summary).encode())
+    write_file(written["report.json"], (json.dumps(summary.to_dict(), indent=2, sort_keys=True) + "\n").encode())
+    return written
 
 
-def write_plots(summary: Summary, folder: Path, matplotlib: Any) -> list[Path]:
+def write_plots(summary: Summary, folder: Path) -> list[Path]:
     """accuracy_by_rate.png and accuracy_by_speed.png: heads as curves, base and assistant as lines.
 
     Arms of which no answer was timed are left out of the latter.
+
+    Raises:
+        MissingDependency: Matplotlib is not installed.
+        OSError: they cannot be written.
     """
-    matplotlib.use("Agg")
+    require("matplotlib", "a plot").use("Agg")
     figure_module = importlib.import_module("matplotlib.figure")
     paths = []
     plots: tuple[tuple[str, str, Callable[[ArmSummary], float]], ...] = (
@@ -135,7 +157,9 @@ def write_plots(summary: Summary, folder: Path, matplotlib: Any) -> list[Path]:
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
         path = folder / f"{name}.png"
-        figure.savefig(path, dpi=120, metadata={"Software": None})
+        data = io.BytesIO()
+        figure.savefig(data, format="png", dpi=120, metadata={"Software": None})
+        write_file(path, data.getvalue())
         paths.append(path)
     return paths
 

@@ -1,0 +1,502 @@
+"""Where commands write: in one piece, over nothing that they read, and over nothing that exists without --force."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from conftest import ASSISTANT, BASE, TinyModels
+
+import colm_cpp as colm
+from colm_cpp.cli import main
+from colm_cpp.output_file import OutputFile, check_output, refuse_inputs, write_file
+
+resource = pytest.importorskip("resource")
+POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX files")
+
+
+def run(*arguments: Any, stdin: str = "") -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], input=stdin, catch_exceptions=False)
+
+
+def refused(result: Result, *facts: object) -> None:
+    assert result.exit_code == 1, result.output
+    assert result.stdout == ""
+    for fact in facts:
+        assert str(fact) in result.stderr
+
+
+def refused_late(result: Result, fact: str) -> None:
+    """After something was printed."""
+    assert result.exit_code == 1, result.output
+    assert fact in result.stderr
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@contextlib.contextmanager
+def full_disk() -> Iterator[None]:
+    """A limit on the size of files stands for it: both fail in write()."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.fixture
+def files(tiny_model: TinyModels, tmp_path: Path) -> dict[str, Path]:
+    """Models, a head, an adapter, prompts, each a file of its own in one folder."""
+    made = {"base": tmp_path / "base.gguf", "assistant": tmp_path / "assistant.gguf"}
+    made["base"].write_bytes(tiny_model(**BASE).read_bytes())
+    made["assistant"].write_bytes(tiny_model(**ASSISTANT).read_bytes())
+    made["head"] = tmp_path / "head.gguf"
+    colm.Head.linear(np.linspace(-1, 1, 32, dtype=np.float32)).save(made["head"])
+    for name, text in (
+        ("prompts", '{"prompt": "x"}\n'),
+        ("prompt", "x"),
+        ("grammar", 'root ::= "a"\n'),
+        ("schema", "{}"),
+        ("template", "{{ messages[0].content }}"),
+        ("lora", "no adapter"),
+    ):
+        made[name] = tmp_path / name
+        made[name].write_text(text)
+    return made
+
+
+def pair_of(files: dict[str, Path]) -> list[str]:
+    return ["--base", str(files["base"]), "--assistant", str(files["assistant"]), "--n-threads", "1", "--n-ctx", "256"]
+
+
+# -- the module -----------------------------------------------------------------------------------------------
+
+
+class TestOutputFile:
+    def test_the_name_comes_last(self, tmp_path: Path) -> None:
+        path = tmp_path / "out"
+        with OutputFile(path) as file:
+            file.write(b"one\n")
+            assert not path.exists()
+            file.write(b"two\n")
+        assert path.read_bytes() == b"one\ntwo\n"
+        assert names(tmp_path) == {"out"}
+
+    @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, SystemExit])
+    @pytest.mark.parametrize("keep", [False, True])
+    def test_what_an_exception_leaves(self, error: type[BaseException], keep: bool, tmp_path: Path) -> None:
+        path = tmp_path / "out"
+        path.write_bytes(b"old")
+
+        def write() -> None:
+            with OutputFile(path) as file:
+                file.write(b"new")
+                if keep:
+                    file.keep()
+                raise error
+
+        with pytest.raises(error):
+            write()
+        assert path.read_bytes() == (b"new" if keep else b"old")
+        assert names(tmp_path) == {"out"}
+
+    @POSIX
+    @pytest.mark.parametrize("keep", [False, True])
+    def test_a_full_disk_leaves_the_old_file(self, keep: bool, tmp_path: Path) -> None:
+        """A limit on the size of files stands for it: both fail in write()."""
+        path = tmp_path / "out"
+        path.write_bytes(b"old")
+
+        def write() -> None:
+            with OutputFile(path) as file:
+                file.write(b"a line\n")
+                if keep:
+                    file.keep()
+                file.write(b"x" * 5000)
+
+        with full_disk(), pytest.raises(OSError, match="large"):
+            write()
+        assert path.read_bytes() == b"old"
+        assert names(tmp_path) == {"out"}
+
+    @POSIX
+    def test_rights_are_kept(self, tmp_path: Path) -> None:
+        path = tmp_path / "secret"
+        path.write_bytes(b"old")
+        path.chmod(0o600)
+        write_file(path, b"new")
+        assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"new", 0o600)
+
+    @POSIX
+    @pytest.mark.parametrize("to", ["target", "missing"])
+    def test_links_are_refused(self, to: str, tmp_path: Path) -> None:
+        (tmp_path / "target").write_bytes(b"old")
+        link = tmp_path / "link"
+        link.symlink_to(tmp_path / to)
+        for write in (lambda: write_file(link, b"new"), lambda: check_output(link, force=True)):
+            with pytest.raises(colm.OptionError) as error:
+                write()
+            assert str(tmp_path / to) in str(error.value)
+        with pytest.raises(colm.OptionError):
+            colm.Head.linear([0.5]).save(link)
+        assert link.is_symlink()
+        assert (tmp_path / "target").read_bytes() == b"old"
+        assert names(tmp_path) == {"link", "target"}
+
+    @POSIX
+    def test_what_is_no_file_is_written_to(self, tmp_path: Path) -> None:
+        """As root a rename would replace the device itself."""
+        before = os.stat(os.devnull)
+        write_file(os.devnull, b"nothing")
+        colm.Head.linear([0.5]).save(os.devnull)
+        assert os.stat(os.devnull).st_rdev == before.st_rdev
+        fifo = tmp_path / "fifo"
+        os.mkfifo(fifo)
+        check_output(fifo, force=False)
+        reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            write_file(fifo, b"through the pipe")
+            assert os.read(reader, 100) == b"through the pipe"
+        finally:
+            os.close(reader)
+        assert names(tmp_path) == {"fifo"}
+
+    def test_inputs_under_other_names(self, tmp_path: Path) -> None:
+        model = tmp_path / "m-00001-of-00002.gguf"
+        model.write_bytes(b"1")
+        second = tmp_path / "m-00002-of-00002.gguf"
+        second.write_bytes(b"2")
+        hard = tmp_path / "hard"
+        os.link(model, hard)
+        folder = tmp_path / "folder"
+        (folder / "deep").mkdir(parents=True)
+        (folder / "deep" / "rows.jsonl").write_text("{}")
+        (folder / "page.html").write_text("made from it")
+        for output in (model, second, hard, tmp_path / "folder" / ".." / model.name, folder / "deep" / "rows.jsonl"):
+            with pytest.raises(colm.OptionError) as error:
+                refuse_inputs([output], [None, "hf:org/repo/x.gguf", "\0", model, folder])
+            assert str(output) in str(error.value)
+        refuse_inputs([folder / "page.html", tmp_path / "new"], [model, folder])
+
+    @pytest.mark.parametrize("name", ["no/such/folder", ".", "nul\0"])
+    def test_what_cannot_be_written(self, name: str, tmp_path: Path) -> None:
+        with pytest.raises(colm.OptionError, match="cannot be written"):
+            check_output(f"{tmp_path}/{name}", force=True)
+
+
+# -- every command --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("force", [[], ["--force"]])
+@pytest.mark.parametrize("victim", ["base", "assistant", "head", "lora", "grammar", "schema", "template", "prompt"])
+def test_generate_writes_over_nothing_that_it_reads(files: dict[str, Path], victim: str, force: list[str]) -> None:
+    options = {
+        "lora": ["--base-option", f"lora={files['lora']}:0.5"],
+        "grammar": ["--grammar-file", files["grammar"]],
+        "schema": ["--json-schema", files["schema"]],
+        "template": ["--chat-template", files["template"]],
+    }.get(victim, [])
+    before = files[victim].read_bytes()
+    common = [*pair_of(files), "--head", files["head"], *options, *force]
+    refused(run("generate", "--file", files["prompt"], *common, "--trace", files[victim]), "--trace", files[victim])
+    if victim != "prompt":
+        batch = ("generate", "--batch", files["prompts"], *common, "--out")
+        refused(run(*batch, files[victim]), "--out", files[victim])
+        refused(run(*batch, files["prompts"]), "--out", files["prompts"])
+    assert files[victim].read_bytes() == before
+    assert files["prompts"].read_text() == '{"prompt": "x"}\n'
+
+
+def test_existing_files_need_force(files: dict[str, Path], tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    old.write_text("precious")
+    one = ("generate", "Hi", *pair_of(files), "--head", "entropy", "--max-tokens", "2", "--trace", old)
+    many = ("generate", "--batch", files["prompts"], *pair_of(files), "--head", "entropy", "--out", old)
+    for command in (one, many):
+        refused(run(*command), "--force", old)
+        assert old.read_text() == "precious"
+    assert run(*one, "--force").exit_code == 0
+    trace = tmp_path / "trace"
+    trace.write_bytes(old.read_bytes())
+    assert json.loads(old.read_text().splitlines()[0])["format"] == "colm-trace"
+    assert run(*many, "--force", "--max-tokens", "2").exit_code == 0
+    assert json.loads(old.read_text())["number"] == 0
+    old.write_text("precious")
+    page = ("patterns", trace, "--html", old)
+    refused(run(*page), "--force", old)
+    assert old.read_text() == "precious"
+    assert run(*page, "--force").exit_code == 0
+    assert old.read_text().startswith("<!")
+    plot = ("bench", "--pair", "demo", "--plot", old)
+    refused(run(*plot), "--force", old)
+
+
+def test_a_missing_model_empties_nothing(files: dict[str, Path], tmp_path: Path) -> None:
+    old = tmp_path / "old.jsonl"
+    old.write_text("precious")
+    nowhere = ("--base", tmp_path / "none.gguf", "--assistant", files["assistant"], "--head", "entropy", "--force")
+    refused(run("generate", "x", *nowhere, "--trace", old), "none.gguf")
+    refused(run("generate", "--batch", files["prompts"], *nowhere, "--out", old), "none.gguf")
+    # A prompt that does not fit ends the text before its first token.
+    small = ("generate", "many words " * 500, *pair_of(files), "--head", "entropy", "--force", "--trace", old)
+    assert run(*small).exit_code == 1
+    assert old.read_text() == "precious"
+    assert names(tmp_path) == {path.name for path in files.values()} | {"old.jsonl"}
+
+
+def test_a_page_is_not_written_over_its_trace(files: dict[str, Path], tmp_path: Path) -> None:
+    trace = tmp_path / "trace.jsonl"
+    assert (
+        run("generate", "x", *pair_of(files), "--head", "random", "--max-tokens", "3", "--trace", trace).exit_code == 0
+    )
+    before = trace.read_bytes()
+    refused(run("patterns", trace, "--html", trace, "--force"), "--html", trace)
+    assert trace.read_bytes() == before
+
+
+def test_learning_writes_over_nothing_that_it_reads(files: dict[str, Path], tmp_path: Path) -> None:
+    corpus = tmp_path / "scores" / "texts.jsonl"
+    corpus.parent.mkdir()
+    corpus.write_text('{"prompt": "a b", "completion": "c d"}\n')
+    before = corpus.read_bytes()
+    refused(run("score", corpus, *pair_of(files), "--out", corpus.parent), corpus)
+    other = tmp_path / "other.jsonl"
+    other.write_bytes(before)
+    refused(run("score", other, *pair_of(files), "--out", corpus.parent), "texts.jsonl", "no scores")
+    assert corpus.read_bytes() == before
+
+    task = tmp_path / "eval" / "report.json"
+    task.parent.mkdir()
+    task.write_text('{"prompt": "1 + 1 =", "answer": "2"}\n')
+    before = task.read_bytes()
+    refused(run("evaluate", task, *pair_of(files), "--max-tokens", "2", "--out", task.parent), task)
+    other.write_bytes(before)
+    refused(run("evaluate", other, *pair_of(files), "--max-tokens", "2", "--out", task.parent), "report.json")
+    assert task.read_bytes() == before
+    assert run("evaluate", other, *pair_of(files), "--max-tokens", "2", "--out", tmp_path / "new").exit_code == 0
+
+    before = files["head"].read_bytes()
+    vector = tmp_path / "theta.npy"
+    np.save(vector, np.ones(32, np.float32))
+    for output in (vector, files["base"]):
+        kept = output.read_bytes()
+        refused(run("export", vector, output, "--base", files["base"], "--force"), output)
+        assert output.read_bytes() == kept
+    for output in (files["prompts"], files["assistant"]):
+        kept = output.read_bytes()
+        command = ("calibrate", files["head"], files["prompts"], *pair_of(files), "--out", output, "--force")
+        refused(run(*command), "--out", output)
+        assert output.read_bytes() == kept
+    assert files["head"].read_bytes() == before
+    scores = tmp_path / "scores"
+    refused(run("train", scores, "--out", scores / "texts.jsonl", "--force"), "--out", scores / "texts.jsonl")
+
+
+@POSIX
+def test_no_command_follows_a_link(files: dict[str, Path], tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.write_text("precious")
+    link = tmp_path / "link"
+    link.symlink_to(target)
+    own = tmp_path / "own.gguf"
+    own.symlink_to(files["head"])
+    head = files["head"].read_bytes()
+    pair = pair_of(files)
+    vector = tmp_path / "theta.npy"
+    np.save(vector, np.ones(32, np.float32))
+    trace = tmp_path / "trace"
+    trace.write_text('{"format": "colm-trace", "version": 1, "prompt": "x"}\n')
+    for command in (
+        ("generate", "x", *pair, "--head", "random", "--trace", link),
+        ("generate", "--batch", files["prompts"], *pair, "--head", "random", "--out", link),
+        ("patterns", trace, "--html", link),
+        ("bench", *pair, "--plot", link),
+        ("export", vector, link),
+        ("train", tmp_path, "--out", link),
+        ("calibrate", files["head"], files["prompts"], *pair, "--out", link),
+        ("calibrate", own, files["prompts"], *pair),
+    ):
+        refused(run(*command, "--force"), "link", target if link in command else files["head"])
+    assert link.is_symlink()
+    assert own.is_symlink()
+    assert (target.read_text(), files["head"].read_bytes()) == ("precious", head)
+
+
+# -- calibrate ------------------------------------------------------------------------------------------------
+
+
+def test_calibrate_replaces_a_table_only_when_told(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first table goes in without asking; whatever fails, the file stays."""
+    prompts = tmp_path / "many.jsonl"
+    prompts.write_text('{"prompt": "The sun"}\n{"prompt": "A ship"}\n')
+    command = ("calibrate", files["head"], prompts, *pair_of(files), "--max-tokens", "6", "--quiet", "--no-chat")
+    first = files["head"].read_bytes()
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise colm.GenerationError("it failed in the middle")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("colm_cpp.learn.calibration.calibrate", fail)
+        refused(run(*command), "it failed in the middle")
+    assert files["head"].read_bytes() == first
+
+    with monkeypatch.context() as patched:  # what is told beside the table may fail: the table is kept
+        patched.setattr("colm_cpp.learn.calibration.add_youden", fail)
+        result = run(*command)
+    assert result.exit_code == 0, result.stderr
+    assert "colm: warning" in result.stderr
+    assert "it failed in the middle" in result.stderr
+    assert colm.Head.load(files["head"]).rates
+    np.testing.assert_array_equal(colm.Head.load(files["head"]).weights[0], np.linspace(-1, 1, 32, dtype="f4")[None])
+
+    second = files["head"].read_bytes()
+    refused(run(*command), "--force", files["head"])
+    assert files["head"].read_bytes() == second
+    assert run(*command, "--force").exit_code == 0
+
+
+# -- standard output, pipes, full disks, Ctrl-C ------------------------------------------------------------------
+
+
+@POSIX
+@pytest.mark.parametrize("name", ["-", "/dev/stdout"])
+def test_standard_output(files: dict[str, Path], name: str) -> None:
+    common = (*pair_of(files), "--head", "random", "--max-tokens", "3", "--seed", "1", "--quiet")
+    result = run("generate", "--batch", files["prompts"], *common, "--out", name)
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["number"] == 0
+    result = run("generate", "x", *common, "--trace", name, "--json")
+    header, *_, last = result.stdout.splitlines()
+    assert json.loads(header)["format"] == "colm-trace"
+    assert "text" in json.loads(last)
+    refused(run("patterns", files["prompts"], "--html", "-"), "--html -")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has /dev/full")
+@pytest.mark.parametrize("batch", [False, True])
+def test_a_device_that_is_full(files: dict[str, Path], batch: bool) -> None:
+    common = (*pair_of(files), "--head", "random", "--max-tokens", "3", "--quiet")
+    what = ("--batch", files["prompts"], "--out", "/dev/full") if batch else ("x", "--trace", "/dev/full")
+    refused(run("generate", *what, *common), "No space left on device")
+    assert os.path.exists("/dev/full")
+
+
+@POSIX
+@pytest.mark.parametrize("kind", ["trace", "batch", "head", "page"])
+def test_a_full_disk_leaves_the_old_file(files: dict[str, Path], kind: str, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    old.write_text("precious")
+    common = [*pair_of(files), "--head", "random", "--max-tokens", "60", "--quiet", "--logprobs", "5", "--force"]
+    prompts = tmp_path / "many"
+    prompts.write_text('{"prompt": "x"}\n' * 9)
+    if kind == "page":
+        trace = tmp_path / "trace"
+        assert run("generate", "x", *common, "--trace", trace).exit_code == 0
+    if kind == "head":
+        np.save(tmp_path / "theta.npy", np.ones(4096, np.float32))
+    command = {
+        "trace": ["generate", "x", *common, "--trace", old],
+        "batch": ["generate", "--batch", prompts, *common, "--out", old, "--json"],
+        "head": ["export", tmp_path / "theta.npy", old, "--force"],
+        "page": ["patterns", tmp_path / "trace", "--html", old, "--force"],
+    }[kind]
+    before = names(tmp_path)
+    with full_disk():
+        result = run(*command)
+    refused_late(result, "cannot write the head file" if kind == "head" else "File too large")
+    assert old.read_text() == "precious"
+    assert names(tmp_path) == before
+
+
+@pytest.fixture
+def interrupted(files: dict[str, Path], tmp_path: Path) -> Iterator[Callable[..., str]]:
+    """Runs a command that would write for long, and sends SIGINT once its temporary file has two lines."""
+
+    def run(*arguments: Any) -> str:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "colm_cpp.cli", *map(str, arguments)],
+            stdout=subprocess.DEVNULL,
+            stderr=-1,
+            text=True,
+        )
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and process.poll() is None:
+            if any(path.read_bytes().count(b"\n") >= 2 for path in tmp_path.glob(".colm-*.tmp")):
+                process.send_signal(signal.SIGINT)
+                break
+            time.sleep(0.01)
+        stderr = process.communicate(timeout=30)[1]
+        assert process.returncode == 130, stderr
+        return stderr
+
+    yield run
+    assert not list(tmp_path.glob(".colm-*"))
+
+
+@POSIX
+def test_an_interrupted_batch_keeps_the_texts_that_had_ended(
+    files: dict[str, Path], interrupted: Callable[..., str], tmp_path: Path
+) -> None:
+    rows = [{"prompt": "x", "max_tokens": 4}] * 2000
+    prompts, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+    common = (*pair_of(files), "--head", "never", "--quiet", "--parallel", "2")
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    interrupted("generate", "--batch", prompts, *common, "--out", out)
+    written = [json.loads(line) for line in out.read_text().splitlines()]
+    assert 2 <= len(written) < 2000
+    assert len({line["number"] for line in written}) == len(written)
+
+
+def test_texts_behind_one_that_did_not_end_are_kept(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+    prompts.write_text('{"prompt": "x", "max_tokens": 90}\n' + '{"prompt": "x", "max_tokens": 1}\n' * 3)
+    following = colm.BatchStream.__next__
+    ended: list[int] = []
+
+    def interrupt(stream: colm.BatchStream) -> tuple[int, Any]:
+        if len(ended) == 3:
+            raise KeyboardInterrupt
+        number, result = following(stream)
+        ended.append(number)
+        return number, result
+
+    monkeypatch.setattr(colm.BatchStream, "__next__", interrupt)
+    bans = [word for token in (256, 257) for word in ("--logit-bias", f"{token}=-inf")]
+    common = (*pair_of(files), "--head", "never", "--temperature", "0", "--quiet", *bans)
+    assert run("generate", "--batch", prompts, *common, "--out", out).exit_code == 130
+    assert [json.loads(line)["number"] for line in out.read_text().splitlines()] == ended == [1, 2, 3]
+
+
+@POSIX
+def test_an_interrupted_trace_keeps_its_tokens(
+    files: dict[str, Path], interrupted: Callable[..., str], tmp_path: Path
+) -> None:
+    trace = tmp_path / "trace.jsonl"
+    trace.write_text("an older one")
+    common = (*pair_of(files), "--n-ctx", "60000", "--n-batch", "64", "--max-tokens", "-1", "--head", "never")
+    grammar = ("--grammar", "root ::= [a-z] root", "--quiet", "--force")  # never ends
+    interrupted("generate", "x", *common, *grammar, "--trace", trace)
+    lines = [json.loads(line) for line in trace.read_text().splitlines()]
+    assert lines[0]["format"] == "colm-trace"
+    assert lines[-1]["finish_reason"] == "interrupted"
+    assert len(lines) >= 3
