@@ -85,7 +85,7 @@ def import_torch(path: Path) -> Any:
     Raises:
         MissingDependency: torch is not installed, or is too old to load files safely.
     """
-    advice = 'run: pip install "colm-cpp[torch]" (or save the model as safetensors, which needs no torch)'
+    advice = "run: pip install -U torch (or save the model as safetensors, which needs no torch)"
     try:
         torch = importlib.import_module("torch")
     except ImportError as exc:

@@ -255,12 +255,14 @@ class Head:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Head:
-        """Read a head file.
+        """Read a head: a file, its place on the hub, or a head of the package by name.
 
         Raises:
             LoadError: the file is missing, damaged or not a GGUF file.
             HeadError: the file is not a well-formed head.
+            DownloadError: it cannot be had from the hub.
         """
         from . import _core  # here, so that making and saving heads works without the extension
+        from .names import find_head
 
-        return cls(**_core.read_head(to_native(path)))
+        return cls(**_core.read_head(to_native(find_head(path).file() or path)))

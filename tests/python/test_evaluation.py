@@ -699,10 +699,10 @@ def test_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert set(written) == {"report.md", "report.json"}
     assert missing is not None
     assert "pip install matplotlib" in missing
-    assert "pip install 'colm-cpp[plot]'" in missing
     result = run("evaluate", task.path, "--base", "none", "--assistant", "none", "--out", folder.path, "--report-only")
     assert result.exit_code == 0
-    assert result.stderr == f"colm: warning: {missing}\n"
+    assert result.stderr.startswith("colm: warning: ")
+    assert missing in result.stderr
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

@@ -213,3 +213,9 @@ class TestCommandLine:
         for name in (*heads, *(pair["name"] for pair in listed["pairs"])):
             assert f"  {name} " in shown
         assert run("models", "x").exit_code == 2
+
+
+def test_heads_are_read_by_name(packaged: str) -> None:
+    assert colm.Head.load(packaged).name == "shipped"
+    with pytest.raises(colm.LoadError, match="there is no file"):
+        colm.Head.load("tinier")

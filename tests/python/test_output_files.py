@@ -373,7 +373,7 @@ def test_calibrate_replaces_a_table_only_when_told(
     assert run(*command, "--force").exit_code == 0
 
 
-# -- standard output, pipes, full disks, Ctrl-C ------------------------------------------------------------------
+# -- standard output, pipes, full disks, signals ------------------------------------------------------------------
 
 
 @POSIX
@@ -428,9 +428,9 @@ def test_a_full_disk_leaves_the_old_file(files: dict[str, Path], kind: str, tmp_
 
 @pytest.fixture
 def interrupted(files: dict[str, Path], tmp_path: Path) -> Iterator[Callable[..., str]]:
-    """Runs a command that would write for long, and sends SIGINT once its temporary file has two lines."""
+    """Runs a command that would write for long, and sends a signal once its temporary file has two lines."""
 
-    def run(*arguments: Any) -> str:
+    def run(number: int, *arguments: Any) -> str:
         process = subprocess.Popen(
             [sys.executable, "-m", "colm_cpp.cli", *map(str, arguments)],
             stdout=subprocess.DEVNULL,
@@ -440,11 +440,11 @@ def interrupted(files: dict[str, Path], tmp_path: Path) -> Iterator[Callable[...
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline and process.poll() is None:
             if any(path.read_bytes().count(b"\n") >= 2 for path in tmp_path.glob(".colm-*.tmp")):
-                process.send_signal(signal.SIGINT)
+                process.send_signal(number)
                 break
             time.sleep(0.01)
         stderr = process.communicate(timeout=30)[1]
-        assert process.returncode == 130, stderr
+        assert process.returncode == 128 + number, stderr
         return stderr
 
     yield run
@@ -459,7 +459,7 @@ def test_an_interrupted_batch_keeps_the_texts_that_had_ended(
     prompts, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
     common = (*pair_of(files), "--head", "never", "--quiet", "--parallel", "2")
     prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    interrupted("generate", "--batch", prompts, *common, "--out", out)
+    interrupted(signal.SIGINT, "generate", "--batch", prompts, *common, "--out", out)
     written = [json.loads(line) for line in out.read_text().splitlines()]
     assert 2 <= len(written) < 2000
     assert len({line["number"] for line in written}) == len(written)
@@ -495,7 +495,7 @@ def test_an_interrupted_trace_keeps_its_tokens(
     trace.write_text("an older one")
     common = (*pair_of(files), "--n-ctx", "60000", "--n-batch", "64", "--max-tokens", "-1", "--head", "never")
     grammar = ("--grammar", "root ::= [a-z] root", "--quiet", "--force")  # never ends
-    interrupted("generate", "x", *common, *grammar, "--trace", trace)
+    interrupted(signal.SIGTERM, "generate", "x", *common, *grammar, "--trace", trace)
     lines = [json.loads(line) for line in trace.read_text().splitlines()]
     assert lines[0]["format"] == "colm-trace"
     assert lines[-1]["finish_reason"] == "interrupted"

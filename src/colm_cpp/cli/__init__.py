@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 import click
@@ -24,7 +29,7 @@ from .train import train
 
 __all__ = ["main"]
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+INTERRUPTED = 128  # plus the number of the signal, as shells have it
 
 
 class Failure(click.ClickException):
@@ -44,6 +49,29 @@ def _safe(error: click.UsageError) -> click.UsageError:
     return click.UsageError(one_line(error.format_message()), error.ctx)
 
 
+@contextlib.contextmanager
+def _stoppable(came: list[int]) -> Iterator[None]:
+    """Has the signals that end a job (kill, a closed terminal) do what Ctrl-C does, so that what was written is kept.
+
+    ``came`` gets the number of the signal. What somebody else handles or ignores stays so.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
+    signals = [known for name in names if (known := getattr(signal, name, None)) is not None]
+    taken = [known for known in signals if signal.getsignal(known) is signal.SIG_DFL]
+    for known in taken:
+        signal.signal(known, stop)
+    try:
+        yield
+    finally:
+        for known in taken:
+            signal.signal(known, signal.SIG_DFL)
+
+
 class _Main(click.Group):
     """The group, which turns the errors that are foreseen into one line each."""
 
@@ -54,8 +82,10 @@ class _Main(click.Group):
             raise _safe(error) from error
 
     def invoke(self, ctx: click.Context) -> Any:
+        stopped_by: list[int] = []
         try:
-            return super().invoke(ctx)
+            with _stoppable(stopped_by):
+                return super().invoke(ctx)
         except ColmError as error:
             command = self.commands.get(ctx.invoked_subcommand or "", self)
             raise Failure(in_flags(str(error), command)) from error
@@ -68,7 +98,7 @@ class _Main(click.Group):
         except OSError as error:
             raise Failure(f"{error}; check that the file or disk can be written") from error
         except KeyboardInterrupt:
-            ctx.exit(INTERRUPTED)
+            ctx.exit(INTERRUPTED + (stopped_by or [signal.SIGINT])[0])
 
 
 @click.group(name="colm", cls=_Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -44,7 +44,8 @@ _INTERRUPTED = "interrupted"
     "Prompt",
     "--batch",
     metavar="FILE",
-    help="Many texts at once: JSON lines with prompt or messages, and if wanted id and options of generation.",
+    help="Many texts at once: JSON lines with prompt or messages, and if wanted id and options such as max_tokens "
+    "(docs/batch-format.md).",
 )
 @option("Prompt", "--chat", is_flag=True, help="The prompt is a user's message: use the base's chat template.")
 @option("Prompt", "--system", metavar="TEXT", help="A system message before it; implies --chat.")

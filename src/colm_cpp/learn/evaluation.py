@@ -107,12 +107,12 @@ def make_arms(
 
 
 def _of_head(name: str, head: str | os.PathLike[str], rates: Sequence[float]) -> list[Arm]:
-    identity = head_identity(head)
     file = find_head(head).file()
-    if file is None and head != "random":
+    loaded = os.fspath(head) if file is None else Head.load(file)
+    identity = head_identity(head)
+    if isinstance(loaded, str) and loaded != "random":
         facts = {**identity, "threshold": DEFAULT_THRESHOLD, "rate": None}
-        return [Arm(name, os.fspath(head), DEFAULT_THRESHOLD, None, facts)]
-    loaded = "random" if file is None else Head.load(file)
+        return [Arm(name, loaded, DEFAULT_THRESHOLD, None, facts)]
     if isinstance(loaded, Head) and not loaded.rates:
         raise HeadError(f"head {os.fspath(head)} has no calibration table; run colm calibrate on it first")
     arms = []
