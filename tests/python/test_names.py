@@ -161,11 +161,13 @@ class TestCommandLine:
         with_token = json.loads(run("inspect", *models[:4], "--head", DEFER, "--json").stdout)
         assert with_token["pair"]["compatible"] is True
         assert run("inspect", "--pair", packaged, "--base", "x.gguf").exit_code == 2
+        assert run("inspect", "--base", "x.gguf", packaged).exit_code == 2
         shown = run("inspect", packaged, "confidence")
         assert shown.exit_code == 0
         assert "training-free" in shown.stdout
 
     def test_inspect_demo(self) -> None:
+        assert "--pair demo" in run("inspect", "demo", "confidence").stderr
         result = run("inspect", "demo")
         assert result.exit_code == 0, result.stderr
         assert "pair: compatible" in result.stdout

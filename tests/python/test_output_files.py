@@ -223,6 +223,18 @@ def test_generate_writes_over_nothing_that_it_reads(files: dict[str, Path], vict
     assert files["prompts"].read_text() == '{"prompt": "x"}\n'
 
 
+@POSIX
+def test_standard_input_is_read_too(files: dict[str, Path]) -> None:
+    command = ["generate", *pair_of(files), "--head", "random", "--trace", str(files["prompt"]), "--force"]
+    with files["prompt"].open("rb") as stdin:
+        result = subprocess.run(
+            [sys.executable, "-m", "colm_cpp.cli", *command], stdin=stdin, capture_output=True, text=True, timeout=60
+        )
+    assert result.returncode == 1
+    assert str(files["prompt"]) in result.stderr
+    assert files["prompt"].read_text() == "x"
+
+
 def test_existing_files_need_force(files: dict[str, Path], tmp_path: Path) -> None:
     old = tmp_path / "old"
     old.write_text("precious")

@@ -49,10 +49,14 @@ def inspect(
     from ..names import find_head
     from ..options import LoadOptions
     from ..preset import preset, presets
+    from ..shipped import shipped_heads
     from ._facts import file_facts, pair_facts
 
+    pairs = [name for name in files if name in {known.name for known in presets()} - set(shipped_heads())]
     if len(files) == 1 and pair is None and base is None and files[0] in {known.name for known in presets()}:
         pair, files = files[0], ()
+    elif pairs:
+        raise click.UsageError(f"{pairs[0]} is a pair; give its name alone, or as --pair {pairs[0]}")
     if pair is not None:
         if base is not None or assistant is not None:
             raise click.UsageError("--pair names both models; leave out --base and --assistant, or --pair")
