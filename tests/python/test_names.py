@@ -124,7 +124,9 @@ class TestPython:
 
 
 class TestCommandLine:
-    @pytest.mark.parametrize("head", ["tiny", DEFER, "entropy", "always"])
+    @pytest.mark.parametrize(
+        "head", ["tiny", DEFER, *(pytest.param(name, marks=pytest.mark.slow) for name in ("entropy", "always"))]
+    )
     def test_generate_score_and_evaluate_take_every_head(
         self, head: str, models: list[str], packaged: str, tmp_path: Path
     ) -> None:
