@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import math
@@ -11,6 +12,8 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+import numpy as np
 
 from . import _core
 from .errors import OptionError
@@ -47,12 +50,13 @@ _MAX_FLOAT = 3.4028234663852886e38  # float32
 # llama.cpp reads this seed as "draw one".
 MAX_SEED = 2**32 - 2
 MAX_LOOKAHEAD = 15
+_MAX_SECONDS = 100 * 365 * 86400.0
 _AUTO_LOOKAHEAD = -1  # kAutoLookahead
 
 
 def _choice(name: str, value: object, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise OptionError(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
+    if not isinstance(value, str) or value not in choices:
+        raise OptionError(f"{name} is {shown(value)}; it must be one of {', '.join(choices)}")
 
 
 def shown(value: object) -> str:
@@ -77,19 +81,48 @@ def integer(name: str, value: object, low: int, high: int) -> int:
 
 
 def _real(name: str, value: object) -> float:
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
-        raise OptionError(f"{name} is {shown(value)}; it must be a number") from None
+    number = math.nan
+    # Not what float() would read: a text, or an array with one number in it (NumPy's scalars have no shape).
+    if not isinstance(value, (str, bytes, bytearray)) and getattr(value, "shape", ()) == ():
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            number = float(value)  # type: ignore[arg-type]
     if math.isnan(number):
-        raise OptionError(f"{name} is NaN; it must be a number")
+        raise OptionError(f"{name} is {shown(value)}; it must be a number")
     return number
 
 
+def _share(name: str, value: object) -> float:
+    """A number from 0 to 1; who gives a percentage is asked."""
+    number = _real(name, value)
+    if not 0.0 <= number <= 1.0:
+        hint = f". Did you mean {number / 100:g}?" if 1.0 < number <= 100.0 else ""
+        raise OptionError(f"{name} is {shown(value)}; it must be between 0 and 1{hint}")
+    return number
+
+
+def seconds(name: str, value: object) -> float:
+    """A time that may be waited, 0 or more.
+
+    Raises:
+        OptionError: it is negative, longer than 100 years, or no number.
+    """
+    number = _real(name, value)
+    if not 0.0 <= number <= _MAX_SECONDS:
+        raise OptionError(f"{name} is {shown(value)}; give seconds, 0 or more, or None for as long as it takes")
+    return number
+
+
+def _flag(name: str, value: object) -> bool:
+    try:
+        return bool(value)
+    except (TypeError, ValueError):  # an array has no truth
+        raise OptionError(f"{name} is {shown(value)}; it must be True or False") from None
+
+
 def _lookahead(value: object) -> int:
-    if value == "auto":
-        return _AUTO_LOOKAHEAD
     if isinstance(value, str):
+        if value == "auto":
+            return _AUTO_LOOKAHEAD
         raise OptionError(f'lookahead is {shown(value)}; give "auto" or a whole number from 0 to {MAX_LOOKAHEAD}')
     return integer("lookahead", value, 0, MAX_LOOKAHEAD)
 
@@ -202,8 +235,8 @@ class LoadOptions:
         return cls(**merged)
 
     def __post_init__(self) -> None:
-        if self.n_ctx is not None and self.n_ctx != 0:
-            integer("n_ctx", self.n_ctx, 2, 2**28)
+        if self.n_ctx is not None and integer("n_ctx", self.n_ctx, 0, 2**28) == 1:
+            raise OptionError("n_ctx is 1; it must be from 2 to 268435456, or 0 for what the model was trained with")
         integer("n_batch", self.n_batch, 1, 2**20)
         for name, most in (("n_ubatch", 2**20), ("n_threads", 512), ("n_threads_batch", 512)):
             if getattr(self, name) is not None:
@@ -213,15 +246,24 @@ class LoadOptions:
         _choice("split_mode", self.split_mode, list(_SPLIT_MODES))
         _choice("type_k", self.type_k, list(_KV_TYPES))
         _choice("type_v", self.type_v, list(_KV_TYPES))
-        if self.tensor_split is not None and not isinstance(self.tensor_split, Sequence):
-            raise OptionError(f"tensor_split is {shown(self.tensor_split)}; give a list with each GPU's share")
-        for share in self.tensor_split or ():
+        for name in ("offload_kqv", "flash_attn", "swa_full", "repack", "batch_invariant", "use_mmap", "use_mlock"):
+            _flag(name, getattr(self, name))
+        for share in self._shares():
             if not 0.0 <= _real("tensor_split", share) <= _MAX_FLOAT:
                 raise OptionError(f"tensor_split holds {shown(share)}; shares are 0 or more")
         for name in ("rope_freq_base", "rope_freq_scale"):
             if not 0.0 <= _real(name, getattr(self, name)) <= _MAX_FLOAT:
                 raise OptionError(f"{name} is {shown(getattr(self, name))}; it must be 0 or more, and finite")
         self.adapters()
+
+    def _shares(self) -> list[Any]:
+        """``tensor_split`` as a list, of an array too."""
+        given = () if self.tensor_split is None else self.tensor_split
+        if isinstance(given, np.ndarray):
+            given = given.tolist()
+        if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
+            raise OptionError(f"tensor_split is {shown(given)}; give a list with each GPU's share")
+        return list(given)
 
     def adapters(self) -> list[tuple[str, float]]:
         """``lora`` as a list of (path, scale)."""
@@ -274,7 +316,7 @@ class LoadOptions:
         core.n_gpu_layers = self.n_gpu_layers
         core.main_gpu = self.main_gpu
         core.split_mode = _SPLIT_MODES[self.split_mode]
-        core.tensor_split = [float(share) for share in self.tensor_split or ()]
+        core.tensor_split = [float(share) for share in self._shares()]
         core.offload_kqv = bool(self.offload_kqv)
         core.flash_attn = -1 if self.flash_attn is None else int(bool(self.flash_attn))
         core.type_k = _KV_TYPES[self.type_k]
@@ -405,7 +447,10 @@ class GenerationOptions:
             return []
         if not isinstance(self.stop, (str, Iterable)):
             raise OptionError(f"stop is {shown(self.stop)}; give a string or a list of strings")
-        given = [self.stop] if isinstance(self.stop, str) else list(self.stop)
+        try:
+            given = [self.stop] if isinstance(self.stop, str) else list(self.stop)
+        except TypeError:  # an array of no dimension says that it is iterable
+            raise OptionError(f"stop is {shown(self.stop)}; give a string or a list of strings") from None
         for text in given:
             if not isinstance(text, str):
                 raise OptionError(f"stop holds {shown(text)}; stop strings are text")
@@ -422,9 +467,8 @@ class GenerationOptions:
             OptionError: a rate outside [0, 1], or two options that contradict each other.
         """
         for name in ("defer_rate", "target_rate"):
-            rate = getattr(self, name)
-            if rate is not None and not 0.0 <= _real(name, rate) <= 1.0:  # also refuses NaN
-                raise OptionError(f"{name} is {shown(rate)}; a deferral rate lies between 0 and 1")
+            if getattr(self, name) is not None:
+                _share(name, getattr(self, name))
         if self.defer_rate is None:
             return self.target_rate if self.threshold is None else None
         for name in ("threshold", "target_rate"):
@@ -444,9 +488,9 @@ class GenerationOptions:
         core = _core.GenerationOptions()
 
         policy = _core.PolicyOptions()
-        policy.threshold = _real("threshold", default_threshold if self.threshold is None else self.threshold)
+        policy.threshold = _share("threshold", default_threshold if self.threshold is None else self.threshold)
         if self.target_rate is not None:
-            policy.target_rate = _real("target_rate", self.target_rate)
+            policy.target_rate = _share("target_rate", self.target_rate)
         policy.schedule = getattr(_core.Schedule, self.schedule)
         policy.schedule_tokens = integer("schedule_tokens", self.schedule_tokens, 0, 2**31 - 1)
         core.policy = policy
