@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
-import math
 import operator
 import os
 import secrets
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 import numpy as np
 
 from . import _core
+from ._numbers import flag, real, share, shown
 from .errors import OptionError
 from .grammar import to_gbnf
 from .paths import to_native
@@ -50,22 +49,12 @@ _MAX_FLOAT = 3.4028234663852886e38  # float32
 # llama.cpp reads this seed as "draw one".
 MAX_SEED = 2**32 - 2
 MAX_LOOKAHEAD = 15
-_MAX_SECONDS = 100 * 365 * 86400.0
 _AUTO_LOOKAHEAD = -1  # kAutoLookahead
 
 
 def _choice(name: str, value: object, choices: Sequence[str]) -> None:
     if not isinstance(value, str) or value not in choices:
         raise OptionError(f"{name} is {shown(value)}; it must be one of {', '.join(choices)}")
-
-
-def shown(value: object) -> str:
-    """``repr(value)`` for a message; a number with thousands of digits has none."""
-    try:
-        text = repr(value)
-    except ValueError:
-        text = "a number of very many digits"
-    return text if len(text) <= 200 else text[:200] + "..."
 
 
 def integer(name: str, value: object, low: int, high: int) -> int:
@@ -78,45 +67,6 @@ def integer(name: str, value: object, low: int, high: int) -> int:
     if not low <= number <= high:
         raise OptionError(f"{name} is {shown(number)}; it must be from {low} to {high}")
     return number
-
-
-def _real(name: str, value: object) -> float:
-    number = math.nan
-    # Not what float() would read: a text, or an array with one number in it (NumPy's scalars have no shape).
-    if not isinstance(value, (str, bytes, bytearray)) and getattr(value, "shape", ()) == ():
-        with contextlib.suppress(TypeError, ValueError, OverflowError):
-            number = float(value)  # type: ignore[arg-type]
-    if math.isnan(number):
-        raise OptionError(f"{name} is {shown(value)}; it must be a number")
-    return number
-
-
-def _share(name: str, value: object) -> float:
-    """A number from 0 to 1; who gives a percentage is asked."""
-    number = _real(name, value)
-    if not 0.0 <= number <= 1.0:
-        hint = f". Did you mean {number / 100:g}?" if 1.0 < number <= 100.0 else ""
-        raise OptionError(f"{name} is {shown(value)}; it must be between 0 and 1{hint}")
-    return number
-
-
-def seconds(name: str, value: object) -> float:
-    """A time that may be waited, 0 or more.
-
-    Raises:
-        OptionError: it is negative, longer than 100 years, or no number.
-    """
-    number = _real(name, value)
-    if not 0.0 <= number <= _MAX_SECONDS:
-        raise OptionError(f"{name} is {shown(value)}; give seconds, 0 or more, or None for as long as it takes")
-    return number
-
-
-def _flag(name: str, value: object) -> bool:
-    try:
-        return bool(value)
-    except (TypeError, ValueError):  # an array has no truth
-        raise OptionError(f"{name} is {shown(value)}; it must be True or False") from None
 
 
 def _lookahead(value: object) -> int:
@@ -247,12 +197,12 @@ class LoadOptions:
         _choice("type_k", self.type_k, list(_KV_TYPES))
         _choice("type_v", self.type_v, list(_KV_TYPES))
         for name in ("offload_kqv", "flash_attn", "swa_full", "repack", "batch_invariant", "use_mmap", "use_mlock"):
-            _flag(name, getattr(self, name))
-        for share in self._shares():
-            if not 0.0 <= _real("tensor_split", share) <= _MAX_FLOAT:
-                raise OptionError(f"tensor_split holds {shown(share)}; shares are 0 or more")
+            flag(name, getattr(self, name))
+        for part in self._shares():
+            if not 0.0 <= real("tensor_split", part) <= _MAX_FLOAT:
+                raise OptionError(f"tensor_split holds {shown(part)}; shares are 0 or more")
         for name in ("rope_freq_base", "rope_freq_scale"):
-            if not 0.0 <= _real(name, getattr(self, name)) <= _MAX_FLOAT:
+            if not 0.0 <= real(name, getattr(self, name)) <= _MAX_FLOAT:
                 raise OptionError(f"{name} is {shown(getattr(self, name))}; it must be 0 or more, and finite")
         self.adapters()
 
@@ -276,7 +226,7 @@ class LoadOptions:
             if isinstance(entry, (str, os.PathLike)):
                 pairs.append((os.fspath(entry), 1.0))
             elif isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], (str, os.PathLike)):
-                pairs.append((os.fspath(entry[0]), _real("the scale of a LoRA adapter", entry[1])))
+                pairs.append((os.fspath(entry[0]), real("the scale of a LoRA adapter", entry[1])))
             else:
                 raise OptionError(f"lora holds {shown(entry)}; each entry is a path or a (path, scale) tuple")
         return pairs
@@ -316,7 +266,7 @@ class LoadOptions:
         core.n_gpu_layers = self.n_gpu_layers
         core.main_gpu = self.main_gpu
         core.split_mode = _SPLIT_MODES[self.split_mode]
-        core.tensor_split = [float(share) for share in self._shares()]
+        core.tensor_split = [float(part) for part in self._shares()]
         core.offload_kqv = bool(self.offload_kqv)
         core.flash_attn = -1 if self.flash_attn is None else int(bool(self.flash_attn))
         core.type_k = _KV_TYPES[self.type_k]
@@ -468,7 +418,7 @@ class GenerationOptions:
         """
         for name in ("defer_rate", "target_rate"):
             if getattr(self, name) is not None:
-                _share(name, getattr(self, name))
+                share(name, getattr(self, name))
         if self.defer_rate is None:
             return self.target_rate if self.threshold is None else None
         for name in ("threshold", "target_rate"):
@@ -488,17 +438,17 @@ class GenerationOptions:
         core = _core.GenerationOptions()
 
         policy = _core.PolicyOptions()
-        policy.threshold = _share("threshold", default_threshold if self.threshold is None else self.threshold)
+        policy.threshold = share("threshold", default_threshold if self.threshold is None else self.threshold)
         if self.target_rate is not None:
-            policy.target_rate = _share("target_rate", self.target_rate)
+            policy.target_rate = share("target_rate", self.target_rate)
         policy.schedule = getattr(_core.Schedule, self.schedule)
         policy.schedule_tokens = integer("schedule_tokens", self.schedule_tokens, 0, 2**31 - 1)
         core.policy = policy
 
         strategy = _core.StrategyOptions()
         strategy.strategy = getattr(_core.Strategy, self.strategy)
-        strategy.beta = _real("beta", self.beta)
-        strategy.alpha = _real("alpha", self.alpha)
+        strategy.beta = real("beta", self.beta)
+        strategy.alpha = real("alpha", self.alpha)
         core.strategy = strategy
 
         sampling = _core.SamplingOptions()
@@ -511,7 +461,7 @@ class GenerationOptions:
             "frequency_penalty",
             "presence_penalty",
         ):
-            value = _real(name, getattr(self, name))
+            value = real(name, getattr(self, name))
             if abs(value) > _MAX_FLOAT:
                 raise OptionError(f"{name} is {shown(getattr(self, name))}; it must be a finite number")
             setattr(sampling, name, value)
@@ -521,7 +471,7 @@ class GenerationOptions:
         if self.logit_bias is not None and not isinstance(self.logit_bias, Mapping):
             raise OptionError(f"logit_bias is {shown(self.logit_bias)}; give a dict of token id -> bias")
         sampling.logit_bias = [
-            (integer("a token of logit_bias", token, -(2**31), 2**31 - 1), _real("a logit_bias", bias))
+            (integer("a token of logit_bias", token, -(2**31), 2**31 - 1), real("a logit_bias", bias))
             for token, bias in (self.logit_bias or {}).items()
         ]
         sampling.grammar = to_gbnf(self.grammar)

@@ -15,20 +15,22 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 from . import _core
 from ._busy import busy, check_usable, wait_until_idle
 from ._log import forward_log
+from ._numbers import seconds, shown
 from .batch import BatchStream, Request
 from .chat import Message, render_chat
 from .errors import ChatTemplateError, ColmError, HeadError, OptionError, PairClosed, TokenizeError
 from .heads import Head
 from .hub import resolve
-from .options import MAX_SEED, GenerationOptions, integer, seconds, shown
+from .options import MAX_SEED, GenerationOptions, integer
 from .results import Completion
 from .shipped import shipped_head, shipped_heads
 from .stream import TokenStream
 
 if TYPE_CHECKING:
     from types import TracebackType
+    from typing import TypeGuard
 
-    from typing_extensions import TypeGuard, Unpack
+    from typing_extensions import Unpack
 
     from .options import GenerationOptionsDict
 

@@ -9,7 +9,7 @@ from . import _core
 from ._busy import busy
 from ._log import forward_log
 from .errors import PairClosed, QueueTimeout
-from .results import Completion, FinishReason, Stats, Token, TopLogprob
+from .results import Completion, FinishReason, Stats, Token, Tokens, TopLogprob
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -153,7 +153,7 @@ class TokenStream:
         stats, end_token = self._final
         return Completion(
             text="".join(token.text for token in self._tokens),
-            tokens=tuple(self._tokens),
+            tokens=Tokens(self._tokens),
             finish_reason=self.finish_reason,
             stats=stats,
             end_token=end_token,
@@ -191,7 +191,7 @@ class TokenStream:
 def completion_of(finished: _core.FinishedText, pair: _core.Pair, seed: int) -> Completion:
     """A text that was written beside others."""
     stats, end_token = _summary(finished, pair, seed)
-    tokens = tuple(_to_token(step, pair) for step in finished.take_steps())
+    tokens = Tokens(_to_token(step, pair) for step in finished.take_steps())
     return Completion(
         text="".join(token.text for token in tokens),
         tokens=tokens,
