@@ -22,18 +22,28 @@ def shown(value: object) -> str:
 
 
 def real(name: str, value: object) -> float:
-    number = math.nan
-    # Not what float() would read: a text, or an array with one number in it (NumPy's scalars have no shape).
+    """What stands for one number, a NumPy scalar too; no text, and no array of one number, which float() would take.
+
+    Raises:
+        OptionError: it is no number, or NaN.
+    """
+    number = None
     if not isinstance(value, (str, bytes, bytearray)) and getattr(value, "shape", ()) == ():
         with contextlib.suppress(TypeError, ValueError, OverflowError):
             number = float(value)  # type: ignore[arg-type]
-    if math.isnan(number):
+    if number is None:
         raise OptionError(f"{name} is {shown(value)}; it must be a number")
+    if math.isnan(number):
+        raise OptionError(f"{name} is NaN; it must be a number")
     return number
 
 
 def share(name: str, value: object) -> float:
-    """A number from 0 to 1; who gives a percentage is asked."""
+    """A number from 0 to 1. Who gives a percentage is asked whether a share was meant.
+
+    Raises:
+        OptionError: it lies outside, or is no number.
+    """
     number = real(name, value)
     if not 0.0 <= number <= 1.0:
         hint = f". Did you mean {number / 100:g}?" if 1.0 < number <= 100.0 else ""
@@ -54,6 +64,11 @@ def seconds(name: str, value: object) -> float:
 
 
 def flag(name: str, value: object) -> bool:
+    """``bool(value)``.
+
+    Raises:
+        OptionError: it is neither true nor false, as an array.
+    """
     try:
         return bool(value)
     except (TypeError, ValueError):  # an array has no truth
