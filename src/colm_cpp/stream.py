@@ -39,12 +39,13 @@ class TokenStream:
 
     finish_reason: FinishReason | None
     seed: int
+    _generation: _core.Generation | None = None  # where Ctrl-C comes in the middle of __init__
 
     def __init__(
         self, pair: _core.Pair, generation: _core.Generation, seed: int, queue_timeout: float | None = None
     ) -> None:
         self._pair: _core.Pair | None = pair
-        self._generation: _core.Generation | None = generation
+        self._generation = generation
         self._queue_timeout = queue_timeout
         self._done = False
         self._tokens: list[Token] = []

@@ -104,7 +104,9 @@ def test_what_is_loaded_again(loads: list[Any], files: dict[str, Any], change: A
 def test_an_adapter_that_changes(loads: list[Any], files: dict[str, Any]) -> None:
     """With a scale of its own, and by its path alone."""
     adapter = write_adapter(files["base"].with_name("lora.gguf"))
-    for i, options in enumerate([{"base_options": {"lora": [(adapter, 0.5)]}}, {"base_options": {"lora": str(adapter)}}]):
+    for i, options in enumerate(
+        [{"base_options": {"lora": [(adapter, 0.5)]}}, {"base_options": {"lora": str(adapter)}}]
+    ):
         files["load_options"] = {**TINY_LOAD, **options}
         for _ in range(2):
             colm.generate("a", head="always", **files, **SHORT)
