@@ -19,6 +19,8 @@ void register_errors() {
             for (const auto& [name, value] : error.fields()) {
                 if (const auto* integer = std::get_if<std::int64_t>(&value))
                     exception.attr(name.c_str()) = *integer;
+                else if (const auto* real = std::get_if<double>(&value))
+                    exception.attr(name.c_str()) = *real;
                 else
                     exception.attr(name.c_str()) = to_str(std::get<std::string>(value));
             }

@@ -12,7 +12,7 @@ namespace colm {
 
 class Error : public std::runtime_error {
   public:
-    using Value = std::variant<std::int64_t, std::string>;
+    using Value = std::variant<std::int64_t, double, std::string>;
     using Fields = std::vector<std::pair<std::string, Value>>;
 
     Error(const char* kind, const std::string& message, Fields fields = {})
@@ -65,6 +65,11 @@ struct GrammarError : Error {
 
 struct GenerationError : Error {
     explicit GenerationError(const std::string& message) : Error("GenerationError", message) {}
+};
+
+struct QueueTimeout : Error {
+    QueueTimeout(const std::string& message, double waited, double timeout)
+        : Error("QueueTimeout", message, {{"waited", waited}, {"timeout", timeout}}) {}
 };
 
 struct PairClosed : Error {

@@ -15,5 +15,6 @@ set(COLM_SOURCES
     ${CMAKE_CURRENT_LIST_DIR}/scorer.cpp
     ${CMAKE_CURRENT_LIST_DIR}/strategy.cpp
     ${CMAKE_CURRENT_LIST_DIR}/text_stream.cpp
+    ${CMAKE_CURRENT_LIST_DIR}/turns.cpp
     ${CMAKE_CURRENT_LIST_DIR}/vocabulary.cpp
     ${CMAKE_CURRENT_LIST_DIR}/writing.cpp)

@@ -16,6 +16,7 @@ __all__ = [
     "ContextFull",
     "CorpusError",
     "DownloadError",
+    "ForkError",
     "GenerationError",
     "GrammarError",
     "HeadError",
@@ -25,13 +26,20 @@ __all__ = [
     "NotEnoughMemory",
     "OptionError",
     "PairClosed",
+    "QueueTimeout",
     "TokenizeError",
     "VocabMismatch",
 ]
 
 
 class ColmError(Exception):
-    """Base class of every exception that colm_cpp raises on purpose."""
+    """Base class of every exception that colm_cpp raises on purpose.
+
+    Attributes:
+        index: the prompt of a batch that it belongs to, counted from 0; None where there is no batch.
+    """
+
+    index: int | None = None
 
 
 class OptionError(ColmError, ValueError):
@@ -106,7 +114,23 @@ class GenerationError(ColmError, RuntimeError):
 
 
 class PairClosed(ColmError, RuntimeError):
-    """A pair was used after ``close()``."""
+    """A pair was used after ``close()``, or closed while it wrote."""
+
+
+class QueueTimeout(ColmError, TimeoutError):
+    """The pair wrote other texts for longer than ``queue_timeout``.
+
+    Attributes:
+        waited: seconds that this text waited.
+        timeout: the limit, in seconds.
+    """
+
+    waited: float = 0.0
+    timeout: float = 0.0
+
+
+class ForkError(ColmError, RuntimeError):
+    """This process was forked in a state in which nothing can be computed; use ``spawn``."""
 
 
 class ChatTemplateError(ColmError, ValueError):

@@ -19,7 +19,8 @@ import numpy.typing as npt
 from . import _head_checks as checks
 from . import _head_file, _head_math
 from ._head_checks import ACTIVATIONS, FEATURES, KINDS, MAX_TOP_K
-from .errors import HeadError, OptionError
+from ._numbers import share
+from .errors import HeadError
 from .paths import to_native
 
 __all__ = ["ACTIVATIONS", "FEATURES", "KINDS", "MAX_TOP_K", "Head"]
@@ -191,6 +192,14 @@ class Head:
         theta[-1] = -1.0
         return cls.linear(theta, features=("log_odds",), **{"name": "confidence", **metadata})
 
+    def __repr__(self) -> str:
+        layers = " -> ".join(str(n) for n in (self.weights[0].shape[1], *(len(bias) for bias in self.biases)))
+        features = f", features {', '.join(self.features)}" if self.features else ""
+        threshold = "" if self.default_threshold is None else f", default_threshold {self.default_threshold:g}"
+        calibrated = f", calibrated at {len(self.rates)} rates" if self.rates else ""
+        name = "" if self.name is None else f" {self.name!r}"
+        return f"<Head{name}: {self.kind}, {layers}{features}{threshold}{calibrated}>"
+
     @property
     def n_features(self) -> int:
         """How many numbers follow h_t in the input (``"top_k_logprobs"`` counts ``top_k``)."""
@@ -223,8 +232,7 @@ class Head:
             OptionError: ``rate`` is not in [0, 1].
             HeadError: the head has no calibration table.
         """
-        if not 0.0 <= rate <= 1.0:  # also refuses NaN
-            raise OptionError(f"rate is {rate}, but a deferral rate lies between 0 and 1")
+        rate = share("rate", rate)
         if not self.rates:
             raise HeadError(
                 f"head {self.name or '(unnamed)'} has no calibration table, so no threshold is known for "

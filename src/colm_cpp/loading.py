@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from . import _core
+from . import _core, kept
 from ._busy import busy
 from ._log import forward_log, set_up_log
 from .cores import usable_cores
@@ -16,7 +17,7 @@ from .heads import Head
 from .hub import resolve
 from .memory import check_memory as check_free_memory
 from .memory import estimate
-from .names import HEAD_CHOICES, find_head, find_model
+from .names import HEAD_CHOICES, find_head, find_model, head_file
 from .options import LONG_N_UBATCH, GenerationOptions, LoadOptions
 from .pair import DEFAULT_THRESHOLD, Pair
 from .paths import to_native
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 __all__ = ["generate", "load"]
 
 PathLike = str | os.PathLike[str]
+
+# What load() takes beside the options of a model.
+_NO_LOAD_OPTIONS = ("base_options", "assistant_options", "progress", "check_memory")
 
 _TINY_FILE = 16 * 2**20
 _FLOAT_FILE_TYPES = (0, 1, 32)  # of llama_ftype: F32, F16, BF16
@@ -189,11 +193,16 @@ def generate(
     assistant: PathLike | None = None,
     head: PathLike | Head | None = None,
     load_options: LoadOptionsDict | None = None,
+    keep: bool = True,
+    queue_timeout: float | None = None,
     **options: Unpack[WritingOptionsDict],
 ) -> Completion:
-    """Loads a pair, continues ``prompt`` once, and frees the pair.
+    """Loads a pair, continues ``prompt``, and keeps the pair for the next call.
 
-    For more than one text, :func:`load` the pair and keep it: loading takes longer than a short text.
+    The next call loads nothing where it asks for the same models with the same ``load_options``, and their files have
+    not changed (device, inode, size and time of change; a model on the hub is looked up when it is loaded). The head
+    may be another one. A call for another pair frees the one that is kept. The kept pair is freed by
+    :func:`colm_cpp.unload` and at the end of the process. Threads may call this at the same time; each has a turn.
 
     Args:
         prompt: text or token ids.
@@ -202,7 +211,10 @@ def generate(
         base: as for :func:`load`.
         assistant: as for :func:`load`.
         head: as for :func:`load`; needed here unless ``pair`` brings one.
-        load_options: see :class:`LoadOptions`.
+        load_options: see :class:`LoadOptions`; ``base_options``, ``assistant_options``, ``check_memory`` and
+            ``progress`` of :func:`load` may be among them.
+        keep: keep the pair for the next call. False: free a pair that this call loads.
+        queue_timeout: seconds to wait at most while the pair writes other threads' texts.
         **options: see :class:`GenerationOptions`.
 
     Raises:
@@ -215,5 +227,32 @@ def generate(
     if head is None:
         raise HeadError(f"generate() needs a deferral head; {HEAD_CHOICES}")
     GenerationOptions.of({**options, "head": head}).to_core(DEFAULT_THRESHOLD)  # before minutes of loading
-    with load(base, assistant, head, **(load_options or {})) as loaded:
-        return loaded.generate(prompt, **options)
+    if not isinstance(head, (str, os.PathLike, Head)):
+        raise HeadError(f"head is of type {type(head).__name__}; {HEAD_CHOICES}")
+    file = None if isinstance(head, Head) else head_file(head)
+    head = head if file is None else Head.load(file)  # likewise
+    loaded, is_kept = _loaded_or_kept(base, assistant, dict(load_options or {}), keep)
+    with contextlib.nullcontext() if is_kept else loaded:
+        return loaded.generate(prompt, head=head, queue_timeout=queue_timeout, **options)
+
+
+def _loaded_or_kept(base: PathLike, assistant: PathLike, given: dict[str, Any], keep: bool) -> tuple[Pair, bool]:
+    """The pair that is kept, or a new one in its place; whether it is kept."""
+    shared = {name: value for name, value in given.items() if name not in _NO_LOAD_OPTIONS}
+    chosen = (
+        LoadOptions.merge(shared, given.get("base_options")),
+        LoadOptions.merge(shared, given.get("assistant_options")),
+    )
+    wanted = kept.Wanted.of(base, assistant, chosen)
+    with kept.loading:
+        known = kept.kept(wanted)
+        if known is not None:
+            return known, True
+        if keep:
+            kept.unload()  # both may not fit into memory
+        paths = (find_model("base", base), find_model("assistant", assistant))
+        stamps = kept.stamps_of(paths, chosen)
+        pair = load(*paths, **given)
+        if keep:
+            kept.keep(wanted, stamps, pair)
+        return pair, keep

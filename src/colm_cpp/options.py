@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
+import numpy as np
+
 from . import _core
+from ._numbers import flag, real, share, shown
 from .errors import OptionError
 from .grammar import to_gbnf
 from .paths import to_native
@@ -56,17 +59,8 @@ _DECIMAL = re.compile(r"-?[0-9]{1,10}")
 
 
 def _choice(name: str, value: object, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise OptionError(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
-
-
-def shown(value: object) -> str:
-    """``repr(value)`` for a message; a number with thousands of digits has none."""
-    try:
-        text = repr(value)
-    except ValueError:
-        text = "a number of very many digits"
-    return text if len(text) <= 200 else text[:200] + "..."
+    if not isinstance(value, str) or value not in choices:
+        raise OptionError(f"{name} is {shown(value)}; it must be one of {', '.join(choices)}")
 
 
 def integer(name: str, value: object, low: int, high: int) -> int:
@@ -81,20 +75,10 @@ def integer(name: str, value: object, low: int, high: int) -> int:
     return number
 
 
-def _real(name: str, value: object) -> float:
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
-        raise OptionError(f"{name} is {shown(value)}; it must be a number") from None
-    if math.isnan(number):
-        raise OptionError(f"{name} is NaN; it must be a number")
-    return number
-
-
 def _lookahead(value: object) -> int:
-    if value == "auto":
-        return _AUTO_LOOKAHEAD
     if isinstance(value, str):
+        if value == "auto":
+            return _AUTO_LOOKAHEAD
         raise OptionError(f'lookahead is {shown(value)}; give "auto" or a whole number from 0 to {MAX_LOOKAHEAD}')
     return integer("lookahead", value, 0, MAX_LOOKAHEAD)
 
@@ -207,8 +191,8 @@ class LoadOptions:
         return cls(**merged)
 
     def __post_init__(self) -> None:
-        if self.n_ctx is not None and self.n_ctx != 0:
-            integer("n_ctx", self.n_ctx, 2, 2**28)
+        if self.n_ctx is not None and integer("n_ctx", self.n_ctx, 0, 2**28) == 1:
+            raise OptionError("n_ctx is 1; it must be from 2 to 268435456, or 0 for what the model was trained with")
         integer("n_batch", self.n_batch, 1, 2**20)
         for name, most in (("n_ubatch", 2**20), ("n_threads", 512), ("n_threads_batch", 512)):
             if getattr(self, name) is not None:
@@ -218,15 +202,24 @@ class LoadOptions:
         _choice("split_mode", self.split_mode, list(_SPLIT_MODES))
         _choice("type_k", self.type_k, list(_KV_TYPES))
         _choice("type_v", self.type_v, list(_KV_TYPES))
-        if self.tensor_split is not None and not isinstance(self.tensor_split, Sequence):
-            raise OptionError(f"tensor_split is {shown(self.tensor_split)}; give a list with each GPU's share")
-        for share in self.tensor_split or ():
-            if not 0.0 <= _real("tensor_split", share) <= _MAX_FLOAT:
-                raise OptionError(f"tensor_split holds {shown(share)}; shares are 0 or more")
+        for name in ("offload_kqv", "flash_attn", "swa_full", "repack", "batch_invariant", "use_mmap", "use_mlock"):
+            flag(name, getattr(self, name))
+        for part in self._shares():
+            if not 0.0 <= real("tensor_split", part) <= _MAX_FLOAT:
+                raise OptionError(f"tensor_split holds {shown(part)}; shares are 0 or more")
         for name in ("rope_freq_base", "rope_freq_scale"):
-            if not 0.0 <= _real(name, getattr(self, name)) <= _MAX_FLOAT:
+            if not 0.0 <= real(name, getattr(self, name)) <= _MAX_FLOAT:
                 raise OptionError(f"{name} is {shown(getattr(self, name))}; it must be 0 or more, and finite")
         self.adapters()
+
+    def _shares(self) -> list[Any]:
+        """``tensor_split`` as a list, of an array too."""
+        given = () if self.tensor_split is None else self.tensor_split
+        if isinstance(given, np.ndarray):
+            given = given.tolist()
+        if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
+            raise OptionError(f"tensor_split is {shown(given)}; give a list with each GPU's share")
+        return list(given)
 
     def adapters(self) -> list[tuple[str, float]]:
         """``lora`` as a list of (path, scale)."""
@@ -239,7 +232,7 @@ class LoadOptions:
             if isinstance(entry, (str, os.PathLike)):
                 pairs.append((os.fspath(entry), 1.0))
             elif isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], (str, os.PathLike)):
-                pairs.append((os.fspath(entry[0]), _real("the scale of a LoRA adapter", entry[1])))
+                pairs.append((os.fspath(entry[0]), real("the scale of a LoRA adapter", entry[1])))
             else:
                 raise OptionError(f"lora holds {shown(entry)}; each entry is a path or a (path, scale) tuple")
         return pairs
@@ -279,7 +272,7 @@ class LoadOptions:
         core.n_gpu_layers = self.n_gpu_layers
         core.main_gpu = self.main_gpu
         core.split_mode = _SPLIT_MODES[self.split_mode]
-        core.tensor_split = [float(share) for share in self.tensor_split or ()]
+        core.tensor_split = [float(part) for part in self._shares()]
         core.offload_kqv = bool(self.offload_kqv)
         core.flash_attn = -1 if self.flash_attn is None else int(bool(self.flash_attn))
         core.type_k = _KV_TYPES[self.type_k]
@@ -411,7 +404,10 @@ class GenerationOptions:
             return []
         if not isinstance(self.stop, (str, Iterable)):
             raise OptionError(f"stop is {shown(self.stop)}; give a string or a list of strings")
-        given = [self.stop] if isinstance(self.stop, str) else list(self.stop)
+        try:
+            given = [self.stop] if isinstance(self.stop, str) else list(self.stop)
+        except TypeError:  # an array of no dimension says that it is iterable
+            raise OptionError(f"stop is {shown(self.stop)}; give a string or a list of strings") from None
         for text in given:
             if not isinstance(text, str):
                 raise OptionError(f"stop holds {shown(text)}; stop strings are text")
@@ -428,9 +424,8 @@ class GenerationOptions:
             OptionError: a rate outside [0, 1], or two options that contradict each other.
         """
         for name in ("defer_rate", "target_rate"):
-            rate = getattr(self, name)
-            if rate is not None and not 0.0 <= _real(name, rate) <= 1.0:  # also refuses NaN
-                raise OptionError(f"{name} is {shown(rate)}; a deferral rate lies between 0 and 1")
+            if getattr(self, name) is not None:
+                share(name, getattr(self, name))
         if self.defer_rate is None:
             return self.target_rate if self.threshold is None else None
         for name in ("threshold", "target_rate"):
@@ -449,7 +444,7 @@ class GenerationOptions:
             number = integer("a token of logit_bias", token, -(2**31), 2**31 - 1)
             if number in biases:
                 raise OptionError(f"logit_bias names token {number} twice, as a number and as a text; leave one out")
-            biases[number] = -math.inf if bias == "-inf" else _real("a logit_bias", bias)
+            biases[number] = -math.inf if bias == "-inf" else real("a logit_bias", bias)
         return list(biases.items())
 
     def to_core(self, default_threshold: float) -> _core.GenerationOptions:
@@ -464,17 +459,17 @@ class GenerationOptions:
         core = _core.GenerationOptions()
 
         policy = _core.PolicyOptions()
-        policy.threshold = _real("threshold", default_threshold if self.threshold is None else self.threshold)
+        policy.threshold = share("threshold", default_threshold if self.threshold is None else self.threshold)
         if self.target_rate is not None:
-            policy.target_rate = _real("target_rate", self.target_rate)
+            policy.target_rate = share("target_rate", self.target_rate)
         policy.schedule = getattr(_core.Schedule, self.schedule)
         policy.schedule_tokens = integer("schedule_tokens", self.schedule_tokens, 0, 2**31 - 1)
         core.policy = policy
 
         strategy = _core.StrategyOptions()
         strategy.strategy = getattr(_core.Strategy, self.strategy)
-        strategy.beta = _real("beta", self.beta)
-        strategy.alpha = _real("alpha", self.alpha)
+        strategy.beta = real("beta", self.beta)
+        strategy.alpha = real("alpha", self.alpha)
         core.strategy = strategy
 
         sampling = _core.SamplingOptions()
@@ -487,7 +482,7 @@ class GenerationOptions:
             "frequency_penalty",
             "presence_penalty",
         ):
-            value = _real(name, getattr(self, name))
+            value = real(name, getattr(self, name))
             if abs(value) > _MAX_FLOAT:
                 raise OptionError(f"{name} is {shown(getattr(self, name))}; it must be a finite number")
             setattr(sampling, name, value)

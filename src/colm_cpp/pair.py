@@ -8,31 +8,35 @@ import operator
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 from . import _core
-from ._busy import busy, wait_until_idle
+from ._busy import busy, check_usable, wait_until_idle
 from ._log import forward_log
-from ._turns import Turns
+from ._numbers import seconds, shown
 from .batch import BatchStream, Request
 from .chat import Message, render_chat
-from .errors import ChatTemplateError, ColmError, HeadError, PairClosed, TokenizeError
+from .errors import ChatTemplateError, ColmError, HeadError, OptionError, PairClosed, TokenizeError
 from .heads import Head
 from .names import HEAD_CHOICES, TRAINING_FREE_HEADS, head_file
-from .options import MAX_SEED, GenerationOptions, integer, shown
+from .options import MAX_SEED, GenerationOptions, integer
 from .results import Completion
 from .stream import TokenStream
 
 if TYPE_CHECKING:
     from types import TracebackType
+    from typing import TypeGuard
 
     from typing_extensions import Unpack
 
     from .options import GenerationOptionsDict
 
 __all__ = ["Pair"]
+
+# Text, token ids, or messages.
+Prompt: TypeAlias = "str | Sequence[int] | Sequence[Message]"
 
 PathLike = str | os.PathLike[str]
 DEFAULT_THRESHOLD = 0.5
@@ -48,6 +52,16 @@ _open_pairs: weakref.WeakSet[Pair] = weakref.WeakSet()
 _registry_lock = threading.RLock()  # a signal handler may close a pair
 
 
+def _renew_lock() -> None:
+    """In a forked child: another thread of the parent may have held it."""
+    global _registry_lock
+    _registry_lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
 class Pair:
     """A base and an assistant with one vocabulary, loaded by :func:`load`.
 
@@ -58,7 +72,6 @@ class Pair:
     def __init__(self, core: _core.Pair, head: PathLike | Head | None) -> None:
         self._core: _core.Pair | None = core
         self._facts = (core.base, core.assistant)  # each asking hashes the vocabulary
-        self._turns = Turns()
         self._streams: weakref.WeakSet[TokenStream] = weakref.WeakSet()
         self._batches: weakref.WeakSet[BatchStream] = weakref.WeakSet()
         self._head = head
@@ -70,12 +83,20 @@ class Pair:
 
     # -- writing ----------------------------------------------------------------------------------------------
 
-    def generate(self, prompt: str | Sequence[int], **options: Unpack[GenerationOptionsDict]) -> Completion:
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        queue_timeout: float | None = None,
+        **options: Unpack[GenerationOptionsDict],
+    ) -> Completion:
         """Continues ``prompt`` and returns the whole result.
 
         Args:
             prompt: text, or token ids. Special tokens in a text are recognised, and BOS is added where the model
                 asks for it; token ids are taken as they are.
+            queue_timeout: seconds to wait at most while the pair writes other threads' texts; 0 does not wait. None:
+                as long as it takes.
             **options: see :class:`GenerationOptions`.
 
         Raises:
@@ -85,32 +106,59 @@ class Pair:
             TokenizeError: the prompt is empty, not Unicode, or holds an id that the models do not share.
             ContextFull: the prompt is longer than the context.
             GenerationError: no token is allowed, or llama.cpp reported a failure.
-            PairClosed: the pair was closed.
+            QueueTimeout: the pair wrote other texts for longer than ``queue_timeout``.
+            PairClosed: the pair was closed, before or while it wrote.
+            ForkError: this process was forked while the pair was in use.
             KeyboardInterrupt: Ctrl-C; the pair stays usable.
         """
-        return self.stream(prompt, **options).completion()
+        return self.stream(prompt, queue_timeout=queue_timeout, **options).completion()
 
-    def stream(self, prompt: str | Sequence[int], **options: Unpack[GenerationOptionsDict]) -> TokenStream:
+    def stream(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        queue_timeout: float | None = None,
+        **options: Unpack[GenerationOptionsDict],
+    ) -> TokenStream:
         """Continues ``prompt``, token by token. Arguments and errors are those of :meth:`generate`.
 
-        Bad arguments raise here; nothing is computed before the first token is asked for.
+        Bad arguments raise here; nothing is computed before the first token is asked for. ``queue_timeout`` is the
+        longest wait for any one token; the stream can be iterated again after a QueueTimeout.
         """
         core = self._open_core()
-        return self._start(core, self._to_tokens(core, prompt), GenerationOptions.of(options))
+        tokens = self._to_tokens(core, prompt)
+        return self._start(core, tokens, GenerationOptions.of(options), queue_timeout)
 
-    def chat(self, messages: Sequence[Message], **options: Any) -> Completion:
+    def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        chat_template: str | None = None,
+        template_variables: Mapping[str, Any] | None = None,
+        queue_timeout: float | None = None,
+        **options: Unpack[GenerationOptionsDict],
+    ) -> Completion:
         """Answers ``messages``, a list of ``{"role": ..., "content": ...}``.
 
         Args:
             messages: the conversation so far.
             chat_template: Jinja2 source. Default: the template in the base's file.
             template_variables: further names for the template.
+            queue_timeout: as for :meth:`generate`.
             **options: as for :meth:`generate`; temperature defaults to 0.2, as in llama_cpp.Llama.
 
         Raises:
             ChatTemplateError: the base's file has no template and none was given, or the template refused.
+            Everything else that :meth:`generate` raises.
         """
-        return self.stream_chat(messages, **options).completion()
+        stream = self.stream_chat(
+            messages,
+            chat_template=chat_template,
+            template_variables=template_variables,
+            queue_timeout=queue_timeout,
+            **options,
+        )
+        return stream.completion()
 
     def stream_chat(
         self,
@@ -118,14 +166,15 @@ class Pair:
         *,
         chat_template: str | None = None,
         template_variables: Mapping[str, Any] | None = None,
+        queue_timeout: float | None = None,
         **options: Unpack[GenerationOptionsDict],
     ) -> TokenStream:
-        """:meth:`chat`, token by token."""
+        """:meth:`chat`, token by token; see :meth:`stream`."""
         core = self._open_core()
         options.setdefault("temperature", CHAT_TEMPERATURE)
         checked = GenerationOptions.of(options)
         tokens = self.tokenize_chat(messages, chat_template=chat_template, template_variables=template_variables)
-        return self._start(core, tokens, checked)
+        return self._start(core, tokens, checked, queue_timeout)
 
     def render_chat(
         self,
@@ -164,9 +213,31 @@ class Pair:
         has_bos = bool(base["bos_token"]) and prompt.startswith(base["bos_token"])
         return self.tokenize(prompt, add_special=not has_bos)
 
+    @overload
     def generate_batch(
         self,
-        prompts: Iterable[str | Sequence[int]],
+        prompts: Iterable[Prompt],
+        *,
+        n_parallel: int = ...,
+        each: Iterable[GenerationOptionsDict] | None = ...,
+        return_exceptions: Literal[False] = ...,
+        **options: Unpack[GenerationOptionsDict],
+    ) -> list[Completion]: ...
+
+    @overload
+    def generate_batch(
+        self,
+        prompts: Iterable[Prompt],
+        *,
+        n_parallel: int = ...,
+        each: Iterable[GenerationOptionsDict] | None = ...,
+        return_exceptions: bool,
+        **options: Unpack[GenerationOptionsDict],
+    ) -> list[Completion | ColmError]: ...
+
+    def generate_batch(
+        self,
+        prompts: Iterable[Prompt],
         *,
         n_parallel: int = DEFAULT_PARALLEL,
         each: Iterable[GenerationOptionsDict] | None = None,
@@ -177,21 +248,23 @@ class Pair:
 
         Args:
             return_exceptions: give back the error of a text that failed in its place. False: raise the first one,
-                once the others have ended.
+                once the others have ended; its ``index`` is the prompt's, and its ``results`` are what this method
+                would have returned with True.
         """
-        results: dict[int, Completion | ColmError] = {}
-        for number, result in self.stream_batch(prompts, n_parallel=n_parallel, each=each, **options):
-            results[number] = result
+        results = dict(self.stream_batch(prompts, n_parallel=n_parallel, each=each, **options))
         in_order = [results[number] for number in sorted(results)]
-        if not return_exceptions:
-            for result in in_order:
-                if isinstance(result, ColmError):
-                    raise result
-        return in_order
+        if return_exceptions:
+            return in_order
+        for number, result in enumerate(in_order):
+            if isinstance(result, ColmError):
+                result.args = (f"prompt {number} of {len(in_order)} (counted from 0): {result}",)
+                result.results = in_order  # type: ignore[attr-defined]
+                raise result
+        return [result for result in in_order if isinstance(result, Completion)]
 
     def stream_batch(
         self,
-        prompts: Iterable[str | Sequence[int]],
+        prompts: Iterable[Prompt],
         *,
         n_parallel: int = DEFAULT_PARALLEL,
         each: Iterable[GenerationOptionsDict] | None = None,
@@ -207,20 +280,24 @@ class Pair:
         is not disturbed.
 
         Args:
-            prompts: as for :meth:`generate`. An iterator is read as room comes free.
+            prompts: as for :meth:`generate`, or conversations as for :meth:`chat`, whose temperature is then 0.2
+                unless it is given. An iterator is read as room comes free.
             n_parallel: texts at a time, 1 to 256 and no more than ``n_batch``.
-            each: options of each text, beside ``options`` or in their place.
+            each: options of each text, beside ``options`` or in their place; as many as there are prompts.
             **options: of all texts; see :class:`GenerationOptions`. ``seed`` is that of the first text, each later one
                 has the next.
 
         Raises:
             TypeError: an unknown option.
-            OptionError: ``n_parallel`` or an option of ``options`` outside its range.
+            OptionError: ``n_parallel`` or an option of ``options`` outside its range; ``each`` of another length than
+                ``prompts`` (where either is an iterator, once it ends).
+            TokenizeError: ``prompts`` is one text.
             HeadError: no head.
             LoadError: no context of that size can be made.
             PairClosed: the pair was closed.
         """
         core = self._open_core()
+        _check_prompts(prompts, each)
         heads: _Known = {}
         if options.get("head") is not None or each is None:  # otherwise each text may bring its own
             self._options_of(GenerationOptions.of(options), heads)
@@ -233,34 +310,44 @@ class Pair:
                 forward_log()
         stream = BatchStream(core, batch, n_parallel, self._requests(core, prompts, each, options, heads))
         with _registry_lock:
+            self._open_core()  # it may have been closed meanwhile
             self._batches.add(stream)
         return stream
 
     def _requests(
         self,
         core: _core.Pair,
-        prompts: Iterable[str | Sequence[int]],
+        prompts: Iterable[Prompt],
         each: Iterable[GenerationOptionsDict] | None,
         options: GenerationOptionsDict,
         heads: _Known,
     ) -> Iterator[Callable[[], Request]]:
         first_seed = options.get("seed")
-        own = itertools.repeat({}) if each is None else each
-        for number, (prompt, extra) in enumerate(zip(prompts, own, strict=each is not None)):
-            merged: dict[str, Any] = {**options, **extra}
-            if first_seed is not None and "seed" not in extra:
-                merged["seed"] = (first_seed + number) % (MAX_SEED + 1)
+        for number, (prompt, extra) in enumerate(_with_own(prompts, each)):
 
-            def make(prompt: str | Sequence[int] = prompt, merged: dict[str, Any] = merged) -> Request:
-                tokens = self._to_tokens(core, prompt)
-                return (tokens, *self._options_of(GenerationOptions.of(merged), heads))
+            def make(number: int = number, prompt: Prompt = prompt, extra: Any = extra) -> Request:
+                if not isinstance(extra, Mapping):
+                    raise OptionError(f"its entry of each= is {shown(extra)}; give a dict of options")
+                merged: dict[str, Any] = {**options, **extra}
+                if first_seed is not None and "seed" not in extra:
+                    merged["seed"] = (first_seed + number) % (MAX_SEED + 1)
+                if is_conversation(prompt):
+                    merged.setdefault("temperature", CHAT_TEMPERATURE)
+                    tokens = self.tokenize_chat(prompt)
+                else:
+                    tokens = self._to_tokens(core, prompt)
+                try:
+                    checked = GenerationOptions.of(merged)
+                except TypeError as error:  # an unknown name in each=; in options it was refused before
+                    raise OptionError(str(error)) from None
+                return (tokens, *self._options_of(checked, heads))
 
             yield make
 
     def cancel(self) -> None:
         """Ends the texts being written as ``cancelled``, within one step. Safe from any thread."""
         for stream in self._live_streams():
-            if stream._started:
+            if stream._begun:
                 stream.cancel()
         for batch in self._live_batches():
             batch.cancel()
@@ -353,13 +440,19 @@ class Pair:
             self._open_core().reset()
 
     def close(self) -> None:
-        """Ends every text and frees both models. Closing twice is fine."""
+        """Ends every text and frees both models. Closing twice is fine. Texts that are written get PairClosed."""
+        with _registry_lock:  # no text may begin between the two
+            self._core = None
+            writing: list[TokenStream | BatchStream] = [*self._streams, *self._batches]
+        for text in writing:
+            text._detach()
+
+    def _stop(self) -> None:
+        """Ends every text, also those that wait, as ``cancelled``."""
         for stream in self._live_streams():
-            stream._detach()
+            stream.cancel()
         for batch in self._live_batches():
-            batch._detach()
-        self._core = None
-        self._prepared = None
+            batch.cancel()
 
     def __enter__(self) -> Pair:
         self._open_core()
@@ -379,9 +472,11 @@ class Pair:
     # -- inside -----------------------------------------------------------------------------------------------
 
     def _open_core(self) -> _core.Pair:
-        if self._core is None:
+        core = self._core  # another thread may close the pair
+        if core is None:
             raise PairClosed("this pair was closed; load it again to go on")
-        return self._core
+        check_usable()
+        return core
 
     def _live_streams(self) -> list[TokenStream]:
         with _registry_lock:
@@ -391,12 +486,17 @@ class Pair:
         with _registry_lock:
             return list(self._batches)
 
-    def _to_tokens(self, core: _core.Pair, prompt: str | Sequence[int]) -> list[int]:
+    def _to_tokens(self, core: _core.Pair, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, Mapping) or is_conversation(prompt):
+            raise TokenizeError(
+                "the prompt is made of messages; give a list of them to chat() or stream_chat(), or lists of them to "
+                "generate_batch()"
+            )
         if isinstance(prompt, str):
             if not prompt:
                 raise TokenizeError("the prompt is empty; give at least one character")
             return self.tokenize(prompt)
-        return _to_ids(prompt)
+        return _to_ids(prompt)  # type: ignore[arg-type]  # not messages
 
     def _options_of(
         self, options: GenerationOptions, heads: _Known | None = None
@@ -417,14 +517,18 @@ class Pair:
             default_threshold = prepared.threshold_for(rate, must_know=options.defer_rate is not None)
         return prepared.core, options.to_core(default_threshold)
 
-    def _start(self, core: _core.Pair, tokens: list[int], options: GenerationOptions) -> TokenStream:
+    def _start(
+        self, core: _core.Pair, tokens: list[int], options: GenerationOptions, queue_timeout: float | None
+    ) -> TokenStream:
+        timeout = None if queue_timeout is None else seconds("queue_timeout", queue_timeout)
         head, core_options = self._options_of(options)
         try:
             generation = core.start(tokens, head, core_options)
         finally:
             forward_log()
-        stream = TokenStream(core, generation, self._turns, core_options.sampling.seed)
+        stream = TokenStream(core, generation, core_options.sampling.seed, timeout)
         with _registry_lock:
+            self._open_core()  # it may have been closed meanwhile
             self._streams.add(stream)
         return stream
 
@@ -493,6 +597,38 @@ class _Prepared:
         )
 
 
+def is_conversation(prompt: object) -> TypeGuard[Sequence[Message]]:
+    """Whether ``prompt`` is a list of messages rather than a text or token ids."""
+    return isinstance(prompt, (list, tuple)) and bool(prompt) and isinstance(prompt[0], Mapping)
+
+
+def _check_prompts(prompts: object, each: object) -> None:
+    if isinstance(prompts, (str, bytes, bytearray, Mapping)) or not isinstance(prompts, Iterable):
+        raise TokenizeError(
+            f"prompts is of type {type(prompts).__name__}; give a list of prompts, or take generate() for a single one"
+        )
+    if each is None:
+        return
+    if isinstance(each, (str, bytes, Mapping)) or not isinstance(each, Iterable):
+        raise OptionError(f"each is of type {type(each).__name__}; give a list with a dict of options for each prompt")
+    if isinstance(prompts, Sized) and isinstance(each, Sized) and len(prompts) != len(each):
+        raise OptionError(f"each has {len(each)} entries for {len(prompts)} prompts; give one for each")
+
+
+def _with_own(prompts: Iterable[Prompt], each: Iterable[Any] | None) -> Iterator[tuple[Prompt, Any]]:
+    """Each prompt with its entry of ``each``; OptionError where one ends before the other."""
+    own = itertools.repeat({}) if each is None else iter(each)
+    n_prompts, nothing = 0, object()
+    for prompt in prompts:
+        extra = next(own, nothing)
+        if extra is nothing:
+            raise OptionError(f"each has {n_prompts} entries, and there are more prompts; give one for each")
+        n_prompts += 1
+        yield prompt, extra
+    if each is not None and next(own, nothing) is not nothing:
+        raise OptionError(f"each has more than {n_prompts} entries for {n_prompts} prompts; give one for each")
+
+
 def _to_ids(tokens: Sequence[int]) -> list[int]:
     if isinstance(tokens, (bytes, bytearray)) or not hasattr(tokens, "__iter__"):
         raise TokenizeError(f"the prompt is of type {type(tokens).__name__}; give str or token ids")
@@ -515,5 +651,7 @@ def _close_open_pairs() -> None:
     with _registry_lock:
         pairs = list(_open_pairs)
     for pair in pairs:
-        pair.close()
+        pair._stop()
     wait_until_idle(seconds=10)
+    for pair in pairs:
+        pair.close()
