@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import LoadError, MissingDependency
+from .paths import to_native
 
 if TYPE_CHECKING:
     from .heads import Head
@@ -21,9 +22,10 @@ def write(head: Head, path: str | os.PathLike[str]) -> None:
     """Write ``head`` to ``path``, which changes only once the file is complete.
 
     Raises:
-        LoadError: the file cannot be written.
+        LoadError: the file cannot be written, or no file can have such a name.
         MissingDependency: the ``gguf`` package is not installed.
     """
+    to_native(path)  # refuses what no file can be named
     target = Path(path)
     # Beside the target, since os.replace is atomic only within one file system. Not by
     # tempfile.mkstemp: that would leave a file that no other user may read.

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from . import _core
+from ._shown import shown as shown  # the pair takes it from here
 from .errors import OptionError
 from .grammar import to_gbnf
 from .paths import to_native
@@ -52,16 +53,7 @@ _AUTO_LOOKAHEAD = -1  # kAutoLookahead
 
 def _choice(name: str, value: object, choices: Sequence[str]) -> None:
     if value not in choices:
-        raise OptionError(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
-
-
-def shown(value: object) -> str:
-    """``repr(value)`` for a message; a number with thousands of digits has none."""
-    try:
-        text = repr(value)
-    except ValueError:
-        text = "a number of very many digits"
-    return text if len(text) <= 200 else text[:200] + "..."
+        raise OptionError(f"{name} is {shown(value)}; it must be one of {', '.join(choices)}")
 
 
 def integer(name: str, value: object, low: int, high: int) -> int:
@@ -412,7 +404,9 @@ class GenerationOptions:
             try:
                 text.encode("utf-8")
             except UnicodeEncodeError:
-                raise OptionError(f"the stop string {text!r} holds a lone surrogate; no text contains it") from None
+                raise OptionError(
+                    f"the stop string {shown(text)} holds a lone surrogate; no text contains it"
+                ) from None
         return given
 
     def rate_to_start_from(self) -> float | None:
