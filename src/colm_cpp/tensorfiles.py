@@ -154,8 +154,8 @@ class NumpyFile:
                 array: npt.NDArray[Any] = np.load(self.path, mmap_mode="r", allow_pickle=False)
                 return array
             with zipfile.ZipFile(self.path) as archive, archive.open(header.member) as stream:
-                array = np.lib.format.read_array(stream, allow_pickle=False)
-                return array
+                unpacked: npt.NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
+            return unpacked
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
