@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from .errors import LoadError, MissingDependency
 from .output_file import write_file
+from .paths import to_native
 
 if TYPE_CHECKING:
     from .heads import Head
@@ -22,10 +23,11 @@ def write(head: Head, path: str | os.PathLike[str]) -> None:
     """Write ``head`` to ``path``, which changes only once the file is complete.
 
     Raises:
-        LoadError: the file cannot be written.
+        LoadError: the file cannot be written, or no file can have such a name.
         OptionError: ``path`` is a link.
         MissingDependency: the ``gguf`` package is not installed.
     """
+    to_native(path)  # refuses what no file can be named
     target = Path(path)
     try:
         write_file(target, _to_gguf(head))

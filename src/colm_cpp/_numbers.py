@@ -5,20 +5,12 @@ from __future__ import annotations
 import contextlib
 import math
 
+from ._shown import shown
 from .errors import OptionError
 
-__all__ = ["flag", "real", "seconds", "share", "shown"]
+__all__ = ["flag", "real", "seconds", "share"]
 
 _MAX_SECONDS = 100 * 365 * 86400.0
-
-
-def shown(value: object) -> str:
-    """``repr(value)`` for a message; a number with thousands of digits has none."""
-    try:
-        text = repr(value)
-    except ValueError:
-        text = "a number of very many digits"
-    return text if len(text) <= 200 else text[:200] + "..."
 
 
 def real(name: str, value: object) -> float:

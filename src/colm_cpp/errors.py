@@ -25,6 +25,7 @@ __all__ = [
     "MissingDependency",
     "NotEnoughMemory",
     "OptionError",
+    "OutOfMemory",
     "PairClosed",
     "QueueTimeout",
     "TokenizeError",
@@ -32,14 +33,26 @@ __all__ = [
 ]
 
 
+# A message may hold what a caller or a file gave, which may be of any length.
+_MOST = 4000
+
+
 class ColmError(Exception):
-    """Base class of every exception that colm_cpp raises on purpose.
+    """Base class of every exception that colm_cpp raises on purpose. Its message has 4,000 characters at most.
 
     Attributes:
         index: the prompt of a batch that it belongs to, counted from 0; None where there is no batch.
     """
 
     index: int | None = None
+
+    def __init__(self, message: str = "") -> None:
+        if len(message) > _MOST:
+            # What is wrong stands at the beginning, and what to do about it at the end.
+            half = _MOST // 2 - 50
+            cut = len(message) - 2 * half
+            message = f"{message[:half]} [... {cut} characters left out ...] {message[-half:]}"
+        super().__init__(message)
 
 
 class OptionError(ColmError, ValueError):
@@ -54,7 +67,11 @@ class LoadError(ColmError, OSError):
     """A model, adapter or head file is missing, damaged, or not what was asked for."""
 
 
-class NotEnoughMemory(LoadError, MemoryError):
+class OutOfMemory(ColmError, MemoryError):
+    """The process got no more memory from the system while it was computing; the message says what takes less."""
+
+
+class NotEnoughMemory(LoadError, OutOfMemory):
     """The pair is estimated to need more memory than is free.
 
     Attributes:

@@ -33,9 +33,9 @@ class Head:
     Attributes:
         weights: one float32 array ``[n_out, n_in]`` per layer, read-only copies of what was given.
             The first ``n_in`` is ``n_embd + n_features``, each later one the ``n_out`` before it;
-            the last ``n_out`` is 1.
+            the last ``n_out`` is 1. At most 64 layers with 2**27 weights together.
         biases: one float32 array ``[n_out]`` per layer, read-only.
-        n_embd: width of the base's hidden state.
+        n_embd: width of the base's hidden state, 1 to 1,048,576.
         kind: ``"linear"`` (precisely one layer) or ``"mlp"`` (one or more).
         activation: between the layers of an ``"mlp"``: ``"relu"``, ``"gelu"`` (exact, erf) or
             ``"silu"``. Not used by a linear head.
@@ -47,7 +47,7 @@ class Head:
         vocab_fingerprint: 16 hexadecimal digits (kept in lower case), checked against the base's
             when present.
         default_threshold: eta in [0, 1], used when the caller gives none.
-        rates: calibration, deferral rates in [0, 1], strictly ascending.
+        rates: calibration, deferral rates in [0, 1], strictly ascending; at most 4096.
         thresholds: calibration, the threshold in [0, 1] that gives each of ``rates``.
         training: how the head was fitted and what it is worth on held-out texts, as JSON; None where unknown.
         calibration: how ``rates`` were measured, as JSON; None where unknown.
@@ -84,7 +84,7 @@ class Head:
         put("activation", checks.choice("activation", self.activation, ACTIVATIONS))
         put("features", checks.feature_names(self.features))
         put("top_k", checks.top_k(self.top_k, self.features))
-        put("n_embd", checks.integer("n_embd", self.n_embd, 1, 2**31 - 1))
+        put("n_embd", checks.integer("n_embd", self.n_embd, 1, checks.MAX_EMBD))
         put("weights", checks.arrays("weights", self.weights, 2))
         put("biases", checks.arrays("biases", self.biases, 1))
         checks.layer_chain(self.kind, self.weights, self.biases, self.n_embd, self.n_features)
@@ -255,7 +255,7 @@ class Head:
         The file appears under ``path`` only when it is complete, and replaces what was there.
 
         Raises:
-            LoadError: the file cannot be written; what was there before stays.
+            LoadError: the file cannot be written, or no file can have such a name; what was there before stays.
             OptionError: ``path`` is a link.
             MissingDependency: the ``gguf`` package is not installed.
         """

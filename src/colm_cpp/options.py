@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 import numpy as np
 
 from . import _core
-from ._numbers import flag, real, share, shown
+from ._numbers import flag, real, share
+from ._shown import shown
 from .errors import OptionError
 from .grammar import to_gbnf
 from .paths import to_native
@@ -414,7 +415,9 @@ class GenerationOptions:
             try:
                 text.encode("utf-8")
             except UnicodeEncodeError:
-                raise OptionError(f"the stop string {text!r} holds a lone surrogate; no text contains it") from None
+                raise OptionError(
+                    f"the stop string {shown(text)} holds a lone surrogate; no text contains it"
+                ) from None
         return given
 
     def rate_to_start_from(self) -> float | None:

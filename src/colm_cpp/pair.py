@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 from . import _core
 from ._busy import busy, check_usable, wait_until_idle
 from ._log import forward_log
-from ._numbers import seconds, shown
+from ._numbers import seconds
+from ._shown import shown
 from .batch import BatchStream, Request
 from .chat import Message, render_chat
 from .errors import ChatTemplateError, ColmError, HeadError, OptionError, PairClosed, TokenizeError

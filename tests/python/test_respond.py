@@ -415,7 +415,7 @@ def test_damaged_answers(pair: colm.Pair, prompts: Corpus, tmp_path: Path) -> No
     path = tmp_path / "out" / FILE
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([*lines[:3], b"{damaged\n", *lines[4:]]))
-    with pytest.raises(CorpusError, match=rf"{FILE}:4: not JSON.*delete this line and those behind it"):
+    with pytest.raises(CorpusError, match=rf"{FILE}:4 is damaged.*delete the line and those behind it"):
         list(corpus.documents())
     path.write_bytes(b"".join(lines[:3]))
     respond(pair, prompts, tmp_path / "out", GREEDY)

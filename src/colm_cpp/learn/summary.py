@@ -121,8 +121,10 @@ def summarize(folder: RecordFolder, task: Task, checker: Checker) -> Summary:
     Raises:
         CorpusError: the answers are to another task, or there are none.
     """
-    if folder.meta["task_sha256"] != task.digest:
-        raise CorpusError(f"{folder.path} has answers to {folder.meta['task']}, and {task.path} is another file")
+    if folder.meta.get("task_sha256") != task.digest:
+        raise CorpusError(
+            f"{folder.path} has answers to {folder.meta.get('task', 'another task')}, and {task.path} is another file"
+        )
     problems = {problem.index: problem for problem in task.problems}
     steps = StepTimes.from_dict(folder.meta["steps"]) if "steps" in folder.meta else None
     arms: list[ArmSummary] = []

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .._shown import shortened
 from ..errors import CorpusError
+from ._files import digest_of, why
 from .corpus import BadRow, json_rows
 
 __all__ = ["Problem", "Task", "load_prompts", "load_task"]
@@ -61,9 +62,11 @@ def load_task(path: str | os.PathLike[str], *, skip: int = 0, limit: int | None 
         CorpusError: the file cannot be read, or holds no problem.
     """
     try:
-        digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    except OSError as error:
-        raise CorpusError(f"the task {os.fspath(path)} cannot be read ({error.strerror}); check its name") from error
+        digest = digest_of(Path(path))
+    except (OSError, ValueError) as error:
+        raise CorpusError(
+            f"the task {shortened(os.fspath(path))} cannot be read ({why(error)}); check its name"
+        ) from error
     problems: list[Problem] = []
     bad: list[BadRow] = []
     for index, row in enumerate(json_rows(path)):

@@ -151,8 +151,12 @@ class TextMaker:
         scored: list[bool] = []
         done = ""  # of the rendered conversation
         add_special = False
+        # A greeting answers nobody, so it is read with what follows and not learned from.
+        n_opening = next((i for i, message in enumerate(messages) if message["role"] != "assistant"), len(messages))
+        if not any(message["role"] == "assistant" for message in messages[n_opening:]):
+            raise ChatTemplateError("no turn of the assistant follows another's, so there is none to learn from")
         for i, message in enumerate(messages):
-            if message["role"] != "assistant":
+            if message["role"] != "assistant" or i < n_opening:
                 continue
             opened = self._render(messages[:i], True)
             closed = self._render(messages[: i + 1], False)
