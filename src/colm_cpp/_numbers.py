@@ -59,9 +59,8 @@ def flag(name: str, value: object) -> bool:
     """``bool(value)``.
 
     Raises:
-        OptionError: it is neither true nor false, as an array.
+        OptionError: it is an array.
     """
-    try:
-        return bool(value)
-    except (TypeError, ValueError):  # an array has no truth
-        raise OptionError(f"{name} is {shown(value)}; it must be True or False") from None
+    if getattr(value, "shape", ()) != ():
+        raise OptionError(f"{name} is {shown(value)}; it must be True or False")
+    return bool(value)
