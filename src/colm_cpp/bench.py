@@ -30,6 +30,9 @@ PROMPT = (
 )
 RATES = (0.0, 0.1, 0.2, 0.4, 1.0)
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
+_BEHIND = max(BATCH_SIZES) + 8  # tokens behind the prompt that bare decodes need room for
+STEPS_N_CTX = _BEHIND + 1
+"""The smallest context in which :func:`time_steps` can measure."""
 AT_ONCE = (1, 4, 8)
 _LOOKAHEADS: tuple[int | Literal["auto"], ...] = (0, "auto")
 _RATE_AT_ONCE = 0.2
@@ -241,8 +244,7 @@ def time_steps(pair: Pair, *, rounds: int = 3) -> StepCosts:
     Raises:
         OptionError: ``rounds`` too small, or a context that holds no more than what is measured.
     """
-    n_more = max(BATCH_SIZES) + 8
-    prompt_ids = pair.tokenize(PROMPT)[: max(1, pair.n_ctx - n_more)]
+    prompt_ids = pair.tokenize(PROMPT)[: max(1, pair.n_ctx - _BEHIND)]
     _check(pair, prompt_ids, 4, rounds)
     calls = _schedule(prompt_ids)
     return _costs([_time_calls(pair, prompt_ids, calls) for _ in range(rounds)])
@@ -253,7 +255,7 @@ def _check(pair: Pair, prompt_ids: Sequence[int], n_tokens: int, rounds: int) ->
         raise OptionError(f"n_tokens is {n_tokens}; 4 or more can be timed")
     if rounds < 1:
         raise OptionError(f"rounds is {rounds}; it must be 1 or more")
-    needed = max(len(prompt_ids) + n_tokens, len(prompt_ids) + max(BATCH_SIZES) + 8)
+    needed = max(len(prompt_ids) + n_tokens, len(prompt_ids) + _BEHIND)
     if needed > pair.n_ctx:
         raise OptionError(
             f"the prompt of {len(prompt_ids)} tokens and what is measured behind it need a context of {needed}; the "
@@ -316,7 +318,7 @@ class _Bench:
 def _time_calls(
     pair: Pair, prompt_ids: Sequence[int], calls: Sequence[tuple[str, tuple[str, int, int, bool, bool]]]
 ) -> dict[str, list[float]]:
-    seconds = pair._replay(_text(prompt_ids, max(BATCH_SIZES) + 8), [call for _, call in calls])
+    seconds = pair._replay(_text(prompt_ids, _BEHIND), [call for _, call in calls])
     found: dict[str, list[float]] = {}
     for (what, _), value in zip(calls, seconds, strict=True):
         if what:

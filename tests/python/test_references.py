@@ -18,6 +18,7 @@ import colm_cpp as colm
 from colm_cpp.cli import main
 from colm_cpp.errors import CorpusError, OptionError
 from colm_cpp.learn import Record, RecordFolder, load_task, make_arms, make_checker, summarize
+from colm_cpp.learn import run as answer_all
 from colm_cpp.learn.costs import ROUTER_TOKENS, StepTimes, answer_costs, confidence
 from colm_cpp.learn.references import MEASURES, Experts, above, curve, reference
 from colm_cpp.report import evaluation as report
@@ -414,6 +415,19 @@ def test_the_command_tells_the_truth_about_cost(tiny_model: TinyModels, tmp_path
     run("--rate", "0.7", "--limit", "2")
     assert json.loads((out / "meta.json").read_text())["steps"] == meta["steps"]
     assert json.loads(run("--report-only", "--json"))["meta"]["steps"] == meta["steps"]
+
+
+@pytest.mark.parametrize("n_ctx", [40, 41, 64])
+def test_a_small_context_has_no_room_for_step_times(n_ctx: int, tiny_model: TinyModels, tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text('{"prompt": "Hi", "answer": "x"}\n')
+    task = load_task(tmp_path / "t.jsonl")
+    folder = RecordFolder.create_or_open(tmp_path / "e", {"task": "t", "task_sha256": task.digest})
+    arms = make_arms(["base"], {}, [], random=False)
+    with colm.load(tiny_model(**BASE), tiny_model(**ASSISTANT), n_ctx=n_ctx, n_threads=1) as pair:
+        assert pair.n_ctx == n_ctx
+        answer_all(pair, task, folder, arms, {"max_tokens": 2}, chat=False)
+    assert set(folder.read("base")) == {0}
+    assert ("steps" in RecordFolder.open(folder.path).meta) == (n_ctx >= 41)
 
 
 def test_heads_are_not_named_as_references(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..bench import time_steps
+from ..bench import STEPS_N_CTX, time_steps
 from ..errors import ColmError, HeadError, OptionError
 from ..heads import Head
 from ..hub import resolve
@@ -183,7 +183,8 @@ def run(
 ) -> None:
     """Answers what is not answered yet.
 
-    When a folder is begun, bare decodes of both models are timed for what answers cost by counts. Then problem by
+    When a folder is begun, bare decodes of both models are timed for what answers cost by counts (where the context has
+    room for that). Then problem by
     problem, every arm in turn, so that whatever slows the machine slows all arms alike. One at a time,
     nothing read is kept between answers: a run that was interrupted gives the answers of one that was not.
 
@@ -221,10 +222,10 @@ def _run(
     on_progress: Callable[[Progress], None] | None,
     experts: Mapping[str, Pair],
 ) -> None:
-    if "steps" not in folder.meta:
+    if "steps" not in folder.meta and pair.n_ctx >= STEPS_N_CTX:
         folder.set_steps(StepTimes.of(time_steps(pair)).to_dict())
     for name, expert in experts.items():
-        if name not in folder.meta.get("expert_steps", {}):
+        if name not in folder.meta.get("expert_steps", {}) and expert.n_ctx >= STEPS_N_CTX:
             folder.set_steps(StepTimes.of(time_steps(expert)).to_dict(), expert=name)
     known = {}
     for arm in arms:
