@@ -18,7 +18,7 @@ from .hub import resolve
 from .memory import check_memory as check_free_memory
 from .memory import estimate
 from .options import LONG_N_UBATCH, GenerationOptions, LoadOptions
-from .pair import DEFAULT_THRESHOLD, HEAD_CHOICES, Pair, is_file
+from .pair import DEFAULT_THRESHOLD, HEAD_CHOICES, Pair, is_file, refuse_messages
 from .paths import to_native
 from .preset import preset
 from .results import Completion
@@ -220,6 +220,7 @@ def generate(
     if head is None:
         raise HeadError(f"generate() needs a deferral head; {HEAD_CHOICES}")
     GenerationOptions.of({**options, "head": head}).to_core(DEFAULT_THRESHOLD)  # before minutes of loading
+    refuse_messages(prompt)
     if not isinstance(head, (str, os.PathLike, Head)):
         raise HeadError(f"head is of type {type(head).__name__}; {HEAD_CHOICES}")
     if not isinstance(head, Head) and is_file(head):
