@@ -19,7 +19,7 @@ from .memory import check_memory as check_free_memory
 from .memory import estimate
 from .names import HEAD_CHOICES, find_head, find_model, head_file
 from .options import LONG_N_UBATCH, GenerationOptions, LoadOptions
-from .pair import DEFAULT_THRESHOLD, Pair
+from .pair import DEFAULT_THRESHOLD, Pair, refuse_messages
 from .paths import to_native
 from .preset import preset
 from .results import Completion
@@ -227,6 +227,7 @@ def generate(
     if head is None:
         raise HeadError(f"generate() needs a deferral head; {HEAD_CHOICES}")
     GenerationOptions.of({**options, "head": head}).to_core(DEFAULT_THRESHOLD)  # before minutes of loading
+    refuse_messages(prompt)
     if not isinstance(head, (str, os.PathLike, Head)):
         raise HeadError(f"head is of type {type(head).__name__}; {HEAD_CHOICES}")
     file = None if isinstance(head, Head) else head_file(head)

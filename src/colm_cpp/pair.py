@@ -488,11 +488,7 @@ class Pair:
             return list(self._batches)
 
     def _to_tokens(self, core: _core.Pair, prompt: Prompt) -> list[int]:
-        if isinstance(prompt, Mapping) or is_conversation(prompt):
-            raise TokenizeError(
-                "the prompt is made of messages; give a list of them to chat() or stream_chat(), or lists of them to "
-                "generate_batch()"
-            )
+        refuse_messages(prompt)
         if isinstance(prompt, str):
             if not prompt:
                 raise TokenizeError("the prompt is empty; give at least one character")
@@ -601,6 +597,15 @@ class _Prepared:
 def is_conversation(prompt: object) -> TypeGuard[Sequence[Message]]:
     """Whether ``prompt`` is a list of messages rather than a text or token ids."""
     return isinstance(prompt, (list, tuple)) and bool(prompt) and isinstance(prompt[0], Mapping)
+
+
+def refuse_messages(prompt: object) -> None:
+    """Raises TokenizeError for a prompt that is made of messages."""
+    if isinstance(prompt, Mapping) or is_conversation(prompt):
+        raise TokenizeError(
+            "the prompt is made of messages; give a list of them to a pair's chat() or stream_chat(), or lists of them "
+            "to generate_batch()"
+        )
 
 
 def _check_prompts(prompts: object, each: object) -> None:

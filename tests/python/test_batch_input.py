@@ -110,7 +110,10 @@ def test_messages_that_are_refused_are_alone_with_it(pair: colm.Pair, chatty: co
 
 @pytest.mark.parametrize("prompt", [[{"role": "user", "content": "a"}], ({"role": "user"},), {"role": "user"}])
 def test_generate_points_from_messages_to_chat(chatty: colm.Pair, prompt: Any) -> None:
-    for call in (chatty.generate, chatty.stream):
+    def before_loading(prompt: Any) -> Any:
+        return colm.generate(prompt, base="absent.gguf", assistant="absent.gguf", head="always")
+
+    for call in (chatty.generate, chatty.stream, before_loading):
         with pytest.raises(colm.TokenizeError, match=r"chat\(\)"):
             call(prompt)
 
