@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import psutil
 
+from ._shown import shown
 from .errors import ColmError, OptionError
 from .heads import Head
 from .names import head_file
@@ -252,9 +253,9 @@ def time_steps(pair: Pair, *, rounds: int = 3) -> StepCosts:
 
 def _check(pair: Pair, prompt_ids: Sequence[int], n_tokens: int, rounds: int) -> None:
     if n_tokens < 4:
-        raise OptionError(f"n_tokens is {n_tokens}; 4 or more can be timed")
+        raise OptionError(f"n_tokens is {shown(n_tokens)}; 4 or more can be timed")
     if rounds < 1:
-        raise OptionError(f"rounds is {rounds}; it must be 1 or more")
+        raise OptionError(f"rounds is {shown(rounds)}; it must be 1 or more")
     needed = max(len(prompt_ids) + n_tokens, len(prompt_ids) + _BEHIND)
     if needed > pair.n_ctx:
         raise OptionError(

@@ -11,6 +11,7 @@ import jinja2
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from ._shown import shown
 from .errors import ChatTemplateError
 
 __all__ = ["Message", "render_chat"]
@@ -47,7 +48,7 @@ def _check(messages: Sequence[Message]) -> list[dict[str, Any]]:
     checked = []
     for i, message in enumerate(messages):
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str) or "content" not in message:
-            raise ChatTemplateError(f'message {i} is {message!r}; each needs a "role" and a "content"')
+            raise ChatTemplateError(f'message {i} is {shown(message)}; each needs a "role" and a "content"')
         checked.append(dict(message))
     return checked
 

@@ -91,7 +91,7 @@ def reject_unknown(given: Mapping[str, object], known: type, what: str) -> None:
         if name not in names:
             close = difflib.get_close_matches(name, names, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(names)}"
-            raise TypeError(f"{what} has no option {name!r}{hint}")
+            raise TypeError(f"{what} has no option {shown(name)}{hint}")
 
 
 class LoadOptionsDict(TypedDict, total=False):

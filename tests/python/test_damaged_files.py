@@ -36,7 +36,7 @@ from colm_cpp.results import Stats, Token, TopLogprob
 
 LOAD = {**TINY_LOAD, "n_ctx": 64}
 OPTIONS = {"max_tokens": 3, "temperature": 0.0, "seed": 0}
-N_DEFAULT, N_SLOW = 12, 1000
+N_DEFAULT, N_SLOW = 12, 400
 
 
 class Stop(BaseException):

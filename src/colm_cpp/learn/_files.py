@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -127,11 +126,11 @@ def whole_number(name: str, value: object, low: int = 0, high: int = 2**48) -> i
 
 
 def real(name: str, value: object) -> float:
-    """A finite number of 0 or more from a file, such as seconds.
+    """A number from 0 to 2**53 from a file, such as seconds.
 
     Raises:
         ValueError: it is none.
     """
-    if type(value) not in (int, float) or not 0 <= value < math.inf:  # type: ignore[operator]
-        raise ValueError(f"{name} is {shown(value)}; it must be a finite number of 0 or more")
+    if type(value) not in (int, float) or not 0 <= value <= 2**53:  # type: ignore[operator]
+        raise ValueError(f"{name} is {shown(value)}; it must be a number from 0 to 2**53")
     return float(value)  # type: ignore[arg-type]
