@@ -7,8 +7,10 @@
 namespace colm {
 namespace {
 
-// Attention over more than 512 tokens is split between threads where a token is alone.
-constexpr std::size_t kDepth = 544;
+// A cache is read in steps of 256 cells, and attention over 512 of them or more is split between threads where
+// a token is alone. The tokens compared stand where it has 512, and beyond, so that some read more cells beside
+// others than alone.
+constexpr std::size_t kDepth = 504;
 
 std::vector<float> copied(const Output& output) { return {output.logits.begin(), output.logits.end()}; }
 

@@ -78,6 +78,13 @@ ModelOptions reading_rows_alike(ModelOptions options) {
     return options;
 }
 
+// Flash attention reads f32 caches as f16. Only a quantized V cache cannot do without it.
+int flash_attention(const ModelOptions& o) {
+    const bool f32 = o.type_k == GGML_TYPE_F32 || o.type_v == GGML_TYPE_F32;
+    const bool needed = ggml_is_quantized(static_cast<ggml_type>(o.type_v));
+    return o.flash_attn < 0 && f32 && !needed ? 0 : o.flash_attn;
+}
+
 bool report_progress(float fraction, void* callback) {
     return (*static_cast<const std::function<bool(float)>*>(callback))(fraction);
 }
@@ -91,11 +98,9 @@ LlamaModel::LlamaModel(const ModelOptions& options)
     check_model_file(path_);
     load(options_);
     options_.progress = {};  // borrows from the caller
-    const std::uint32_t n_outputs = options_.n_outputs;
-    if (options_.batch_invariant) options_.n_outputs = std::max<std::uint32_t>(n_outputs, kMostInvariant);
+    if (options_.batch_invariant) measure_invariant_pass();
     create_context();
     add_adapters();
-    if (options_.batch_invariant) read_invariant_batches(n_outputs);
 }
 
 LlamaModel::LlamaModel(std::shared_ptr<const Weights> weights, ModelOptions options)
@@ -120,23 +125,33 @@ std::unique_ptr<LlamaModel> LlamaModel::for_batches(std::size_t n_sequences) con
     options.n_outputs = options.n_sequences;
     options.kv_unified = false;
     if (options.batch_invariant && n_sequences > 1) {
-        require(options.n_ubatch > 1,
+        require(invariant_pass_ > 1,
                 "llama.cpp computes two tokens of " + path_ +
                     " otherwise than each alone, or they cannot be compared, so that several texts at a time "
                     "are not what each is alone; write them one at a time, or load without batch_invariant");
-        --options.n_ubatch;  // llama.cpp takes a token of one sequence more than it is told
+        // llama.cpp takes a token of one sequence more than it is told.
+        options.n_ubatch = std::min(options.n_ubatch, invariant_pass_ - 1);
     }
     return std::unique_ptr<LlamaModel>(new LlamaModel(weights_, std::move(options)));
 }
 
-void LlamaModel::read_invariant_batches(std::uint32_t n_outputs) {
-    Interrupt interrupt;
-    options_.n_outputs = n_outputs;
-    options_.n_ubatch = static_cast<std::uint32_t>(invariant_batch(*this, kMostInvariant, interrupt));
-    context_.reset();
-    embeddings_ = false;
+// With passes, batches and a context as large as the measurement needs: smaller ones that were asked for would
+// cut what is to be compared into pieces that are all alike.
+void LlamaModel::measure_invariant_pass() {
+    constexpr auto kMost = static_cast<std::uint32_t>(kMostInvariant);
+    const ModelOptions given = options_;
+    options_.n_ctx = std::max(given.n_ctx, kMost + 2);
+    options_.n_batch = std::max(given.n_batch, kMost);
+    options_.n_ubatch = std::max(given.n_ubatch, kMost);
+    options_.n_outputs = std::max({given.n_outputs, given.n_sequences, kMost});
     create_context();
     add_adapters();
+    Interrupt interrupt;
+    invariant_pass_ = static_cast<std::uint32_t>(invariant_batch(*this, kMost, interrupt));
+    context_.reset();
+    embeddings_ = false;
+    options_ = given;
+    options_.n_ubatch = std::min(given.n_ubatch, invariant_pass_);
 }
 
 void LlamaModel::load(const ModelOptions& o) {
@@ -211,7 +226,7 @@ void LlamaModel::create_context() {
     if (!metadata(metadata("general.architecture") + ".pooling_type").empty())
         params.pooling_type = LLAMA_POOLING_TYPE_NONE;
     params.attention_type = LLAMA_ATTENTION_TYPE_CAUSAL;
-    params.flash_attn_type = static_cast<llama_flash_attn_type>(o.flash_attn);
+    params.flash_attn_type = static_cast<llama_flash_attn_type>(flash_attention(o));
     params.type_k = static_cast<ggml_type>(o.type_k);
     params.type_v = static_cast<ggml_type>(o.type_v);
     params.rope_freq_base = o.rope_freq_base;

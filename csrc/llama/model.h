@@ -77,7 +77,7 @@ class LlamaModel final : public LanguageModel, public BatchModel {
     void load(const ModelOptions& options);
     void load_adapters(Weights& weights) const;
     void create_context();
-    void read_invariant_batches(std::uint32_t n_outputs);
+    void measure_invariant_pass();
     void add_adapters();
     void set_slot(std::size_t i, const Slot& slot);
     void decode(std::size_t n_tokens, bool hidden, Interrupt& interrupt);
@@ -92,6 +92,7 @@ class LlamaModel final : public LanguageModel, public BatchModel {
     std::size_t n_batch_ = 0;
     std::size_t n_outputs_ = 1;
     std::size_t n_sequences_ = 1;
+    std::uint32_t invariant_pass_ = 0;  // tokens of a pass at most, of a model that is invariant
     bool can_rewind_ = true;
     bool swa_full_ = true;
     bool embeddings_ = false;         // what the context is switched to

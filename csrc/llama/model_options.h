@@ -34,7 +34,7 @@ struct ModelOptions {
     // Share of the model for each GPU; empty: by free memory.
     std::vector<float> tensor_split;
     bool offload_kqv = true;
-    // llama_flash_attn_type: -1 auto, 0 off, 1 on.
+    // llama_flash_attn_type: -1 auto, 0 off, 1 on. Auto is off with an f32 cache, which it would read as f16.
     int flash_attn = -1;
     // ggml_type of the K and V cache; 1 is f16.
     int type_k = 1;
@@ -44,8 +44,8 @@ struct ModelOptions {
 
     // Keep weights in a layout that suits this CPU, where llama.cpp has one for their type.
     bool repack = true;
-    // Read no more tokens in a pass than come out as they do alone, bit for bit. Takes no repacked weights
-    // and bf16 in place of an f16 cache.
+    // Read no more tokens in a pass (n_ubatch at most) than come out as they do alone, bit for bit. Takes no
+    // repacked weights and bf16 in place of an f16 cache.
     bool batch_invariant = false;
     bool use_mmap = true;
     bool use_mlock = false;
