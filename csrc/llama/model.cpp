@@ -70,19 +70,13 @@ void check_options(const ModelOptions& o) {
 
 // Of llama.cpp's kernels on a CPU, those that treat a row the same way whatever stands beside it, as far as
 // that can be chosen: repacked weights have kernels for four rows at once, and attention over f16 and f32
-// caches has others for one row and for many.
+// caches has others for one row and for many, as all attention without flash attention has.
 ModelOptions reading_rows_alike(ModelOptions options) {
     options.repack = false;
+    if (options.flash_attn < 0) options.flash_attn = 1;
     for (int* type : {&options.type_k, &options.type_v})
         if (*type == GGML_TYPE_F16) *type = GGML_TYPE_BF16;
     return options;
-}
-
-// Flash attention reads f32 caches as f16. Only a quantized V cache cannot do without it.
-int flash_attention(const ModelOptions& o) {
-    const bool f32 = o.type_k == GGML_TYPE_F32 || o.type_v == GGML_TYPE_F32;
-    const bool needed = ggml_is_quantized(static_cast<ggml_type>(o.type_v));
-    return o.flash_attn < 0 && f32 && !needed ? 0 : o.flash_attn;
 }
 
 bool report_progress(float fraction, void* callback) {
@@ -138,6 +132,11 @@ std::unique_ptr<LlamaModel> LlamaModel::for_batches(std::size_t n_sequences) con
 // With passes, batches and a context as large as the measurement needs: smaller ones that were asked for would
 // cut what is to be compared into pieces that are all alike.
 void LlamaModel::measure_invariant_pass() {
+    if (options_.flash_attn == 0) {
+        // What its products round otherwise is mostly lost where the next weights are quantized, but not always.
+        options_.n_ubatch = invariant_pass_ = 1;
+        return;
+    }
     constexpr auto kMost = static_cast<std::uint32_t>(kMostInvariant);
     const ModelOptions given = options_;
     options_.n_ctx = std::max(given.n_ctx, kMost + 2);
@@ -226,7 +225,7 @@ void LlamaModel::create_context() {
     if (!metadata(metadata("general.architecture") + ".pooling_type").empty())
         params.pooling_type = LLAMA_POOLING_TYPE_NONE;
     params.attention_type = LLAMA_ATTENTION_TYPE_CAUSAL;
-    params.flash_attn_type = static_cast<llama_flash_attn_type>(flash_attention(o));
+    params.flash_attn_type = static_cast<llama_flash_attn_type>(o.flash_attn);
     params.type_k = static_cast<ggml_type>(o.type_k);
     params.type_v = static_cast<ggml_type>(o.type_v);
     params.rope_freq_base = o.rope_freq_base;
@@ -332,9 +331,9 @@ Output LlamaModel::eval(View<const Token> tokens, std::size_t position, Want wan
 }
 
 void LlamaModel::eval_at(View<const Token> tokens, std::size_t position, View<const std::size_t> wanted,
-                         Interrupt& interrupt) {
+                         bool hidden, Interrupt& interrupt) {
     if (tokens.size == 0 || tokens.size > n_batch_ || position + tokens.size > n_ctx_ ||
-        wanted.size > n_outputs_)
+        wanted.size > n_outputs_ || (hidden && wanted.size < tokens.size))
         throw GenerationError("a batch of " + std::to_string(tokens.size) + " tokens with " +
                               std::to_string(wanted.size) + " outputs at position " +
                               std::to_string(position) + " does not fit n_batch " + std::to_string(n_batch_) +
@@ -342,7 +341,7 @@ void LlamaModel::eval_at(View<const Token> tokens, std::size_t position, View<co
                               std::to_string(n_ctx_));
     for (std::size_t i = 0; i < tokens.size; ++i) set_slot(i, {tokens[i], position + i, 0, false});
     for (const std::size_t i : wanted) batch_.outputs[i] = 1;
-    decode(tokens.size, false, interrupt);
+    decode(tokens.size, hidden, interrupt);
 }
 
 void LlamaModel::eval_batch(View<const Slot> slots, bool hidden, Interrupt& interrupt) {

@@ -27,7 +27,7 @@ class LlamaModel final : public LanguageModel, public BatchModel {
     std::size_t n_ctx() const override { return n_ctx_; }
     std::size_t n_batch() const override { return n_batch_; }
     Output eval(View<const Token> tokens, std::size_t position, Want want, Interrupt& interrupt) override;
-    void eval_at(View<const Token> tokens, std::size_t position, View<const std::size_t> wanted,
+    void eval_at(View<const Token> tokens, std::size_t position, View<const std::size_t> wanted, bool hidden,
                  Interrupt& interrupt) override;
     std::size_t rewind(std::size_t n_tokens) override;
 

@@ -34,7 +34,7 @@ struct ModelOptions {
     // Share of the model for each GPU; empty: by free memory.
     std::vector<float> tensor_split;
     bool offload_kqv = true;
-    // llama_flash_attn_type: -1 auto, 0 off, 1 on. Auto is off with an f32 cache, which it would read as f16.
+    // llama_flash_attn_type: -1 auto, 0 off, 1 on.
     int flash_attn = -1;
     // ggml_type of the K and V cache; 1 is f16.
     int type_k = 1;
