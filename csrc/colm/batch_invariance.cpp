@@ -7,9 +7,9 @@
 namespace colm {
 namespace {
 
-// A cache is read in steps of 256 cells, and attention over 512 of them or more is split between threads where
-// a token is alone. The tokens compared stand where it has 512, and beyond, so that some read more cells beside
-// others than alone.
+// A cache is read in steps of 256 cells, and attention over 512 of them or more is split between threads
+// where a token is alone. The tokens compared stand where it has 512, and beyond, so that some read more
+// cells beside others than alone.
 constexpr std::size_t kDepth = 504;
 
 bool same_bits(const float* values, const std::vector<float>& expected) {

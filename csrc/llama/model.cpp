@@ -129,11 +129,16 @@ std::unique_ptr<LlamaModel> LlamaModel::for_batches(std::size_t n_sequences) con
     return std::unique_ptr<LlamaModel>(new LlamaModel(weights_, std::move(options)));
 }
 
-// With passes, batches and a context as large as the measurement needs: smaller ones that were asked for would
-// cut what is to be compared into pieces that are all alike.
+// With passes, batches and a context as large as the measurement needs: smaller ones that were asked for
+// would cut what is to be compared into pieces that are all alike.
 void LlamaModel::measure_invariant_pass() {
     if (options_.flash_attn == 0) {
-        // What its products round otherwise is mostly lost where the next weights are quantized, but not always.
+        // Where the next weights are quantized, what its products round otherwise is mostly lost, not always.
+        require(options_.n_sequences == 1,
+                "without flash attention, which is off with an f32 cache unless it is asked for, attention "
+                "over a "
+                "cache that several texts share depends on where each stands in it; load " +
+                    path_ + " with flash_attn=True or another KV type, or without batch_invariant");
         options_.n_ubatch = invariant_pass_ = 1;
         return;
     }

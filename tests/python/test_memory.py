@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +175,7 @@ with pair.stream_batch(["the fox"] * n_parallel, n_parallel=n_parallel, max_toke
 @pytest.mark.parametrize(
     ("arch", "options", "n_parallel"),
     [
-        ("llama", {"n_ctx": 4096}, 64),
+        ("llama", {"n_ctx": 4096}, 24),
         pytest.param("llama", {"n_ctx": 300, "type_k": "f32", "type_v": "f32"}, 256, marks=pytest.mark.slow),
         pytest.param("gemma3", {"n_ctx": 4096, "flash_attn": False}, 48, marks=pytest.mark.slow),
         pytest.param("jamba", {"n_ctx": 2048}, 64, marks=pytest.mark.slow),
@@ -202,9 +202,9 @@ def test_the_estimate_is_near_what_is_taken(
 
 
 @pytest.fixture
-def qwen(real_models: RealModels) -> Iterator[PairMemory]:
+def qwen(real_models: RealModels) -> PairMemory:
     models = [ModelMemory.of(str(real_models[name]), colm.LoadOptions()) for name in ("base", "assistant")]
-    yield PairMemory(models[0], models[1], (4096, 4096), 512)
+    return PairMemory(models[0], models[1], (4096, 4096), 512)
 
 
 @pytest.mark.real_models
@@ -231,7 +231,9 @@ def test_the_named_pair_with_128_texts(qwen: PairMemory, monkeypatch: pytest.Mon
         ({"type_k": "bf16", "type_v": "bf16"}, True),
     ],
 )
-def test_attention_without_flash_attention_is_counted(options: dict[str, Any], on: bool, tiny_model: TinyModels) -> None:
+def test_attention_without_flash_attention_is_counted(
+    options: dict[str, Any], on: bool, tiny_model: TinyModels
+) -> None:
     model = ModelMemory.of(str(tiny_model()), colm.LoadOptions(**options))
     assert model.n_heads == (0 if on else 4)
     mask, scores = 4 * 128 * 8192, 4 * 128 * 8192 * 4

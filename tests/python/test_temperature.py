@@ -14,7 +14,7 @@ from conftest import BASE, TINY_LOAD, TinyPairs
 import colm_cpp as colm
 
 UNFILTERED: dict[str, Any] = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
-FILTERS: list[dict[str, Any]] = [{}, UNFILTERED, {"top_k": 300}, {"typical_p": 0.999, "top_k": 0}, {"top_k": 1}]
+FILTERS: list[dict[str, Any]] = [{}, UNFILTERED, {"typical_p": 0.999, "top_k": 0}]
 PROMPTS = ["The sun", "12 + 7 ="]
 
 
@@ -26,7 +26,7 @@ def ids(out: object) -> list[int]:
 @pytest.mark.parametrize("temperature", [1e-45, 1e-39, 1e-30])
 def test_it_is_greedy(tiny_pair: TinyPairs, temperature: float) -> None:
     pair = tiny_pair()
-    for filters, threshold in itertools.product(FILTERS, (0.0, 0.6, 1.0)):
+    for filters, threshold in itertools.product(FILTERS, (0.0, 0.7)):
         options: dict[str, Any] = {"threshold": threshold, "max_tokens": 6, "seed": 3, **filters}
         greedy = [ids(pair.generate(prompt, **{**options, "temperature": 0.0})) for prompt in PROMPTS]
         options["temperature"] = temperature
