@@ -70,9 +70,10 @@ void check_options(const ModelOptions& o) {
 
 // Of llama.cpp's kernels on a CPU, those that treat a row the same way whatever stands beside it, as far as
 // that can be chosen: repacked weights have kernels for four rows at once, and attention over f16 and f32
-// caches has others for one row and for many.
+// caches has others for one row and for many, as all attention without flash attention has.
 ModelOptions reading_rows_alike(ModelOptions options) {
     options.repack = false;
+    if (options.flash_attn < 0) options.flash_attn = 1;
     for (int* type : {&options.type_k, &options.type_v})
         if (*type == GGML_TYPE_F16) *type = GGML_TYPE_BF16;
     return options;
@@ -91,11 +92,9 @@ LlamaModel::LlamaModel(const ModelOptions& options)
     check_model_file(path_);
     load(options_);
     options_.progress = {};  // borrows from the caller
-    const std::uint32_t n_outputs = options_.n_outputs;
-    if (options_.batch_invariant) options_.n_outputs = std::max<std::uint32_t>(n_outputs, kMostInvariant);
+    if (options_.batch_invariant) measure_invariant_pass();
     create_context();
     add_adapters();
-    if (options_.batch_invariant) read_invariant_batches(n_outputs);
 }
 
 LlamaModel::LlamaModel(std::shared_ptr<const Weights> weights, ModelOptions options)
@@ -120,23 +119,43 @@ std::unique_ptr<LlamaModel> LlamaModel::for_batches(std::size_t n_sequences) con
     options.n_outputs = options.n_sequences;
     options.kv_unified = false;
     if (options.batch_invariant && n_sequences > 1) {
-        require(options.n_ubatch > 1,
+        require(invariant_pass_ > 1,
                 "llama.cpp computes two tokens of " + path_ +
                     " otherwise than each alone, or they cannot be compared, so that several texts at a time "
                     "are not what each is alone; write them one at a time, or load without batch_invariant");
-        --options.n_ubatch;  // llama.cpp takes a token of one sequence more than it is told
+        // llama.cpp takes a token of one sequence more than it is told.
+        options.n_ubatch = std::min(options.n_ubatch, invariant_pass_ - 1);
     }
     return std::unique_ptr<LlamaModel>(new LlamaModel(weights_, std::move(options)));
 }
 
-void LlamaModel::read_invariant_batches(std::uint32_t n_outputs) {
-    Interrupt interrupt;
-    options_.n_outputs = n_outputs;
-    options_.n_ubatch = static_cast<std::uint32_t>(invariant_batch(*this, kMostInvariant, interrupt));
-    context_.reset();
-    embeddings_ = false;
+// With passes, batches and a context as large as the measurement needs: smaller ones that were asked for
+// would cut what is to be compared into pieces that are all alike.
+void LlamaModel::measure_invariant_pass() {
+    if (options_.flash_attn == 0) {
+        // Where the next weights are quantized, what its products round otherwise is mostly lost, not always.
+        require(options_.n_sequences == 1,
+                "without flash attention, which is off with an f32 cache unless it is asked for, attention "
+                "over a "
+                "cache that several texts share depends on where each stands in it; load " +
+                    path_ + " with flash_attn=True or another KV type, or without batch_invariant");
+        options_.n_ubatch = invariant_pass_ = 1;
+        return;
+    }
+    constexpr auto kMost = static_cast<std::uint32_t>(kMostInvariant);
+    const ModelOptions given = options_;
+    options_.n_ctx = std::max(given.n_ctx, kMost + 2);
+    options_.n_batch = std::max(given.n_batch, kMost);
+    options_.n_ubatch = std::max(given.n_ubatch, kMost);
+    options_.n_outputs = std::max({given.n_outputs, given.n_sequences, kMost});
     create_context();
     add_adapters();
+    Interrupt interrupt;
+    invariant_pass_ = static_cast<std::uint32_t>(invariant_batch(*this, kMost, interrupt));
+    context_.reset();
+    embeddings_ = false;
+    options_ = given;
+    options_.n_ubatch = std::min(given.n_ubatch, invariant_pass_);
 }
 
 void LlamaModel::load(const ModelOptions& o) {
@@ -317,9 +336,9 @@ Output LlamaModel::eval(View<const Token> tokens, std::size_t position, Want wan
 }
 
 void LlamaModel::eval_at(View<const Token> tokens, std::size_t position, View<const std::size_t> wanted,
-                         Interrupt& interrupt) {
+                         bool hidden, Interrupt& interrupt) {
     if (tokens.size == 0 || tokens.size > n_batch_ || position + tokens.size > n_ctx_ ||
-        wanted.size > n_outputs_)
+        wanted.size > n_outputs_ || (hidden && wanted.size < tokens.size))
         throw GenerationError("a batch of " + std::to_string(tokens.size) + " tokens with " +
                               std::to_string(wanted.size) + " outputs at position " +
                               std::to_string(position) + " does not fit n_batch " + std::to_string(n_batch_) +
@@ -327,7 +346,7 @@ void LlamaModel::eval_at(View<const Token> tokens, std::size_t position, View<co
                               std::to_string(n_ctx_));
     for (std::size_t i = 0; i < tokens.size; ++i) set_slot(i, {tokens[i], position + i, 0, false});
     for (const std::size_t i : wanted) batch_.outputs[i] = 1;
-    decode(tokens.size, false, interrupt);
+    decode(tokens.size, hidden, interrupt);
 }
 
 void LlamaModel::eval_batch(View<const Slot> slots, bool hidden, Interrupt& interrupt) {

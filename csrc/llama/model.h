@@ -27,7 +27,7 @@ class LlamaModel final : public LanguageModel, public BatchModel {
     std::size_t n_ctx() const override { return n_ctx_; }
     std::size_t n_batch() const override { return n_batch_; }
     Output eval(View<const Token> tokens, std::size_t position, Want want, Interrupt& interrupt) override;
-    void eval_at(View<const Token> tokens, std::size_t position, View<const std::size_t> wanted,
+    void eval_at(View<const Token> tokens, std::size_t position, View<const std::size_t> wanted, bool hidden,
                  Interrupt& interrupt) override;
     std::size_t rewind(std::size_t n_tokens) override;
 
@@ -77,7 +77,7 @@ class LlamaModel final : public LanguageModel, public BatchModel {
     void load(const ModelOptions& options);
     void load_adapters(Weights& weights) const;
     void create_context();
-    void read_invariant_batches(std::uint32_t n_outputs);
+    void measure_invariant_pass();
     void add_adapters();
     void set_slot(std::size_t i, const Slot& slot);
     void decode(std::size_t n_tokens, bool hidden, Interrupt& interrupt);
@@ -92,6 +92,7 @@ class LlamaModel final : public LanguageModel, public BatchModel {
     std::size_t n_batch_ = 0;
     std::size_t n_outputs_ = 1;
     std::size_t n_sequences_ = 1;
+    std::uint32_t invariant_pass_ = 0;  // tokens of a pass at most, of a model that is invariant
     bool can_rewind_ = true;
     bool swa_full_ = true;
     bool embeddings_ = false;         // what the context is switched to

@@ -94,7 +94,7 @@ void LlamaSampler::check(const SamplingOptions& o) {
 }
 
 LlamaSampler::LlamaSampler(const SamplingOptions& o, const llama_vocab* vocab, std::size_t n_choices)
-    : greedy_(o.temperature == 0.0f), seed_(o.seed) {
+    : greedy_(o.temperature == 0.0f), temperature_(o.temperature), seed_(o.seed) {
     check(o);
     if (o.top_k > 0 && o.top_k <= kFew) few_ = static_cast<std::size_t>(o.top_k);
     for (const auto& entry : o.logit_bias) {
@@ -125,13 +125,13 @@ LlamaSampler::LlamaSampler(const SamplingOptions& o, const llama_vocab* vocab, s
     }
     for (llama_sampler* sampler :
          {llama_sampler_init_top_k(o.top_k), llama_sampler_init_typical(o.typical_p, 1),
-          llama_sampler_init_top_p(o.top_p, 1), llama_sampler_init_min_p(o.min_p, 1),
-          llama_sampler_init_temp(o.temperature)})
+          llama_sampler_init_top_p(o.top_p, 1), llama_sampler_init_min_p(o.min_p, 1)})
         llama_sampler_chain_add(choice_.get(), sampler);
 }
 
 LlamaSampler::LlamaSampler(const LlamaSampler& other)
     : greedy_(other.greedy_),
+      temperature_(other.temperature_),
       seed_(other.seed_),
       few_(other.few_),
       biased_(other.biased_),
@@ -151,7 +151,9 @@ void LlamaSampler::add(llama_sampler* sampler) {
     llama_sampler_chain_add(adjustments_.get(), sampler);
 }
 
-// The place of the candidate with the largest noisy logit.
+// The place of the candidate with the largest noisy logit. In float, a small temperature would make every
+// positive logit infinite; in double no two floats have too large a quotient. Where the noise is lost beside
+// it, this is the greedy choice, the first of equals included.
 std::size_t LlamaSampler::draw(const llama_token_data_array& candidates, std::size_t position) const {
     const std::uint64_t key = splitmix64((std::uint64_t{seed_} << 32) ^ position);
     std::size_t best = 0;
@@ -159,8 +161,8 @@ std::size_t LlamaSampler::draw(const llama_token_data_array& candidates, std::si
     for (std::size_t i = 0; i < candidates.size; ++i) {
         const llama_token_data& candidate = candidates.data[i];
         const double u = uniform(splitmix64(key ^ static_cast<std::uint64_t>(candidate.id)));
-        const double value = candidate.logit - std::log(-std::log(u));
-        if (value > best_value) {
+        const double value = candidate.logit / temperature_ - std::log(-std::log(u));
+        if (value > best_value || (value == best_value && candidate.id < candidates.data[best].id)) {
             best_value = value;
             best = i;
         }

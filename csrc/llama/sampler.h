@@ -44,6 +44,7 @@ class LlamaSampler final : public Sampler {
     std::size_t draw(const llama_token_data_array& candidates, std::size_t position) const;
 
     bool greedy_;
+    double temperature_;
     std::uint32_t seed_;
     std::size_t few_ = 0;  // top-k, where it is small; else 0
     // The tokens that bias and penalties can change: those with a bias, and the last ones written.

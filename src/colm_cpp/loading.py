@@ -15,10 +15,9 @@ from .cores import usable_cores
 from .errors import HeadError, OptionError
 from .heads import Head
 from .hub import resolve
-from .memory import check_memory as check_free_memory
-from .memory import estimate
+from .memory import ModelMemory, PairMemory
 from .names import HEAD_CHOICES, find_head, find_model, head_file
-from .options import LONG_N_UBATCH, GenerationOptions, LoadOptions
+from .options import LONG_N_UBATCH, MAX_LOOKAHEAD, GenerationOptions, LoadOptions
 from .pair import DEFAULT_THRESHOLD, Pair, refuse_messages
 from .paths import to_native
 from .preset import preset
@@ -81,7 +80,9 @@ def load(
         base_options: options for the base alone; they override those for both.
         assistant_options: options for the assistant alone, likewise.
         progress: called with the loaded fraction, 0 to 1; returning False stops the load.
-        check_memory: compare the estimated memory of both with what is free first.
+        check_memory: compare the estimated memory of both with what is free first, and that of many texts at a time
+            (:meth:`Pair.stream_batch`) when they begin. Free is what the machine, the process's control groups and
+            ``ulimit -v`` leave.
         **options: for both models; see :class:`LoadOptions`.
 
     Raises:
@@ -127,15 +128,15 @@ def _load(
     chosen: tuple[LoadOptions, LoadOptions],
     progress: Callable[[float], object] | None,
     check_memory: bool,
-) -> tuple[_core.Pair, PathLike | Head | None]:
+) -> tuple[_core.Pair, PathLike | Head | None, PairMemory | None]:
     if isinstance(head, (str, os.PathLike)) and (named := find_head(head)).kind == "file":
         head = Head.load(str(named.file()))  # a bad head file is reported before minutes of loading
-    core_options = prepare(base, assistant, chosen, check_memory=check_memory)
+    core_options, memory = prepare(base, assistant, chosen, check_memory=check_memory)
     try:
         core = _core.Pair(core_options[0], core_options[1], progress)
     finally:
         forward_log()
-    return core, head
+    return core, head, memory
 
 
 def prepare(
@@ -146,8 +147,11 @@ def prepare(
     check_memory: bool,
     n_sequences: int = 1,
     n_outputs: int = 1,
-) -> list[_core.ModelOptions]:
-    """The extension's options for both models, once files and memory were looked at. Errors are those of load()."""
+) -> tuple[list[_core.ModelOptions], PairMemory | None]:
+    """The extension's options for both models, once files and memory were looked at. Errors are those of load().
+
+    Beside them what the models take, for later contexts; None without ``check_memory``.
+    """
     set_up_log()
     if n_sequences > 1:
         # Nothing but long batches: a longer pass is some percent faster there.
@@ -158,9 +162,13 @@ def prepare(
     # Left to themselves, both get the context that both were trained for.
     common = min((n for n in trained if n), default=0)
     sizes = [o.context_size(common if o.n_ctx is None else n) for o, n in zip(chosen, trained, strict=True)]
+    memory = None
     if check_memory:
-        triples = zip(paths, sizes, chosen, strict=True)
-        check_free_memory(*(estimate(path, n_ctx, o, min(n_outputs, o.n_batch)) for path, n_ctx, o in triples))
+        models = [ModelMemory.of(path, o) for path, o in zip(paths, chosen, strict=True)]
+        memory = PairMemory(models[0], models[1], (sizes[0], sizes[1]), min(o.n_batch for o in chosen))
+        # An assistant that checks guesses has a row of logits for each, and one for what follows.
+        rows = n_outputs, n_outputs if n_sequences > 1 else max(n_outputs, MAX_LOOKAHEAD + 1)
+        memory.check_load((min(rows[0], chosen[0].n_batch), min(rows[1], chosen[1].n_batch)), n_sequences)
     prepared = [
         o.to_core(
             path,
@@ -174,7 +182,7 @@ def prepare(
     for core in prepared:
         core.n_sequences = n_sequences
         core.n_outputs = min(n_outputs, core.n_batch)
-    return prepared
+    return prepared, memory
 
 
 def _with_long_passes(options: LoadOptions) -> LoadOptions:

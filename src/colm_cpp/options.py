@@ -130,25 +130,27 @@ class LoadOptions:
         n_batch: most tokens per llama.cpp call while reading a prompt.
         n_ubatch: most tokens per pass of the graph; at most ``n_batch`` is used. None: 128, which CPUs read as fast as
             512 in a quarter of the memory; 512 with layers on a GPU, and for :class:`colm_cpp.learn.Scorer`.
-        n_threads: threads for single tokens. None: the physical cores that this process may use; one for a file below
-            16 MiB, whose threads would wait for each other longer than they compute.
+        n_threads: threads for single tokens. None: the physical cores that this process may use, by its affinity and
+            its control group's CPU quota; one for a file below 16 MiB, whose threads would wait for each other longer
+            than they compute.
         n_threads_batch: threads for reading prompts. None: ``n_threads``.
         n_gpu_layers: layers on the GPU; -1 is all, 0 none. Without a GPU in llama-cpp-python it changes nothing.
         main_gpu: the GPU that holds the model with ``split_mode="none"``.
         split_mode: how several GPUs share the model.
         tensor_split: share of the model for each GPU. None: by free memory.
         offload_kqv: keep the KV cache on the GPU.
-        flash_attn: flash attention on or off. None: where the device supports it.
-        type_k: type of the K cache.
-        type_v: type of the V cache; quantised types need flash attention.
+        flash_attn: flash attention on or off. None: where the device supports it, and off with an f32 cache. True
+            reads an f32 cache as f16, so that f32 costs memory and brings nothing.
+        type_k: type of the K cache. ``"f32"`` keeps what a float32 model computes, at twice the memory of f16.
+        type_v: type of the V cache; quantised types need flash attention, beside an f32 K cache too.
         swa_full: full-size cache for sliding-window layers. Without it a shorter prefix has to be read again.
         repack: keep weights in a layout that suits this CPU, where llama.cpp has one for their type. It makes single
             tokens faster; on some CPUs long prompts are read faster without.
         batch_invariant: give every token the logits that it gets alone, bit for bit, whatever is read beside it: the
             same text with look-ahead as without, and among others as alone. llama.cpp's kernels round batches
             otherwise, from a size on that is measured while loading (some seconds). Passes of the graph are then no
-            longer than that, weights are not repacked, and a cache of type f16 becomes bf16: prompts are read more
-            slowly, and so, on many CPUs, is everything.
+            longer than that and no longer than ``n_ubatch``, weights are not repacked, and a cache of type f16 becomes
+            bf16: prompts are read more slowly, and so, on many CPUs, is everything.
         use_mmap: map the file instead of reading it. None: unless its weights are repacked for the CPU, which copies
             them; the file would then take memory beside the copies.
         use_mlock: keep the model in RAM.
@@ -250,6 +252,13 @@ class LoadOptions:
             return self.n_ubatch
         return LONG_N_UBATCH if self._uses_gpu() else CPU_N_UBATCH
 
+    def uses_flash_attention(self) -> bool:
+        """``flash_attn``, or what None stands for where the device supports it."""
+        if self.flash_attn is not None:
+            return bool(self.flash_attn)
+        # It reads f32 as f16; a quantised V cache cannot be read otherwise.
+        return "f32" not in (self.type_k, self.type_v) or self.type_v not in ("f32", "f16", "bf16")
+
     def maps_file(self, *, quantised: bool) -> bool:
         """``use_mmap``, or what None stands for with such weights."""
         if self.use_mmap is not None:
@@ -275,7 +284,8 @@ class LoadOptions:
         core.split_mode = _SPLIT_MODES[self.split_mode]
         core.tensor_split = [float(part) for part in self._shares()]
         core.offload_kqv = bool(self.offload_kqv)
-        core.flash_attn = -1 if self.flash_attn is None else int(bool(self.flash_attn))
+        flash_attn = self.uses_flash_attention()
+        core.flash_attn = -1 if flash_attn and self.flash_attn is None else int(flash_attn)  # -1: where supported
         core.type_k = _KV_TYPES[self.type_k]
         core.type_v = _KV_TYPES[self.type_v]
         core.swa_full = bool(self.swa_full)

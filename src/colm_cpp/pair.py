@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
+    from .memory import PairMemory
     from .options import GenerationOptionsDict
 
 __all__ = ["Pair"]
@@ -70,8 +71,9 @@ class Pair:
     Use it as a context manager, or :meth:`close` it, to free the models.
     """
 
-    def __init__(self, core: _core.Pair, head: PathLike | Head | None) -> None:
+    def __init__(self, core: _core.Pair, head: PathLike | Head | None, memory: PairMemory | None = None) -> None:
         self._core: _core.Pair | None = core
+        self._memory = memory  # None: not checked
         self._facts = (core.base, core.assistant)  # each asking hashes the vocabulary
         self._streams: weakref.WeakSet[TokenStream] = weakref.WeakSet()
         self._batches: weakref.WeakSet[BatchStream] = weakref.WeakSet()
@@ -294,6 +296,8 @@ class Pair:
                 ``prompts`` (where either is an iterator, once it ends).
             TokenizeError: ``prompts`` is one text.
             HeadError: no head.
+            NotEnoughMemory: contexts for so many texts are estimated to need more than is free (unless the pair was
+                loaded with ``check_memory=False``).
             LoadError: no context of that size can be made.
             PairClosed: the pair was closed.
         """
@@ -304,9 +308,12 @@ class Pair:
             self._options_of(GenerationOptions.of(options), heads)
         else:
             GenerationOptions.of(options).to_core(DEFAULT_THRESHOLD)
+        n_parallel = integer("n_parallel", n_parallel, 1, MAX_PARALLEL)
+        if self._memory is not None:
+            self._memory.check_batch(n_parallel)
         with busy():
             try:
-                batch = _core.Batch(core, integer("n_parallel", n_parallel, 1, MAX_PARALLEL))
+                batch = _core.Batch(core, n_parallel)
             finally:
                 forward_log()
         stream = BatchStream(core, batch, n_parallel, self._requests(core, prompts, each, options, heads))

@@ -941,10 +941,8 @@ def test_closing_and_dropping_free(folder: Path) -> None:
 
 
 def test_not_enough_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from colm_cpp import memory
-
     free = type("Memory", (), {"available": 1_000_000})()
-    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: free)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: free)
     with pytest.raises(errors.NotEnoughMemory) as error:
         load(folder)
     assert error.value.available == 1_000_000

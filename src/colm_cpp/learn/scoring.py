@@ -80,7 +80,7 @@ class Scorer:
         chosen = (LoadOptions.merge(options, base_options), LoadOptions.merge(options, assistant_options))
         with busy():
             set_up_log()
-            core_options = prepare(
+            core_options, _ = prepare(
                 base, assistant, chosen, check_memory=check_memory, n_sequences=MAX_TEXTS, n_outputs=MAX_OUTPUTS
             )
             # llama.cpp makes no context with fewer outputs than sequences.
