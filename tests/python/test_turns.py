@@ -189,7 +189,7 @@ def test_a_signal_handler_writes_while_the_main_thread_waits(folder: Path) -> No
             def handler(number, frame):
                 print("handler", pair.generate("and", max_tokens=2, seed=1).finish_reason)
             signal.signal(signal.SIGALRM, handler)
-            thread = threading.Thread(target=lambda: pair.generate(PROMPT[:2500], threshold=1, max_tokens=1))
+            thread = threading.Thread(target=lambda: pair.generate(PROMPT[:1200], threshold=1, max_tokens=1))
             thread.start()
             time.sleep(0.1)
             signal.setitimer(signal.ITIMER_REAL, 0.1)
@@ -455,6 +455,7 @@ print(in_child(lambda: write(pair)) == write(pair))
     assert after == "True"
 
 
+@pytest.mark.slow
 @linux_only
 def test_a_child_of_a_process_that_used_a_gpu(folder: Path) -> None:
     output = child_says(
