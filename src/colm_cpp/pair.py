@@ -676,10 +676,16 @@ def _to_ids(tokens: Sequence[int]) -> list[int]:
 def _close_open_pairs() -> None:
     # Models must be gone before the interpreter is: a daemon thread may still be computing on them.
     _core.stop_loading()
-    with _registry_lock:
-        pairs = list(_open_pairs)
-    for pair in pairs:
-        pair._stop()
-    wait_until_idle(seconds=10)
-    for pair in pairs:
+
+    def stop() -> None:
+        for pair in _all_open_pairs():
+            pair._stop()
+
+    wait_until_idle(stop, seconds=10)
+    for pair in _all_open_pairs():
         pair.close()
+
+
+def _all_open_pairs() -> list[Pair]:
+    with _registry_lock:
+        return list(_open_pairs)
