@@ -18,9 +18,10 @@ from .hub import resolve
 from .memory import check_memory as check_free_memory
 from .memory import estimate
 from .options import LONG_N_UBATCH, GenerationOptions, LoadOptions
-from .pair import DEFAULT_THRESHOLD, HEAD_CHOICES, Pair, is_file, refuse_messages
+from .pair import DEFAULT_THRESHOLD, HEAD_CHOICES, Pair, is_file
 from .paths import to_native
 from .preset import preset
+from .prompts import refuse_messages
 from .results import Completion
 
 if TYPE_CHECKING:
