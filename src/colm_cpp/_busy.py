@@ -40,9 +40,10 @@ def check_usable() -> None:
     _inside.check()
 
 
-def wait_until_idle(seconds: float) -> None:
-    """Lets nobody in any more, and waits up to ``seconds`` for those inside to come out."""
+def wait_until_idle(stop: Callable[[], None], seconds: float) -> None:
+    """Lets nobody in any more, has ``stop`` ask those inside to end, and waits up to ``seconds`` for them."""
     _inside.refuse(PairClosed, "the interpreter is ending; no more texts can be written")
+    stop()
     end = time.monotonic() + seconds
     while _inside.count and time.monotonic() < end:
         time.sleep(0.002)

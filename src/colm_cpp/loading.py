@@ -18,9 +18,10 @@ from .hub import resolve
 from .memory import ModelMemory, PairMemory
 from .names import HEAD_CHOICES, find_head, find_model, head_file
 from .options import LONG_N_UBATCH, MAX_LOOKAHEAD, GenerationOptions, LoadOptions
-from .pair import DEFAULT_THRESHOLD, Pair, refuse_messages
+from .pair import DEFAULT_THRESHOLD, Pair
 from .paths import to_native
 from .preset import preset
+from .prompts import refuse_messages
 from .results import Completion
 
 if TYPE_CHECKING:

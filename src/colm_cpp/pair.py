@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import atexit
-import itertools
 import operator
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
@@ -23,12 +22,12 @@ from .errors import ChatTemplateError, ColmError, HeadError, OptionError, PairCl
 from .heads import Head
 from .names import HEAD_CHOICES, TRAINING_FREE_HEADS, head_file
 from .options import MAX_SEED, GenerationOptions, integer
+from .prompts import Prompt, check_prompts, is_conversation, refuse_messages, with_own
 from .results import Completion
 from .stream import TokenStream
 
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import TypeGuard
 
     from typing_extensions import Unpack
 
@@ -36,9 +35,6 @@ if TYPE_CHECKING:
     from .options import GenerationOptionsDict
 
 __all__ = ["Pair"]
-
-# Text, token ids, or messages.
-Prompt: TypeAlias = "str | Sequence[int] | Sequence[Message]"
 
 PathLike = str | os.PathLike[str]
 DEFAULT_THRESHOLD = 0.5
@@ -302,7 +298,7 @@ class Pair:
             PairClosed: the pair was closed.
         """
         core = self._open_core()
-        _check_prompts(prompts, each)
+        check_prompts(prompts, each)
         heads: _Known = {}
         if options.get("head") is not None or each is None:  # otherwise each text may bring its own
             self._options_of(GenerationOptions.of(options), heads)
@@ -331,7 +327,7 @@ class Pair:
         heads: _Known,
     ) -> Iterator[Callable[[], Request]]:
         first_seed = options.get("seed")
-        for number, (prompt, extra) in enumerate(_with_own(prompts, each)):
+        for number, (prompt, extra) in enumerate(with_own(prompts, each)):
 
             def make(number: int = number, prompt: Prompt = prompt, extra: Any = extra) -> Request:
                 if not isinstance(extra, Mapping):
@@ -601,47 +597,6 @@ class _Prepared:
         )
 
 
-def is_conversation(prompt: object) -> TypeGuard[Sequence[Message]]:
-    """Whether ``prompt`` is a list of messages rather than a text or token ids."""
-    return isinstance(prompt, (list, tuple)) and bool(prompt) and isinstance(prompt[0], Mapping)
-
-
-def refuse_messages(prompt: object) -> None:
-    """Raises TokenizeError for a prompt that is made of messages."""
-    if isinstance(prompt, Mapping) or is_conversation(prompt):
-        raise TokenizeError(
-            "the prompt is made of messages; give a list of them to a pair's chat() or stream_chat(), or lists of them "
-            "to generate_batch()"
-        )
-
-
-def _check_prompts(prompts: object, each: object) -> None:
-    if isinstance(prompts, (str, bytes, bytearray, Mapping)) or not isinstance(prompts, Iterable):
-        raise TokenizeError(
-            f"prompts is of type {type(prompts).__name__}; give a list of prompts, or take generate() for a single one"
-        )
-    if each is None:
-        return
-    if isinstance(each, (str, bytes, Mapping)) or not isinstance(each, Iterable):
-        raise OptionError(f"each is of type {type(each).__name__}; give a list with a dict of options for each prompt")
-    if isinstance(prompts, Sized) and isinstance(each, Sized) and len(prompts) != len(each):
-        raise OptionError(f"each has {len(each)} entries for {len(prompts)} prompts; give one for each")
-
-
-def _with_own(prompts: Iterable[Prompt], each: Iterable[Any] | None) -> Iterator[tuple[Prompt, Any]]:
-    """Each prompt with its entry of ``each``; OptionError where one ends before the other."""
-    own = itertools.repeat({}) if each is None else iter(each)
-    n_prompts, nothing = 0, object()
-    for prompt in prompts:
-        extra = next(own, nothing)
-        if extra is nothing:
-            raise OptionError(f"each has {n_prompts} entries, and there are more prompts; give one for each")
-        n_prompts += 1
-        yield prompt, extra
-    if each is not None and next(own, nothing) is not nothing:
-        raise OptionError(f"each has more than {n_prompts} entries for {n_prompts} prompts; give one for each")
-
-
 def _to_ids(tokens: Sequence[int]) -> list[int]:
     if isinstance(tokens, (bytes, bytearray)) or not hasattr(tokens, "__iter__"):
         raise TokenizeError(f"the prompt is of type {type(tokens).__name__}; give str or token ids")
@@ -661,10 +616,16 @@ def _to_ids(tokens: Sequence[int]) -> list[int]:
 def _close_open_pairs() -> None:
     # Models must be gone before the interpreter is: a daemon thread may still be computing on them.
     _core.stop_loading()
-    with _registry_lock:
-        pairs = list(_open_pairs)
-    for pair in pairs:
-        pair._stop()
-    wait_until_idle(seconds=10)
-    for pair in pairs:
+
+    def stop() -> None:
+        for pair in _all_open_pairs():
+            pair._stop()
+
+    wait_until_idle(stop, seconds=10)
+    for pair in _all_open_pairs():
         pair.close()
+
+
+def _all_open_pairs() -> list[Pair]:
+    with _registry_lock:
+        return list(_open_pairs)
