@@ -1316,7 +1316,7 @@ def test_chat_without_a_template(folder: Path) -> None:
         ("{% include '/etc/passwd' %}", ["loader"]),
         ("{{ range(10 ** 9) | list }}", ["range"]),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", ["recursion"]),
-        ("{{ 'a' * 10 ** 15 }}", ["MemoryError"]),
+        ("{{ 'a' * 10 ** 15 }}", [10**15]),
         (5, ["template"]),
         (b"{{ messages }}", ["template"]),
     ],
