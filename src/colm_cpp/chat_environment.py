@@ -31,10 +31,10 @@ from .chat_limits import MAX_ITEMS, Budget, LimitError
 
 __all__ = ["compiled", "limited"]
 
-MAX_SOURCE = 250_000
-"""Characters of a template; the longest in use have some 30,000."""
-MAX_NODES = 30_000
-"""Parts of a parsed template; the largest in use have some 5,000."""
+MAX_SOURCE = 125_000
+"""Characters of a template; the longest in use have some 17,000."""
+MAX_NODES = 20_000
+"""Parts of a parsed template; the largest in use have some 1,300."""
 _MAX_WIDTH = 10_000
 _MAX_SMALL = 50_000
 # Width and precision of a field in "%-10.3f" and "%(name)s".
@@ -207,6 +207,8 @@ def _bounded_filter(name: str, original: Callable[..., Any]) -> Callable[..., An
         if check is not None:
             check(*args[at:], **kwargs)
         result = original(*args, **kwargs)
+        if isinstance(result, Iterator):
+            return budget.lazily(result, *args[at:], *kwargs.values())
         return result if name in _GIVE_BACK else budget.made(result)
 
     return bounded

@@ -10,7 +10,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from itertools import chain
+from types import GeneratorType
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import jinja2
 
@@ -53,6 +55,7 @@ class Budget:
         self._calls = 0
         # Containers cannot be changed in the sandbox, so each is weighed once. They are kept, so that ids stay theirs.
         self._known: dict[int, tuple[object, int, int]] = {}
+        self._iterators: WeakKeyDictionary[Iterator[Any], int] = WeakKeyDictionary()
         self.max_weight = _MAX_WEIGHT
 
     def allow(self, given: object) -> None:
@@ -105,7 +108,7 @@ class Budget:
         return self._measure(value)[1]
 
     def made(self, value: T) -> T:
-        """Takes note of a new value, and refuses one that is too large. Iterators are followed as they are read."""
+        """Takes note of a new value, and refuses one that is too large."""
         if isinstance(value, str):
             self.room(len(value))
             # Latin letters take one byte each; of others it is not known without looking at all of them.
@@ -117,9 +120,19 @@ class Budget:
             self.room(self.weigh(value))
         elif isinstance(value, int):
             self.bits(value.bit_length())
-        elif isinstance(value, Iterator):
-            return self.watched(value)  # type: ignore[return-value]
         return value
+
+    def lazily(self, items: Iterator[Any], *sources: object) -> Iterator[Any]:
+        """The same items, with an eye on the time and on the lists among them, computed as they are asked for.
+
+        An iterator over an iterator over many others would overflow the stack, so ``sources``, which the items are made
+        of, must not stand too deep.
+        """
+        depth = 1 + max((self.depth(source) for source in sources), default=0)
+        self._check_depth(depth)
+        watched = self.watched(items)
+        self._iterators[watched] = depth
+        return watched
 
     def watched(self, items: Iterable[Any]) -> Iterator[Any]:
         """The same items, with an eye on the time and on the lists among them."""
@@ -136,6 +149,11 @@ class Budget:
                 self.items(len(result))
         return self.made(result)
 
+    @staticmethod
+    def _check_depth(depth: int) -> None:
+        if depth > MAX_DEPTH:
+            raise LimitError(f"lists and dicts stand inside each other {depth} deep; at most {MAX_DEPTH} may")
+
     def _take(self, n_bytes: int) -> None:
         self._bytes_left -= n_bytes
         if self._bytes_left < 0:
@@ -147,7 +165,7 @@ class Budget:
         if isinstance(value, int):
             return _NODE + value.bit_length() // 3, 0
         if not isinstance(value, _CONTAINERS):
-            return _NODE, 0
+            return _NODE, self._iterators.get(value, 0) if isinstance(value, GeneratorType) else 0
         known = self._known.get(id(value))
         if known is not None:
             return known[1], known[2]
@@ -159,8 +177,7 @@ class Budget:
             depth = max(depth, item_depth + 1)
             if weight > self.max_weight:
                 self.room(weight)
-        if depth > MAX_DEPTH:
-            raise LimitError(f"lists and dicts stand inside each other {depth} deep; at most {MAX_DEPTH} may")
+        self._check_depth(depth)
         self._known[id(value)] = value, weight, depth
         return weight, depth
 

@@ -751,9 +751,8 @@ def test_vocabularies_that_differ_in_a_token(folder: Path, tmp_path: Path, swap:
     [
         (tm.Vocab.spm(), "SPM"),
         (dataclasses.replace(VOCAB, add_bos=True), "adds token 384"),
-        (dataclasses.replace(VOCAB, add_eos=True), "EOS"),
     ],
-    ids=["type", "bos", "eos"],
+    ids=["type", "bos"],
 )
 @pytest.mark.parametrize("swap", [False, True])
 def test_vocabularies_that_behave_differently(
