@@ -17,8 +17,7 @@ namespace {
 // What std::regex takes for a character of one match, with room to spare.
 constexpr std::size_t kStackPerByte = 2048;
 // Tokens that llama.cpp finds in a text before it tokenizes the rest.
-constexpr int kSpecial =
-    LLAMA_TOKEN_ATTR_CONTROL | LLAMA_TOKEN_ATTR_USER_DEFINED | LLAMA_TOKEN_ATTR_UNKNOWN;
+constexpr int kSpecial = LLAMA_TOKEN_ATTR_CONTROL | LLAMA_TOKEN_ATTR_USER_DEFINED | LLAMA_TOKEN_ATTR_UNKNOWN;
 
 std::string type_name(enum llama_vocab_type type) {
     switch (type) {
@@ -71,7 +70,8 @@ std::vector<Token> tokenize_once(const llama_vocab* vocab, const std::string& te
     tokens.resize(static_cast<std::size_t>(n));
     // llama.cpp adds BOS and EOS together.
     const auto type = llama_vocab_type(vocab);
-    const bool adds = type == LLAMA_VOCAB_TYPE_SPM || type == LLAMA_VOCAB_TYPE_BPE || type == LLAMA_VOCAB_TYPE_UGM;
+    const bool adds =
+        type == LLAMA_VOCAB_TYPE_SPM || type == LLAMA_VOCAB_TYPE_BPE || type == LLAMA_VOCAB_TYPE_UGM;
     if (add_bos && adds && llama_vocab_get_add_eos(vocab)) tokens.pop_back();
     return tokens;
 }

@@ -14,9 +14,9 @@ namespace colm::llama {
 // Copies the vocabulary out of llama.cpp. Throws LoadError for a model without a usable one.
 Vocabulary read_vocabulary(const llama_model* model, const std::string& path);
 
-// `text` must be UTF-8. `add_bos`: put the model's BOS before it; `parse_special`: recognise control tokens. No
-// EOS is added, also where the model asks for one: a text is written on behind its tokens. Throws TokenizeError
-// for a text that is too long to count or has no tokens in this vocabulary.
+// `text` must be UTF-8. `add_bos`: put the model's BOS before it; `parse_special`: recognise control tokens.
+// No EOS is added, also where the model asks for one: a text is written on behind its tokens. Throws
+// TokenizeError for a text that is too long to count or has no tokens in this vocabulary.
 std::vector<Token> tokenize(const llama_vocab* vocab, const std::string& text, bool add_bos,
                             bool parse_special);
 

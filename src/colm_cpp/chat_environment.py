@@ -18,12 +18,14 @@ from typing import Any, TypeVar
 import jinja2
 from jinja2 import nodes
 from jinja2.compiler import CodeGenerator
-from jinja2.defaults import DEFAULT_FILTERS, DEFAULT_NAMESPACE, DEFAULT_TESTS
+from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
+from jinja2.filters import FILTERS
 from jinja2.parser import Parser
 from jinja2.runtime import Context, Macro, markup_join, str_join
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedEscapeFormatter, SandboxedFormatter, SecurityError
-from jinja2.utils import Namespace
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedEscapeFormatter, SandboxedFormatter
+from jinja2.tests import TESTS
+from jinja2.utils import Namespace, generate_lorem_ipsum
 from jinja2.visitor import NodeTransformer
 from markupsafe import Markup
 
@@ -185,8 +187,28 @@ _NOT_ALLOWED = {
 }
 # Tests that take no longer on a large value.
 _QUICK_TESTS = frozenset(
-    "boolean callable defined divisibleby even false filter float integer iterable mapping none number odd sameas "
-    "sequence string test true undefined".split()
+    [
+        "boolean",
+        "callable",
+        "defined",
+        "divisibleby",
+        "even",
+        "false",
+        "filter",
+        "float",
+        "integer",
+        "iterable",
+        "mapping",
+        "none",
+        "number",
+        "odd",
+        "sameas",
+        "sequence",
+        "string",
+        "test",
+        "true",
+        "undefined",
+    ]
 )
 
 
@@ -214,7 +236,7 @@ def _bounded_filter(name: str, original: Callable[..., Any]) -> Callable[..., An
     return bounded
 
 
-def _bounded_test(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+def _bounded_test(name: str, original: Any) -> Callable[..., Any]:
     if name in _QUICK_TESTS:
         return original
 
@@ -286,7 +308,7 @@ def _strftime_now(form: str) -> str:
 def _lipsum(n: int = 5, html: bool = True, min: int = 20, max: int = 100) -> str:
     if n > 100 or max > 1000:
         raise LimitError("it wants more than 100 paragraphs of 1000 words")
-    return DEFAULT_NAMESPACE["lipsum"](n, html, min, max)  # type: ignore[no-any-return]
+    return generate_lorem_ipsum(n, html, min, max)
 
 
 class _Dict:
@@ -383,7 +405,7 @@ class _Bounds(NodeTransformer):
         return super().visit(node, *args, **kwargs)
 
     @staticmethod
-    def _filter(name: str, value: nodes.Expr, *args: nodes.Expr) -> nodes.Filter:
+    def _filter(name: str, value: Any, *args: nodes.Expr) -> nodes.Filter:
         return nodes.Filter(value, name, list(args), [], None, None, lineno=value.lineno)
 
     def _looking_at_the_time(self, node: nodes.Node) -> nodes.Node:
@@ -472,9 +494,9 @@ class _Environment(ImmutableSandboxedEnvironment):
             finalize=_written,
             cache_size=0,
         )
-        self.filters = {name: _bounded_filter(name, f) for name, f in {**DEFAULT_FILTERS, "tojson": _tojson}.items()}
+        self.filters = {name: _bounded_filter(name, f) for name, f in {**FILTERS, "tojson": _tojson}.items()}
         self.filters |= {"_unchanged": _unchanged, "_made": _made, "_slice": _slice, "_concat": _concat}
-        self.tests = {name: _bounded_test(name, f) for name, f in DEFAULT_TESTS.items()}
+        self.tests = {name: _bounded_test(name, f) for name, f in TESTS.items()}
         self.globals |= {
             "dict": _Dict(),
             "lipsum": _lipsum,
@@ -546,7 +568,7 @@ class _Environment(ImmutableSandboxedEnvironment):
     def call(
         self, context: Context, obj: Any, /, *args: Any, _loop_vars: Any = None, _block_vars: Any = None, **kwargs: Any
     ) -> Any:
-        """A call of anything that is not a filter or a test. Jinja passes names of the loop with those of the template."""
+        """A call of anything that is not a filter or a test."""
         budget = _budget()
         budget.tick()
         budget.enter()

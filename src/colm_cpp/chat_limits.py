@@ -32,7 +32,16 @@ _MAX_WEIGHT = 4_000_000
 _MAX_BYTES = 256 << 20
 _NODE = 16  # weight of a value beside the characters of a text
 
-_CONTAINERS = (list, tuple, dict, set, frozenset, type({}.keys()), type({}.values()), type({}.items()))
+_CONTAINERS: tuple[type[Any], ...] = (
+    list,
+    tuple,
+    dict,
+    set,
+    frozenset,
+    type({}.keys()),
+    type({}.values()),
+    type({}.items()),
+)
 
 T = TypeVar("T")
 
@@ -63,7 +72,7 @@ class Budget:
         self.max_weight = 1 << 62
         weight = self.weigh(given)
         self.max_weight = _MAX_WEIGHT + 4 * weight
-        self._bytes_left = _MAX_BYTES + 64 * weight
+        self._bytes_left = _MAX_BYTES + min(256 * weight, 4 * _MAX_BYTES)
 
     def tick(self) -> None:
         """Looks at the time."""

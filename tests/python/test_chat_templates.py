@@ -20,7 +20,7 @@ WEATHER = {
         "parameters": {
             "type": "object",
             "properties": {
-                "city": {"type": "string", "description": "Name, such as \"K\u00f6ln\""},
+                "city": {"type": "string", "description": 'Name, such as "K\u00f6ln"'},
                 "unit": {"type": "string", "enum": ["C", "F"], "default": None},
                 "days": {"type": "array", "items": {"type": "integer"}},
             },
@@ -40,10 +40,8 @@ RESULT = {"role": "tool", "name": "get_weather", "tool_call_id": "call00001", "c
 
 CONVERSATIONS: dict[str, list[dict[str, Any]]] = {
     "one turn": [USER],
-    "system": [SYSTEM, USER],
     "turns": [SYSTEM, USER, REPLY, {"role": "user", "content": "And?"}],
     "ends with a reply": [USER, REPLY],
-    "two users": [USER, USER],
     "call": [USER, {"role": "assistant", "tool_calls": [CALL]}, RESULT],
     "call with null": [SYSTEM, USER, {"role": "assistant", "content": None, "tool_calls": [CALL]}, RESULT, REPLY, USER],
     "call with text": [USER, {"role": "assistant", "content": "I look.", "tool_calls": [TEXT_CALL, CALL]}, RESULT],
@@ -62,27 +60,47 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 
 OURS = {
-    "generation": "{% for m in messages %}{% generation %}{% set x = m.role %}{{ x }}{% endgeneration %}{{ x }}{% endfor %}",
-    "absent": "{{ tools is none }}{{ tools is not none }}{{ documents is none }}{{ tools is defined }}{{ custom is defined }}",
-    "tojson": "{{ messages|tojson }}{{ messages|tojson(indent=2) }}{{ tools|tojson(separators=(',', ':'), sort_keys=true) }}"
-    "{{ messages|tojson(ensure_ascii=true) }}{{ {'b': 'é<', 'a': [1, 2.5, none, true]}|tojson(True, 4, ('; ', '= '), True) }}",
-    "nothing": "{% for m in messages %}[{{ m.content }}{{ m.content is none }}{{ 'content' in m }}{{ m['tool_calls'] }}]{% endfor %}",
+    "generation": "{% for m in messages %}{% generation %}{% set x = m.role %}{{ x }}{% endgeneration %}{{ x }}"
+    "{% endfor %}",
+    "absent": "{{ tools is none }}{{ tools is not none }}{{ documents is none }}{{ tools is defined }}"
+    "{{ custom is defined }}",
+    "tojson": "{{ messages|tojson }}{{ messages|tojson(indent=2) }}"
+    "{{ tools|tojson(separators=(',', ':'), sort_keys=true) }}"
+    "{{ messages|tojson(ensure_ascii=true) }}"
+    "{{ {'b': 'é<', 'a': [1, 2.5, none, true]}|tojson(True, 4, ('; ', '= '), True) }}",
+    "nothing": "{% for m in messages %}[{{ m.content }}{{ m.content is none }}{{ 'content' in m }}"
+    "{{ m['tool_calls'] }}]{% endfor %}",
     "lines": "\n  {%- for m in messages %}\n  {% if loop.first %}\n{{ m.role }}\n  {% endif %}\n{% endfor %}\n\n",
-    "values": "{{ 1 ~ 'a' ~ none ~ [1, 'b'] ~ {'a': 1} }}{{ messages[0] }}{{ messages[:1] }}{{ messages[-1:][0].role[::-1] }}"
-    "{{ (1, 2) + (3,) }}{{ 7 // 2 }}{{ 7 % 3 }}{{ 2 ** 10 }}{{ -3 }}{{ 'ab' * 2 }}{{ [1] * 2 }}{{ 1 < 2 <= 2 != 3 }}{{ 1 in [1] }}",
-    "filters": "{{ 'a b'|title }}{{ 'x'|center(5) }}{{ 'a\nb'|indent(2, true) }}{{ [3, 1, 2]|sort|join('-') }}{{ [1, 2, 3]|sum }}"
-    "{{ messages|map(attribute='role')|list }}{{ messages|selectattr('role', 'equalto', 'user')|list|length }}{{ 'aXa'|replace('X', 'y') }}"
-    "{{ range(5)|batch(2, 0)|list }}{{ range(5)|slice(2)|list }}{{ {'b': 1, 'a': 2}|dictsort }}{{ {'a': 1}|items|list }}{{ 2.567|round(1) }}"
-    "{{ '%s is %5.1f%%' % ('x', 2) }}{{ '%(a)s'|format(a=1) }}{{ [1, 1, 2]|unique|list }}{{ messages|groupby('role')|length }}{{ 'abcdefgh'|truncate(4, true, '') }}"
-    "{{ '<a>'|e }}{{ '<a>'|escape|length }}{{ ('<b>'|safe) ~ '<' }}{{ ' x '|trim }}{{ 'abc'|reverse }}{{ 'a,b'|upper|first }}{{ '42'|int + 1 }}",
-    "methods": "{{ ' a '.strip() }}{{ 'a,b,c'.split(',', 1) }}{{ 'a b'.split() }}{{ 'a,b,c'.rsplit(',', 1) }}{{ '-'.join(['a', 'b']) }}{{ 'aa'.replace('a', 'bc', 1) }}"
-    "{{ '{:>5}|{a!r:<4}|{0[0]}'.format('x', a=1) }}{{ '{b}'.format_map({'b': 2}) }}{{ 'x'.center(4, '*') }}{{ 'a\tb'.expandtabs(4) }}{{ 'a\nb'.splitlines() }}"
-    "{{ messages[0].get('role') }}{{ messages[0].items()|list }}{{ messages[0].keys()|list }}{{ 'abc'.rfind('c') }}{{ [1, 2].index(2) }}{{ dict(a=1, **{'b': 2}) }}",
-    "macros": "{% macro f(x, n=1) %}({{ x }}{% if n < 4 %}{{ f(x, n=n + 1) }}{% endif %}{{ caller() if caller }}){% endmacro %}{{ f('y') }}{% call f('z', 4) %}c{% endcall %}"
-    "{% set ns = namespace(n=0, l=[]) %}{% for m in messages if m.role != 'x' recursive %}{% set ns.n = ns.n + 1 %}{% set ns.l = ns.l + [m.role] %}{{ loop.index }}/{{ loop.length }}"
-    "{% if loop.depth < 3 %}{{ loop([m]) }}{% endif %}{% if ns.n > 6 %}{% break %}{% endif %}{% else %}none{% endfor %}{{ ns.n }}{{ ns.l }}"
-    "{% set block %}a{{ 1 }}{% endset %}{{ block }}{% filter upper %}abc{% endfilter %}{% with a = 1, b = 2 %}{{ a + b }}{% endwith %}{% set c = cycler('a', 'b') %}{{ c.next() }}{{ c.next() }}",
-    "escaped": "{% autoescape true %}{{ '<' }}<{{ messages[0].role ~ ('>'|safe) ~ '<' }}{{ ('{}'|safe).format('<') }}{{ messages }}{% endautoescape %}{{ '<' }}",
+    "values": "{{ 1 ~ 'a' ~ none ~ [1, 'b'] ~ {'a': 1} }}{{ messages[0] }}{{ messages[:1] }}"
+    "{{ messages[-1:][0].role[::-1] }}"
+    "{{ (1, 2) + (3,) }}{{ 7 // 2 }}{{ 7 % 3 }}{{ 2 ** 10 }}{{ -3 }}{{ 'ab' * 2 }}{{ [1] * 2 }}"
+    "{{ 1 < 2 <= 2 != 3 }}{{ 1 in [1] }}",
+    "filters": "{{ 'a b'|title }}{{ 'x'|center(5) }}{{ 'a\nb'|indent(2, true) }}{{ [3, 1, 2]|sort|join('-') }}"
+    "{{ [1, 2, 3]|sum }}"
+    "{{ messages|map(attribute='role')|list }}{{ messages|selectattr('role', 'equalto', 'user')|list|length }}"
+    "{{ 'aXa'|replace('X', 'y') }}"
+    "{{ range(5)|batch(2, 0)|list }}{{ range(5)|slice(2)|list }}{{ {'b': 1, 'a': 2}|dictsort }}"
+    "{{ {'a': 1}|items|list }}{{ 2.567|round(1) }}"
+    "{{ '%s is %5.1f%%' % ('x', 2) }}{{ '%(a)s'|format(a=1) }}{{ [1, 1, 2]|unique|list }}"
+    "{{ messages|groupby('role')|length }}{{ 'abcdefgh'|truncate(4, true, '') }}"
+    "{{ '<a>'|e }}{{ '<a>'|escape|length }}{{ ('<b>'|safe) ~ '<' }}{{ ' x '|trim }}{{ 'abc'|reverse }}"
+    "{{ 'a,b'|upper|first }}{{ '42'|int + 1 }}",
+    "methods": "{{ ' a '.strip() }}{{ 'a,b,c'.split(',', 1) }}{{ 'a b'.split() }}{{ 'a,b,c'.rsplit(',', 1) }}"
+    "{{ '-'.join(['a', 'b']) }}{{ 'aa'.replace('a', 'bc', 1) }}"
+    "{{ '{:>5}|{a!r:<4}|{0[0]}'.format('x', a=1) }}{{ '{b}'.format_map({'b': 2}) }}{{ 'x'.center(4, '*') }}"
+    "{{ 'a\tb'.expandtabs(4) }}{{ 'a\nb'.splitlines() }}"
+    "{{ messages[0].get('role') }}{{ messages[0].items()|list }}{{ messages[0].keys()|list }}"
+    "{{ 'abc'.rfind('c') }}{{ [1, 2].index(2) }}{{ dict(a=1, **{'b': 2}) }}",
+    "macros": "{% macro f(x, n=1) %}({{ x }}{% if n < 4 %}{{ f(x, n=n + 1) }}{% endif %}"
+    "{{ caller() if caller }}){% endmacro %}{{ f('y') }}{% call f('z', 4) %}c{% endcall %}"
+    "{% set ns = namespace(n=0, l=[]) %}{% for m in messages if m.role != 'x' recursive %}"
+    "{% set ns.n = ns.n + 1 %}{% set ns.l = ns.l + [m.role] %}{{ loop.index }}/{{ loop.length }}"
+    "{% if loop.depth < 3 %}{{ loop([m]) }}{% endif %}{% if ns.n > 6 %}{% break %}{% endif %}{% else %}none"
+    "{% endfor %}{{ ns.n }}{{ ns.l }}"
+    "{% set block %}a{{ 1 }}{% endset %}{{ block }}{% filter upper %}abc{% endfilter %}{% with a = 1, b = 2 %}"
+    "{{ a + b }}{% endwith %}{% set c = cycler('a', 'b') %}{{ c.next() }}{{ c.next() }}",
+    "escaped": "{% autoescape true %}{{ '<' }}<{{ messages[0].role ~ ('>'|safe) ~ '<' }}"
+    "{{ ('{}'|safe).format('<') }}{{ messages }}{% endautoescape %}{{ '<' }}",
     "refused": "{% if messages|length > 1 %}{{ raise_exception('one message only') }}{% endif %}ok",
     "underscore": "{% set ns = namespace(_x=1) %}{{ ns._x }}",
 }
