@@ -12,7 +12,7 @@ import jinja2
 from .chat_environment import compiled, limited
 from .errors import ChatTemplateError
 
-__all__ = ["Message", "begins_with_bos", "render_chat"]
+__all__ = ["Message", "begins_with_bos", "is_message", "render_chat"]
 
 Message = Mapping[str, Any]
 
@@ -46,13 +46,18 @@ def _plain(value: Any) -> Any:
     )
 
 
+def is_message(value: object) -> bool:
+    """Whether ``value`` has what each message needs: a role, and content (which may be None) or tool calls."""
+    return (
+        isinstance(value, Mapping)
+        and isinstance(value.get("role"), str)
+        and ("content" in value or bool(value.get("tool_calls")))
+    )
+
+
 def _message(i: int, given: Any) -> dict[str, Any]:
-    message = given if isinstance(given, Mapping) else _plain(given) if hasattr(given, "model_dump") else None
-    if (
-        not isinstance(message, Mapping)
-        or not isinstance(message.get("role"), str)
-        or not ("content" in message or message.get("tool_calls"))
-    ):
+    message = _plain(given) if hasattr(given, "model_dump") else given
+    if not is_message(message):
         raise ChatTemplateError(
             f'message {i} is {_quoted(given)}; each needs a "role" and a "content" (or, without one, "tool_calls")'
         )

@@ -177,7 +177,7 @@ _METHOD_CHECKS: dict[str, _Check] = {
     "replace": _check_replace,
     "splitlines": _check_lines,
 }
-_NOT_ALLOWED = {
+_NOT_ALLOWED: dict[type[Any], frozenset[str]] = {
     str: frozenset({"encode", "maketrans", "translate"}),
     int: frozenset({"from_bytes", "to_bytes"}),
     float: frozenset({"fromhex"}),
@@ -236,7 +236,7 @@ def _bounded_filter(name: str, original: Callable[..., Any]) -> Callable[..., An
     return bounded
 
 
-def _bounded_test(name: str, original: Any) -> Callable[..., Any]:
+def _bounded_test(name: str, original: Any) -> Any:
     if name in _QUICK_TESTS:
         return original
 

@@ -20,6 +20,7 @@ from . import _head_checks as checks
 from . import _head_file, _head_math
 from ._head_checks import ACTIVATIONS, FEATURES, KINDS, MAX_TOP_K
 from .errors import HeadError, OptionError
+from .hub import resolve
 from .paths import to_native
 
 __all__ = ["ACTIVATIONS", "FEATURES", "KINDS", "MAX_TOP_K", "Head"]
@@ -254,12 +255,13 @@ class Head:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Head:
-        """Read a head file.
+        """Read a head file: a path, or ``hf:org/repo/file.gguf`` for one on the Hugging Face hub.
 
         Raises:
+            DownloadError: the hub does not give the file.
             LoadError: the file is missing, damaged or not a GGUF file.
             HeadError: the file is not a well-formed head.
         """
         from . import _core  # here, so that making and saving heads works without the extension
 
-        return cls(**_core.read_head(to_native(path)))
+        return cls(**_core.read_head(to_native(resolve(path))))

@@ -222,3 +222,34 @@ def test_no_end_of_ids_to_detokenize(pair: colm.Pair, monkeypatch: pytest.Monkey
     with pytest.raises(colm.TokenizeError, match="100"):
         pair.detokenize(itertools.repeat(5))  # type: ignore[arg-type]
     assert pair.detokenize([ord("a")] * 100) == "a" * 100
+
+
+# -- what chats may hold --------------------------------------------------------------------------------------
+
+
+def test_tools_and_documents_reach_the_template(load: Load) -> None:
+    template = "{{ tools|tojson }}{{ documents|map(attribute='title')|join }}{{ messages[-1].content is defined }}"
+    pair = load(tm.Vocab(), chat_template=template)
+    tools, documents = [{"type": "function", "function": {"name": "now"}}], [{"title": "Rivers", "text": "Two."}]
+    rendered = '[{"type": "function", "function": {"name": "now"}}]RiversTrue'
+    assert pair.render_chat(USER, tools=tools, documents=documents) == rendered
+    given: dict[str, Any] = {"tools": tools, "documents": documents}
+    assert pair.tokenize_chat(USER, **given) == pair.tokenize(rendered)
+    stream = pair.stream_chat(USER, max_tokens=0, **given)
+    stream.completion()
+    assert list(stream.token_ids) == pair.tokenize(rendered)
+    assert pair.chat(USER, max_tokens=1, seed=1, **given).tokens
+    assert pair.render_chat(USER) == "nullTrue"
+    for wrong in ("now", [print], {"name": "now"}, [1]):
+        with pytest.raises(colm.ChatTemplateError, match="tools"):
+            pair.chat(USER, tools=wrong)
+
+
+def test_a_message_without_content(load: Load) -> None:
+    pair = load(tm.Vocab(), chat_template="{{ messages[-1].content is defined }}{{ messages[-1].tool_calls|length }}")
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "now", "arguments": {}}}]}
+    for message in (call, {**call, "content": None}):
+        assert pair.render_chat([*USER, message]) == "False1"
+    assert pair.render_chat([{"role": "user", "content": None}]) == "False0"
+    with pytest.raises(colm.ChatTemplateError, match="content"):
+        pair.render_chat([{"role": "user"}])

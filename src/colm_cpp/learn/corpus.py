@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..chat import is_message
 from ..errors import CorpusError
 
 __all__ = ["BadRow", "Document", "Row", "json_rows", "read_documents"]
@@ -149,16 +150,17 @@ def _document(row: Row, needs_completion: bool) -> Document | BadRow:
         for message in messages:
             if not isinstance(message, dict) or not isinstance(message.get("role"), str):
                 return bad("a message has no role")
-            if not isinstance(message.get("content"), str):
+            text = message.get("content")
+            if not is_message(message) or not isinstance(text, (str, type(None))):
                 return bad(f"a message of role {message['role']!r} has no text")
-            if _has_surrogate(message["content"]):
+            if _has_surrogate(text or ""):
                 return bad("a message holds a lone surrogate, which is not Unicode text")
         if not needs_completion:
             while messages and messages[-1]["role"] == "assistant":
                 messages = messages[:-1]
             if not messages:
                 return bad("there is nothing but the assistant's turns")
-        elif not any(message["role"] == "assistant" and message["content"] for message in messages):
+        elif not any(message["role"] == "assistant" and message.get("content") for message in messages):
             return bad("no turn of the assistant to learn from")
         return Document(row.path, row.line, messages=tuple(messages))
 
