@@ -40,10 +40,6 @@ std::size_t shared_vocabulary(const Vocabulary& base, const Vocabulary& assistan
         throw VocabMismatch("the base's tokenizer " + describe_bos(base) + "; the assistant's " +
                                 describe_bos(assistant) + advice,
                             -1, describe_bos(base), describe_bos(assistant));
-    if (base.add_eos != assistant.add_eos || (base.add_eos && base.eos != assistant.eos))
-        throw VocabMismatch(
-            "only one of the two tokenizers ends a text with an EOS token, or each with another" + advice, -1,
-            base.add_eos ? "adds EOS" : "adds no EOS", assistant.add_eos ? "adds EOS" : "adds no EOS");
     return n_shared;
 }
 

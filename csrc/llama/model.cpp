@@ -182,7 +182,7 @@ void LlamaModel::load(const ModelOptions& o) {
         throw LoadError(path_ + " (" + description() +
                         ") does not write text from left to right; decoder-only " +
                         "language models are supported");
-    weights->vocabulary = read_vocabulary(vocab(), path_);
+    weights->vocabulary = read_vocabulary(model(), path_);
     load_adapters(*weights);
 }
 

@@ -33,7 +33,7 @@ Vocabulary load_vocabulary(const std::string& path) {
     llama_model_params params = llama_model_default_params();
     params.vocab_only = true;
     const ModelPtr model = open_model(path, params);
-    return read_vocabulary(llama_model_get_vocab(model.get()), path);
+    return read_vocabulary(model.get(), path);
 }
 
 }  // namespace colm::llama

@@ -79,8 +79,12 @@ Writing Pair::write(std::vector<Token> prompt, std::shared_ptr<const Head> head,
     const auto ends = [eog = eog_](Token token) {
         return std::binary_search(eog->begin(), eog->end(), token);
     };
-    return Writing(std::move(prompt), n_ctx, std::move(router),
-                   Writing::Limits{options.max_tokens, options.stop}, piece_of, ends);
+    Writing::Limits limits{options.max_tokens, options.stop};
+    for (const std::string& stop : options.stop) {
+        const Token token = control_token(vocab, stop);
+        if (token != kNoToken) limits.stop_tokens.push_back(token);
+    }
+    return Writing(std::move(prompt), n_ctx, std::move(router), std::move(limits), piece_of, ends);
 }
 
 std::shared_ptr<const Head> Pair::token_head(const std::string& text) const {
@@ -125,13 +129,12 @@ std::vector<double> Pair::replay(const std::vector<Token>& tokens, const std::ve
 }
 
 std::vector<Token> Pair::tokenize(const std::string& text, bool add_special, bool parse_special) const {
-    return llama::tokenize(base_->vocab(), text, add_special, parse_special);
+    return llama::tokenize(base_->vocab(), text, add_special && base_->vocabulary().add_bos, parse_special);
 }
 
 std::string Pair::detokenize(const std::vector<Token>& tokens, bool special) const {
     check_prompt(tokens);
-    std::string bytes;
-    for (const Token token : tokens) bytes += piece(base_->vocab(), token, special);
+    std::string bytes = pieces(base_->vocab(), tokens, special, base_->vocabulary().space_prefix);
     return take_utf8(bytes, true);
 }
 

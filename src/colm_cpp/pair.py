@@ -7,7 +7,7 @@ import operator
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
@@ -17,7 +17,7 @@ from ._log import forward_log
 from ._numbers import seconds
 from ._shown import shown
 from .batch import BatchStream, Request
-from .chat import Message, render_chat
+from .chat import Message, begins_with_bos, render_chat
 from .errors import ChatTemplateError, ColmError, HeadError, OptionError, PairClosed, TokenizeError
 from .heads import Head
 from .names import HEAD_CHOICES, TRAINING_FREE_HEADS, head_file
@@ -40,6 +40,7 @@ PathLike = str | os.PathLike[str]
 DEFAULT_THRESHOLD = 0.5
 DEFAULT_PARALLEL = 8
 MAX_PARALLEL = 256  # llama.cpp's sequences
+MAX_IDS = 1 << 24  # of one call of detokenize(), from an iterator
 CHAT_TEMPERATURE = 0.2  # that of llama_cpp.Llama.create_chat_completion
 
 # Heads by the id of what the caller gave, which is kept: another object could get the id of one that is gone.
@@ -135,6 +136,8 @@ class Pair:
         chat_template: str | None = None,
         template_variables: Mapping[str, Any] | None = None,
         queue_timeout: float | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
         **options: Unpack[GenerationOptionsDict],
     ) -> Completion:
         """Answers ``messages``, a list of ``{"role": ..., "content": ...}``.
@@ -144,6 +147,8 @@ class Pair:
             chat_template: Jinja2 source. Default: the template in the base's file.
             template_variables: further names for the template.
             queue_timeout: as for :meth:`generate`.
+            tools: JSON schemas of functions that the model may call, for templates that know tools.
+            documents: dicts with ``title`` and ``text``, for templates that know documents.
             **options: as for :meth:`generate`; temperature defaults to 0.2, as in llama_cpp.Llama.
 
         Raises:
@@ -155,6 +160,8 @@ class Pair:
             chat_template=chat_template,
             template_variables=template_variables,
             queue_timeout=queue_timeout,
+            tools=tools,
+            documents=documents,
             **options,
         )
         return stream.completion()
@@ -166,13 +173,21 @@ class Pair:
         chat_template: str | None = None,
         template_variables: Mapping[str, Any] | None = None,
         queue_timeout: float | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
         **options: Unpack[GenerationOptionsDict],
     ) -> TokenStream:
         """:meth:`chat`, token by token; see :meth:`stream`."""
         core = self._open_core()
         options.setdefault("temperature", CHAT_TEMPERATURE)
         checked = GenerationOptions.of(options)
-        tokens = self.tokenize_chat(messages, chat_template=chat_template, template_variables=template_variables)
+        tokens = self.tokenize_chat(
+            messages,
+            chat_template=chat_template,
+            template_variables=template_variables,
+            tools=tools,
+            documents=documents,
+        )
         return self._start(core, tokens, checked, queue_timeout)
 
     def render_chat(
@@ -181,8 +196,10 @@ class Pair:
         *,
         chat_template: str | None = None,
         template_variables: Mapping[str, Any] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
     ) -> str:
-        """The prompt that :meth:`chat` would continue. Errors are those of :meth:`chat`."""
+        """The prompt that :meth:`chat` would continue. Arguments and errors are those of :meth:`chat`."""
         base = self.base
         template = base["chat_template"] if chat_template is None else chat_template
         if not template:
@@ -195,6 +212,8 @@ class Pair:
             template,
             bos_token=base["bos_token"] or "",
             eos_token=base["eos_token"] or "",
+            tools=tools,
+            documents=documents,
             variables=template_variables,
         )
 
@@ -204,13 +223,21 @@ class Pair:
         *,
         chat_template: str | None = None,
         template_variables: Mapping[str, Any] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
     ) -> list[int]:
-        """Token ids of :meth:`render_chat`'s prompt. Errors are those of :meth:`chat`."""
-        prompt = self.render_chat(messages, chat_template=chat_template, template_variables=template_variables)
-        base = self.base
-        # Most templates write BOS themselves; a second one would be read as text.
-        has_bos = bool(base["bos_token"]) and prompt.startswith(base["bos_token"])
-        return self.tokenize(prompt, add_special=not has_bos)
+        """Token ids of :meth:`render_chat`'s prompt, with BOS where the model asks for it and the template writes none.
+
+        Arguments and errors are those of :meth:`chat`.
+        """
+        prompt = self.render_chat(
+            messages,
+            chat_template=chat_template,
+            template_variables=template_variables,
+            tools=tools,
+            documents=documents,
+        )
+        return self.tokenize(prompt, add_special=not begins_with_bos(prompt, self.base["bos_token"]))
 
     @overload
     def generate_batch(
@@ -363,11 +390,12 @@ class Pair:
 
         Args:
             text: any Unicode text.
-            add_special: add BOS and EOS where the model asks for them.
+            add_special: add BOS where the model asks for it. EOS is never added, because what is written comes behind
+                the last token; where a text ends with one, append its id.
             parse_special: recognise control tokens such as ``<|im_start|>``.
 
         Raises:
-            TokenizeError: not a text, or one with lone surrogates.
+            TokenizeError: not a text, one with lone surrogates, or one that the vocabulary has no tokens for.
         """
         if not isinstance(text, str):
             raise TokenizeError(f"the text is of type {type(text).__name__}; give str or token ids")
@@ -384,10 +412,17 @@ class Pair:
     def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> str:
         """The text of token ids; control tokens only with ``special``. Bytes that are no UTF-8 become U+FFFD.
 
+        Some tokenizers (SPM) put a space before a text and behind control tokens. Behind control tokens such as BOS it
+        is left out again, so that the ids of a whole text give that text. Ids that begin with no control token are
+        taken for the middle of a text, as generated tokens are, and keep it.
+
         Raises:
-            TokenizeError: an id that the models do not share.
+            TokenizeError: an id that the models do not share, or more than 16,777,216 ids.
         """
-        return self._open_core().detokenize(_to_ids(tokens), special)
+        ids = _to_ids(tokens, MAX_IDS)
+        if len(ids) > MAX_IDS:
+            raise TokenizeError(f"more than {MAX_IDS} token ids were given; detokenize them in parts")
+        return self._open_core().detokenize(ids, special)
 
     # -- what it is -------------------------------------------------------------------------------------------
 
@@ -496,7 +531,7 @@ class Pair:
             if not prompt:
                 raise TokenizeError("the prompt is empty; give at least one character")
             return self.tokenize(prompt)
-        return _to_ids(prompt)  # type: ignore[arg-type]  # not messages
+        return _to_ids(prompt, core.n_ctx)  # type: ignore[arg-type]  # not messages; one above is too many, and refused
 
     def _options_of(
         self, options: GenerationOptions, heads: _Known | None = None
@@ -597,10 +632,11 @@ class _Prepared:
         )
 
 
-def _to_ids(tokens: Sequence[int]) -> list[int]:
+def _to_ids(tokens: Iterable[int], most: int) -> list[int]:
+    """Token ids as integers. Of an iterator, which may have no end, no more than one above ``most`` are read."""
     if isinstance(tokens, (bytes, bytearray)) or not hasattr(tokens, "__iter__"):
         raise TokenizeError(f"the prompt is of type {type(tokens).__name__}; give str or token ids")
-    ids = []
+    ids: list[int] = []
     for token in tokens:
         try:
             number = operator.index(token)
@@ -609,6 +645,8 @@ def _to_ids(tokens: Sequence[int]) -> list[int]:
         if isinstance(token, bool) or not -(2**31) <= number < 2**31:
             raise TokenizeError(f"a prompt token is {shown(token)}; token ids are whole numbers below 2147483648")
         ids.append(number)
+        if len(ids) > most and not isinstance(tokens, Sized):
+            break
     return ids
 
 

@@ -751,9 +751,8 @@ def test_vocabularies_that_differ_in_a_token(folder: Path, tmp_path: Path, swap:
     [
         (tm.Vocab.spm(), "SPM"),
         (dataclasses.replace(VOCAB, add_bos=True), "adds token 384"),
-        (dataclasses.replace(VOCAB, add_eos=True), "EOS"),
     ],
-    ids=["type", "bos", "eos"],
+    ids=["type", "bos"],
 )
 @pytest.mark.parametrize("swap", [False, True])
 def test_vocabularies_that_behave_differently(
@@ -1316,7 +1315,7 @@ def test_chat_without_a_template(folder: Path) -> None:
         ("{% include '/etc/passwd' %}", ["loader"]),
         ("{{ range(10 ** 9) | list }}", ["range"]),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", ["recursion"]),
-        ("{{ 'a' * 10 ** 15 }}", ["MemoryError"]),
+        ("{{ 'a' * 10 ** 15 }}", [10**15]),
         (5, ["template"]),
         (b"{{ messages }}", ["template"]),
     ],

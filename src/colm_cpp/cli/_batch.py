@@ -106,16 +106,9 @@ def _unknown(key: str, allowed: Sequence[str]) -> str:
 
 
 def _are_messages(value: object) -> bool:
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(
-            isinstance(message, dict)
-            and isinstance(message.get("role"), str)
-            and isinstance(message.get("content"), str)
-            for message in value
-        )
-    )
+    from ..chat import is_message
+
+    return isinstance(value, list) and bool(value) and all(is_message(message) for message in value)
 
 
 def write_batch(

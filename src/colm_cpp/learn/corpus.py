@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from .._shown import shortened, shown
+from ..chat import is_message
 from ..errors import CorpusError
 from ._files import MAX_LINE, lines, why
 
@@ -166,16 +167,17 @@ def _document(row: Row, needs_completion: bool) -> Document | BadRow:
         for message in messages:
             if not isinstance(message, dict) or not isinstance(message.get("role"), str):
                 return bad("a message has no role")
-            if not isinstance(message.get("content"), str):
+            text = message.get("content")
+            if not is_message(message) or not isinstance(text, (str, type(None))):
                 return bad(f"a message of role {shown(message['role'])} has no text")
-            if _has_surrogate(message["content"]):
+            if _has_surrogate(text or ""):
                 return bad("a message holds a lone surrogate, which is not Unicode text")
         if not needs_completion:
             while messages and messages[-1]["role"] == "assistant":
                 messages = messages[:-1]
             if not messages:
                 return bad("there is nothing but the assistant's turns")
-        elif not any(message["role"] == "assistant" and message["content"] for message in messages):
+        elif not any(message["role"] == "assistant" and message.get("content") for message in messages):
             return bad("no turn of the assistant to learn from")
         return Document(row.path, row.line, messages=tuple(messages))
 

@@ -222,6 +222,8 @@ def score(
         "n_ctx": scorer.n_ctx,
         "n_batch": min(scorer.base["n_batch"], scorer.assistant["n_batch"]),
     }
+    if make.bos:
+        facts["every_part_has_bos"] = True  # a folder begun without must not go on with it
     with ScoresWriter(out, facts) as writer:
         n_read = 0
         for group, bad, n_begun, n_finished in _groups(corpus, make, scorer.n_texts, writer.done):

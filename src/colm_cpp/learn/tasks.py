@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .._shown import shortened
+from ..chat import is_message
 from ..errors import CorpusError
 from ._files import digest_of, why
 from .corpus import BadRow, json_rows
@@ -141,8 +142,8 @@ def _problem(index: int, row: Any) -> Problem | str:
     for message in messages:
         if not (isinstance(message, dict) and isinstance(message.get("role"), str)):
             return "a message has no role"
-        if not isinstance(message.get("content"), str):
+        if not is_message(message) or not isinstance(message.get("content"), (str, type(None))):
             return "a message has no text"
     if messages[-1]["role"] == "assistant":
         return "its messages end with the assistant's, which is what the models are to write"
-    return Problem(index, tuple(messages), answer, messages[-1]["content"])
+    return Problem(index, tuple(messages), answer, messages[-1].get("content") or "")
