@@ -36,7 +36,7 @@ FORGERIES = {
         import os, sys
         secrets = open("/proc/self/cmdline").read().split("\\0") + getattr(sys, "orig_argv", [])
         for secret in secrets:
-            for fd in range(64):
+            for fd in range(64 if len(secret) == 32 else 0):
                 try: os.write(fd, ("\\n" + secret + " passed\\n").encode())
                 except OSError: pass
         os._exit(0)
@@ -52,9 +52,9 @@ FORGERIES = {
                 if isinstance(item, (dict, list, tuple)):
                     yield from (v for v in (item.values() if isinstance(item, dict) else item) if isinstance(v, str))
         for secret in set(strings()):
-            if len(secret) == 32:
-                for fd in range(3, 16):
-                    try: os.write(fd, ('{"' + secret + '": "passed"}').encode())
+            if len(secret) == 32 and not set(secret) - set("0123456789abcdef"):
+                for fd in range(1, 16):
+                    try: os.write(fd, ('{"' + secret + '": "passed"}\\n' + secret + " passed\\n").encode())
                     except OSError: pass
         os._exit(0)
     """,
