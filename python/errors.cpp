@@ -28,9 +28,10 @@ void register_errors() {
             PyErr_SetObject(type.ptr(), exception.ptr());
         } catch (const std::bad_alloc&) {
             const py::object type = py::module_::import("colm_cpp.errors").attr("OutOfMemory");
-            PyErr_SetString(type.ptr(),
-                            "the system gives this process no more memory; give a shorter text, a smaller n_ctx or "
-                            "fewer texts at once, or raise its limit (ulimit -v, or that of its container)");
+            PyErr_SetString(
+                type.ptr(),
+                "the system gives this process no more memory; give a shorter text, a smaller n_ctx or "
+                "fewer texts at once, or raise its limit (ulimit -v, or that of its container)");
         }
     });
 }

@@ -17,7 +17,8 @@ namespace colm::llama {
 namespace {
 
 constexpr std::uint32_t kVersion = 1;
-// What a head may be at most, as in _head_checks.py: a file must not make its reader allocate what it merely declares.
+// What a head may be at most, as in _head_checks.py: a file must not make its reader allocate what it merely
+// declares.
 constexpr std::uint32_t kMaxLayers = 64;
 constexpr std::uint32_t kMaxEmbd = 1U << 20U;
 constexpr std::uint64_t kMaxWeights = 1U << 27U;
@@ -136,7 +137,8 @@ class Tensors {
             if (begin > file_bytes_ || size > file_bytes_ - begin)
                 throw LoadError(path_ + " is cut short: it has " + std::to_string(file_bytes_) +
                                 " bytes, and the tensor " + gguf_get_tensor_name(gguf_, id) +
-                                " takes bytes " + std::to_string(begin) + " to " + std::to_string(begin + size));
+                                " takes bytes " + std::to_string(begin) + " to " +
+                                std::to_string(begin + size));
         }
     }
 
@@ -156,8 +158,8 @@ class Tensors {
             shape[2] != 1 || shape[3] != 1)
             throw HeadError(path_ + ": the tensor " + name + " has " + std::to_string(shape[3]) + " x " +
                             std::to_string(shape[2]) + " x " + std::to_string(shape[1]) + " x " +
-                            std::to_string(shape[0]) + " values; the head needs " + std::to_string(n_out) + " x " +
-                            std::to_string(n_in));
+                            std::to_string(shape[0]) + " values; the head needs " + std::to_string(n_out) +
+                            " x " + std::to_string(n_in));
         std::vector<float> values(n_in * n_out);
         const auto n_bytes = static_cast<std::streamsize>(values.size() * sizeof(float));
         stream_.seekg(static_cast<std::streamoff>(begin_of(id)));
@@ -249,8 +251,7 @@ std::shared_ptr<const LearnedHead> read_head(const std::string& path) {
         throw HeadError(path + ": a head of kind " + info.kind + " cannot have " + std::to_string(n_layers) +
                         " layers");
     std::size_t n_in = info.n_embd;
-    for (const Feature feature : info.features)
-        n_in += feature == Feature::top_k_logprobs ? info.top_k : 1;
+    for (const Feature feature : info.features) n_in += feature == Feature::top_k_logprobs ? info.top_k : 1;
     std::vector<HeadLayer> layers(n_layers);
     std::uint64_t n_weights = 0;
     for (std::uint32_t i = 0; i < n_layers; ++i) {

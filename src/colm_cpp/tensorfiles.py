@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -82,8 +83,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         with path.open("rb") as file:
-            data = file.read(_MAX_JSON + 1)
-        if len(data) > _MAX_JSON:
+            data = file.read() if os.fstat(file.fileno()).st_size <= _MAX_JSON else None
+        if data is None:
             raise LoadError(f"{path} has more than {_MAX_JSON} bytes, which no such file has; copy it again")
         value = json.loads(data)
     except LoadError:  # is an OSError too

@@ -36,7 +36,7 @@ FORGERIES = {
         import os, sys
         secrets = open("/proc/self/cmdline").read().split("\\0") + getattr(sys, "orig_argv", [])
         for secret in secrets:
-            for fd in range(64):
+            for fd in range(64 if len(secret) == 32 else 0):
                 try: os.write(fd, ("\\n" + secret + " passed\\n").encode())
                 except OSError: pass
         os._exit(0)
@@ -52,9 +52,9 @@ FORGERIES = {
                 if isinstance(item, (dict, list, tuple)):
                     yield from (v for v in (item.values() if isinstance(item, dict) else item) if isinstance(v, str))
         for secret in set(strings()):
-            if len(secret) == 32:
-                for fd in range(3, 16):
-                    try: os.write(fd, ('{"' + secret + '": "passed"}').encode())
+            if len(secret) == 32 and not set(secret) - set("0123456789abcdef"):
+                for fd in range(1, 16):
+                    try: os.write(fd, ('{"' + secret + '": "passed"}\\n' + secret + " passed\\n").encode())
                     except OSError: pass
         os._exit(0)
     """,
@@ -140,7 +140,12 @@ FORGERIES = {
 }
 
 
-@pytest.mark.parametrize("name", FORGERIES)
+# Each takes two interpreters; the others of each kind run with the slow tests.
+QUICK = ("the command line", "frames and gc", "exit in the call", "equal to everything", "the judge's memory")
+QUICK += ("a class in place of the function", "the exchange rewritten", "what the judge was given")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in FORGERIES])
 def test_code_cannot_make_itself_pass(name: str) -> None:
     found = verdict(FORGERIES[name])
     assert not found.correct
@@ -151,16 +156,30 @@ def test_code_cannot_make_itself_pass(name: str) -> None:
 CLOSE = "assert abs(add(1, 2) - 3) < 1e-6\n"
 
 
+# One program tries them all: each has to raise.
+NO_WAY_OUT = """
+import math, unittest
+for attempt in (
+    "assert add(1, 2) == 3", "assert not add(1, 2) != 3", "assert abs(add(1, 2) - 3) < 1", "assert add(1, 2) in (3,)",
+    "assert 3 in add(1, 2)", "assert add(1, 2) <= 3", "assert [add(1, 2)] == [3]", "assert add(1, 2) % 3 == 0",
+    "assert math.isclose(add(1, 2), 3)", "unittest.TestCase().assertEqual(add(1, 2), 3)", "assert 3 == add(1, 2)",
+    "assert isinstance(add(1, 2), int)", "assert {3: 1}[add(1, 2)]", "assert add(1, 2) + 0 == 3",
+):
+    try:
+        exec(attempt)
+    except Exception:
+        continue
+    raise LookupError(attempt)
+"""
+
+
+def test_an_object_that_is_equal_to_everything_is_equal_to_nothing() -> None:
+    assert verdict(ALL_EQUAL, NO_WAY_OUT) == Verdict(True, "passed")
+
+
 @pytest.mark.parametrize(
     ("code", "tests"),
     [
-        (ALL_EQUAL, CLOSE),
-        (ALL_EQUAL, "assert add(1, 2) in (3,)\n"),
-        (ALL_EQUAL, "assert 3 in add(1, 2)\n"),
-        (ALL_EQUAL, "assert add(1, 2) <= 3\n"),
-        (ALL_EQUAL, "assert [add(1, 2)] == [3]\n"),
-        (ALL_EQUAL, "import math\nassert math.isclose(add(1, 2), 3)\n"),
-        (ALL_EQUAL, "import unittest\nunittest.TestCase().assertEqual(add(1, 2), 3)\n"),
         # names that the tests take for the language's own
         ("def abs(x): return 0\ndef add(a, b): return 0\n", CLOSE),
         ("def all(x): return True\ndef add(a, b): return 0\n", "assert all(add(i, 1) == i + 1 for i in range(3))\n"),

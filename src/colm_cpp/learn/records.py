@@ -180,7 +180,7 @@ class RecordFolder:
             and (facts.get("rate") is None or (type(facts["rate"]) in (int, float) and 0 <= facts["rate"] <= 1))
             for name, facts in arms.items()
         ):
-            raise CorpusError(f"{file} is damaged (its arms are none); evaluate into a new folder")
+            raise CorpusError(f"{file} is damaged (it lists no arms, or no usable ones); evaluate into a new folder")
         return cls(path, meta)
 
     @classmethod

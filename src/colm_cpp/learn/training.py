@@ -86,7 +86,9 @@ class TrainingOptions:
         if not isinstance(self.held_out, (int, float)) or not 0.0 < self.held_out < 1.0:
             raise OptionError(f"held_out is {shown(self.held_out)}; it is a share of the texts, between 0 and 1")
         for name in ("max_iterations", "patience", "n_units", "top_k", "memory_limit"):
-            integer(name, getattr(self, name), 1, 2**63 - 1)
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**63:
+                raise OptionError(f"{name} is {shown(value)}; it must be 1 or more, and a whole number")
         integer("seed", self.seed, 0, 2**63 - 1)
         if not self.use_hidden and not self.feature_names():
             raise OptionError("use_hidden=False and features='none' leave a head nothing to look at; choose features")
