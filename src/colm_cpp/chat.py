@@ -10,7 +10,8 @@ from typing import Any
 import jinja2
 
 from ._shown import shortened, shown
-from .chat_environment import compiled, limited
+from .chat_environment import compiled
+from .chat_limits import limited
 from .errors import ChatTemplateError
 
 __all__ = ["Message", "begins_with_bos", "is_message", "render_chat"]

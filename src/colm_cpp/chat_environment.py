@@ -9,10 +9,8 @@ import datetime
 import functools
 import json
 import re
-import threading
 import types
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jinja2
@@ -29,228 +27,28 @@ from jinja2.utils import Namespace, generate_lorem_ipsum
 from jinja2.visitor import NodeTransformer
 from markupsafe import Markup
 
-from .chat_limits import MAX_ITEMS, Budget, LimitError
+from .chat_checks import (
+    MAX_WIDTH,
+    METHOD_CHECKS,
+    NOT_ALLOWED,
+    bounded_filter,
+    bounded_test,
+    check_join,
+    check_percent,
+    check_search,
+    split,
+    whole,
+)
+from .chat_limits import LimitError, current
 
-__all__ = ["compiled", "limited"]
+__all__ = ["compiled"]
 
 MAX_SOURCE = 125_000
 """Characters of a template; the longest in use have some 17,000."""
 MAX_NODES = 20_000
 """Parts of a parsed template; the largest in use have some 1,300."""
-_MAX_WIDTH = 10_000
-_MAX_SMALL = 50_000
-# Width and precision of a field in "%-10.3f" and "%(name)s".
-_PERCENT_FIELD = re.compile(r"[%)][-+ #0]*([0-9]+|\*)?(?:\.([0-9]+|\*))?")
-_LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 
-_state = threading.local()
 T = TypeVar("T")
-
-
-def _budget() -> Budget:
-    return _state.budget  # type: ignore[no-any-return]
-
-
-@contextmanager
-def limited() -> Iterator[Budget]:
-    """What is compiled and rendered inside, in this thread, shares one budget."""
-    outer = getattr(_state, "budget", None)  # a signal handler may render too
-    _state.budget = Budget()
-    try:
-        yield _state.budget
-    finally:
-        _state.budget = outer
-
-
-# -- filters and methods whose result can be much larger than what they take -----------------------------------
-
-
-def _n_lines(text: str) -> int:
-    return 1 + sum(text.count(end) for end in _LINE_ENDS)
-
-
-def _whole(value: object) -> int:
-    # A value of another type is refused by the operation itself.
-    return value if isinstance(value, int) else 0
-
-
-def _check_width(_: object, width: object = 80, *__: object, **___: object) -> None:
-    _budget().room(_whole(width))
-
-
-def _check_replace(text: object, old: object, new: object, *_: object, **__: object) -> None:
-    text, old, new = str(text), str(old), str(new)
-    _budget().room(len(text) + (text.count(old) if old else len(text) + 1) * len(new))
-
-
-def _check_indent(text: object, width: object = 4, *_: object, **__: object) -> None:
-    text = str(text)
-    n_lines = _n_lines(text)
-    _budget().items(n_lines)
-    _budget().room(len(text) + n_lines * (len(width) if isinstance(width, str) else _whole(width)))
-
-
-def _check_chars(text: object, chars: object = None) -> None:
-    # Each character of the text is looked up in all of them.
-    if isinstance(chars, str):
-        _check_search(text, chars)
-
-
-def _check_search(text: object, part: object = None, *_: object, **__: object) -> None:
-    if isinstance(part, str) and len(part) * len(str(text)) > 64 * _budget().max_weight:
-        raise LimitError(f"it looks for {len(part)} characters in a text of {len(str(text))}")
-
-
-def _check_join(items: list[object], d: object = "", attribute: object = None) -> None:
-    _budget().room(_budget().weigh(items) + len(items) * len(str(d)))
-
-
-def _check_sum(items: list[object], attribute: object = None, start: object = 0) -> None:
-    # Python adds lists one by one, copying each time.
-    if not isinstance(start, (int, float)) and len(items) > 1000:
-        _budget().items(len(items) ** 2)
-
-
-def _check_batch(_: object, linecount: object, *__: object, **___: object) -> None:
-    _budget().items(_whole(linecount))
-
-
-def _check_round(_: object, precision: object = 0, *__: object, **___: object) -> None:
-    if abs(_whole(precision)) > 400:
-        raise LimitError("it rounds to more than 400 digits")
-
-
-def _check_small(value: object, *_: object, **__: object) -> None:
-    # Filters that go through a text piece by piece, or more than once; templates for chats hardly need them.
-    size = _budget().weigh(value)
-    if size > _MAX_SMALL:
-        raise LimitError(f"it uses a slow filter on a value of size {size}; at most {_MAX_SMALL} is allowed")
-
-
-def _check_percent(text: object, *args: object, **kwargs: object) -> None:
-    """For ``text % args``."""
-    text, budget = str(text), _budget()
-    width = 0
-    for digits in {number for field in _PERCENT_FIELD.findall(text) for number in field if number}:
-        for number in map(_whole, args) if digits == "*" else [int(digits) if len(digits) < 6 else _MAX_WIDTH + 1]:
-            width = max(width, abs(number))
-    if width > _MAX_WIDTH:
-        raise LimitError(f"it formats to more than {_MAX_WIDTH} characters")
-    budget.room(len(text) + text.count("%") * (width + budget.weigh(args) + budget.weigh(kwargs)))
-
-
-def _check_tabs(text: str, tabsize: object = 8) -> None:
-    _budget().room(len(text) + text.count("\t") * _whole(tabsize))
-
-
-def _check_lines(text: str, *_: object, **__: object) -> None:
-    _budget().items(_n_lines(text))
-
-
-_Check = Callable[..., None]
-_FILTER_CHECKS: dict[str, _Check] = {
-    "batch": _check_batch,
-    "center": _check_width,
-    "format": _check_percent,
-    "indent": _check_indent,
-    "join": _check_join,
-    "replace": _check_replace,
-    "round": _check_round,
-    "sum": _check_sum,
-    "trim": _check_chars,
-    **dict.fromkeys(
-        ("filesizeformat", "pprint", "striptags", "title", "urlencode", "urlize", "wordcount", "wordwrap", "xmlattr"),
-        _check_small,
-    ),
-}
-# These read all of what they are given before they go on.
-_READ_ALL = frozenset({"groupby", "join", "list", "max", "min", "sort", "sum"})
-# These give back what is there already.
-_GIVE_BACK = frozenset({"attr", "d", "default", "first", "last", "max", "min", "random", "safe", "string"})
-_METHOD_CHECKS: dict[str, _Check] = {
-    **dict.fromkeys(("center", "ljust", "rjust", "zfill"), _check_width),
-    **dict.fromkeys(("lstrip", "rstrip", "strip"), _check_chars),
-    # Searching from the end takes the product of both lengths; from the beginning, their sum.
-    **dict.fromkeys(("rfind", "rindex", "rpartition", "rsplit"), _check_search),
-    **dict.fromkeys(("striptags", "unescape"), _check_small),  # of Markup
-    "expandtabs": _check_tabs,
-    "replace": _check_replace,
-    "splitlines": _check_lines,
-}
-_NOT_ALLOWED: dict[type[Any], frozenset[str]] = {
-    str: frozenset({"encode", "maketrans", "translate"}),
-    int: frozenset({"from_bytes", "to_bytes"}),
-    float: frozenset({"fromhex"}),
-    dict: frozenset({"fromkeys"}),
-    # A view of the dict whose size is not known.
-    **dict.fromkeys((type({}.keys()), type({}.values()), type({}.items())), frozenset({"mapping"})),
-}
-# Tests that take no longer on a large value.
-_QUICK_TESTS = frozenset(
-    [
-        "boolean",
-        "callable",
-        "defined",
-        "divisibleby",
-        "even",
-        "false",
-        "filter",
-        "float",
-        "integer",
-        "iterable",
-        "mapping",
-        "none",
-        "number",
-        "odd",
-        "sameas",
-        "sequence",
-        "string",
-        "test",
-        "true",
-        "undefined",
-    ]
-)
-
-
-def _bounded_filter(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
-    check = _FILTER_CHECKS.get(name)
-    at = 1 if hasattr(original, "jinja_pass_arg") else 0  # Jinja's own argument comes first
-
-    @functools.wraps(original)
-    def bounded(*args: Any, **kwargs: Any) -> Any:
-        budget = _budget()
-        budget.tick()
-        if name in _READ_ALL and len(args) > at:
-            value = args[at]
-            if isinstance(value, str):
-                budget.items(len(value))
-            elif isinstance(value, (Iterator, range)):
-                args = (*args[:at], budget.listed(value), *args[at + 1 :])
-        if check is not None:
-            check(*args[at:], **kwargs)
-        result = original(*args, **kwargs)
-        if isinstance(result, Iterator):
-            return budget.lazily(result, *args[at:], *kwargs.values())
-        return result if name in _GIVE_BACK else budget.made(result)
-
-    return bounded
-
-
-def _bounded_test(name: str, original: Any) -> Any:
-    if name in _QUICK_TESTS:
-        return original
-
-    @functools.wraps(original)
-    def bounded(*args: Any, **kwargs: Any) -> Any:
-        _budget().tick()
-        return original(*args, **kwargs)
-
-    return bounded
-
-
-def _split(owner: str, name: str, sep: str | None = None, maxsplit: int = -1) -> list[str]:
-    parts: list[str] = getattr(owner, name)(sep, maxsplit if 0 <= maxsplit < MAX_ITEMS else MAX_ITEMS)
-    return _budget().made(parts)
 
 
 class _Formatter(SandboxedFormatter):
@@ -260,10 +58,10 @@ class _Formatter(SandboxedFormatter):
 
     def format_field(self, value: Any, format_spec: str) -> Any:
         """One field."""
-        budget = _budget()
+        budget = current()
         budget.tick()
-        if any(len(digits) > 5 or int(digits) > _MAX_WIDTH for digits in re.findall(r"[0-9]+", format_spec)):
-            raise LimitError(f"it formats to more than {_MAX_WIDTH} characters ({format_spec[:80]!r})")
+        if any(len(digits) > 5 or int(digits) > MAX_WIDTH for digits in re.findall(r"[0-9]+", format_spec)):
+            raise LimitError(f"it formats to more than {MAX_WIDTH} characters ({format_spec[:80]!r})")
         text = super().format_field(value, format_spec)
         self._size += len(text)
         budget.room(self._size)
@@ -289,10 +87,10 @@ def _tojson(
     sort_keys: bool = False,
 ) -> str:
     # Jinja's own filter escapes HTML, which would change the prompt.
-    budget = _budget()
+    budget = current()
     weight = budget.weigh(value)
     if indent is not None:
-        width = len(indent) if isinstance(indent, str) else _whole(indent)
+        width = len(indent) if isinstance(indent, str) else whole(indent)
         budget.room(weight // 16 * width * (1 + budget.depth(value)))
     for separator in separators or ():
         budget.room(weight // 16 * len(separator))
@@ -333,8 +131,8 @@ class _Namespace(Namespace):
         super().__setitem__(name, value)
 
     def __repr__(self) -> str:
-        _budget().tick()
-        return _budget().made(super().__repr__())
+        current().tick()
+        return current().made(super().__repr__())
 
 
 def _check_name(name: object) -> None:
@@ -361,22 +159,22 @@ class _Generation(Extension):
 
 
 def _unchanged(value: T) -> T:
-    _budget().tick()
+    current().tick()
     return value
 
 
 def _made(value: T) -> T:
-    return _budget().made(value)
+    return current().made(value)
 
 
 def _slice(value: Any, start: Any, stop: Any, step: Any) -> Any:
-    _budget().tick()
-    return _budget().made(value[start:stop:step])
+    current().tick()
+    return current().made(value[start:stop:step])
 
 
 @jinja2.pass_eval_context
 def _concat(context: nodes.EvalContext, parts: tuple[Any, ...]) -> str:
-    budget = _budget()
+    budget = current()
     budget.tick()
     budget.room(budget.weigh(parts) - 16 * len(parts))
     return budget.made(markup_join(parts) if context.autoescape else str_join(parts))
@@ -385,7 +183,7 @@ def _concat(context: nodes.EvalContext, parts: tuple[Any, ...]) -> str:
 @jinja2.pass_context
 def _written(_: Context, value: Any) -> str:
     """What ``{{ value }}`` and the text between tags become."""
-    budget = _budget()
+    budget = current()
     budget.tick()
     # The context's argument is not used, but with it Jinja computes no output while it compiles.
     return budget.made(value if isinstance(value, str) else str(value))
@@ -401,7 +199,7 @@ class _Bounds(NodeTransformer):
         self._n_nodes += 1
         if self._n_nodes > MAX_NODES:
             raise LimitError(f"it has more than {MAX_NODES} parts")
-        _budget().tick()
+        current().tick()
         return super().visit(node, *args, **kwargs)
 
     @staticmethod
@@ -474,7 +272,7 @@ class _Bounds(NodeTransformer):
 class _Generator(CodeGenerator):
     def visit(self, node: nodes.Node, *args: Any, **kwargs: Any) -> Any:
         """One node; compiling takes time too."""
-        _budget().tick()
+        current().tick()
         return super().visit(node, *args, **kwargs)
 
 
@@ -494,9 +292,9 @@ class _Environment(ImmutableSandboxedEnvironment):
             finalize=_written,
             cache_size=0,
         )
-        self.filters = {name: _bounded_filter(name, f) for name, f in {**FILTERS, "tojson": _tojson}.items()}
+        self.filters = {name: bounded_filter(name, f) for name, f in {**FILTERS, "tojson": _tojson}.items()}
         self.filters |= {"_unchanged": _unchanged, "_made": _made, "_slice": _slice, "_concat": _concat}
-        self.tests = {name: _bounded_test(name, f) for name, f in TESTS.items()}
+        self.tests = {name: bounded_test(name, f) for name, f in TESTS.items()}
         self.globals |= {
             "dict": _Dict(),
             "lipsum": _lipsum,
@@ -508,11 +306,11 @@ class _Environment(ImmutableSandboxedEnvironment):
     @property
     def tick(self) -> None:
         """Looks at the time."""
-        _budget().tick()
+        current().tick()
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         """Whether a template may have an attribute."""
-        for kind, names in _NOT_ALLOWED.items():
+        for kind, names in NOT_ALLOWED.items():
             if attr in names and isinstance(obj, kind):
                 return False
         if isinstance(obj, (bytes, bytearray, memoryview)):
@@ -521,12 +319,12 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def getitem(self, obj: Any, argument: Any) -> Any:
         """``obj[argument]``; filters that take the name of an attribute come here too."""
-        _budget().tick()
+        current().tick()
         return super().getitem(obj, argument)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """An operator, where its result will not be too large."""
-        budget = _budget()
+        budget = current()
         budget.tick()
         if operator == "*":
             for value, factor in ((left, right), (right, left)):
@@ -542,7 +340,7 @@ class _Environment(ImmutableSandboxedEnvironment):
                 budget.bits(left.bit_length() * abs(right))
         elif operator == "%":
             if isinstance(left, str):
-                _check_percent(left, *(right if isinstance(right, tuple) else (right,)))
+                check_percent(left, *(right if isinstance(right, tuple) else (right,)))
         elif operator == "+" and isinstance(left, str) and isinstance(right, str):
             budget.room(len(left) + len(right))
         return budget.made(super().call_binop(context, operator, left, right))
@@ -569,7 +367,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         self, context: Context, obj: Any, /, *args: Any, _loop_vars: Any = None, _block_vars: Any = None, **kwargs: Any
     ) -> Any:
         """A call of anything that is not a filter or a test."""
-        budget = _budget()
+        budget = current()
         budget.tick()
         budget.enter()
         try:
@@ -579,13 +377,13 @@ class _Environment(ImmutableSandboxedEnvironment):
                 name = obj.__name__
                 if name in ("rsplit", "split"):
                     if name == "rsplit":
-                        _check_search(owner, *args, **kwargs)
-                    return _split(owner, name, *args, **kwargs)
+                        check_search(owner, *args, **kwargs)
+                    return split(owner, name, *args, **kwargs)
                 if name == "join" and args:
                     args = (budget.listed(args[0]), *args[1:])
-                    _check_join(args[0], owner)
-                elif name in _METHOD_CHECKS:
-                    _METHOD_CHECKS[name](owner, *args, **kwargs)
+                    check_join(args[0], owner)
+                elif name in METHOD_CHECKS:
+                    METHOD_CHECKS[name](owner, *args, **kwargs)
             result = super().call(context, obj, *args, _loop_vars=_loop_vars, _block_vars=_block_vars, **kwargs)
             return result if isinstance(owner, dict) else budget.made(result)  # what a dict gives is there already
         finally:
@@ -597,7 +395,7 @@ _environment = _Environment()
 
 @functools.lru_cache(maxsize=32)
 def compiled(source: str) -> jinja2.Template:
-    """The template that ``source`` describes. Requires :func:`limited` around it.
+    """The template that ``source`` describes. Requires :func:`.chat_limits.limited` around it.
 
     Raises:
         jinja2.TemplateSyntaxError: it cannot be parsed.

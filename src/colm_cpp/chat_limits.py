@@ -7,8 +7,10 @@ it takes long, and the time is looked at between operations.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from types import GeneratorType
 from typing import Any, TypeVar
@@ -16,7 +18,7 @@ from weakref import WeakKeyDictionary
 
 import jinja2
 
-__all__ = ["MAX_ITEMS", "SECONDS", "Budget", "LimitError"]
+__all__ = ["MAX_ITEMS", "SECONDS", "Budget", "LimitError", "current", "limited"]
 
 SECONDS = 1.5
 """Processor time of one rendering, compiling included."""
@@ -194,3 +196,22 @@ class Budget:
 def _digits(n: int) -> str:
     # Python writes out no number of more than some thousand digits.
     return str(n) if n.bit_length() < 1000 else f"2^{n.bit_length() - 1}"
+
+
+_state = threading.local()
+
+
+def current() -> Budget:
+    """The budget of what this thread is rendering."""
+    return _state.budget  # type: ignore[no-any-return]
+
+
+@contextmanager
+def limited() -> Iterator[Budget]:
+    """What is compiled and rendered inside, in this thread, shares one budget."""
+    outer = getattr(_state, "budget", None)  # a signal handler may render too
+    _state.budget = Budget()
+    try:
+        yield _state.budget
+    finally:
+        _state.budget = outer

@@ -365,7 +365,8 @@ class GenerationOptions:
         frequency_penalty: subtracted once per occurrence among them; 0 is off.
         presence_penalty: subtracted once for any occurrence; 0 is off.
         seed: for sampling and the ``random`` head, 0 to 4294967294. None draws one and reports it in ``stats``.
-        stop: the text ends before the first of these strings.
+        stop: the text ends before the first of these strings. One that is a control token, such as
+            ``"<|im_start|>"``, ends it where a model writes that token.
         logit_bias: token id -> number added to its logit; ``float("-inf")`` bans it. JSON has neither: an id may be a
             text of decimal digits, and minus infinity the text ``"-inf"``.
         grammar: GBNF text with a rule named root, a JSON schema (dict, or text beginning with ``{``), or a
