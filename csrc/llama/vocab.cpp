@@ -2,7 +2,9 @@
 
 #include <llama.h>
 
+#include <algorithm>
 #include <limits>
+#include <utility>
 
 #include "colm/error.h"
 #include "llama/large_stack.h"
@@ -76,6 +78,24 @@ std::vector<Token> tokenize(const llama_vocab* vocab, const std::string& text, b
     if (n < 0) throw TokenizeError("the text has too many tokens to count");
     tokens.resize(static_cast<std::size_t>(n));
     return tokens;
+}
+
+TokenTexts::TokenTexts(const llama_vocab* vocab, std::vector<Token> ends)
+    : vocab_(vocab), ends_(std::move(ends)), offsets_{0} {
+    const std::int32_t n = llama_vocab_n_tokens(vocab);
+    for (Token token = 0; token < n; ++token) {
+        bytes_ += piece(vocab, token, false);
+        offsets_.push_back(bytes_.size());
+    }
+}
+
+bool TokenTexts::ends_text(Token token) const {
+    return std::binary_search(ends_.begin(), ends_.end(), token);
+}
+
+Token TokenTexts::find(const std::string& text) const {
+    const std::vector<Token> tokens = tokenize(vocab_, text, false, true);
+    return tokens.size() == 1 ? tokens[0] : kNoToken;
 }
 
 std::string piece(const llama_vocab* vocab, Token token, bool special) {
