@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from . import _core
 from .errors import OptionError
-from .grammar import to_gbnf
+from .grammar import response_grammar, to_gbnf
 from .paths import to_native
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ _MAX_FLOAT = 3.4028234663852886e38  # float32
 # llama.cpp reads this seed as "draw one".
 MAX_SEED = 2**32 - 2
 MAX_LOOKAHEAD = 15
+# What other libraries call a JSON schema for the text.
+_GRAMMAR_NAMES = ("json_schema", "schema", "guided_json", "format")
 _AUTO_LOOKAHEAD = -1  # kAutoLookahead
 
 
@@ -101,6 +103,8 @@ def reject_unknown(given: Mapping[str, object], known: type, what: str) -> None:
         if name not in names:
             close = difflib.get_close_matches(name, names, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(names)}"
+            if "grammar" in names and name in _GRAMMAR_NAMES:
+                hint = "; give the JSON schema as grammar="
             raise TypeError(f"{what} has no option {name!r}{hint}")
 
 
@@ -314,6 +318,7 @@ class WritingOptionsDict(TypedDict, total=False):
     stop: str | Sequence[str] | None
     logit_bias: Mapping[int, float] | None
     grammar: Any
+    response_format: Any
     logprobs: int | None
     lookahead: int | Literal["auto"]
 
@@ -358,8 +363,10 @@ class GenerationOptions:
         seed: for sampling and the ``random`` head, 0 to 4294967294. None draws one and reports it in ``stats``.
         stop: the text ends before the first of these strings.
         logit_bias: token id -> number added to its logit; ``float("-inf")`` bans it.
-        grammar: GBNF text with a rule named root, a JSON schema (dict, or text beginning with ``{``), or a
-            ``llama_cpp.LlamaGrammar``.
+        grammar: GBNF text with a rule named root, a JSON schema (dict, or text beginning with ``{``), a pydantic
+            model or a ``llama_cpp.LlamaGrammar``.
+        response_format: instead of ``grammar``, as in OpenAI's API: ``{"type": "json_object"}`` or ``{"type":
+            "json_schema", "json_schema": {"schema": ...}}``.
         logprobs: report this many of the likeliest tokens at each position.
         lookahead: deferred tokens, 0 to 15, that the base may guess before the assistant is asked, which then checks
             them all in one batch. ``"auto"`` guesses where it pays, by what the models' steps take on this machine and
@@ -390,6 +397,7 @@ class GenerationOptions:
     stop: str | Sequence[str] | None = None
     logit_bias: Mapping[int, float] | None = None
     grammar: Any = None
+    response_format: Any = None
     logprobs: int | None = None
     lookahead: int | str = 0
 
@@ -480,7 +488,10 @@ class GenerationOptions:
             (integer("a token of logit_bias", token, -(2**31), 2**31 - 1), _real("a logit_bias", bias))
             for token, bias in (self.logit_bias or {}).items()
         ]
-        sampling.grammar = to_gbnf(self.grammar)
+        if self.grammar is not None and self.response_format is not None:
+            raise OptionError("grammar and response_format both say what the text is; leave one of them out")
+        grammar = response_grammar(self.response_format) if self.grammar is None else self.grammar
+        sampling.grammar = to_gbnf(grammar)
         core.sampling = sampling
 
         core.max_tokens = -1 if self.max_tokens is None else integer("max_tokens", self.max_tokens, 0, 2**31 - 1)
