@@ -19,6 +19,7 @@ void register_backend(pybind11::module_& module);
 void register_options(pybind11::module_& module);
 void register_head(pybind11::module_& module);
 void register_generation(pybind11::module_& module);
+void register_grammar(pybind11::module_& module);
 void register_batch(pybind11::module_& module);
 void register_pair(pybind11::module_& module);
 void register_scoring(pybind11::module_& module);

@@ -8,6 +8,7 @@ PYBIND11_MODULE(_core, module) {
     colm::python::register_options(module);
     colm::python::register_head(module);
     colm::python::register_generation(module);
+    colm::python::register_grammar(module);
     colm::python::register_pair(module);
     colm::python::register_batch(module);
     colm::python::register_scoring(module);

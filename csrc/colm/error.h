@@ -59,12 +59,18 @@ struct ContextFull : Error {
         : Error("ContextFull", message, {{"n_prompt", n_prompt}, {"n_ctx", n_ctx}}) {}
 };
 
-struct GrammarError : Error {
-    explicit GrammarError(const std::string& message) : Error("GrammarError", message) {}
-};
-
 struct GenerationError : Error {
     explicit GenerationError(const std::string& message) : Error("GenerationError", message) {}
+
+  protected:
+    GenerationError(const char* kind, const std::string& message, Fields fields)
+        : Error(kind, message, std::move(fields)) {}
+};
+
+// Also while a text is written: what the grammar asks of one token may be too much.
+struct GrammarError : GenerationError {
+    explicit GrammarError(const std::string& message, Fields fields = {})
+        : GenerationError("GrammarError", message, std::move(fields)) {}
 };
 
 struct QueueTimeout : Error {

@@ -68,10 +68,13 @@ Writing Pair::write(std::vector<Token> prompt, std::shared_ptr<const Head> head,
             throw OptionError("logit_bias names token " + std::to_string(entry.first) +
                               ", which is never chosen (it is " + (is_head ? "the head" : "padding") + ")");
     }
-    Router router{
-        std::move(head),         Policy(options.policy),
-        Mixer(options.strategy), std::make_unique<LlamaSampler>(options.sampling, base_->vocab(), n_shared_),
-        options.sampling.seed,   static_cast<std::size_t>(options.n_logprobs)};
+    Router router{std::move(head),
+                  Policy(options.policy),
+                  Mixer(options.strategy),
+                  std::make_unique<LlamaSampler>(options.sampling, base_->vocab(), n_shared_,
+                                                 options.sampling.grammar.empty() ? nullptr : token_texts()),
+                  options.sampling.seed,
+                  static_cast<std::size_t>(options.n_logprobs)};
     // The closures outlive this object where a text does; the engine or scheduler that writes it owns the
     // vocabulary.
     const llama_vocab* vocab = base_->vocab();
@@ -94,6 +97,11 @@ std::shared_ptr<const Head> Pair::token_head(const std::string& text) const {
         throw HeadError("the base " + base_->path() + " has no token \"" + text +
                         "\" that could serve as the head");
     return std::make_shared<TokenHead>(static_cast<Token>(found - texts.begin()));
+}
+
+std::shared_ptr<const TokenTexts> Pair::token_texts() const {
+    std::call_once(texts_made_, [&] { texts_ = std::make_shared<const TokenTexts>(base_->vocab(), *eog_); });
+    return texts_;
 }
 
 void Pair::check_head(const Head& head) const {

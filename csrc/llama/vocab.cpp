@@ -6,6 +6,7 @@
 #include <exception>
 #include <limits>
 #include <new>
+#include <utility>
 
 #include "colm/error.h"
 #include "llama/backend.h"
@@ -158,6 +159,28 @@ Token control_token(const llama_vocab* vocab, const std::string& text) {
         const std::vector<Token> tokens = tokenize(vocab, text, false, true);
         const bool alone = tokens.size() == 1 && is_control(vocab, tokens[0]);
         return alone && piece(vocab, tokens[0], true) == text ? tokens[0] : kNoToken;
+    } catch (const TokenizeError&) {
+        return kNoToken;  // a text that this vocabulary cannot write
+    }
+}
+
+TokenTexts::TokenTexts(const llama_vocab* vocab, std::vector<Token> ends)
+    : vocab_(vocab), ends_(std::move(ends)), offsets_{0} {
+    const std::int32_t n = llama_vocab_n_tokens(vocab);
+    for (Token token = 0; token < n; ++token) {
+        bytes_ += piece(vocab, token, false);
+        offsets_.push_back(bytes_.size());
+    }
+}
+
+bool TokenTexts::ends_text(Token token) const {
+    return std::binary_search(ends_.begin(), ends_.end(), token);
+}
+
+Token TokenTexts::find(const std::string& text) const {
+    try {
+        const std::vector<Token> tokens = tokenize(vocab_, text, false, true);
+        return tokens.size() == 1 ? tokens[0] : kNoToken;
     } catch (const TokenizeError&) {
         return kNoToken;  // a text that this vocabulary cannot write
     }

@@ -58,6 +58,11 @@ class Strategy(enum.Enum):
     compose = 1
     contrastive = 2
 
+class Grammar:
+    def __init__(self, gbnf: str | bytes) -> None: ...
+    def begins(self, text: str | bytes) -> bool: ...
+    def accepts(self, text: str | bytes) -> bool: ...
+
 class ModelOptions:
     path: str | bytes
     n_ctx: int

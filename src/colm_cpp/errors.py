@@ -123,7 +123,19 @@ class ContextFull(ColmError, ValueError):
 
 
 class GrammarError(OptionError):
-    """A GBNF grammar or JSON schema cannot be parsed."""
+    """A GBNF grammar or JSON schema cannot be used; raised while a text is written only where ``limit`` is set.
+
+    Attributes:
+        keyword: the keyword of a JSON schema that cannot be honoured; "" where it is none.
+        pointer: where it stands, as a JSON pointer.
+        value: what is more than ``limit``; 0 where no limit was passed.
+        limit: the most that is possible.
+    """
+
+    keyword: str = ""
+    pointer: str = ""
+    value: int = 0
+    limit: int = 0
 
 
 class GenerationError(ColmError, RuntimeError):

@@ -20,7 +20,7 @@ from . import _core
 from ._numbers import flag, real, share
 from ._shown import shown
 from .errors import OptionError
-from .grammar import to_gbnf
+from .grammar import response_grammar, to_gbnf
 from .paths import to_native
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ MAX_SEED = 2**32 - 2
 MAX_LOOKAHEAD = 15
 # What answers are written with where the caller does not say: those of ``learn`` and of its commands alike.
 ANSWER_OPTIONS: Mapping[str, Any] = MappingProxyType({"max_tokens": 512, "temperature": 0.0, "seed": 0})
+# What other libraries call a JSON schema for the text.
+_GRAMMAR_NAMES = ("json_schema", "schema", "guided_json", "format")
 _AUTO_LOOKAHEAD = -1  # kAutoLookahead
 _DECIMAL = re.compile(r"-?[0-9]{1,10}")
 
@@ -91,6 +93,8 @@ def reject_unknown(given: Mapping[str, object], known: type, what: str) -> None:
         if name not in names:
             close = difflib.get_close_matches(name, names, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(names)}"
+            if "grammar" in names and name in _GRAMMAR_NAMES:
+                hint = "; give the JSON schema as grammar="
             raise TypeError(f"{what} has no option {shown(name)}{hint}")
 
 
@@ -323,6 +327,7 @@ class WritingOptionsDict(TypedDict, total=False):
     stop: str | Sequence[str] | None
     logit_bias: Mapping[int, float] | Mapping[str, float | str] | None
     grammar: Any
+    response_format: Any
     logprobs: int | None
     lookahead: int | Literal["auto"]
 
@@ -369,8 +374,10 @@ class GenerationOptions:
             ``"<|im_start|>"``, ends it where a model writes that token.
         logit_bias: token id -> number added to its logit; ``float("-inf")`` bans it. JSON has neither: an id may be a
             text of decimal digits, and minus infinity the text ``"-inf"``.
-        grammar: GBNF text with a rule named root, a JSON schema (dict, or text beginning with ``{``), or a
-            ``llama_cpp.LlamaGrammar``.
+        grammar: GBNF text with a rule named root, a JSON schema (dict, or text beginning with ``{``), a pydantic
+            model or a ``llama_cpp.LlamaGrammar``.
+        response_format: instead of ``grammar``, as in OpenAI's API: ``{"type": "json_object"}`` or ``{"type":
+            "json_schema", "json_schema": {"schema": ...}}``.
         logprobs: report this many of the likeliest tokens at each position.
         lookahead: deferred tokens, 0 to 15, that the base may guess before the assistant is asked, which then checks
             them all in one batch. ``"auto"`` guesses where it pays, by what the models' steps take on this machine and
@@ -401,6 +408,7 @@ class GenerationOptions:
     stop: str | Sequence[str] | None = None
     logit_bias: Mapping[int, float] | Mapping[str, float | str] | None = None
     grammar: Any = None
+    response_format: Any = None
     logprobs: int | None = None
     lookahead: int | str = 0
 
@@ -504,7 +512,10 @@ class GenerationOptions:
         drawn = secrets.randbelow(MAX_SEED + 1) if self.seed is None else self.seed
         sampling.seed = integer("seed", drawn, 0, MAX_SEED)
         sampling.logit_bias = self._biases()
-        sampling.grammar = to_gbnf(self.grammar)
+        if self.grammar is not None and self.response_format is not None:
+            raise OptionError("grammar and response_format both say what the text is; leave one of them out")
+        grammar = response_grammar(self.response_format) if self.grammar is None else self.grammar
+        sampling.grammar = to_gbnf(grammar)
         core.sampling = sampling
 
         core.max_tokens = -1 if self.max_tokens is None else integer("max_tokens", self.max_tokens, -1, 2**31 - 1)

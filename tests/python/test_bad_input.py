@@ -454,7 +454,7 @@ def register_grammars() -> None:
         ("of nested groups", "root ::= " + "(" * rules + '"a"' + ")" * rules, bad),
         ("of a long chain of rules", chain, bad),
         ("with a maximum below the minimum", 'root ::= "a"{2,1}', bad + ".*2,1|" + bad),
-        ("with enormous repetition", 'root ::= ("a"{1,2000}){1,2000}', bad),
+        ("with repetition of repetition", 'root ::= ("a"{1,2000}){1,2000}', ANY),
         ("with more digits than a number has", 'root ::= "a"{99999999999999999999}', bad),
         ("with a repetition of a million", 'root ::= "a"{1,1000000}', ANY),
         ("with a star of stars", 'root ::= ("a"*)*', ANY),
@@ -1217,13 +1217,13 @@ def test_extreme_generation_options(pair: colm.Pair, options: dict[str, Any]) ->
         (5, ["int", "GBNF"]),
         (b"root", ["bytes", "GBNF"]),
         (["a"], ["list", "GBNF"]),
-        ('root ::= "a', ["root"]),
-        ("root ::= (", ["root", "expecting"]),
+        ('root ::= "a', ["line 1", "column 12", '"']),
+        ("root ::= (", ["line 1", ")"]),
         ('other ::= "a"', ["root"]),
         ("root ::= missing", ["missing"]),
         ('root ::= root "a" | "b"', ["left recursion"]),
         ('root ::= a\na ::= b\nb ::= a "x"', ["left recursion"]),
-        ('root ::= "a"{99999999999999999999}', ["root"]),
+        ('root ::= "a"{99999999999999999999}', ["{99999999999999999999}", 100000]),
         ({"type": 5}, ["schema", "5"]),
         ({"type": "strong"}, ["schema", "strong"]),
         ("{", ["schema"]),
@@ -1240,7 +1240,6 @@ def test_grammar(pair: colm.Pair, capfd: pytest.CaptureFixture[str], grammar: An
     with pytest.raises(errors.GrammarError) as error:
         pair.stream("the", grammar=grammar)
     says(error, *parts)
-    # What llama.cpp has to say belongs into the exception.
     assert capfd.readouterr() == ("", "")
 
 

@@ -139,7 +139,7 @@ def test_every_option_of_the_api_is_on_the_command_line() -> None:
     fields = {field.name for field in dataclasses.fields(colm.LoadOptions)}
     assert set(_options.LOAD) == fields
     fields = {field.name for field in dataclasses.fields(colm.GenerationOptions)}
-    assert {*_options.GENERATION, "head", "grammar"} == fields
+    assert {*_options.GENERATION, "head", "grammar", "response_format"} == fields
     shown = " ".join(run("generate", "--help").stdout.split())
     for spec in (*_options.LOAD.values(), *_options.GENERATION.values()):
         assert f"--{spec.name.removeprefix('use_').replace('_', '-')}" in shown
