@@ -91,9 +91,10 @@ GgufPtr open_gguf(const std::string& path) {
     stream.read(magic, sizeof magic);
     if (stream.gcount() != sizeof magic || std::string(magic, sizeof magic) != "GGUF")
         throw LoadError(path + " is not a GGUF file (it does not begin with \"GGUF\")");
+    const std::uint64_t before = log_position();
     GgufPtr gguf(gguf_init_from_file(path.c_str(), {/*no_alloc=*/true, /*ctx=*/nullptr}));
     if (!gguf) {
-        const std::string why = last_errors();
+        const std::string why = last_errors(before);
         throw LoadError(path + " has a damaged GGUF header" + (why.empty() ? "" : ": " + why) +
                         "; download it again");
     }

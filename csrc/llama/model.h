@@ -1,6 +1,7 @@
 // A GGUF model in llama.cpp, as the method sees it.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <string>
 #include <vector>
@@ -61,6 +62,7 @@ class LlamaModel final : public LanguageModel, public BatchModel {
         Vocabulary vocabulary;
         std::vector<llama_adapter_lora*> adapters;
         std::vector<float> scales;
+        mutable std::atomic<bool> read_batches{false};  // whether a context for batches was warmed up
     };
     struct Batch {
         std::vector<Token> tokens;
@@ -77,6 +79,8 @@ class LlamaModel final : public LanguageModel, public BatchModel {
     void load(const ModelOptions& options);
     void load_adapters(Weights& weights) const;
     void create_context();
+    // Throws LoadError where the model cannot be computed with, or when it was told to stop.
+    void warm_up(Interrupt& interrupt);
     void read_invariant_batches(std::uint32_t n_outputs);
     void add_adapters();
     void set_slot(std::size_t i, const Slot& slot);
