@@ -287,6 +287,9 @@ void LlamaModel::set_slot(std::size_t i, const Slot& slot) {
 }
 
 void LlamaModel::decode(std::size_t n_tokens, bool hidden, Interrupt& interrupt) {
+    if (hidden && !no_hidden_.empty())
+        throw GenerationError(path_ + " gives no hidden state (" + no_hidden_ +
+                              "); use a head that does not look at it, like \"entropy\"");
     if (hidden != embeddings_) {
         llama_set_embeddings(context_.get(), hidden);
         embeddings_ = hidden;

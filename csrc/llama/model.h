@@ -81,6 +81,7 @@ class LlamaModel final : public LanguageModel, public BatchModel {
     void create_context();
     // Throws LoadError where the model cannot be computed with, or when it was told to stop.
     void warm_up(Interrupt& interrupt);
+    void first_passes(bool hidden, Interrupt& interrupt);
     void read_invariant_batches(std::uint32_t n_outputs);
     void add_adapters();
     void set_slot(std::size_t i, const Slot& slot);
@@ -99,6 +100,7 @@ class LlamaModel final : public LanguageModel, public BatchModel {
     bool can_rewind_ = true;
     bool swa_full_ = true;
     bool embeddings_ = false;         // what the context is switched to
+    std::string no_hidden_;           // why llama.cpp gives no hidden state, where it does not
     Interrupt* interrupt_ = nullptr;  // of the eval() in progress, for llama.cpp's abort callback
 };
 

@@ -30,6 +30,7 @@ Value: TypeAlias = "tuple[Any, T] | tuple[Any, T, T]"
 
 VOCAB = tm.Vocab(n_merges=32)
 N_CTX = 64
+EXPERTS = " with experts"
 
 
 def source() -> Path:
@@ -406,41 +407,43 @@ def _tensors(folder: Path, arch: str, keys: Mapping[str, Value]) -> dict[str, tu
     return tensors
 
 
-def _write_tensors(folder: Path, wanted: Iterable[tuple[str, bool]]) -> None:
-    """For each architecture (True: with experts) a file of its tensors, or of what llama.cpp says against it."""
-    for arch, moe in wanted:
-        stem = folder / (arch + (" with experts" if moe else ""))
+def _write_tensors(folder: Path, names: Iterable[str]) -> None:
+    """For each model a file of its tensors, or of what llama.cpp says against it."""
+    for name in names:
         process = os.fork()
         if process == 0:
-            log = os.open(stem.with_suffix(".log"), os.O_WRONLY | os.O_CREAT)
-            os.dup2(log, 2)
-            tensors = _tensors(folder, arch, hyperparameters(arch, moe=moe))
-            stem.with_suffix(".json").write_text(json.dumps(tensors))
+            os.dup2(os.open(folder / f"{name}.log", os.O_WRONLY | os.O_CREAT), 2)
+            arch = name.removesuffix(EXPERTS)
+            tensors = _tensors(folder, arch, hyperparameters(arch, moe=name != arch))
+            (folder / f"{name}.json").write_text(json.dumps(tensors))
             os._exit(0)
         os.waitpid(process, 0)
 
 
-def models(folder: Path, archs: Iterable[str]) -> dict[str, Model]:
-    """Models of the architectures by name; those that can have experts also as "NAME with experts"."""
-    wanted = [(arch, moe) for arch in archs for moe in (False, True)]
-    subprocess.run(
-        [sys.executable, __file__, str(folder), json.dumps(wanted)],
-        check=True,
-        capture_output=True,
-        timeout=300,
-        env={**os.environ, "GGML_NO_BACKTRACE": "1"},
-    )
+def all_names() -> list[str]:
+    """Every architecture, without experts and with them."""
+    return [name + experts for name in names() for experts in ("", EXPERTS)]
+
+
+def models(folder: Path, names: Iterable[str]) -> dict[str, Model]:
+    """Models by name, but for those that llama.cpp does not make, and those that have the same without experts.
+
+    A name is an architecture's, or that with `EXPERTS` behind it.
+    """
+    names = list(names)
+    env = {**os.environ, "GGML_NO_BACKTRACE": "1"}
+    subprocess.run([sys.executable, __file__, str(folder), json.dumps(names)], check=True, capture_output=True, env=env)
     found: dict[str, Model] = {}
-    for arch, moe in wanted:
-        name = arch + (" with experts" if moe else "")
+    for name in names:
         path = folder / f"{name}.json"
         if not path.exists():
             continue
+        arch = name.removesuffix(EXPERTS)
         tensors = {
             k: (tuple(shape), gguf.GGMLQuantizationType(kind)) for k, (shape, kind) in json.loads(path.read_text()).items()
         }
-        if not (moe and arch in found and found[arch].tensors == tensors):
-            found[name] = Model(arch, hyperparameters(arch, moe=moe), tensors)
+        if arch == name or arch not in found or found[arch].tensors != tensors:
+            found[name] = Model(arch, hyperparameters(arch, moe=arch != name), tensors)
     return found
 
 

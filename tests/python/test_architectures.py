@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
 
 import architecture_sweep as sweep
 import architectures as arch
+import gguf
 import pytest
 from gguf import GGMLQuantizationType as Q
 from gguf import GGUFValueType as T
+
+import colm_cpp as colm
 
 needs_source = pytest.mark.skipif(
     "COLM_LLAMA_SOURCE" not in os.environ, reason="COLM_LLAMA_SOURCE names no llama.cpp source"
@@ -58,7 +62,7 @@ NAMED: list[tuple[str, str, arch.Value | None]] = [
 
 @pytest.fixture(scope="module")
 def named(tmp_path_factory: pytest.TempPathFactory) -> dict[str, arch.Model]:
-    names = {name.removesuffix(" with experts") for name, *_ in NAMED} | {"glm5-next", "mamba", "jamba", "gpt2"}
+    names = {name for name, *_ in NAMED} | {"glm5-next with experts", "mamba", "jamba", "gpt2"}
     return arch.models(tmp_path_factory.mktemp("shapes"), sorted(names))
 
 
@@ -107,9 +111,34 @@ def test_attention_without_positions_has_no_rotated_dimensions(named: dict[str, 
     assert sweep.run(named, [sweep.Case(name)], tmp_path, n_parts=1).written == [0]
 
 
+def test_context_beyond_the_table_of_positions(named: dict[str, arch.Model], tmp_path: Path) -> None:
+    path = named["gpt2"].write(tmp_path / "gpt2.gguf")
+    with colm.load(path, path, "entropy", n_ctx=512, n_threads=1) as pair:
+        assert pair.n_ctx == 512
+    with pytest.raises(colm.errors.OptionError, match=r"513.*512"):
+        colm.load(path, path, "entropy", n_ctx=513, n_threads=1)
+
+
+def test_experts_that_a_table_names_and_the_model_has_not(named: dict[str, arch.Model], tmp_path: Path) -> None:
+    model = named["deepseek4 with experts"]
+    table = "blk.0.ffn_gate_tid2eid.weight"
+    keys = {**model.keys, "deepseek4.hash_layer_count": value(1)}
+    tensors = {**model.tensors, table: ((2, len(arch.VOCAB)), Q.I32)}
+    del tensors["blk.0.exp_probs_b.bias"]  # which only layers with a router have
+    model = dataclasses.replace(model, keys=keys, tensors=tensors)
+    path = model.write(tmp_path / "model.gguf")
+    with colm.load(path, path, "entropy", n_ctx=arch.N_CTX, n_threads=2) as pair:
+        assert pair.generate("The", max_tokens=2).tokens
+    data = path.read_bytes()
+    at = int(next(t for t in gguf.GGUFReader(path).tensors if t.name == table).data_offset)
+    path.write_bytes(data[:at] + (2).to_bytes(4, "little") + data[at + 4 :])  # of two experts
+    with pytest.raises(colm.errors.LoadError, match=rf"{table}.*2.*from 0 to 1"):
+        colm.load(path, path, "entropy", n_ctx=arch.N_CTX, n_threads=2)
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, arch.Model]:
-    return arch.models(tmp_path_factory.mktemp("shapes"), arch.names())
+    return arch.models(tmp_path_factory.mktemp("shapes"), arch.all_names())
 
 
 def say(outcome: sweep.Outcome, n: int) -> None:
