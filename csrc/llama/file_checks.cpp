@@ -23,15 +23,16 @@ constexpr std::int64_t kMaxExperts = 512;  // LLAMA_MAX_EXPERTS
 
 constexpr const char* kExpertIds = ".ffn_gate_tid2eid.";
 
-// Keys by whose value (the first layer's, where there are several) llama.cpp divides, or without which it takes
-// one kind of cache for another, before it looks at the tensors.
+// Keys by whose value (the first layer's, where there are several) llama.cpp divides, or without which it
+// takes one kind of cache for another, before it looks at the tensors.
 constexpr std::pair<const char*, const char*> kNeeded[] = {
     {"afmoe.", "attention.sliding_window"},
     {"olmo2.", "attention.head_count"},
     {"phimoe.", "attention.head_count"},
 };
 // The same, where any architecture has them.
-constexpr const char* kDivisors[] = {"full_attention_interval", "wkv.head_size", "attention.output_group_count"};
+constexpr const char* kDivisors[] = {"full_attention_interval", "wkv.head_size",
+                                     "attention.output_group_count"};
 
 // The values of one file, by key, with messages that name it.
 class Metadata {
@@ -136,7 +137,8 @@ void check_hyperparameters(const GgufInfo& info, const std::string& path) {
         metadata.refuse(arch + "rope.scaling.type", "is \"" + *scaling + "\", which llama.cpp does not know");
 }
 
-// Integer and float64 tensors are in the format, but no operation takes them as weights. One holds ids instead.
+// Integer and float64 tensors are in the format, but no operation takes them as weights. One holds ids
+// instead.
 void check_tensor_types(const gguf_context* gguf, const std::string& path) {
     for (std::int64_t id = 0; id < gguf_get_n_tensors(gguf); ++id) {
         const std::string name = gguf_get_tensor_name(gguf, id);
@@ -149,7 +151,8 @@ void check_tensor_types(const gguf_context* gguf, const std::string& path) {
     }
 }
 
-// Of ids that stand in the file, llama.cpp finds out only on the token that leads to them, on a worker thread.
+// Of ids that stand in the file, llama.cpp finds out only on the token that leads to them, on a worker
+// thread.
 void check_id(std::int64_t id, std::int64_t n, const std::string& what, const std::string& path) {
     if (id < 0 || id >= n)
         throw LoadError(path + ": " + what + " holds the id " + std::to_string(id) + "; ids are from 0 to " +
@@ -162,9 +165,11 @@ void check_expert_ids(const gguf_context* gguf, std::int64_t n_expert, const std
         const std::string name = gguf_get_tensor_name(gguf, tensor);
         if (name.find(kExpertIds) == std::string::npos) continue;
         std::ifstream file(std::filesystem::u8path(path), std::ios::binary);
-        file.seekg(static_cast<std::streamoff>(gguf_get_data_offset(gguf) + gguf_get_tensor_offset(gguf, tensor)));
+        file.seekg(
+            static_cast<std::streamoff>(gguf_get_data_offset(gguf) + gguf_get_tensor_offset(gguf, tensor)));
         std::vector<std::int32_t> ids(1 << 16);
-        for (std::size_t left = gguf_get_tensor_size(gguf, tensor) / sizeof ids[0]; left > 0; left -= ids.size()) {
+        for (std::size_t left = gguf_get_tensor_size(gguf, tensor) / sizeof ids[0]; left > 0;
+             left -= ids.size()) {
             ids.resize(std::min(ids.size(), left));
             file.read(reinterpret_cast<char*>(ids.data()),
                       static_cast<std::streamsize>(ids.size() * sizeof ids[0]));
@@ -178,7 +183,8 @@ void check_substitutes(const gguf_context* gguf, const std::string& key, const s
     const std::int64_t tokens = gguf_find_key(gguf, "tokenizer.ggml.tokens");
     const std::int64_t found = gguf_find_key(gguf, key.c_str());
     if (tokens < 0 || found < 0 || gguf_get_kv_type(gguf, found) != GGUF_TYPE_ARRAY ||
-        (gguf_get_arr_type(gguf, found) != GGUF_TYPE_INT32 && gguf_get_arr_type(gguf, found) != GGUF_TYPE_UINT32))
+        (gguf_get_arr_type(gguf, found) != GGUF_TYPE_INT32 &&
+         gguf_get_arr_type(gguf, found) != GGUF_TYPE_UINT32))
         return;
     const auto* ids = static_cast<const std::int32_t*>(gguf_get_arr_data(gguf, found));
     for (std::size_t i = 0; i < gguf_get_arr_n(gguf, found); ++i)
@@ -234,7 +240,8 @@ std::vector<std::string> later_parts(const GgufInfo& info, const std::string& pa
         const int length = llama_split_prefix(prefix.data(), prefix.size(), path.c_str(), number, count);
         if (length <= 0) return std::string();
         std::string name(path.size() + 64, '\0');
-        name.resize(static_cast<std::size_t>(llama_split_path(name.data(), name.size(), prefix.c_str(), part, count)));
+        name.resize(static_cast<std::size_t>(
+            llama_split_path(name.data(), name.size(), prefix.c_str(), part, count)));
         return name;
     };
     if (number > 0) {

@@ -9,8 +9,8 @@
 namespace colm::llama {
 
 // Throws LoadError where the file is missing, damaged, cut short, something other than a model, or has
-// metadata or tensors that llama.cpp would abort on. Gives the number of positions that the model was made for
-// and cannot go beyond; 0 where it has no such limit.
+// metadata or tensors that llama.cpp would abort on. Gives the number of positions that the model was made
+// for and cannot go beyond; 0 where it has no such limit.
 std::int64_t check_model_file(const std::string& path);
 
 // The same for a LoRA adapter.

@@ -133,7 +133,9 @@ std::unique_ptr<LlamaModel> LlamaModel::for_batches(std::size_t n_sequences) con
                     "are not what each is alone; write them one at a time, or load without batch_invariant");
         --options.n_ubatch;  // llama.cpp takes a token of one sequence more than it is told
     }
-    return std::unique_ptr<LlamaModel>(new LlamaModel(weights_, std::move(options)));
+    std::unique_ptr<LlamaModel> batches(new LlamaModel(weights_, std::move(options)));
+    batches->no_hidden_ = no_hidden_;
+    return batches;
 }
 
 void LlamaModel::read_invariant_batches(std::uint32_t n_outputs) {
@@ -263,7 +265,8 @@ void LlamaModel::load_adapters(Weights& weights) const {
             throw LoadError("the adapter " + path + " cannot be read (llama.cpp: " + error.what() + ")");
         }
         if (adapter == nullptr)
-            throw LoadError("the adapter " + path + " cannot be applied to " + path_ + llama_cpp_says(before));
+            throw LoadError("the adapter " + path + " cannot be applied to " + path_ +
+                            llama_cpp_says(before));
         weights.adapters.push_back(adapter);
         weights.scales.push_back(scale);
     }

@@ -25,8 +25,8 @@ void LlamaModel::first_passes(bool hidden, Interrupt& interrupt) {
 
 void LlamaModel::warm_up(Interrupt& interrupt) {
     // An assertion on a worker thread of ggml ends the process, so the caller's thread computes alone here,
-    // where AssertionGuard holds. Which operations a pass has depends on the model and on whether it reads one
-    // token or several, of one text or of several; so two passes meet what later ones will.
+    // where AssertionGuard holds. Which operations a pass has depends on the model and on whether it reads
+    // one token or several, of one text or of several; so two passes meet what later ones will.
     llama_set_n_threads(context_.get(), 1, 1);
     try {
         try {
@@ -44,8 +44,9 @@ void LlamaModel::warm_up(Interrupt& interrupt) {
     } catch (const Cancelled&) {
         throw LoadError(path_ + " was not loaded, because loading was stopped");
     } catch (const GenerationError& error) {
-        throw LoadError(path_ + " cannot be computed with: " + error.what() +
-                        "; its keys and tensors do not fit together, or this llama.cpp does not support them");
+        throw LoadError(
+            path_ + " cannot be computed with: " + error.what() +
+            "; its keys and tensors do not fit together, or this llama.cpp does not support them");
     }
     clear();
     llama_set_n_threads(context_.get(), options_.n_threads, options_.n_threads_batch);

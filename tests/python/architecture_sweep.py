@@ -17,10 +17,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import architectures as arch
-import gguf
 import numpy as np
 import tiny_models as tm
 from gguf import GGMLQuantizationType as Q
@@ -139,7 +137,9 @@ def _first_logprobs(path: Path, assistant: Path) -> dict[int, float]:
     """How likely the base finds each token after a prompt, with what a head that looks at it needs."""
     with colm.load(path, assistant, "entropy", n_threads=2, n_ctx=arch.N_CTX, check_memory=False) as pair:
         out = pair.generate("The quick brown fox", max_tokens=3, logprobs=len(arch.VOCAB), threshold=1.0)
-        return {t.id: t.logprob for t in out.tokens[0].top_logprobs}
+        first = out.tokens[0] if out.tokens else out.end_token
+        assert first is not None
+        return {t.id: t.logprob for t in first.top_logprobs}
 
 
 class _Runner:

@@ -72,8 +72,8 @@ def keys_of(arch: str) -> tuple[str, ...]:
 # -- hyperparameters ------------------------------------------------------------------------------------------
 
 _MLA = {
-    "deepseek2", "deepseek2-ocr", "deepseek32", "glm-dsa", "dots3note", "kimi-linear", "bailingmoe3", "kimi-k3", "glm5-next",
-    "hy_v4", "mistral4", "plm", "minicpm3",
+    "deepseek2", "deepseek2-ocr", "deepseek32", "glm-dsa", "dots3note", "kimi-linear", "bailingmoe3", "kimi-k3",
+    "glm5-next", "hy_v4", "mistral4", "plm", "minicpm3",
 }  # fmt: skip
 _RECURRENT_LAYER = {
     "plamo2", "jamba", "nemotron_h", "nemotron_h_moe", "granitehybrid", "lfm2", "lfm2moe", "kimi-linear", "bailingmoe3",
@@ -369,7 +369,8 @@ def _tensors(folder: Path, arch: str, keys: Mapping[str, Value]) -> dict[str, tu
     path = folder / f"{arch}.keys"
     ggml = ctypes.CDLL(str(Path(llama_cpp.__file__).parent / "lib" / "libggml-base.so"))
     for name, result in (
-        ("ggml_get_name", ctypes.c_char_p), ("gguf_find_tensor", ctypes.c_int64), ("gguf_get_n_tensors", ctypes.c_int64),
+        ("ggml_get_name", ctypes.c_char_p), ("gguf_find_tensor", ctypes.c_int64),
+        ("gguf_get_n_tensors", ctypes.c_int64),
         ("gguf_init_from_file", ctypes.c_void_p), ("gguf_init_empty", ctypes.c_void_p),
         ("gguf_get_tensor_name", ctypes.c_char_p), ("gguf_get_tensor_ne", ctypes.POINTER(ctypes.c_int64)),
     ):  # fmt: skip
@@ -440,7 +441,8 @@ def models(folder: Path, names: Iterable[str]) -> dict[str, Model]:
             continue
         arch = name.removesuffix(EXPERTS)
         tensors = {
-            k: (tuple(shape), gguf.GGMLQuantizationType(kind)) for k, (shape, kind) in json.loads(path.read_text()).items()
+            k: (tuple(shape), gguf.GGMLQuantizationType(kind))
+            for k, (shape, kind) in json.loads(path.read_text()).items()
         }
         if arch == name or arch not in found or found[arch].tensors != tensors:
             found[name] = Model(arch, hyperparameters(arch, moe=arch != name), tensors)

@@ -142,7 +142,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, arch.Model]:
 
 
 def say(outcome: sweep.Outcome, n: int) -> None:
-    print(f"{n} cases: {len(outcome.written)} write, {len(outcome.refused)} are refused, {len(outcome.wrong)} are wrong")
+    print(
+        f"{n} cases: {len(outcome.written)} write, {len(outcome.refused)} are refused, {len(outcome.wrong)} are wrong"
+    )
 
 
 @pytest.mark.slow
@@ -162,4 +164,5 @@ def test_damaged_files_of_every_architecture(models: dict[str, arch.Model], tmp_
     outcome = sweep.run(models, cases, tmp_path)
     say(outcome, len(cases))
     assert outcome.wrong == []
-    assert outcome.written and outcome.refused
+    assert outcome.written
+    assert outcome.refused

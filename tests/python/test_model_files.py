@@ -26,7 +26,9 @@ def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """A model in parts of at most ten tensors."""
     plain = gguf.GGUFWriter.__init__
     with monkeypatch.context() as patch:
-        patch.setattr(gguf.GGUFWriter, "__init__", lambda self, path, arch: plain(self, path, arch, split_max_tensors=10))
+        patch.setattr(
+            gguf.GGUFWriter, "__init__", lambda self, path, arch: plain(self, path, arch, split_max_tensors=10)
+        )
         tm.make_model(tmp_path / "tiny.gguf")
     found = sorted(tmp_path.glob("tiny-*.gguf"))
     assert [p.name for p in found] == [f"tiny-0000{i}-of-00003.gguf" for i in (1, 2, 3)]
@@ -36,7 +38,10 @@ def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 def test_first_part_loads_them_all(parts: list[Path], tmp_path: Path) -> None:
     whole = tm.make_model(tmp_path / "whole.gguf")
     with load(parts[0]) as split, load(whole) as pair:
-        assert split.generate("The quick", max_tokens=8, seed=1).text == pair.generate("The quick", max_tokens=8, seed=1).text
+        assert (
+            split.generate("The quick", max_tokens=8, seed=1).text
+            == pair.generate("The quick", max_tokens=8, seed=1).text
+        )
 
 
 @pytest.mark.parametrize("number", [1, 2])
