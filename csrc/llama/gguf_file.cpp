@@ -108,11 +108,12 @@ GgufPtr open_gguf(const std::string& path, std::uint64_t max_header_bytes) {
         throw LoadError(path + " is not a GGUF file (it does not begin with \"GGUF\")");
     const gguf_init_params params{/*no_alloc=*/true, /*ctx=*/nullptr};
     HeaderSource source{stream, sizeof magic};
+    const std::uint64_t before = log_position();
     GgufPtr gguf(max_header_bytes == 0
                      ? gguf_init_from_file(path.c_str(), params)
                      : gguf_init_from_callback(&read_header_bytes, &source, 0, max_header_bytes, params));
     if (!gguf) {
-        const std::string why = last_errors();
+        const std::string why = last_errors(before);
         throw LoadError(path + " has a damaged GGUF header" + (why.empty() ? "" : ": " + why) +
                         "; download it again");
     }

@@ -89,12 +89,23 @@ LlamaModel::LlamaModel(const ModelOptions& options)
     : options_(options.batch_invariant ? reading_rows_alike(options) : options), path_(options.path) {
     init_backend();
     check_options(options_);
-    check_model_file(path_);
+    const std::int64_t n_positions = check_model_file(path_);
+    require(n_positions == 0 || options_.n_ctx <= n_positions,
+            "n_ctx is " + std::to_string(options_.n_ctx) + " and " + path_ + " has positions for " +
+                std::to_string(n_positions) + " tokens; n_ctx must not be more");
     load(options_);
-    options_.progress = {};  // borrows from the caller
-    if (options_.batch_invariant) measure_invariant_pass();
+    const auto progress = std::exchange(options_.progress, {});  // borrows from the caller
     create_context();
     add_adapters();
+    Interrupt stop([&progress] { return progress && !progress(1.0f); });
+    warm_up(stop);
+    if (options_.batch_invariant) {
+        context_.reset();
+        embeddings_ = false;
+        measure_invariant_pass();
+        create_context();
+        add_adapters();
+    }
 }
 
 LlamaModel::LlamaModel(std::shared_ptr<const Weights> weights, ModelOptions options)
@@ -102,6 +113,8 @@ LlamaModel::LlamaModel(std::shared_ptr<const Weights> weights, ModelOptions opti
     check_options(options_);
     create_context();
     add_adapters();
+    Interrupt never;
+    if (!weights_->read_batches.exchange(true)) warm_up(never);
 }
 
 std::unique_ptr<LlamaModel> LlamaModel::for_batches(std::size_t n_sequences) const {
@@ -126,7 +139,9 @@ std::unique_ptr<LlamaModel> LlamaModel::for_batches(std::size_t n_sequences) con
         // llama.cpp takes a token of one sequence more than it is told.
         options.n_ubatch = std::min(options.n_ubatch, invariant_pass_ - 1);
     }
-    return std::unique_ptr<LlamaModel>(new LlamaModel(weights_, std::move(options)));
+    std::unique_ptr<LlamaModel> batches(new LlamaModel(weights_, std::move(options)));
+    batches->no_hidden_ = no_hidden_;
+    return batches;
 }
 
 // With passes, batches and a context as large as the measurement needs: smaller ones that were asked for
@@ -244,7 +259,7 @@ void LlamaModel::create_context() {
         return interrupt != nullptr && interrupt->requested();
     };
     params.abort_callback_data = this;
-    drain_log();
+    const std::uint64_t before = log_position();
     try {
         const AssertionGuard guard;
         context_.reset(llama_init_from_model(model(), params));
@@ -253,7 +268,7 @@ void LlamaModel::create_context() {
     }
     if (!context_)
         throw LoadError("no context of " + std::to_string(o.n_ctx) + " tokens can be made for " + path_ +
-                        llama_cpp_says() + "; a smaller n_ctx or KV type needs less memory");
+                        llama_cpp_says(before) + "; a smaller n_ctx or KV type needs less memory");
     n_batch_ = llama_n_batch(context_.get());
     batch_.tokens.resize(n_batch_);
     batch_.positions.resize(n_batch_);
@@ -266,7 +281,7 @@ void LlamaModel::create_context() {
 void LlamaModel::load_adapters(Weights& weights) const {
     for (const auto& [path, scale] : options_.lora) {
         check_adapter_file(path);
-        drain_log();
+        const std::uint64_t before = log_position();
         llama_adapter_lora* adapter = nullptr;
         try {
             const AssertionGuard guard;
@@ -275,7 +290,8 @@ void LlamaModel::load_adapters(Weights& weights) const {
             throw LoadError("the adapter " + path + " cannot be read (llama.cpp: " + error.what() + ")");
         }
         if (adapter == nullptr)
-            throw LoadError("the adapter " + path + " cannot be applied to " + path_ + llama_cpp_says());
+            throw LoadError("the adapter " + path + " cannot be applied to " + path_ +
+                            llama_cpp_says(before));
         weights.adapters.push_back(adapter);
         weights.scales.push_back(scale);
     }
@@ -284,9 +300,10 @@ void LlamaModel::load_adapters(Weights& weights) const {
 void LlamaModel::add_adapters() {
     std::vector<llama_adapter_lora*> adapters = weights_->adapters;
     std::vector<float> scales = weights_->scales;
+    const std::uint64_t before = log_position();
     if (!adapters.empty() &&
         llama_set_adapters_lora(context_.get(), adapters.data(), adapters.size(), scales.data()) != 0)
-        throw LoadError("the adapters of " + path_ + " cannot be applied" + llama_cpp_says());
+        throw LoadError("the adapters of " + path_ + " cannot be applied" + llama_cpp_says(before));
 }
 
 void LlamaModel::set_slot(std::size_t i, const Slot& slot) {
@@ -298,11 +315,15 @@ void LlamaModel::set_slot(std::size_t i, const Slot& slot) {
 }
 
 void LlamaModel::decode(std::size_t n_tokens, bool hidden, Interrupt& interrupt) {
+    if (hidden && !no_hidden_.empty())
+        throw GenerationError(path_ + " gives no hidden state (" + no_hidden_ +
+                              "); use a head that does not look at it, like \"entropy\"");
     if (hidden != embeddings_) {
         llama_set_embeddings(context_.get(), hidden);
         embeddings_ = hidden;
     }
     interrupt_ = &interrupt;
+    const std::uint64_t before = log_position();
     std::int32_t status = 0;
     std::string thrown;
     try {
@@ -320,7 +341,7 @@ void LlamaModel::decode(std::size_t n_tokens, bool hidden, Interrupt& interrupt)
         throw GenerationError("llama_decode failed with status " + std::to_string(status) + " on " +
                               std::to_string(n_tokens) + " tokens at position " +
                               std::to_string(batch_.positions[0]) + " of " + path_ +
-                              (thrown.empty() ? llama_cpp_says() : " (" + thrown + ")"));
+                              (thrown.empty() ? llama_cpp_says(before) : " (" + thrown + ")"));
 }
 
 Output LlamaModel::eval(View<const Token> tokens, std::size_t position, Want want, Interrupt& interrupt) {
@@ -370,11 +391,12 @@ void LlamaModel::eval_batch(View<const Slot> slots, bool hidden, Interrupt& inte
 
 Output LlamaModel::output(std::size_t i) {
     Output output;
+    const std::uint64_t before = log_position();
     const auto at = static_cast<std::int32_t>(i);
     output.logits = {llama_get_logits_ith(context_.get(), at), n_vocab()};
     if (embeddings_) output.hidden = llama_get_embeddings_ith(context_.get(), at);
     if (output.logits.data == nullptr || (embeddings_ && output.hidden == nullptr))
-        throw GenerationError("llama.cpp gave no output for " + path_ + llama_cpp_says());
+        throw GenerationError("llama.cpp gave no output for " + path_ + llama_cpp_says(before));
     return output;
 }
 

@@ -1,6 +1,7 @@
 // A GGUF model in llama.cpp, as the method sees it.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <string>
 #include <vector>
@@ -61,6 +62,7 @@ class LlamaModel final : public LanguageModel, public BatchModel {
         Vocabulary vocabulary;
         std::vector<llama_adapter_lora*> adapters;
         std::vector<float> scales;
+        mutable std::atomic<bool> read_batches{false};  // whether a context for batches was warmed up
     };
     struct Batch {
         std::vector<Token> tokens;
@@ -78,6 +80,9 @@ class LlamaModel final : public LanguageModel, public BatchModel {
     void load_adapters(Weights& weights) const;
     void create_context();
     void measure_invariant_pass();
+    // Throws LoadError where the model cannot be computed with, or when it was told to stop.
+    void warm_up(Interrupt& interrupt);
+    void first_passes(bool hidden, Interrupt& interrupt);
     void add_adapters();
     void set_slot(std::size_t i, const Slot& slot);
     void decode(std::size_t n_tokens, bool hidden, Interrupt& interrupt);
@@ -96,6 +101,7 @@ class LlamaModel final : public LanguageModel, public BatchModel {
     bool can_rewind_ = true;
     bool swa_full_ = true;
     bool embeddings_ = false;         // what the context is switched to
+    std::string no_hidden_;           // why llama.cpp gives no hidden state, where it does not
     Interrupt* interrupt_ = nullptr;  // of the eval() in progress, for llama.cpp's abort callback
 };
 

@@ -62,10 +62,7 @@ void LlamaSampler::check(const SamplingOptions& o) {
 
 LlamaSampler::LlamaSampler(const SamplingOptions& o, const llama_vocab* vocab, std::size_t n_choices,
                            std::shared_ptr<const TokenTexts> texts)
-    : greedy_(o.temperature == 0.0f),
-      temperature_(o.temperature),
-      seed_(o.seed),
-      texts_(std::move(texts)) {
+    : greedy_(o.temperature == 0.0f), temperature_(o.temperature), seed_(o.seed), texts_(std::move(texts)) {
     check(o);
     if (o.top_k > 0 && o.top_k <= kFew) few_ = static_cast<std::size_t>(o.top_k);
     for (const auto& entry : o.logit_bias) {
