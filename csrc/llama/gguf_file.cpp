@@ -95,6 +95,7 @@ GgufPtr open_gguf(const std::string& path) {
     GgufPtr gguf(gguf_init_from_file(path.c_str(), {/*no_alloc=*/true, /*ctx=*/nullptr}));
     if (!gguf) {
         const std::string why = last_errors(before);
+        drain_log();  // the error tells of them; the next load's log must not
         throw LoadError(path + " has a damaged GGUF header" + (why.empty() ? "" : ": " + why) +
                         "; download it again");
     }
