@@ -114,6 +114,7 @@ GgufPtr open_gguf(const std::string& path, std::uint64_t max_header_bytes) {
                      : gguf_init_from_callback(&read_header_bytes, &source, 0, max_header_bytes, params));
     if (!gguf) {
         const std::string why = last_errors(before);
+        drain_log();  // the error tells of them; the next load's log must not
         throw LoadError(path + " has a damaged GGUF header" + (why.empty() ? "" : ": " + why) +
                         "; download it again");
     }

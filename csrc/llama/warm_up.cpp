@@ -49,6 +49,8 @@ void LlamaModel::warm_up(Interrupt& interrupt) {
             "; its keys and tensors do not fit together, or this llama.cpp does not support them");
     }
     clear();
+    llama_set_embeddings(context_.get(), false);
+    embeddings_ = false;
     llama_set_n_threads(context_.get(), options_.n_threads, options_.n_threads_batch);
 }
 

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 import gguf
-import numpy as np
 import pytest
 import tiny_models as tm
 from gguf import GGUFValueType as T
@@ -73,34 +72,17 @@ def test_a_first_part_by_another_name(parts: list[Path], tmp_path: Path) -> None
         load(renamed)
 
 
-@pytest.mark.parametrize("last", ["header", "tensor"])
-def test_a_refusal_says_nothing_of_earlier_ones(tmp_path: Path, last: str) -> None:
-    good = tm.make_model(tmp_path / "good.gguf")
-
-    def lacking(name: str) -> Path:
-        """The model without one of its tensors."""
-        reader, path = gguf.GGUFReader(good), tmp_path / f"without-{name}.gguf"
-        writer = gguf.GGUFWriter(path, "llama")
-        for key, field in reader.fields.items():
-            if not key.startswith("GGUF.") and key != "general.architecture":
-                writer.add_key_value(key, field.contents(), *field.types[:2])
-        for tensor in reader.tensors:
-            if tensor.name != name:
-                writer.add_tensor(tensor.name, np.array(tensor.data))
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        return path
-
-    with pytest.raises(LoadError, match=r"blk\.1\.ffn_up\.weight"):
-        load(lacking("blk.1.ffn_up.weight"))
-    damaged = tmp_path / "damaged.gguf"
-    damaged.write_bytes(good.read_bytes()[:200])
-    with pytest.raises(LoadError) as error:
-        load(damaged if last == "header" else lacking("blk.0.ffn_down.weight"))
-    assert ("damaged" if last == "header" else "blk.0.ffn_down.weight") in str(error.value)
-    assert "ffn_up" not in str(error.value)
+def test_a_refusal_says_nothing_of_earlier_ones(tmp_path: Path) -> None:
+    noise = tmp_path / "noise.gguf"
+    noise.write_bytes(b"GGUF" + bytes(range(256)) * 4)
+    version = int.from_bytes(bytes(range(4)), "little")
+    with pytest.raises(LoadError, match=str(version)):
+        load(noise)
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(tm.make_model(tmp_path / "good.gguf").read_bytes()[:200])
+    with pytest.raises(LoadError, match="damaged") as error:
+        load(cut)
+    assert str(version) not in str(error.value)
 
 
 def test_tokens_that_stand_for_others_are_in_the_vocabulary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
