@@ -19,6 +19,7 @@ from .inspect import inspect
 from .patterns import patterns
 from .score import score
 from .train import train
+from .tune import tune
 
 __all__ = ["main"]
 
@@ -64,5 +65,5 @@ def main() -> None:
     """
 
 
-for command in (demo, generate, inspect, export, score, train, calibrate, evaluate, patterns, bench):
+for command in (demo, generate, inspect, export, score, train, tune, calibrate, evaluate, patterns, bench):
     main.add_command(command)
