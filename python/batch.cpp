@@ -23,6 +23,7 @@ class Batch {
 
     void add(const Pair& pair, std::size_t number, std::vector<Token> prompt,
              const std::shared_ptr<Head>& head, const GenerationOptions& options) {
+        const py::gil_scoped_release release;  // a grammar is built here
         scheduler_->add(number, pair.write(std::move(prompt), head, options, scheduler_->n_ctx()));
     }
 

@@ -1,5 +1,6 @@
 // C++ errors become the classes of colm_cpp.errors, with the numbers of the message as attributes.
 #include <exception>
+#include <new>
 
 #include "bindings.h"
 #include "colm/error.h"
@@ -19,10 +20,18 @@ void register_errors() {
             for (const auto& [name, value] : error.fields()) {
                 if (const auto* integer = std::get_if<std::int64_t>(&value))
                     exception.attr(name.c_str()) = *integer;
+                else if (const auto* real = std::get_if<double>(&value))
+                    exception.attr(name.c_str()) = *real;
                 else
                     exception.attr(name.c_str()) = to_str(std::get<std::string>(value));
             }
             PyErr_SetObject(type.ptr(), exception.ptr());
+        } catch (const std::bad_alloc&) {
+            const py::object type = py::module_::import("colm_cpp.errors").attr("OutOfMemory");
+            PyErr_SetString(
+                type.ptr(),
+                "the system gives this process no more memory; give a shorter text, a smaller n_ctx or "
+                "fewer texts at once, or raise its limit (ulimit -v, or that of its container)");
         }
     });
 }

@@ -12,22 +12,17 @@ namespace {
 // The interpreter is ending, and loads in other threads must come to an end before it does.
 std::atomic<bool> exiting{false};
 
-// Python runs signal handlers on its main thread only, and only while that thread holds the GIL.
-bool on_main_thread() {
-    const py::module_ threading = py::module_::import("threading");
-    return threading.attr("get_ident")().equal(threading.attr("main_thread")().attr("ident"));
-}
-
 }  // namespace
 
 void stop_loading() { exiting.store(true); }
 bool is_exiting() { return exiting.load(); }
 
 std::function<bool()> signal_poll() {
-    if (!on_main_thread()) return {};
-    return [main_thread = PyThread_get_thread_ident()] {
-        // A generation that began on the main thread may be continued on another.
-        if (PyThread_get_thread_ident() != main_thread) return false;
+    // Python runs signal handlers on its main thread only, and only while that thread holds the GIL. A
+    // generation may be begun on one thread and continued on another.
+    const py::object main_thread = py::module_::import("threading").attr("main_thread")();
+    return [ident = main_thread.attr("ident").cast<unsigned long>()] {
+        if (PyThread_get_thread_ident() != ident) return false;
         const py::gil_scoped_acquire acquire;
         return PyErr_CheckSignals() != 0;
     };

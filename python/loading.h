@@ -15,7 +15,7 @@ namespace colm::python {
 void stop_loading();
 bool is_exiting();
 
-// Asks Python's signal handlers whether to stop; empty off the main thread, where Python runs none.
+// Asks Python's signal handlers whether to stop; never, off the main thread, where Python runs none.
 std::function<bool()> signal_poll();
 
 // Facts about a loaded model.

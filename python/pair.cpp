@@ -28,7 +28,9 @@ void register_pair(py::module_& module) {
             "start",
             [](const Pair& self, std::vector<Token> prompt, const std::shared_ptr<Head>& head,
                const GenerationOptions& options) {
-                return self.start(std::move(prompt), head, options, signal_poll());
+                auto poll = signal_poll();
+                const py::gil_scoped_release release;  // a grammar is built here
+                return self.start(std::move(prompt), head, options, std::move(poll));
             },
             py::arg("prompt"), py::arg("head"), py::arg("options"))
         .def(

@@ -14,6 +14,7 @@
 #include "colm/estimates.h"
 #include "colm/reader.h"
 #include "colm/sequence.h"
+#include "colm/turns.h"
 
 namespace colm {
 
@@ -40,6 +41,8 @@ class Engine {
     // Whether both models can go back by some tokens, as look-ahead asks them to. Not beside a step.
     bool can_look_ahead() const;
     const Estimates& estimates() const { return estimates_; }
+    // Whose text is computed. Whoever writes texts takes turns; step() itself does not ask.
+    Turns& turns() { return turns_; }
 
     // How many tokens a text may have: the smaller of the two contexts.
     std::size_t n_ctx() const;
@@ -76,6 +79,7 @@ class Engine {
     Reader assistant_;
     Choices choices_;
     Estimates estimates_;
+    Turns turns_;
     std::mutex mutex_;
     std::atomic<std::thread::id> computing_{};  // the thread that holds mutex_
 };

@@ -12,7 +12,7 @@ namespace colm {
 
 class Error : public std::runtime_error {
   public:
-    using Value = std::variant<std::int64_t, std::string>;
+    using Value = std::variant<std::int64_t, double, std::string>;
     using Fields = std::vector<std::pair<std::string, Value>>;
 
     Error(const char* kind, const std::string& message, Fields fields = {})
@@ -59,12 +59,23 @@ struct ContextFull : Error {
         : Error("ContextFull", message, {{"n_prompt", n_prompt}, {"n_ctx", n_ctx}}) {}
 };
 
-struct GrammarError : Error {
-    explicit GrammarError(const std::string& message) : Error("GrammarError", message) {}
-};
-
 struct GenerationError : Error {
     explicit GenerationError(const std::string& message) : Error("GenerationError", message) {}
+
+  protected:
+    GenerationError(const char* kind, const std::string& message, Fields fields)
+        : Error(kind, message, std::move(fields)) {}
+};
+
+// Also while a text is written: what the grammar asks of one token may be too much.
+struct GrammarError : GenerationError {
+    explicit GrammarError(const std::string& message, Fields fields = {})
+        : GenerationError("GrammarError", message, std::move(fields)) {}
+};
+
+struct QueueTimeout : Error {
+    QueueTimeout(const std::string& message, double waited, double timeout)
+        : Error("QueueTimeout", message, {{"waited", waited}, {"timeout", timeout}}) {}
 };
 
 struct PairClosed : Error {

@@ -22,7 +22,42 @@ Generation::Generation(std::shared_ptr<Engine> engine, Writing writing, std::fun
       interrupt_(std::move(poll_interrupt)),
       published_(writing_.sequence()) {}
 
-std::optional<StreamedStep> Generation::next() {
+void Generation::cancel() {
+    interrupt_.request();
+    engine_->turns().wake();
+}
+
+std::optional<StreamedStep> Generation::next(std::optional<double> timeout) {
+    std::optional<StreamedStep> streamed;
+    in_turn(timeout, [&] { streamed = next_in_turn(); });
+    return streamed;
+}
+
+std::vector<StreamedStep> Generation::rest(std::optional<double> timeout) {
+    std::vector<StreamedStep> all;
+    in_turn(timeout, [&] {
+        while (!turn_.given_back()) {
+            std::optional<StreamedStep> streamed = next_in_turn();
+            if (!streamed) break;
+            all.push_back(std::move(*streamed));
+        }
+    });
+    return all;
+}
+
+template <typename Use>
+void Generation::in_turn(std::optional<double> timeout, const Use& use) {
+    try {
+        const Turns::Inside inside(engine_->turns(), turn_, timeout, interrupt_);
+        if (!inside) return;
+        begun_.store(true);
+        use();
+    } catch (const Cancelled&) {  // while it waited
+        finish_reason_.store(FinishReason::cancelled);
+    }
+}
+
+std::optional<StreamedStep> Generation::next_in_turn() {
     while (writing_.empty() && finish_reason_ == FinishReason::none) advance();
     if (writing_.empty()) return std::nullopt;
     return writing_.pop();

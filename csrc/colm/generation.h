@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "colm/engine.h"
+#include "colm/turns.h"
 #include "colm/writing.h"
 
 namespace colm {
@@ -24,14 +25,24 @@ class Generation {
     // `lookahead`: see GenerationOptions.
     Generation(std::shared_ptr<Engine> engine, Writing writing, std::function<bool()> poll_interrupt,
                int lookahead = 0);
+    ~Generation() { give_back(); }
+    Generation(const Generation&) = delete;
+    Generation& operator=(const Generation&) = delete;
 
     // The next token whose text is certain, or nothing at the end of the text; several steps of the engine
     // where a stop string or a character is incomplete. The token that ends a text is not among them: see
-    // end_step().
-    std::optional<StreamedStep> next();
+    // end_step(). Waits for its turn first, at most `timeout` seconds: throws QueueTimeout. Nothing, too,
+    // where the turn was given back. A text that is cancelled while it waits ends.
+    std::optional<StreamedStep> next(std::optional<double> timeout = {});
+    // All the tokens that next() would give, in one turn.
+    std::vector<StreamedStep> rest(std::optional<double> timeout = {});
 
     // Asks a running or later next() to end the text as `cancelled`. Safe from any thread.
-    void cancel() { interrupt_.request(); }
+    void cancel();
+    // Ends the text's turn for good, and the text where it stands. Safe from any thread.
+    void give_back() { engine_->turns().give_back(turn_); }
+    // Whether the text is, or was, computed.
+    bool begun() const { return begun_.load(); }
 
     // What follows may be read by any thread while another is in next(); it is what the last whole step left.
     FinishReason finish_reason() const { return finish_reason_.load(); }
@@ -40,6 +51,9 @@ class Generation {
     Sequence sequence() const;
 
   private:
+    template <typename Use>
+    void in_turn(std::optional<double> timeout, const Use& use);
+    std::optional<StreamedStep> next_in_turn();
     void advance();
     void publish();
 
@@ -47,6 +61,8 @@ class Generation {
     Writing writing_;
     Draft draft_;
     Interrupt interrupt_;
+    Turns::Turn turn_;
+    std::atomic<bool> begun_{false};
     std::atomic<FinishReason> finish_reason_{FinishReason::none};
 
     mutable std::mutex published_mutex_;

@@ -14,7 +14,7 @@ namespace colm {
 class Interrupt {
   public:
     // `poll` asks the host (Python's signal handlers) whether to stop; called at most every 100 ms, only from
-    // the thread that computes.
+    // the thread that computes, or waits for its turn to.
     explicit Interrupt(std::function<bool()> poll = {}) : poll_(std::move(poll)) {}
 
     // Safe from any thread.
@@ -24,7 +24,7 @@ class Interrupt {
     // the clock on one call in 64 only.
     bool requested() {
         if (requested_.load(std::memory_order_relaxed)) return true;
-        return ++n_calls_ % 64 == 0 && poll();
+        return (n_calls_.fetch_add(1, std::memory_order_relaxed) + 1) % 64 == 0 && poll();
     }
 
     // Throws Cancelled when a stop was requested.
@@ -35,9 +35,9 @@ class Interrupt {
   private:
     bool poll() {
         if (!poll_) return false;
-        const auto now = Clock::now();
-        if (now - last_poll_ < std::chrono::milliseconds(100)) return false;
-        last_poll_ = now;
+        const auto now = Clock::now().time_since_epoch();
+        if (now - Clock::duration(last_poll_.load()) < std::chrono::milliseconds(100)) return false;
+        last_poll_.store(now.count());
         if (poll_()) request();
         return requested_.load(std::memory_order_relaxed);
     }
@@ -45,8 +45,9 @@ class Interrupt {
     using Clock = std::chrono::steady_clock;
     std::atomic<bool> requested_{false};
     std::function<bool()> poll_;
-    Clock::time_point last_poll_{};
-    std::uint32_t n_calls_ = 0;
+    // Atomic, since a thread may wait for its turn with a text while another computes it.
+    std::atomic<Clock::rep> last_poll_{0};
+    std::atomic<std::uint32_t> n_calls_{0};
 };
 
 }  // namespace colm

@@ -36,9 +36,10 @@ class LanguageModel {
     virtual Output eval(View<const Token> tokens, std::size_t position, Want want, Interrupt& interrupt) = 0;
 
     // Likewise, keeping the logits after each of the tokens that `wanted` names by their place in the batch,
-    // ascending. Requires 1 <= wanted.size <= n_outputs().
+    // ascending. With `hidden`, the hidden states are kept too, and then every token must be wanted. Requires
+    // 1 <= wanted.size <= n_outputs().
     virtual void eval_at(View<const Token> tokens, std::size_t position, View<const std::size_t> wanted,
-                         Interrupt& interrupt) = 0;
+                         bool hidden, Interrupt& interrupt) = 0;
     // Those after token `i` of the last eval_at().
     virtual Output output(std::size_t i) = 0;
 

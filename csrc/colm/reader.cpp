@@ -51,7 +51,7 @@ void Reader::read_at(const std::vector<Token>& tokens, const std::vector<std::si
     const View<const Token> batch{tokens.data() + begin, counts.back() - begin};
     calls.push_back({role_, static_cast<std::int32_t>(begin), static_cast<std::int32_t>(batch.size), true});
     uncertain_ = true;
-    model_->eval_at(batch, begin, {wanted_.data(), wanted_.size()}, interrupt);
+    model_->eval_at(batch, begin, {wanted_.data(), wanted_.size()}, false, interrupt);
     uncertain_ = false;
     held_.insert(held_.end(), batch.begin(), batch.end());
     for (std::size_t i = 0; i < wanted_.size(); ++i) use(i, model_->output(wanted_[i]));

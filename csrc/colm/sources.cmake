@@ -8,6 +8,8 @@ set(COLM_SOURCES
     ${CMAKE_CURRENT_LIST_DIR}/engine.cpp
     ${CMAKE_CURRENT_LIST_DIR}/estimates.cpp
     ${CMAKE_CURRENT_LIST_DIR}/generation.cpp
+    ${CMAKE_CURRENT_LIST_DIR}/grammar.cpp
+    ${CMAKE_CURRENT_LIST_DIR}/grammar_matcher.cpp
     ${CMAKE_CURRENT_LIST_DIR}/head.cpp
     ${CMAKE_CURRENT_LIST_DIR}/policy.cpp
     ${CMAKE_CURRENT_LIST_DIR}/reader.cpp
@@ -15,5 +17,6 @@ set(COLM_SOURCES
     ${CMAKE_CURRENT_LIST_DIR}/scorer.cpp
     ${CMAKE_CURRENT_LIST_DIR}/strategy.cpp
     ${CMAKE_CURRENT_LIST_DIR}/text_stream.cpp
+    ${CMAKE_CURRENT_LIST_DIR}/turns.cpp
     ${CMAKE_CURRENT_LIST_DIR}/vocabulary.cpp
     ${CMAKE_CURRENT_LIST_DIR}/writing.cpp)

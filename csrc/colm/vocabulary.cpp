@@ -4,11 +4,10 @@
 #include <cstdio>
 
 #include "colm/error.h"
+#include "colm/shown.h"
 
 namespace colm {
 namespace {
-
-std::string quote(const std::string& text) { return "\"" + text + "\""; }
 
 std::string describe_bos(const Vocabulary& vocabulary) {
     if (!vocabulary.add_bos) return "adds no token before the text";
@@ -32,8 +31,8 @@ std::size_t shared_vocabulary(const Vocabulary& base, const Vocabulary& assistan
     const std::size_t n_shared = std::min(base.size_without_padding(), assistant.size_without_padding());
     for (std::size_t id = 0; id < n_shared; ++id) {
         if (base.texts[id] == assistant.texts[id]) continue;
-        throw VocabMismatch("token " + std::to_string(id) + " is " + quote(base.texts[id]) +
-                                " for the base and " + quote(assistant.texts[id]) + " for the assistant" +
+        throw VocabMismatch("token " + std::to_string(id) + " is " + shown(base.texts[id]) +
+                                " for the base and " + shown(assistant.texts[id]) + " for the assistant" +
                                 advice,
                             static_cast<std::int64_t>(id), base.texts[id], assistant.texts[id]);
     }
@@ -41,10 +40,6 @@ std::size_t shared_vocabulary(const Vocabulary& base, const Vocabulary& assistan
         throw VocabMismatch("the base's tokenizer " + describe_bos(base) + "; the assistant's " +
                                 describe_bos(assistant) + advice,
                             -1, describe_bos(base), describe_bos(assistant));
-    if (base.add_eos != assistant.add_eos || (base.add_eos && base.eos != assistant.eos))
-        throw VocabMismatch(
-            "only one of the two tokenizers ends a text with an EOS token, or each with another" + advice, -1,
-            base.add_eos ? "adds EOS" : "adds no EOS", assistant.add_eos ? "adds EOS" : "adds no EOS");
     return n_shared;
 }
 

@@ -18,6 +18,7 @@ struct Vocabulary {
     Token bos = kNoToken;
     Token eos = kNoToken;
     bool add_bos = false;
+    bool space_prefix = false;  // a space is put before a text, and behind a control token in it
     bool add_eos = false;
 
     std::size_t size() const { return texts.size(); }

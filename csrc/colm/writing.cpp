@@ -43,7 +43,9 @@ void Writing::take(Step step) {
     }
     const Token token = step.token;
     text_.push(std::move(step), piece_(token));
-    if (text_.stopped()) finish(FinishReason::stop);
+    const std::vector<Token>& stop = limits_.stop_tokens;
+    if (text_.stopped() || std::find(stop.begin(), stop.end(), token) != stop.end())
+        finish(FinishReason::stop);
 }
 
 void Writing::finish(FinishReason reason) {

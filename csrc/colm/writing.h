@@ -18,6 +18,8 @@ class Writing {
     struct Limits {
         int max_tokens = 128;  // -1: until the context is full
         std::vector<std::string> stop;
+        std::vector<Token> stop_tokens =
+            {};  // control tokens, which write nothing that a stop string could meet
     };
     // What a token stands for in the text, as bytes ("" for control tokens).
     using Piece = std::function<std::string(Token)>;

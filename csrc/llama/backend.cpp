@@ -26,22 +26,31 @@ class LogQueue {
         std::string& line = lines_.back().text;
         open_ = line.empty() || line.back() != '\n';
         while (!line.empty() && (line.back() == '\n' || line.back() == ' ')) line.pop_back();
-        if (lines_.size() > kMaxLines) lines_.pop_front();
+        if (lines_.size() <= kMaxLines) return;
+        lines_.pop_front();
+        ++n_gone_;
     }
 
     std::vector<LogLine> drain() {
         const std::lock_guard<std::mutex> lock(mutex_);
         std::vector<LogLine> lines(std::make_move_iterator(lines_.begin()),
                                    std::make_move_iterator(lines_.end()));
+        n_gone_ += lines_.size();
         lines_.clear();
         open_ = false;
         return lines;
     }
 
-    std::string last_errors() const {
+    std::uint64_t position() const {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        return n_gone_ + lines_.size();
+    }
+
+    std::string last_errors(std::uint64_t since) const {
         const std::lock_guard<std::mutex> lock(mutex_);
         std::string joined;
-        for (const LogLine& line : lines_) {
+        for (std::size_t i = since > n_gone_ ? since - n_gone_ : 0; i < lines_.size(); ++i) {
+            const LogLine& line = lines_[i];
             if (line.level != GGML_LOG_LEVEL_ERROR || line.text.empty()) continue;
             if (!joined.empty()) joined += "; ";
             joined += line.text;
@@ -52,6 +61,7 @@ class LogQueue {
   private:
     mutable std::mutex mutex_;
     std::deque<LogLine> lines_;
+    std::uint64_t n_gone_ = 0;  // lines that were in the queue before those in it
     bool open_ = false;
 };
 
@@ -99,7 +109,9 @@ std::string version() { return llama_version(); }
 
 std::vector<LogLine> drain_log() { return log_queue().drain(); }
 
-std::string last_errors() { return log_queue().last_errors(); }
+std::uint64_t log_position() { return log_queue().position(); }
+
+std::string last_errors(std::uint64_t since) { return log_queue().last_errors(since); }
 
 std::vector<Device> devices() {
     init_backend();

@@ -14,7 +14,7 @@ void init_backend();
 // While one lives, an assertion of llama.cpp on this thread throws std::runtime_error instead of ending the
 // process. The last line of defence behind the checks of options and files: llama.cpp unwinds, and what it
 // was building is lost or leaked, but the caller gets an error. Assertions on ggml's worker threads still end
-// the process.
+// the process; LlamaModel::warm_up() meets them in the caller's thread before there are any.
 class AssertionGuard {
   public:
     AssertionGuard();
@@ -39,8 +39,11 @@ struct LogLine {
 // the newest 4096 lines.
 std::vector<LogLine> drain_log();
 
-// The newest error lines in the queue, joined: why a load failed, in llama.cpp's words.
-std::string last_errors();
+// Where the queue stands: a later last_errors() then tells only of what was logged since.
+std::uint64_t log_position();
+
+// The error lines in the queue from a position on, joined: why a call failed, in llama.cpp's words.
+std::string last_errors(std::uint64_t since = 0);
 
 struct Device {
     std::string name;

@@ -2,10 +2,16 @@
 
 #include <ggml.h>
 #include <gguf.h>
+#include <llama.h>
 
+#include <algorithm>
 #include <cmath>
+#include <filesystem>
+#include <fstream>
 #include <optional>
 #include <unordered_set>
+#include <utility>
+#include <vector>
 
 #include "colm/error.h"
 
@@ -14,6 +20,19 @@ namespace {
 
 constexpr std::int64_t kMaxLayers = 512;   // LLAMA_MAX_LAYERS
 constexpr std::int64_t kMaxExperts = 512;  // LLAMA_MAX_EXPERTS
+
+constexpr const char* kExpertIds = ".ffn_gate_tid2eid.";
+
+// Keys by whose value (the first layer's, where there are several) llama.cpp divides, or without which it
+// takes one kind of cache for another, before it looks at the tensors.
+constexpr std::pair<const char*, const char*> kNeeded[] = {
+    {"afmoe.", "attention.sliding_window"},
+    {"olmo2.", "attention.head_count"},
+    {"phimoe.", "attention.head_count"},
+};
+// The same, where any architecture has them.
+constexpr const char* kDivisors[] = {"full_attention_interval", "wkv.head_size",
+                                     "attention.output_group_count"};
 
 // The values of one file, by key, with messages that name it.
 class Metadata {
@@ -26,6 +45,14 @@ class Metadata {
         const auto* value = std::get_if<std::string>(&found->second);
         if (value == nullptr) refuse(key, "is not a text");
         return *value;
+    }
+
+    // An array's entries, or a number for every layer; empty where the key is absent.
+    std::vector<std::int64_t> integers(const std::string& key) const {
+        const auto array = info_.small_int_arrays.find(key);
+        if (array != info_.small_int_arrays.end()) return array->second;
+        const auto value = integer(key);
+        return value ? std::vector<std::int64_t>{*value} : std::vector<std::int64_t>{};
     }
 
     // Nothing where the key is absent or an array.
@@ -73,6 +100,17 @@ void check_hyperparameters(const GgufInfo& info, const std::string& path) {
     for (const char* key : {"embedding_length", "feed_forward_length", "attention.head_count",
                             "attention.head_count_kv", "attention.key_length", "attention.value_length"})
         metadata.integer(arch + key, 0, (std::int64_t{1} << 32) - 1);
+    metadata.integer(arch + "embedding_length_out", 1, 1 << 20);
+    for (const char* key : kDivisors) metadata.integer(arch + key, 1, (std::int64_t{1} << 32) - 1);
+    for (const auto& [architecture, key] : kNeeded) {
+        if (arch != architecture) continue;
+        const std::vector<std::int64_t> values = metadata.integers(arch + key);
+        if (values.empty()) metadata.refuse(arch + key, "is missing");
+        if (values.front() < 1)
+            metadata.refuse(arch + key, "is " + std::to_string(values.front()) + "; it must be 1 or more");
+    }
+    if (metadata.integer(arch + "attention.head_count").value_or(0) > 0)
+        metadata.integer(arch + "attention.head_count_kv", 1, (std::int64_t{1} << 32) - 1);
     const std::int64_t n_expert = metadata.integer(arch + "expert_count", 0, kMaxExperts).value_or(0);
     metadata.integer(arch + "expert_used_count", n_expert > 0 ? 1 : 0, n_expert);
     if (n_expert > 0 && !metadata.integer(arch + "expert_used_count"))
@@ -83,34 +121,74 @@ void check_hyperparameters(const GgufInfo& info, const std::string& path) {
         metadata.refuse(arch + "expert_group_count", "is " + std::to_string(n_groups) +
                                                          ", which does not divide " +
                                                          std::to_string(n_expert) + " experts");
-    const auto n_rot = metadata.integer(arch + "rope.dimension_count", 2, 1 << 16);
-    if (n_rot && *n_rot % 2 != 0)
-        metadata.refuse(arch + "rope.dimension_count", "is " + std::to_string(*n_rot) + "; it must be even");
+    for (const char* key : {"rope.dimension_count", "rope.dimension_count_swa"}) {
+        // glm5-next has attention without positions.
+        const auto n_rot = metadata.integer(arch + key, arch == "glm5-next." ? 0 : 2, 1 << 16);
+        if (n_rot && *n_rot % 2 != 0)
+            metadata.refuse(arch + key, "is " + std::to_string(*n_rot) + "; it must be even");
+    }
+    // llama.cpp divides by their sum.
+    for (const std::int64_t section : metadata.integers(arch + "rope.dimension_sections"))
+        if (section < 0 || section > 1 << 16)
+            metadata.refuse(arch + "rope.dimension_sections",
+                            "holds " + std::to_string(section) + "; it must hold numbers from 0 to 65536");
     const auto scaling = metadata.text(arch + "rope.scaling.type");
     if (scaling && *scaling != "none" && *scaling != "linear" && *scaling != "yarn" && *scaling != "longrope")
         metadata.refuse(arch + "rope.scaling.type", "is \"" + *scaling + "\", which llama.cpp does not know");
 }
 
-// Norms, biases and state-space parameters, which llama.cpp's operations take as float32 only. Converters
-// write every one-dimensional tensor so.
-bool must_be_f32(const std::string& name, const std::int64_t* shape) {
-    if (shape[1] == 1 && shape[2] == 1) return true;
-    for (const char* part : {"norm.weight", ".ssm_a", ".ssm_d", ".ssm_conv1d."})
-        if (name.find(part) != std::string::npos) return true;
-    return false;
-}
-
-// Integer and float64 tensors are in the format, but no operation takes them as weights.
-void check_tensor_types(const gguf_context* gguf, const std::string& path, bool of_model) {
+// Integer and float64 tensors are in the format, but no operation takes them as weights. One holds ids
+// instead.
+void check_tensor_types(const gguf_context* gguf, const std::string& path) {
     for (std::int64_t id = 0; id < gguf_get_n_tensors(gguf); ++id) {
         const std::string name = gguf_get_tensor_name(gguf, id);
         const ggml_type type = gguf_get_tensor_type(gguf, id);
         const bool real = type == GGML_TYPE_F32 || type == GGML_TYPE_F16 || type == GGML_TYPE_BF16;
-        if ((of_model && must_be_f32(name, gguf_get_tensor_ne(gguf, id)) && type != GGML_TYPE_F32) ||
-            (!real && !ggml_is_quantized(type)))
+        const bool holds_ids = name.find(kExpertIds) != std::string::npos && type == GGML_TYPE_I32;
+        if (!real && !holds_ids && !ggml_is_quantized(type))
             throw LoadError(path + ": the tensor " + name + " is of type " + ggml_type_name(type) +
                             ", which llama.cpp cannot compute with; convert the model again");
     }
+}
+
+// Of ids that stand in the file, llama.cpp finds out only on the token that leads to them, on a worker
+// thread.
+void check_id(std::int64_t id, std::int64_t n, const std::string& what, const std::string& path) {
+    if (id < 0 || id >= n)
+        throw LoadError(path + ": " + what + " holds the id " + std::to_string(id) + "; ids are from 0 to " +
+                        std::to_string(n - 1) + "; the file is damaged");
+}
+
+// Which experts a token has, where that is a table.
+void check_expert_ids(const gguf_context* gguf, std::int64_t n_expert, const std::string& path) {
+    for (std::int64_t tensor = 0; tensor < gguf_get_n_tensors(gguf); ++tensor) {
+        const std::string name = gguf_get_tensor_name(gguf, tensor);
+        if (name.find(kExpertIds) == std::string::npos) continue;
+        std::ifstream file(std::filesystem::u8path(path), std::ios::binary);
+        file.seekg(
+            static_cast<std::streamoff>(gguf_get_data_offset(gguf) + gguf_get_tensor_offset(gguf, tensor)));
+        std::vector<std::int32_t> ids(1 << 16);
+        for (std::size_t left = gguf_get_tensor_size(gguf, tensor) / sizeof ids[0]; left > 0;
+             left -= ids.size()) {
+            ids.resize(std::min(ids.size(), left));
+            file.read(reinterpret_cast<char*>(ids.data()),
+                      static_cast<std::streamsize>(ids.size() * sizeof ids[0]));
+            for (const std::int32_t id : ids) check_id(id, n_expert, "the tensor " + name, path);
+        }
+    }
+}
+
+// Which tokens are read in place of others.
+void check_substitutes(const gguf_context* gguf, const std::string& key, const std::string& path) {
+    const std::int64_t tokens = gguf_find_key(gguf, "tokenizer.ggml.tokens");
+    const std::int64_t found = gguf_find_key(gguf, key.c_str());
+    if (tokens < 0 || found < 0 || gguf_get_kv_type(gguf, found) != GGUF_TYPE_ARRAY ||
+        (gguf_get_arr_type(gguf, found) != GGUF_TYPE_INT32 &&
+         gguf_get_arr_type(gguf, found) != GGUF_TYPE_UINT32))
+        return;
+    const auto* ids = static_cast<const std::int32_t*>(gguf_get_arr_data(gguf, found));
+    for (std::size_t i = 0; i < gguf_get_arr_n(gguf, found); ++i)
+        check_id(ids[i], static_cast<std::int64_t>(gguf_get_arr_n(gguf, tokens)), "the key " + key, path);
 }
 
 // llama.cpp asserts that no two tokens have one text.
@@ -131,6 +209,12 @@ void check_tokens(const gguf_context* gguf, const std::string& path) {
     }
 }
 
+// How many positions the table of them has; 0 where there is none.
+std::int64_t positions_in(const gguf_context* gguf) {
+    const std::int64_t table = gguf_find_tensor(gguf, "position_embd.weight");
+    return table < 0 ? 0 : gguf_get_tensor_ne(gguf, table)[1];
+}
+
 void check_complete(const GgufInfo& info, const std::string& path) {
     if (info.truncated)
         throw LoadError(path + " is cut short: it has " + std::to_string(info.file_bytes) + " of " +
@@ -146,13 +230,45 @@ std::string text_of(const GgufInfo& info, const char* key) {
 
 bool is_adapter(const GgufInfo& info) { return text_of(info, "general.type") == "adapter"; }
 
+// The paths of a split model's further parts, of which the first is named. Throws LoadError for another.
+std::vector<std::string> later_parts(const GgufInfo& info, const std::string& path) {
+    const Metadata metadata(info, path);
+    const auto count = static_cast<int>(metadata.integer("split.count", 0, 99999).value_or(0));
+    const auto number = static_cast<int>(metadata.integer("split.no", 0, 99999).value_or(0));
+    const auto name_of = [&](int part) {
+        std::string prefix(path.size() + 1, '\0');
+        const int length = llama_split_prefix(prefix.data(), prefix.size(), path.c_str(), number, count);
+        if (length <= 0) return std::string();
+        std::string name(path.size() + 64, '\0');
+        name.resize(static_cast<std::size_t>(
+            llama_split_path(name.data(), name.size(), prefix.c_str(), part, count)));
+        return name;
+    };
+    if (number > 0) {
+        const std::string first = name_of(0);
+        throw LoadError(path + " is part " + std::to_string(number + 1) + " of " + std::to_string(count) +
+                        " of a split model; name its first part" + (first.empty() ? "" : ": " + first));
+    }
+    std::vector<std::string> later;
+    for (int part = 1; part < count; ++part) {
+        later.push_back(name_of(part));
+        if (later.back().empty())
+            throw LoadError(path + " is the first of " + std::to_string(count) +
+                            " parts of a split model; its name must end in " + "-00001-of-" +
+                            std::string(5 - std::min<std::size_t>(5, std::to_string(count).size()), '0') +
+                            std::to_string(count) + ".gguf, so that the others are found");
+    }
+    return later;
+}
+
 }  // namespace
 
 std::string architecture_of(const GgufInfo& info) { return text_of(info, "general.architecture"); }
 
-void check_model_file(const std::string& path) {
+std::int64_t check_model_file(const std::string& path) {
     const GgufInfo info = inspect_gguf(path);
     const std::string architecture = architecture_of(info);
+    const std::vector<std::string> later = later_parts(info, path);
     if (architecture == "colm-head")
         throw LoadError(path + " is a deferral head, not a model; pass it as head=");
     if (is_adapter(info))
@@ -165,8 +281,20 @@ void check_model_file(const std::string& path) {
         throw LoadError(
             path + " has the tokenizer of an encoder (bert); decoder-only language models are supported");
     const GgufPtr gguf = open_gguf(path);
-    check_tensor_types(gguf.get(), path, true);
+    check_tensor_types(gguf.get(), path);
     check_tokens(gguf.get(), path);
+    check_substitutes(gguf.get(), architecture + ".adapters.token_ids_substitute", path);
+    const std::int64_t n_expert = Metadata(info, path).integer(architecture + ".expert_count").value_or(0);
+    check_expert_ids(gguf.get(), n_expert, path);
+    std::int64_t n_positions = positions_in(gguf.get());
+    for (const std::string& part : later) {
+        check_complete(inspect_gguf(part), part);
+        const GgufPtr further = open_gguf(part);
+        check_tensor_types(further.get(), part);
+        check_expert_ids(further.get(), n_expert, part);
+        n_positions = std::max(n_positions, positions_in(further.get()));
+    }
+    return n_positions;
 }
 
 void check_adapter_file(const std::string& path) {
@@ -183,7 +311,7 @@ void check_adapter_file(const std::string& path) {
     if (alpha != info.metadata.end() && std::get_if<double>(&alpha->second) == nullptr)
         metadata.refuse("adapter.lora.alpha", "is not a float32");
     const GgufPtr gguf = open_gguf(path);
-    check_tensor_types(gguf.get(), path, false);
+    check_tensor_types(gguf.get(), path);
     for (std::int64_t id = 0; id < info.n_tensors; ++id) {
         const std::int64_t* shape = gguf_get_tensor_ne(gguf.get(), id);
         if (shape[2] != 1 || shape[3] != 1)

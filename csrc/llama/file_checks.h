@@ -1,6 +1,7 @@
 // What llama.cpp asserts, rather than checks, about the files it is given: an assertion ends the process.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "llama/gguf_file.h"
@@ -8,8 +9,9 @@
 namespace colm::llama {
 
 // Throws LoadError where the file is missing, damaged, cut short, something other than a model, or has
-// metadata or tensors that llama.cpp would abort on.
-void check_model_file(const std::string& path);
+// metadata or tensors that llama.cpp would abort on. Gives the number of positions that the model was made
+// for and cannot go beyond; 0 where it has no such limit.
+std::int64_t check_model_file(const std::string& path);
 
 // The same for a LoRA adapter.
 void check_adapter_file(const std::string& path);

@@ -72,11 +72,26 @@ void read_key(const gguf_context* gguf, std::int64_t id, GgufInfo& info) {
     }
 }
 
+// A header read through a stream, so that it can be bounded.
+struct HeaderSource {
+    std::ifstream& stream;
+    std::uint64_t at;  // where the stream stands
+};
+
+std::size_t read_header_bytes(void* source, void* out, std::uint64_t offset, std::size_t n) {
+    auto& from = *static_cast<HeaderSource*>(source);
+    if (from.at != offset) from.stream.seekg(static_cast<std::streamoff>(offset));
+    from.stream.read(static_cast<char*>(out), static_cast<std::streamsize>(n));
+    const auto n_read = static_cast<std::size_t>(std::max<std::streamsize>(from.stream.gcount(), 0));
+    from.at = offset + n_read;
+    return n_read;
+}
+
 }  // namespace
 
 void GgufDeleter::operator()(gguf_context* gguf) const { gguf_free(gguf); }
 
-GgufPtr open_gguf(const std::string& path) {
+GgufPtr open_gguf(const std::string& path, std::uint64_t max_header_bytes) {
     init_backend();
     const fs::path file = native(path);
     std::error_code error;
@@ -91,9 +106,14 @@ GgufPtr open_gguf(const std::string& path) {
     stream.read(magic, sizeof magic);
     if (stream.gcount() != sizeof magic || std::string(magic, sizeof magic) != "GGUF")
         throw LoadError(path + " is not a GGUF file (it does not begin with \"GGUF\")");
-    GgufPtr gguf(gguf_init_from_file(path.c_str(), {/*no_alloc=*/true, /*ctx=*/nullptr}));
+    const gguf_init_params params{/*no_alloc=*/true, /*ctx=*/nullptr};
+    HeaderSource source{stream, sizeof magic};
+    const std::uint64_t before = log_position();
+    GgufPtr gguf(max_header_bytes == 0
+                     ? gguf_init_from_file(path.c_str(), params)
+                     : gguf_init_from_callback(&read_header_bytes, &source, 0, max_header_bytes, params));
     if (!gguf) {
-        const std::string why = last_errors();
+        const std::string why = last_errors(before);
         throw LoadError(path + " has a damaged GGUF header" + (why.empty() ? "" : ": " + why) +
                         "; download it again");
     }

@@ -17,8 +17,9 @@ struct GgufDeleter {
 };
 using GgufPtr = std::unique_ptr<gguf_context, GgufDeleter>;
 
-// Opens the file's header. Throws LoadError where the file is missing, not GGUF, or its header is damaged.
-GgufPtr open_gguf(const std::string& path);
+// Opens the file's header. Throws LoadError where the file is missing, not GGUF, or its header is damaged, or
+// longer than `max_header_bytes` (0: of any length).
+GgufPtr open_gguf(const std::string& path, std::uint64_t max_header_bytes = 0);
 
 struct GgufInfo {
     using Value = std::variant<std::int64_t, double, bool, std::string>;

@@ -70,9 +70,10 @@ void check_options(const ModelOptions& o) {
 
 // Of llama.cpp's kernels on a CPU, those that treat a row the same way whatever stands beside it, as far as
 // that can be chosen: repacked weights have kernels for four rows at once, and attention over f16 and f32
-// caches has others for one row and for many.
+// caches has others for one row and for many, as all attention without flash attention has.
 ModelOptions reading_rows_alike(ModelOptions options) {
     options.repack = false;
+    if (options.flash_attn < 0) options.flash_attn = 1;
     for (int* type : {&options.type_k, &options.type_v})
         if (*type == GGML_TYPE_F16) *type = GGML_TYPE_BF16;
     return options;
@@ -88,14 +89,23 @@ LlamaModel::LlamaModel(const ModelOptions& options)
     : options_(options.batch_invariant ? reading_rows_alike(options) : options), path_(options.path) {
     init_backend();
     check_options(options_);
-    check_model_file(path_);
+    const std::int64_t n_positions = check_model_file(path_);
+    require(n_positions == 0 || options_.n_ctx <= n_positions,
+            "n_ctx is " + std::to_string(options_.n_ctx) + " and " + path_ + " has positions for " +
+                std::to_string(n_positions) + " tokens; n_ctx must not be more");
     load(options_);
-    options_.progress = {};  // borrows from the caller
-    const std::uint32_t n_outputs = options_.n_outputs;
-    if (options_.batch_invariant) options_.n_outputs = std::max<std::uint32_t>(n_outputs, kMostInvariant);
+    const auto progress = std::exchange(options_.progress, {});  // borrows from the caller
     create_context();
     add_adapters();
-    if (options_.batch_invariant) read_invariant_batches(n_outputs);
+    Interrupt stop([&progress] { return progress && !progress(1.0f); });
+    warm_up(stop);
+    if (options_.batch_invariant) {
+        context_.reset();
+        embeddings_ = false;
+        measure_invariant_pass();
+        create_context();
+        add_adapters();
+    }
 }
 
 LlamaModel::LlamaModel(std::shared_ptr<const Weights> weights, ModelOptions options)
@@ -103,6 +113,8 @@ LlamaModel::LlamaModel(std::shared_ptr<const Weights> weights, ModelOptions opti
     check_options(options_);
     create_context();
     add_adapters();
+    Interrupt never;
+    if (!weights_->read_batches.exchange(true)) warm_up(never);
 }
 
 std::unique_ptr<LlamaModel> LlamaModel::for_batches(std::size_t n_sequences) const {
@@ -120,23 +132,45 @@ std::unique_ptr<LlamaModel> LlamaModel::for_batches(std::size_t n_sequences) con
     options.n_outputs = options.n_sequences;
     options.kv_unified = false;
     if (options.batch_invariant && n_sequences > 1) {
-        require(options.n_ubatch > 1,
+        require(invariant_pass_ > 1,
                 "llama.cpp computes two tokens of " + path_ +
                     " otherwise than each alone, or they cannot be compared, so that several texts at a time "
                     "are not what each is alone; write them one at a time, or load without batch_invariant");
-        --options.n_ubatch;  // llama.cpp takes a token of one sequence more than it is told
+        // llama.cpp takes a token of one sequence more than it is told.
+        options.n_ubatch = std::min(options.n_ubatch, invariant_pass_ - 1);
     }
-    return std::unique_ptr<LlamaModel>(new LlamaModel(weights_, std::move(options)));
+    std::unique_ptr<LlamaModel> batches(new LlamaModel(weights_, std::move(options)));
+    batches->no_hidden_ = no_hidden_;
+    return batches;
 }
 
-void LlamaModel::read_invariant_batches(std::uint32_t n_outputs) {
-    Interrupt interrupt;
-    options_.n_outputs = n_outputs;
-    options_.n_ubatch = static_cast<std::uint32_t>(invariant_batch(*this, kMostInvariant, interrupt));
-    context_.reset();
-    embeddings_ = false;
+// With passes, batches and a context as large as the measurement needs: smaller ones that were asked for
+// would cut what is to be compared into pieces that are all alike.
+void LlamaModel::measure_invariant_pass() {
+    if (options_.flash_attn == 0) {
+        // Where the next weights are quantized, what its products round otherwise is mostly lost, not always.
+        require(options_.n_sequences == 1,
+                "without flash attention, which is off with an f32 cache unless it is asked for, attention "
+                "over a "
+                "cache that several texts share depends on where each stands in it; load " +
+                    path_ + " with flash_attn=True or another KV type, or without batch_invariant");
+        options_.n_ubatch = invariant_pass_ = 1;
+        return;
+    }
+    constexpr auto kMost = static_cast<std::uint32_t>(kMostInvariant);
+    const ModelOptions given = options_;
+    options_.n_ctx = std::max(given.n_ctx, kMost + 2);
+    options_.n_batch = std::max(given.n_batch, kMost);
+    options_.n_ubatch = std::max(given.n_ubatch, kMost);
+    options_.n_outputs = std::max({given.n_outputs, given.n_sequences, kMost});
     create_context();
     add_adapters();
+    Interrupt interrupt;
+    invariant_pass_ = static_cast<std::uint32_t>(invariant_batch(*this, kMost, interrupt));
+    context_.reset();
+    embeddings_ = false;
+    options_ = given;
+    options_.n_ubatch = std::min(given.n_ubatch, invariant_pass_);
 }
 
 void LlamaModel::load(const ModelOptions& o) {
@@ -163,7 +197,7 @@ void LlamaModel::load(const ModelOptions& o) {
         throw LoadError(path_ + " (" + description() +
                         ") does not write text from left to right; decoder-only " +
                         "language models are supported");
-    weights->vocabulary = read_vocabulary(vocab(), path_);
+    weights->vocabulary = read_vocabulary(model(), path_);
     load_adapters(*weights);
 }
 
@@ -225,7 +259,7 @@ void LlamaModel::create_context() {
         return interrupt != nullptr && interrupt->requested();
     };
     params.abort_callback_data = this;
-    drain_log();
+    const std::uint64_t before = log_position();
     try {
         const AssertionGuard guard;
         context_.reset(llama_init_from_model(model(), params));
@@ -234,7 +268,7 @@ void LlamaModel::create_context() {
     }
     if (!context_)
         throw LoadError("no context of " + std::to_string(o.n_ctx) + " tokens can be made for " + path_ +
-                        llama_cpp_says() + "; a smaller n_ctx or KV type needs less memory");
+                        llama_cpp_says(before) + "; a smaller n_ctx or KV type needs less memory");
     n_batch_ = llama_n_batch(context_.get());
     batch_.tokens.resize(n_batch_);
     batch_.positions.resize(n_batch_);
@@ -247,7 +281,7 @@ void LlamaModel::create_context() {
 void LlamaModel::load_adapters(Weights& weights) const {
     for (const auto& [path, scale] : options_.lora) {
         check_adapter_file(path);
-        drain_log();
+        const std::uint64_t before = log_position();
         llama_adapter_lora* adapter = nullptr;
         try {
             const AssertionGuard guard;
@@ -256,7 +290,8 @@ void LlamaModel::load_adapters(Weights& weights) const {
             throw LoadError("the adapter " + path + " cannot be read (llama.cpp: " + error.what() + ")");
         }
         if (adapter == nullptr)
-            throw LoadError("the adapter " + path + " cannot be applied to " + path_ + llama_cpp_says());
+            throw LoadError("the adapter " + path + " cannot be applied to " + path_ +
+                            llama_cpp_says(before));
         weights.adapters.push_back(adapter);
         weights.scales.push_back(scale);
     }
@@ -265,9 +300,10 @@ void LlamaModel::load_adapters(Weights& weights) const {
 void LlamaModel::add_adapters() {
     std::vector<llama_adapter_lora*> adapters = weights_->adapters;
     std::vector<float> scales = weights_->scales;
+    const std::uint64_t before = log_position();
     if (!adapters.empty() &&
         llama_set_adapters_lora(context_.get(), adapters.data(), adapters.size(), scales.data()) != 0)
-        throw LoadError("the adapters of " + path_ + " cannot be applied" + llama_cpp_says());
+        throw LoadError("the adapters of " + path_ + " cannot be applied" + llama_cpp_says(before));
 }
 
 void LlamaModel::set_slot(std::size_t i, const Slot& slot) {
@@ -279,11 +315,15 @@ void LlamaModel::set_slot(std::size_t i, const Slot& slot) {
 }
 
 void LlamaModel::decode(std::size_t n_tokens, bool hidden, Interrupt& interrupt) {
+    if (hidden && !no_hidden_.empty())
+        throw GenerationError(path_ + " gives no hidden state (" + no_hidden_ +
+                              "); use a head that does not look at it, like \"entropy\"");
     if (hidden != embeddings_) {
         llama_set_embeddings(context_.get(), hidden);
         embeddings_ = hidden;
     }
     interrupt_ = &interrupt;
+    const std::uint64_t before = log_position();
     std::int32_t status = 0;
     std::string thrown;
     try {
@@ -301,7 +341,7 @@ void LlamaModel::decode(std::size_t n_tokens, bool hidden, Interrupt& interrupt)
         throw GenerationError("llama_decode failed with status " + std::to_string(status) + " on " +
                               std::to_string(n_tokens) + " tokens at position " +
                               std::to_string(batch_.positions[0]) + " of " + path_ +
-                              (thrown.empty() ? llama_cpp_says() : " (" + thrown + ")"));
+                              (thrown.empty() ? llama_cpp_says(before) : " (" + thrown + ")"));
 }
 
 Output LlamaModel::eval(View<const Token> tokens, std::size_t position, Want want, Interrupt& interrupt) {
@@ -317,9 +357,9 @@ Output LlamaModel::eval(View<const Token> tokens, std::size_t position, Want wan
 }
 
 void LlamaModel::eval_at(View<const Token> tokens, std::size_t position, View<const std::size_t> wanted,
-                         Interrupt& interrupt) {
+                         bool hidden, Interrupt& interrupt) {
     if (tokens.size == 0 || tokens.size > n_batch_ || position + tokens.size > n_ctx_ ||
-        wanted.size > n_outputs_)
+        wanted.size > n_outputs_ || (hidden && wanted.size < tokens.size))
         throw GenerationError("a batch of " + std::to_string(tokens.size) + " tokens with " +
                               std::to_string(wanted.size) + " outputs at position " +
                               std::to_string(position) + " does not fit n_batch " + std::to_string(n_batch_) +
@@ -327,7 +367,7 @@ void LlamaModel::eval_at(View<const Token> tokens, std::size_t position, View<co
                               std::to_string(n_ctx_));
     for (std::size_t i = 0; i < tokens.size; ++i) set_slot(i, {tokens[i], position + i, 0, false});
     for (const std::size_t i : wanted) batch_.outputs[i] = 1;
-    decode(tokens.size, false, interrupt);
+    decode(tokens.size, hidden, interrupt);
 }
 
 void LlamaModel::eval_batch(View<const Slot> slots, bool hidden, Interrupt& interrupt) {
@@ -351,11 +391,12 @@ void LlamaModel::eval_batch(View<const Slot> slots, bool hidden, Interrupt& inte
 
 Output LlamaModel::output(std::size_t i) {
     Output output;
+    const std::uint64_t before = log_position();
     const auto at = static_cast<std::int32_t>(i);
     output.logits = {llama_get_logits_ith(context_.get(), at), n_vocab()};
     if (embeddings_) output.hidden = llama_get_embeddings_ith(context_.get(), at);
     if (output.logits.data == nullptr || (embeddings_ && output.hidden == nullptr))
-        throw GenerationError("llama.cpp gave no output for " + path_ + llama_cpp_says());
+        throw GenerationError("llama.cpp gave no output for " + path_ + llama_cpp_says(before));
     return output;
 }
 

@@ -1,6 +1,7 @@
 // A GGUF model in llama.cpp, as the method sees it.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <string>
 #include <vector>
@@ -27,7 +28,7 @@ class LlamaModel final : public LanguageModel, public BatchModel {
     std::size_t n_ctx() const override { return n_ctx_; }
     std::size_t n_batch() const override { return n_batch_; }
     Output eval(View<const Token> tokens, std::size_t position, Want want, Interrupt& interrupt) override;
-    void eval_at(View<const Token> tokens, std::size_t position, View<const std::size_t> wanted,
+    void eval_at(View<const Token> tokens, std::size_t position, View<const std::size_t> wanted, bool hidden,
                  Interrupt& interrupt) override;
     std::size_t rewind(std::size_t n_tokens) override;
 
@@ -61,6 +62,7 @@ class LlamaModel final : public LanguageModel, public BatchModel {
         Vocabulary vocabulary;
         std::vector<llama_adapter_lora*> adapters;
         std::vector<float> scales;
+        mutable std::atomic<bool> read_batches{false};  // whether a context for batches was warmed up
     };
     struct Batch {
         std::vector<Token> tokens;
@@ -77,7 +79,10 @@ class LlamaModel final : public LanguageModel, public BatchModel {
     void load(const ModelOptions& options);
     void load_adapters(Weights& weights) const;
     void create_context();
-    void read_invariant_batches(std::uint32_t n_outputs);
+    void measure_invariant_pass();
+    // Throws LoadError where the model cannot be computed with, or when it was told to stop.
+    void warm_up(Interrupt& interrupt);
+    void first_passes(bool hidden, Interrupt& interrupt);
     void add_adapters();
     void set_slot(std::size_t i, const Slot& slot);
     void decode(std::size_t n_tokens, bool hidden, Interrupt& interrupt);
@@ -92,9 +97,11 @@ class LlamaModel final : public LanguageModel, public BatchModel {
     std::size_t n_batch_ = 0;
     std::size_t n_outputs_ = 1;
     std::size_t n_sequences_ = 1;
+    std::uint32_t invariant_pass_ = 0;  // tokens of a pass at most, of a model that is invariant
     bool can_rewind_ = true;
     bool swa_full_ = true;
     bool embeddings_ = false;         // what the context is switched to
+    std::string no_hidden_;           // why llama.cpp gives no hidden state, where it does not
     Interrupt* interrupt_ = nullptr;  // of the eval() in progress, for llama.cpp's abort callback
 };
 

@@ -9,13 +9,13 @@
 
 namespace colm::llama {
 
-std::string llama_cpp_says() {
-    const std::string why = last_errors();
+std::string llama_cpp_says(std::uint64_t since) {
+    const std::string why = last_errors(since);
     return why.empty() ? std::string() : " (llama.cpp: " + why + ")";
 }
 
 ModelPtr open_model(const std::string& path, const llama_model_params& params) {
-    drain_log();  // so that the reason speaks of this load only
+    const std::uint64_t before = log_position();
     ModelPtr model;
     try {
         const AssertionGuard guard;
@@ -23,7 +23,7 @@ ModelPtr open_model(const std::string& path, const llama_model_params& params) {
     } catch (const std::exception& error) {
         throw LoadError(path + " cannot be loaded (llama.cpp: " + error.what() + ")");
     }
-    if (!model) throw LoadError(path + " cannot be loaded" + llama_cpp_says());
+    if (!model) throw LoadError(path + " cannot be loaded" + llama_cpp_says(before));
     return model;
 }
 
@@ -33,7 +33,7 @@ Vocabulary load_vocabulary(const std::string& path) {
     llama_model_params params = llama_model_default_params();
     params.vocab_only = true;
     const ModelPtr model = open_model(path, params);
-    return read_vocabulary(llama_model_get_vocab(model.get()), path);
+    return read_vocabulary(model.get(), path);
 }
 
 }  // namespace colm::llama

@@ -44,8 +44,8 @@ struct ModelOptions {
 
     // Keep weights in a layout that suits this CPU, where llama.cpp has one for their type.
     bool repack = true;
-    // Read no more tokens in a pass than come out as they do alone, bit for bit. Takes no repacked weights
-    // and bf16 in place of an f16 cache.
+    // Read no more tokens in a pass (n_ubatch at most) than come out as they do alone, bit for bit. Takes no
+    // repacked weights and bf16 in place of an f16 cache.
     bool batch_invariant = false;
     bool use_mmap = true;
     bool use_mlock = false;

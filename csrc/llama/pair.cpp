@@ -68,10 +68,13 @@ Writing Pair::write(std::vector<Token> prompt, std::shared_ptr<const Head> head,
             throw OptionError("logit_bias names token " + std::to_string(entry.first) +
                               ", which is never chosen (it is " + (is_head ? "the head" : "padding") + ")");
     }
-    Router router{
-        std::move(head),         Policy(options.policy),
-        Mixer(options.strategy), std::make_unique<LlamaSampler>(options.sampling, base_->vocab(), n_shared_),
-        options.sampling.seed,   static_cast<std::size_t>(options.n_logprobs)};
+    Router router{std::move(head),
+                  Policy(options.policy),
+                  Mixer(options.strategy),
+                  std::make_unique<LlamaSampler>(options.sampling, base_->vocab(), n_shared_,
+                                                 options.sampling.grammar.empty() ? nullptr : token_texts()),
+                  options.sampling.seed,
+                  static_cast<std::size_t>(options.n_logprobs)};
     // The closures outlive this object where a text does; the engine or scheduler that writes it owns the
     // vocabulary.
     const llama_vocab* vocab = base_->vocab();
@@ -79,8 +82,12 @@ Writing Pair::write(std::vector<Token> prompt, std::shared_ptr<const Head> head,
     const auto ends = [eog = eog_](Token token) {
         return std::binary_search(eog->begin(), eog->end(), token);
     };
-    return Writing(std::move(prompt), n_ctx, std::move(router),
-                   Writing::Limits{options.max_tokens, options.stop}, piece_of, ends);
+    Writing::Limits limits{options.max_tokens, options.stop};
+    for (const std::string& stop : options.stop) {
+        const Token token = control_token(vocab, stop);
+        if (token != kNoToken) limits.stop_tokens.push_back(token);
+    }
+    return Writing(std::move(prompt), n_ctx, std::move(router), std::move(limits), piece_of, ends);
 }
 
 std::shared_ptr<const Head> Pair::token_head(const std::string& text) const {
@@ -90,6 +97,11 @@ std::shared_ptr<const Head> Pair::token_head(const std::string& text) const {
         throw HeadError("the base " + base_->path() + " has no token \"" + text +
                         "\" that could serve as the head");
     return std::make_shared<TokenHead>(static_cast<Token>(found - texts.begin()));
+}
+
+std::shared_ptr<const TokenTexts> Pair::token_texts() const {
+    std::call_once(texts_made_, [&] { texts_ = std::make_shared<const TokenTexts>(base_->vocab(), *eog_); });
+    return texts_;
 }
 
 void Pair::check_head(const Head& head) const {
@@ -125,13 +137,12 @@ std::vector<double> Pair::replay(const std::vector<Token>& tokens, const std::ve
 }
 
 std::vector<Token> Pair::tokenize(const std::string& text, bool add_special, bool parse_special) const {
-    return llama::tokenize(base_->vocab(), text, add_special, parse_special);
+    return llama::tokenize(base_->vocab(), text, add_special && base_->vocabulary().add_bos, parse_special);
 }
 
 std::string Pair::detokenize(const std::vector<Token>& tokens, bool special) const {
     check_prompt(tokens);
-    std::string bytes;
-    for (const Token token : tokens) bytes += piece(base_->vocab(), token, special);
+    std::string bytes = pieces(base_->vocab(), tokens, special, base_->vocabulary().space_prefix);
     return take_utf8(bytes, true);
 }
 

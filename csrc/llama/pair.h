@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,7 @@
 #include "colm/options.h"
 #include "colm/scheduler.h"
 #include "llama/model.h"
+#include "llama/vocab.h"
 
 namespace colm::llama {
 
@@ -58,6 +60,7 @@ class Pair {
 
   private:
     void check_prompt(const std::vector<Token>& prompt) const;
+    std::shared_ptr<const TokenTexts> token_texts() const;
 
     const LlamaModel* base_;       // owned by the engine
     const LlamaModel* assistant_;  // likewise
@@ -65,6 +68,8 @@ class Pair {
     std::string fingerprint_;
     std::vector<Token> blocked_;                     // ascending
     std::shared_ptr<const std::vector<Token>> eog_;  // of either model, ascending, shared ids only
+    mutable std::once_flag texts_made_;              // by the first text with a grammar
+    mutable std::shared_ptr<const TokenTexts> texts_;
     std::shared_ptr<Engine> engine_;
 };
 

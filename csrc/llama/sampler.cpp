@@ -2,15 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <exception>
 #include <limits>
 #include <string>
 
 #include "colm/error.h"
 #include "colm/random.h"
-#include "llama/backend.h"
-#include "llama/large_stack.h"
-#include "llama/stderr_capture.h"
 
 namespace colm::llama {
 namespace {
@@ -21,8 +17,6 @@ constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 constexpr int kFew = 256;
 // And those with the tokens that bias and penalties can change.
 constexpr std::size_t kMostPicked = kFew + 64;
-constexpr std::size_t kGrammarStackPerByte = 2048;
-constexpr std::size_t kMostOfReason = 300;
 
 // Shortest decimal that names the value the user typed ("0.95", not "0.949999988").
 std::string number(double value) {
@@ -43,33 +37,6 @@ llama_sampler* new_chain() {
 
 SamplerPtr clone(const SamplerPtr& sampler) {
     return SamplerPtr(sampler ? llama_sampler_clone(sampler.get()) : nullptr);
-}
-
-llama_sampler* parse_grammar(const std::string& text, const llama_vocab* vocab) {
-    drain_log();
-    llama_sampler* grammar = nullptr;
-    std::string thrown;
-    // The parser says what is wrong on stderr only.
-    const std::string printed = capture_stderr([&] {
-        try {
-            // It and the search for left recursion go as deep as groups and rules do.
-            with_stack(text.size() * kGrammarStackPerByte,
-                       [&] { grammar = llama_sampler_init_grammar(vocab, text.c_str(), "root"); });
-        } catch (const std::exception& error) {
-            thrown = error.what();
-        }
-        return grammar != nullptr;
-    });
-    if (grammar != nullptr) return grammar;
-    std::string why = thrown.empty() ? printed.substr(0, printed.find("\n\n")) : thrown;
-    constexpr const char* kPrefix = "parse: error parsing grammar: ";
-    if (why.compare(0, std::char_traits<char>::length(kPrefix), kPrefix) == 0)
-        why.erase(0, std::char_traits<char>::length(kPrefix));
-    if (why.size() > kMostOfReason) why.resize(kMostOfReason);
-    while (!why.empty() && (why.back() == '\n' || why.back() == ' ')) why.pop_back();
-    if (why.empty()) why = last_errors();
-    throw GrammarError("the grammar cannot be parsed" + (why.empty() ? "" : " (" + why + ")") +
-                       "; it must be GBNF with a rule named root");
 }
 
 }  // namespace
@@ -93,8 +60,9 @@ void LlamaSampler::check(const SamplingOptions& o) {
     }
 }
 
-LlamaSampler::LlamaSampler(const SamplingOptions& o, const llama_vocab* vocab, std::size_t n_choices)
-    : greedy_(o.temperature == 0.0f), seed_(o.seed) {
+LlamaSampler::LlamaSampler(const SamplingOptions& o, const llama_vocab* vocab, std::size_t n_choices,
+                           std::shared_ptr<const TokenTexts> texts)
+    : greedy_(o.temperature == 0.0f), temperature_(o.temperature), seed_(o.seed), texts_(std::move(texts)) {
     check(o);
     if (o.top_k > 0 && o.top_k <= kFew) few_ = static_cast<std::size_t>(o.top_k);
     for (const auto& entry : o.logit_bias) {
@@ -118,27 +86,31 @@ LlamaSampler::LlamaSampler(const SamplingOptions& o, const llama_vocab* vocab, s
         add(llama_sampler_init_penalties(llama_vocab_n_tokens(vocab), o.penalty_last_n, o.repeat_penalty,
                                          o.frequency_penalty, o.presence_penalty));
     }
-    if (!o.grammar.empty()) grammar_.reset(parse_grammar(o.grammar, vocab));
+    if (!o.grammar.empty()) {
+        const auto find = [this](const std::string& text) { return texts_->find(text); };
+        grammar_.emplace(std::make_shared<const Grammar>(Grammar::parse(o.grammar, find, texts_->size())));
+    }
     if (greedy_) {
         llama_sampler_chain_add(choice_.get(), llama_sampler_init_greedy());
         return;
     }
     for (llama_sampler* sampler :
          {llama_sampler_init_top_k(o.top_k), llama_sampler_init_typical(o.typical_p, 1),
-          llama_sampler_init_top_p(o.top_p, 1), llama_sampler_init_min_p(o.min_p, 1),
-          llama_sampler_init_temp(o.temperature)})
+          llama_sampler_init_top_p(o.top_p, 1), llama_sampler_init_min_p(o.min_p, 1)})
         llama_sampler_chain_add(choice_.get(), sampler);
 }
 
 LlamaSampler::LlamaSampler(const LlamaSampler& other)
     : greedy_(other.greedy_),
+      temperature_(other.temperature_),
       seed_(other.seed_),
       few_(other.few_),
       biased_(other.biased_),
       n_recent_(other.n_recent_),
       recent_(other.recent_),
       adjustments_(clone(other.adjustments_)),
-      grammar_(clone(other.grammar_)),
+      texts_(other.texts_),
+      grammar_(other.grammar_),
       choice_(clone(other.choice_)) {}
 
 std::unique_ptr<Sampler> LlamaSampler::snapshot() const {
@@ -151,7 +123,9 @@ void LlamaSampler::add(llama_sampler* sampler) {
     llama_sampler_chain_add(adjustments_.get(), sampler);
 }
 
-// The place of the candidate with the largest noisy logit.
+// The place of the candidate with the largest noisy logit. In float, a small temperature would make every
+// positive logit infinite; in double no two floats have too large a quotient. Where the noise is lost beside
+// it, this is the greedy choice, the first of equals included.
 std::size_t LlamaSampler::draw(const llama_token_data_array& candidates, std::size_t position) const {
     const std::uint64_t key = splitmix64((std::uint64_t{seed_} << 32) ^ position);
     std::size_t best = 0;
@@ -159,8 +133,8 @@ std::size_t LlamaSampler::draw(const llama_token_data_array& candidates, std::si
     for (std::size_t i = 0; i < candidates.size; ++i) {
         const llama_token_data& candidate = candidates.data[i];
         const double u = uniform(splitmix64(key ^ static_cast<std::uint64_t>(candidate.id)));
-        const double value = candidate.logit - std::log(-std::log(u));
-        if (value > best_value) {
+        const double value = candidate.logit / temperature_ - std::log(-std::log(u));
+        if (value > best_value || (value == best_value && candidate.id < candidates.data[best].id)) {
             best_value = value;
             best = i;
         }
@@ -208,11 +182,20 @@ void LlamaSampler::write_down(View<const float> logits, std::size_t n) {
 void LlamaSampler::apply(llama_sampler& sampler) {
     llama_token_data_array array{candidates_.data(), candidates_.size(), -1, false};
     llama_sampler_apply(&sampler, &array);
-    // What grammar and bans ruled out must be gone before the chain divides by sums of probabilities.
+    // What bans ruled out must be gone before the chain divides by sums of probabilities.
     const auto impossible = [](const llama_token_data& c) {
         return c.logit == kMinusInfinity || std::isnan(c.logit);
     };
     candidates_.erase(std::remove_if(candidates_.begin(), candidates_.end(), impossible), candidates_.end());
+}
+
+// Leaves the candidates that the grammar allows.
+void LlamaSampler::ask_grammar() {
+    if (!grammar_) return;
+    const auto refused = [&](const llama_token_data& c) {
+        return texts_->ends_text(c.id) ? !grammar_->may_end() : !grammar_->allows(c.id, (*texts_)[c.id]);
+    };
+    candidates_.erase(std::remove_if(candidates_.begin(), candidates_.end(), refused), candidates_.end());
 }
 
 Token LlamaSampler::choose(View<const float> logits, const Distribution& distribution, std::size_t position) {
@@ -222,13 +205,14 @@ Token LlamaSampler::choose(View<const float> logits, const Distribution& distrib
     // What the chain keeps of all candidates: one, or what a small top-k does. It is found without sorting a
     // vocabulary, and without asking the grammar about all of it, which takes as long as a small model does.
     const std::size_t needed = greedy_ ? 1 : few_;
+    if (grammar_) grammar_->begin_step();
     if (needed > 0) {
         write_down(logits, grammar_ ? static_cast<std::size_t>(kFew) : needed);
-        if (grammar_) apply(*grammar_);
+        ask_grammar();
     }
     if (needed == 0 || (grammar_ && candidates_.size() < needed)) {
         write_down(logits);
-        if (grammar_) apply(*grammar_);
+        ask_grammar();
     }
     if (candidates_.empty()) return kNoToken;
     llama_token_data_array array{candidates_.data(), candidates_.size(), -1, false};
@@ -240,9 +224,8 @@ Token LlamaSampler::choose(View<const float> logits, const Distribution& distrib
 }
 
 std::string LlamaSampler::why_none() const {
-    return grammar_ != nullptr
-               ? "no token of the vocabulary continues the text as the grammar asks; loosen the grammar"
-               : "logit_bias bans every token that could follow; ban fewer";
+    return grammar_ ? "no token of the vocabulary continues the text as the grammar asks; loosen the grammar"
+                    : "logit_bias bans every token that could follow; ban fewer";
 }
 
 void LlamaSampler::accept(Token token) {
@@ -251,12 +234,10 @@ void LlamaSampler::accept(Token token) {
         recent_.push_back(token);
         if (recent_.size() > n_recent_) recent_.pop_front();
     }
-    if (grammar_) {
-        try {
-            llama_sampler_accept(grammar_.get(), token);
-        } catch (const std::exception& error) {
-            throw GenerationError(std::string("the grammar refused its own token: ") + error.what());
-        }
+    if (grammar_ && !texts_->ends_text(token)) {
+        grammar_->begin_step();
+        if (!grammar_->accept(token, (*texts_)[token]))
+            throw GenerationError("the grammar refused its own token " + std::to_string(token));
     }
     llama_sampler_accept(choice_.get(), token);
 }

@@ -1,16 +1,19 @@
-// llama.cpp's sampler chain behind the method's Sampler.
+// llama.cpp's sampler chain, and grammars, behind the method's Sampler.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "colm/grammar_matcher.h"
 #include "colm/options.h"
 #include "colm/sampler.h"
 #include "llama/handles.h"
+#include "llama/vocab.h"
 
 namespace colm::llama {
 
@@ -25,7 +28,9 @@ class LlamaSampler final : public Sampler {
   public:
     // `n_choices`: ids from 0 that may be chosen. Throws OptionError for an option outside its range,
     // GrammarError for a grammar that cannot be parsed.
-    LlamaSampler(const SamplingOptions& options, const llama_vocab* vocab, std::size_t n_choices);
+    // `texts`: of the vocabulary; needed where there is a grammar.
+    LlamaSampler(const SamplingOptions& options, const llama_vocab* vocab, std::size_t n_choices,
+                 std::shared_ptr<const TokenTexts> texts = nullptr);
 
     Token choose(View<const float> logits, const Distribution& distribution, std::size_t position) override;
     std::string why_none() const override;
@@ -41,9 +46,11 @@ class LlamaSampler final : public Sampler {
     void write_down(View<const float> logits);
     void write_down(View<const float> logits, std::size_t n);
     void apply(llama_sampler& sampler);
+    void ask_grammar();
     std::size_t draw(const llama_token_data_array& candidates, std::size_t position) const;
 
     bool greedy_;
+    double temperature_;
     std::uint32_t seed_;
     std::size_t few_ = 0;  // top-k, where it is small; else 0
     // The tokens that bias and penalties can change: those with a bias, and the last ones written.
@@ -51,7 +58,8 @@ class LlamaSampler final : public Sampler {
     std::size_t n_recent_ = 0;
     std::deque<Token> recent_;
     SamplerPtr adjustments_;  // bias and penalties; null where there are none
-    SamplerPtr grammar_;      // null where there is none
+    std::shared_ptr<const TokenTexts> texts_;
+    std::optional<GrammarMatcher> grammar_;
     SamplerPtr choice_;
     std::vector<llama_token_data> candidates_;
 };

@@ -30,7 +30,7 @@ std::pair<Scores, Scores> ScoringPair::score(const std::vector<ScoredText>& text
 
 std::vector<Token> ScoringPair::tokenize(const std::string& text, bool add_special,
                                          bool parse_special) const {
-    return llama::tokenize(base_->vocab(), text, add_special, parse_special);
+    return llama::tokenize(base_->vocab(), text, add_special && base_->vocabulary().add_bos, parse_special);
 }
 
 }  // namespace colm::llama

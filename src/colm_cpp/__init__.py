@@ -26,6 +26,7 @@ from .batch import BatchStream  # noqa: E402
 from .errors import *  # noqa: E402, F403
 from .export import export_head  # noqa: E402
 from .heads import Head  # noqa: E402
+from .kept import unload  # noqa: E402
 from .loading import generate, load  # noqa: E402
 from .options import GenerationOptions, LoadOptions  # noqa: E402
 from .pair import Pair  # noqa: E402
@@ -54,5 +55,6 @@ __all__ = [
     "load",
     "presets",
     "shipped_heads",
+    "unload",
     *errors.__all__,
 ]

@@ -1,48 +1,113 @@
-"""How many threads are inside the extension, so that the interpreter does not end under them.
+"""Who is inside the extension: at the end of the interpreter, and at a fork.
 
 A daemon thread that returns from C++ after the interpreter has ended is ended by Python in the middle of a C++ frame,
-which aborts the process.
+which aborts the process. And a forked child has none of its parent's threads: what they had locked stays locked there.
 """
 
 from __future__ import annotations
 
-import threading
+import ctypes
+import functools
+import os
+import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
-from .errors import PairClosed
+from . import _core
+from ._libraries import compute_library
+from .errors import ForkError, PairClosed
 
-__all__ = ["busy", "wait_until_idle"]
+__all__ = ["busy", "check_usable", "wait_until_idle"]
 
-_lock = threading.Lock()
-_inside = 0
-_exiting = False
+_inside = _core.Inside()
+
+# Why a child that is being forked could not compute; None where it can.
+_obstacle: str | None = None
 
 
-@contextmanager
-def busy() -> Iterator[None]:
-    """Marks a call into the extension that releases the GIL.
+def busy() -> _core.Inside:
+    """Marks a call into the extension that releases the GIL, as a context manager.
 
     Raises:
         PairClosed: the interpreter is ending.
+        ForkError: this process was forked from one whose state cannot be used.
     """
-    global _inside
-    with _lock:
-        if _exiting:
-            raise PairClosed("the interpreter is ending; no more texts can be written")
-        _inside += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _inside -= 1
+    return _inside
 
 
-def wait_until_idle(seconds: float) -> None:
-    """Lets nobody in any more, and waits up to ``seconds`` for those inside to come out."""
-    global _exiting
-    _exiting = True
+def check_usable() -> None:
+    """Raises what :func:`busy` would raise on entering."""
+    _inside.check()
+
+
+def wait_until_idle(stop: Callable[[], None], seconds: float) -> None:
+    """Lets nobody in any more, has ``stop`` ask those inside to end, and waits up to ``seconds`` for them."""
+    _inside.refuse(PairClosed, "the interpreter is ending; no more texts can be written")
+    stop()
     end = time.monotonic() + seconds
-    while _inside and time.monotonic() < end:
+    while _inside.count and time.monotonic() < end:
         time.sleep(0.002)
+
+
+# -- forks ----------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _openmp_pause() -> Callable[[int], int] | None:
+    """OpenMP's omp_pause_resource_all() as ggml's CPU library uses it; None where it has no OpenMP.
+
+    Raises:
+        AttributeError: its OpenMP is too old for that.
+    """
+    path = compute_library()
+    if path is None:
+        return None
+    library = ctypes.CDLL(str(path))  # looks a name up in what it depends on, too
+    for entry in ("GOMP_parallel", "__kmpc_fork_call"):
+        if hasattr(library, entry):
+            pause = library.omp_pause_resource_all
+            pause.argtypes, pause.restype = [ctypes.c_int], ctypes.c_int
+            return pause
+    return None
+
+
+@functools.cache
+def _has_gpu() -> bool:
+    return any(device["gpu"] for device in _core.devices())
+
+
+def _stop_workers() -> bool:
+    """Ends this thread's OpenMP workers, which a child would wait for; the next decode makes new ones."""
+    hard = 2  # omp_pause_hard
+    try:
+        pause = _openmp_pause()
+    except (AttributeError, OSError):
+        return False
+    return pause is None or pause(hard) == 0
+
+
+def _before_fork() -> None:
+    global _obstacle
+    _obstacle = None
+    if not _inside.ever:
+        return
+    if _inside.count:
+        _obstacle = "while a thread of it was computing or loading"
+    elif _has_gpu():
+        _obstacle = "after it had used a GPU"
+    elif sys.platform == "darwin" or not _stop_workers():
+        _obstacle = "after it had computed, and its worker threads could not be ended first"
+
+
+def _in_child() -> None:
+    _inside.forget()
+    if _obstacle is not None:
+        _inside.refuse(
+            ForkError,
+            f"this process was forked from another {_obstacle}, so nothing can be computed here; start processes with "
+            'multiprocessing.get_context("spawn"), or fork before a pair is used',
+        )
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_child=_in_child)

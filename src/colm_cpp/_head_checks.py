@@ -5,6 +5,7 @@ Each takes whatever a caller gave and returns it in the form in which the head k
 
 from __future__ import annotations
 
+import itertools
 import operator
 import re
 from collections.abc import Iterable, Sequence
@@ -12,18 +13,25 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from ._shown import shown
 from .errors import HeadError
 
 KINDS = ("linear", "mlp")
 ACTIVATIONS = ("relu", "gelu", "silu")
 FEATURES = ("log_odds", "entropy", "margin", "top_k_logprobs")
 MAX_TOP_K = 64
+# What a head may be at most, as in head_file.cpp: what could not be read again is not made.
+MAX_EMBD = 2**20
+MAX_LAYERS = 64
+MAX_WEIGHTS = 2**27
+MAX_RATES = 4096
+_MAX_TEXT = 2**20
 
 
 def choice(field: str, value: object, known: tuple[str, ...]) -> str:
     """Check that ``value`` is one of ``known``."""
     if not isinstance(value, str) or value not in known:
-        raise HeadError(f"{field} is {value!r}; use one of {', '.join(known)}")
+        raise HeadError(f"{field} is {shown(value)}; use one of {', '.join(known)}")
     return value
 
 
@@ -32,20 +40,20 @@ def integer(field: str, value: object, low: int, high: int) -> int:
     try:
         number = operator.index(value)  # type: ignore[arg-type]  # a wrong type is what is caught here
     except TypeError:
-        raise HeadError(f"{field} is {value!r}; it must be a whole number") from None
+        raise HeadError(f"{field} is {shown(value)}; it must be a whole number") from None
     if isinstance(value, bool) or not low <= number <= high:
-        raise HeadError(f"{field} is {value!r}; it must be a whole number from {low} to {high}")
+        raise HeadError(f"{field} is {shown(value)}; it must be a whole number from {low} to {high}")
     return number
 
 
 def feature_names(value: object) -> tuple[str, ...]:
     """Check that the features are known and that none is named twice."""
     if isinstance(value, str) or not isinstance(value, Iterable):
-        raise HeadError(f"features is {value!r}; it must be a sequence of names, such as ('entropy',)")
+        raise HeadError(f"features is {shown(value)}; it must be a sequence of names, such as ('entropy',)")
     names = tuple(choice("features", item, FEATURES) for item in value)
     for i, item in enumerate(names):
         if item in names[:i]:
-            raise HeadError(f"features names {item!r} twice; name each feature once")
+            raise HeadError(f"features names {shown(item)} twice; name each feature once")
     return names
 
 
@@ -54,7 +62,7 @@ def top_k(value: object, features: tuple[str, ...]) -> int:
     if "top_k_logprobs" in features:
         return integer("top_k (with the feature top_k_logprobs)", value, 1, MAX_TOP_K)
     if integer("top_k", value, 0, MAX_TOP_K) != 0:
-        raise HeadError(f"top_k is {value!r}, but features lacks 'top_k_logprobs'; add it or leave it at 0")
+        raise HeadError(f"top_k is {shown(value)}, but features lacks 'top_k_logprobs'; add it or leave it at 0")
     return 0
 
 
@@ -107,6 +115,11 @@ def layer_chain(
     """Check that every layer takes what the one before it gives, and the last gives one number."""
     if len(weights) != len(biases):
         raise HeadError(f"there are {len(weights)} weights but {len(biases)} biases; give one for each")
+    if len(weights) > MAX_LAYERS:
+        raise HeadError(f"there are {len(weights)} layers; a head has at most {MAX_LAYERS}")
+    n_weights = sum(weight.size for weight in weights)
+    if n_weights > MAX_WEIGHTS:
+        raise HeadError(f"the layers have {n_weights} weights; a head has at most {MAX_WEIGHTS}")
     if kind == "linear" and len(weights) != 1:
         raise HeadError(f"a linear head has one layer, this one {len(weights)}; use kind='mlp'")
     n_in = n_embd + n_features
@@ -127,11 +140,13 @@ def text(field: str, value: object) -> None:
     if value is None:
         return
     if not isinstance(value, str) or not value:
-        raise HeadError(f"{field} is {value!r}; it must be a text that is not empty, or None")
+        raise HeadError(f"{field} is {shown(value)}; it must be a text that is not empty, or None")
+    if len(value) > _MAX_TEXT:
+        raise HeadError(f"{field} has {len(value)} characters; a head file has room for {_MAX_TEXT}")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as exc:
-        raise HeadError(f"{field} is {value!r}, which cannot be written as UTF-8: {exc.reason}") from exc
+        raise HeadError(f"{field} is {shown(value)}, which cannot be written as UTF-8: {exc.reason}") from exc
 
 
 def fingerprint(value: object) -> str | None:
@@ -139,7 +154,7 @@ def fingerprint(value: object) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str) or re.fullmatch(r"[0-9a-fA-F]{16}", value) is None:
-        raise HeadError(f"vocab_fingerprint is {value!r}; it must be 16 hexadecimal digits, or None")
+        raise HeadError(f"vocab_fingerprint is {shown(value)}; it must be 16 hexadecimal digits, or None")
     return value.lower()
 
 
@@ -151,17 +166,20 @@ def unit(field: str, value: object) -> float:
     """
     try:
         number = float(value)  # type: ignore[arg-type]  # a wrong type is what is caught here
-    except (TypeError, ValueError):
-        raise HeadError(f"{field} is {value!r}; it must be a number from 0 to 1") from None
+    except (TypeError, ValueError, OverflowError):
+        raise HeadError(f"{field} is {shown(value)}; it must be a number from 0 to 1") from None
     if not 0.0 <= number <= 1.0:  # also refuses NaN
-        raise HeadError(f"{field} is {value!r}; it must lie between 0 and 1")
+        raise HeadError(f"{field} is {shown(value)}; it must lie between 0 and 1")
     return float(str(np.float32(number)))
 
 
 def units(field: str, value: object) -> tuple[float, ...]:
     """Check a sequence of numbers in [0, 1]."""
     if isinstance(value, str) or not isinstance(value, Iterable):
-        raise HeadError(f"{field} is {value!r}; it must be a sequence of numbers from 0 to 1")
+        raise HeadError(f"{field} is {shown(value)}; it must be a sequence of numbers from 0 to 1")
+    value = list(itertools.islice(value, MAX_RATES + 1))
+    if len(value) > MAX_RATES:
+        raise HeadError(f"{field} has more than {MAX_RATES} numbers, which is the most that a calibration table holds")
     return tuple(unit(f"{field}[{i}]", item) for i, item in enumerate(value))
 
 

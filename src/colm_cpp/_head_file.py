@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import os
-import secrets
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import LoadError, MissingDependency
+from .output_file import write_file
+from .paths import to_native
 
 if TYPE_CHECKING:
     from .heads import Head
@@ -21,24 +23,26 @@ def write(head: Head, path: str | os.PathLike[str]) -> None:
     """Write ``head`` to ``path``, which changes only once the file is complete.
 
     Raises:
-        LoadError: the file cannot be written.
+        LoadError: the file cannot be written, or no file can have such a name.
+        OptionError: ``path`` is a link.
         MissingDependency: the ``gguf`` package is not installed.
     """
+    to_native(path)  # refuses what no file can be named
     target = Path(path)
-    # Beside the target, since os.replace is atomic only within one file system. Not by
-    # tempfile.mkstemp: that would leave a file that no other user may read.
-    temporary = target.parent / f".colm-head-{os.getpid()}-{secrets.token_hex(4)}.tmp"
     try:
-        _write_gguf(head, temporary)
-        os.replace(temporary, target)
+        write_file(target, _to_gguf(head))
     except OSError as exc:
         raise LoadError(
             f"cannot write the head file {target}: {exc.strerror or exc}; check that its folder exists, "
             "is writable and has space"
         ) from exc
-    finally:
-        if os.path.exists(temporary):  # not missing_ok, which still raises for a parent that is a file
-            os.unlink(temporary)
+
+
+def _to_gguf(head: Head) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="colm-head-") as folder:
+        file = Path(folder, "head.gguf")  # gguf writes to a path only
+        _write_gguf(head, file)
+        return file.read_bytes()
 
 
 def _write_gguf(head: Head, path: Path) -> None:

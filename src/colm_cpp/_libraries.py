@@ -14,7 +14,7 @@ import os
 import sys
 from pathlib import Path
 
-__all__ = ["library_folder", "preload"]
+__all__ = ["compute_library", "library_folder", "preload"]
 
 
 def library_folder() -> Path:
@@ -40,6 +40,12 @@ def _file(folder: Path, name: str) -> Path | None:
     return next((folder / c for c in candidates if (folder / c).exists()), None)
 
 
+def compute_library() -> Path | None:
+    """ggml's library that computes on the CPU, or one of several; None where there is none apart."""
+    folder = library_folder()
+    return _file(folder, "ggml-cpu") or next(iter(sorted(folder.glob("*ggml-cpu*"))), None) or _file(folder, "ggml")
+
+
 def _is_loaded(path: Path) -> bool:
     if not hasattr(os, "RTLD_NOLOAD"):
         return False  # Windows knows a library by its name alone, so loading it again is harmless
@@ -50,12 +56,21 @@ def _is_loaded(path: Path) -> bool:
     return True
 
 
+def _in_main_interpreter() -> bool:
+    get, main = ctypes.pythonapi.PyInterpreterState_Get, ctypes.pythonapi.PyInterpreterState_Main
+    get.restype = main.restype = ctypes.c_void_p
+    return bool(get() == main())
+
+
 def preload() -> None:
     """Opens ggml and llama.cpp in the order of their dependencies, unless the process has them already.
 
     Raises:
-        ImportError: the libraries are missing or cannot be opened.
+        ImportError: the libraries are missing or cannot be opened, or this is a subinterpreter.
     """
+    if not _in_main_interpreter():
+        # NumPy and pybind11 would wait for a lock that this interpreter cannot get.
+        raise ImportError("colm_cpp cannot be imported in a subinterpreter; import it in the main one, or in a process")
     folder = library_folder()
     llama = _file(folder, "llama")
     if llama is None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ._shown import shortened, shown
 from .errors import HeadError, LoadError
 
 # The safetensors library itself refuses longer headers.
@@ -37,7 +38,7 @@ class SafetensorsFile:
         try:
             header = json.loads(raw)
         except (ValueError, RecursionError) as exc:
-            raise self._damaged(f"its header is not JSON ({exc})") from exc
+            raise self._damaged(f"its header is not JSON ({shortened(str(exc))})") from exc
         if not isinstance(header, dict):
             raise self._damaged("its header is not a JSON object")
         extra = header.pop("__metadata__", None)
@@ -56,7 +57,9 @@ class SafetensorsFile:
     def read(self, name: str, row: int | None = None) -> npt.NDArray[np.float32]:
         code, shape, begin = self._entry(name)
         if code not in _DTYPES:
-            raise HeadError(f"{name} in {self.path} has dtype {code}; save it as one of {', '.join(_DTYPES)}")
+            raise HeadError(
+                f"{shortened(name)} in {self.path} has dtype {shortened(code)}; save it as one of {', '.join(_DTYPES)}"
+            )
         dtype = np.dtype(_DTYPES[code])
         wanted = shape if row is None else shape[1:]
         n_bytes = prod(wanted) * dtype.itemsize
@@ -68,7 +71,7 @@ class SafetensorsFile:
         except OSError as exc:
             raise LoadError(f"cannot read {name} from {self.path}: {exc.strerror or exc}") from exc
         if len(raw) != n_bytes:
-            raise self._damaged(f"{name} ends after {len(raw)} of {n_bytes} bytes")
+            raise self._damaged(f"{shortened(name)} ends after {len(raw)} of {n_bytes} bytes")
         values = np.frombuffer(raw, dtype=dtype).reshape(wanted)
         if code == "BF16":  # the upper half of a float32's bits
             widened: npt.NDArray[np.float32] = (values.astype(np.uint32) << np.uint32(16)).view(np.float32)
@@ -82,16 +85,20 @@ class SafetensorsFile:
         try:
             code, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
         except (KeyError, TypeError, ValueError) as exc:
-            raise self._damaged(f"the header's entry for {name} is malformed") from exc
+            raise self._damaged(f"the header's entry for {shortened(name)} is malformed") from exc
         numbers = (*shape, begin, end)
         if not isinstance(code, str) or not all(type(n) is int and n >= 0 for n in numbers):
-            raise self._damaged(f"the header's entry for {name} is malformed")
+            raise self._damaged(f"the header's entry for {shortened(name)} is malformed")
         if not begin <= end <= self._data_size:
-            raise self._damaged(f"{name} lies at bytes {begin} to {end}, but there are {self._data_size}")
+            raise self._damaged(
+                f"{shortened(name)} lies at bytes {shown(begin)} to {shown(end)}, but there are {self._data_size}"
+            )
         if code in _DTYPES:
             n_bytes = prod(shape) * np.dtype(_DTYPES[code]).itemsize
             if end - begin != n_bytes:
-                raise self._damaged(f"{name} has {end - begin} bytes, but {shape} in {code} takes {n_bytes}")
+                raise self._damaged(
+                    f"{shortened(name)} has {end - begin} bytes, but {shown(shape)} in {code} takes {shown(n_bytes)}"
+                )
         return code, shape, begin
 
     def _damaged(self, why: str) -> LoadError:

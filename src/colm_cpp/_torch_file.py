@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ._shown import shortened
 from .errors import HeadError, LoadError, MissingDependency
 
 _UNNAMED = ""  # as tensorfiles.UNNAMED
@@ -36,13 +37,13 @@ class TorchFile:
             # Not torch's own advice, which is to switch the protection off.
             what = re.search(r"Unsupported [^\n]*|GLOBAL [\w.]+", str(exc))
             raise HeadError(
-                f"{path} holds more than tensors ({what.group() if what else 'refused by weights_only'}), "
+                f"{path} holds more than tensors ({shortened(what.group()) if what else 'refused by weights_only'}), "
                 "and loading that could run code; save only the tensors: torch.save(model.state_dict(), ...)"
             ) from exc
         except Exception as exc:  # a damaged file makes torch raise anything, KeyError among others
             reason = str(exc).partition("\n")[0]
             raise LoadError(
-                f"{path} cannot be read by torch: {type(exc).__name__}: {reason}; "
+                f"{path} cannot be read by torch: {type(exc).__name__}: {shortened(reason)}; "
                 "it is damaged, or not a file that torch.save wrote"
             ) from exc
         items = loaded if isinstance(loaded, dict) else {_UNNAMED: loaded}
@@ -74,7 +75,7 @@ class TorchFile:
         if not strided or not item.is_floating_point():
             kind = getattr(item, "dtype", type(item).__name__)
             raise HeadError(
-                f"{name or 'the content'} of {self.path} is {kind}; it must be a dense floating-point tensor"
+                f"{shortened(name) or 'the content'} of {self.path} is {kind}; it must be a dense floating-point tensor"
             )
         return item
 
@@ -85,7 +86,7 @@ def import_torch(path: Path) -> Any:
     Raises:
         MissingDependency: torch is not installed, or is too old to load files safely.
     """
-    advice = 'run: pip install "colm-cpp[torch]" (or save the model as safetensors, which needs no torch)'
+    advice = "run: pip install -U torch (or save the model as safetensors, which needs no torch)"
     try:
         torch = importlib.import_module("torch")
     except ImportError as exc:

@@ -55,7 +55,10 @@ class BatchStream:
             try:
                 tokens, head, options = make()
                 batch.add(pair, number, tokens, head, options)
+            except PairClosed:
+                raise
             except ColmError as error:
+                error.index = number
                 return number, error
             finally:
                 forward_log()
@@ -74,6 +77,7 @@ class BatchStream:
         try:
             finished.check()
         except ColmError as error:
+            error.index = finished.number
             return finished.number, error
         return finished.number, completion_of(finished, pair, seed)
 

@@ -16,12 +16,14 @@ from typing import Any, Literal
 import numpy as np
 import psutil
 
+from ._shown import shown
 from .errors import ColmError, OptionError
 from .heads import Head
-from .pair import Pair, PathLike, head_file
+from .names import head_file
+from .pair import Pair, PathLike
 from .results import Completion
 
-__all__ = ["Arm", "Bench", "Spread", "StepCosts", "run_bench", "verdict"]
+__all__ = ["Arm", "Bench", "Spread", "StepCosts", "run_bench", "time_steps", "verdict"]
 
 PROMPT = (
     "Question: A baker sells 24 loaves in the morning at 3 dollars each and a third as many in the afternoon at half "
@@ -29,6 +31,9 @@ PROMPT = (
 )
 RATES = (0.0, 0.1, 0.2, 0.4, 1.0)
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
+_BEHIND = max(BATCH_SIZES) + 8  # tokens behind the prompt that bare decodes need room for
+STEPS_N_CTX = _BEHIND + 1
+"""The smallest context in which :func:`time_steps` can measure."""
 AT_ONCE = (1, 4, 8)
 _LOOKAHEADS: tuple[int | Literal["auto"], ...] = (0, "auto")
 _RATE_AT_ONCE = 0.2
@@ -230,12 +235,28 @@ def run_bench(
     )
 
 
+def time_steps(pair: Pair, *, rounds: int = 3) -> StepCosts:
+    """Measures bare decodes of both models, behind a prompt that fits the pair's context; seconds.
+
+    Args:
+        pair: a loaded pair.
+        rounds: how often each decode has its turn, 1 or more.
+
+    Raises:
+        OptionError: ``rounds`` too small, or a context that holds no more than what is measured.
+    """
+    prompt_ids = pair.tokenize(PROMPT)[: max(1, pair.n_ctx - _BEHIND)]
+    _check(pair, prompt_ids, 4, rounds)
+    calls = _schedule(prompt_ids)
+    return _costs([_time_calls(pair, prompt_ids, calls) for _ in range(rounds)])
+
+
 def _check(pair: Pair, prompt_ids: Sequence[int], n_tokens: int, rounds: int) -> None:
     if n_tokens < 4:
-        raise OptionError(f"n_tokens is {n_tokens}; 4 or more can be timed")
+        raise OptionError(f"n_tokens is {shown(n_tokens)}; 4 or more can be timed")
     if rounds < 1:
-        raise OptionError(f"rounds is {rounds}; it must be 1 or more")
-    needed = max(len(prompt_ids) + n_tokens, len(prompt_ids) + max(BATCH_SIZES) + 8)
+        raise OptionError(f"rounds is {shown(rounds)}; it must be 1 or more")
+    needed = max(len(prompt_ids) + n_tokens, len(prompt_ids) + _BEHIND)
     if needed > pair.n_ctx:
         raise OptionError(
             f"the prompt of {len(prompt_ids)} tokens and what is measured behind it need a context of {needed}; the "
@@ -262,7 +283,6 @@ class _Bench:
         self._prompt_ids = prompt_ids
         self._head = head
         self._n_tokens = n_tokens
-        hidden = isinstance(head, Head)
         name = "both"
         self.arms = [
             _Arm("base alone", None, 0, 1, "never"),
@@ -272,17 +292,11 @@ class _Bench:
             *(_Arm("base alone", None, 0, n, "never") for n in AT_ONCE[1:]),
             *(_Arm(name, _RATE_AT_ONCE, 0, n, head) for n in AT_ONCE[1:]),
         ]
-        self._calls = _schedule(prompt_ids, hidden)
+        self._calls = _schedule(prompt_ids)
 
     def time_steps(self) -> dict[str, list[float]]:
         """Seconds of each decode that is of interest, by what it is."""
-        text = _text(self._prompt_ids, max(BATCH_SIZES) + 8)
-        seconds = self._pair._replay(text, [call for _, call in self._calls])
-        found: dict[str, list[float]] = {}
-        for (what, _), value in zip(self._calls, seconds, strict=True):
-            if what:
-                found.setdefault(what, []).append(value)
-        return found
+        return _time_calls(self._pair, self._prompt_ids, self._calls)
 
     def time_overhead(self) -> float:
         """Of the engine with everything, over the decodes that it made."""
@@ -302,7 +316,18 @@ class _Bench:
         return engine / bare
 
 
-def _schedule(prompt_ids: Sequence[int], hidden: bool) -> list[tuple[str, tuple[str, int, int, bool, bool]]]:
+def _time_calls(
+    pair: Pair, prompt_ids: Sequence[int], calls: Sequence[tuple[str, tuple[str, int, int, bool, bool]]]
+) -> dict[str, list[float]]:
+    seconds = pair._replay(_text(prompt_ids, _BEHIND), [call for _, call in calls])
+    found: dict[str, list[float]] = {}
+    for (what, _), value in zip(calls, seconds, strict=True):
+        if what:
+            found.setdefault(what, []).append(value)
+    return found
+
+
+def _schedule(prompt_ids: Sequence[int]) -> list[tuple[str, tuple[str, int, int, bool, bool]]]:
     """Decodes with the prompt in the cache: single tokens and batches of each model, each some times."""
     n = len(prompt_ids)
     calls: list[tuple[str, tuple[str, int, int, bool, bool]]] = []

@@ -2,39 +2,72 @@
 
 from __future__ import annotations
 
-import datetime
-import json
+import dataclasses
+import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
-from jinja2.ext import loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from ._shown import shortened, shown
+from .chat_environment import compiled
+from .chat_limits import limited
 from .errors import ChatTemplateError
 
-__all__ = ["Message", "render_chat"]
+__all__ = ["Message", "begins_with_bos", "is_message", "render_chat"]
 
 Message = Mapping[str, Any]
 
-
-def _raise(message: str) -> None:
-    raise jinja2.TemplateError(message)
-
-
-def _to_json(value: Any, indent: int | None = None, **_: Any) -> str:
-    # Jinja's own filter escapes HTML, which would change the prompt.
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+# Names under which a message's reasoning is given. The first is what templates read.
+_REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
-    # trim_blocks, lstrip_blocks and the helpers are what templates are written against (Hugging Face's
-    # apply_chat_template). Sandboxed and immutable, because a template is a program out of a downloaded file.
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise
-    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
-    return environment
+def _plain(value: Any) -> Any:
+    """``value`` of plain types only: others may have methods that write files."""
+    if value is None or type(value) in (str, int, float, bool):
+        return value
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, tuple):
+        return tuple(_plain(item) for item in value)
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if callable(dump := getattr(value, "model_dump", None)):  # pydantic, and so the messages of OpenAI's client
+        return _plain(dump())
+    raise ChatTemplateError(
+        f"a value for the chat template is of type {type(value).__name__}; give text, numbers, lists and dicts"
+    )
+
+
+def is_message(value: object) -> bool:
+    """Whether ``value`` has what each message needs: a role, and content (which may be None) or tool calls."""
+    return (
+        isinstance(value, Mapping)
+        and isinstance(value.get("role"), str)
+        and ("content" in value or bool(value.get("tool_calls")))
+    )
+
+
+def _message(i: int, given: Any) -> dict[str, Any]:
+    message = _plain(given) if hasattr(given, "model_dump") else given
+    if not is_message(message):
+        raise ChatTemplateError(
+            f'message {i} is {shown(given)}; each needs a "role" and a "content" (or, without one, "tool_calls")'
+        )
+    # Services give null where a message has nothing; templates ask whether the key is there.
+    checked = {_plain(key): _plain(value) for key, value in message.items() if value is not None}
+    reasoning = next((checked[name] for name in _REASONING if name in checked), None)
+    if reasoning is not None:
+        checked = {"thinking": reasoning, **checked, "reasoning_content": reasoning}
+    return checked
 
 
 def _check(messages: Sequence[Message]) -> list[dict[str, Any]]:
@@ -44,12 +77,24 @@ def _check(messages: Sequence[Message]) -> list[dict[str, Any]]:
         )
     if not messages:
         raise ChatTemplateError("messages is empty; give at least one")
-    checked = []
-    for i, message in enumerate(messages):
-        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str) or "content" not in message:
-            raise ChatTemplateError(f'message {i} is {message!r}; each needs a "role" and a "content"')
-        checked.append(dict(message))
-    return checked
+    return [_message(i, message) for i, message in enumerate(messages)]
+
+
+def _listed(name: str, given: Any) -> list[dict[str, Any]] | None:
+    if given is None:
+        return None
+    if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Sequence):
+        raise ChatTemplateError(f"{name} is of type {type(given).__name__}; give a list of dicts")
+    for i, item in enumerate(given):
+        if not isinstance(item, Mapping):
+            hint = "; describe a function by its JSON schema" if callable(item) else ""
+            raise ChatTemplateError(f"{name}[{i}] is of type {type(item).__name__}; give a dict{hint}")
+    return [_plain(item) for item in given]
+
+
+def begins_with_bos(prompt: str, bos_token: str | None) -> bool:
+    """Whether a rendered prompt brings its own BOS, perhaps behind white space. A second one would be read as text."""
+    return bool(bos_token) and prompt.lstrip().startswith((bos_token or "").lstrip())
 
 
 def render_chat(
@@ -59,47 +104,64 @@ def render_chat(
     bos_token: str = "",
     eos_token: str = "",
     add_generation_prompt: bool = True,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    documents: Sequence[Mapping[str, Any]] | None = None,
     variables: Mapping[str, Any] | None = None,
 ) -> str:
-    """Renders ``messages`` as the prompt for the next reply.
+    """Renders ``messages`` as the prompt for the next reply, as Hugging Face's ``apply_chat_template`` does.
+
+    A template is a program out of a file, so it is bounded: 1.5 seconds of processor time, values and output of 4
+    million characters (and four times what was given), 100 nested calls.
 
     Args:
-        messages: dicts with ``role`` (``"system"``, ``"user"``, ``"assistant"``, ...) and ``content``.
+        messages: dicts with ``role`` (``"system"``, ``"user"``, ``"assistant"``, ``"tool"``, ...) and ``content``: a
+            text, or what else the template takes. None is the same as no content. A message with ``tool_calls`` may
+            lack it. Pydantic models of such dicts are taken too.
         template: Jinja2 source.
         bos_token: text of the BOS token, for templates that write it.
         eos_token: text of the EOS token, likewise.
         add_generation_prompt: end with the opening of the assistant's turn.
+        tools: JSON schemas of the functions that the model may call.
+        documents: dicts with ``title`` and ``text``, for templates that know documents.
         variables: further names for the template.
 
     Raises:
-        ChatTemplateError: messages of the wrong form, a template that cannot be parsed, or one that refuses them.
+        ChatTemplateError: messages of the wrong form, a template that cannot be parsed, one that refuses them, one that
+            fails on them, or one that wants more than the bounds allow.
     """
-    checked = _check(messages)
-    try:
-        return (
-            _environment()
-            .from_string(template)
-            .render(
-                messages=checked,
-                add_generation_prompt=add_generation_prompt,
-                bos_token=bos_token,
-                eos_token=eos_token,
-                **(variables or {}),
-            )
-        )
-    except jinja2.TemplateSyntaxError as error:
-        raise ChatTemplateError(f"the chat template cannot be parsed: line {error.lineno}: {error.message}") from error
-    except jinja2.TemplateError as error:
-        raise ChatTemplateError(f"the chat template refused the messages: {error}") from error
-    except (
-        TypeError,
-        ValueError,
-        KeyError,
-        AttributeError,
-        IndexError,
-        ArithmeticError,
-        RecursionError,
-        MemoryError,
-    ) as error:
-        # A template is a program: on messages it was not written for it can fail like any other.
-        raise ChatTemplateError(f"the chat template failed on these messages: {error!r}") from error
+    names: dict[str, Any] = {
+        "messages": _check(messages),
+        "tools": _listed("tools", tools),
+        "documents": _listed("documents", documents),
+        "add_generation_prompt": add_generation_prompt,
+        "bos_token": bos_token,
+        "eos_token": eos_token,
+    }
+    if not isinstance(template, str):
+        raise ChatTemplateError(f"the chat template is of type {type(template).__name__}; give Jinja source")
+    names |= _variables(variables, reserved=names.keys() - {"bos_token", "eos_token"})
+    with limited() as budget:
+        try:
+            budget.allow(names)
+            program = compiled(template)
+            text = "".join(program.root_render_func(program.new_context(names)))
+            budget.room(len(text))
+        except jinja2.TemplateSyntaxError as error:
+            reason = f"cannot be parsed: line {error.lineno}: {shortened(error.message or '')}"
+            raise ChatTemplateError(f"the chat template {reason}") from error
+        except jinja2.TemplateError as error:
+            raise ChatTemplateError(f"the chat template refused the messages: {shortened(str(error))}") from error
+        except Exception as error:
+            # A template is a program: on messages it was not written for it can fail like any other.
+            raise ChatTemplateError(f"the chat template failed on these messages: {shown(error)}") from error
+    return text
+
+
+def _variables(given: Any, reserved: set[str]) -> dict[str, Any]:
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        raise ChatTemplateError("the variables of a chat template are a dict whose keys are names")
+    for name in sorted(reserved & set(given)):
+        raise ChatTemplateError(f"{name!r} cannot be a variable of a chat template; it has a meaning of its own")
+    return {name: _plain(value) for name, value in given.items()}

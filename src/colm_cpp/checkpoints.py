@@ -6,7 +6,6 @@ is that token's row, the last, of the output matrix.
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ._head_checks import MAX_EMBD
+from ._shown import shortened, shown
 from .errors import HeadError, LoadError
 from .tensorfiles import TensorFile, open_tensors, read_json
 
@@ -48,15 +49,18 @@ def read_deferral_row(folder: Path, row: int = -1) -> tuple[npt.NDArray[np.float
     checkpoint = Checkpoint(folder)
     matrix, bias_name = _find_matrix(checkpoint)
     shape = checkpoint.shape(matrix)
-    if len(shape) != 2 or 0 in shape:
-        raise HeadError(f"{matrix} in {folder} has shape {shape}; an output matrix is [n_vocab, n_embd]")
+    if len(shape) != 2 or 0 in shape or shape[1] > MAX_EMBD:
+        raise HeadError(
+            f"{matrix} in {folder} has shape {shown(shape)}; an output matrix is [n_vocab, n_embd], with n_embd at "
+            f"most {MAX_EMBD}"
+        )
     index = _pick_row(folder, matrix, shape[0], row)
     theta = checkpoint.read(matrix, index)
     bias = 0.0
     if bias_name is not None:
         if checkpoint.shape(bias_name) != shape[:1]:
             raise HeadError(
-                f"{bias_name} in {folder} has shape {checkpoint.shape(bias_name)}, but {matrix} "
+                f"{bias_name} in {folder} has shape {shown(checkpoint.shape(bias_name))}, but {matrix} "
                 f"has {shape[0]} rows; the two must agree"
             )
         bias = float(checkpoint.read(bias_name, index))
@@ -116,7 +120,7 @@ def _read_index(index: Path) -> dict[str, Path]:
     for name, file in weight_map.items():
         # An index may come from anywhere; it must not lead out of its folder.
         if not isinstance(file, str) or file != Path(file).name:
-            raise LoadError(f"{index} is damaged: {name} lies in {file!r}, which is not a file name")
+            raise LoadError(f"{index} is damaged: {shown(name)} lies in {shown(file)}, which is not a file name")
     return {name: index.parent / file for name, file in weight_map.items()}
 
 
@@ -140,7 +144,7 @@ def _find_matrix(checkpoint: Checkpoint) -> tuple[str, str | None]:
     if len(candidates) > 1:
         raise HeadError(
             f"{checkpoint.folder} has several matrices that could hold the deferral vector: "
-            f"{', '.join(candidates)}; save the wanted row alone (.npy or .npz) and export that"
+            f"{shortened(', '.join(candidates))}; save the wanted row alone (.npy or .npz) and export that"
         )
     if outputs:
         own = outputs[0].removesuffix("weight") + "bias"
@@ -148,7 +152,7 @@ def _find_matrix(checkpoint: Checkpoint) -> tuple[str, str | None]:
     else:
         biases = _matching(checkpoint.names(), ("lm_head.bias",))
     if len(biases) > 1:
-        raise HeadError(f"{checkpoint.folder} has several output biases: {', '.join(biases)}; keep one")
+        raise HeadError(f"{checkpoint.folder} has several output biases: {shortened(', '.join(biases))}; keep one")
     return candidates[0], biases[0] if biases else None
 
 
@@ -163,7 +167,7 @@ def _says_untied(folder: Path) -> bool:
 
 
 def _pick_row(folder: Path, matrix: str, n_rows: int, row: int) -> int:
-    source = f"row={row}"
+    source = f"row={shown(row)}"
     if row == -1:
         found = find_defer_id(folder)
         if found is not None:
@@ -198,9 +202,10 @@ def find_defer_id(folder: Path) -> tuple[int, str] | None:
         if not (folder / name).is_file():
             continue
         for given in _ids_in(read_json(folder / name)):
-            token_id = int(given) if isinstance(given, str) and given.isdecimal() else given
-            if type(token_id) is not int or token_id < 0:
-                raise HeadError(f"{folder / name} gives {DEFER_TOKEN} the id {json.dumps(given)}; it must be 0 or more")
+            short = isinstance(given, str) and len(given) <= 10 and given.isdecimal()
+            token_id = int(given) if isinstance(given, str) and short else given
+            if type(token_id) is not int or not 0 <= token_id < 2**31:
+                raise HeadError(f"{folder / name} gives {DEFER_TOKEN} the id {shown(given)}; it must be 0 or more")
             if found is not None and found[0] != token_id:
                 raise HeadError(
                     f"{folder} gives {DEFER_TOKEN} two ids, {found[0]} in {found[1]} and {token_id} in {name}"

@@ -16,6 +16,7 @@ __all__ = [
     "ContextFull",
     "CorpusError",
     "DownloadError",
+    "ForkError",
     "GenerationError",
     "GrammarError",
     "HeadError",
@@ -24,14 +25,34 @@ __all__ = [
     "MissingDependency",
     "NotEnoughMemory",
     "OptionError",
+    "OutOfMemory",
     "PairClosed",
+    "QueueTimeout",
     "TokenizeError",
     "VocabMismatch",
 ]
 
 
+# A message may hold what a caller or a file gave, which may be of any length.
+_MOST = 4000
+
+
 class ColmError(Exception):
-    """Base class of every exception that colm_cpp raises on purpose."""
+    """Base class of every exception that colm_cpp raises on purpose. Its message has 4,000 characters at most.
+
+    Attributes:
+        index: the prompt of a batch that it belongs to, counted from 0; None where there is no batch.
+    """
+
+    index: int | None = None
+
+    def __init__(self, message: str = "") -> None:
+        if len(message) > _MOST:
+            # What is wrong stands at the beginning, and what to do about it at the end.
+            half = _MOST // 2 - 50
+            cut = len(message) - 2 * half
+            message = f"{message[:half]} [... {cut} characters left out ...] {message[-half:]}"
+        super().__init__(message)
 
 
 class OptionError(ColmError, ValueError):
@@ -46,7 +67,11 @@ class LoadError(ColmError, OSError):
     """A model, adapter or head file is missing, damaged, or not what was asked for."""
 
 
-class NotEnoughMemory(LoadError, MemoryError):
+class OutOfMemory(ColmError, MemoryError):
+    """The process got no more memory from the system while it was computing; the message says what takes less."""
+
+
+class NotEnoughMemory(LoadError, OutOfMemory):
     """The pair is estimated to need more memory than is free.
 
     Attributes:
@@ -98,7 +123,19 @@ class ContextFull(ColmError, ValueError):
 
 
 class GrammarError(OptionError):
-    """A GBNF grammar or JSON schema cannot be parsed."""
+    """A GBNF grammar or JSON schema cannot be used; raised while a text is written only where ``limit`` is set.
+
+    Attributes:
+        keyword: the keyword of a JSON schema that cannot be honoured; "" where it is none.
+        pointer: where it stands, as a JSON pointer.
+        value: what is more than ``limit``; 0 where no limit was passed.
+        limit: the most that is possible.
+    """
+
+    keyword: str = ""
+    pointer: str = ""
+    value: int = 0
+    limit: int = 0
 
 
 class GenerationError(ColmError, RuntimeError):
@@ -106,7 +143,23 @@ class GenerationError(ColmError, RuntimeError):
 
 
 class PairClosed(ColmError, RuntimeError):
-    """A pair was used after ``close()``."""
+    """A pair was used after ``close()``, or closed while it wrote."""
+
+
+class QueueTimeout(ColmError, TimeoutError):
+    """The pair wrote other texts for longer than ``queue_timeout``.
+
+    Attributes:
+        waited: seconds that this text waited.
+        timeout: the limit, in seconds.
+    """
+
+    waited: float = 0.0
+    timeout: float = 0.0
+
+
+class ForkError(ColmError, RuntimeError):
+    """This process was forked in a state in which nothing can be computed; use ``spawn``."""
 
 
 class ChatTemplateError(ColmError, ValueError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ._head_checks import MAX_EMBD, MAX_WEIGHTS
+from ._shown import listed, shortened, shown
 from .checkpoints import INPUT_MATRICES, OUTPUT_MATRICES, read_deferral_row
 from .errors import HeadError, LoadError, OptionError
 from .heads import Head
@@ -113,7 +116,7 @@ def export_head(
 
 def _read_layers(source: str | os.PathLike[str], row: int) -> _Layers:
     if not isinstance(row, int) or isinstance(row, bool):
-        raise OptionError(f"row is {row!r}; it must be a whole number, -1 for the row of <|defer|>")
+        raise OptionError(f"row is {shown(row)}; it must be a whole number, -1 for the row of <|defer|>")
     path = Path(source)
     if path.is_dir():
         theta, bias = read_deferral_row(path, row)
@@ -121,7 +124,7 @@ def _read_layers(source: str | os.PathLike[str], row: int) -> _Layers:
     if not path.exists():
         raise LoadError(f"{path} does not exist; give a checkpoint folder or a file with the deferral vector")
     if row != -1:
-        raise OptionError(f"row={row} is for a checkpoint folder, but {path} is a file; leave row out")
+        raise OptionError(f"row={shown(row)} is for a checkpoint folder, but {path} is a file; leave row out")
     file = open_tensors(path)
     names = file.names()
     if any(_LAYER.fullmatch(name) for name in names):
@@ -136,13 +139,17 @@ def _mlp(file: TensorFile, names: list[str]) -> _Layers:
     missing = [name for name in weight_names if name not in names]
     if missing or not weight_names:
         raise HeadError(
-            f"{file.path} lacks {', '.join(missing) or 'any weight'}; number the layers from 0, without gaps"
+            f"{file.path} lacks {shortened(', '.join(missing)) or 'any weight'}; number the layers from 0, without gaps"
         )
-    _refuse_others(file, names, weight_names + bias_names)
+    known = weight_names + bias_names
+    _refuse_others(file, names, known)
+    for name in weight_names:
+        if len(file.shape(name)) != 2:
+            raise HeadError(f"{name} in {file.path} has shape {shown(file.shape(name))}; it must be [n_out, n_in]")
+    n_weights = sum(math.prod(file.shape(name)) for name in known if name in names)
+    if n_weights > MAX_WEIGHTS:
+        raise HeadError(f"the layers in {file.path} have {shown(n_weights)} weights; a head has at most {MAX_WEIGHTS}")
     weights = [file.read(name) for name in weight_names]
-    for name, weight in zip(weight_names, weights, strict=True):
-        if weight.ndim != 2:
-            raise HeadError(f"{name} in {file.path} has shape {weight.shape}; it must be [n_out, n_in]")
     biases = [
         file.read(name) if name in names else np.zeros(weight.shape[0], dtype=np.float32)
         for name, weight in zip(bias_names, weights, strict=True)
@@ -160,20 +167,24 @@ def _vector(file: TensorFile, names: list[str]) -> _Layers:
         # One shard alone cannot tell whether the output matrix is tied or lies in another shard.
         raise HeadError(f"{file.path} is part of a checkpoint; give its folder, {file.path.parent}, instead")
     if theta_name is None:
-        raise HeadError(f"{file.path} holds {_listed(names)}; it must hold 'theta' or 'weight', or one array")
+        raise HeadError(
+            f"{file.path} holds {listed(names) or 'no tensor'}; it must hold 'theta' or 'weight', or one array"
+        )
     _refuse_others(file, names, [theta_name, *([bias_name] if bias_name else [])])
-    theta = file.read(theta_name)
-    if theta.ndim == 1:
-        theta = theta[np.newaxis, :]
-    if theta.ndim != 2 or theta.shape[0] != 1 or theta.shape[1] == 0:
+    shape = file.shape(theta_name)
+    if len(shape) not in (1, 2) or shape[:-1] not in ((), (1,)) or not 1 <= shape[-1] <= MAX_EMBD:
         what = "the array" if theta_name == UNNAMED else theta_name
-        shape = file.shape(theta_name)
-        raise HeadError(f"{what} in {file.path} has shape {shape}; it must be [n_embd] or [1, n_embd]")
+        raise HeadError(
+            f"{what} in {file.path} has shape {shown(shape)}; it must be [n_embd] or [1, n_embd], with n_embd from 1 "
+            f"to {MAX_EMBD}"
+        )
+    theta = file.read(theta_name).reshape(1, -1)
     bias = np.zeros(1, dtype=np.float32)
     if bias_name is not None:
+        n_values = math.prod(file.shape(bias_name))
+        if n_values != 1:
+            raise HeadError(f"{bias_name} in {file.path} has {shown(n_values)} values; the bias must be one number")
         bias = file.read(bias_name).reshape(-1)
-        if bias.shape != (1,):
-            raise HeadError(f"{bias_name} in {file.path} has {bias.size} values; the bias must be one number")
     return _Layers([theta], [bias], None)
 
 
@@ -189,13 +200,6 @@ def _refuse_others(file: TensorFile, names: list[str], known: list[str]) -> None
     others = [name for name in names if name not in known]
     if others:
         raise HeadError(
-            f"{file.path} holds {_listed(others)} beside {', '.join(known)}, of which no use can be made; "
+            f"{file.path} holds {listed(others)} beside {shortened(', '.join(known))}, of which no use can be made; "
             "remove it, or build the head with Head.linear or Head.mlp"
         )
-
-
-def _listed(names: list[str]) -> str:
-    if not names:
-        return "no tensor"
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return ", ".join(repr(name) for name in names[:8]) + more

@@ -1,48 +1,44 @@
-"""What may be given as ``grammar=``, turned into GBNF."""
+"""What may be given as ``grammar=`` or ``response_format=``, turned into GBNF."""
 
 from __future__ import annotations
 
 import json
-import re
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
+from ._json_keywords import shown
 from .errors import GrammarError
+from .json_schema import schema_to_gbnf
 
-__all__ = ["to_gbnf"]
-
-_MAX_LENGTH = 2**20
-_MAX_DEPTH = 500
-_MAX_RULES = 10_000
-# llama.cpp refuses more repetitions than this.
-_MAX_COUNT = 2000
-_COUNTS = ("minLength", "maxLength", "minItems", "maxItems")
-# Literals, classes and comments are passed over; what else matters is named.
-_TOKEN = re.compile(
-    r'"(?:[^"\\\n]|\\.)*"|\[(?:[^\]\\\n]|\\.)*\]|#[^\n]*|::=|[()]|\{\s*(?P<low>\d+)\s*,\s*(?P<high>\d+)\s*\}'
-)
+__all__ = ["response_grammar", "to_gbnf"]
 
 
 def to_gbnf(grammar: Any) -> str:
-    """GBNF for a grammar, a JSON schema or a ``llama_cpp.LlamaGrammar``; ``""`` for None.
+    """GBNF for a grammar, a JSON schema, a pydantic model or a ``llama_cpp.LlamaGrammar``; ``""`` for None.
 
-    A dict, or text that begins with ``{`` (no GBNF does), is a JSON schema; llama-cpp-python's converter turns it
-    into GBNF.
+    A dict, or text that begins with ``{`` (no GBNF does), is a JSON schema. Anything with a ``model_json_schema()``,
+    such as a pydantic class, is the schema that this gives; its objects have no properties but their own unless the
+    schema says otherwise, since the class would ignore others.
 
     Raises:
-        GrammarError: another type, an empty grammar, or a schema that the converter refuses.
+        GrammarError: another type, an empty grammar, or a JSON schema with a keyword that cannot be honoured.
     """
     if grammar is None:
         return ""
     if isinstance(grammar, dict):
+        return _from_schema(grammar)
+    if callable(model_schema := getattr(grammar, "model_json_schema", None)):
         try:
-            schema = json.dumps(grammar)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise GrammarError(f"the JSON schema is no JSON: {error}") from error
-        return _from_schema(schema)
+            schema = model_schema()
+        except Exception as error:  # the class's own code runs
+            raise GrammarError(f"{shown(str(grammar))}.model_json_schema() raised {error!r}"[:500]) from error
+        return _from_schema(_closed(schema))
     given = grammar if isinstance(grammar, str) else getattr(grammar, "_grammar", None)
     if not isinstance(given, str):
         raise GrammarError(
-            f"grammar is of type {type(grammar).__name__}; give GBNF text, a JSON schema or a LlamaGrammar"
+            f"grammar is of type {type(grammar).__name__}; give GBNF text, a JSON schema, a pydantic model or a "
+            "LlamaGrammar"
         )
     text: str = given
     if not text.strip():
@@ -53,66 +49,67 @@ def to_gbnf(grammar: Any) -> str:
         text.encode("utf-8")
     except UnicodeEncodeError:
         raise GrammarError("the grammar holds a lone surrogate; GBNF is UTF-8 text") from None
-    if text.lstrip().startswith("{"):
-        return _from_schema(text)
-    _check_gbnf(text)
-    return text
-
-
-def _check_gbnf(text: str) -> None:
-    """Refuses what llama.cpp's parser would work on for minutes."""
-    if len(text) > _MAX_LENGTH:
-        raise GrammarError(f"the grammar has {len(text)} characters; at most {_MAX_LENGTH} are read")
-    depth = 0
-    n_rules = 0
-    for match in _TOKEN.finditer(text):
-        token = match.group()
-        if token == "(":
-            depth += 1
-            if depth > _MAX_DEPTH:
-                raise GrammarError(f"the grammar nests more than {_MAX_DEPTH} groups; name some of them as rules")
-        elif token == ")":
-            depth -= 1
-        elif token == "::=":
-            n_rules += 1
-            if n_rules > _MAX_RULES:
-                raise GrammarError(f"the grammar has more than {_MAX_RULES} rules")
-        elif match.group("low") and match.group("high"):
-            low, high = match.group("low"), match.group("high")
-            # By length first: int() refuses numbers of thousands of digits.
-            if (len(low.lstrip("0")), low.lstrip("0")) > (len(high.lstrip("0")), high.lstrip("0")):
-                raise GrammarError(f"the grammar repeats {token}; the maximum is below the minimum")
-
-
-def _check_schema(schema: Any) -> None:
-    """Refuses counts that the converter would write out one by one."""
-    pending = [schema]
-    while pending:
-        part = pending.pop()
-        if isinstance(part, dict):
-            for key in _COUNTS:
-                count = part.get(key)
-                if isinstance(count, (int, float)) and count > _MAX_COUNT:
-                    raise GrammarError(f"the JSON schema has {key} {count}; at most {_MAX_COUNT} is possible")
-            pending += part.values()
-        elif isinstance(part, list):
-            pending += part
-
-
-def _from_schema(text: str) -> str:
+    if not text.lstrip().startswith("{"):
+        return text
     try:
-        _check_schema(json.loads(text))
-    except (json.JSONDecodeError, RecursionError) as error:
+        return _from_schema(json.loads(text))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, GrammarError):
+            raise
         raise GrammarError(f"the JSON schema is no JSON: {error}") from error
-    # Imported here: it brings in the whole of llama_cpp, which only schemas need.
-    from llama_cpp.llama_grammar import json_schema_to_gbnf
 
-    from ._log import set_up_log
 
+def response_grammar(response_format: Any) -> Any:
+    """The ``grammar`` that a ``response_format`` of OpenAI's API stands for: a JSON schema, or None for text.
+
+    ``{"type": "text"}``, ``{"type": "json_object"}`` (llama-cpp-python's ``schema`` beside it too) and
+    ``{"type": "json_schema", "json_schema": {"schema": ...}}`` are understood, and so is a pydantic model.
+
+    Raises:
+        GrammarError: anything else.
+    """
+    if response_format is None or callable(getattr(response_format, "model_json_schema", None)):
+        return response_format
+    kind = response_format.get("type") if isinstance(response_format, Mapping) else None
+    if kind == "text":
+        return None
+    if kind == "json_object":
+        schema = response_format.get("schema", {"type": "object"})
+    elif kind == "json_schema":
+        inner = response_format.get("json_schema")
+        schema = inner.get("schema") if isinstance(inner, Mapping) else None
+    else:
+        schema = None
+    if not isinstance(schema, dict):
+        raise GrammarError(
+            f"response_format is {repr(response_format)[:200]}; give {{'type': 'json_object'}} or "
+            "{'type': 'json_schema', 'json_schema': {'schema': ...}}, or the schema as grammar="
+        )
+    return schema
+
+
+def _from_schema(schema: Any) -> str:
     try:
-        gbnf = json_schema_to_gbnf(text)
-    except Exception as error:  # the converter raises whatever its walk over the schema runs into
-        raise GrammarError(f"the JSON schema cannot be turned into a grammar: {error!r}") from error
-    finally:
-        set_up_log()  # importing llama_cpp claims llama.cpp's log
-    return str(gbnf)
+        text = json.dumps(schema)
+    except (TypeError, ValueError, RecursionError):
+        return schema_to_gbnf(schema)  # which says what is wrong
+    return _from_text(text)
+
+
+@lru_cache(maxsize=16)
+def _from_text(text: str) -> str:
+    return schema_to_gbnf(json.loads(text))
+
+
+def _closed(schema: Any) -> Any:
+    """The schema with objects of the properties that they list, where it leaves that open."""
+    if isinstance(schema, list):
+        return [_closed(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {
+        key: part if key in ("const", "enum", "default", "examples") else _closed(part) for key, part in schema.items()
+    }
+    if schema.get("type") == "object" and isinstance(schema.get("properties"), dict):
+        closed.setdefault("additionalProperties", False)
+    return closed

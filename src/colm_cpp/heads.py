@@ -19,7 +19,8 @@ import numpy.typing as npt
 from . import _head_checks as checks
 from . import _head_file, _head_math
 from ._head_checks import ACTIVATIONS, FEATURES, KINDS, MAX_TOP_K
-from .errors import HeadError, OptionError
+from ._numbers import share
+from .errors import HeadError
 from .paths import to_native
 
 __all__ = ["ACTIVATIONS", "FEATURES", "KINDS", "MAX_TOP_K", "Head"]
@@ -32,9 +33,9 @@ class Head:
     Attributes:
         weights: one float32 array ``[n_out, n_in]`` per layer, read-only copies of what was given.
             The first ``n_in`` is ``n_embd + n_features``, each later one the ``n_out`` before it;
-            the last ``n_out`` is 1.
+            the last ``n_out`` is 1. At most 64 layers with 2**27 weights together.
         biases: one float32 array ``[n_out]`` per layer, read-only.
-        n_embd: width of the base's hidden state.
+        n_embd: width of the base's hidden state, 1 to 1,048,576.
         kind: ``"linear"`` (precisely one layer) or ``"mlp"`` (one or more).
         activation: between the layers of an ``"mlp"``: ``"relu"``, ``"gelu"`` (exact, erf) or
             ``"silu"``. Not used by a linear head.
@@ -46,7 +47,7 @@ class Head:
         vocab_fingerprint: 16 hexadecimal digits (kept in lower case), checked against the base's
             when present.
         default_threshold: eta in [0, 1], used when the caller gives none.
-        rates: calibration, deferral rates in [0, 1], strictly ascending.
+        rates: calibration, deferral rates in [0, 1], strictly ascending; at most 4096.
         thresholds: calibration, the threshold in [0, 1] that gives each of ``rates``.
         training: how the head was fitted and what it is worth on held-out texts, as JSON; None where unknown.
         calibration: how ``rates`` were measured, as JSON; None where unknown.
@@ -83,7 +84,7 @@ class Head:
         put("activation", checks.choice("activation", self.activation, ACTIVATIONS))
         put("features", checks.feature_names(self.features))
         put("top_k", checks.top_k(self.top_k, self.features))
-        put("n_embd", checks.integer("n_embd", self.n_embd, 1, 2**31 - 1))
+        put("n_embd", checks.integer("n_embd", self.n_embd, 1, checks.MAX_EMBD))
         put("weights", checks.arrays("weights", self.weights, 2))
         put("biases", checks.arrays("biases", self.biases, 1))
         checks.layer_chain(self.kind, self.weights, self.biases, self.n_embd, self.n_features)
@@ -191,6 +192,14 @@ class Head:
         theta[-1] = -1.0
         return cls.linear(theta, features=("log_odds",), **{"name": "confidence", **metadata})
 
+    def __repr__(self) -> str:
+        layers = " -> ".join(str(n) for n in (self.weights[0].shape[1], *(len(bias) for bias in self.biases)))
+        features = f", features {', '.join(self.features)}" if self.features else ""
+        threshold = "" if self.default_threshold is None else f", default_threshold {self.default_threshold:g}"
+        calibrated = f", calibrated at {len(self.rates)} rates" if self.rates else ""
+        name = "" if self.name is None else f" {self.name!r}"
+        return f"<Head{name}: {self.kind}, {layers}{features}{threshold}{calibrated}>"
+
     @property
     def n_features(self) -> int:
         """How many numbers follow h_t in the input (``"top_k_logprobs"`` counts ``top_k``)."""
@@ -223,8 +232,7 @@ class Head:
             OptionError: ``rate`` is not in [0, 1].
             HeadError: the head has no calibration table.
         """
-        if not 0.0 <= rate <= 1.0:  # also refuses NaN
-            raise OptionError(f"rate is {rate}, but a deferral rate lies between 0 and 1")
+        rate = share("rate", rate)
         if not self.rates:
             raise HeadError(
                 f"head {self.name or '(unnamed)'} has no calibration table, so no threshold is known for "
@@ -247,19 +255,22 @@ class Head:
         The file appears under ``path`` only when it is complete, and replaces what was there.
 
         Raises:
-            LoadError: the file cannot be written.
+            LoadError: the file cannot be written, or no file can have such a name; what was there before stays.
+            OptionError: ``path`` is a link.
             MissingDependency: the ``gguf`` package is not installed.
         """
         _head_file.write(self, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Head:
-        """Read a head file.
+        """Read a head: a file, its place on the hub, or a head of the package by name.
 
         Raises:
             LoadError: the file is missing, damaged or not a GGUF file.
             HeadError: the file is not a well-formed head.
+            DownloadError: it cannot be had from the hub.
         """
         from . import _core  # here, so that making and saving heads works without the extension
+        from .names import find_head
 
-        return cls(**_core.read_head(to_native(path)))
+        return cls(**_core.read_head(to_native(find_head(path).file() or path)))

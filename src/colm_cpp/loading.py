@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from . import _core
+from . import _core, kept
 from ._busy import busy
 from ._log import forward_log, set_up_log
 from .cores import usable_cores
 from .errors import HeadError, OptionError
 from .heads import Head
 from .hub import resolve
-from .memory import check_memory as check_free_memory
-from .memory import estimate
-from .options import LONG_N_UBATCH, GenerationOptions, LoadOptions
-from .pair import DEFAULT_THRESHOLD, HEAD_CHOICES, Pair, is_file
+from .memory import ModelMemory, PairMemory
+from .names import HEAD_CHOICES, find_head, find_model, head_file
+from .options import LONG_N_UBATCH, MAX_LOOKAHEAD, GenerationOptions, LoadOptions
+from .pair import DEFAULT_THRESHOLD, Pair
 from .paths import to_native
 from .preset import preset
+from .prompts import refuse_messages
 from .results import Completion
 
 if TYPE_CHECKING:
@@ -31,14 +33,11 @@ __all__ = ["generate", "load"]
 
 PathLike = str | os.PathLike[str]
 
+# What load() takes beside the options of a model.
+_NO_LOAD_OPTIONS = ("base_options", "assistant_options", "progress", "check_memory")
+
 _TINY_FILE = 16 * 2**20
 _FLOAT_FILE_TYPES = (0, 1, 32)  # of llama_ftype: F32, F16, BF16
-
-
-def _model_path(name: str, value: object) -> str:
-    if not isinstance(value, (str, os.PathLike)):
-        raise TypeError(f"{name}= is of type {type(value).__name__}; give the path of a GGUF file or hf:org/repo/file")
-    return os.path.expanduser(resolve(value))
 
 
 def _metadata(path: str) -> dict[str, Any]:
@@ -56,10 +55,11 @@ def _quantised(metadata: dict[str, Any]) -> bool:
 
 
 def load(
-    base: PathLike,
+    base: PathLike | None = None,
     assistant: PathLike | None = None,
     head: PathLike | Head | None = None,
     *,
+    pair: str | None = None,
     base_options: LoadOptionsDict | None = None,
     assistant_options: LoadOptionsDict | None = None,
     progress: Callable[[float], object] | None = None,
@@ -73,14 +73,17 @@ def load(
             an ``assistant``, the name of a pair (:func:`colm_cpp.presets`): it stands for both models and
             their head.
         assistant: the assistant's file, likewise.
-        head: the deferral head: the path of a head file, a :class:`Head`, the name of a head that comes with the
-            package (:func:`colm_cpp.shipped_heads`), a training-free head by name
+        head: the deferral head: the path of a head file or its place on the hub, a :class:`Head`, the name of a head
+            that comes with the package (:func:`colm_cpp.shipped_heads`) or of its pair, a training-free head by name
             (``"confidence"``, ``"entropy"``, ``"random"``, ``"always"``, ``"never"``), or a token of the base's
             vocabulary that serves as the head (``"<|defer|>"``). It can also be given with each text.
+        pair: the name of a pair, instead of ``base`` and ``assistant``.
         base_options: options for the base alone; they override those for both.
         assistant_options: options for the assistant alone, likewise.
         progress: called with the loaded fraction, 0 to 1; returning False stops the load.
-        check_memory: compare the estimated memory of both with what is free first.
+        check_memory: compare the estimated memory of both with what is free first, and that of many texts at a time
+            (:meth:`Pair.stream_batch`) when they begin. Free is what the machine, the process's control groups and
+            ``ulimit -v`` leave.
         **options: for both models; see :class:`LoadOptions`.
 
     Raises:
@@ -92,8 +95,12 @@ def load(
         HeadError: ``head`` is nothing that can serve as one; HeadMismatch where it is another base's.
         DownloadError: a hub file cannot be had.
     """
-    if assistant is None:
+    if pair is not None:
+        base, assistant, head = _of_pair(pair, base, assistant, head)
+    elif assistant is None:
         base, assistant, head = _named(os.fspath(base) if isinstance(base, os.PathLike) else base, head)
+    if base is None:
+        raise TypeError("base= is of type NoneType; give the path of a GGUF file or hf:org/repo/file, or a pair's name")
     if head is not None and not isinstance(head, (str, os.PathLike, Head)):
         raise HeadError(f"head is of type {type(head).__name__}; {HEAD_CHOICES}")
     chosen = (LoadOptions.merge(options, base_options), LoadOptions.merge(options, assistant_options))
@@ -107,6 +114,14 @@ def _named(name: object, head: PathLike | Head | None) -> tuple[str, str, PathLi
     return known.base, known.assistant, known.head if head is None else head
 
 
+def _of_pair(
+    pair: str, base: PathLike | None, assistant: PathLike | None, head: PathLike | Head | None
+) -> tuple[str, str, PathLike | Head]:
+    if base is not None or assistant is not None:
+        raise OptionError(f"pair={pair!a} names both models; leave out base= and assistant=, or pair=")
+    return _named(pair, head)
+
+
 def _load(
     base: PathLike,
     assistant: PathLike,
@@ -114,15 +129,15 @@ def _load(
     chosen: tuple[LoadOptions, LoadOptions],
     progress: Callable[[float], object] | None,
     check_memory: bool,
-) -> tuple[_core.Pair, PathLike | Head | None]:
-    if head is not None and not isinstance(head, Head) and is_file(head):
-        head = Head.load(resolve(head))  # a bad head file is reported before minutes of loading
-    core_options = prepare(base, assistant, chosen, check_memory=check_memory)
+) -> tuple[_core.Pair, PathLike | Head | None, PairMemory | None]:
+    if isinstance(head, (str, os.PathLike)) and (named := find_head(head)).kind == "file":
+        head = Head.load(str(named.file()))  # a bad head file is reported before minutes of loading
+    core_options, memory = prepare(base, assistant, chosen, check_memory=check_memory)
     try:
         core = _core.Pair(core_options[0], core_options[1], progress)
     finally:
         forward_log()
-    return core, head
+    return core, head, memory
 
 
 def prepare(
@@ -133,21 +148,28 @@ def prepare(
     check_memory: bool,
     n_sequences: int = 1,
     n_outputs: int = 1,
-) -> list[_core.ModelOptions]:
-    """The extension's options for both models, once files and memory were looked at. Errors are those of load()."""
+) -> tuple[list[_core.ModelOptions], PairMemory | None]:
+    """The extension's options for both models, once files and memory were looked at. Errors are those of load().
+
+    Beside them what the models take, for later contexts; None without ``check_memory``.
+    """
     set_up_log()
     if n_sequences > 1:
         # Nothing but long batches: a longer pass is some percent faster there.
         chosen = (_with_long_passes(chosen[0]), _with_long_passes(chosen[1]))
-    paths = (_model_path("base", base), _model_path("assistant", assistant))
+    paths = (find_model("base", base), find_model("assistant", assistant))
     headers = [_metadata(path) for path in paths]
     trained = [_trained_n_ctx(header) for header in headers]
     # Left to themselves, both get the context that both were trained for.
     common = min((n for n in trained if n), default=0)
     sizes = [o.context_size(common if o.n_ctx is None else n) for o, n in zip(chosen, trained, strict=True)]
+    memory = None
     if check_memory:
-        triples = zip(paths, sizes, chosen, strict=True)
-        check_free_memory(*(estimate(path, n_ctx, o, min(n_outputs, o.n_batch)) for path, n_ctx, o in triples))
+        models = [ModelMemory.of(path, o) for path, o in zip(paths, chosen, strict=True)]
+        memory = PairMemory(models[0], models[1], (sizes[0], sizes[1]), min(o.n_batch for o in chosen))
+        # An assistant that checks guesses has a row of logits for each, and one for what follows.
+        rows = n_outputs, n_outputs if n_sequences > 1 else max(n_outputs, MAX_LOOKAHEAD + 1)
+        memory.check_load((min(rows[0], chosen[0].n_batch), min(rows[1], chosen[1].n_batch)), n_sequences)
     prepared = [
         o.to_core(
             path,
@@ -161,7 +183,7 @@ def prepare(
     for core in prepared:
         core.n_sequences = n_sequences
         core.n_outputs = min(n_outputs, core.n_batch)
-    return prepared
+    return prepared, memory
 
 
 def _with_long_passes(options: LoadOptions) -> LoadOptions:
@@ -180,11 +202,16 @@ def generate(
     assistant: PathLike | None = None,
     head: PathLike | Head | None = None,
     load_options: LoadOptionsDict | None = None,
+    keep: bool = True,
+    queue_timeout: float | None = None,
     **options: Unpack[WritingOptionsDict],
 ) -> Completion:
-    """Loads a pair, continues ``prompt`` once, and frees the pair.
+    """Loads a pair, continues ``prompt``, and keeps the pair for the next call.
 
-    For more than one text, :func:`load` the pair and keep it: loading takes longer than a short text.
+    The next call loads nothing where it asks for the same models with the same ``load_options``, and their files have
+    not changed (device, inode, size and time of change; a model on the hub is looked up when it is loaded). The head
+    may be another one. A call for another pair frees the one that is kept. The kept pair is freed by
+    :func:`colm_cpp.unload` and at the end of the process. Threads may call this at the same time; each has a turn.
 
     Args:
         prompt: text or token ids.
@@ -193,20 +220,49 @@ def generate(
         base: as for :func:`load`.
         assistant: as for :func:`load`.
         head: as for :func:`load`; needed here unless ``pair`` brings one.
-        load_options: see :class:`LoadOptions`.
+        load_options: see :class:`LoadOptions`; ``base_options``, ``assistant_options``, ``check_memory`` and
+            ``progress`` of :func:`load` may be among them.
+        keep: keep the pair for the next call. False: free a pair that this call loads.
+        queue_timeout: seconds to wait at most while the pair writes other threads' texts.
         **options: see :class:`GenerationOptions`.
 
     Raises:
         Everything that :func:`load` and :meth:`Pair.generate` raise.
     """
     if pair is not None:
-        if base is not None or assistant is not None:
-            raise OptionError(f"pair={pair!a} names both models; leave out base= and assistant=, or pair=")
-        base, assistant, head = _named(pair, head)
+        base, assistant, head = _of_pair(pair, base, assistant, head)
     if base is None or assistant is None:
         raise OptionError("generate() needs base= and assistant=, or pair= with a name that colm.presets() lists")
     if head is None:
         raise HeadError(f"generate() needs a deferral head; {HEAD_CHOICES}")
     GenerationOptions.of({**options, "head": head}).to_core(DEFAULT_THRESHOLD)  # before minutes of loading
-    with load(base, assistant, head, **(load_options or {})) as loaded:
-        return loaded.generate(prompt, **options)
+    refuse_messages(prompt)
+    if not isinstance(head, (str, os.PathLike, Head)):
+        raise HeadError(f"head is of type {type(head).__name__}; {HEAD_CHOICES}")
+    file = None if isinstance(head, Head) else head_file(head)
+    head = head if file is None else Head.load(file)  # likewise
+    loaded, is_kept = _loaded_or_kept(base, assistant, dict(load_options or {}), keep)
+    with contextlib.nullcontext() if is_kept else loaded:
+        return loaded.generate(prompt, head=head, queue_timeout=queue_timeout, **options)
+
+
+def _loaded_or_kept(base: PathLike, assistant: PathLike, given: dict[str, Any], keep: bool) -> tuple[Pair, bool]:
+    """The pair that is kept, or a new one in its place; whether it is kept."""
+    shared = {name: value for name, value in given.items() if name not in _NO_LOAD_OPTIONS}
+    chosen = (
+        LoadOptions.merge(shared, given.get("base_options")),
+        LoadOptions.merge(shared, given.get("assistant_options")),
+    )
+    wanted = kept.Wanted.of(base, assistant, chosen)
+    with kept.loading:
+        known = kept.kept(wanted)
+        if known is not None:
+            return known, True
+        if keep:
+            kept.unload()  # both may not fit into memory
+        paths = (find_model("base", base), find_model("assistant", assistant))
+        stamps = kept.stamps_of(paths, chosen)
+        pair = load(*paths, **given)
+        if keep:
+            kept.keep(wanted, stamps, pair)
+        return pair, keep

@@ -1,4 +1,4 @@
-"""How much memory a model will take, estimated from its file's header before it is loaded."""
+"""How much memory models and their contexts will take, estimated from the files' headers before any is allocated."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
 from . import _core
 from .errors import NotEnoughMemory
+from .limits import FreeMemory, free_memory
 from .paths import to_native
 
 if TYPE_CHECKING:
     from .options import LoadOptions
 
-__all__ = ["MemoryEstimate", "check_memory", "estimate"]
+__all__ = ["MemoryEstimate", "ModelMemory", "PairMemory", "estimate"]
 
 # Bytes per value of a KV cache, block scales included.
 _KV_BYTES = {
@@ -32,23 +31,26 @@ _KV_BYTES = {
 }
 # Context, scheduler and graph of an empty model.
 _FIXED = 16 * 2**20
+# llama.cpp's bookkeeping of one cell of a cache: its position, and a bit for each text that it may belong to.
+_CELL = 58
+_CELLS = 256  # each text has a multiple of so many
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryEstimate:
-    """Bytes that one model is expected to take.
+    """Bytes that one model, or one context of it, is expected to take.
 
     Attributes:
-        weights: the tensors of the file (of all its parts).
-        kv_cache: keys and values of ``n_ctx`` tokens, or a recurrent model's state.
-        compute: activations of one pass of the graph.
-        on_gpu: share of weights and cache that goes to the GPU, 0 to 1.
+        weights: the tensors of the file (of all its parts); 0 of a context on weights that are there already.
+        kv_cache: keys and values of all tokens, or a recurrent model's states.
+        compute: activations of one pass of the graph, logits, and what llama.cpp notes of each cell of the cache.
+        on_gpu: how much of it goes to the GPUs.
     """
 
     weights: int
     kv_cache: int
     compute: int
-    on_gpu: float
+    on_gpu: int
 
     @property
     def total(self) -> int:
@@ -65,72 +67,209 @@ def _parts(path: str) -> list[str]:
     return [f"{stem}-{i:05d}-of-{count:05d}.gguf" for i in range(1, count + 1)]
 
 
-def estimate(path: str, n_ctx: int, options: LoadOptions, n_outputs: int = 1) -> MemoryEstimate:
-    """Estimates one model from its header; ``n_outputs`` is how many rows of logits a batch may have.
+@dataclass(frozen=True, slots=True)
+class ModelMemory:
+    """What a model's header and options say of the memory that it takes.
+
+    Attributes:
+        weights: bytes of the tensors.
+        per_token: bytes of the keys and values of a token.
+        per_text: bytes of a recurrent model's state.
+        n_caches: KV caches of a context; sliding-window models have two.
+        n_heads: of an attention layer, where its scores are kept for a whole pass, which flash attention avoids.
+        per_row: bytes of the activations of a token.
+        n_vocab: logits of a token.
+        n_ubatch: tokens of a pass at most.
+        weights_on_gpu: share of the weights that goes to the GPUs.
+        cache_on_gpu: share of the cache that goes there.
+    """
+
+    weights: int
+    per_token: float
+    per_text: int
+    n_caches: int
+    n_heads: int
+    per_row: int
+    n_vocab: int
+    n_ubatch: int
+    weights_on_gpu: float
+    cache_on_gpu: float
+
+    @classmethod
+    def of(cls, path: str, options: LoadOptions) -> ModelMemory:
+        """Reads the header of ``path``, and of the other parts of a split model.
+
+        Raises:
+            LoadError: the file is missing or not GGUF.
+        """
+        info = _core.inspect_gguf(to_native(path))
+        weights = info["tensor_bytes"]
+        for part in _parts(path):
+            if os.path.abspath(part) != os.path.abspath(path) and os.path.exists(part):
+                weights += _core.inspect_gguf(to_native(part))["tensor_bytes"]
+
+        metadata: dict[str, Any] = info["metadata"]
+        arch = metadata.get("general.architecture", "")
+
+        def number(key: str, default: int) -> int:
+            value = metadata.get(f"{arch}.{key}", default)
+            return value if isinstance(value, int) and value >= 0 else default
+
+        n_layer = number("block_count", 0)
+        n_embd = number("embedding_length", 0)
+        n_head = max(1, number("attention.head_count", 1))
+        key_length = number("attention.key_length", n_embd // n_head)
+        value_length = number("attention.value_length", n_embd // n_head)
+        # Some models have another number of KV heads in each layer: an array.
+        per_layer = info["small_int_arrays"].get(f"{arch}.attention.head_count_kv")
+        has_attention = f"{arch}.attention.head_count" in metadata or per_layer is not None
+        n_kv_heads = (
+            sum(per_layer) if per_layer else n_layer * number("attention.head_count_kv", n_head) * has_attention
+        )
+        per_head = key_length * _KV_BYTES[options.type_k] + value_length * _KV_BYTES[options.type_v]
+        inner, state, conv = number("ssm.inner_size", 0), number("ssm.state_size", 0), number("ssm.conv_kernel", 0)
+
+        layers_on_gpu = n_layer + 1 if options.n_gpu_layers < 0 else min(options.n_gpu_layers, n_layer + 1)
+        has_gpu = any(device["gpu"] for device in _core.devices())
+        on_gpu = layers_on_gpu / (n_layer + 1) if has_gpu else 0.0
+        return cls(
+            weights=int(weights),
+            per_token=n_kv_heads * per_head,
+            per_text=4 * n_layer * (inner * state + inner * max(conv - 1, 0)),
+            n_caches=1 + (number("attention.sliding_window", 0) > 0),
+            n_heads=0 if options.uses_flash_attention() else n_head * has_attention,
+            per_row=4 * (6 * n_embd + 3 * number("feed_forward_length", 4 * n_embd)),
+            n_vocab=info["array_lengths"].get("tokenizer.ggml.tokens", 0),
+            n_ubatch=min(options.pass_size(), options.n_batch),
+            weights_on_gpu=on_gpu,
+            cache_on_gpu=on_gpu if options.offload_kqv else 0.0,
+        )
+
+    def context(self, n_ctx: int, *, n_outputs: int = 1, n_texts: int = 1, shared: bool = False) -> MemoryEstimate:
+        """One more context on the weights.
+
+        Args:
+            n_ctx: tokens that a text may have.
+            n_outputs: rows of logits of a batch.
+            n_texts: texts at a time.
+            shared: all texts have ``n_ctx`` tokens together, not each.
+        """
+        cells = -(-n_ctx // _CELLS) * _CELLS
+        all_cells = cells if shared else cells * n_texts
+        n_ubatch = min(self.n_ubatch, n_ctx)
+        # A pass sees all cells of its texts: a mask for each cache, and the scores of one layer's heads.
+        attention = 4 * n_ubatch * cells * (self.n_caches + self.n_heads)
+        compute = n_ubatch * self.per_row + attention + 8 * self.n_vocab * n_outputs + _FIXED
+        if self.per_token:
+            compute += _CELL * all_cells * self.n_caches
+        cache = int(self.per_token * all_cells) + self.per_text * n_texts
+        return MemoryEstimate(0, cache, compute, int(cache * self.cache_on_gpu))
+
+    def loaded(self, n_ctx: int, *, n_outputs: int = 1, n_texts: int = 1) -> MemoryEstimate:
+        """The weights, and the context that they are loaded with. Its texts share ``n_ctx`` tokens."""
+        context = self.context(n_ctx, n_outputs=n_outputs, n_texts=n_texts, shared=True)
+        on_gpu = context.on_gpu + int(self.weights * self.weights_on_gpu)
+        return MemoryEstimate(self.weights, context.kv_cache, context.compute, on_gpu)
+
+
+def estimate(path: str, n_ctx: int, options: LoadOptions) -> MemoryEstimate:
+    """One model, loaded to write one text at a time.
 
     Raises:
         LoadError: the file is missing or not GGUF.
     """
-    info = _core.inspect_gguf(to_native(path))
-    weights = info["tensor_bytes"]
-    for part in _parts(path):
-        if os.path.abspath(part) != os.path.abspath(path) and os.path.exists(part):
-            weights += _core.inspect_gguf(to_native(part))["tensor_bytes"]
+    return ModelMemory.of(path, options).loaded(n_ctx)
 
-    metadata: dict[str, Any] = info["metadata"]
-    arch = metadata.get("general.architecture", "")
 
-    def number(key: str, default: int) -> int:
-        value = metadata.get(f"{arch}.{key}", default)
-        return value if isinstance(value, int) and value >= 0 else default
+@dataclass(frozen=True, slots=True)
+class PairMemory:
+    """What both models of a pair take, to be compared with what is free before it is allocated.
 
-    n_layer = number("block_count", 0)
-    n_embd = number("embedding_length", 0)
-    n_head = max(1, number("attention.head_count", 1))
-    key_length = number("attention.key_length", n_embd // n_head)
-    value_length = number("attention.value_length", n_embd // n_head)
-    # Some models have another number of KV heads in each layer: an array.
-    per_layer = info["small_int_arrays"].get(f"{arch}.attention.head_count_kv")
-    has_attention = f"{arch}.attention.head_count" in metadata or per_layer is not None
-    n_kv_heads = sum(per_layer) if per_layer else n_layer * number("attention.head_count_kv", n_head) * has_attention
-    per_token = n_kv_heads * (key_length * _KV_BYTES[options.type_k] + value_length * _KV_BYTES[options.type_v])
-    inner, state, conv = number("ssm.inner_size", 0), number("ssm.state_size", 0), number("ssm.conv_kernel", 0)
-    recurrent = 4 * n_layer * (inner * state + inner * max(conv - 1, 0))
+    Attributes:
+        base: of the base.
+        assistant: of the assistant.
+        sizes: ``n_ctx`` of each.
+        n_batch: the largest batch that both take.
+    """
 
-    n_ff = number("feed_forward_length", 4 * n_embd)
-    n_vocab = info["array_lengths"].get("tokenizer.ggml.tokens", 0)
-    n_ubatch = min(options.pass_size(), options.n_batch, n_ctx)
-    compute = 4 * n_ubatch * (6 * n_embd + 3 * n_ff) + 8 * n_vocab * n_outputs + _FIXED
+    base: ModelMemory
+    assistant: ModelMemory
+    sizes: tuple[int, int]
+    n_batch: int
 
-    layers_on_gpu = n_layer + 1 if options.n_gpu_layers < 0 else min(options.n_gpu_layers, n_layer + 1)
-    on_gpu = layers_on_gpu / (n_layer + 1)
-    return MemoryEstimate(int(weights), int(per_token * n_ctx + recurrent), compute, on_gpu)
+    def check_load(self, n_outputs: tuple[int, int], n_texts: int) -> None:
+        """Both models, each with a context for ``n_texts`` texts and so many rows of logits.
+
+        Raises:
+            NotEnoughMemory: with both numbers and what would make it smaller.
+        """
+        models = zip((self.base, self.assistant), self.sizes, n_outputs, strict=True)
+        needs = [model.loaded(n_ctx, n_outputs=n, n_texts=n_texts) for model, n_ctx, n in models]
+        _check(needs, "loading this pair", "a smaller n_ctx, a smaller KV type or smaller files need less")
+
+    def check_batch(self, n_parallel: int) -> None:
+        """A further context of each model, for ``n_parallel`` texts of ``n_ctx`` tokens each.
+
+        Raises:
+            NotEnoughMemory: with both numbers, and how many texts at a time there is room for.
+        """
+        if n_parallel > self.n_batch:
+            return  # the extension refuses it, whatever is free
+        free_ram, free_gpu = free_memory(), _free_gpu()
+        needs = self._batch(n_parallel)
+        if _fits(needs, free_ram, free_gpu):
+            return
+        most = next((n for n in range(n_parallel - 1, 0, -1) if _fits(self._batch(n), free_ram, free_gpu)), 0)
+        room = f"there is room for n_parallel={most}" if most else "there is no room for one text beside the pair's own"
+        _check(
+            needs,
+            f"writing {n_parallel} texts of {min(self.sizes)} tokens at a time",
+            f"{room}; a smaller n_ctx or a smaller KV type needs less for each",
+            (free_ram, free_gpu),
+        )
+
+    def _batch(self, n_parallel: int) -> list[MemoryEstimate]:
+        return [
+            model.context(n_ctx, n_outputs=n_parallel, n_texts=n_parallel)
+            for model, n_ctx in zip((self.base, self.assistant), self.sizes, strict=True)
+        ]
 
 
 def _gigabytes(n: float) -> str:
     return f"{n / 1e9:.1f} GB" if n >= 1e8 else f"{n / 1e6:.0f} MB"
 
 
-def check_memory(base: MemoryEstimate, assistant: MemoryEstimate) -> None:
-    """Compares the estimate of both with what is free now, in RAM and on the GPUs.
+def _free_gpu() -> FreeMemory:
+    return FreeMemory(sum(device["free_bytes"] for device in _core.devices() if device["gpu"]))
 
-    Raises:
-        NotEnoughMemory: with both numbers and what would make it smaller.
-    """
-    gpus = [device for device in _core.devices() if device["gpu"]]
-    on_gpu = sum(m.on_gpu * (m.weights + m.kv_cache) for m in (base, assistant)) if gpus else 0.0
-    in_ram = base.total + assistant.total - on_gpu
-    free_gpu = sum(device["free_bytes"] for device in gpus)
-    for needed, available, place, advice in (
-        (in_ram, psutil.virtual_memory().available, "of memory", ""),
-        (on_gpu, free_gpu, "of GPU memory", "fewer n_gpu_layers, "),
+
+def _shares(needs: list[MemoryEstimate]) -> tuple[int, int]:
+    """What is needed in RAM and on the GPUs."""
+    on_gpu = sum(need.on_gpu for need in needs)
+    return sum(need.total for need in needs) - on_gpu, on_gpu
+
+
+def _fits(needs: list[MemoryEstimate], free_ram: FreeMemory, free_gpu: FreeMemory) -> bool:
+    in_ram, on_gpu = _shares(needs)
+    return in_ram <= free_ram.bytes and on_gpu <= free_gpu.bytes
+
+
+def _check(
+    needs: list[MemoryEstimate], what: str, advice: str, free: tuple[FreeMemory, FreeMemory] | None = None
+) -> None:
+    """Compares the estimates of base and assistant with what is free, in RAM and on the GPUs."""
+    free_ram, free_gpu = (free_memory(), _free_gpu()) if free is None else free
+    in_ram, on_gpu = _shares(needs)
+    for needed, available, place, more in (
+        (in_ram, free_ram, "of memory", ""),
+        (on_gpu, free_gpu, "of GPU memory", "fewer n_gpu_layers need less, "),
     ):
-        if needed > available:
+        if needed > available.bytes:
+            limit = f" ({available.limited_by})" if available.limited_by else ""
             error = NotEnoughMemory(
-                f"loading this pair is estimated to need {_gigabytes(needed)} {place} "
-                f"(base {_gigabytes(base.total)}, assistant {_gigabytes(assistant.total)} in all) and "
-                f"{_gigabytes(available)} is free; {advice}a smaller n_ctx, a smaller KV type or smaller files need "
-                "less, and check_memory=False loads all the same"
+                f"{what} is estimated to need {_gigabytes(needed)} {place} (base {_gigabytes(needs[0].total)}, "
+                f"assistant {_gigabytes(needs[1].total)} in all) and {_gigabytes(available.bytes)} is free{limit}; "
+                f"{more}{advice}, and load(check_memory=False) goes on all the same"
             )
-            error.needed, error.available = int(needed), int(available)
+            error.needed, error.available = needed, available.bytes
             raise error

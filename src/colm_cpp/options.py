@@ -7,14 +7,20 @@ import difflib
 import math
 import operator
 import os
+import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
+import numpy as np
+
 from . import _core
+from ._numbers import flag, real, share
+from ._shown import shown
 from .errors import OptionError
-from .grammar import to_gbnf
+from .grammar import response_grammar, to_gbnf
 from .paths import to_native
 
 if TYPE_CHECKING:
@@ -47,21 +53,17 @@ _MAX_FLOAT = 3.4028234663852886e38  # float32
 # llama.cpp reads this seed as "draw one".
 MAX_SEED = 2**32 - 2
 MAX_LOOKAHEAD = 15
+# What answers are written with where the caller does not say: those of ``learn`` and of its commands alike.
+ANSWER_OPTIONS: Mapping[str, Any] = MappingProxyType({"max_tokens": 512, "temperature": 0.0, "seed": 0})
+# What other libraries call a JSON schema for the text.
+_GRAMMAR_NAMES = ("json_schema", "schema", "guided_json", "format")
 _AUTO_LOOKAHEAD = -1  # kAutoLookahead
+_DECIMAL = re.compile(r"-?[0-9]{1,10}")
 
 
 def _choice(name: str, value: object, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise OptionError(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
-
-
-def shown(value: object) -> str:
-    """``repr(value)`` for a message; a number with thousands of digits has none."""
-    try:
-        text = repr(value)
-    except ValueError:
-        text = "a number of very many digits"
-    return text if len(text) <= 200 else text[:200] + "..."
+    if not isinstance(value, str) or value not in choices:
+        raise OptionError(f"{name} is {shown(value)}; it must be one of {', '.join(choices)}")
 
 
 def integer(name: str, value: object, low: int, high: int) -> int:
@@ -76,20 +78,10 @@ def integer(name: str, value: object, low: int, high: int) -> int:
     return number
 
 
-def _real(name: str, value: object) -> float:
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
-        raise OptionError(f"{name} is {shown(value)}; it must be a number") from None
-    if math.isnan(number):
-        raise OptionError(f"{name} is NaN; it must be a number")
-    return number
-
-
 def _lookahead(value: object) -> int:
-    if value == "auto":
-        return _AUTO_LOOKAHEAD
     if isinstance(value, str):
+        if value == "auto":
+            return _AUTO_LOOKAHEAD
         raise OptionError(f'lookahead is {shown(value)}; give "auto" or a whole number from 0 to {MAX_LOOKAHEAD}')
     return integer("lookahead", value, 0, MAX_LOOKAHEAD)
 
@@ -101,7 +93,9 @@ def reject_unknown(given: Mapping[str, object], known: type, what: str) -> None:
         if name not in names:
             close = difflib.get_close_matches(name, names, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(names)}"
-            raise TypeError(f"{what} has no option {name!r}{hint}")
+            if "grammar" in names and name in _GRAMMAR_NAMES:
+                hint = "; give the JSON schema as grammar="
+            raise TypeError(f"{what} has no option {shown(name)}{hint}")
 
 
 class LoadOptionsDict(TypedDict, total=False):
@@ -140,25 +134,27 @@ class LoadOptions:
         n_batch: most tokens per llama.cpp call while reading a prompt.
         n_ubatch: most tokens per pass of the graph; at most ``n_batch`` is used. None: 128, which CPUs read as fast as
             512 in a quarter of the memory; 512 with layers on a GPU, and for :class:`colm_cpp.learn.Scorer`.
-        n_threads: threads for single tokens. None: the physical cores that this process may use; one for a file below
-            16 MiB, whose threads would wait for each other longer than they compute.
+        n_threads: threads for single tokens. None: the physical cores that this process may use, by its affinity and
+            its control group's CPU quota; one for a file below 16 MiB, whose threads would wait for each other longer
+            than they compute.
         n_threads_batch: threads for reading prompts. None: ``n_threads``.
         n_gpu_layers: layers on the GPU; -1 is all, 0 none. Without a GPU in llama-cpp-python it changes nothing.
         main_gpu: the GPU that holds the model with ``split_mode="none"``.
         split_mode: how several GPUs share the model.
         tensor_split: share of the model for each GPU. None: by free memory.
         offload_kqv: keep the KV cache on the GPU.
-        flash_attn: flash attention on or off. None: where the device supports it.
-        type_k: type of the K cache.
-        type_v: type of the V cache; quantised types need flash attention.
+        flash_attn: flash attention on or off. None: where the device supports it, and off with an f32 cache. True
+            reads an f32 cache as f16, so that f32 costs memory and brings nothing.
+        type_k: type of the K cache. ``"f32"`` keeps what a float32 model computes, at twice the memory of f16.
+        type_v: type of the V cache; quantised types need flash attention, beside an f32 K cache too.
         swa_full: full-size cache for sliding-window layers. Without it a shorter prefix has to be read again.
         repack: keep weights in a layout that suits this CPU, where llama.cpp has one for their type. It makes single
             tokens faster; on some CPUs long prompts are read faster without.
         batch_invariant: give every token the logits that it gets alone, bit for bit, whatever is read beside it: the
             same text with look-ahead as without, and among others as alone. llama.cpp's kernels round batches
             otherwise, from a size on that is measured while loading (some seconds). Passes of the graph are then no
-            longer than that, weights are not repacked, and a cache of type f16 becomes bf16: prompts are read more
-            slowly, and so, on many CPUs, is everything.
+            longer than that and no longer than ``n_ubatch``, weights are not repacked, and a cache of type f16 becomes
+            bf16: prompts are read more slowly, and so, on many CPUs, is everything.
         use_mmap: map the file instead of reading it. None: unless its weights are repacked for the CPU, which copies
             them; the file would then take memory beside the copies.
         use_mlock: keep the model in RAM.
@@ -202,8 +198,8 @@ class LoadOptions:
         return cls(**merged)
 
     def __post_init__(self) -> None:
-        if self.n_ctx is not None and self.n_ctx != 0:
-            integer("n_ctx", self.n_ctx, 2, 2**28)
+        if self.n_ctx is not None and integer("n_ctx", self.n_ctx, 0, 2**28) == 1:
+            raise OptionError("n_ctx is 1; it must be from 2 to 268435456, or 0 for what the model was trained with")
         integer("n_batch", self.n_batch, 1, 2**20)
         for name, most in (("n_ubatch", 2**20), ("n_threads", 512), ("n_threads_batch", 512)):
             if getattr(self, name) is not None:
@@ -213,15 +209,24 @@ class LoadOptions:
         _choice("split_mode", self.split_mode, list(_SPLIT_MODES))
         _choice("type_k", self.type_k, list(_KV_TYPES))
         _choice("type_v", self.type_v, list(_KV_TYPES))
-        if self.tensor_split is not None and not isinstance(self.tensor_split, Sequence):
-            raise OptionError(f"tensor_split is {shown(self.tensor_split)}; give a list with each GPU's share")
-        for share in self.tensor_split or ():
-            if not 0.0 <= _real("tensor_split", share) <= _MAX_FLOAT:
-                raise OptionError(f"tensor_split holds {shown(share)}; shares are 0 or more")
+        for name in ("offload_kqv", "flash_attn", "swa_full", "repack", "batch_invariant", "use_mmap", "use_mlock"):
+            flag(name, getattr(self, name))
+        for part in self._shares():
+            if not 0.0 <= real("tensor_split", part) <= _MAX_FLOAT:
+                raise OptionError(f"tensor_split holds {shown(part)}; shares are 0 or more")
         for name in ("rope_freq_base", "rope_freq_scale"):
-            if not 0.0 <= _real(name, getattr(self, name)) <= _MAX_FLOAT:
+            if not 0.0 <= real(name, getattr(self, name)) <= _MAX_FLOAT:
                 raise OptionError(f"{name} is {shown(getattr(self, name))}; it must be 0 or more, and finite")
         self.adapters()
+
+    def _shares(self) -> list[Any]:
+        """``tensor_split`` as a list, of an array too."""
+        given = () if self.tensor_split is None else self.tensor_split
+        if isinstance(given, np.ndarray):
+            given = given.tolist()
+        if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
+            raise OptionError(f"tensor_split is {shown(given)}; give a list with each GPU's share")
+        return list(given)
 
     def adapters(self) -> list[tuple[str, float]]:
         """``lora`` as a list of (path, scale)."""
@@ -234,7 +239,7 @@ class LoadOptions:
             if isinstance(entry, (str, os.PathLike)):
                 pairs.append((os.fspath(entry), 1.0))
             elif isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], (str, os.PathLike)):
-                pairs.append((os.fspath(entry[0]), _real("the scale of a LoRA adapter", entry[1])))
+                pairs.append((os.fspath(entry[0]), real("the scale of a LoRA adapter", entry[1])))
             else:
                 raise OptionError(f"lora holds {shown(entry)}; each entry is a path or a (path, scale) tuple")
         return pairs
@@ -250,6 +255,13 @@ class LoadOptions:
         if self.n_ubatch is not None:
             return self.n_ubatch
         return LONG_N_UBATCH if self._uses_gpu() else CPU_N_UBATCH
+
+    def uses_flash_attention(self) -> bool:
+        """``flash_attn``, or what None stands for where the device supports it."""
+        if self.flash_attn is not None:
+            return bool(self.flash_attn)
+        # It reads f32 as f16; a quantised V cache cannot be read otherwise.
+        return "f32" not in (self.type_k, self.type_v) or self.type_v not in ("f32", "f16", "bf16")
 
     def maps_file(self, *, quantised: bool) -> bool:
         """``use_mmap``, or what None stands for with such weights."""
@@ -274,9 +286,10 @@ class LoadOptions:
         core.n_gpu_layers = self.n_gpu_layers
         core.main_gpu = self.main_gpu
         core.split_mode = _SPLIT_MODES[self.split_mode]
-        core.tensor_split = [float(share) for share in self.tensor_split or ()]
+        core.tensor_split = [float(part) for part in self._shares()]
         core.offload_kqv = bool(self.offload_kqv)
-        core.flash_attn = -1 if self.flash_attn is None else int(bool(self.flash_attn))
+        flash_attn = self.uses_flash_attention()
+        core.flash_attn = -1 if flash_attn and self.flash_attn is None else int(flash_attn)  # -1: where supported
         core.type_k = _KV_TYPES[self.type_k]
         core.type_v = _KV_TYPES[self.type_v]
         core.swa_full = bool(self.swa_full)
@@ -312,8 +325,9 @@ class WritingOptionsDict(TypedDict, total=False):
     presence_penalty: float
     seed: int | None
     stop: str | Sequence[str] | None
-    logit_bias: Mapping[int, float] | None
+    logit_bias: Mapping[int, float] | Mapping[str, float | str] | None
     grammar: Any
+    response_format: Any
     logprobs: int | None
     lookahead: int | Literal["auto"]
 
@@ -346,7 +360,7 @@ class GenerationOptions:
             tokens. With p the share of them that is done: ``"constant"`` eta; ``"linear"`` 1 + (eta - 1) p;
             ``"cosine"`` eta + (1 - eta)(1 + cos(pi p)) / 2; ``"exponential"`` max(eta, 0.0001)^p.
         schedule_tokens: K, 0 or more.
-        max_tokens: new tokens at most. None: until the context is full.
+        max_tokens: new tokens at most. None or -1: until the context is full.
         temperature: 0 is greedy.
         top_k: keep the k likeliest tokens; 0 is off.
         top_p: nucleus sampling; 1 is off.
@@ -356,10 +370,14 @@ class GenerationOptions:
         frequency_penalty: subtracted once per occurrence among them; 0 is off.
         presence_penalty: subtracted once for any occurrence; 0 is off.
         seed: for sampling and the ``random`` head, 0 to 4294967294. None draws one and reports it in ``stats``.
-        stop: the text ends before the first of these strings.
-        logit_bias: token id -> number added to its logit; ``float("-inf")`` bans it.
-        grammar: GBNF text with a rule named root, a JSON schema (dict, or text beginning with ``{``), or a
-            ``llama_cpp.LlamaGrammar``.
+        stop: the text ends before the first of these strings. One that is a control token, such as
+            ``"<|im_start|>"``, ends it where a model writes that token.
+        logit_bias: token id -> number added to its logit; ``float("-inf")`` bans it. JSON has neither: an id may be a
+            text of decimal digits, and minus infinity the text ``"-inf"``.
+        grammar: GBNF text with a rule named root, a JSON schema (dict, or text beginning with ``{``), a pydantic
+            model or a ``llama_cpp.LlamaGrammar``.
+        response_format: instead of ``grammar``, as in OpenAI's API: ``{"type": "json_object"}`` or ``{"type":
+            "json_schema", "json_schema": {"schema": ...}}``.
         logprobs: report this many of the likeliest tokens at each position.
         lookahead: deferred tokens, 0 to 15, that the base may guess before the assistant is asked, which then checks
             them all in one batch. ``"auto"`` guesses where it pays, by what the models' steps take on this machine and
@@ -388,8 +406,9 @@ class GenerationOptions:
     presence_penalty: float = 0.0
     seed: int | None = None
     stop: str | Sequence[str] | None = None
-    logit_bias: Mapping[int, float] | None = None
+    logit_bias: Mapping[int, float] | Mapping[str, float | str] | None = None
     grammar: Any = None
+    response_format: Any = None
     logprobs: int | None = None
     lookahead: int | str = 0
 
@@ -405,14 +424,19 @@ class GenerationOptions:
             return []
         if not isinstance(self.stop, (str, Iterable)):
             raise OptionError(f"stop is {shown(self.stop)}; give a string or a list of strings")
-        given = [self.stop] if isinstance(self.stop, str) else list(self.stop)
+        try:
+            given = [self.stop] if isinstance(self.stop, str) else list(self.stop)
+        except TypeError:  # an array of no dimension says that it is iterable
+            raise OptionError(f"stop is {shown(self.stop)}; give a string or a list of strings") from None
         for text in given:
             if not isinstance(text, str):
                 raise OptionError(f"stop holds {shown(text)}; stop strings are text")
             try:
                 text.encode("utf-8")
             except UnicodeEncodeError:
-                raise OptionError(f"the stop string {text!r} holds a lone surrogate; no text contains it") from None
+                raise OptionError(
+                    f"the stop string {shown(text)} holds a lone surrogate; no text contains it"
+                ) from None
         return given
 
     def rate_to_start_from(self) -> float | None:
@@ -422,15 +446,28 @@ class GenerationOptions:
             OptionError: a rate outside [0, 1], or two options that contradict each other.
         """
         for name in ("defer_rate", "target_rate"):
-            rate = getattr(self, name)
-            if rate is not None and not 0.0 <= _real(name, rate) <= 1.0:  # also refuses NaN
-                raise OptionError(f"{name} is {shown(rate)}; a deferral rate lies between 0 and 1")
+            if getattr(self, name) is not None:
+                share(name, getattr(self, name))
         if self.defer_rate is None:
             return self.target_rate if self.threshold is None else None
         for name in ("threshold", "target_rate"):
             if getattr(self, name) is not None:
                 raise OptionError(f"defer_rate and {name} both say how much to defer; leave one of them out")
         return self.defer_rate
+
+    def _biases(self) -> list[tuple[int, float]]:
+        """``logit_bias`` as the extension takes it."""
+        if self.logit_bias is not None and not isinstance(self.logit_bias, Mapping):
+            raise OptionError(f"logit_bias is {shown(self.logit_bias)}; give a dict of token id -> bias")
+        biases: dict[int, float] = {}
+        for key, bias in (self.logit_bias or {}).items():
+            # The keys of a JSON object are texts. int() would take more, and refuses thousands of digits.
+            token = int(key) if isinstance(key, str) and _DECIMAL.fullmatch(key) else key
+            number = integer("a token of logit_bias", token, -(2**31), 2**31 - 1)
+            if number in biases:
+                raise OptionError(f"logit_bias names token {number} twice, as a number and as a text; leave one out")
+            biases[number] = -math.inf if bias == "-inf" else real("a logit_bias", bias)
+        return list(biases.items())
 
     def to_core(self, default_threshold: float) -> _core.GenerationOptions:
         """The extension's form; a seed is drawn where none is given.
@@ -444,17 +481,17 @@ class GenerationOptions:
         core = _core.GenerationOptions()
 
         policy = _core.PolicyOptions()
-        policy.threshold = _real("threshold", default_threshold if self.threshold is None else self.threshold)
+        policy.threshold = share("threshold", default_threshold if self.threshold is None else self.threshold)
         if self.target_rate is not None:
-            policy.target_rate = _real("target_rate", self.target_rate)
+            policy.target_rate = share("target_rate", self.target_rate)
         policy.schedule = getattr(_core.Schedule, self.schedule)
         policy.schedule_tokens = integer("schedule_tokens", self.schedule_tokens, 0, 2**31 - 1)
         core.policy = policy
 
         strategy = _core.StrategyOptions()
         strategy.strategy = getattr(_core.Strategy, self.strategy)
-        strategy.beta = _real("beta", self.beta)
-        strategy.alpha = _real("alpha", self.alpha)
+        strategy.beta = real("beta", self.beta)
+        strategy.alpha = real("alpha", self.alpha)
         core.strategy = strategy
 
         sampling = _core.SamplingOptions()
@@ -467,23 +504,21 @@ class GenerationOptions:
             "frequency_penalty",
             "presence_penalty",
         ):
-            value = _real(name, getattr(self, name))
+            value = real(name, getattr(self, name))
             if abs(value) > _MAX_FLOAT:
                 raise OptionError(f"{name} is {shown(getattr(self, name))}; it must be a finite number")
             setattr(sampling, name, value)
         sampling.top_k = integer("top_k", self.top_k, -(2**31), 2**31 - 1)
         drawn = secrets.randbelow(MAX_SEED + 1) if self.seed is None else self.seed
         sampling.seed = integer("seed", drawn, 0, MAX_SEED)
-        if self.logit_bias is not None and not isinstance(self.logit_bias, Mapping):
-            raise OptionError(f"logit_bias is {shown(self.logit_bias)}; give a dict of token id -> bias")
-        sampling.logit_bias = [
-            (integer("a token of logit_bias", token, -(2**31), 2**31 - 1), _real("a logit_bias", bias))
-            for token, bias in (self.logit_bias or {}).items()
-        ]
-        sampling.grammar = to_gbnf(self.grammar)
+        sampling.logit_bias = self._biases()
+        if self.grammar is not None and self.response_format is not None:
+            raise OptionError("grammar and response_format both say what the text is; leave one of them out")
+        grammar = response_grammar(self.response_format) if self.grammar is None else self.grammar
+        sampling.grammar = to_gbnf(grammar)
         core.sampling = sampling
 
-        core.max_tokens = -1 if self.max_tokens is None else integer("max_tokens", self.max_tokens, 0, 2**31 - 1)
+        core.max_tokens = -1 if self.max_tokens is None else integer("max_tokens", self.max_tokens, -1, 2**31 - 1)
         core.stop = self.stop_strings()
         core.lookahead = _lookahead(self.lookahead)
         core.n_logprobs = 0 if self.logprobs is None else integer("logprobs", self.logprobs, 0, 2**31 - 1)

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import atexit
-import itertools
 import operator
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 from . import _core
-from ._busy import busy, wait_until_idle
+from ._busy import busy, check_usable, wait_until_idle
 from ._log import forward_log
-from ._turns import Turns
+from ._numbers import seconds
+from ._shown import shown
 from .batch import BatchStream, Request
-from .chat import Message, render_chat
-from .errors import ChatTemplateError, ColmError, HeadError, PairClosed, TokenizeError
+from .chat import Message, begins_with_bos, render_chat
+from .errors import ChatTemplateError, ColmError, HeadError, OptionError, PairClosed, TokenizeError
 from .heads import Head
-from .hub import resolve
-from .options import MAX_SEED, GenerationOptions, integer, shown
+from .names import HEAD_CHOICES, TRAINING_FREE_HEADS, head_file
+from .options import MAX_SEED, GenerationOptions, integer
+from .prompts import Prompt, check_prompts, is_conversation, refuse_messages, with_own
 from .results import Completion
-from .shipped import shipped_head, shipped_heads
 from .stream import TokenStream
 
 if TYPE_CHECKING:
@@ -31,23 +31,17 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
+    from .memory import PairMemory
     from .options import GenerationOptionsDict
 
 __all__ = ["Pair"]
 
 PathLike = str | os.PathLike[str]
-TRAINING_FREE_HEADS = ("confidence", "entropy", "random", "always", "never")
 DEFAULT_THRESHOLD = 0.5
 DEFAULT_PARALLEL = 8
 MAX_PARALLEL = 256  # llama.cpp's sequences
+MAX_IDS = 1 << 24  # of one call of detokenize(), from an iterator
 CHAT_TEMPERATURE = 0.2  # that of llama_cpp.Llama.create_chat_completion
-
-HEAD_CHOICES = (
-    "give head= one of: the path of a head file (.gguf), a colm_cpp.Head, a head of the package by name "
-    f"({', '.join(repr(name) for name in shipped_heads()) or 'none in this version'}), a training-free head by name "
-    f"({', '.join(repr(name) for name in TRAINING_FREE_HEADS)}), or a token of the base's vocabulary such as "
-    "'<|defer|>'"
-)
 
 # Heads by the id of what the caller gave, which is kept: another object could get the id of one that is gone.
 _Known: TypeAlias = "dict[int, tuple[PathLike | Head, _Prepared]]"
@@ -57,6 +51,16 @@ _open_pairs: weakref.WeakSet[Pair] = weakref.WeakSet()
 _registry_lock = threading.RLock()  # a signal handler may close a pair
 
 
+def _renew_lock() -> None:
+    """In a forked child: another thread of the parent may have held it."""
+    global _registry_lock
+    _registry_lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
 class Pair:
     """A base and an assistant with one vocabulary, loaded by :func:`load`.
 
@@ -64,10 +68,10 @@ class Pair:
     Use it as a context manager, or :meth:`close` it, to free the models.
     """
 
-    def __init__(self, core: _core.Pair, head: PathLike | Head | None) -> None:
+    def __init__(self, core: _core.Pair, head: PathLike | Head | None, memory: PairMemory | None = None) -> None:
         self._core: _core.Pair | None = core
+        self._memory = memory  # None: not checked
         self._facts = (core.base, core.assistant)  # each asking hashes the vocabulary
-        self._turns = Turns()
         self._streams: weakref.WeakSet[TokenStream] = weakref.WeakSet()
         self._batches: weakref.WeakSet[BatchStream] = weakref.WeakSet()
         self._head = head
@@ -79,12 +83,20 @@ class Pair:
 
     # -- writing ----------------------------------------------------------------------------------------------
 
-    def generate(self, prompt: str | Sequence[int], **options: Unpack[GenerationOptionsDict]) -> Completion:
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        queue_timeout: float | None = None,
+        **options: Unpack[GenerationOptionsDict],
+    ) -> Completion:
         """Continues ``prompt`` and returns the whole result.
 
         Args:
             prompt: text, or token ids. Special tokens in a text are recognised, and BOS is added where the model
                 asks for it; token ids are taken as they are.
+            queue_timeout: seconds to wait at most while the pair writes other threads' texts; 0 does not wait. None:
+                as long as it takes.
             **options: see :class:`GenerationOptions`.
 
         Raises:
@@ -94,32 +106,65 @@ class Pair:
             TokenizeError: the prompt is empty, not Unicode, or holds an id that the models do not share.
             ContextFull: the prompt is longer than the context.
             GenerationError: no token is allowed, or llama.cpp reported a failure.
-            PairClosed: the pair was closed.
+            QueueTimeout: the pair wrote other texts for longer than ``queue_timeout``.
+            PairClosed: the pair was closed, before or while it wrote.
+            ForkError: this process was forked while the pair was in use.
             KeyboardInterrupt: Ctrl-C; the pair stays usable.
         """
-        return self.stream(prompt, **options).completion()
+        return self.stream(prompt, queue_timeout=queue_timeout, **options).completion()
 
-    def stream(self, prompt: str | Sequence[int], **options: Unpack[GenerationOptionsDict]) -> TokenStream:
+    def stream(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        queue_timeout: float | None = None,
+        **options: Unpack[GenerationOptionsDict],
+    ) -> TokenStream:
         """Continues ``prompt``, token by token. Arguments and errors are those of :meth:`generate`.
 
-        Bad arguments raise here; nothing is computed before the first token is asked for.
+        Bad arguments raise here; nothing is computed before the first token is asked for. ``queue_timeout`` is the
+        longest wait for any one token; the stream can be iterated again after a QueueTimeout.
         """
         core = self._open_core()
-        return self._start(core, self._to_tokens(core, prompt), GenerationOptions.of(options))
+        tokens = self._to_tokens(core, prompt)
+        return self._start(core, tokens, GenerationOptions.of(options), queue_timeout)
 
-    def chat(self, messages: Sequence[Message], **options: Any) -> Completion:
+    def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        chat_template: str | None = None,
+        template_variables: Mapping[str, Any] | None = None,
+        queue_timeout: float | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        **options: Unpack[GenerationOptionsDict],
+    ) -> Completion:
         """Answers ``messages``, a list of ``{"role": ..., "content": ...}``.
 
         Args:
             messages: the conversation so far.
             chat_template: Jinja2 source. Default: the template in the base's file.
             template_variables: further names for the template.
+            queue_timeout: as for :meth:`generate`.
+            tools: JSON schemas of functions that the model may call, for templates that know tools.
+            documents: dicts with ``title`` and ``text``, for templates that know documents.
             **options: as for :meth:`generate`; temperature defaults to 0.2, as in llama_cpp.Llama.
 
         Raises:
             ChatTemplateError: the base's file has no template and none was given, or the template refused.
+            Everything else that :meth:`generate` raises.
         """
-        return self.stream_chat(messages, **options).completion()
+        stream = self.stream_chat(
+            messages,
+            chat_template=chat_template,
+            template_variables=template_variables,
+            queue_timeout=queue_timeout,
+            tools=tools,
+            documents=documents,
+            **options,
+        )
+        return stream.completion()
 
     def stream_chat(
         self,
@@ -127,14 +172,23 @@ class Pair:
         *,
         chat_template: str | None = None,
         template_variables: Mapping[str, Any] | None = None,
+        queue_timeout: float | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
         **options: Unpack[GenerationOptionsDict],
     ) -> TokenStream:
-        """:meth:`chat`, token by token."""
+        """:meth:`chat`, token by token; see :meth:`stream`."""
         core = self._open_core()
         options.setdefault("temperature", CHAT_TEMPERATURE)
         checked = GenerationOptions.of(options)
-        tokens = self.tokenize_chat(messages, chat_template=chat_template, template_variables=template_variables)
-        return self._start(core, tokens, checked)
+        tokens = self.tokenize_chat(
+            messages,
+            chat_template=chat_template,
+            template_variables=template_variables,
+            tools=tools,
+            documents=documents,
+        )
+        return self._start(core, tokens, checked, queue_timeout)
 
     def render_chat(
         self,
@@ -142,8 +196,10 @@ class Pair:
         *,
         chat_template: str | None = None,
         template_variables: Mapping[str, Any] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
     ) -> str:
-        """The prompt that :meth:`chat` would continue. Errors are those of :meth:`chat`."""
+        """The prompt that :meth:`chat` would continue. Arguments and errors are those of :meth:`chat`."""
         base = self.base
         template = base["chat_template"] if chat_template is None else chat_template
         if not template:
@@ -156,6 +212,8 @@ class Pair:
             template,
             bos_token=base["bos_token"] or "",
             eos_token=base["eos_token"] or "",
+            tools=tools,
+            documents=documents,
             variables=template_variables,
         )
 
@@ -165,17 +223,47 @@ class Pair:
         *,
         chat_template: str | None = None,
         template_variables: Mapping[str, Any] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
     ) -> list[int]:
-        """Token ids of :meth:`render_chat`'s prompt. Errors are those of :meth:`chat`."""
-        prompt = self.render_chat(messages, chat_template=chat_template, template_variables=template_variables)
-        base = self.base
-        # Most templates write BOS themselves; a second one would be read as text.
-        has_bos = bool(base["bos_token"]) and prompt.startswith(base["bos_token"])
-        return self.tokenize(prompt, add_special=not has_bos)
+        """Token ids of :meth:`render_chat`'s prompt, with BOS where the model asks for it and the template writes none.
+
+        Arguments and errors are those of :meth:`chat`.
+        """
+        prompt = self.render_chat(
+            messages,
+            chat_template=chat_template,
+            template_variables=template_variables,
+            tools=tools,
+            documents=documents,
+        )
+        return self.tokenize(prompt, add_special=not begins_with_bos(prompt, self.base["bos_token"]))
+
+    @overload
+    def generate_batch(
+        self,
+        prompts: Iterable[Prompt],
+        *,
+        n_parallel: int = ...,
+        each: Iterable[GenerationOptionsDict] | None = ...,
+        return_exceptions: Literal[False] = ...,
+        **options: Unpack[GenerationOptionsDict],
+    ) -> list[Completion]: ...
+
+    @overload
+    def generate_batch(
+        self,
+        prompts: Iterable[Prompt],
+        *,
+        n_parallel: int = ...,
+        each: Iterable[GenerationOptionsDict] | None = ...,
+        return_exceptions: bool,
+        **options: Unpack[GenerationOptionsDict],
+    ) -> list[Completion | ColmError]: ...
 
     def generate_batch(
         self,
-        prompts: Iterable[str | Sequence[int]],
+        prompts: Iterable[Prompt],
         *,
         n_parallel: int = DEFAULT_PARALLEL,
         each: Iterable[GenerationOptionsDict] | None = None,
@@ -186,21 +274,23 @@ class Pair:
 
         Args:
             return_exceptions: give back the error of a text that failed in its place. False: raise the first one,
-                once the others have ended.
+                once the others have ended; its ``index`` is the prompt's, and its ``results`` are what this method
+                would have returned with True.
         """
-        results: dict[int, Completion | ColmError] = {}
-        for number, result in self.stream_batch(prompts, n_parallel=n_parallel, each=each, **options):
-            results[number] = result
+        results = dict(self.stream_batch(prompts, n_parallel=n_parallel, each=each, **options))
         in_order = [results[number] for number in sorted(results)]
-        if not return_exceptions:
-            for result in in_order:
-                if isinstance(result, ColmError):
-                    raise result
-        return in_order
+        if return_exceptions:
+            return in_order
+        for number, result in enumerate(in_order):
+            if isinstance(result, ColmError):
+                result.args = (f"prompt {number} of {len(in_order)} (counted from 0): {result}",)
+                result.results = in_order  # type: ignore[attr-defined]
+                raise result
+        return [result for result in in_order if isinstance(result, Completion)]
 
     def stream_batch(
         self,
-        prompts: Iterable[str | Sequence[int]],
+        prompts: Iterable[Prompt],
         *,
         n_parallel: int = DEFAULT_PARALLEL,
         each: Iterable[GenerationOptionsDict] | None = None,
@@ -216,60 +306,79 @@ class Pair:
         is not disturbed.
 
         Args:
-            prompts: as for :meth:`generate`. An iterator is read as room comes free.
+            prompts: as for :meth:`generate`, or conversations as for :meth:`chat`, whose temperature is then 0.2
+                unless it is given. An iterator is read as room comes free.
             n_parallel: texts at a time, 1 to 256 and no more than ``n_batch``.
-            each: options of each text, beside ``options`` or in their place.
+            each: options of each text, beside ``options`` or in their place; as many as there are prompts.
             **options: of all texts; see :class:`GenerationOptions`. ``seed`` is that of the first text, each later one
                 has the next.
 
         Raises:
             TypeError: an unknown option.
-            OptionError: ``n_parallel`` or an option of ``options`` outside its range.
+            OptionError: ``n_parallel`` or an option of ``options`` outside its range; ``each`` of another length than
+                ``prompts`` (where either is an iterator, once it ends).
+            TokenizeError: ``prompts`` is one text.
             HeadError: no head.
+            NotEnoughMemory: contexts for so many texts are estimated to need more than is free (unless the pair was
+                loaded with ``check_memory=False``).
             LoadError: no context of that size can be made.
             PairClosed: the pair was closed.
         """
         core = self._open_core()
+        check_prompts(prompts, each)
         heads: _Known = {}
         if options.get("head") is not None or each is None:  # otherwise each text may bring its own
             self._options_of(GenerationOptions.of(options), heads)
         else:
             GenerationOptions.of(options).to_core(DEFAULT_THRESHOLD)
+        n_parallel = integer("n_parallel", n_parallel, 1, MAX_PARALLEL)
+        if self._memory is not None:
+            self._memory.check_batch(n_parallel)
         with busy():
             try:
-                batch = _core.Batch(core, integer("n_parallel", n_parallel, 1, MAX_PARALLEL))
+                batch = _core.Batch(core, n_parallel)
             finally:
                 forward_log()
         stream = BatchStream(core, batch, n_parallel, self._requests(core, prompts, each, options, heads))
         with _registry_lock:
+            self._open_core()  # it may have been closed meanwhile
             self._batches.add(stream)
         return stream
 
     def _requests(
         self,
         core: _core.Pair,
-        prompts: Iterable[str | Sequence[int]],
+        prompts: Iterable[Prompt],
         each: Iterable[GenerationOptionsDict] | None,
         options: GenerationOptionsDict,
         heads: _Known,
     ) -> Iterator[Callable[[], Request]]:
         first_seed = options.get("seed")
-        own = itertools.repeat({}) if each is None else each
-        for number, (prompt, extra) in enumerate(zip(prompts, own, strict=each is not None)):
-            merged: dict[str, Any] = {**options, **extra}
-            if first_seed is not None and "seed" not in extra:
-                merged["seed"] = (first_seed + number) % (MAX_SEED + 1)
+        for number, (prompt, extra) in enumerate(with_own(prompts, each)):
 
-            def make(prompt: str | Sequence[int] = prompt, merged: dict[str, Any] = merged) -> Request:
-                tokens = self._to_tokens(core, prompt)
-                return (tokens, *self._options_of(GenerationOptions.of(merged), heads))
+            def make(number: int = number, prompt: Prompt = prompt, extra: Any = extra) -> Request:
+                if not isinstance(extra, Mapping):
+                    raise OptionError(f"its entry of each= is {shown(extra)}; give a dict of options")
+                merged: dict[str, Any] = {**options, **extra}
+                if first_seed is not None and "seed" not in extra:
+                    merged["seed"] = (first_seed + number) % (MAX_SEED + 1)
+                if is_conversation(prompt):
+                    merged.setdefault("temperature", CHAT_TEMPERATURE)
+                    tokens = self.tokenize_chat(prompt)
+                else:
+                    tokens = self._to_tokens(core, prompt)
+                try:
+                    checked = GenerationOptions.of(merged)
+                except TypeError as error:  # an unknown name in each=; in options it was refused before
+                    raise OptionError(str(error)) from None
+                return (tokens, *self._options_of(checked, heads))
 
             yield make
 
     def cancel(self) -> None:
         """Ends the texts being written as ``cancelled``, within one step. Safe from any thread."""
         for stream in self._live_streams():
-            if stream._started:
+            if stream._begun:
                 stream.cancel()
         for batch in self._live_batches():
             batch.cancel()
@@ -281,11 +390,12 @@ class Pair:
 
         Args:
             text: any Unicode text.
-            add_special: add BOS and EOS where the model asks for them.
+            add_special: add BOS where the model asks for it. EOS is never added, because what is written comes behind
+                the last token; where a text ends with one, append its id.
             parse_special: recognise control tokens such as ``<|im_start|>``.
 
         Raises:
-            TokenizeError: not a text, or one with lone surrogates.
+            TokenizeError: not a text, one with lone surrogates, or one that the vocabulary has no tokens for.
         """
         if not isinstance(text, str):
             raise TokenizeError(f"the text is of type {type(text).__name__}; give str or token ids")
@@ -302,10 +412,17 @@ class Pair:
     def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> str:
         """The text of token ids; control tokens only with ``special``. Bytes that are no UTF-8 become U+FFFD.
 
+        Some tokenizers (SPM) put a space before a text and behind control tokens. Behind control tokens such as BOS it
+        is left out again, so that the ids of a whole text give that text. Ids that begin with no control token are
+        taken for the middle of a text, as generated tokens are, and keep it.
+
         Raises:
-            TokenizeError: an id that the models do not share.
+            TokenizeError: an id that the models do not share, or more than 16,777,216 ids.
         """
-        return self._open_core().detokenize(_to_ids(tokens), special)
+        ids = _to_ids(tokens, MAX_IDS)
+        if len(ids) > MAX_IDS:
+            raise TokenizeError(f"more than {MAX_IDS} token ids were given; detokenize them in parts")
+        return self._open_core().detokenize(ids, special)
 
     # -- what it is -------------------------------------------------------------------------------------------
 
@@ -362,13 +479,19 @@ class Pair:
             self._open_core().reset()
 
     def close(self) -> None:
-        """Ends every text and frees both models. Closing twice is fine."""
+        """Ends every text and frees both models. Closing twice is fine. Texts that are written get PairClosed."""
+        with _registry_lock:  # no text may begin between the two
+            self._core = None
+            writing: list[TokenStream | BatchStream] = [*self._streams, *self._batches]
+        for text in writing:
+            text._detach()
+
+    def _stop(self) -> None:
+        """Ends every text, also those that wait, as ``cancelled``."""
         for stream in self._live_streams():
-            stream._detach()
+            stream.cancel()
         for batch in self._live_batches():
-            batch._detach()
-        self._core = None
-        self._prepared = None
+            batch.cancel()
 
     def __enter__(self) -> Pair:
         self._open_core()
@@ -388,9 +511,11 @@ class Pair:
     # -- inside -----------------------------------------------------------------------------------------------
 
     def _open_core(self) -> _core.Pair:
-        if self._core is None:
+        core = self._core  # another thread may close the pair
+        if core is None:
             raise PairClosed("this pair was closed; load it again to go on")
-        return self._core
+        check_usable()
+        return core
 
     def _live_streams(self) -> list[TokenStream]:
         with _registry_lock:
@@ -400,12 +525,13 @@ class Pair:
         with _registry_lock:
             return list(self._batches)
 
-    def _to_tokens(self, core: _core.Pair, prompt: str | Sequence[int]) -> list[int]:
+    def _to_tokens(self, core: _core.Pair, prompt: Prompt) -> list[int]:
+        refuse_messages(prompt)
         if isinstance(prompt, str):
             if not prompt:
                 raise TokenizeError("the prompt is empty; give at least one character")
             return self.tokenize(prompt)
-        return _to_ids(prompt)
+        return _to_ids(prompt, core.n_ctx)  # type: ignore[arg-type]  # not messages; one above is too many, and refused
 
     def _options_of(
         self, options: GenerationOptions, heads: _Known | None = None
@@ -426,14 +552,18 @@ class Pair:
             default_threshold = prepared.threshold_for(rate, must_know=options.defer_rate is not None)
         return prepared.core, options.to_core(default_threshold)
 
-    def _start(self, core: _core.Pair, tokens: list[int], options: GenerationOptions) -> TokenStream:
+    def _start(
+        self, core: _core.Pair, tokens: list[int], options: GenerationOptions, queue_timeout: float | None
+    ) -> TokenStream:
+        timeout = None if queue_timeout is None else seconds("queue_timeout", queue_timeout)
         head, core_options = self._options_of(options)
         try:
             generation = core.start(tokens, head, core_options)
         finally:
             forward_log()
-        stream = TokenStream(core, generation, self._turns, core_options.sampling.seed)
+        stream = TokenStream(core, generation, core_options.sampling.seed, timeout)
         with _registry_lock:
+            self._open_core()  # it may have been closed meanwhile
             self._streams.add(stream)
         return stream
 
@@ -502,24 +632,11 @@ class _Prepared:
         )
 
 
-def head_file(head: PathLike) -> PathLike | None:
-    """The file of a head: one in the package, by name, or a path. None where ``head`` names no file."""
-    return shipped_head(os.fspath(head)) or (resolve(head) if is_file(head) else None)
-
-
-def is_file(head: PathLike) -> bool:
-    """Whether ``head`` names a file rather than a token or a training-free head."""
-    if not isinstance(head, str):
-        return True
-    if head in TRAINING_FREE_HEADS or "\0" in head or shipped_head(head) is not None:
-        return False
-    return head.startswith("hf:") or head.lower().endswith(".gguf") or os.path.exists(head)
-
-
-def _to_ids(tokens: Sequence[int]) -> list[int]:
+def _to_ids(tokens: Iterable[int], most: int) -> list[int]:
+    """Token ids as integers. Of an iterator, which may have no end, no more than one above ``most`` are read."""
     if isinstance(tokens, (bytes, bytearray)) or not hasattr(tokens, "__iter__"):
         raise TokenizeError(f"the prompt is of type {type(tokens).__name__}; give str or token ids")
-    ids = []
+    ids: list[int] = []
     for token in tokens:
         try:
             number = operator.index(token)
@@ -528,6 +645,8 @@ def _to_ids(tokens: Sequence[int]) -> list[int]:
         if isinstance(token, bool) or not -(2**31) <= number < 2**31:
             raise TokenizeError(f"a prompt token is {shown(token)}; token ids are whole numbers below 2147483648")
         ids.append(number)
+        if len(ids) > most and not isinstance(tokens, Sized):
+            break
     return ids
 
 
@@ -535,8 +654,16 @@ def _to_ids(tokens: Sequence[int]) -> list[int]:
 def _close_open_pairs() -> None:
     # Models must be gone before the interpreter is: a daemon thread may still be computing on them.
     _core.stop_loading()
-    with _registry_lock:
-        pairs = list(_open_pairs)
-    for pair in pairs:
+
+    def stop() -> None:
+        for pair in _all_open_pairs():
+            pair._stop()
+
+    wait_until_idle(stop, seconds=10)
+    for pair in _all_open_pairs():
         pair.close()
-    wait_until_idle(seconds=10)
+
+
+def _all_open_pairs() -> list[Pair]:
+    with _registry_lock:
+        return list(_open_pairs)

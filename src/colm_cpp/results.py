@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["Completion", "FinishReason", "Source", "Stats", "Token", "TopLogprob"]
+__all__ = ["Completion", "FinishReason", "Source", "Stats", "Token", "Tokens", "TopLogprob"]
 
 Source = Literal["base", "assistant"]
 FinishReason = Literal["stop", "length", "eos", "cancelled"]
+
+
+_SHOWN_TOKENS = 3
+_SHOWN_TEXT = 60
+# Seen on a light page and on a dark one.
+_TINTS = {"base": "rgba(140, 140, 140, .18)", "assistant": "rgba(255, 140, 0, .38)"}
 
 
 def defer_prob(z: float) -> float:
@@ -68,6 +76,9 @@ class Token:
         """Whether it was the assistant's turn."""
         return self.source == "assistant"
 
+    def __repr__(self) -> str:
+        return f"Token({self.text!r}, {self.source}, id={self.id}, defer_prob={self.defer_prob:.2f})"
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields, ``defer_prob`` included."""
         fields = dataclasses.asdict(self)
@@ -75,6 +86,20 @@ class Token:
             if not math.isfinite(fields[name]):  # JSON has no infinities
                 fields[name] = None
         return {**fields, "defer_prob": self.defer_prob}
+
+
+class Tokens(tuple[Token, ...]):
+    """The tokens of a text: a tuple that is short when it is printed, and tinted in a notebook."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        first = ", ".join(map(repr, self[:_SHOWN_TOKENS]))
+        return f"<{_count(len(self), 'token')}: {first}{', ...' if len(self) > _SHOWN_TOKENS else ''}>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the text, each token tinted by who wrote it."""
+        return _box(_tinted(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +143,13 @@ class Stats:
     tokens_per_s: float
     seed: int
 
+    def __repr__(self) -> str:
+        return f"<Stats: {self._summary()}, seed {self.seed}>"
+
+    def _summary(self) -> str:
+        written = _count(self.generated_tokens, "token")
+        return f"{written}, {self.deferral_rate:.0%} deferred, {self.tokens_per_s:.1f} tokens/s"
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields."""
         return dataclasses.asdict(self)
@@ -145,6 +177,19 @@ class Completion:
     def __str__(self) -> str:
         return self.text
 
+    def __repr__(self) -> str:
+        text = self.text if len(self.text) <= _SHOWN_TEXT else self.text[:_SHOWN_TEXT] + "..."
+        return f"<Completion {text!r}: {self.stats._summary()}, finish_reason {self.finish_reason!r}>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the text, each token tinted by who wrote it, and what came of it."""
+        legend = " ".join(
+            f'<span style="background:{tint};padding:0 .4em;border-radius:3px">{source}</span>'
+            for source, tint in _TINTS.items()
+        )
+        facts = html.escape(f"{self.stats._summary()}, finish_reason {self.finish_reason!r}")
+        return _box(f'{_tinted(self.tokens)}<div style="opacity:.75;margin-top:.5em">{legend} {facts}</div>')
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields."""
         return {
@@ -154,3 +199,21 @@ class Completion:
             "end_token": None if self.end_token is None else self.end_token.to_dict(),
             "stats": self.stats.to_dict(),
         }
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
+
+def _box(inside: str) -> str:
+    return f'<div style="white-space:pre-wrap;overflow-wrap:anywhere;font-family:inherit">{inside}</div>'
+
+
+def _tinted(tokens: Iterable[Token]) -> str:
+    """A model may write anything: its text is escaped, and cannot turn the direction of what follows it."""
+    return "".join(
+        f'<span style="background:{_TINTS[token.source]};unicode-bidi:isolate" '
+        f'title="{token.source}, defer probability {token.defer_prob:.2f}">{html.escape(token.text)}</span>'
+        for token in tokens
+        if token.text
+    )

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from . import _core
 from ._busy import busy
 from ._log import forward_log
-from .errors import PairClosed
-from .results import Completion, FinishReason, Stats, Token, TopLogprob
+from .errors import PairClosed, QueueTimeout
+from .results import Completion, FinishReason, Stats, Token, Tokens, TopLogprob
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from ._turns import Turns
-
 __all__ = ["TokenStream", "completion_of"]
+
+_Result = TypeVar("_Result")
 
 
 class TokenStream:
     """An iterator over the tokens of one text, made by ``pair.stream()``.
 
-    The pair computes while the stream is iterated, and other threads' texts wait until it ends. Leaving a loop early
-    ends it (so do :meth:`close` and the end of a ``with`` block); the pair stays usable and keeps what it has read.
+    The pair computes while the stream is iterated. Other threads' texts wait until it ends, or until they have waited
+    for whoever iterates it about as long as it takes to read the text again (20 ms to 1 s in all): the pair then goes
+    to them, and the stream waits for it when it is next iterated. So a stream that is left open blocks nobody, and one
+    that is read slowly shares the pair. The text is the same, but both models read it again each time that the pair
+    comes back: two streams in one loop, ``zip(a, b)``, read both texts at every token. Take :meth:`Pair.stream_batch`
+    for that.
+
+    Leaving a loop early ends the text (so do :meth:`close` and the end of a ``with`` block); the pair stays usable and
+    keeps what it has read.
 
     Attributes:
         finish_reason: why the text ended; None while it goes on, or when it was left early.
@@ -31,12 +39,14 @@ class TokenStream:
 
     finish_reason: FinishReason | None
     seed: int
+    _generation: _core.Generation | None = None  # where Ctrl-C comes in the middle of __init__
 
-    def __init__(self, pair: _core.Pair, generation: _core.Generation, turns: Turns, seed: int) -> None:
+    def __init__(
+        self, pair: _core.Pair, generation: _core.Generation, seed: int, queue_timeout: float | None = None
+    ) -> None:
         self._pair: _core.Pair | None = pair
-        self._generation: _core.Generation | None = generation
-        self._turns = turns
-        self._started = False
+        self._generation = generation
+        self._queue_timeout = queue_timeout
         self._done = False
         self._tokens: list[Token] = []
         self._final: tuple[Stats, Token | None] | None = None
@@ -49,40 +59,55 @@ class TokenStream:
     def __next__(self) -> Token:
         if self._done:
             raise StopIteration
-        generation, pair = self._generation, self._pair
-        if generation is None or pair is None:
-            raise PairClosed("the pair of this stream was closed; load it again to go on")
-        if self._started:
-            self._turns.keep(self)
-        else:
-            self._turns.take(self)
-            self._started = True
-            if self._done:  # closed while waiting
-                self._end()
-                raise StopIteration
-            if self._generation is None:  # its pair was
-                self._end()
-                raise PairClosed("the pair of this stream was closed; load it again to go on")
-        try:
-            with busy():
-                step = generation.next()
-        except BaseException:
-            self._end()
-            raise
-        finally:
-            forward_log()
+        generation, pair = self._opened()
+        step = self._compute(generation.next)
         if step is None:
-            self.finish_reason = cast(FinishReason, generation.finish_reason)
-            self._final = _summary(generation, pair, self.seed)
-            self._end()
+            self._finish(generation, pair)
             raise StopIteration
         token = _to_token(step, pair)
         self._tokens.append(token)
         return token
 
+    def _opened(self) -> tuple[_core.Generation, _core.Pair]:
+        generation, pair = self._generation, self._pair
+        if generation is None or pair is None:
+            raise PairClosed("the pair of this stream was closed; load it again to go on")
+        return generation, pair
+
+    def _compute(self, step: Callable[[float | None], _Result]) -> _Result:
+        try:
+            with busy():
+                return step(self._queue_timeout)
+        except QueueTimeout:
+            raise  # the text stands where it was
+        except BaseException:
+            self._end()
+            raise
+        finally:
+            forward_log()
+
+    def _finish(self, generation: _core.Generation, pair: _core.Pair) -> None:
+        """Notes why the text ended; it did, or the stream was closed, or its pair was."""
+        if self._done:
+            return
+        reason = cast(FinishReason, generation.finish_reason)
+        self._end()
+        if reason == "cancelled" and self._generation is None:
+            raise PairClosed("the pair of this stream was closed; load it again to go on")
+        self.finish_reason = reason
+        self._final = _summary(generation, pair, self.seed)
+
     def _end(self) -> None:
         self._done = True
-        self._turns.give_back(self)
+        generation = self._generation
+        if generation is not None:
+            generation.give_back()
+
+    @property
+    def _begun(self) -> bool:
+        """Whether it was ever computed."""
+        generation = self._generation
+        return generation is not None and generation.begun
 
     @property
     def stats(self) -> Stats:
@@ -117,15 +142,19 @@ class TokenStream:
         Raises:
             PairClosed: the pair was closed before the text ended.
             GenerationError: no token is allowed, or llama.cpp reported a failure.
+            QueueTimeout: the pair wrote other texts for longer than ``queue_timeout``; the stream can be run later.
         """
-        for _ in self:
-            pass
+        if not self._done:
+            generation, pair = self._opened()
+            steps = self._compute(generation.rest)
+            self._tokens += [_to_token(step, pair) for step in steps]
+            self._finish(generation, pair)
         if self._final is None or self.finish_reason is None:
             raise PairClosed("this stream was closed before its text ended")
         stats, end_token = self._final
         return Completion(
             text="".join(token.text for token in self._tokens),
-            tokens=tuple(self._tokens),
+            tokens=Tokens(self._tokens),
             finish_reason=self.finish_reason,
             stats=stats,
             end_token=end_token,
@@ -143,9 +172,9 @@ class TokenStream:
 
     def _detach(self) -> None:
         """Lets go of the models, for a pair that is being closed."""
-        self.cancel()
-        self._generation = None
-        self._pair = None
+        generation, self._generation, self._pair = self._generation, None, None
+        if generation is not None:
+            generation.cancel()
 
     def __enter__(self) -> TokenStream:
         return self
@@ -163,7 +192,7 @@ class TokenStream:
 def completion_of(finished: _core.FinishedText, pair: _core.Pair, seed: int) -> Completion:
     """A text that was written beside others."""
     stats, end_token = _summary(finished, pair, seed)
-    tokens = tuple(_to_token(step, pair) for step in finished.take_steps())
+    tokens = Tokens(_to_token(step, pair) for step in finished.take_steps())
     return Completion(
         text="".join(token.text for token in tokens),
         tokens=tokens,

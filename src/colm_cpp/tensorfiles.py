@@ -6,19 +6,29 @@ matrix in a safetensors file only the wanted row's bytes are read.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
+import os
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from ._head_checks import MAX_WEIGHTS
 from ._safetensors import SafetensorsFile
+from ._shown import shortened, shown
 from ._torch_file import TorchFile
 from .errors import HeadError, LoadError
 
 # The name that the one tensor has in a file that does not name it.
 UNNAMED = ""
+# The largest tokenizer.json of today has 35 MB.
+_MAX_JSON = 2**28
 
 
 class TensorFile(Protocol):
@@ -60,7 +70,7 @@ def open_tensors(path: Path) -> TensorFile:
     if suffix in (".bin", ".pt", ".pth"):
         return TorchFile(path)
     raise LoadError(
-        f"{path} has the suffix {suffix!r}, which is not known; give a checkpoint folder or a "
+        f"{path} has the suffix {shown(suffix)}, which is not known; give a checkpoint folder or a "
         ".safetensors, .npz, .npy, .bin, .pt or .pth file (a .gguf head is read by Head.load)"
     )
 
@@ -72,7 +82,13 @@ def read_json(path: Path) -> dict[str, Any]:
         LoadError: the file cannot be read, or is not that.
     """
     try:
-        value = json.loads(path.read_bytes())
+        with path.open("rb") as file:
+            data = file.read() if os.fstat(file.fileno()).st_size <= _MAX_JSON else None
+        if data is None:
+            raise LoadError(f"{path} has more than {_MAX_JSON} bytes, which no such file has; copy it again")
+        value = json.loads(data)
+    except LoadError:  # is an OSError too
+        raise
     except OSError as exc:
         raise LoadError(f"cannot read {path}: {exc.strerror or exc}") from exc
     except (ValueError, RecursionError) as exc:
@@ -83,37 +99,104 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 class NumpyFile:
-    """A ``.npz`` archive or a ``.npy`` file; read whole, since a head is small."""
+    """A ``.npz`` archive or a ``.npy`` file. Only headers are read until an array is asked for.
+
+    A compressed array of zeros takes a thousandth of its size in the file, so that what an archive declares says
+    nothing of what reading it would cost.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            with path.open("rb") as file:  # opened here, since np.load leaves a damaged archive open
-                loaded = np.load(file, allow_pickle=False)
-                if isinstance(loaded, np.ndarray):
-                    arrays = {UNNAMED: loaded}
-                else:
-                    arrays = {name: loaded[name] for name in loaded.files}
-        except Exception as exc:  # numpy, zipfile and zlib each raise their own for a damaged file
-            if "Object arrays" in str(exc):
-                raise HeadError(f"{path} holds Python objects instead of numbers; save plain arrays") from exc
-            raise LoadError(f"{path} cannot be read as a numpy file: {exc}; save or copy it again") from exc
-        self._arrays = arrays
+        self._arrays: dict[str, _Header] = {}
         self.metadata = {}
-        activation = arrays.get("activation")
-        if activation is not None and activation.dtype.kind == "U" and activation.size == 1:
-            self.metadata["activation"] = str(activation.item())
-            del arrays["activation"]
+        with self._errors():
+            if not zipfile.is_zipfile(path):
+                with path.open("rb") as file:
+                    self._arrays[UNNAMED] = _read_header(file)
+            else:
+                with zipfile.ZipFile(path) as archive:
+                    for member in archive.infolist():
+                        name = member.filename.removesuffix(".npy")
+                        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                            raise ValueError(f"{shown(name)} is compressed in a way that numpy does not use")
+                        with archive.open(member) as stream:
+                            header = _read_header(stream)
+                            if member.file_size != stream.tell() + header.n_bytes:
+                                raise ValueError(f"{shown(name)} has another size than its header says")
+                        self._arrays[name] = header
+        activation = self._arrays.get("activation")
+        if activation is not None and activation.dtype.kind == "U" and activation.n_values == 1:
+            self.metadata["activation"] = str(self._load("activation").item())
+            del self._arrays["activation"]
 
     def names(self) -> list[str]:
         return list(self._arrays)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._arrays[name].shape)
+        return self._arrays[name].shape
 
     def read(self, name: str, row: int | None = None) -> npt.NDArray[np.float32]:
-        item = self._arrays[name]
-        if item.dtype.kind not in "fiu":
-            raise HeadError(f"{name or 'the array'} in {self.path} has dtype {item.dtype}; use float32")
+        header = self._arrays[name]
+        if header.dtype.kind not in "fiu":
+            raise HeadError(f"{name or 'the array'} in {self.path} has dtype {header.dtype}; use float32")
+        item = self._load(name)
         with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, which a Head refuses
             return np.asarray(item if row is None else item[row]).astype(np.float32)
+
+    def _load(self, name: str) -> npt.NDArray[Any]:
+        header = self._arrays[name]
+        if header.n_bytes > 8 * MAX_WEIGHTS:
+            raise HeadError(
+                f"{name or 'the array'} in {self.path} has {shown(header.n_values)} values; a head has at most "
+                f"{MAX_WEIGHTS} weights"
+            )
+        with self._errors():
+            if name == UNNAMED:
+                array: npt.NDArray[Any] = np.load(self.path, mmap_mode="r", allow_pickle=False)
+                return array
+            with zipfile.ZipFile(self.path) as archive, archive.open(header.member) as stream:
+                unpacked: npt.NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
+            return unpacked
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (HeadError, LoadError):
+            raise
+        except Exception as exc:  # numpy, zipfile and zlib each raise their own for a damaged file
+            raise LoadError(
+                f"{self.path} cannot be read as a numpy file: {shortened(str(exc))}; save or copy it again"
+            ) from exc
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What an array says of itself; ``member`` is its name in an archive."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    member: str
+
+    @property
+    def n_values(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def n_bytes(self) -> int:
+        return self.n_values * self.dtype.itemsize
+
+
+def _read_header(stream: IO[bytes]) -> _Header:
+    version = np.lib.format.read_magic(stream)
+    if version == (1, 0):
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+    elif version == (2, 0):
+        shape, _, dtype = np.lib.format.read_array_header_2_0(stream)
+    else:
+        raise ValueError(f"an array of format version {version[0]}.{version[1]}, which holds more than numbers")
+    if dtype.hasobject:
+        raise HeadError(f"{stream.name} holds Python objects instead of numbers; save plain arrays")
+    if not all(type(n) is int and n >= 0 for n in shape):
+        raise ValueError(f"an array of shape {shown(shape)}")
+    return _Header(shape, dtype, stream.name)

@@ -2,17 +2,24 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
+#include <vector>
 
 #include "check.h"
 #include "fake_model.h"
 
 namespace {
 
-// Reads batches of `from` tokens or more a little otherwise: their outputs, or what they leave behind.
+enum class What : std::uint8_t { logits, hidden, behind };
+
+// Reads batches of `from` tokens or more a little otherwise: their logits, their hidden states, or what they
+// leave behind.
 class Rounding final : public colm::LanguageModel {
   public:
-    Rounding(FakeModelOptions options, std::size_t from, bool only_behind)
-        : model_(options, random_function(1, options.n_vocab)), from_(from), only_behind_(only_behind) {}
+    Rounding(FakeModelOptions options, std::size_t from, What what)
+        : model_(options, random_function(1, options.n_vocab), random_function(2, options.n_embd)),
+          from_(from),
+          what_(what) {}
 
     std::size_t n_vocab() const override { return model_.n_vocab(); }
     std::size_t n_embd() const override { return model_.n_embd(); }
@@ -32,14 +39,21 @@ class Rounding final : public colm::LanguageModel {
         return nudged(output, want != colm::Want::nothing && !marked_.empty());
     }
     void eval_at(colm::View<const colm::Token> tokens, std::size_t position,
-                 colm::View<const std::size_t> wanted, colm::Interrupt& interrupt) override {
-        model_.eval_at(tokens, position, wanted, interrupt);
+                 colm::View<const std::size_t> wanted, bool hidden, colm::Interrupt& interrupt) override {
+        model_.eval_at(tokens, position, wanted, hidden, interrupt);
         if (tokens.size >= from_) marked_.push_back(position);
         last_size_ = tokens.size;
     }
     // Of a long batch only the first token's is another.
     colm::Output output(std::size_t i) override {
-        return nudged(model_.output(i), i == 0 && !only_behind_ && last_size_ >= from_);
+        const bool otherwise = i == 0 && last_size_ >= from_;
+        colm::Output output = nudged(model_.output(i), otherwise && what_ == What::logits);
+        if (otherwise && what_ == What::hidden) {
+            hidden_.assign(output.hidden, output.hidden + n_embd());
+            hidden_.back() = std::nextafter(hidden_.back(), 100.0f);
+            output.hidden = hidden_.data();
+        }
+        return output;
     }
 
   private:
@@ -53,14 +67,14 @@ class Rounding final : public colm::LanguageModel {
 
     FakeModel model_;
     std::size_t from_;
-    bool only_behind_;
+    What what_;
+    std::vector<float> hidden_;
     std::vector<std::size_t> marked_;
     std::size_t last_size_ = 0;
 };
 
-std::size_t measured(std::size_t from, bool only_behind, FakeModelOptions options = {},
-                     std::size_t most = 12) {
-    Rounding model(options, from, only_behind);
+std::size_t measured(std::size_t from, What what, FakeModelOptions options = {}, std::size_t most = 12) {
+    Rounding model(options, from, what);
     colm::Interrupt interrupt;
     return colm::invariant_batch(model, most, interrupt);
 }
@@ -68,34 +82,34 @@ std::size_t measured(std::size_t from, bool only_behind, FakeModelOptions option
 }  // namespace
 
 TEST(batch_invariance_finds_the_size_from_which_batches_round_otherwise) {
-    for (const bool only_behind : {false, true}) {
-        CHECK_EQ(measured(2, only_behind), std::size_t{1});
-        CHECK_EQ(measured(3, only_behind), std::size_t{2});
-        CHECK_EQ(measured(8, only_behind), std::size_t{7});
-        CHECK_EQ(measured(100, only_behind), std::size_t{12});
+    for (const What what : {What::logits, What::hidden, What::behind}) {
+        CHECK_EQ(measured(2, what), std::size_t{1});
+        CHECK_EQ(measured(3, what), std::size_t{2});
+        CHECK_EQ(measured(8, what), std::size_t{7});
+        CHECK_EQ(measured(100, what), std::size_t{12});
     }
 }
 
 TEST(batch_invariance_keeps_to_the_batch_and_the_context) {
     FakeModelOptions options;
     options.n_batch = 5;
-    CHECK_EQ(measured(100, false, options), std::size_t{5});
+    CHECK_EQ(measured(100, What::logits, options), std::size_t{5});
     options.n_batch = 16;
     options.n_outputs = 4;
-    CHECK_EQ(measured(100, false, options), std::size_t{4});
+    CHECK_EQ(measured(100, What::logits, options), std::size_t{4});
     options.n_outputs = 16;
     options.n_ctx = 14;
-    CHECK_EQ(measured(100, false, options), std::size_t{12});
+    CHECK_EQ(measured(100, What::logits, options), std::size_t{12});
     options.n_ctx = 13;
-    CHECK_EQ(measured(100, false, options), std::size_t{1});
+    CHECK_EQ(measured(100, What::logits, options), std::size_t{1});
     options.n_ctx = 700;
-    CHECK_EQ(measured(6, false, options), std::size_t{5});
+    CHECK_EQ(measured(6, What::logits, options), std::size_t{5});
 }
 
 TEST(batch_invariance_of_a_model_that_cannot_go_back_is_one) {
     FakeModelOptions options;
     options.can_rewind = false;
-    CHECK_EQ(measured(100, false, options), std::size_t{1});
+    CHECK_EQ(measured(100, What::logits, options), std::size_t{1});
     options.admits_it = false;
-    CHECK_EQ(measured(100, false, options), std::size_t{1});
+    CHECK_EQ(measured(100, What::logits, options), std::size_t{1});
 }

@@ -61,24 +61,27 @@ class FakeModel final : public colm::LanguageModel {
     }
 
     void eval_at(colm::View<const colm::Token> tokens, std::size_t position,
-                 colm::View<const std::size_t> wanted, colm::Interrupt& interrupt) override {
+                 colm::View<const std::size_t> wanted, bool hidden, colm::Interrupt& interrupt) override {
         const Text places(wanted.begin(), wanted.end());
         read(tokens, position, "logits at " + check::show(places), interrupt);
         CHECK(wanted.size >= 1);
         CHECK(wanted.size <= options_.n_outputs);
+        CHECK(!hidden || wanted.size == tokens.size);
         for (std::size_t i = 0; i < wanted.size; ++i) {
             CHECK(wanted[i] < tokens.size);
             CHECK(i == 0 || wanted[i] > wanted[i - 1]);
             const Text text(text_.begin(),
                             text_.begin() + static_cast<std::ptrdiff_t>(position + wanted[i] + 1));
             outputs_[wanted[i]] = std::make_unique<std::vector<float>>(logits_(text));
+            if (hidden) hiddens_[wanted[i]] = std::make_unique<std::vector<float>>(hidden_(text));
         }
     }
 
     colm::Output output(std::size_t i) override {
         CHECK(outputs_.count(i) == 1);
         std::vector<float>& logits = *outputs_.at(i);
-        return {{logits.data(), logits.size()}, nullptr};
+        const auto hidden = hiddens_.find(i);
+        return {{logits.data(), logits.size()}, hidden == hiddens_.end() ? nullptr : hidden->second->data()};
     }
 
     std::size_t rewind(std::size_t n_tokens) override {
@@ -129,6 +132,7 @@ class FakeModel final : public colm::LanguageModel {
         output_.reset();
         output_hidden_.reset();
         outputs_.clear();
+        hiddens_.clear();
     }
 
     FakeModelOptions options_;
@@ -140,6 +144,7 @@ class FakeModel final : public colm::LanguageModel {
     std::unique_ptr<std::vector<float>> output_;
     std::unique_ptr<std::vector<float>> output_hidden_;
     std::map<std::size_t, std::unique_ptr<std::vector<float>>> outputs_;
+    std::map<std::size_t, std::unique_ptr<std::vector<float>>> hiddens_;
 };
 
 // Values in [-scale, scale) that differ with every text: a wrong token anywhere shows.

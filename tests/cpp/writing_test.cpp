@@ -68,6 +68,23 @@ TEST(writing_is_full_after_max_tokens) {
     CHECK_EQ(none.finish_reason(), FinishReason::length);
 }
 
+TEST(writing_ends_at_a_control_token_that_is_a_stop_string) {
+    // Token 4 stands for a byte that is no character yet; as a stop token it ends the text all the same.
+    Writing::Limits limits;
+    limits.stop = {"stop"};
+    limits.stop_tokens = {3};
+    Writing writing = make(limits);
+    write(writing, 1);
+    write(writing, 2);  // held back: "stop" may follow
+    CHECK(!writing.finished());
+    write(writing, 3);
+    CHECK_EQ(writing.finish_reason(), FinishReason::stop);
+    Writing other = make(limits);
+    write(other, 1);
+    write(other, 0);
+    CHECK_EQ(other.finish_reason(), FinishReason::eos);
+}
+
 TEST(writing_is_full_where_the_context_is) {
     for (const int max_tokens : {-1, 128}) {
         Writing writing = make({max_tokens, {}}, 3);

@@ -454,7 +454,7 @@ def register_grammars() -> None:
         ("of nested groups", "root ::= " + "(" * rules + '"a"' + ")" * rules, bad),
         ("of a long chain of rules", chain, bad),
         ("with a maximum below the minimum", 'root ::= "a"{2,1}', bad + ".*2,1|" + bad),
-        ("with enormous repetition", 'root ::= ("a"{1,2000}){1,2000}', bad),
+        ("with repetition of repetition", 'root ::= ("a"{1,2000}){1,2000}', ANY),
         ("with more digits than a number has", 'root ::= "a"{99999999999999999999}', bad),
         ("with a repetition of a million", 'root ::= "a"{1,1000000}', ANY),
         ("with a star of stars", 'root ::= ("a"*)*', ANY),
@@ -751,9 +751,8 @@ def test_vocabularies_that_differ_in_a_token(folder: Path, tmp_path: Path, swap:
     [
         (tm.Vocab.spm(), "SPM"),
         (dataclasses.replace(VOCAB, add_bos=True), "adds token 384"),
-        (dataclasses.replace(VOCAB, add_eos=True), "EOS"),
     ],
-    ids=["type", "bos", "eos"],
+    ids=["type", "bos"],
 )
 @pytest.mark.parametrize("swap", [False, True])
 def test_vocabularies_that_behave_differently(
@@ -1088,7 +1087,7 @@ GENERATION_OPTIONS: list[tuple[str, object, type[Exception], list[object]]] = [
     ("threshold", "high", errors.OptionError, ["threshold", "high"]),
     ("threshold", [0.5], errors.OptionError, ["threshold", [0.5]]),
     ("threshold", 10**400, errors.OptionError, ["threshold"]),
-    ("max_tokens", -1, errors.OptionError, ["max_tokens", -1]),
+    ("max_tokens", -2, errors.OptionError, ["max_tokens", -2]),
     ("max_tokens", 1.5, errors.OptionError, ["max_tokens", 1.5]),
     ("max_tokens", 2**40, errors.OptionError, ["max_tokens", 2**40]),
     ("max_tokens", int, errors.OptionError, ["max_tokens", "int"]),
@@ -1218,13 +1217,13 @@ def test_extreme_generation_options(pair: colm.Pair, options: dict[str, Any]) ->
         (5, ["int", "GBNF"]),
         (b"root", ["bytes", "GBNF"]),
         (["a"], ["list", "GBNF"]),
-        ('root ::= "a', ["root"]),
-        ("root ::= (", ["root", "expecting"]),
+        ('root ::= "a', ["line 1", "column 12", '"']),
+        ("root ::= (", ["line 1", ")"]),
         ('other ::= "a"', ["root"]),
         ("root ::= missing", ["missing"]),
         ('root ::= root "a" | "b"', ["left recursion"]),
         ('root ::= a\na ::= b\nb ::= a "x"', ["left recursion"]),
-        ('root ::= "a"{99999999999999999999}', ["root"]),
+        ('root ::= "a"{99999999999999999999}', ["{99999999999999999999}", 100000]),
         ({"type": 5}, ["schema", "5"]),
         ({"type": "strong"}, ["schema", "strong"]),
         ("{", ["schema"]),
@@ -1241,7 +1240,6 @@ def test_grammar(pair: colm.Pair, capfd: pytest.CaptureFixture[str], grammar: An
     with pytest.raises(errors.GrammarError) as error:
         pair.stream("the", grammar=grammar)
     says(error, *parts)
-    # What llama.cpp has to say belongs into the exception.
     assert capfd.readouterr() == ("", "")
 
 
@@ -1316,7 +1314,7 @@ def test_chat_without_a_template(folder: Path) -> None:
         ("{% include '/etc/passwd' %}", ["loader"]),
         ("{{ range(10 ** 9) | list }}", ["range"]),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", ["recursion"]),
-        ("{{ 'a' * 10 ** 15 }}", ["MemoryError"]),
+        ("{{ 'a' * 10 ** 15 }}", [10**15]),
         (5, ["template"]),
         (b"{{ messages }}", ["template"]),
     ],

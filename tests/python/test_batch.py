@@ -211,10 +211,6 @@ def test_bad_options(pair: colm.Pair) -> None:
         pair.stream_batch(["a"], threshold=3)
     with pytest.raises(TypeError, match="treshold"):
         pair.stream_batch(["a"], treshold=0.5)  # type: ignore[call-arg]
-    with pytest.raises(ValueError, match="shorter"):
-        list(pair.stream_batch(["a", "b"], each=[{}], max_tokens=2))
-    with pytest.raises(ValueError, match="longer"):
-        list(pair.stream_batch(["a"], each=[{}, {}], max_tokens=2))
 
 
 def test_more_texts_than_a_batch_holds(tiny_pair: Any) -> None:

@@ -162,4 +162,4 @@ class TestCommand:
     def test_a_plot_without_a_folder(self, tiny_model: TinyModels, tmp_path: Path) -> None:
         result = self.run(tiny_model, "--plot", str(tmp_path / "no" / "plot.png"))
         assert result.exit_code == 1
-        assert "lies in no folder" in result.stderr
+        assert f"there is no folder {tmp_path / 'no'}" in result.stderr

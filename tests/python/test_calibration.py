@@ -143,6 +143,53 @@ def test_what_cannot_be_reached_is_said(wide: Pair) -> None:
     assert result.head.default_threshold is None
 
 
+def test_nothing_is_written_twice(wide: Pair) -> None:
+    """One z for every token: whatever the rate, the texts are the base's or the assistant's."""
+    constant = Head.linear(np.zeros(wide.n_embd), 0.3)
+    phases: list[str] = []
+    result = calibrate(
+        wide,
+        constant,
+        PROBLEMS[:2],
+        {**OPTIONS, "max_tokens": 8},
+        chat=False,
+        on_text=lambda what, done, total, record: phases.append(what),
+    )
+    assert phases == ["base alone"] * 2 + ["10%"] * 2
+    assert [(m.wanted, m.written) for m in result.measurements] == [
+        (0.1, True),
+        (0.2, False),
+        (0.4, False),
+        (0.6, False),
+    ]
+    assert result.stuck == CHECKED_RATES
+    assert len({(m.measured, m.n_tokens, m.n_deferred) for m in result.measurements}) == 1
+
+
+@pytest.mark.parametrize("name", list(HEADS))
+def test_what_is_not_written_again_would_be_the_same(name: str, wide: Pair) -> None:
+    """A threshold that leaves every decision as it was gives the very texts, and one that does not is tried."""
+    head = HEADS[name](wide.n_embd)
+    written: dict[str, list[str]] = {}
+    result = calibrate(
+        wide,
+        head,
+        PROBLEMS[:1],
+        {**OPTIONS, "max_tokens": 6},
+        chat=False,
+        on_text=lambda what, done, total, record: written.setdefault(what, []).append(record.sources),
+    )
+    known = [m for m in result.measurements if not m.written]
+    assert known
+    for measurement in known:
+        wide.forget()
+        again = wide.generate(
+            PROBLEMS[0].prompt, **{**OPTIONS, "max_tokens": 6}, head=head, threshold=measurement.threshold, lookahead=0
+        )
+        assert sources(again) in {text for texts in written.values() for text in texts}
+        assert sources(again).count("a") == measurement.n_deferred
+
+
 @pytest.mark.parametrize("n_parallel", [1, 3])
 def test_every_text_is_reported(n_parallel: int, wide: Pair) -> None:
     seen: list[tuple[str, int, int, str]] = []
@@ -157,8 +204,9 @@ def test_every_text_is_reported(n_parallel: int, wide: Pair) -> None:
     )
     assert [entry[:3] for entry in seen[:3]] == [("base alone", i, 3) for i in (1, 2, 3)]
     assert set("".join(entry[3] for entry in seen[:3])) == {"b"}
-    assert len(seen) == 3 * (1 + len(result.measurements))
-    for i, measurement in enumerate(result.measurements):
+    written_anew = [measurement for measurement in result.measurements if measurement.written]
+    assert len(seen) == 3 * (1 + len(written_anew))
+    for i, measurement in enumerate(written_anew):
         written = "".join(entry[3] for entry in seen[3 * (i + 1) : 3 * (i + 2)])
         assert (measurement.n_tokens, measurement.n_deferred) == (len(written), written.count("a"))
 
@@ -169,7 +217,7 @@ def test_many_at_once(name: str, wide: Pair, calibrated: dict[str, Calibrated], 
     alone = calibrated[name]
     head = HEADS[name](wide.n_embd)
     together = calibrate(wide, head, PROBLEMS, OPTIONS, chat=False, default_rate=0.3, n_parallel=3)
-    assert asked.n_parallel == [3] * (1 + len(together.measurements))
+    assert asked.n_parallel == [3] * (1 + sum(measurement.written for measurement in together.measurements))
     assert asked.ended != [*range(8)] * len(asked.n_parallel)
     assert together.base_texts == alone.base_texts
     for one, other in zip(together.base_logits, alone.base_logits, strict=True):

@@ -139,7 +139,7 @@ def test_every_option_of_the_api_is_on_the_command_line() -> None:
     fields = {field.name for field in dataclasses.fields(colm.LoadOptions)}
     assert set(_options.LOAD) == fields
     fields = {field.name for field in dataclasses.fields(colm.GenerationOptions)}
-    assert {*_options.GENERATION, "head", "grammar"} == fields
+    assert {*_options.GENERATION, "head", "grammar", "response_format"} == fields
     shown = " ".join(run("generate", "--help").stdout.split())
     for spec in (*_options.LOAD.values(), *_options.GENERATION.values()):
         assert f"--{spec.name.removeprefix('use_').replace('_', '-')}" in shown
@@ -167,7 +167,7 @@ def test_options_reach_the_api() -> None:
     result = CliRunner().invoke(command, arguments.split(), catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert seen["text"] == {
-        "max_tokens": None,
+        "max_tokens": -1,
         "temperature": 0.0,
         "logit_bias": {3: 1.5, 4: float("-inf")},
         "stop": ["a", "b"],
@@ -241,11 +241,11 @@ def test_errors_are_one_line(models: Models, tmp_path: Path) -> None:
 
     missing = tmp_path / "a\nb\x1b[2Jmissing.gguf"
     assert f"there is no file {tmp_path}/a b\\x1b[2Jmissing.gguf" in failure("--base", missing)
-    assert "n_ctx is 1; it must be from 2" in failure("--base-option", "n_ctx=1")
+    assert "--n-ctx is 1; it must be from 2" in failure("--base-option", "n_ctx=1")
     assert "did you mean 'n_ctx'" in failure("--base-option", "n_ctxx=1")
     assert "'nonsense' is no file" in failure("--head", "nonsense")
     assert "threshold" in failure("--threshold", "2")
-    assert "seed is -1" in failure("--seed", "-1")
+    assert "--seed is -1" in failure("--seed", "-1")
     assert "token 40 is" in failure("--assistant", models.other)
     assert "--trace" in failure("--trace", tmp_path / "no" / "trace")
     assert "grammar" in failure("--grammar", "root ::= (")
@@ -570,8 +570,8 @@ def test_export(models: Models, tmp_path: Path) -> None:
     assert run("export", source, output, "--force").exit_code == 0
     assert output.read_bytes() != before
     assert "does not exist" in error_of(run("export", tmp_path / "none", tmp_path / "x.gguf"))
-    assert "row=3" in error_of(run("export", source, tmp_path / "x.gguf", "--row", "3"))
-    assert "default_threshold" in error_of(run("export", source, tmp_path / "x.gguf", "--threshold", "2"))
+    assert "--row 3" in error_of(run("export", source, tmp_path / "x.gguf", "--row", "3"))
+    assert "--threshold" in error_of(run("export", source, tmp_path / "x.gguf", "--threshold", "2"))
 
     assert "has width 64" in error_of(run("export", source, tmp_path / "x.gguf", "--base", models.wide))
     result = run("export", source, output, "--base", models.base, "--force")

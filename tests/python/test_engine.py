@@ -825,7 +825,8 @@ def _allowed(grammar: Any, logits: np.ndarray[Any, np.dtype[np.float32]]) -> lis
     return [(entry.id, entry.logit) for entry in array.data[: array.size] if math.isfinite(entry.logit)]
 
 
-@pytest.mark.parametrize("text", ["root ::= [a-z ]+", "root ::= [^a-z]+", 'root ::= ("yes" | "no" | [0-9])+'], ids=str)
+# Not `[^a-z]+`: llama.cpp refuses the first byte of every character there, since it might become one of them.
+@pytest.mark.parametrize("text", ["root ::= [a-z ]+", "root ::= [A-Z0-9é]+", 'root ::= ("yes" | [0-9])+'], ids=str)
 @pytest.mark.parametrize("top_k", [3, 40, 300])
 def test_a_grammar_asked_about_few_tokens_is_one_asked_about_all(
     tiny_model: TinyModels, tiny_pair: TinyPairs, text: str, top_k: int

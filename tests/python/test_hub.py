@@ -22,6 +22,7 @@ from huggingface_hub import close_session, constants
 
 from colm_cpp import hub
 from colm_cpp.errors import DownloadError, MissingDependency, OptionError
+from colm_cpp.heads import Head
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from hub_server import HubServer, Repo, commit_of
@@ -706,3 +707,11 @@ def test_progress_switched_off_by_environment(server: HubServer, monkeypatch: py
     monkeypatch.setattr(sys, "stderr", stderr)
     hub.resolve("hf:org/repo/*q4_k_m.gguf", progress=True)
     assert stderr.getvalue() == ""
+
+
+def test_a_head_of_the_hub(server: HubServer, tmp_path: pathlib.Path) -> None:
+    Head.linear([1.0, 2.0]).save(tmp_path / "head.gguf")
+    server.repos["org/repo"] = Repo.of({"heads/my-head.gguf": (tmp_path / "head.gguf").read_bytes()})
+    assert Head.load("hf:org/repo/*head.gguf").n_embd == 2
+    with pytest.raises(DownloadError):
+        Head.load("hf:org/repo/other.gguf")

@@ -67,5 +67,5 @@ def test_scoring_takes_longer_passes(tiny_model: TinyModels, monkeypatch: pytest
     files = tiny_model(), tiny_model(seed=2)
     for n_sequences, given, size in ((1, None, 128), (8, None, 512), (8, 32, 32)):
         chosen = LoadOptions(n_ubatch=given), LoadOptions(n_ubatch=given)
-        for core in prepare(*files, chosen, check_memory=False, n_sequences=n_sequences):
+        for core in prepare(*files, chosen, check_memory=False, n_sequences=n_sequences)[0]:
             assert core.n_ubatch == size

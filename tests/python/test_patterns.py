@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 from dataclasses import asdict
@@ -20,6 +22,7 @@ from colm_cpp.report import traces
 from colm_cpp.report.html import render_page
 from colm_cpp.report.parts import PARTS, classify
 from colm_cpp.report.patterns import find_patterns
+from colm_cpp.report.script import SCRIPT
 from colm_cpp.report.style import STYLE
 from colm_cpp.report.traces import TracedText, TracedToken, read_texts
 from colm_cpp.report.visible import on_one_line, visible
@@ -375,8 +378,9 @@ class _Page(HTMLParser):
         self._stack.append("generated" if "generated" in (given.get("class") or "") else tag)
         if self._stack[-1] == "generated":
             self.generated.append("")
-        if "generated" in self._stack and "title" in given:
-            self.titles.append(given["title"] or "")
+        if self._stack[-1] != "generated" and "generated" in self._stack and given.get("role") == "button":
+            assert given["tabindex"] == "0"
+            self.titles.append(given["aria-label"] or "")
             if tag == "mark":
                 self.marked.append("")
 
@@ -414,26 +418,25 @@ class TestPage:
 
     def test_nothing_is_loaded_and_nothing_runs(self) -> None:
         nasty = TracedText("<img src=x onerror=1>", "<script>1</script>\x07", make_text(NASTY, "a" * 8).tokens)
-        page = _Page(render_page([nasty], find_patterns([nasty], min_count=1), sources=["<script src=//x>", "\x1b"]))
+        source = render_page([nasty], find_patterns([nasty], min_count=1), sources=["<script src=//x>", "\x1b"])
+        assert source.count(f"<script>{SCRIPT}</script>") == source.count("<script") == 1
+        page = _Page(source)
         assert {tag for tag, _ in page.tags} <= {
             "html", "head", "meta", "title", "style", "body", "main", "header", "h1", "h2", "h3", "p", "dl", "div",
             "dt", "dd", "section", "table", "thead", "tbody", "tr", "th", "td", "span", "code", "mark", "ol", "li", "b",
-            "i", "article", "details", "summary",
+            "i", "article", "details", "summary", "small", "script",
         }  # fmt: skip
         names = {name for _, attributes in page.tags for name in attributes}
         assert names <= {
-            "lang",
-            "charset",
-            "http-equiv",
-            "content",
-            "name",
-            "class",
-            "style",
-            "title",
-            "dir",
-            "id",
-            "scope",
-        }
+            "lang", "charset", "http-equiv", "content", "name", "class", "style", "dir", "id", "scope", "role",
+            "tabindex", "aria-label", "data-label",
+        }  # fmt: skip
+        # One script, the page's own, which its policy names by hash: nothing else may run.
+        assert [attributes for tag, attributes in page.tags if tag == "script"] == [{}]
+        policy = next(a["content"] for tag, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
+        digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+        assert policy == f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+        assert "</" not in SCRIPT
         assert "url(" not in STYLE
         assert "@import" not in STYLE
 
@@ -442,11 +445,20 @@ class TestPage:
         source = render_page([text], find_patterns([text]))
         title = _Page(source).titles[1]
         assert title == (
-            "p(defer) 0.500, written by the assistant\ntoken 2, id 1: digits\nother likely tokens: “ 5” 22.3%, “<b>”"
+            "“ 4”: defer probability 0.500, written by the assistant\ntoken 2, id 1: digits\n"
+            "other likely tokens: “ 5” 22.3%, “<b>”"
         )
-        assert '<mark class="p5" title' in source
-        assert '<span class="p5 e" title' in source
+        assert '<mark class="p5" role' in source
+        assert '<span class="p5 e" role' in source
         assert "2+2=" in source
+
+    @pytest.mark.parametrize(
+        ("p", "shown"), [(0.0, "0.000"), (1e-9, "<0.001"), (0.0014, "0.001"), (0.9996, ">0.999"), (1.0, "1.000")]
+    )
+    def test_small_is_not_none(self, p: float, shown: str) -> None:
+        text = TracedText("t", None, (TracedToken("x", 0, "base", p),))
+        (title,) = _Page(render_page([text], find_patterns([text]))).titles
+        assert f"defer probability {shown}," in title
 
     def test_max_texts(self) -> None:
         texts = [make_text(["x"], "a", title=f"text {i}") for i in range(3)]
@@ -507,7 +519,7 @@ class TestCommand:
         assert result.stdout.startswith("2 texts, 12 tokens, 7 deferred (58.3%); mean defer probability")
         assert "\x1b" not in result.stdout
         lines = [line.split() for line in result.stdout.splitlines()]
-        assert ["digits", "5", "3", "60.0%", "████████████", "1.03", "42.9%", "54.6%"] in lines
+        assert ["digits", "5", "3", "60.0%", "23%", "to", "88%", "████████████", "1.03", "42.9%", "54.6%"] in lines
         assert any(line[:4] == ["'8'", "6", "4", "66.7%"] for line in lines)
         assert "88[8]8[8]8" not in result.stdout  # one mark an example
         assert "8[8]8888" in result.stdout
@@ -529,7 +541,7 @@ class TestCommand:
         result = run(folder, "--json", "--min-count", "1")
         value = json.loads(result.stdout)
         expected = find_patterns(read_texts([folder]), min_count=1).to_dict()
-        assert value == {"paths": [str(folder)], "arm": None, **json.loads(json.dumps(expected))}
+        assert value == {"paths": [str(folder)], "arm": "head@20", **json.loads(json.dumps(expected))}
         assert "\x1b" not in result.stdout
 
     def test_arm(self, folder: Path) -> None:
@@ -541,8 +553,38 @@ class TestCommand:
 
     def test_several_paths(self, folder: Path, tmp_path: Path) -> None:
         trace = make_trace(tmp_path / "t.jsonl")
-        value = json.loads(run(folder, folder / "records" / "base.jsonl", trace, "--json").stdout)
-        assert (value["texts"], value["tokens"]) == (4, 16)
+        paths = (folder, folder / "records" / "base.jsonl", trace)
+        value = json.loads(run(*paths, "--json").stdout)
+        assert value["paths"] == [str(path) for path in paths]
+        # Arms defer differently: their numbers are never put together.
+        assert [(v["arm"], v["texts"], v["tokens"]) for v in value["arms"]] == [
+            ("head@20", 2, 12),
+            ("base", 1, 1),
+            (None, 1, 3),
+        ]
+        shown = run(*paths, "--text", "4").stdout
+        assert [line for line in shown.splitlines() if line.startswith("arm ")] == [
+            "arm head@20", "arm base", "arm none (traces)",
+        ]  # fmt: skip
+        assert "\ntext 4: t; " in shown
+
+    def test_arms_are_counted_apart(self, tmp_path: Path) -> None:
+        arms = {
+            "few@10": [make_record(0, ["x"] * 10, "ab" + "b" * 8)],
+            "all@90": [make_record(0, ["x"] * 10, "a" * 10)],
+        }
+        made = make_evaluation(tmp_path / "eval", arms)
+        value = json.loads(run(made, "--json").stdout)
+        assert {v["arm"]: v["rate"] for v in value["arms"]} == {"few@10": 0.1, "all@90": 1.0}
+        assert json.loads(run(made, "--json", "--arm", "all@90").stdout)["rate"] == 1.0
+        refused = run(made, "--html", tmp_path / "page.html")
+        assert isinstance(refused.exception, OptionError)
+        assert all(name in str(refused.exception) for name in ("few@10", "all@90", "--arm"))
+        assert not (tmp_path / "page.html").exists()
+        # The same arm of two evaluations is one.
+        other = make_evaluation(tmp_path / "more", {"few@10": arms["few@10"]})
+        value = json.loads(run(made, other, "--json", "--arm", "few@10").stdout)
+        assert (value["arm"], value["texts"], value["rate"]) == ("few@10", 2, 0.1)
 
     def test_page(self, folder: Path, tmp_path: Path) -> None:
         page = tmp_path / "page.html"
@@ -552,7 +594,7 @@ class TestCommand:
         assert _Page(page.read_text(encoding="utf-8")).generated == ["So [b]4 x\\x1b\n"]
         refused = run(folder, "--html", tmp_path / "no" / "page.html")
         assert isinstance(refused.exception, OptionError)
-        assert "name a file in a folder" in str(refused.exception)
+        assert f"there is no folder {tmp_path / 'no'}" in str(refused.exception)
 
     def test_usage(self, folder: Path) -> None:
         assert run().exit_code == 2

@@ -361,6 +361,15 @@ def test_conversations(scorers: Scorers) -> None:
     assert reason == "the base's file carries no chat template, which a conversation needs"
 
 
+def test_a_greeting_is_read_and_not_learned_from(scorers: Scorers) -> None:
+    turns = [("assistant", "Hello"), ("assistant", "there"), ("user", "one"), ("assistant", "two")]
+    messages = tuple({"role": role, "content": content} for role, content in turns)
+    turn = b"<|im_start|>%s\n%s<|im_end|>\n"
+    first = turn % (b"assistant", b"Hello") + turn % (b"assistant", b"there") + turn % (b"user", b"one")
+    expected = [(False, first + b"<|im_start|>assistant\n"), (True, b"two<|im_end|>"), (False, b"\n")]
+    assert Maker(scorers(CHAT)).parts(messages=messages) == expected
+
+
 def test_conversations_that_a_template_refuses(scorers: Scorers) -> None:
     def reason(template: str, *roles: str) -> str:
         messages = tuple({"role": role, "content": role} for role in roles)
@@ -368,7 +377,8 @@ def test_conversations_that_a_template_refuses(scorers: Scorers) -> None:
 
     refusing = "{{ raise_exception('no system message, please') if messages[0].role == 'system' }}" + tm.CHATML
     assert "no system message, please" in reason(refusing, "system", "user", "assistant")
-    assert "messages is empty" in reason(tm.CHATML, "assistant")
+    assert "assistant" in reason(tm.CHATML, "assistant")
+    assert "messages is empty" not in reason(tm.CHATML, "assistant", "assistant")
     # Some templates drop the thoughts of earlier turns, or end in something that the turn does not begin with.
     forgetful = "{% for m in messages[-2:] %}[{{ m.role }}]{{ m.content }}{% endfor %}"
     assert "cannot be told apart" in reason(forgetful, "user", "assistant", "user", "assistant")

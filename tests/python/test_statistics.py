@@ -1,8 +1,7 @@
-"""colm_cpp.learn.statistics, against brute force."""
+"""colm_cpp.learn.statistics, against published numbers, SciPy and brute force."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
 from statistics import NormalDist
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 
 from colm_cpp.errors import OptionError
-from colm_cpp.learn.statistics import PairedDifference, paired_bootstrap, roc_auc, wilson_interval, youden_threshold
+from colm_cpp.learn.statistics import paired_difference, roc_auc, wilson_interval, youden_threshold
 
 INF = math.inf
 
@@ -56,87 +55,116 @@ def test_wilson_out_of_range(arguments: Any) -> None:
         wilson_interval(*arguments)
 
 
-# --- paired_bootstrap ---
+# --- paired_difference ---
 
 
-def exact_resamples(a: list[int], b: list[int]) -> list[float]:
-    """The difference of every possible resample, all equally likely."""
-    n = len(a)
-    differences = [x - y for x, y in zip(a, b, strict=True)]
-    return sorted(sum(drawn) / n for drawn in itertools.product(differences, repeat=n))
+def answers(wins: int, losses: int, n: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Two ways of answering ``n`` problems: so many only the first got right, so many only the second."""
+    both = np.arange(n) >= n - (n - wins - losses) // 2
+    a, b = both.copy(), both.copy()
+    a[:wins] = True
+    b[wins : wins + losses] = True
+    return a, b
 
 
 @pytest.mark.parametrize(
-    ("a", "b"),
+    ("wins", "losses", "n", "confidence", "low", "high"),
     [
-        ([1, 1, 1, 0, 1, 0], [0, 1, 0, 0, 1, 1]),
-        ([1, 1, 1, 1, 1], [0, 0, 0, 1, 1]),
-        ([0, 0, 1, 0, 0], [1, 1, 0, 1, 0]),
-        ([1, 0, 1, 0], [0, 1, 0, 1]),
+        (1, 7, 21, 0.95, -0.517, -0.026),  # Bentur et al. (2009) in Fagerland, Lydersen and Laake (2014)
+        (6, 16, 161, 0.95, -0.1240, -0.0054),  # Cavo et al. (2012), likewise
+        (28, 25, 618, 0.90, -0.0148, 0.0247),  # scoreci.mp(25, 28, 618, 0.9) of R's PropCIs
     ],
 )
-def test_bootstrap_against_every_resample(a: list[int], b: list[int]) -> None:
-    every = np.array(exact_resamples(a, b))
-    found = paired_bootstrap(a, b, n_resamples=200_000, confidence=0.8)
-    assert found.difference == pytest.approx(np.mean(a) - np.mean(b))
-    share = min(np.mean(every <= 1e-12), np.mean(every >= -1e-12))
-    assert found.p_value == pytest.approx(min(1.0, 2 * share), abs=0.01)
-    # A percentile may fall on either side of a step of the distribution.
-    for bound, level in ((found.low, 0.1), (found.high, 0.9)):
-        assert np.quantile(every, level - 0.01) - 1e-9 <= bound <= np.quantile(every, level + 0.01) + 1e-9
+def test_interval_of_a_difference_published(
+    wins: int, losses: int, n: int, confidence: float, low: float, high: float
+) -> None:
+    found = paired_difference(*answers(wins, losses, n), confidence)
+    assert found.difference == pytest.approx((wins - losses) / n)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=5e-4 if n == 21 else 5e-5)
 
 
-def test_bootstrap_of_equal_answers() -> None:
-    assert paired_bootstrap([True, False, True], [True, False, True]) == PairedDifference(0.0, 0.0, 0.0, 1.0)
+@pytest.mark.parametrize(
+    ("wins", "losses"), [(0, 0), (1, 0), (0, 2), (1, 7), (6, 16), (50, 50), (40, 61), (500, 440), (3, 300), (0, 1000)]
+)
+def test_p_value_is_the_sign_tests(wins: int, losses: int) -> None:
+    binomtest = pytest.importorskip("scipy.stats").binomtest
+    expected = binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
+    assert paired_difference(*answers(wins, losses, wins + losses + 3)).p_value == pytest.approx(expected, rel=1e-9)
 
 
-def test_bootstrap_of_a_certain_difference() -> None:
-    found = paired_bootstrap([1] * 50, [0] * 50, n_resamples=999)
-    assert found == PairedDifference(1.0, 1.0, 1.0, 2 / 1000)
+def likelihood_distance(wins: int, losses: int, n: int, delta: float) -> float:
+    """The score test's statistic, the nuisance share found by going through the likelihood instead of its formula."""
+    share = np.linspace(max(0.0, -delta), (1 - delta) / 2, 400_001)[1:-1]  # of losses; wins have delta more
+    loglik = np.log(np.maximum(1 - 2 * share - delta, 1e-300)) * (n - wins - losses)
+    loglik += wins * np.log(np.maximum(share + delta, 1e-300)) + losses * np.log(share)
+    best = share[np.argmax(loglik)]
+    return float((wins - losses - n * delta) / math.sqrt(n * (2 * best + delta * (1 - delta))))
 
 
-def test_bootstrap_is_deterministic_and_antisymmetric() -> None:
-    rng = np.random.default_rng(1)
-    a, b = rng.random(300) < 0.6, rng.random(300) < 0.5
-    first = paired_bootstrap(a, b, seed=3)
-    assert first == paired_bootstrap(a.tolist(), b.astype(int), seed=3)
-    assert first != paired_bootstrap(a, b, seed=4)
-    assert first.low < first.difference < first.high
-    turned = paired_bootstrap(b, a, seed=3)
-    assert turned.difference == pytest.approx(-first.difference)
-    assert (turned.low, turned.high) == pytest.approx((-first.high, -first.low), abs=0.01)
-    wide = paired_bootstrap(a, b, seed=3, confidence=0.99)
-    assert wide.low < first.low
-    assert wide.high > first.high
+@pytest.mark.parametrize(("wins", "losses", "n"), [(0, 0, 104), (3, 1, 9), (7, 5, 12), (20, 11, 150), (0, 4, 30)])
+def test_interval_inverts_the_score_test(wins: int, losses: int, n: int) -> None:
+    z = NormalDist().inv_cdf(0.975)
+    found = paired_difference(*answers(wins, losses, n))
+    assert likelihood_distance(wins, losses, n, found.low) == pytest.approx(z, rel=2e-3)
+    assert likelihood_distance(wins, losses, n, found.high) == pytest.approx(-z, rel=2e-3)
 
 
-def test_bootstrap_pairs_the_problems() -> None:
+@pytest.mark.parametrize("n", [1, 2, 3, 10, 104, 100_000])
+def test_no_interval_has_zero_width(n: int) -> None:
+    for wins, losses in {(0, 0), (n, 0), (0, n), (1, 0), (n // 2, n - n // 2)}:
+        found = paired_difference(*answers(wins, losses, n))
+        assert -1.0 <= found.low <= found.difference <= found.high <= 1.0
+        assert found.high - found.low > 1 / (2 * n)
+        turned = paired_difference(*answers(losses, wins, n))
+        assert (turned.low, turned.high) == pytest.approx((-found.high, -found.low), abs=1e-9)
+        assert turned.p_value == pytest.approx(found.p_value)
+
+
+def test_two_problems_say_next_to_nothing() -> None:
+    found = paired_difference([0, 0], [1, 1])
+    assert (found.difference, found.low, found.p_value) == (-1.0, -1.0, 0.5)
+    assert found.high > 0
+
+
+def test_the_interval_covers_as_often_as_it_says() -> None:
+    """Of answers drawn with a known difference, 95 in 100 intervals hold it: also for few problems."""
+    rng = np.random.default_rng(5)
+    for n, p in [(10, [0.2, 0.1, 0.7]), (30, [0.3, 0.05, 0.65]), (100, [0.05, 0.05, 0.9])]:
+        counts = rng.multinomial(n, p, size=2000)
+        distinct, times = np.unique(counts, axis=0, return_counts=True)
+        held = 0
+        for (wins, losses, _), often in zip(distinct.tolist(), times.tolist(), strict=True):
+            found = paired_difference(*answers(wins, losses, n))
+            held += often * (found.low <= p[0] - p[1] <= found.high)
+        assert 0.93 <= held / 2000 <= 0.985
+
+
+def test_the_problems_are_paired() -> None:
     # The same accuracies: what is certain problem by problem is not so where the problems differ.
     a = np.arange(200) < 110
     b = np.arange(200) < 100
-    assert paired_bootstrap(a, b).p_value < 0.01
-    assert paired_bootstrap(a, b[::-1]).p_value > 0.2
+    assert paired_difference(a, b).p_value == pytest.approx(2 / 2**10)
+    assert paired_difference(a, b[::-1]).p_value > 0.2
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "options"),
+    ("a", "b", "confidence"),
     [
-        ([1, 0], [1], {}),
-        ([], [], {}),
-        ([2, 0], [1, 0], {}),
-        ([0.5, 0], [1, 0], {}),
-        ([math.nan, 0], [1, 0], {}),
-        ([[1, 0]], [[1, 0]], {}),
-        (["x"], [1], {}),
-        ([1], [1], {"n_resamples": 0}),
-        ([1], [1], {"confidence": 1.0}),
-        ([1], [1], {"confidence": 0.0}),
-        ([1], [1], {"seed": -1}),
+        ([1, 0], [1], 0.95),
+        ([], [], 0.95),
+        ([2, 0], [1, 0], 0.95),
+        ([0.5, 0], [1, 0], 0.95),
+        ([math.nan, 0], [1, 0], 0.95),
+        ([[1, 0]], [[1, 0]], 0.95),
+        (["x"], [1], 0.95),
+        ([1], [1], 1.0),
+        ([1], [1], 0.0),
+        ([1], [1], math.nan),
     ],
 )
-def test_bootstrap_refuses(a: Any, b: Any, options: dict[str, Any]) -> None:
+def test_difference_refuses(a: Any, b: Any, confidence: float) -> None:
     with pytest.raises(OptionError):
-        paired_bootstrap(a, b, **options)
+        paired_difference(a, b, confidence)
 
 
 # --- roc_auc ---

@@ -749,7 +749,7 @@ def test_without_scipy(scores: Scores, monkeypatch: pytest.MonkeyPatch) -> None:
         return real(name, package)
 
     monkeypatch.setattr(importlib, "import_module", missing)
-    with pytest.raises(MissingDependency, match=r"pip install 'colm-cpp\[train\]'"):
+    with pytest.raises(MissingDependency, match="pip install scipy"):
         train([scores], PLAIN)
 
 
@@ -812,7 +812,9 @@ def test_the_command_prints_a_table(scores: Scores, tmp_path: Path) -> None:
 
 def test_the_command_prints_json_and_nothing_else(scores: Scores, tmp_path: Path) -> None:
     out = tmp_path / "h.gguf"
-    result = run(scores.path, "-o", out, "--json", "--name", "mine", "--kind", "mlp", "--n-units", "3", "--top-k", "2")
+    result = run(
+        scores.path, "-o", out, "--json", "--name", "mine", "--kind", "mlp", "--n-units", "3", "--top-logprobs", "2"
+    )
     assert result.exit_code == 0, result.stderr
     printed = json.loads(result.stdout)
     assert result.stderr == ""
@@ -844,7 +846,7 @@ def test_the_command_replaces_a_file_only_when_told(scores: Scores, tmp_path: Pa
 def test_the_command_warns(tmp_path: Path) -> None:
     made = planted(200)
     folder = write_scores(tmp_path / "s", made.hidden, made.columns)
-    result = run(folder.path, "--out", tmp_path / "h.gguf", "--quiet", "--top-k", "3")
+    result = run(folder.path, "--out", tmp_path / "h.gguf", "--quiet", "--top-logprobs", "3")
     assert result.exit_code == 0
     assert result.stderr.startswith("colm: warning: there are 160 training tokens")
     assert result.stderr.count("\n") == 1

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 import click
 
 from .. import __version__, _core
 from ..errors import ColmError
+from ._flags import in_flags
 from ._output import one_line
 from .bench import bench
 from .calibrate import calibrate
@@ -16,6 +22,7 @@ from .evaluate import evaluate
 from .export import export
 from .generate import generate
 from .inspect import inspect
+from .models import models
 from .patterns import patterns
 from .score import score
 from .train import train
@@ -23,7 +30,7 @@ from .tune import tune
 
 __all__ = ["main"]
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+INTERRUPTED = 128  # plus the number of the signal, as shells have it
 
 
 class Failure(click.ClickException):
@@ -33,19 +40,58 @@ class Failure(click.ClickException):
 
     def show(self, file: Any = None) -> None:
         """Prints the line."""
-        click.echo(f"colm: error: {one_line(self.message)}", file=file, err=file is None)
+        click.echo(one_line(f"colm: error: {self.message}"), file=file, err=file is None)
+
+
+def _safe(error: click.UsageError) -> click.UsageError:
+    """The same error in words that are safe for a terminal: it repeats what was typed."""
+    if type(error).show is not click.UsageError.show:  # one that prints help instead
+        return error
+    return click.UsageError(one_line(error.format_message()), error.ctx)
+
+
+@contextlib.contextmanager
+def _stoppable(came: list[int]) -> Iterator[None]:
+    """Has the signals that end a job (kill, a closed terminal) do what Ctrl-C does, so that what was written is kept.
+
+    ``came`` gets the number of the signal. What somebody else handles or ignores stays so.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
+    signals = [known for name in names if (known := getattr(signal, name, None)) is not None]
+    taken = [known for known in signals if signal.getsignal(known) is signal.SIG_DFL]
+    for known in taken:
+        signal.signal(known, stop)
+    try:
+        yield
+    finally:
+        for known in taken:
+            signal.signal(known, signal.SIG_DFL)
 
 
 class _Main(click.Group):
     """The group, which turns the errors that are foreseen into one line each."""
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         try:
-            return super().invoke(ctx)
+            return super().make_context(*args, **kwargs)
+        except click.UsageError as error:
+            raise _safe(error) from error
+
+    def invoke(self, ctx: click.Context) -> Any:
+        stopped_by: list[int] = []
+        try:
+            with _stoppable(stopped_by):
+                return super().invoke(ctx)
         except ColmError as error:
-            raise Failure(str(error)) from error
-        except click.UsageError:
-            raise
+            command = self.commands.get(ctx.invoked_subcommand or "", self)
+            raise Failure(in_flags(str(error), command)) from error
+        except click.UsageError as error:
+            raise _safe(error) from error
         except click.ClickException as error:
             raise Failure(error.format_message()) from error
         except BrokenPipeError:
@@ -53,7 +99,7 @@ class _Main(click.Group):
         except OSError as error:
             raise Failure(f"{error}; check that the file or disk can be written") from error
         except KeyboardInterrupt:
-            ctx.exit(INTERRUPTED)
+            ctx.exit(INTERRUPTED + (stopped_by or [signal.SIGINT])[0])
 
 
 @click.group(name="colm", cls=_Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -61,9 +107,10 @@ class _Main(click.Group):
 def main() -> None:
     """Two language models write one text, token by token, on llama.cpp.
 
-    Models and heads are GGUF files, or hf:org/repo/file-pattern.gguf on the Hugging Face hub.
+    Models and heads are GGUF files, hf:org/repo/file-pattern.gguf on the Hugging Face hub, or go by a name: see 'colm
+    models'.
     """
 
 
-for command in (demo, generate, inspect, export, score, train, tune, calibrate, evaluate, patterns, bench):
+for command in (demo, models, generate, inspect, export, score, train, tune, calibrate, evaluate, patterns, bench):
     main.add_command(command)

@@ -1,25 +1,30 @@
-"""``colm generate --batch``: the prompts of a file, many at once."""
+"""``colm generate --batch``: the prompts of a file, many at once. docs/batch-format.md describes the files."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ColmError, CorpusError, GenerationError
+from ._files import Sink, open_sink
 from ._inputs import user_messages
-from ._output import byte_stream, dump_json, open_output
+from ._output import byte_stream, dump_json
 from ._progress import meter
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from ..pair import Pair
     from ..results import Completion
 
 __all__ = ["BatchRow", "read_batch", "write_batch"]
 
 _Write = Callable[[int, dict[str, Any]], None]
+_ROW_KEYS = ("id", "prompt", "messages", "options")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,7 @@ class BatchRow:
 
 
 def read_batch(path: str, options: Mapping[str, Any]) -> list[BatchRow]:
-    """The rows of a JSON-lines file: ``prompt`` or ``messages``, and if wanted ``id`` and ``options``.
+    """The rows of a JSON-lines file: ``prompt`` or ``messages``, and if wanted ``id`` and options of generation.
 
     Args:
         path: the file.
@@ -68,33 +73,42 @@ def _row(line: int, value: dict[str, Any], options: Mapping[str, Any]) -> BatchR
     from ..options import GenerationOptions
     from ..pair import DEFAULT_THRESHOLD
 
-    name, prompt, messages, own = (value.get(key) for key in ("id", "prompt", "messages", "options"))
+    name, prompt, messages, inner = (value.get(key) for key in _ROW_KEYS)
     if (prompt is None) == (messages is None):
         return BatchRow(line, name, error="give prompt or messages, one of them")
     if prompt is not None and not isinstance(prompt, str):
         return BatchRow(line, name, error=f"prompt is a JSON {type(prompt).__name__}, not a text")
     if messages is not None and not _are_messages(messages):
         return BatchRow(line, name, error="messages is no list of objects with role and content")
-    if own is not None and not isinstance(own, dict):
-        return BatchRow(line, name, error=f"options is a JSON {type(own).__name__}, not an object")
+    if inner is not None and not isinstance(inner, dict):
+        return BatchRow(line, name, error=f"options is a JSON {type(inner).__name__}, not an object")
+    known = [field.name for field in fields(GenerationOptions)]
+    outer = {key: entry for key, entry in value.items() if key not in _ROW_KEYS}
+    for given, allowed in ((outer, [*_ROW_KEYS, *known]), (inner or {}, known)):
+        for key in given:
+            if key not in known:
+                return BatchRow(line, name, error=_unknown(key, allowed))
+    twice = sorted(outer.keys() & (inner or {}).keys())
+    if twice:
+        return BatchRow(line, name, error=f"{twice[0]} is given twice, in the row and in its options; leave one out")
+    own = {**outer, **(inner or {})}
     try:
-        GenerationOptions.of({**options, **(own or {})}).to_core(DEFAULT_THRESHOLD)
+        GenerationOptions.of({**options, **own}).to_core(DEFAULT_THRESHOLD)
     except (ColmError, TypeError) as error:
         return BatchRow(line, name, error=str(error))
-    return BatchRow(line, name, prompt, tuple(messages or ()), own or {})
+    return BatchRow(line, name, prompt, tuple(messages or ()), own)
+
+
+def _unknown(key: str, allowed: Sequence[str]) -> str:
+    close = difflib.get_close_matches(key, allowed, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"a row has {', '.join(allowed)}; id may hold what is yours"
+    return f"a row has no key {key!a}; {hint}"
 
 
 def _are_messages(value: object) -> bool:
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(
-            isinstance(message, dict)
-            and isinstance(message.get("role"), str)
-            and isinstance(message.get("content"), str)
-            for message in value
-        )
-    )
+    from ..chat import is_message
+
+    return isinstance(value, list) and bool(value) and all(is_message(message) for message in value)
 
 
 def write_batch(
@@ -120,7 +134,7 @@ def write_batch(
         system: a system message before such a prompt.
         template: Jinja source instead of the base's template.
         n_parallel: texts at a time.
-        out: the file; None: stdout.
+        out: the file, written in one piece: after Ctrl-C it has the texts that had ended. None: stdout.
         every_token: put the tokens into the lines.
         show_progress: on stderr.
 
@@ -130,7 +144,9 @@ def write_batch(
     """
     n_failed = n_done = 0
     with ExitStack() as stack:
-        write = _in_order(stack.enter_context(open_output(out, "--out"))) if out is not None else _at_once()
+        write = _at_once()
+        if out is not None:
+            write = stack.enter_context(_in_order(stack.enter_context(open_sink("--out", out))))
         bar = stack.enter_context(meter("writing", shown=show_progress))
 
         def end(number: int, result: Completion | str) -> None:
@@ -162,7 +178,7 @@ def write_batch(
                 end(asked[place], str(result) if isinstance(result, ColmError) else result)
     if n_failed:
         raise GenerationError(
-            f"{n_failed} of {len(rows)} texts could not be written; their lines have an error, the others are whole"
+            f"{n_failed} of {len(rows)} texts could not be written; see the field 'error' of their lines"
         )
 
 
@@ -186,19 +202,28 @@ def _prompt(pair: Pair, row: BatchRow, chat: bool, system: str | None, template:
     return pair.tokenize_chat(messages, chat_template=template)
 
 
-def _in_order(file: IO[str]) -> _Write:
+@contextmanager
+def _in_order(file: Sink) -> Iterator[_Write]:
+    """Writes the lines in the order of the rows. Where it all ends early, those that ended out of turn come last."""
     waiting: dict[int, dict[str, Any]] = {}
     n_written = 0
+
+    def put(number: int) -> None:
+        file.write(dump_json(waiting.pop(number)).encode() + b"\n")
+        file.keep()
 
     def write(number: int, line: dict[str, Any]) -> None:
         nonlocal n_written
         waiting[number] = line
         while n_written in waiting:
-            file.write(dump_json(waiting.pop(n_written)) + "\n")
+            put(n_written)
             n_written += 1
-        file.flush()
 
-    return write
+    try:
+        yield write
+    finally:
+        for number in sorted(waiting):
+            put(number)
 
 
 def _at_once() -> _Write:

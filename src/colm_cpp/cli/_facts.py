@@ -10,28 +10,40 @@ from typing import TYPE_CHECKING, Any
 from .. import _core
 from ..errors import HeadError, VocabMismatch
 from ..heads import Head
-from ..hub import resolve
 from ..memory import estimate
+from ..names import TRAINING_FREE_HEADS, find_head, find_model
 from ..options import LoadOptions
 from ..paths import to_native
+from ..shipped import shipped_heads
 
 if TYPE_CHECKING:
     from ..pair import Pair
 
-__all__ = ["file_facts", "head_facts", "model_facts", "pair_facts"]
+__all__ = ["ABOUT_HEADS", "file_facts", "head_facts", "model_facts", "pair_facts"]
 
 HEAD_ARCHITECTURE = "colm-head"
+ABOUT_HEADS = {
+    "confidence": "defers where the base's likeliest token is improbable",
+    "entropy": "defers where the base's distribution has a high entropy",
+    "random": "defers at random",
+    "always": "the assistant writes every token",
+    "never": "the base writes every token",
+}
 
 
 def file_facts(spec: str, options: LoadOptions) -> dict[str, Any]:
-    """Facts about a model or a head, whichever the file is.
+    """Facts about a model or a head, whichever ``spec`` is: a file, a place on the hub, or the name of a head.
 
     Raises:
         LoadError: the file is missing or not GGUF.
         HeadError: a head that is not well-formed.
         DownloadError: a hub file cannot be had.
     """
-    path = os.path.expanduser(resolve(spec))
+    if spec in TRAINING_FREE_HEADS:
+        return {"type": "training-free", "path": spec, "name": spec, "about": ABOUT_HEADS[spec]}
+    if spec in shipped_heads():
+        return head_facts(str(find_head(spec).file()))
+    path = find_model("file", spec)
     info = _core.inspect_gguf(to_native(path))
     if info["metadata"].get("general.architecture") == HEAD_ARCHITECTURE:
         return head_facts(path)

@@ -27,10 +27,10 @@ def load_pair(
     show_progress: bool = True,
 ) -> Pair:
     """:func:`colm_cpp.load`; hub files are fetched first, since the hub's client draws a bar of its own."""
-    from ..hub import resolve
     from ..loading import load
+    from ..names import find_model
 
-    paths = resolve(base), resolve(assistant)
+    paths = find_model("base", base), find_model("assistant", assistant)
     with load_progress(show_progress) as progress:
         return load(
             paths[0],
@@ -63,10 +63,10 @@ def load_scorer(
     n_ctx: int | None = None,
 ) -> Scorer:
     """A :class:`colm_cpp.learn.Scorer`; ``n_ctx`` stands where the options name none."""
-    from ..hub import resolve
     from ..learn.scoring import Scorer
+    from ..names import find_model
 
-    paths = resolve(base), resolve(assistant)
+    paths = find_model("base", base), find_model("assistant", assistant)
     given = {} if n_ctx is None else {"n_ctx": n_ctx}
     with load_progress(show_progress) as progress:
         return Scorer(

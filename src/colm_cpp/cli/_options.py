@@ -202,8 +202,6 @@ def from_table(
 
 def _final(name: str, value: Any) -> Any:
     """A command-line value in the form of the Python API."""
-    if name == "max_tokens" and value == -1:
-        return None
     if name == "logit_bias":
         return dict(value)
     return list(value) if isinstance(value, tuple) else value

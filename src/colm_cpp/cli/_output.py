@@ -9,11 +9,13 @@ import math
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+import click
 
 from .._log import logger
 from ..errors import OptionError
+from ..report.visible import HIDDEN, visible
 
 if TYPE_CHECKING:
     from ..results import Stats, Token
@@ -22,11 +24,11 @@ __all__ = [
     "TextWriter",
     "byte_stream",
     "dump_json",
+    "echo",
     "is_terminal",
     "log_to_stderr",
     "one_line",
     "open_console",
-    "open_output",
     "open_writer",
     "print_json",
     "print_legend",
@@ -36,23 +38,24 @@ __all__ = [
 
 ASSISTANT_STYLE = "cyan"
 
-# A model's text may hold anything; raw, these could move the cursor or drive the terminal.
-_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
-# json escapes those below 0x20 only. The others, and lone surrogates, can only stand in strings.
-_JSON_ESCAPES = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), *range(0xD800, 0xE000))}
-_CONTROLS_IN_TEXT = {code: shown for code, shown in _CONTROLS.items() if chr(code) not in "\n\t"}
-
 
 def printable(text: str, encoding: str | None = None) -> str:
-    """``text`` with every control character but newline and tab escaped, and what ``encoding`` lacks too."""
-    text = text.translate(_CONTROLS_IN_TEXT)
+    """``text`` with all that could drive a terminal or hide in it escaped, and what ``encoding`` lacks too.
+
+    A model's text, a file's name or its metadata may hold anything; see :mod:`colm_cpp.report.visible`.
+    """
     encoding = encoding or "utf-8"
-    return text.encode(encoding, "backslashreplace").decode(encoding)
+    return visible(text).encode(encoding, "backslashreplace").decode(encoding)
 
 
 def one_line(text: str) -> str:
     """``text`` on one line, safe for a terminal."""
     return printable(" ".join(text.split("\n")), getattr(sys.stderr, "encoding", None))
+
+
+def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Prints lines, safe for a terminal, on stdout or on stderr."""
+    click.echo(printable(text, getattr(sys.stderr if err else sys.stdout, "encoding", None)), err=err, nl=nl)
 
 
 def is_terminal(name: str) -> bool:
@@ -196,23 +199,10 @@ def _finite(value: Any) -> Any:
 
 
 def dump_json(value: Any, indent: int | None = None) -> str:
-    """JSON text with no raw control character in it."""
+    """JSON text in which nothing hides and nothing could drive a terminal."""
     text = json.dumps(_finite(value), ensure_ascii=False, indent=indent, allow_nan=False)
-    return text.translate(_JSON_ESCAPES)
-
-
-def open_output(path: Path, option: str) -> IO[str]:
-    """A text file to be written, named by ``option``.
-
-    Raises:
-        OptionError: it cannot be.
-    """
-    try:
-        return path.open("w", encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise OptionError(
-            f"{option} {path} cannot be written ({error.strerror}); name a file in a folder that can be"
-        ) from error
+    # What json leaves as it is can only stand in strings. json's own escapes of it are ASCII.
+    return HIDDEN.sub(lambda match: json.dumps(match[0])[1:-1], text)
 
 
 def print_json(value: Any) -> None:
@@ -222,6 +212,13 @@ def print_json(value: Any) -> None:
     stream.flush()
 
 
+class _OneLine(logging.Formatter):
+    """Lines of a log that repeats what model files say of themselves."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return one_line(super().format(record))
+
+
 @contextlib.contextmanager
 def log_to_stderr(wanted: bool) -> Iterator[None]:
     """Shows llama.cpp's log while it lasts, where ``wanted``."""
@@ -229,7 +226,7 @@ def log_to_stderr(wanted: bool) -> Iterator[None]:
         yield
         return
     handler, level = logging.StreamHandler(), logger.level
-    handler.setFormatter(logging.Formatter("llama.cpp: %(message)s"))
+    handler.setFormatter(_OneLine("llama.cpp: %(message)s"))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
 
+from ..options import ANSWER_OPTIONS
 from ..pair import MAX_PARALLEL
 from ..preset import preset, presets
 from ._help import Option
 from ._options import LOAD, Command, collect, from_table, model_options, read_model_options
 
-__all__ = ["chosen_models", "color_option", "loading", "model_arguments", "option", "pair_arguments", "parallel_option"]
+__all__ = [
+    "HEAD_HELP",
+    "answer_options",
+    "chosen_models",
+    "color_option",
+    "loading",
+    "model_arguments",
+    "option",
+    "pair_arguments",
+    "pair_option",
+    "parallel_option",
+]
+
+HEAD_HELP = (
+    "The deferral head: a file, hf:org/repo/file.gguf, one in the package by name (see 'colm models'), confidence, "
+    "entropy, random, always, never, or a token such as '<|defer|>'."
+)
 
 
 def option(section: str, *names: str, **kwargs: Any) -> Callable[[Command], Command]:
@@ -56,10 +74,30 @@ def pair_arguments(command: Command) -> Command:
 
 def model_arguments(command: Command) -> Command:
     """Adds ``--base``, ``--assistant``, and ``--pair`` that stands for both."""
-    names = " or ".join(known.name for known in presets())
-    command = option("Models", "--pair", "pair", metavar="NAME", help=f"A pair with a name instead: {names}.")(command)
+    command = pair_option("A pair with a name instead")(command)
     command = option("Models", "--assistant", metavar="MODEL", help="The assistant, likewise.")(command)
     return option("Models", "--base", metavar="MODEL", help="The base: a GGUF file or hf:org/repo/file.gguf.")(command)
+
+
+def answer_options(section: str, seed: str | None) -> Callable[[Command], Command]:
+    """Adds ``--max-tokens``, ``--temperature`` and, with that help, ``--seed``. Defaults are those of ``learn``."""
+    options = [("temperature", float, "0 is greedy."), ("max_tokens", int, "Tokens of a text at most; -1: no limit.")]
+    if seed is not None:
+        options.insert(0, ("seed", int, seed))
+
+    def decorate(command: Command) -> Command:
+        for name, type_, help in options:
+            flag, default = f"--{name.replace('_', '-')}", ANSWER_OPTIONS[name]
+            command = option(section, flag, type=type_, default=default, show_default=True, help=help)(command)
+        return command
+
+    return decorate
+
+
+def pair_option(help: str) -> Callable[[Command], Command]:
+    """Adds ``--pair``."""
+    names = " or ".join(known.name for known in presets())
+    return option("Models", "--pair", "pair", metavar="NAME", help=f"{help}: {names}.")
 
 
 def chosen_models(values: Mapping[str, Any]) -> tuple[str, str, str | None]:
@@ -76,6 +114,8 @@ def chosen_models(values: Mapping[str, Any]) -> tuple[str, str, str | None]:
         known = preset(name)
         return known.base, known.assistant, known.head
     for option_name, model in (("--base", base), ("--assistant", assistant)):
+        if model in {known.name for known in presets()} and not os.path.isfile(model):
+            raise click.UsageError(f"{model} is a pair, not one model; give --pair {model} instead of {option_name}")
         if model is None:
             raise click.UsageError(
                 f"Missing option '{option_name}'; or name a pair instead, such as --pair {presets()[0].name}."

@@ -7,9 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import Protocol
 
-import click
-
-from ._output import is_terminal, one_line
+from ._output import echo, is_terminal, one_line
 
 __all__ = ["Meter", "meter"]
 
@@ -31,7 +29,7 @@ class _Silent:
         pass
 
     def say(self, text: str) -> None:
-        click.echo(one_line(text), err=True)
+        echo(one_line(text), err=True)
 
 
 class _Lines:
@@ -52,10 +50,10 @@ class _Lines:
         gained = share - self._first_share
         left = (1.0 - share) * (now - self._start) / gained if gained > 0 else None
         eta = "" if left is None else f", {_duration(left)} left"
-        click.echo(one_line(f"{self._title}: {share:.0%}, {note}{eta}"), err=True)
+        echo(one_line(f"{self._title}: {share:.0%}, {note}{eta}"), err=True)
 
     def say(self, text: str) -> None:
-        click.echo(one_line(text), err=True)
+        echo(one_line(text), err=True)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,8 @@
-"""A record of one text in JSON lines: a header, every token as it comes, the counts at the end."""
+"""A record of one text in JSON lines: a header, every token as it comes, the counts at the end.
+
+The file gets its name when the text ends, however it ends: with Ctrl-C or an error the tokens so far are in it. Where
+the text ends before its first token, or the disk is full, the file that was there before stays.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ._output import dump_json, open_output
+from ._files import open_sink
+from ._output import dump_json
 
 if TYPE_CHECKING:
     from ..results import Stats, Token
@@ -18,7 +23,7 @@ VERSION = 1
 
 
 class Trace:
-    """Writes a trace file, each line at once, so that an interrupted text leaves what it had."""
+    """Writes a trace file, or a trace to standard output, each line at once."""
 
     def __init__(self, path: Path) -> None:
         """Opens the file.
@@ -26,7 +31,7 @@ class Trace:
         Raises:
             OptionError: it cannot be written.
         """
-        self._file = open_output(path, "--trace")
+        self._file = open_sink("--trace", path)
 
     def header(self, facts: dict[str, Any]) -> None:
         """The first line."""
@@ -35,6 +40,7 @@ class Trace:
     def token(self, token: Token) -> None:
         """One line for a token."""
         self._line(token.to_dict())
+        self._file.keep()
 
     def end(self, stats: Stats, finish_reason: str, end_token: Token | None) -> None:
         """The last line."""
@@ -42,8 +48,7 @@ class Trace:
         self._line({"stats": stats.to_dict(), "finish_reason": finish_reason, "end_token": ended_by})
 
     def _line(self, value: dict[str, Any]) -> None:
-        self._file.write(dump_json(value) + "\n")
-        self._file.flush()
+        self._file.write(dump_json(value).encode() + b"\n")
 
     def __enter__(self) -> Trace:
         return self
@@ -51,4 +56,4 @@ class Trace:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        self._file.__exit__(kind, error, trace)

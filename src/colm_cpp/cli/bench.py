@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ._files import check, force_option, read_by, write_result
 from ._help import SectionedCommand
 from ._pair import chosen_models, loading, option, pair_arguments
 
@@ -19,13 +20,15 @@ __all__ = ["bench"]
     "Models",
     "--head",
     metavar="HEAD",
-    help="A calibrated head. Without a calibration table, tokens are deferred at random.  [default: that of --pair]",
+    help="A calibrated head, as for 'colm generate'. Without a calibration table, tokens are deferred at random.  "
+    "[default: that of --pair]",
 )
 @option("Measuring", "--prompt", metavar="TEXT", help="What every text begins with. Unset: a word problem.")
 @option("Measuring", "--tokens", "n_tokens", type=int, default=48, show_default=True, help="Length of each text.")
 @option("Measuring", "--rounds", type=int, default=5, show_default=True, help="Turns of each way to write.")
 @option("Output", "--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 @option("Output", "--plot", type=click.Path(path_type=Path), metavar="FILE", help="Write a plot (needs Matplotlib).")
+@force_option("Replace the file of --plot if it exists.")
 def bench(n_tokens: int, rounds: int, prompt: str | None, as_json: bool, plot: Path | None, **values: Any) -> None:
     """Measure a pair: its steps, and how fast both write together.
 
@@ -34,16 +37,16 @@ def bench(n_tokens: int, rounds: int, prompt: str | None, as_json: bool, plot: P
     All of them take turns; medians and quartiles are told.
     """
     from ..bench import PROMPT, run_bench
-    from ..errors import OptionError
-    from ..report.bench import print_bench, write_plot
+    from ..report.bench import check_plot, plot_bytes, print_bench
     from ._loading import load_pair
     from ._output import is_terminal, log_to_stderr, open_console, print_json, wants_color
     from ._progress import meter
 
     base, assistant, own_head = chosen_models(values)
     head = own_head if values["head"] is None else values["head"]
-    if plot is not None and not plot.parent.is_dir():
-        raise OptionError(f"--plot {plot} lies in no folder; make {plot.parent} first")
+    check("--plot", plot, force=values["force"], inputs=read_by({**values, "head": head}, base, assistant))
+    if plot is not None:
+        check_plot(plot)
     with (
         log_to_stderr(values["verbose"]),
         load_pair(base, assistant, head or "random", **loading(values)) as pair,
@@ -57,16 +60,11 @@ def bench(n_tokens: int, rounds: int, prompt: str | None, as_json: bool, plot: P
             n_threads=values["n_threads"],
             on_progress=bar.update,
         )
-    if plot is not None:
-        try:
-            write_plot(measured, plot)
-        except ImportError as error:
-            raise OptionError('--plot needs Matplotlib; pip install "colm-cpp[plot]"') from error
-        except OSError as error:
-            raise OptionError(f"--plot {plot} cannot be written ({error.strerror})") from error
     if as_json:
         print_json(measured.to_dict())
     else:
         plain = not is_terminal("stdout")
         console = open_console("stdout", wants_color("auto", "stdout"), width=120 if plain else None)
         print_bench(console, measured, plain=plain)
+    if plot is not None:
+        write_result("--plot", plot, plot_bytes(measured, plot))

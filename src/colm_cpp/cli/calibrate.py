@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import OptionError
+from ..errors import ColmError, HeadError, OptionError
+from ._files import check, read_by
 from ._help import SectionedCommand
-from ._pair import chosen_models, loading, option, pair_arguments, parallel_option
+from ._pair import answer_options, chosen_models, loading, option, pair_arguments, parallel_option
 
 if TYPE_CHECKING:
     from ..learn.calibration import Calibrated
@@ -24,39 +25,50 @@ __all__ = ["calibrate"]
 @pair_arguments
 @option("Texts", "--skip", type=int, default=0, show_default=True, help="Rows of each file to pass over.")
 @option("Texts", "--limit", type=int, default=16, show_default=True, help="Prompts of each file at most.")
-@option("Texts", "--max-tokens", type=int, default=256, show_default=True, help="Tokens of a text at most.")
-@option("Texts", "--temperature", type=float, default=0.0, show_default=True, help="0 is greedy.")
-@option("Texts", "--seed", type=int, default=0, show_default=True, help="Of sampling.")
+@answer_options("Texts", "Of sampling.")
 @option("Texts", "--chat/--no-chat", default=None, help="The base's chat template. Unset: where it has one.")
 @parallel_option("Texts", "Texts written at once.")
 @option("Head", "--out", "-o", type=click.Path(path_type=Path), help="The head file to write.  [default: HEAD itself]")
 @option("Head", "--default-rate", type=float, help="Make the threshold of this rate the head's default.")
-@option("Head", "--force", is_flag=True, help="Replace the file of --out if it exists.")
+@option("Head", "--force", is_flag=True, help="Replace the file of --out, or the calibration table that HEAD has.")
 @option("Output", "--json", "as_json", is_flag=True, help="Print one JSON object.")
 def calibrate(head: str, prompts: tuple[str, ...], out: Path | None, as_json: bool, **values: Any) -> None:
     """Measure at which thresholds HEAD defers 5, 10, ... 95% of what the pair writes on PROMPTS.
 
-    HEAD is a head file, or confidence: that gives a head file too. PROMPTS are JSON lines with prompt or messages that
-    the head was not trained on. The table goes into the head file; --defer-rate and defer_rate= read it.
+    HEAD is a head file, a head in the package by name, or confidence: the last two give a new file, --out. PROMPTS are
+    JSON lines with prompt or messages that the head was not trained on. The table goes into the head file, whose
+    weights stay as they are; --defer-rate reads it. Without --out, HEAD itself gets its first table, and another one
+    with --force. Whatever fails, HEAD stays as it was.
     """
     from ..heads import Head
-    from ..hub import resolve
+    from ..hub import is_hub_spec
     from ..learn.calibration import CHECKED_RATES
     from ..learn.calibration import calibrate as run
     from ..learn.tasks import load_prompts
     from ..learn.texts import uses_chat
+    from ..names import find_head
     from ._loading import load_pair
-    from ._output import log_to_stderr, one_line, print_json
+    from ._output import echo, log_to_stderr, one_line, print_json
     from ._progress import meter
 
     models = chosen_models(values)[:2]
-    by_name = head == "confidence"
-    if out is None and (by_name or head.startswith("hf:")):
-        raise click.UsageError(f"--out is needed: {head} is no file that the table could go into")
-    target = Path(head) if out is None else out
-    if out is not None and os.path.lexists(out) and not values["force"] and str(out) != head:
-        raise OptionError(f"{out} exists; give another name, or --force to replace it")
-    loaded = None if by_name else Head.load(resolve(head))
+    named = find_head(head)
+    if named.place is None and head != "confidence":
+        raise HeadError(
+            f"head {head!a} is a {named.kind} one, and no file could hold its table; calibrate a head file or "
+            "confidence, or let --target-rate of 'colm generate' keep to a rate"
+        )
+    own = os.path.expanduser(head) if named.kind == "file" and not is_hub_spec(head) else None
+    target = out or (None if own is None else Path(own))
+    if target is None:
+        raise click.UsageError(f"--out is needed: {head} is no file of yours that the table could go into")
+    in_place = own is not None and _same(target, own)
+    read = read_by(values, *models, *prompts, None if in_place else named.place)
+    check("HEAD" if out is None else "--out", target, force=values["force"] or in_place, inputs=read)
+    file = named.file()
+    loaded = None if file is None else Head.load(file)
+    if in_place and loaded is not None and loaded.rates and not values["force"]:
+        raise OptionError(f"{target} has a calibration table; give --force to replace it, or another file as --out")
     problems = [p for path in prompts for p in load_prompts(path, skip=values["skip"], limit=values["limit"])]
     options = {"max_tokens": values["max_tokens"], "temperature": values["temperature"], "seed": values["seed"]}
     with (
@@ -92,22 +104,30 @@ def calibrate(head: str, prompts: tuple[str, ...], out: Path | None, as_json: bo
             n_parallel=values["n_parallel"],
             on_text=on_text,
         )
-    result = _with_youden(result, models, values)
-    result.head.save(target)
+    result.head.save(target)  # before anything more can fail
+    try:
+        result = _with_youden(result, models, values)
+    except ColmError as error:
+        echo(one_line(f"colm: warning: the best threshold (Youden) is missing: {error}"), err=True)
+    else:
+        result.head.save(target)
     for rate, measured in result.off.items():
-        click.echo(
-            one_line(
-                f"colm: warning: at {rate:.0%} the nearest that was measured is {measured:.1%}; more prompts or longer "
-                "texts give a steadier table"
-            ),
-            err=True,
-        )
+        nearest = f"colm: warning: at {rate:.0%} the nearest that was measured is {measured:.1%}; "
+        if rate in result.stuck:
+            why = "other thresholds give texts that were measured already, so the search ended; "
+        else:
+            why = ""
+        echo(one_line(f"{nearest}{why}more prompts or longer texts give a steadier table"), err=True)
     if as_json:
         rows = [[m.wanted, m.threshold, m.measured, m.n_tokens] for m in result.measurements]
         table = dict(zip(map(str, result.head.rates), result.head.thresholds, strict=True))
         print_json({"head": str(target), "thresholds": table, "measurements": rows, "youden": result.youden})
     else:
         _report(result, target)
+
+
+def _same(one: Path, other: str) -> bool:
+    return one.exists() and os.path.exists(other) and os.path.samefile(one, other)
 
 
 def _with_youden(result: Calibrated, models: tuple[str, str], values: dict[str, Any]) -> Calibrated:
@@ -122,15 +142,17 @@ def _with_youden(result: Calibrated, models: tuple[str, str], values: dict[str, 
 
 
 def _report(result: Calibrated, target: Path) -> None:
-    click.echo("wanted  threshold  measured  tokens")
+    from ._output import echo
+
+    echo("wanted  threshold  measured  tokens")
     for m in result.measurements:
-        click.echo(f"{m.wanted:6.0%}  {m.threshold:9.4g}  {m.measured:8.1%}  {m.n_tokens:6d}")
-    click.echo("rate    threshold")
+        echo(f"{m.wanted:6.0%}  {m.threshold:9.4g}  {m.measured:8.1%}  {m.n_tokens:6d}")
+    echo("rate    threshold")
     for rate, threshold in zip(result.head.rates, result.head.thresholds, strict=True):
-        click.echo(f"{rate:6.0%}  {threshold:9.4g}")
+        echo(f"{rate:6.0%}  {threshold:9.4g}")
     if result.youden is not None:
-        click.echo(
+        echo(
             f"threshold {result.youden['threshold']:.4g} best tells where the models differ "
             f"(Youden's J {result.youden['j']:.3f})"
         )
-    click.echo(f"{target}: calibrated; try colm generate --head {target} --defer-rate 0.2")
+    echo(f"{target}: calibrated; try colm generate --head {target} --defer-rate 0.2")

@@ -57,7 +57,7 @@ def demo(prompt: str | None, sample: int, color: str, quiet: bool, verbose: bool
     from ..errors import TokenizeError
     from ..learn.tasks import Problem
     from ..pair import Pair
-    from ..report.demo import print_solutions
+    from ..report.demo import print_key, print_solutions
     from ._loading import load_demo
     from ._output import is_terminal, log_to_stderr, open_console, wants_color
 
@@ -73,6 +73,7 @@ def demo(prompt: str | None, sample: int, color: str, quiet: bool, verbose: bool
             print_solutions(console, title, problem.prompt, solved, plain=plain)
 
     with log_to_stderr(verbose), load_demo() as pair:
+        print_key(console)
         if prompt is not None:
             show(pair, [Problem(0, ({"role": "user", "content": prompt},), "", prompt)])
             return

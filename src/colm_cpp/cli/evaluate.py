@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import click
 
 from ..errors import OptionError
+from ._files import head_place, read_by
 from ._help import SectionedCommand
-from ._pair import chosen_models, loading, option, pair_arguments, parallel_option
+from ._pair import answer_options, chosen_models, loading, option, pair_arguments, parallel_option
 
 __all__ = ["evaluate"]
 
@@ -23,8 +25,9 @@ __all__ = ["evaluate"]
     "--head",
     "heads",
     multiple=True,
-    metavar="NAME=HEAD",
-    help="A calibrated head: a file, or one in the package by name. Repeatable.  [default: learned=, that of --pair]",
+    metavar="[NAME=]HEAD",
+    help="A head, as for 'colm generate', and what to call it. Repeatable. A head without a calibration table knows no "
+    "rates: a token or a training-free head answers once, with threshold 0.5.  [default: learned=, that of --pair]",
 )
 @option(
     "Arms",
@@ -39,18 +42,15 @@ __all__ = ["evaluate"]
     "--arm",
     "arms",
     multiple=True,
-    type=click.Choice(["base", "assistant", "random"]),
-    help="Others that answer. Repeatable.  [default: all three]",
+    metavar="ARM",
+    help="Others that answer: base, assistant, random, or NAME=MODEL for another model that answers alone, such as a "
+    "fine-tuned base. Repeatable.  [default: the first three]",
 )
 @option("Task", "--checker", default="number", show_default=True, help="boxed, number, choice, exact, regex or python.")
 @option("Task", "--pattern", metavar="REGEX", help="What the regex checker looks for: its group, or all of it.")
 @option("Task", "--skip", type=int, default=0, show_default=True, help="Rows to pass over.")
 @option("Task", "--limit", type=int, help="Problems at most.")
-@option("Task", "--max-tokens", type=int, default=512, show_default=True, help="Tokens of an answer at most.")
-@option("Task", "--temperature", type=float, default=0.0, show_default=True, help="0 is greedy.")
-@option(
-    "Task", "--seed", type=int, default=0, show_default=True, help="Of the first problem; each later one has the next."
-)
+@answer_options("Task", "Of the first problem; each later one has the next.")
 @option("Task", "--chat/--no-chat", default=None, help="The base's chat template. Unset: where it has one.")
 @parallel_option("Task", "Answers written at once. Only those written alone count for tokens/s.")
 @option("Output", "--out", "-o", required=True, type=click.Path(path_type=Path), help="The folder for the answers.")
@@ -63,57 +63,79 @@ def evaluate(task: str, out: Path, as_json: bool, **values: Any) -> None:
     when the command is given again, and arms and problems can be added. OUT/report.md, report.json and, with
     Matplotlib, plots follow from the answers.
     """
+    from ..errors import MissingDependency
+    from ..extras import require
     from ..learn.checkers import make_checker
     from ..learn.records import RecordFolder
     from ..learn.summary import summarize
     from ..learn.tasks import load_task
-    from ..report.evaluation import write_report
-    from ._output import one_line, print_json
+    from ..report.evaluation import write_plots, write_tables
+    from ._output import echo, one_line, print_json
 
     models = None if values["report_only"] else chosen_models(values)
     checker = make_checker(values["checker"], pattern=values["pattern"])
     loaded = load_task(task, skip=values["skip"], limit=values["limit"])
     for row in loaded.bad_rows:
-        click.echo(f"colm: warning: {one_line(str(row))}", err=True)
+        echo(one_line(f"colm: warning: {row}"), err=True)
+    try:
+        require("matplotlib", "a plot")
+        plots = True
+    except MissingDependency as error:
+        plots = False
+        echo(one_line(f"colm: warning: there will be no plots: {error}"), err=True)
     folder = RecordFolder.open(out) if models is None else _answer(loaded, out, models, values)
     summary = summarize(folder, loaded, checker)
-    written, missing = write_report(summary, out)
-    if missing:
-        click.echo(f"colm: warning: {missing}", err=True)
+    written = write_tables(summary, out)
     if as_json:
         print_json(summary.to_dict())
     else:
-        click.echo(written["report.md"].read_text(encoding="utf-8"), nl=False)
+        echo(written["report.md"].read_text(encoding="utf-8"), nl=False)
+    if plots:
+        write_plots(summary, out)
 
 
 def _answer(task: Any, out: Path, models: tuple[str, str, str | None], values: dict[str, Any]) -> Any:
-    from ..learn.evaluation import make_arms, run
+    from ..hub import resolve
+    from ..learn.evaluation import make_arms, named_head, run
     from ..learn.identity import pair_identity
-    from ..learn.records import RecordFolder
+    from ..learn.records import FOLDER_FILES, RecordFolder
     from ..learn.texts import uses_chat
+    from ..output_file import refuse_inputs
     from ._loading import load_pair
     from ._output import log_to_stderr
     from ._progress import meter
 
-    heads = {}
-    for entry in values["heads"]:
-        name, equals, file = entry.partition("=")
-        if not equals or not file:
-            raise OptionError(f"--head {entry!r} has no '='; write a name and a file, such as mine=head.gguf")
-        heads[name] = file
+    heads = dict(map(named_head, values["heads"]))
     base, assistant, own_head = models
     if not values["heads"] and own_head is not None:
         heads["learned"] = own_head
     names = values["arms"] or ("base", "assistant", "random")
+    alone = {}
+    for name, equals, model in (entry.partition("=") for entry in names):
+        if equals and not model:
+            raise OptionError(f"--arm {name}= names no model; write a name and a file, such as tuned=base-tuned.gguf")
+        if equals:
+            alone[name] = str(resolve(model))
     arms = make_arms(
-        [name for name in names if name != "random"], heads, values["rates"] or (0.2,), random="random" in names
+        [name for name in names if name != "random" and "=" not in name],
+        heads,
+        values["rates"] or (0.2,),
+        random="random" in names,
+        experts=alone,
     )
     options = {key: values[key] for key in ("max_tokens", "temperature", "seed")}
+    records = [out / "records" / f"{arm.name}.jsonl" for arm in arms]
+    outputs = [out / "meta.json", *(out / name for name in FOLDER_FILES), *records]
+    refuse_inputs(outputs, read_by(values, base, assistant, task.path, *map(head_place, heads.values())))
     with (
         log_to_stderr(values["verbose"]),
         load_pair(base, assistant, None, **loading(values)) as pair,
+        contextlib.ExitStack() as others,
         meter("evaluating", shown=not values["quiet"]) as bar,
     ):
+        # A pair of one model: its assistant is never asked, and without repacking shares the base's memory.
+        own = {**loading(values), "base_options": {}, "assistant_options": {"repack": False}}
+        experts = {name: others.enter_context(load_pair(model, model, None, **own)) for name, model in alone.items()}
         use_chat = uses_chat(pair.base, values["chat"])
         facts = {
             "task": Path(task.path).name,
@@ -143,5 +165,6 @@ def _answer(task: Any, out: Path, models: tuple[str, str, str | None], values: d
             chat=use_chat,
             n_parallel=values["n_parallel"],
             on_progress=on_progress,
+            experts=experts,
         )
     return folder

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import HeadMismatch, OptionError
+from ..errors import HeadMismatch
+from ._files import check
+from ._output import echo, one_line
 
 if TYPE_CHECKING:
     from ..heads import Head
@@ -50,11 +51,10 @@ def export(source: str, output: Path, base: str | None, row: int | None, force: 
     """
     from .. import _core
     from ..export import export_head
-    from ..hub import resolve
+    from ..names import find_model
     from ..paths import to_native
 
-    if os.path.lexists(output) and not force:
-        raise OptionError(f"{output} exists; give another name, or --force to replace it")
+    check("OUTPUT", output, force=force, inputs=[source, base])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         head = export_head(
@@ -66,7 +66,7 @@ def export(source: str, output: Path, base: str | None, row: int | None, force: 
             row=-1 if row is None else row,
         )
     if base is not None:
-        path = resolve(base)
+        path = find_model("base", base)
         _check_width(head, path)
         head = head.replace(vocab_fingerprint=_core.inspect_vocabulary(to_native(path))["fingerprint"])
     head.save(output)
@@ -74,13 +74,11 @@ def export(source: str, output: Path, base: str | None, row: int | None, force: 
 
 
 def _report(head: Head, output: Path, complaints: list[str]) -> None:
-    from ._output import one_line
-
     for complaint in complaints:
-        click.echo(f"colm: warning: {one_line(complaint)}", err=True)
+        echo(one_line(f"colm: warning: {complaint}"), err=True)
     data = output.read_bytes()
     shapes = " -> ".join([str(head.weights[0].shape[1]), *(str(weight.shape[0]) for weight in head.weights)])
-    click.echo(one_line(f"{output}: {head.kind} head, n_embd {head.n_embd}, layers {shapes}, {len(data)} bytes"))
+    echo(one_line(f"{output}: {head.kind} head, n_embd {head.n_embd}, layers {shapes}, {len(data)} bytes"))
     if head.vocab_fingerprint:
-        click.echo(f"vocabulary {head.vocab_fingerprint}")
-    click.echo(f"sha256 {hashlib.sha256(data).hexdigest()}")
+        echo(f"vocabulary {head.vocab_fingerprint}")
+    echo(f"sha256 {hashlib.sha256(data).hexdigest()}")

@@ -12,10 +12,11 @@ import click
 
 from ..pair import DEFAULT_PARALLEL, MAX_PARALLEL
 from ._batch import read_batch, write_batch
+from ._files import check, force_option, read_by
 from ._help import SectionedCommand
 from ._inputs import read_grammar, read_prompt, read_text, user_messages
 from ._options import GENERATION, LOAD, collect, from_table, model_options, read_model_options
-from ._pair import chosen_models, color_option, model_arguments, option
+from ._pair import HEAD_HELP, chosen_models, color_option, model_arguments, option
 
 if TYPE_CHECKING:
     from ..pair import Pair
@@ -36,14 +37,15 @@ _INTERRUPTED = "interrupted"
     "Models",
     "--head",
     metavar="HEAD",
-    help="The deferral head: a file, confidence, entropy, random, always, never, or a token such as '<|defer|>'.",
+    help=HEAD_HELP,
 )
 @option("Prompt", "--file", metavar="FILE", help="Read the prompt from FILE (- is stdin), less one final newline.")
 @option(
     "Prompt",
     "--batch",
     metavar="FILE",
-    help="Many texts at once: JSON lines with prompt or messages, and if wanted id and options of generation.",
+    help="Many texts at once: JSON lines with prompt or messages, and if wanted id and options such as max_tokens "
+    "(docs/batch-format.md).",
 )
 @option("Prompt", "--chat", is_flag=True, help="The prompt is a user's message: use the base's chat template.")
 @option("Prompt", "--system", metavar="TEXT", help="A system message before it; implies --chat.")
@@ -59,9 +61,16 @@ _INTERRUPTED = "interrupted"
     "--out",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="With --batch: results in the order of the rows to FILE. Else as they end to stdout.",
+    help="With --batch: results in the order of the rows to FILE (- is stdout). Else as they end to stdout.",
 )
-@option("Output", "--trace", type=click.Path(path_type=Path), metavar="FILE", help="Record every token as JSON lines.")
+@option(
+    "Output",
+    "--trace",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Record every token as JSON lines (- is stdout). After Ctrl-C the file has the tokens so far.",
+)
+@force_option("Replace the file of --out or --trace if it exists.")
 @color_option("Colour the assistant's tokens.")
 @option("Output", "--quiet", "-q", is_flag=True, help="No progress line and no legend.")
 @option("Output", "--verbose", "-v", is_flag=True, help="Show llama.cpp's log on stderr.")
@@ -107,10 +116,14 @@ def generate(prompt: str | None, **values: Any) -> None:
     loading = collect(LOAD, values)
     own = {model: read_model_options(values[f"{model}_option"]) for model in ("base", "assistant")}
     rows = read_batch(values["batch"], options) if many else []
+    texts = (values["file"] or (None if prompt is not None or many else "-"), values["batch"])
+    others = (values["grammar_file"], values["json_schema"], values["chat_template"])
+    inputs = read_by({**values, "head": head}, base, assistant, *texts, *others)
+    for name in ("out", "trace"):
+        check(f"--{name}", values[name], force=values["force"], inputs=inputs, may_be_stdout=True)
 
     writer = open_writer(values["color"], silent=values["as_json"])
     with ExitStack() as stack:
-        trace = None if values["trace"] is None else stack.enter_context(Trace(values["trace"]))
         stack.enter_context(log_to_stderr(values["verbose"]))
         pair = stack.enter_context(
             load_pair(
@@ -140,12 +153,13 @@ def generate(prompt: str | None, **values: Any) -> None:
             return
         stream, read = _start(pair, text, chat, values["system"], template, options)
         names = {"base": base, "assistant": assistant, "head": head}
+        trace = None if values["trace"] is None else stack.enter_context(Trace(values["trace"]))
         if trace is not None:
             # The head stands among the names, in the words of the command line.
             recorded = {name: value for name, value in asdict(effective).items() if name != "head"}
             # JSON has no infinities, and a banned token must stay one.
             recorded["logit_bias"] = {
-                token: bias if math.isfinite(bias) else str(bias)
+                token: bias if math.isfinite(float(bias)) else str(bias)
                 for token, bias in (effective.logit_bias or {}).items()
             }
             load_options = {"both": loading, **own}

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ._flags import in_flags
 from ._options import LOAD, collect, from_table
+from ._output import echo, is_terminal, one_line, print_json, wants_color
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -23,6 +25,7 @@ _MEMORY_OPTIONS = ("n_ctx", "n_batch", "n_ubatch", "type_k", "type_v", "n_gpu_la
 @click.argument("files", nargs=-1)
 @click.option("--base", metavar="MODEL", help="The base of a pair.")
 @click.option("--assistant", metavar="MODEL", help="The assistant of a pair; both are then loaded and compared.")
+@click.option("--pair", "pair", metavar="NAME", help="A pair with a name instead of both.")
 @click.option("--head", metavar="HEAD", help="A head for that pair, as for 'colm generate'.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @from_table(LOAD, "Options", _MEMORY_OPTIONS)
@@ -33,21 +36,34 @@ def inspect(
     files: tuple[str, ...],
     base: str | None,
     assistant: str | None,
+    pair: str | None,
     head: str | None,
     as_json: bool,
     **values: Any,
 ) -> None:
-    """Say what FILES are: models or heads. With --base and --assistant, say whether they go together.
+    """Say what FILES are: models or heads, by their files or names. Of a pair, say whether its parts go together.
 
-    The exit code is 1 where they do not, or where a file is cut short.
+    A pair is --base and --assistant, --pair, or the name of a pair as FILES. Files on the hub are downloaded. The exit
+    code is 1 where the parts of a pair do not go together, or where a file is cut short.
     """
+    from ..names import find_head
     from ..options import LoadOptions
-    from ..pair import TRAINING_FREE_HEADS
+    from ..preset import preset, presets
+    from ..shipped import shipped_heads
     from ._facts import file_facts, pair_facts
-    from ._output import one_line, print_json
 
+    pairs = [name for name in files if name in {known.name for known in presets()} - set(shipped_heads())]
+    if len(files) == 1 and pair is None and base is None and files[0] in {known.name for known in presets()}:
+        pair, files = files[0], ()
+    elif pairs:
+        raise click.UsageError(f"{pairs[0]} is a pair; give its name alone, or as --pair {pairs[0]}")
+    if pair is not None:
+        if base is not None or assistant is not None:
+            raise click.UsageError("--pair names both models; leave out --base and --assistant, or --pair")
+        known = preset(pair)
+        base, assistant, head = known.base, known.assistant, known.head if head is None else head
     if not files and base is None and assistant is None:
-        raise click.UsageError("nothing to inspect; give FILES, or --base and --assistant")
+        raise click.UsageError("nothing to inspect; give FILES, or --base and --assistant, or --pair")
     if (base is None) != (assistant is None):
         raise click.UsageError("a pair needs both --base and --assistant; to inspect one model give it as FILES")
     if head is not None and base is None:
@@ -56,8 +72,8 @@ def inspect(
     given = collect(LOAD, values)
     options = LoadOptions.merge(given, None)
     named = [*files, *(name for name in (base, assistant) if name is not None)]
-    if head is not None and head not in TRAINING_FREE_HEADS and _is_file(head):
-        named.append(head)
+    if head is not None and find_head(head).place is not None:
+        named.append(str(find_head(head).place))
     facts: dict[str, Any] = {"files": [file_facts(name, options) for name in dict.fromkeys(named)]}
     complaints = [
         f"{file['path']} is cut short: it has {file['file_bytes']} of {file['expected_bytes']} bytes; download it again"
@@ -75,23 +91,13 @@ def inspect(
     else:
         _show(facts)
     for complaint in complaints:
-        click.echo(f"colm: error: {one_line(complaint)}", err=True)
+        echo(one_line(f"colm: error: {in_flags(complaint, ctx.command)}"), err=True)
     if complaints:
         ctx.exit(1)
 
 
-def _is_file(head: str) -> bool:
-    import os
-
-    from ..hub import is_hub_spec
-
-    return is_hub_spec(head) or head.lower().endswith(".gguf") or os.path.exists(head)
-
-
 def _show(facts: dict[str, Any]) -> None:
     from rich.console import Console
-
-    from ._output import is_terminal, one_line, wants_color
 
     console = Console(
         highlight=False,
@@ -102,7 +108,7 @@ def _show(facts: dict[str, Any]) -> None:
     )
     for file in facts["files"]:
         console.print(one_line(file["path"]), style="bold", soft_wrap=True)
-        console.print(_model_table(file) if file["type"] == "model" else _head_table(file))
+        console.print(_TABLES[file["type"]](file))
     if "pair" in facts:
         pair = facts["pair"]
         console.print(f"pair: {'compatible' if pair['compatible'] else 'not compatible'}", style="bold")
@@ -114,8 +120,6 @@ def _table(rows: list[tuple[str, ...]], columns: tuple[str, ...] = ()) -> Table:
     """A table of texts; rows without a value are left out."""
     from rich.table import Table
     from rich.text import Text
-
-    from ._output import one_line
 
     table = Table(show_header=bool(columns))
     for column in columns or ("", ""):
@@ -184,6 +188,13 @@ def _head_table(facts: dict[str, Any]) -> Table:
     rows += _training_rows(facts["training"])
     rows += [(f"rate {row['rate']:g}", f"threshold {row['threshold']:g}") for row in facts["calibration"]]
     return _table(rows)
+
+
+def _free_table(facts: dict[str, Any]) -> Table:
+    return _table([("head", facts["name"]), ("kind", "training-free"), ("what it does", facts["about"])])
+
+
+_TABLES = {"model": _model_table, "head": _head_table, "training-free": _free_table}
 
 
 def _training_rows(training: Any) -> list[tuple[str, ...]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from ..errors import OptionError
+from ._files import check, force_option, write_result
 from ._help import SectionedCommand
 from ._pair import color_option, option
 
@@ -22,7 +23,7 @@ _PIPE_WIDTH = 160
     "Texts",
     "--arm",
     metavar="NAME",
-    help="The arm to read of evaluations. Default: every arm with a head.",
+    help="The arm to read of evaluations. Default: every arm with a head, each by itself.",
 )
 @option(
     "Texts",
@@ -38,8 +39,9 @@ _PIPE_WIDTH = 160
     "page",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Write a page with the numbers and the texts, each token shaded by its defer probability.",
+    help="Write a page with the numbers and the texts of one arm, each token shaded by its defer probability.",
 )
+@force_option("Replace the file of --html if it exists.")
 @option(
     "Output",
     "--max-texts",
@@ -63,6 +65,7 @@ def patterns(
     arm: str | None,
     min_count: int,
     page: Path | None,
+    force: bool,
     max_texts: int,
     as_json: bool,
     number: int | None,
@@ -70,40 +73,38 @@ def patterns(
 ) -> None:
     """Say what is deferred in texts that were generated.
 
-    PATHS are folders made by 'colm evaluate', records files in them, or files made by 'colm generate --trace'.
+    PATHS are folders made by 'colm evaluate', records files in them, or files made by 'colm generate --trace'. Arms are
+    counted apart, since they defer differently.
     """
     from ..report.html import render_page
     from ..report.patterns import find_patterns
     from ..report.terminal import print_patterns, print_text
-    from ..report.traces import read_texts
-    from ._output import is_terminal, one_line, open_console, print_json, wants_color
+    from ..report.traces import read_arms
+    from ._output import echo, is_terminal, one_line, open_console, print_json, wants_color
 
     if as_json and number is not None:
         raise click.UsageError("--json prints no texts; leave out --json or --text")
     if arm is not None and not any(os.path.isdir(path) for path in paths):
         raise click.UsageError("--arm chooses among the arms of an evaluation; give its folder")
-    texts = read_texts(paths, arm)
+    check("--html", page, force=force, inputs=paths)
+    arms = read_arms(paths, arm) or {"": []}
+    texts = [text for read in arms.values() for text in read]
     if number is not None and number > len(texts):
         raise OptionError(f"--text {number} is not there: the texts number {len(texts)}")
-    found = find_patterns(texts, min_count=min_count)
-    if page is not None:
-        _write(page, render_page(texts, found, max_texts=max_texts, sources=paths))
+    if page is not None and len(arms) > 1:
+        names = ", ".join(name or "traces" for name in arms)
+        raise OptionError(f"--html shows one arm, and there are {len(arms)}: {names}; choose one with --arm")
+    found = {name: find_patterns(read, min_count=min_count) for name, read in arms.items()}
     if as_json:
-        print_json({"paths": list(paths), "arm": arm, **found.to_dict()})
+        counted = [{"arm": name or None, **counts.to_dict()} for name, counts in found.items()]
+        print_json({"paths": list(paths), **(counted[0] if len(counted) == 1 else {"arms": counted})})
     else:
         width = None if is_terminal("stdout") else _PIPE_WIDTH
         console = open_console("stdout", wants_color(color, "stdout"), width=width)
-        print_patterns(console, found)
+        for name, counts in found.items():
+            print_patterns(console, counts, "" if len(found) == 1 else name or "none (traces)")
         if number is not None:
             print_text(console, texts[number - 1], number)
     if page is not None:
-        click.echo(f"wrote {one_line(str(page))}", err=True)
-
-
-def _write(page: Path, text: str) -> None:
-    try:
-        page.write_text(text, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise OptionError(
-            f"--html {page} cannot be written ({error.strerror}); name a file in a folder that can be"
-        ) from error
+        write_result("--html", page, render_page(texts, *found.values(), max_texts=max_texts, sources=paths).encode())
+        echo(one_line(f"wrote {page}"), err=True)

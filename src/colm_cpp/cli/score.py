@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
+from ._files import read_by
 from ._help import SectionedCommand
-from ._pair import chosen_models, loading, option, pair_arguments, parallel_option
+from ._pair import answer_options, chosen_models, loading, option, pair_arguments, parallel_option
 
 __all__ = ["score"]
 
@@ -25,8 +26,8 @@ __all__ = ["score"]
 @option("Texts", "--system", metavar="TEXT", help="A system message before every prompt.")
 @option(
     "Texts",
-    "--top-k",
-    "top_log",
+    "--top-logprobs",
+    "top_k",
     type=int,
     default=10,
     show_default=True,
@@ -37,11 +38,10 @@ __all__ = ["score"]
     "Answers",
     "--head",
     metavar="HEAD",
-    help="Let the pair write them instead, with this head: a file, or what 'colm generate --head' takes.",
+    help="Let the pair write them instead, with this head, as for 'colm generate'.",
 )
 @option("Answers", "--defer-rate", type=float, metavar="RATE", help="The share of tokens that --head defers.")
-@option("Answers", "--max-tokens", type=int, default=512, show_default=True, help="Tokens of an answer at most.")
-@option("Answers", "--temperature", type=float, default=0.0, show_default=True, help="Of the answers; 0 is greedy.")
+@answer_options("Answers", None)
 @parallel_option("Answers", "Answers that --respond writes at once.")
 def score(corpus: tuple[str, ...], out: Path, **values: Any) -> None:
     """Read the texts of CORPUS with both models and keep what each thought of every token.
@@ -49,10 +49,12 @@ def score(corpus: tuple[str, ...], out: Path, **values: Any) -> None:
     CORPUS are JSON lines with prompt and completion or with messages, or plain text files. What was interrupted goes
     on when the command is given again.
     """
+    from ..learn.scores import folder_files
     from ..learn.scoring import score as run
     from ..learn.selection import select
+    from ..output_file import refuse_inputs
     from ._loading import load_scorer
-    from ._output import log_to_stderr
+    from ._output import echo, log_to_stderr
     from ._progress import meter
 
     models = chosen_models(values)[:2]
@@ -61,6 +63,7 @@ def score(corpus: tuple[str, ...], out: Path, **values: Any) -> None:
         raise click.UsageError("--head is for answers that the pair writes; add --respond")
     if values["defer_rate"] is not None and values["head"] is None:
         raise click.UsageError("--defer-rate is of answers that the pair writes; add --head and --respond")
+    refuse_inputs(folder_files(out), read_by(values, *models, *corpus))
     texts = select(corpus, limit=values["limit"], seed=values["seed"], needs_completion=not respond)
     shown = not values["quiet"]
     with log_to_stderr(values["verbose"]):
@@ -84,13 +87,13 @@ def score(corpus: tuple[str, ...], out: Path, **values: Any) -> None:
                 out,
                 chat=values["chat"],
                 system=values["system"],
-                top_k=values["top_log"],
+                top_k=values["top_k"],
                 strict=values["strict"],
                 on_progress=on_progress,
             )
     left_out = f", {_counted(done.n_bad, 'row')} left out" if done.n_bad else ""
     cut = f", {_counted(done.n_truncated, 'text')} cut at the end of the context" if done.n_truncated else ""
-    click.echo(f"{out}: {_counted(done.n_tokens, 'token')} of {_counted(done.n_texts, 'text')}{left_out}{cut}")
+    echo(f"{out}: {_counted(done.n_tokens, 'token')} of {_counted(done.n_texts, 'text')}{left_out}{cut}")
 
 
 def _counted(n: int, noun: str) -> str:

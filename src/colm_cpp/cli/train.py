@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import OptionError
+from ._files import check
 from ._help import SectionedCommand
 from ._pair import option
 
@@ -33,7 +32,8 @@ __all__ = ["train"]
 )
 @option(
     "Head",
-    "--top-k",
+    "--top-logprobs",
+    "top_k",
     type=int,
     default=5,
     show_default=True,
@@ -87,23 +87,24 @@ def train(
     scores: tuple[Path, ...], out: Path, name: str | None, as_json: bool, force: bool, quiet: bool, **given: Any
 ) -> None:
     """Fit a deferral head to SCORES, folders made by colm score."""
+    from ..extras import require
     from ..learn.scores import Scores
     from ..learn.training import TrainingOptions
     from ..learn.training import train as run
-    from ._output import one_line, print_json
+    from ._output import echo, one_line, print_json
 
-    if os.path.lexists(out) and not force:
-        raise OptionError(f"{out} exists; give another name, or --force to replace it")
+    check("--out", out, force=force, inputs=scores)
+    require("scipy.optimize", "colm train")
     options = TrainingOptions(**given)
 
     def on_iteration(what: str, iteration: int, loss: float, held_out: float) -> None:
         if not quiet and not as_json:
-            click.echo(f"{what} {iteration:3d}  training {loss:.5f}  held out {held_out:.5f}", err=True)
+            echo(f"{what} {iteration:3d}  training {loss:.5f}  held out {held_out:.5f}", err=True)
 
     trained = run([Scores(folder) for folder in scores], options, name=name or out.stem, on_iteration=on_iteration)
     trained.head.save(out)
     for note in trained.notes:
-        click.echo(f"colm: warning: {one_line(note)}", err=True)
+        echo(one_line(f"colm: warning: {note}"), err=True)
     if as_json:
         print_json(
             {
@@ -120,6 +121,8 @@ def train(
 
 
 def _report(trained: Trained, out: Path) -> None:
+    from ._output import echo
+
     columns: list[tuple[str, Metrics]] = [("held out", trained.held_out)]
     if len(trained.by_folder) > 1:
         columns += list(trained.by_folder.items())
@@ -146,13 +149,11 @@ def _report(trained: Trained, out: Path) -> None:
         rows.append([f"  by plain confidence {share}", *(_number(m.confidence_saved[rate]) for _, m in columns)])
     widths = [max(len(row[i]) for row in [titles, *rows]) for i in range(len(titles))]
     for row in [titles, *rows]:
-        click.echo(
-            "  ".join([row[0].ljust(widths[0]), *(v.rjust(w) for v, w in zip(row[1:], widths[1:], strict=True))])
-        )
+        echo("  ".join([row[0].ljust(widths[0]), *(v.rjust(w) for v, w in zip(row[1:], widths[1:], strict=True))]))
     for what, fit in (("weak", trained.weak_fit), ("main", trained.main_fit)):
         if fit is not None:
-            click.echo(f"{what} fit: {fit.n_iterations} iterations, best {fit.best_iteration}, {fit.stopped}")
-    click.echo(f"{out}: {trained.head.kind} head; calibrate it next: colm calibrate {out}")
+            echo(f"{what} fit: {fit.n_iterations} iterations, best {fit.best_iteration}, {fit.stopped}")
+    echo(f"{out}: {trained.head.kind} head; calibrate it next: colm calibrate {out}")
 
 
 def _number(value: float | None) -> str:

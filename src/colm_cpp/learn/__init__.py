@@ -17,6 +17,7 @@ from .checkers import CHECKERS, Checker, Verdict, make_checker
 from .corpus import BadRow, Document, read_documents
 from .evaluation import Arm, make_arms, run
 from .records import Record, RecordFolder
+from .references import Above, Estimate, Reference
 from .respond import respond
 from .scores import Scores
 from .scoring import Scorer, score
@@ -27,6 +28,7 @@ from .training import Metrics, Trained, TrainingOptions, train
 
 __all__ = [
     "CHECKERS",
+    "Above",
     "Arm",
     "ArmSummary",
     "BadRow",
@@ -35,10 +37,12 @@ __all__ = [
     "Comparison",
     "Corpus",
     "Document",
+    "Estimate",
     "Metrics",
     "Problem",
     "Record",
     "RecordFolder",
+    "Reference",
     "Scorer",
     "Scores",
     "Summary",

@@ -7,6 +7,7 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, Timeout
 
 from ..errors import CorpusError
+from ..output_file import remove_leftovers
 
 __all__ = ["lock_folder"]
 
@@ -22,4 +23,5 @@ def lock_folder(folder: Path) -> BaseFileLock:
         lock.acquire(timeout=0)
     except Timeout:
         raise CorpusError(f"another process is writing to {folder}; wait for it, or use another folder") from None
+    remove_leftovers(folder)
     return lock

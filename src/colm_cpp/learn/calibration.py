@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from ..errors import CorpusError, OptionError
 from ..heads import Head
+from ..options import ANSWER_OPTIONS
 from .evaluation import Arm, answers
 from .identity import pair_identity
 from .records import Record
@@ -37,6 +38,7 @@ RATES = tuple(round(0.05 * i, 2) for i in range(21))
 CHECKED_RATES = (0.1, 0.2, 0.4, 0.6)
 TOLERANCE = 0.03
 MAX_ROUNDS = 4
+_ROUNDING = 1e-3  # more than a record's z is rounded by
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,7 @@ class Measurement:
         measured: share of the tokens that were deferred.
         n_tokens: tokens written.
         n_deferred: those on the assistant's turn.
+        written: False where nothing was written, since an earlier threshold had given the same texts.
     """
 
     threshold: float
@@ -56,6 +59,7 @@ class Measurement:
     measured: float
     n_tokens: int
     n_deferred: int
+    written: bool = True
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,8 @@ class Calibrated:
         first: the table before any deferring: rate -> threshold.
         measurements: what was measured, in order.
         off: checked rates whose best measurement is off by more than 3 points -> that measurement.
+        stuck: those of them at which the search ended because the next threshold gives texts that were measured
+            already: other thresholds would not have come nearer.
         base_texts: what the base wrote alone, behind its prompts.
         base_logits: z_t at each token of these.
         youden: the threshold that best tells where the models' likeliest tokens differ (Youden's J), and that J.
@@ -76,9 +82,33 @@ class Calibrated:
     first: dict[float, float]
     measurements: tuple[Measurement, ...]
     off: dict[float, float]
+    stuck: tuple[float, ...] = ()
     base_texts: tuple[Text, ...] = ()
     base_logits: tuple[tuple[float | None, ...], ...] = ()
     youden: dict[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """What was written at one threshold, as far as another threshold needs it."""
+
+    threshold: float
+    z: npt.NDArray[np.float64]  # of every token
+    n_tokens: int
+    n_deferred: int
+
+    @classmethod
+    def of(cls, threshold: float, records: Sequence[Record]) -> _Texts:
+        n_deferred = sum(record.n_deferred for record in records)
+        return cls(threshold, _logits(records), sum(record.n_tokens for record in records), n_deferred)
+
+    def stay_with(self, threshold: float) -> bool:
+        """Whether the same texts are written at ``threshold``: no token's decision is another."""
+        if threshold == self.threshold:
+            return True
+        low, high = sorted((_logit(threshold), _logit(self.threshold)))
+        # Records round z: a token that near to one of the two might be on its other side.
+        return not bool(np.any((self.z >= low - _ROUNDING) & (self.z <= high + _ROUNDING)))
 
 
 def threshold_table(z: npt.NDArray[np.float64], rates: Sequence[float]) -> list[float]:
@@ -117,7 +147,7 @@ def calibrate(
         pair: the loaded pair.
         head: the head; a table that it has is replaced.
         problems: prompts that neither the head nor an evaluation has seen.
-        options: of generation.
+        options: of generation, :data:`colm_cpp.options.ANSWER_OPTIONS` where they are not given.
         chat: through the base's chat template.
         default_rate: also make the threshold of this rate the head's default. None: leave the default as it is.
         n_parallel: texts that are written at once.
@@ -128,6 +158,7 @@ def calibrate(
         OptionError: ``default_rate`` outside [0, 1].
         CorpusError: there are no prompts, or the base wrote nothing on them.
     """
+    options = {**ANSWER_OPTIONS, **options}
     if not problems:
         raise CorpusError("there are no prompts to calibrate on; give a file with some")
     if default_rate is not None and not 0.0 <= default_rate <= 1.0:
@@ -151,18 +182,27 @@ def calibrate(
     first = dict(zip(RATES, threshold_table(z, RATES), strict=True))
     measurements: list[Measurement] = []
     nearest: dict[float, Measurement] = {}  # to each checked rate
+    texts: list[_Texts] = []
+    stuck: list[float] = []
     for rate in CHECKED_RATES:
         threshold = first[rate]
+        met: list[_Texts] = []  # those that this rate's thresholds gave
         for _ in range(MAX_ROUNDS):
-            records = write(f"{rate:.0%}", threshold)
-            n_tokens = sum(record.n_tokens for record in records)
-            n_deferred = sum(record.n_deferred for record in records)
-            measured = n_deferred / max(n_tokens, 1)
-            measurements.append(Measurement(threshold, rate, measured, n_tokens, n_deferred))
+            found = next((known for known in texts if known.stay_with(threshold)), None)
+            if found is None:
+                written = _Texts.of(threshold, write(f"{rate:.0%}", threshold))
+                texts.append(written)
+            elif any(found is known for known in met):
+                stuck.append(rate)
+                break
+            now = found or written
+            met.append(now)
+            measured = now.n_deferred / max(now.n_tokens, 1)
+            measurements.append(Measurement(threshold, rate, measured, now.n_tokens, now.n_deferred, found is None))
             if abs(measured - rate) <= TOLERANCE:
                 break
             # The states seen while deferring at about this rate say which threshold would have given it.
-            threshold = threshold_table(_logits(records), [rate])[0]
+            threshold = threshold_table(now.z, [rate])[0]
         nearest[rate] = min((m for m in measurements if m.wanted == rate), key=lambda m: abs(m.measured - m.wanted))
     thresholds = _corrected(first, {rate: m.threshold for rate, m in nearest.items()})
     off = {rate: m.measured for rate, m in nearest.items() if abs(m.measured - rate) > TOLERANCE}
@@ -187,6 +227,7 @@ def calibrate(
         first,
         tuple(measurements),
         off,
+        tuple(stuck),
         tuple(_text(pair, problem, record, chat) for problem, record in zip(problems, alone, strict=True)),
         tuple(record.defer_logits for record in alone),
     )

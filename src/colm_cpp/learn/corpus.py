@@ -11,13 +11,18 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from .._shown import shortened, shown
+from ..chat import is_message
 from ..errors import CorpusError
+from ._files import MAX_LINE, lines, why
 
 __all__ = ["BadRow", "Document", "Row", "json_rows", "read_documents"]
 
 PathLike = str | os.PathLike[str]
+
+MAX_TEXT = 2**31 - 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +82,22 @@ def json_rows(path: PathLike) -> Iterator[Row | BadRow]:
         CorpusError: the file cannot be read.
     """
     name = os.fspath(path)
-    try:
-        with Path(path).open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
+    with _opened(name) as file:
+        try:
+            for number, line in enumerate(lines(file), start=1):
+                if line is None:
+                    yield BadRow(name, number, f"a line of more than {MAX_LINE} bytes")
+                elif line.strip():
                     yield _row(name, number, line)
-    except OSError as error:
-        raise CorpusError(f"{name} cannot be read ({error.strerror}); check its name and rights") from error
+        except OSError as error:
+            raise CorpusError(f"{name} cannot be read ({why(error)}); check its name and rights") from error
+
+
+def _opened(name: str) -> BinaryIO:
+    try:
+        return Path(name).open("rb")
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise CorpusError(f"{shortened(name)} cannot be read ({why(error)}); check its name and rights") from error
 
 
 def _row(name: str, number: int, line: bytes) -> Row | BadRow:
@@ -94,7 +108,7 @@ def _row(name: str, number: int, line: bytes) -> Row | BadRow:
     except json.JSONDecodeError as error:
         return BadRow(name, number, f"not JSON ({error.msg} at column {error.colno})")
     except ValueError as error:  # a whole number of thousands of digits
-        return BadRow(name, number, f"no JSON that can be read ({error})")
+        return BadRow(name, number, f"no JSON that can be read ({shortened(str(error))})")
     except RecursionError:
         return BadRow(name, number, "JSON nested too deeply")
     if isinstance(value, dict):
@@ -123,10 +137,14 @@ def read_documents(paths: Sequence[PathLike], *, needs_completion: bool = True) 
 
 
 def _plain(name: str, needs_completion: bool) -> Document | BadRow:
-    try:
-        data = Path(name).read_bytes()
-    except OSError as error:
-        raise CorpusError(f"{name} cannot be read ({error.strerror}); check its name and rights") from error
+    with _opened(name) as file:
+        try:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_TEXT:
+                return BadRow(name, 0, f"a text of {size} bytes; at most {MAX_TEXT} can be tokenized, so split it")
+            data = file.read(MAX_TEXT)
+        except OSError as error:
+            raise CorpusError(f"{name} cannot be read ({why(error)}); check its name and rights") from error
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -149,16 +167,17 @@ def _document(row: Row, needs_completion: bool) -> Document | BadRow:
         for message in messages:
             if not isinstance(message, dict) or not isinstance(message.get("role"), str):
                 return bad("a message has no role")
-            if not isinstance(message.get("content"), str):
-                return bad(f"a message of role {message['role']!r} has no text")
-            if _has_surrogate(message["content"]):
+            text = message.get("content")
+            if not is_message(message) or not isinstance(text, (str, type(None))):
+                return bad(f"a message of role {shown(message['role'])} has no text")
+            if _has_surrogate(text or ""):
                 return bad("a message holds a lone surrogate, which is not Unicode text")
         if not needs_completion:
             while messages and messages[-1]["role"] == "assistant":
                 messages = messages[:-1]
             if not messages:
                 return bad("there is nothing but the assistant's turns")
-        elif not any(message["role"] == "assistant" and message["content"] for message in messages):
+        elif not any(message["role"] == "assistant" and message.get("content") for message in messages):
             return bad("no turn of the assistant to learn from")
         return Document(row.path, row.line, messages=tuple(messages))
 

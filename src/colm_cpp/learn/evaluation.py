@@ -9,13 +9,16 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..bench import STEPS_N_CTX, time_steps
 from ..errors import ColmError, HeadError, OptionError
 from ..heads import Head
 from ..hub import resolve
-from ..pair import CHAT_TEMPERATURE
-from ..shipped import shipped_head
+from ..names import find_head
+from ..options import ANSWER_OPTIONS
+from ..pair import DEFAULT_THRESHOLD
 from ._lock import lock_folder
-from .identity import head_identity
+from .costs import StepTimes
+from .identity import head_identity, model_identity
 from .records import SINGLE_ARMS, Record, RecordFolder
 from .tasks import Problem, Task
 
@@ -37,6 +40,7 @@ class Arm:
         threshold: eta.
         rate: the deferral rate asked for; None for the models alone.
         facts: what its answers depend on, for ``meta.json``.
+        expert: name of another model that answers alone, see :func:`make_arms`; None: the pair does.
     """
 
     name: str
@@ -44,6 +48,7 @@ class Arm:
     threshold: float
     rate: float | None
     facts: Mapping[str, Any]
+    expert: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,43 +71,50 @@ class Progress:
 
 
 def make_arms(
-    names: Sequence[str], heads: Mapping[str, str | os.PathLike[str]], rates: Sequence[float], *, random: bool = True
+    names: Sequence[str],
+    heads: Mapping[str, str | os.PathLike[str]],
+    rates: Sequence[float],
+    *,
+    random: bool = True,
+    experts: Mapping[str, str | os.PathLike[str]] | None = None,
 ) -> list[Arm]:
     """The arms of an evaluation.
 
     Args:
         names: of the models alone: ``base``, ``assistant``, both or neither.
-        heads: name -> calibrated head, a file or one in the package by name; each answers at every rate.
+        heads: name -> head, see :mod:`colm_cpp.names`. A calibrated one, and ``random``, answers at every rate; another
+            training-free head or a token knows no rates and answers once, with threshold 0.5.
         rates: deferral rates in (0, 1).
         random: also defer at random, at the same rates.
+        experts: name -> file of one more model that answers alone, such as a fine-tuned base, in its own chat template.
+            :func:`run` then wants it loaded.
 
     Raises:
         OptionError: an unknown or unusable name, a rate outside (0, 1), or no arm at all.
-        HeadError: a head without a calibration table.
+        HeadError: a head file without a calibration table.
         LoadError: a head file that cannot be read.
     """
     arms = []
     for name in names:
         if name not in SINGLE_ARMS:
-            raise OptionError(f"arm {name!r} is unknown; there are {' and '.join(SINGLE_ARMS)}, and heads by --head")
+            raise OptionError(
+                f"arm {name!r} is unknown; there are {' and '.join(SINGLE_ARMS)}, random, other models as NAME=MODEL, "
+                "and heads by --head"
+            )
         head = "never" if name == "base" else "always"
         arms.append(Arm(name, head, 0.5, None, {"head": head, "threshold": 0.5, "rate": None}))
     for rate in rates:
         if not 0.0 < rate < 1.0:
             raise OptionError(f"rate {rate} lies outside (0, 1); the models alone are arms of their own")
+    for name, model in (experts or {}).items():
+        _check_name("a model", name)
+        if name in heads:
+            raise OptionError(f"a model and a head are both named {name!r}; give one of them another name")
+        facts: dict[str, Any] = {"head": "never", "threshold": 0.5, "rate": None}
+        arms.append(Arm(name, "never", 0.5, None, {**facts, "expert": model_identity(resolve(model))}, name))
     for name, path in heads.items():
-        if not _NAME.fullmatch(name) or name in (*SINGLE_ARMS, "random"):
-            raise OptionError(
-                f"a head cannot be named {name!r}; use letters, digits, '.', '_' and '-', and not the name of an arm"
-            )
-        head_file = Head.load(shipped_head(os.fspath(path)) or resolve(path))
-        if not head_file.rates:
-            raise HeadError(f"head {os.fspath(path)} has no calibration table; run colm calibrate on it first")
-        identity = head_identity(path)
-        for rate in rates:
-            eta = head_file.threshold_for_rate(rate)
-            facts = {**identity, "threshold": eta, "rate": rate}
-            arms.append(Arm(_arm_name(name, rate), head_file, eta, rate, facts))
+        _check_name("a head", name)
+        arms += _of_head(name, path, rates)
     if random:
         for rate in rates:
             facts = {"head": "random", "threshold": 1.0 - rate, "rate": rate}
@@ -110,6 +122,47 @@ def make_arms(
     if not arms:
         raise OptionError("there is no arm; give --arm, --head with --rate, or both")
     return arms
+
+
+def _check_name(what: str, name: str) -> None:
+    if not _NAME.fullmatch(name) or name in (*SINGLE_ARMS, "random", "chord", "router"):
+        raise OptionError(
+            f"{what} cannot be named {name!r}; use letters, digits, '.', '_' and '-', and not the name of an arm"
+        )
+
+
+def _of_head(name: str, head: str | os.PathLike[str], rates: Sequence[float]) -> list[Arm]:
+    file = find_head(head).file()
+    loaded = os.fspath(head) if file is None else Head.load(file)
+    identity = head_identity(head)
+    if isinstance(loaded, str) and loaded != "random":
+        facts = {**identity, "threshold": DEFAULT_THRESHOLD, "rate": None}
+        return [Arm(name, loaded, DEFAULT_THRESHOLD, None, facts)]
+    if isinstance(loaded, Head) and not loaded.rates:
+        raise HeadError(f"head {os.fspath(head)} has no calibration table; run colm calibrate on it first")
+    arms = []
+    for rate in rates:
+        eta = loaded.threshold_for_rate(rate) if isinstance(loaded, Head) else 1.0 - rate
+        arms.append(Arm(_arm_name(name, rate), loaded, eta, rate, {**identity, "threshold": eta, "rate": rate}))
+    return arms
+
+
+def named_head(text: str) -> tuple[str, str]:
+    """``NAME=HEAD``, or a head alone, taken apart: the name of its arms, and the head.
+
+    A head alone is named by its file, or by the letters of its token: ``<|defer|>`` is ``defer``.
+
+    Raises:
+        OptionError: nothing is left to name it by.
+    """
+    name, equals, head = text.partition("=")
+    if equals and head and _NAME.fullmatch(name):
+        return name, head
+    stem = os.path.basename(text).removesuffix(".gguf") if find_head(text).kind == "file" else text
+    name = re.sub(r"^[^A-Za-z0-9]+|[^A-Za-z0-9._-]+", "", stem)
+    if not name:
+        raise OptionError(f"head {text!a} has no letter to name it by; write a name before it, such as mine={text}")
+    return name, text
 
 
 def _arm_name(head: str, rate: float) -> str:
@@ -126,10 +179,13 @@ def run(
     chat: bool = True,
     n_parallel: int = 1,
     on_progress: Callable[[Progress], None] | None = None,
+    experts: Mapping[str, Pair] | None = None,
 ) -> None:
     """Answers what is not answered yet.
 
-    Problem by problem, every arm in turn, so that whatever slows the machine slows all arms alike. One at a time,
+    When a folder is begun, bare decodes of both models are timed for what answers cost by counts (where the context has
+    room for that). Then problem by
+    problem, every arm in turn, so that whatever slows the machine slows all arms alike. One at a time,
     nothing read is kept between answers: a run that was interrupted gives the answers of one that was not.
 
     Args:
@@ -137,12 +193,14 @@ def run(
         task: the problems.
         folder: where the answers are kept.
         arms: who answers.
-        options: of generation; ``seed`` is that of the first problem, each later one has the next.
+        options: of generation, :data:`colm_cpp.options.ANSWER_OPTIONS` where they are not given; ``seed`` is that of
+            the first problem, each later one has the next.
         chat: through the base's chat template; otherwise the last message's text is continued as it is.
         n_parallel: answers that are written at once, see :meth:`colm_cpp.Pair.stream_batch`. Several times as fast,
             but how long each took is then no measure of an arm's speed: the summary leaves such answers out of
             tokens/s.
         on_progress: called after every answer.
+        experts: for each arm that has an ``expert``, by its name, a pair of which it is the base.
 
     Raises:
         CorpusError: another process is writing to the folder.
@@ -150,7 +208,7 @@ def run(
         Everything that :meth:`colm_cpp.Pair.chat` raises.
     """
     with lock_folder(folder.path):
-        _run(pair, task, folder, arms, options, chat, n_parallel, on_progress)
+        _run(pair, task, folder, arms, options, chat, n_parallel, on_progress, experts or {})
 
 
 def _run(
@@ -162,7 +220,13 @@ def _run(
     chat: bool,
     n_parallel: int,
     on_progress: Callable[[Progress], None] | None,
+    experts: Mapping[str, Pair],
 ) -> None:
+    if "steps" not in folder.meta and pair.n_ctx >= STEPS_N_CTX:
+        folder.set_steps(StepTimes.of(time_steps(pair)).to_dict())
+    for name, expert in experts.items():
+        if name not in folder.meta.get("expert_steps", {}) and expert.n_ctx >= STEPS_N_CTX:
+            folder.set_steps(StepTimes.of(time_steps(expert)).to_dict(), expert=name)
     known = {}
     for arm in arms:
         folder.set_arm(arm.name, arm.facts)
@@ -170,7 +234,7 @@ def _run(
     total = len(arms) * len(task.problems)
     todo = [(p, a) for p in task.problems for a in arms if p.index not in known[a.name]]
     # closed here, so that an error does not keep the batch's contexts for as long as its traceback lives
-    with closing(answers(pair, todo, options, chat=chat, n_parallel=n_parallel)) as written:
+    with closing(answers(pair, todo, options, chat=chat, n_parallel=n_parallel, experts=experts)) as written:
         for made, (number, record) in enumerate(written, start=1):
             arm = todo[number][1]
             folder.append(arm.name, record)
@@ -185,6 +249,7 @@ def answers(
     *,
     chat: bool,
     n_parallel: int = 1,
+    experts: Mapping[str, Pair] | None = None,
 ) -> Generator[tuple[int, Record], None, None]:
     """Each problem answered by the arm beside it, as the answers are finished: its place in ``asked``, and the answer.
 
@@ -193,27 +258,36 @@ def answers(
         asked: problems and who answers them.
         options: of generation; ``seed`` is that of problem 0, each later one has the next.
         chat: through the base's chat template.
-        n_parallel: answers that are written at once.
+        n_parallel: answers that are written at once; those of one expert after those of another.
+        experts: the pairs of arms that have an ``expert``.
     """
 
-    def own(problem: Problem, arm: Arm) -> dict[str, Any]:
-        seed = (int(options.get("seed", 0)) + problem.index) % (2**32 - 1)
-        defaults = {"temperature": CHAT_TEMPERATURE} if chat else {}
-        # Without look-ahead, so that it does not depend on the machine what is asked, and in which batches.
-        return {"lookahead": 0, **defaults, **options, "head": arm.head, "threshold": arm.threshold, "seed": seed}
+    def pair_of(arm: Arm) -> Pair:
+        return pair if arm.expert is None else (experts or {})[arm.expert]
 
-    def prompt(problem: Problem) -> list[int]:
-        return pair.tokenize_chat(problem.messages) if chat else pair.tokenize(problem.prompt)
+    def own(problem: Problem, arm: Arm) -> dict[str, Any]:
+        given = {**ANSWER_OPTIONS, **options}
+        seed = (int(given["seed"]) + problem.index) % (2**32 - 1)
+        # Without look-ahead, so that it does not depend on the machine what is asked, and in which batches.
+        return {"lookahead": 0, **given, "head": arm.head, "threshold": arm.threshold, "seed": seed}
+
+    def prompt(asking: Pair, problem: Problem) -> list[int]:
+        return asking.tokenize_chat(problem.messages) if chat else asking.tokenize(problem.prompt)
 
     if n_parallel == 1:
         for number, (problem, arm) in enumerate(asked):
-            pair.forget()
-            yield number, Record.of(problem.index, pair.generate(prompt(problem), **own(problem, arm)))
+            asking = pair_of(arm)
+            asking.forget()
+            yield number, Record.of(problem.index, asking.generate(prompt(asking, problem), **own(problem, arm)))
         return
-    prompts = (prompt(problem) for problem, _ in asked)
-    each = [own(problem, arm) for problem, arm in asked]
-    with pair.stream_batch(prompts, each=each, n_parallel=n_parallel) as stream:  # type: ignore[arg-type]
-        for number, result in stream:
-            if isinstance(result, ColmError):
-                raise result
-            yield number, Record.of(asked[number][0].index, result, n_parallel)
+    for expert in dict.fromkeys(arm.expert for _, arm in asked):
+        numbers = [number for number, (_, arm) in enumerate(asked) if arm.expert == expert]
+        asking = pair_of(asked[numbers[0]][1])
+        prompts = [prompt(asking, asked[number][0]) for number in numbers]
+        each = [own(*asked[number]) for number in numbers]
+        with asking.stream_batch(prompts, each=each, n_parallel=n_parallel) as stream:  # type: ignore[arg-type]
+            for at, result in stream:
+                if isinstance(result, ColmError):
+                    raise result
+                number = numbers[at]
+                yield number, Record.of(asked[number][0].index, result, n_parallel)

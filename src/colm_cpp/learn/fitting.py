@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -10,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import MissingDependency
+from ..extras import require
 from .inputs import Inputs
 from .objective import Loss
 
@@ -204,13 +203,7 @@ def fit(
     Raises:
         MissingDependency: SciPy is not installed.
     """
-    try:
-        optimize = importlib.import_module("scipy.optimize")
-    except ImportError as error:
-        raise MissingDependency(
-            "SciPy is needed to fit a head and cannot be imported; run: pip install 'colm-cpp[train]'"
-        ) from error
-
+    optimize = require("scipy.optimize", "the fit of a head")
     n_passes = 0
     last_loss = np.inf
     iteration = 0

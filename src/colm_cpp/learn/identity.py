@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..pair import head_file
+from ..names import head_file
+from ._files import digest_of
 
 __all__ = ["head_identity", "model_identity", "pair_identity"]
 
@@ -35,7 +36,7 @@ def head_identity(head: str | os.PathLike[str]) -> dict[str, Any]:
     """A head's name, and the SHA-256 of its file where it has one."""
     name = os.fspath(head)
     file = head_file(head)
-    digest = {} if file is None else {"head_sha256": hashlib.sha256(Path(file).read_bytes()).hexdigest()}
+    digest = {} if file is None else {"head_sha256": digest_of(Path(file))}
     return {"head": os.path.basename(name), **digest}
 
 

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from .._shown import shown
 from ..cores import usable_cores
 from ..errors import CorpusError, OptionError
 from ..heads import FEATURES
@@ -58,10 +59,12 @@ def feature_columns(scores: Scores, features: Sequence[str], top_k: int) -> npt.
             columns.append((top[:, 0] - top[:, 1])[:, None])
         elif feature == "top_k_logprobs":
             if top_k > kept:
-                raise OptionError(f"top_k is {top_k} and {scores.path} kept {kept} log-probabilities; score with more")
+                raise OptionError(
+                    f"top_k is {shown(top_k)} and {scores.path} kept {kept} log-probabilities; score with more"
+                )
             columns.append(np.asarray(scores["base_top_k_logprobs"][:, :top_k]))
         else:
-            raise OptionError(f"feature {feature!r} is unknown; there are {', '.join(FEATURES)}")
+            raise OptionError(f"feature {shown(feature)} is unknown; there are {', '.join(FEATURES)}")
     if not columns:
         return np.zeros((len(scores), 0), np.float32)
     return np.concatenate(columns, axis=1).astype(np.float32)

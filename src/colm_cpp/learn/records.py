@@ -13,17 +13,23 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from .._shown import shortened, shown
 from ..errors import CorpusError
+from ..output_file import write_file
 from ..results import Completion, FinishReason, Source, Token
+from ._files import read_json, real, unfinished, whole_number, whole_rows, why
 
-__all__ = ["FORMAT", "SINGLE_ARMS", "VERSION", "Record", "RecordFolder", "sources_of"]
+__all__ = ["FOLDER_FILES", "FORMAT", "SINGLE_ARMS", "VERSION", "Record", "RecordFolder", "is_record", "sources_of"]
 
 FORMAT = "colm-evaluation"
 VERSION = 2
 SINGLE_ARMS = ("base", "assistant")  # the models alone
+# Beside meta.json: what an evaluation's folder has.
+FOLDER_FILES = ("records", "report.md", "report.json", "accuracy_by_rate.png", "accuracy_by_speed.png")
 _LETTERS: dict[Source, str] = {"base": "b", "assistant": "a"}
+_REASONS = get_args(FinishReason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,8 @@ class Record:
         prefill_s: seconds of reading the prompt.
         decode_s: seconds of everything after.
         n_parallel: answers that were written at once; with more than one, ``decode_s`` goes by what all of them took.
+        logprobs: log-probability of each token under the model that wrote it, in nats; None where it is infinite. Not a
+            column at all (None) in records that are older than it.
     """
 
     problem: int
@@ -57,6 +65,7 @@ class Record:
     prefill_s: float
     decode_s: float
     n_parallel: int = 1
+    logprobs: tuple[float | None, ...] | None = None
 
     @classmethod
     def of(cls, problem: int, completion: Completion, n_parallel: int = 1) -> Record:
@@ -78,6 +87,7 @@ class Record:
             prefill_s=round(stats.prefill_s, 4),
             decode_s=round(stats.decode_s, 4),
             n_parallel=n_parallel,
+            logprobs=tuple(round(p, 4) if math.isfinite(p := token.logprob) else None for token in tokens),
         )
 
     @property
@@ -107,12 +117,33 @@ class Record:
             ValueError: it is not a whole record.
         """
         value = json.loads(line)
-        if not isinstance(value, dict) or set(value) != set(cls.__dataclass_fields__):
+        if not isinstance(value, dict) or not is_record(value):
             raise ValueError("not a record")
-        for name in ("ids", "pieces", "defer_logits"):
+        for name in ("ids", "pieces", "defer_logits", "logprobs"):
+            if name == "logprobs" and value.get(name) is None:
+                continue
+            if not isinstance(value[name], list):
+                raise ValueError(f"{name} is {shown(value[name])}; it must be a list")
             value[name] = tuple(value[name])
+        for name in ("problem", "prompt_tokens", "base_steps", "assistant_calls"):
+            whole_number(name, value[name])
+        whole_number("n_parallel", value["n_parallel"], 1)
+        real("prefill_s", value["prefill_s"])
+        real("decode_s", value["decode_s"])
+        for id_ in value["ids"]:
+            whole_number("an id", id_, 0, 2**31 - 1)
+        if value["finish_reason"] not in _REASONS:
+            raise ValueError(f"finish_reason is {shown(value['finish_reason'])}; it must be one of {_REASONS}")
+        if not isinstance(value["sources"], str) or set(value["sources"]) - set(_LETTERS.values()):
+            raise ValueError(f"sources is {shown(value['sources'])}; it must be made of b and a")
+        if not all(isinstance(piece, str) for piece in value["pieces"]):
+            raise ValueError("a piece is no text")
+        for name in ("defer_logits", "logprobs"):
+            if not all(z is None or (type(z) in (int, float) and abs(z) < math.inf) for z in value.get(name) or ()):
+                raise ValueError(f"an entry of {name} is no finite number")
         record = cls(**value)
-        if not len(record.ids) == len(record.pieces) == len(record.sources) == len(record.defer_logits):
+        columns = [record.ids, record.pieces, record.sources, record.defer_logits]
+        if len({len(column) for column in (*columns, record.logprobs or record.ids)}) > 1:
             raise ValueError("columns of different lengths")
         return record
 
@@ -132,22 +163,24 @@ class RecordFolder:
             CorpusError: it is no evaluation, or one of another format version.
         """
         file = Path(path) / "meta.json"
-        try:
-            meta = json.loads(file.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise CorpusError(
-                f"{os.fspath(path)} is no evaluation: {file} cannot be read ({error.strerror}); make it with colm "
-                "evaluate"
-            ) from error
-        except ValueError as error:
-            raise CorpusError(f"{file} is damaged ({error}); evaluate into a new folder") from error
+        meta = read_json(file, "evaluation", "evaluate into a new folder")
         if not isinstance(meta, dict) or meta.get("format") != FORMAT:
             raise CorpusError(f"{file} does not describe an evaluation; name a folder made by colm evaluate")
         if meta.get("version") != VERSION:
             raise CorpusError(
-                f"{file} has format version {meta.get('version')!r} and this colm-cpp reads {VERSION}; evaluate "
+                f"{file} has format version {shown(meta.get('version'))} and this colm-cpp reads {VERSION}; evaluate "
                 "into a new folder"
             )
+        arms = meta.get("arms")
+        # An arm's name is a file's.
+        if not isinstance(arms, dict) or not all(
+            isinstance(facts, dict)
+            and 0 < len(name) <= 200
+            and not set(name) & set("/\\\0")
+            and (facts.get("rate") is None or (type(facts["rate"]) in (int, float) and 0 <= facts["rate"] <= 1))
+            for name, facts in arms.items()
+        ):
+            raise CorpusError(f"{file} is damaged (it lists no arms, or no usable ones); evaluate into a new folder")
         return cls(path, meta)
 
     @classmethod
@@ -167,10 +200,15 @@ class RecordFolder:
             for name, value in facts.items():
                 if opened.meta.get(name) != value:
                     raise CorpusError(
-                        f"{os.fspath(path)} holds an evaluation with {name} {_shown(opened.meta.get(name))}, not "
-                        f"{_shown(value)}; give the same, or another folder"
+                        f"{os.fspath(path)} holds an evaluation with {name} "
+                        f"{shortened(json.dumps(opened.meta.get(name), sort_keys=True))}, not "
+                        f"{shortened(json.dumps(value, sort_keys=True))}; give the same, or another folder"
                     )
             return opened
+        for name in FOLDER_FILES:
+            other = folder / name
+            if other.exists() and not (name == "records" and other.is_dir() and not any(other.iterdir())):
+                raise CorpusError(f"{folder} is no evaluation, but has {name}, which one would write over; use another")
         (folder / "records").mkdir(parents=True, exist_ok=True)
         made = cls(folder, {"format": FORMAT, "version": VERSION, **facts, "arms": {}})
         made._write_meta()
@@ -194,11 +232,16 @@ class RecordFolder:
         self.meta["arms"][name] = dict(facts)
         self._write_meta()
 
+    def set_steps(self, steps: Mapping[str, Any], expert: str | None = None) -> None:
+        """Notes what decodes take, see :class:`.costs.StepTimes`: those of the pair, or of another model by name."""
+        if expert is None:
+            self.meta["steps"] = dict(steps)
+        else:
+            self.meta.setdefault("expert_steps", {})[expert] = dict(steps)
+        self._write_meta()
+
     def _write_meta(self) -> None:
-        # In one piece: a reader never sees half of it.
-        temporary = self.path / "meta.json.tmp"
-        temporary.write_text(json.dumps(self.meta, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        os.replace(temporary, self.path / "meta.json")
+        write_file(self.path / "meta.json", (json.dumps(self.meta, indent=2, sort_keys=True) + "\n").encode())
 
     def _file(self, arm: str) -> Path:
         return self.path / "records" / f"{arm}.jsonl"
@@ -217,38 +260,38 @@ class RecordFolder:
         if not file.exists():
             return {}
         # What no newline ends was being written when the process ended; append() writes over it.
-        lines = file.read_text(encoding="utf-8").split("\n")[:-1]
-        records: dict[int, Record] = {}
-        for number, line in enumerate(lines, start=1):
-            if not line:
-                continue
-            try:
-                record = Record.from_json(line)
-            except (ValueError, TypeError) as error:
-                raise CorpusError(f"{file}:{number} is damaged ({error}); delete the line to make it anew") from error
-            records[record.problem] = record
-        return records
+        try:
+            with file.open("rb") as stream:
+                rows = whole_rows(stream, file, lambda line: Record.from_json(line.decode()) if line.strip() else None)
+                records = [record for record, _ in rows if record is not None]
+        except OSError as error:
+            raise CorpusError(f"{file} cannot be read ({why(error)})") from error
+        return {record.problem: record for record in records}
 
     def append(self, arm: str, record: Record) -> None:
-        """Adds an answer; it is on the disk when this returns."""
+        """Adds an answer; it is on the disk when this returns.
+
+        Raises:
+            CorpusError: the file's last line is neither whole nor the beginning of one.
+        """
         file = self._file(arm)
         with file.open("ab+") as stream:
             end = stream.seek(0, os.SEEK_END)
             if end and (stream.seek(end - 1) or True) and stream.read(1) != b"\n":
-                stream.truncate(_last_line_end(file))
+                data = file.read_bytes()
+                whole = data.rfind(b"\n") + 1
+                if not unfinished(data[whole:]):
+                    raise CorpusError(f"{file} is damaged in its last line; delete the line to make it anew")
+                stream.truncate(whole)
                 stream.seek(0, os.SEEK_END)
             stream.write(record.to_json().encode() + b"\n")
             stream.flush()
             os.fsync(stream.fileno())
 
 
-def _last_line_end(file: Path) -> int:
-    return file.read_bytes().rfind(b"\n") + 1
-
-
-def _shown(value: object) -> str:
-    text = json.dumps(value, sort_keys=True)
-    return text if len(text) <= 80 else text[:77] + "..."
+def is_record(value: Mapping[str, Any]) -> bool:
+    """Whether a line's object has a record's names. The newest column may be missing."""
+    return value.keys() | {"logprobs"} == Record.__dataclass_fields__.keys()
 
 
 def sources_of(record: Record) -> Sequence[Source]:

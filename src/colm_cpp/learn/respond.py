@@ -11,10 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._shown import shortened, shown
 from ..errors import ChatTemplateError, ColmError, ContextFull, CorpusError, GenerationError, TokenizeError
-from ..pair import CHAT_TEMPERATURE
+from ..options import ANSWER_OPTIONS, MAX_SEED, GenerationOptions, integer
+from ..output_file import write_file
+from ..pair import DEFAULT_THRESHOLD
+from ._files import lines, whole_number, whole_rows
 from ._lock import lock_folder
-from .corpus import BadRow, Document, json_rows
+from .corpus import BadRow, Document
 from .identity import head_identity, model_identity
 from .selection import Corpus
 from .texts import prompt_messages, uses_chat
@@ -67,7 +71,8 @@ def respond(
         pair: the loaded pair.
         corpus: prompts; completions in it are not looked at.
         out: the folder; answers are kept in ``responses.jsonl``, each with its tokens.
-        options: of generation; ``seed`` is that of the first prompt, each later one has the next.
+        options: of generation, :data:`colm_cpp.options.ANSWER_OPTIONS` where they are not given; ``seed`` is that of
+            the first prompt, each later one has the next.
         head: who writes: with ``always`` the assistant alone. A learned head gives texts in which both models' tokens
             stand, as they will when it is used (its next version can learn from those, as DAgger does: Ross et al.,
             2011).
@@ -90,7 +95,10 @@ def respond(
     """
     if chat and not pair.base["chat_template"]:
         raise ChatTemplateError(f"{pair.base['path']} carries no chat template; have the texts answered without chat")
+    options = {**ANSWER_OPTIONS, **options}
     use_chat = uses_chat(pair.base, chat)
+    integer("seed", options.get("seed", 0), 0, MAX_SEED)
+    GenerationOptions.of(options).to_core(DEFAULT_THRESHOLD)  # refused before they are written down
     writers: dict[str, Any] = {}
     if head != ALWAYS:
         writers = {"base": model_identity(pair.base["path"]), **head_identity(head)}
@@ -122,7 +130,7 @@ def _write(
     n_parallel: int,
     on_progress: Callable[[Progress], None] | None,
 ) -> None:
-    n_done = _begin(path, json.loads(json.dumps(facts)))
+    n_done = _begin(path, {"format": FORMAT, "version": VERSION, **json.loads(json.dumps(facts))})
     n_tokens = 0
     written = _answers(pair, corpus, n_done, options, chat, system, n_parallel)
     with path.open("ab") as file, closing(written):
@@ -142,26 +150,69 @@ def _write(
                 on_progress(Progress(number + 1, corpus.n_documents, n_tokens, bad))
 
 
-def _begin(path: Path, facts: dict[str, Any]) -> int:
-    """Writes the header, or checks the one there is and cuts off a line that was not finished. Answers there are."""
-    header = {"format": FORMAT, "version": VERSION, **facts}
-    data = path.read_bytes() if path.exists() else b""
-    whole = data[: data.rfind(b"\n") + 1]
-    n_done = max(whole.count(b"\n") - 1, 0)
-    try:
-        known = json.loads(whole[: whole.index(b"\n")]) if whole else None
-    except ValueError as error:
-        raise CorpusError(f"{path} is damaged in its first line ({error}); delete it or use another folder") from error
-    ours = isinstance(known, dict) and known.get("format") == FORMAT
-    if not whole or (ours and not n_done):  # options that were refused before the first answer bind nobody
-        path.write_bytes(json.dumps(header).encode() + b"\n")
+def _begin(path: Path, header: dict[str, Any]) -> int:
+    """Writes the header, or checks what there is and cuts off a line that was not finished. Answers there are."""
+    beginning = json.dumps(header).encode() + b"\n"
+    known = None
+    ends: list[int] = []
+    if path.exists():
+        with path.open("rb") as file:
+            first = next(lines(file), b"")
+            known = _header(path, b"\n" if first is None else first, beginning)
+            if known is not None:
+                ends = [file.tell(), *(end for _, end in whole_rows(file, path, _parse, first=2))]
+    if len(ends) < 2:  # options that were refused before the first answer bind nobody
+        write_file(path, beginning)
         return 0
     if known != header:
         raise CorpusError(f"{path} holds answers made from another corpus or with other options; use another folder")
-    if len(whole) < len(data):
-        with path.open("r+b") as file:
-            file.truncate(len(whole))
-    return n_done
+    os.truncate(path, ends[-1])
+    return len(ends) - 1
+
+
+def _header(path: Path, first: bytes, beginning: bytes) -> dict[str, Any] | None:
+    """What the first line says; None where it was being written when the process ended."""
+    if not first.endswith(b"\n") and beginning.startswith(first):
+        return None
+    try:
+        known = json.loads(first)
+        if not isinstance(known, dict) or known.get("format") != FORMAT or not first.endswith(b"\n"):
+            raise ValueError("it is not the header of a file of answers")
+    except (ValueError, RecursionError) as error:
+        raise CorpusError(
+            f"{path} is damaged in its first line ({shortened(str(error))}); delete it or use another folder"
+        ) from error
+    return known
+
+
+def _parse(line: bytes) -> Document | BadRow:
+    """An answer, or a prompt that could not be answered. Raises ValueError where the line is neither."""
+    value = json.loads(line)
+    if not isinstance(value, dict):
+        raise ValueError("it is no object")
+
+    def text(name: str) -> str:
+        if not isinstance(value.get(name), str):
+            raise ValueError(f"{name} is {shown(value.get(name))}; it must be a text")
+        return str(value[name])
+
+    number = whole_number("line", value.get("line"))
+    if "bad" in value:
+        return BadRow(text("file"), number, text("bad"))
+    messages, ids = value.get("messages"), value.get("ids")
+    if not isinstance(messages, list) or not all(
+        isinstance(message, dict) and isinstance(message.get("role"), str) and isinstance(message.get("content"), str)
+        for message in messages
+    ):
+        raise ValueError(f"messages is {shown(messages)}; it must be a list of messages")
+    if not isinstance(ids, list) or not ids:
+        raise ValueError(f"ids is {shown(ids)}; it must be a list of token ids")
+    tokens = tuple(whole_number("an id", id_, 0, 2**31 - 1) for id_ in ids)
+    document = Document(text("file"), number, tuple(messages), text("prompt"), text("completion"), tokens)
+    if messages:
+        reply = {"role": "assistant", "content": document.completion}
+        document = replace(document, messages=(*document.messages, reply))
+    return document
 
 
 def _answers(
@@ -188,9 +239,7 @@ def _answers(
                 ready[number] = tokens
                 continue
             asked.append((number, document))
-            own: dict[str, Any] = {"temperature": CHAT_TEMPERATURE} if document.messages or chat else {}
-            own.update(options, seed=int(options.get("seed", 0)) + number)
-            yield tokens, own
+            yield tokens, {**options, "seed": (int(options["seed"]) + number) % (MAX_SEED + 1)}
 
     for count, result in _written(pair, prompts(), n_parallel):
         number, document = asked[count]
@@ -249,21 +298,7 @@ def _row(document: Document, result: Completion | ColmError) -> dict[str, Any] |
 
 
 def _read(path: Path, n_documents: int) -> Iterator[Document | BadRow]:
-    for number, row in enumerate(json_rows(path)):
-        if number == 0:
-            continue
-        if number > n_documents:
-            return
-        if isinstance(row, BadRow):
-            raise CorpusError(f"{row}; delete this line and those behind it to have the answers written again")
-        value = row.value
-        if "bad" in value:
-            yield BadRow(value["file"], value["line"], value["bad"])
-            continue
-        document = Document(
-            value["file"], value["line"], tuple(value["messages"]), value["prompt"], value["completion"]
-        )
-        if document.messages:
-            reply = {"role": "assistant", "content": document.completion}
-            document = replace(document, messages=(*document.messages, reply))
-        yield replace(document, completion_ids=tuple(value["ids"]))
+    with path.open("rb") as file:
+        next(lines(file), None)  # the header
+        for row, _ in itertools.islice(whole_rows(file, path, _parse, first=2), n_documents):
+            yield row

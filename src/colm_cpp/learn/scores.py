@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -19,13 +20,19 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from .._head_checks import MAX_EMBD, MAX_TOP_K
+from .._shown import shortened, shown
 from ..errors import CorpusError
+from ..output_file import write_file
+from ._files import lines, read_json, whole_number, why
 from ._lock import lock_folder
 
-__all__ = ["COLUMNS", "FORMAT", "VERSION", "Scores", "ScoresWriter"]
+__all__ = ["COLUMNS", "FORMAT", "VERSION", "Scores", "ScoresWriter", "folder_files"]
 
 FORMAT = "colm-scores"
 VERSION = 1
+# Texts that are read together; so many may be in the folder and not yet in progress.json.
+MAX_TEXTS = 16
 
 # Name -> type of a row's value. hidden and base_top_k_logprobs have more than one: their widths stand in meta.json.
 COLUMNS: dict[str, type[np.generic]] = {
@@ -46,6 +53,12 @@ COLUMNS: dict[str, type[np.generic]] = {
 }
 
 
+def folder_files(folder: str | os.PathLike[str]) -> list[Path]:
+    """The files that a folder of scores has, with the answers that :func:`.respond.respond` keeps in it."""
+    names = ["meta.json", "progress.json", "texts.jsonl", "responses.jsonl", *(f"{name}.npy" for name in COLUMNS)]
+    return [Path(folder, name) for name in names]
+
+
 def _widths(meta: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     return {"base_hidden": (int(meta["n_embd"]),), "base_top_k_logprobs": (int(meta["top_k"]),)}
 
@@ -63,24 +76,27 @@ HEADER_SIZE = len(_header(0, (), np.int32))
 
 def _write_json(path: Path, value: Any) -> None:
     """Replaces a JSON file in one piece, on the disk when this returns."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(value, indent=2, sort_keys=True) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    write_file(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+
+
+def _refuse_others(folder: Path) -> None:
+    """Raises CorpusError where a folder that is no folder of scores has files of the names that scores would have."""
+    for path in folder_files(folder):
+        if not path.exists() or path.name == "responses.jsonl" or (path.name == "progress.json" and _is_mark(path)):
+            continue
+        raise CorpusError(f"{folder} has no scores, but a file {path.name} that they would write over; use another")
+
+
+def _is_mark(path: Path) -> bool:
+    """Whether this is what a process that was killed at once leaves: a mark of how far, and nothing that was done."""
+    try:
+        return bool(json.loads(path.read_bytes()) == vars(ProgressMark()))
+    except ValueError:
+        return False
 
 
 def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CorpusError(
-            f"{path.parent} is no folder of scores: {path.name} cannot be read ({error.strerror}); make it with colm "
-            "score"
-        ) from error
-    except ValueError as error:
-        raise CorpusError(f"{path} is damaged ({error}); score into a new folder") from error
+    return read_json(path, "folder of scores", "score into a new folder")
 
 
 def _read_meta(folder: Path) -> dict[str, Any]:
@@ -89,9 +105,14 @@ def _read_meta(folder: Path) -> dict[str, Any]:
         raise CorpusError(f"{folder / 'meta.json'} does not describe scores; name a folder made by colm score")
     if meta.get("version") != VERSION:
         raise CorpusError(
-            f"{folder} has scores of format version {meta.get('version')!r} and this colm-cpp reads {VERSION}; score "
-            "the texts anew"
+            f"{folder} has scores of format version {shown(meta.get('version'))} and this colm-cpp reads {VERSION}; "
+            "score the texts anew"
         )
+    try:
+        whole_number("n_embd", meta.get("n_embd"), 1, MAX_EMBD)
+        whole_number("top_k", meta.get("top_k"), 1, MAX_TOP_K)
+    except ValueError as error:
+        raise CorpusError(f"{folder / 'meta.json'} is damaged ({error}); score into a new folder") from error
     return meta
 
 
@@ -119,11 +140,110 @@ class ProgressMark:
 
 
 def _read_progress(folder: Path) -> ProgressMark:
+    # What is behind this mark is cut off, so that a mark which cannot be must not be believed.
     value = _read_json(folder / "progress.json")
-    if not isinstance(value, dict) or set(value) != {field.name for field in fields(ProgressMark)}:
-        # Taken as empty, it would have everything cut off.
-        raise CorpusError(f"{folder / 'progress.json'} is damaged; score into a new folder")
-    return ProgressMark(**value)
+    try:
+        if not isinstance(value, dict) or set(value) != {field.name for field in fields(ProgressMark)}:
+            raise ValueError("it does not hold the numbers of a mark")
+        for name in sorted(set(value) - {"complete"}):
+            whole_number(name, value[name])
+        if type(value["complete"]) is not bool:
+            raise ValueError(f"complete is {shown(value['complete'])}; it must be true or false")
+        mark = ProgressMark(**value)
+        whole_number("n_texts", mark.n_texts, min(1, mark.n_tokens), min(mark.n_tokens, 2**31 - 1))
+        whole_number("n_truncated", mark.n_truncated, 0, mark.n_texts)
+        whole_number("n_documents", mark.n_documents, 0, mark.n_texts + mark.n_bad)
+    except ValueError as error:
+        raise CorpusError(f"{folder / 'progress.json'} is damaged ({error}); score into a new folder") from error
+    return mark
+
+
+def _row_size(name: str, widths: Mapping[str, tuple[int, ...]]) -> int:
+    return int(np.dtype(COLUMNS[name]).itemsize) * math.prod(widths.get(name, ()))
+
+
+def _check_column(path: Path, n_tokens: int, row_size: int) -> None:
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        if not n_tokens:
+            return
+        raise CorpusError(
+            f"{path} is missing or cut short ({why(error)}); progress.json counts {n_tokens} tokens. Score into a new "
+            "folder"
+        ) from error
+    wanted = HEADER_SIZE + n_tokens * row_size
+    if n_tokens and size < wanted:
+        raise CorpusError(
+            f"{path} is missing or cut short: it has {size} bytes, but progress.json counts {n_tokens} tokens, which "
+            f"take {wanted}. Score into a new folder"
+        )
+
+
+def _parse_text(line: bytes) -> dict[str, Any]:
+    """A line of texts.jsonl. Raises ValueError where it is none."""
+    text = json.loads(line)
+    if not isinstance(text, dict):
+        raise ValueError("it is no object")
+    whole_number("n_scored", text.get("n_scored"), 1)
+    if "n_tokens" in text:
+        whole_number("n_tokens", text["n_tokens"], text["n_scored"])
+        if type(text.get("truncated")) is not bool:
+            raise ValueError(f"truncated is {shown(text.get('truncated'))}; it must be true or false")
+    return text
+
+
+def _end_of_texts(path: Path, done: ProgressMark) -> int:
+    """Where the last of the texts that ``done`` counts ends in texts.jsonl.
+
+    Raises:
+        CorpusError: the texts are not those that ``done`` counts, or more follow than an interruption leaves.
+    """
+    if not path.exists() and not done.n_texts:
+        return 0
+    end = n = n_beyond = n_scored = n_read = n_truncated = 0
+    described = True
+    try:
+        with path.open("rb") as file:
+            for line in lines(file):
+                try:
+                    if line is None or not line.endswith(b"\n"):
+                        raise ValueError("it is cut short")
+                    text = _parse_text(line)
+                except (ValueError, RecursionError) as error:
+                    if n < done.n_texts:
+                        raise CorpusError(
+                            f"{path}:{n + 1} is damaged ({shortened(str(error))}), and progress.json counts "
+                            f"{done.n_texts} texts; score into a new folder"
+                        ) from error
+                    break
+                if n == done.n_texts:
+                    n_beyond += 1
+                    continue
+                n += 1
+                end = file.tell()
+                n_scored += text["n_scored"]
+                described = described and "n_tokens" in text
+                n_read += text.get("n_tokens", 0)
+                n_truncated += bool(text.get("truncated"))
+    except OSError as error:
+        raise CorpusError(f"{path} cannot be read ({why(error)}); score into a new folder") from error
+    counted = {"n_texts": n, "n_tokens": n_scored}
+    if described and n:
+        counted |= {"n_read": n_read, "n_truncated": n_truncated}
+    for name, value in counted.items():
+        if getattr(done, name) != value:
+            short = "is cut short" if n < done.n_texts else "does not fit"
+            raise CorpusError(
+                f"{path} {short}: progress.json counts {getattr(done, name)} for {name}, and the texts here give "
+                f"{value}; score into a new folder"
+            )
+    if n_beyond > MAX_TEXTS:
+        raise CorpusError(
+            f"{path} has {n_beyond} texts behind the {n} that progress.json counts, and an interruption leaves at most "
+            f"{MAX_TEXTS}; score into a new folder"
+        )
+    return end
 
 
 class ScoresWriter:
@@ -156,23 +276,27 @@ class ScoresWriter:
             for name in sorted({*facts, *meta} - {"format", "version"}):
                 if meta.get(name) != facts.get(name):
                     raise CorpusError(
-                        f"{self.path} holds scores with {name} {json.dumps(meta.get(name))}, not "
-                        f"{json.dumps(facts.get(name))}; give the same, or another folder"
+                        f"{self.path} holds scores with {name} {shortened(json.dumps(meta.get(name)))}, not "
+                        f"{shortened(json.dumps(facts.get(name)))}; give the same, or another folder"
                     )
             self.meta = meta
             self.done = _read_progress(self.path)
         else:
+            _refuse_others(self.path)
             self.meta = {"format": FORMAT, "version": VERSION, **facts}
             self.done = ProgressMark()
             _write_json(self.path / "progress.json", vars(self.done))
             _write_json(self.path / "meta.json", self.meta)
         self._widths = _widths(self.meta)
+        # Everything is looked at before anything is cut off.
+        for name in COLUMNS:
+            _check_column(self.path / f"{name}.npy", self.done.n_tokens, _row_size(name, self._widths))
+        end_of_texts = _end_of_texts(self.path / "texts.jsonl", self.done)
         for name, dtype in COLUMNS.items():
             self._open_column(name, dtype)
-        self._open_texts()
-
-    def _row_size(self, name: str) -> int:
-        return int(np.dtype(COLUMNS[name]).itemsize * np.prod(self._widths.get(name, ()), dtype=np.int64))
+        file = self._open("texts.jsonl")
+        file.truncate(end_of_texts)
+        file.seek(end_of_texts)
 
     def _open(self, name: str) -> BinaryIO:
         path = self.path / name
@@ -182,24 +306,12 @@ class ScoresWriter:
     def _open_column(self, name: str, dtype: npt.DTypeLike) -> None:
         path = self.path / f"{name}.npy"
         file = self._open(path.name)
-        end = HEADER_SIZE + self.done.n_tokens * self._row_size(name)
-        if self.done.n_tokens and file.seek(0, os.SEEK_END) < end:
-            raise CorpusError(f"{path} is cut short: it lacks rows that progress.json counts; score into a new folder")
+        end = HEADER_SIZE + self.done.n_tokens * _row_size(name, self._widths)
         # The header too may be ahead of progress.json, or behind it.
         file.seek(0)
         file.write(_header(self.done.n_tokens, self._widths.get(name, ()), dtype))
         file.truncate(end)
         file.seek(end)
-
-    def _open_texts(self) -> None:
-        file = self._open("texts.jsonl")
-        for _ in range(self.done.n_texts):
-            if not file.readline().endswith(b"\n"):
-                raise CorpusError(
-                    f"{self.path / 'texts.jsonl'} is cut short: progress.json counts {self.done.n_texts} texts; score "
-                    "into a new folder"
-                )
-        file.truncate(file.seek(file.tell()))
 
     def add(
         self, columns: Mapping[str, npt.NDArray[Any]], texts: Sequence[Mapping[str, Any]], done: ProgressMark
@@ -276,6 +388,7 @@ class Scores:
 
     def _map(self, name: str) -> npt.NDArray[Any]:
         path = self.path / f"{name}.npy"
+        _check_column(path, self.progress.n_tokens, _row_size(name, _widths(self.meta)))
         try:
             # The rows are mapped past the header, which a crash may have left ahead of or behind progress.json.
             n = self.progress.n_tokens
@@ -283,8 +396,8 @@ class Scores:
             mapped: npt.NDArray[Any] = np.memmap(path, dtype=COLUMNS[name], mode="r", offset=HEADER_SIZE, shape=shape)
         except (OSError, ValueError) as error:
             raise CorpusError(
-                f"{path} is missing or cut short ({error}); progress.json counts {self.progress.n_tokens} tokens. "
-                "Score the texts again"
+                f"{path} cannot be read ({why(error)}); progress.json counts {self.progress.n_tokens} tokens. Score "
+                "into a new folder"
             ) from error
         return mapped
 

@@ -17,12 +17,13 @@ import numpy.typing as npt
 from .. import _core
 from .._busy import busy
 from .._log import forward_log, set_up_log
+from .._shown import shown
 from ..errors import ContextFull, CorpusError, GenerationError, OptionError, PairClosed, TokenizeError
 from ..loading import prepare
 from ..options import LoadOptions
 from .corpus import BadRow
 from .identity import pair_identity
-from .scores import ProgressMark, ScoresWriter
+from .scores import MAX_TEXTS, ProgressMark, ScoresWriter
 from .selection import Corpus
 from .texts import Text, TextMaker, grouped
 
@@ -33,7 +34,6 @@ __all__ = ["Progress", "Scorer", "score"]
 
 PathLike = str | os.PathLike[str]
 
-MAX_TEXTS = 16
 # Outputs of one batch: each has its logits in memory, 600 kB at 152,000 ids, and more of them do not read faster.
 MAX_OUTPUTS = 256
 _MAX_HALF = float(np.finfo(np.float16).max)
@@ -80,7 +80,7 @@ class Scorer:
         chosen = (LoadOptions.merge(options, base_options), LoadOptions.merge(options, assistant_options))
         with busy():
             set_up_log()
-            core_options = prepare(
+            core_options, _ = prepare(
                 base, assistant, chosen, check_memory=check_memory, n_sequences=MAX_TEXTS, n_outputs=MAX_OUTPUTS
             )
             # llama.cpp makes no context with fewer outputs than sequences.
@@ -208,7 +208,7 @@ def score(
         OSError: the disk is full. What was scored before stays.
     """
     if not 1 <= top_k <= 64:
-        raise OptionError(f"top_k is {top_k}; between 1 and 64 log-probabilities can be kept")
+        raise OptionError(f"top_k is {shown(top_k)}; between 1 and 64 log-probabilities can be kept")
     make = TextMaker(scorer, scorer.base, n_shared=scorer.n_shared, n_ctx=scorer.n_ctx, chat=chat, system=system)
     facts = {
         **corpus.facts,
@@ -222,10 +222,11 @@ def score(
         "n_ctx": scorer.n_ctx,
         "n_batch": min(scorer.base["n_batch"], scorer.assistant["n_batch"]),
     }
+    if make.bos:
+        facts["every_part_has_bos"] = True  # a folder begun without must not go on with it
     with ScoresWriter(out, facts) as writer:
         n_read = 0
-        n_skip = writer.done.n_texts + writer.done.n_bad
-        for group, bad, n_begun, n_finished in _groups(corpus, make, scorer.n_texts, n_skip):
+        for group, bad, n_begun, n_finished in _groups(corpus, make, scorer.n_texts, writer.done):
             if strict and bad:
                 raise CorpusError(f"{bad[0]}; without --strict such rows are left out")
             columns, texts, failed, decode_s = _score_group(scorer, group, top_k)
@@ -273,12 +274,16 @@ def _runs(scored: Sequence[bool]) -> list[tuple[int, int]]:
 
 
 def _groups(
-    corpus: Corpus, make: TextMaker, n_texts: int, n_skip: int
+    corpus: Corpus, make: TextMaker, n_texts: int, done: ProgressMark
 ) -> Iterator[tuple[list[Text], list[BadRow], int, float]]:
-    """Groups of up to ``n_texts`` texts, behind the first ``n_skip`` texts and bad rows.
+    """Groups of up to ``n_texts`` texts, behind those that are done.
 
     Each has how many documents are begun with it, and how many, and what part of the last, are finished.
+
+    Raises:
+        CorpusError: the texts and bad rows that are done do not end in the document that they are said to.
     """
+    n_skip = done.n_texts + done.n_bad
     reached: list[tuple[int, float]] = []  # for each text or bad row
 
     def texts() -> Iterator[Text | BadRow]:
@@ -287,9 +292,19 @@ def _groups(
             parts = [document] if isinstance(document, BadRow) else list(make(document))
             for part, text in enumerate(parts, start=1):
                 n += 1
+                if n == n_skip and number + 1 != done.n_documents:
+                    raise CorpusError(
+                        f"progress.json is damaged: it counts {done.n_texts} texts and {done.n_bad} bad rows of "
+                        f"{done.n_documents} documents, but so many come of {number + 1}; score into a new folder"
+                    )
                 if n > n_skip:
                     reached.append((number + 1, number + part / len(parts)))
                     yield text
+        if n < n_skip and corpus.n_documents >= done.n_documents:  # with a smaller limit fewer are met
+            raise CorpusError(
+                f"progress.json is damaged: it counts {done.n_texts} texts and {done.n_bad} bad rows of "
+                f"{done.n_documents} documents, but only {n} come of them; score into a new folder"
+            )
 
     n_used = 0
     for group, bad in grouped(texts(), n_tokens=make.n_ctx, n_texts=n_texts):

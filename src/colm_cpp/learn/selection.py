@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .._shown import shown
 from ..errors import CorpusError, OptionError
 from .corpus import BadRow, Document, read_documents
 
@@ -50,7 +51,7 @@ def select(
         OptionError: ``limit`` below 1.
     """
     if limit is not None and limit < 1:
-        raise OptionError(f"limit is {limit}; it must be 1 or more")
+        raise OptionError(f"limit is {shown(limit)}; it must be 1 or more")
     if not paths:
         raise CorpusError("there is no corpus; name one file or more")
     files = [_described(path) for path in paths]

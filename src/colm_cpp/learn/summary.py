@@ -11,8 +11,10 @@ import numpy.typing as npt
 
 from ..errors import CorpusError
 from .checkers import Checker
+from .costs import AnswerCosts, StepTimes, answer_costs, confidence
 from .records import SINGLE_ARMS, Record, RecordFolder
-from .statistics import PairedDifference, paired_bootstrap, wilson_interval
+from .references import Above, Experts, Reference, above, reference
+from .statistics import PairedDifference, paired_difference, wilson_interval
 from .tasks import Task
 
 __all__ = ["ArmSummary", "Comparison", "Summary", "summarize"]
@@ -38,6 +40,9 @@ class ArmSummary:
         assistant_calls_per_token: how often the assistant was asked for each token written.
         n_cut_off: answers that ended at ``max_tokens``.
         n_without_answer: texts in which the checker found no answer.
+        s_per_problem: seconds for an answer, prompt included, by counts and the step times in ``meta.json``, as if it
+            were written alone on a machine that does nothing else; None where there are no step times.
+        ms_per_token: milliseconds for a token, prompts left out, likewise.
     """
 
     name: str
@@ -54,6 +59,8 @@ class ArmSummary:
     assistant_calls_per_token: float
     n_cut_off: int
     n_without_answer: int
+    s_per_problem: float | None = None
+    ms_per_token: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +71,7 @@ class Comparison:
         arm: the one.
         other: the other.
         n_problems: problems that both answered.
-        difference: accuracy of ``arm`` less that of ``other``, with its paired bootstrap interval.
+        difference: accuracy of ``arm`` less that of ``other``, with its interval and p-value.
     """
 
     arm: str
@@ -82,12 +89,19 @@ class Summary:
         checker: how they were judged.
         arms: the models alone first, then heads by name and rate.
         comparisons: every two arms.
+        references: what sending whole problems to the assistant gives, at the rates that the arms were asked for. Empty
+            without answers of both models alone.
+        above: how far each arm lies above that at equal cost, by every cost that is known.
+        experts: both models alone, for curves; None without answers of both.
     """
 
     meta: dict[str, Any]
     checker: str
     arms: tuple[ArmSummary, ...]
     comparisons: tuple[Comparison, ...]
+    references: tuple[Reference, ...] = ()
+    above: tuple[Above, ...] = ()
+    experts: Experts | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields."""
@@ -96,6 +110,8 @@ class Summary:
             "checker": self.checker,
             "arms": [asdict(arm) for arm in self.arms],
             "comparisons": [asdict(comparison) for comparison in self.comparisons],
+            "references": [asdict(reference) for reference in self.references],
+            "above": [asdict(above) for above in self.above],
         }
 
 
@@ -105,11 +121,15 @@ def summarize(folder: RecordFolder, task: Task, checker: Checker) -> Summary:
     Raises:
         CorpusError: the answers are to another task, or there are none.
     """
-    if folder.meta["task_sha256"] != task.digest:
-        raise CorpusError(f"{folder.path} has answers to {folder.meta['task']}, and {task.path} is another file")
+    if folder.meta.get("task_sha256") != task.digest:
+        raise CorpusError(
+            f"{folder.path} has answers to {folder.meta.get('task', 'another task')}, and {task.path} is another file"
+        )
     problems = {problem.index: problem for problem in task.problems}
+    steps = StepTimes.from_dict(folder.meta["steps"]) if "steps" in folder.meta else None
     arms: list[ArmSummary] = []
     judged: dict[str, dict[int, bool]] = {}
+    answers: dict[str, _Answers] = {}
     for name in sorted(folder.arms(), key=lambda name: _place(folder, name)):
         records = {i: record for i, record in folder.read(name).items() if i in problems}
         if not records:
@@ -119,17 +139,72 @@ def summarize(folder: RecordFolder, task: Task, checker: Checker) -> Summary:
         }
         judged[name] = {i: verdict.correct for i, verdict in verdicts.items()}
         n_without = sum(verdict.extracted is None for verdict in verdicts.values())
-        rate = folder.meta["arms"][name].get("rate")
-        arms.append(_arm(name, rate, list(records.values()), judged[name], n_without))
+        facts = folder.meta["arms"][name]
+        own_steps = steps
+        if "expert" in facts:
+            of_experts = folder.meta.get("expert_steps", {})
+            own_steps = StepTimes.from_dict(of_experts[name]) if name in of_experts else None
+        answers[name] = _Answers(records, judged[name], own_steps, facts.get("head", "never"), "expert" in facts)
+        arms.append(_arm(name, facts.get("rate"), answers[name], n_without))
     if not arms:
         raise CorpusError(f"{folder.path} holds no answer to these problems; run colm evaluate without --report-only")
     comparisons = []
     for arm, other in itertools.combinations(judged, 2):
         both = sorted(set(judged[arm]) & set(judged[other]))
         if both:
-            difference = paired_bootstrap(_column(judged[arm], both), _column(judged[other], both))
+            difference = paired_difference(_column(judged[arm], both), _column(judged[other], both))
             comparisons.append(Comparison(arm, other, len(both), difference))
-    return Summary(folder.meta, checker.name, tuple(arms), tuple(comparisons))
+    experts, references, higher = _references(arms, answers)
+    return Summary(folder.meta, checker.name, tuple(arms), tuple(comparisons), references, higher, experts)
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """What one arm answered."""
+
+    records: dict[int, Record]
+    correct: dict[int, bool]
+    steps: StepTimes | None
+    head: str
+    expert: bool  # another model than the pair's: its tokens are neither the base's nor the assistant's
+
+    def costs(self, problems: list[int] | None = None) -> AnswerCosts:
+        chosen = self.records.values() if problems is None else [self.records[i] for i in problems]
+        return answer_costs(list(chosen), self.steps, self.head)
+
+    def right(self, problems: list[int]) -> npt.NDArray[np.float64]:
+        return _column(self.correct, problems).astype(np.float64)
+
+
+def _references(
+    arms: list[ArmSummary], answers: dict[str, _Answers]
+) -> tuple[Experts | None, tuple[Reference, ...], tuple[Above, ...]]:
+    """Chord and router, and how far the other arms lie above them."""
+    if any(name not in answers for name in SINGLE_ARMS):
+        return None, (), ()
+    base, assistant = (answers[name] for name in SINGLE_ARMS)
+    both = sorted(set(base.records) & set(assistant.records))
+    if not both:
+        return None, (), ()
+
+    def experts(problems: list[int]) -> Experts:
+        return Experts(
+            base.right(problems),
+            assistant.right(problems),
+            base.costs(problems),
+            assistant.costs(problems),
+            confidence([base.records[i] for i in problems]),
+        )
+
+    found: list[Above] = []
+    for arm in arms:
+        own = answers[arm.name]
+        problems = [i for i in both if i in own.records]
+        if arm.name not in SINGLE_ARMS and not own.expert and problems:
+            found += above(arm.name, own.right(problems), own.costs(problems), experts(problems))
+    rates = sorted({arm.rate for arm in arms if arm.rate is not None})
+    of_all = experts(both)
+    return of_all, tuple(row for rate in rates for row in reference(rate, of_all)), tuple(found)
 
 
 def _place(folder: RecordFolder, name: str) -> tuple[int, str, float]:
@@ -144,12 +219,15 @@ def _column(judged: dict[int, bool], problems: list[int]) -> npt.NDArray[np.bool
     return np.array([judged[i] for i in problems], dtype=bool)
 
 
-def _arm(name: str, rate: float | None, records: list[Record], correct: dict[int, bool], n_without: int) -> ArmSummary:
-    n_correct = sum(correct.values())
+def _arm(name: str, rate: float | None, answers: _Answers, n_without: int) -> ArmSummary:
+    records = list(answers.records.values())
+    n_correct = sum(answers.correct.values())
     n_tokens = sum(record.n_tokens for record in records)
     timed = [record for record in records if record.n_parallel == 1]
     seconds = sum(record.decode_s for record in timed)
     low, high = wilson_interval(n_correct, len(records))
+    costs = answers.costs()
+    per_problem, per_token = costs.of("steps per problem"), costs.of("steps per token")
     return ArmSummary(
         name=name,
         rate=rate,
@@ -165,4 +243,6 @@ def _arm(name: str, rate: float | None, records: list[Record], correct: dict[int
         assistant_calls_per_token=sum(record.assistant_calls for record in records) / max(n_tokens, 1),
         n_cut_off=sum(record.finish_reason == "length" for record in records),
         n_without_answer=n_without,
+        s_per_problem=None if per_problem is None else float(per_problem[0].mean()),
+        ms_per_token=None if per_token is None else 1000 * float(per_token[0].sum()) / max(n_tokens, 1),
     )

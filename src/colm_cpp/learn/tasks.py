@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .._shown import shortened
+from ..chat import is_message
 from ..errors import CorpusError
+from ._files import digest_of, why
 from .corpus import BadRow, json_rows
 
 __all__ = ["Problem", "Task", "load_prompts", "load_task"]
@@ -61,9 +63,11 @@ def load_task(path: str | os.PathLike[str], *, skip: int = 0, limit: int | None 
         CorpusError: the file cannot be read, or holds no problem.
     """
     try:
-        digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    except OSError as error:
-        raise CorpusError(f"the task {os.fspath(path)} cannot be read ({error.strerror}); check its name") from error
+        digest = digest_of(Path(path))
+    except (OSError, ValueError) as error:
+        raise CorpusError(
+            f"the task {shortened(os.fspath(path))} cannot be read ({why(error)}); check its name"
+        ) from error
     problems: list[Problem] = []
     bad: list[BadRow] = []
     for index, row in enumerate(json_rows(path)):
@@ -138,8 +142,8 @@ def _problem(index: int, row: Any) -> Problem | str:
     for message in messages:
         if not (isinstance(message, dict) and isinstance(message.get("role"), str)):
             return "a message has no role"
-        if not isinstance(message.get("content"), str):
+        if not is_message(message) or not isinstance(message.get("content"), (str, type(None))):
             return "a message has no text"
     if messages[-1]["role"] == "assistant":
         return "its messages end with the assistant's, which is what the models are to write"
-    return Problem(index, tuple(messages), answer, messages[-1]["content"])
+    return Problem(index, tuple(messages), answer, messages[-1].get("content") or "")

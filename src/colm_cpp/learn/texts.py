@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ..chat import render_chat
+from ..chat import begins_with_bos, render_chat
 from ..errors import ChatTemplateError, TokenizeError
 from .corpus import BadRow, Document
 
@@ -90,10 +90,14 @@ class TextMaker:
         if chat and not base["chat_template"]:
             raise ChatTemplateError(f"{base['path']} carries no chat template; score the texts without chat")
         self.chat = uses_chat(base, chat)
+        self.bos = tokenizer.tokenize("", True, True)  # what stands before every text; [] where the model asks for none
         self._system = system
 
     def __call__(self, document: Document) -> Iterator[Text | BadRow]:
-        """The texts of a document: one, or for a long plain text several, each as long as the context."""
+        """The texts of a document: one, or for a long plain text several, each as long as the context.
+
+        Each begins with BOS where the model asks for it: without, models find the tokens of a text far less likely.
+        """
         try:
             tokens, scored = self._tokens(document)
         except (ChatTemplateError, TokenizeError) as error:
@@ -104,9 +108,11 @@ class TextMaker:
             yield BadRow(document.path, document.line, f"token {unknown} is one that the assistant lacks")
             return
         plain = not document.messages and not document.prompt
-        step = self.n_ctx if plain else max(len(tokens), 1)
+        bos = self.bos if plain else []
+        tokens, scored = tokens[len(bos) :], scored[len(bos) :]
+        step = max(self.n_ctx - len(bos), 1) if plain else max(len(tokens), 1)
         for begin in range(0, max(len(tokens), 1), step):
-            part, marks = tokens[begin : begin + step], scored[begin : begin + step]
+            part, marks = bos + tokens[begin : begin + step], [False] * len(bos) + scored[begin : begin + step]
             truncated = len(part) > self.n_ctx
             part, marks = part[: self.n_ctx], marks[: self.n_ctx]
             if marks:
@@ -139,7 +145,7 @@ class TextMaker:
         whole = self._tokenizer.tokenize(before + text, add_special, True)
         if whole[: len(tokens)] == tokens:
             return whole[len(tokens) :]
-        return self._tokenizer.tokenize(text, False, True)  # the two texts share a token, or an EOS is between them
+        return self._tokenizer.tokenize(text, False, True)  # the two texts share a token
 
     def _end_token(self) -> int:
         # The token named EOS; where a file names none that ends a text, any that does.
@@ -151,8 +157,12 @@ class TextMaker:
         scored: list[bool] = []
         done = ""  # of the rendered conversation
         add_special = False
+        # A greeting answers nobody, so it is read with what follows and not learned from.
+        n_opening = next((i for i, message in enumerate(messages) if message["role"] != "assistant"), len(messages))
+        if not any(message["role"] == "assistant" for message in messages[n_opening:]):
+            raise ChatTemplateError("no turn of the assistant follows another's, so there is none to learn from")
         for i, message in enumerate(messages):
-            if message["role"] != "assistant":
+            if message["role"] != "assistant" or i < n_opening:
                 continue
             opened = self._render(messages[:i], True)
             closed = self._render(messages[: i + 1], False)
@@ -164,8 +174,7 @@ class TextMaker:
             if done:
                 prompt = self._behind(done, tokens, opened[len(done) :], add_special)
             else:
-                bos = self._base["bos_token"] or ""
-                add_special = not (bos and opened.startswith(bos))
+                add_special = not begins_with_bos(opened, self._base["bos_token"])
                 prompt = self._tokenizer.tokenize(opened, add_special, True)
             if reply_ids and i == len(messages) - 1:
                 reply = list(reply_ids)

@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .._shown import shown
 from ..errors import CorpusError, OptionError
+from ..extras import require
 from ..heads import FEATURES, Head
+from ..options import integer
 from .fitting import Fit, LinearModel, MlpModel, Model, deferral_logits, fit
 from .inputs import Inputs
 from .objective import LABELS, Loss, MarginalLoss, RegretLoss, WeakLoss, make_label, sigmoid
@@ -74,31 +77,37 @@ class TrainingOptions:
             ("label", LABELS),
         ):
             if getattr(self, name) not in known:
-                raise OptionError(f"{name} is {getattr(self, name)!r}; there are {', '.join(known)}")
+                raise OptionError(f"{name} is {shown(getattr(self, name))}; there are {', '.join(known)}")
         self.feature_names()
-        for name, low, high in (("cost", 0.0, math.inf), ("l2", 0.0, math.inf), ("feature_l2", 0.0, math.inf)):
-            if not low <= getattr(self, name) < high:  # also refuses NaN
-                raise OptionError(f"{name} is {getattr(self, name)}; it must be 0 or more, and finite")
-        if not 0.0 < self.held_out < 1.0:
-            raise OptionError(f"held_out is {self.held_out}; it is a share of the texts, between 0 and 1")
+        for name, low, high in (("cost", 0.0, 1e300), ("l2", 0.0, 1e300), ("feature_l2", 0.0, 1e300)):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not low <= value <= high:  # also refuses NaN
+                raise OptionError(f"{name} is {shown(value)}; it must be 0 or more, and finite")
+        if not isinstance(self.held_out, (int, float)) or not 0.0 < self.held_out < 1.0:
+            raise OptionError(f"held_out is {shown(self.held_out)}; it is a share of the texts, between 0 and 1")
         for name in ("max_iterations", "patience", "n_units", "top_k", "memory_limit"):
-            if getattr(self, name) < 1:
-                raise OptionError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**63:
+                raise OptionError(f"{name} is {shown(value)}; it must be 1 or more, and a whole number")
+        integer("seed", self.seed, 0, 2**63 - 1)
         if not self.use_hidden and not self.feature_names():
             raise OptionError("use_hidden=False and features='none' leave a head nothing to look at; choose features")
 
     def feature_names(self) -> tuple[str, ...]:
         """``features`` as names."""
+        if not isinstance(self.features, str):
+            raise OptionError(f"features is {shown(self.features)}; it must be a text")
         if self.features in FEATURE_SETS:
             return FEATURE_SETS[self.features]
         names = tuple(name.strip() for name in self.features.split(",") if name.strip())
         for name in names:
             if name not in FEATURES:
                 raise OptionError(
-                    f"feature {name!r} is unknown; there are none, logits, and {', '.join(FEATURES)} joined by commas"
+                    f"feature {shown(name)} is unknown; there are none, logits, and {', '.join(FEATURES)} joined by "
+                    "commas"
                 )
         if not names or len(set(names)) != len(names):
-            raise OptionError(f"features is {self.features!r}; name each feature once")
+            raise OptionError(f"features is {shown(self.features)}; name each feature once")
         return names
 
 
@@ -229,6 +238,7 @@ def train(
             equal labels where the objective needs both.
         MissingDependency: SciPy is not installed.
     """
+    require("scipy.optimize", "the fit of a head")  # before minutes of reading
     _check_folders(folders)
     notes: list[str] = []
     splits = [text_split(folder, options.held_out, options.seed) for folder in folders]
@@ -330,8 +340,8 @@ def _check_folders(folders: Sequence[Scores]) -> None:
         for key in ("vocab_fingerprint", "n_embd", "base", "assistant", "base_model", "assistant_model"):
             if folder.meta.get(key) != first.meta.get(key):
                 raise CorpusError(
-                    f"{folder.path} has {key} {folder.meta.get(key)!r} and {first.path} has "
-                    f"{first.meta.get(key)!r}; a head is trained for one pair"
+                    f"{folder.path} has {key} {shown(folder.meta.get(key))} and {first.path} has "
+                    f"{shown(first.meta.get(key))}; a head is trained for one pair"
                 )
         wrong = folder.bad_values()
         if wrong is not None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..bench import BATCH_SIZES, Bench, Spread, verdict
+from ..errors import OptionError
+from ..extras import require
 from .terminal import safe
+from .visible import on_one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["print_bench", "write_plot"]
+__all__ = ["check_plot", "plot_bytes", "print_bench"]
 
 
 def print_bench(console: Console, bench: Bench, *, plain: bool) -> None:
@@ -33,7 +37,7 @@ def print_bench(console: Console, bench: Bench, *, plain: bool) -> None:
         return made
 
     def say(text: str, style: str = "") -> None:
-        console.print(safe(console, text), style=style, soft_wrap=plain)
+        console.print(safe(console, on_one_line(text)), style=style, soft_wrap=plain)
 
     threads = "" if bench.n_threads is None else f", {bench.n_threads} threads"
     say(f"base {bench.base}, assistant {bench.assistant}, head {bench.head}{threads}", "bold")
@@ -65,14 +69,32 @@ def _spread(value: Spread, digits: int) -> str:
     return f"{value.median:.{digits}f} ({value.low:.{digits}f} to {value.high:.{digits}f})"
 
 
-def write_plot(bench: Bench, path: Path) -> None:
-    """Tokens/s by deferral rate, measured and predicted; base and assistant alone as lines.
+def check_plot(path: Path) -> None:
+    """Says before anything is measured whether a plot of that name can be made.
 
     Raises:
-        ImportError: Matplotlib is missing.
-        OSError: the file cannot be written.
+        MissingDependency: Matplotlib is not installed.
+        OptionError: Matplotlib knows no files of that ending.
     """
-    importlib.import_module("matplotlib").use("Agg")
+    require("matplotlib", "a plot")
+    known = importlib.import_module("matplotlib.backend_bases").FigureCanvasBase.get_supported_filetypes()
+    if _format(path) not in known:
+        raise OptionError(f"a plot cannot be a file of type {path.suffix}; there are {', '.join(sorted(known))}")
+
+
+def _format(path: Path) -> str:
+    return path.suffix.removeprefix(".").lower() or "png"
+
+
+def plot_bytes(bench: Bench, path: Path) -> bytes:
+    """The plot as a file of the type that ``path`` names, png where it names none.
+
+    Tokens/s by deferral rate, measured and predicted; base and assistant alone as lines.
+
+    Raises:
+        MissingDependency: Matplotlib is not installed.
+    """
+    require("matplotlib", "a plot").use("Agg")
     figure: Any = importlib.import_module("matplotlib.figure").Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
     for lookahead, label, color in ((0, "both", "#0e7c93"), ("auto", "both, looking ahead", "#b4531f")):
@@ -97,4 +119,6 @@ def write_plot(bench: Bench, path: Path) -> None:
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    figure.savefig(path, dpi=120, metadata={"Software": None})
+    data = io.BytesIO()
+    figure.savefig(data, format=_format(path), dpi=120, metadata={"Software": None} if _format(path) == "png" else None)
+    return data.getvalue()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from .terminal import append_token, safe
+from .terminal import DEFERRED_STYLE, append_token, safe
 from .traces import TracedText
 from .visible import visible
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-__all__ = ["Solution", "print_scores", "print_solutions"]
+__all__ = ["Solution", "print_key", "print_scores", "print_solutions"]
 
 _NARROW = 72  # columns below which three texts side by side are hard to read
 
@@ -63,6 +63,20 @@ def print_solutions(console: Console, title: str, prompt: str, solutions: Sequen
                 console.print(_verdict(console, solution), soft_wrap=plain)
     else:
         console.print(_side_by_side(console, solutions))
+    console.print()
+
+
+def print_key(console: Console) -> None:
+    """Says how the assistant's tokens are marked in what two models wrote."""
+    from rich.text import Text
+
+    shown = Text()
+    if console.no_color:
+        shown.append("[in brackets]: written by the assistant; the rest of 'together': by the base")
+    else:
+        shown.append("In this colour", style=DEFERRED_STYLE)
+        shown.append(": written by the assistant; the rest: by the base")
+    console.print(shown, soft_wrap=True)
     console.print()
 
 

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import math
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import MissingDependency
+from ..extras import require
+from ..learn.costs import ROUTER_TOKENS, Measure
+from ..learn.references import curve
+from ..learn.statistics import FEW
+from ..output_file import write_file
+
 if TYPE_CHECKING:
+    from ..learn.references import Above, Estimate
     from ..learn.summary import ArmSummary, Summary
 
-__all__ = ["to_markdown", "write_plots", "write_report"]
+__all__ = ["to_markdown", "write_plots", "write_report", "write_tables"]
 
-NO_MATPLOTLIB = "Matplotlib is not installed, so there are no plots; run: pip install 'colm-cpp[plot]'"
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # told apart by colour-blind people too
 
 
@@ -26,31 +35,129 @@ def to_markdown(summary: Summary) -> str:
         f"Task {meta['task']}, checker {summary.checker}, base {meta['base']}, assistant {meta['assistant']}, "
         f"max_tokens {meta['options']['max_tokens']}, temperature {meta['options']['temperature']:g}.",
         "",
-        "| arm | problems | accuracy | 95% interval | deferred | assistant calls per token | tokens/s | cut off |",
-        "|---|---|---|---|---|---|---|---|",
     ]
+    counted = any(arm.s_per_problem is not None for arm in summary.arms)
+    by_steps = ("s/problem by steps", "ms/token by steps") if counted else ()
+    titles = (
+        "arm",
+        "problems",
+        "accuracy",
+        "95% interval",
+        "deferred",
+        "assistant calls per token",
+        "tokens/s",
+        "cut off",
+    )
+    lines += _head(*titles, *by_steps)
     for arm in summary.arms:
-        lines.append(
-            f"| {arm.name} | {arm.n_problems} | {arm.accuracy:.1%} | {arm.low:.1%} to {arm.high:.1%} | "
-            f"{arm.deferral_rate:.1%} | {arm.assistant_calls_per_token:.3f} | {_speed(arm)} | {arm.n_cut_off} |"
-        )
+        cells = [
+            arm.name, str(arm.n_problems), f"{arm.accuracy:.1%}", f"{arm.low:.1%} to {arm.high:.1%}",
+            f"{arm.deferral_rate:.1%}", f"{arm.assistant_calls_per_token:.3f}", _speed(arm), str(arm.n_cut_off),
+        ]  # fmt: skip
+        if counted:
+            cells += [_number(arm.s_per_problem, 2), _number(arm.ms_per_token, 1)]
+        lines.append(_row(*cells))
+    for row in summary.references:
+        a = row.accuracy
+        cells = [row.name, str(row.n_problems), f"{a.value:.1%}", f"{a.low:.1%} to {a.high:.1%}", f"{row.rate:.1%}"]
+        lines.append(_row(*cells, *[""] * (len(titles) + len(by_steps) - len(cells))))
+    if summary.references:
+        lines += ["", _what_references_are(summary)]
     if any(arm.n_timed < arm.n_problems for arm in summary.arms):
         lines += ["", _timed_on(summary.arms)]
+    lines += _above(summary)
     if summary.comparisons:
         lines += [
             "",
-            "Differences in accuracy on the problems that both answered (paired bootstrap):",
+            "Differences in accuracy on the problems that both answered (interval: Tango's score interval; p: exact "
+            "McNemar test):",
             "",
-            "| arm | less | problems | points | 95% interval | p |",
-            "|---|---|---|---|---|---|",
+            *_head("arm", "less", "problems", "points", "95% interval", "p"),
         ]
         for c in summary.comparisons:
             d = c.difference
             lines.append(
                 f"| {c.arm} | {c.other} | {c.n_problems} | {100 * d.difference:+.1f} | {100 * d.low:+.1f} to "
-                f"{100 * d.high:+.1f} | {d.p_value:.3f} |"
+                f"{100 * d.high:+.1f} | {_p_value(d.p_value, c.n_problems)} |"
             )
     return "\n".join(lines) + "\n"
+
+
+def _head(*titles: str) -> list[str]:
+    return [_row(*titles), "|" + "---|" * len(titles)]
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _what_references_are(summary: Summary) -> str:
+    said = (
+        "chord@R sends a random share of the problems to the assistant alone, so many that it writes R% of the tokens; "
+        "the rest are the base's."
+    )
+    if any(row.name.startswith("router") for row in summary.references):
+        return said + (
+            f" router@R sends those of which the base is least sure, by the mean log-probability of the first "
+            f"{ROUTER_TOKENS} tokens of its own answer."
+        )
+    return said + (
+        " A question router is left out: the base's answers were written before records had log-probabilities. Delete "
+        "records/base.jsonl and run colm evaluate again to have one."
+    )
+
+
+def _above(summary: Summary) -> list[str]:
+    if not summary.above:
+        return []
+    routed = any(row.above_router is not None for row in summary.above)
+    titles = ["arm", "at equal", "problems", "cost", "chord sends", "chord", "above the chord", "95% interval"]
+    lines = [
+        "",
+        "How far each arm lies above sending whole problems to the assistant, at equal cost (points of accuracy; "
+        "interval: bootstrap over the problems):",
+        "",
+        *_head(*titles, *(["router", "above the router", "95% interval"] if routed else [])),
+    ]
+    for row in summary.above:
+        few = "" if row.n_problems >= FEW else f" (too few: {row.n_problems} of at least {FEW} problems)"
+        what, cost = _costs(row)
+        cells = [
+            row.arm, what, str(row.n_problems), cost, f"{row.share_of_problems:.0%}", f"{row.chord:.1%}",
+            f"{100 * row.above_chord.value:+.1f}", f"{_points(row.above_chord)}{few}",
+        ]  # fmt: skip
+        if row.above_router is not None and row.router is not None:
+            cells += [f"{row.router:.1%}", f"{100 * row.above_router.value:+.1f}", f"{_points(row.above_router)}{few}"]
+        elif routed:
+            cells += [""] * 3
+        lines.append(_row(*cells))
+    said = (
+        "By steps: decodes of each model times what such a decode took when the evaluation began, so that it does not "
+        "vary with what else the machine did. Per problem includes reading the prompt, per token does not. By the "
+        "clock: seconds of the answers that were written one at a time, and the same per token for the others."
+    )
+    return [*lines, "", said]
+
+
+def _costs(row: Above) -> tuple[str, str]:
+    if row.measure == "assistant tokens":
+        return "share of tokens by the assistant", f"{row.cost:.1%}"
+    how, _, of = row.measure.partition(" per ")
+    shown = f"{row.cost:.2f} s" if of == "problem" else f"{1000 * row.cost:.1f} ms"
+    return f"time per {of}, by {'the clock' if how == 'clock' else 'steps'}", shown
+
+
+def _points(estimate: Estimate) -> str:
+    return f"{100 * estimate.low:+.1f} to {100 * estimate.high:+.1f}"
+
+
+def _p_value(p: float, n_problems: int) -> str:
+    shown = "<0.001" if p < 0.001 else f"{p:.3f}"
+    return shown if n_problems >= FEW else f"{shown} (too few: {n_problems} of at least {FEW} problems)"
 
 
 def _speed(arm: ArmSummary) -> str:
@@ -70,74 +177,132 @@ def write_report(summary: Summary, folder: str | os.PathLike[str]) -> tuple[dict
 
     Returns:
         The files by name, and what is missing, in a sentence.
+
+    Raises:
+        OSError: they cannot be written; those that were there before stay.
+    """
+    written = write_tables(summary, folder)
+    try:
+        plots = write_plots(summary, Path(folder))
+    except MissingDependency as error:
+        return written, str(error)
+    return {**written, **{path.name: path for path in plots}}, None
+
+
+def write_tables(summary: Summary, folder: str | os.PathLike[str]) -> dict[str, Path]:
+    """Writes report.md and report.json; those of an earlier call are replaced.
+
+    Returns:
+        The files by name.
+
+    Raises:
+        OSError: they cannot be written; those that were there before stay.
     """
     target = Path(folder)
     written = {name: target / name for name in ("report.md", "report.json")}
-    written["report.md"].write_text(to_markdown(summary), encoding="utf-8")
-    written["report.json"].write_text(json.dumps(summary.to_dict(), indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    try:
-        matplotlib = importlib.import_module("matplotlib")
-    except ImportError:
-        return written, NO_MATPLOTLIB
-    for path in write_plots(summary, target, matplotlib):
-        written[path.name] = path
-    return written, None
+    write_file(written["report.md"], to_markdown(summary).encode())
+    write_file(written["report.json"], (json.dumps(summary.to_dict(), indent=2, sort_keys=True) + "\n").encode())
+    return written
 
 
-def write_plots(summary: Summary, folder: Path, matplotlib: Any) -> list[Path]:
-    """accuracy_by_rate.png and accuracy_by_speed.png: heads as curves, base and assistant as lines.
+def write_plots(summary: Summary, folder: Path) -> list[Path]:
+    """accuracy_by_rate.png, accuracy_by_speed.png and accuracy_by_cost.png.
 
-    Arms of which no answer was timed are left out of the latter.
+    Heads are curves, base and assistant lines or points; beside them is what sending whole problems to the assistant
+    gives. Arms of which the speed or the cost is not known are left out of the latter two.
+
+    Raises:
+        MissingDependency: Matplotlib is not installed.
+        OSError: they cannot be written.
     """
-    matplotlib.use("Agg")
+    require("matplotlib", "a plot").use("Agg")
     figure_module = importlib.import_module("matplotlib.figure")
     paths = []
-    plots: tuple[tuple[str, str, Callable[[ArmSummary], float]], ...] = (
-        ("accuracy_by_rate", "deferred tokens (%)", lambda arm: 100 * arm.deferral_rate),
-        ("accuracy_by_speed", "tokens per second", lambda arm: arm.tokens_per_s or 0.0),
-    )
-    for name, title, x_of in plots:
-        figure = figure_module.Figure(figsize=(7, 4.5), layout="constrained")
-        axes = figure.add_subplot()
-        by_rate = name == "accuracy_by_rate"
-        shown = [arm for arm in summary.arms if by_rate or arm.tokens_per_s is not None]
+    for plot in _PLOTS:
+        shown = [arm for arm in summary.arms if plot.x_of(arm) is not None]
         if not shown:
             continue
-        for i, (head, arms) in enumerate(_by_head(shown).items()):
-            color = _COLORS[i % len(_COLORS)]
-            if head in ("base", "assistant") and by_rate:
-                style = "--" if head == "base" else "-."
-                axes.axhline(100 * arms[0].accuracy, color="0.35", linestyle=style, label=head)
-                continue
-            arms = sorted(arms, key=x_of)
-            heights = [100 * arm.accuracy for arm in arms]
-            below = [100 * (arm.accuracy - arm.low) for arm in arms]
-            above = [100 * (arm.high - arm.accuracy) for arm in arms]
-            # One interval hides another where arms have the same rate.
-            offset = 0.0 if not by_rate else 0.25 * (i % 4 - 1.5)
-            axes.errorbar(
-                [x_of(arm) + offset for arm in arms],
-                heights,
-                yerr=[below, above],
-                marker="o",
-                capsize=3,
-                color=color,
-                label=head,
-                linewidth=1.5,
-                elinewidth=0.8,
-            )
-        if by_rate:
-            axes.set_xlim(0, max(50.0, 5 + max((100 * a.deferral_rate for a in summary.arms if a.rate), default=45.0)))
-        axes.set_xlabel(title)
+        figure = figure_module.Figure(figsize=(7, 4.5), layout="constrained")
+        axes = figure.add_subplot()
+        _draw(axes, summary, shown, plot)
         axes.set_ylabel("correct answers (%), 95% interval")
         axes.set_ylim(0, math.ceil(min(100.0, 100 * max(arm.high for arm in summary.arms) + 5) / 10) * 10)
         axes.set_title(f"{summary.meta['task']}", fontsize=10)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-        path = folder / f"{name}.png"
-        figure.savefig(path, dpi=120, metadata={"Software": None})
+        path = folder / f"{plot.name}.png"
+        data = io.BytesIO()
+        figure.savefig(data, format="png", dpi=120, metadata={"Software": None})
+        write_file(path, data.getvalue())
         paths.append(path)
     return paths
+
+
+@dataclass(frozen=True)
+class _Plot:
+    """Accuracy against something."""
+
+    name: str
+    title: str
+    x_of: Callable[[ArmSummary], float | None]
+    measure: Measure  # for the curves of chord and router
+    of_cost: Callable[[Any], Any]  # where a cost of theirs lies
+
+
+_PLOTS = (
+    _Plot(
+        "accuracy_by_rate", "deferred tokens (%)", lambda arm: 100 * arm.deferral_rate, "assistant tokens",
+        lambda cost: 100 * cost,
+    ),
+    _Plot(
+        "accuracy_by_speed", "tokens per second", lambda arm: arm.tokens_per_s, "clock per token",
+        lambda cost: 1 / cost,
+    ),
+    _Plot(
+        "accuracy_by_cost", "seconds per problem, by steps", lambda arm: arm.s_per_problem, "steps per problem",
+        lambda cost: cost,
+    ),
+)  # fmt: skip
+
+
+_CURVES = {
+    "chord": (":", "chord: problems at random"),
+    "router": ("-.", "router: problems by confidence"),
+}
+
+
+def _draw(axes: Any, summary: Summary, shown: Sequence[ArmSummary], plot: _Plot) -> None:
+    by_rate = plot.name == "accuracy_by_rate"
+    for i, (head, arms) in enumerate(_by_head(shown).items()):
+        color = _COLORS[i % len(_COLORS)]
+        if head in ("base", "assistant") and by_rate:
+            style = "--" if head == "base" else "-."
+            axes.axhline(100 * arms[0].accuracy, color="0.35", linestyle=style, label=head)
+            continue
+        arms = sorted(arms, key=lambda arm: plot.x_of(arm) or 0.0)
+        heights = [100 * arm.accuracy for arm in arms]
+        below = [100 * (arm.accuracy - arm.low) for arm in arms]
+        higher = [100 * (arm.high - arm.accuracy) for arm in arms]
+        # One interval hides another where arms have the same rate.
+        offset = 0.0 if not by_rate else 0.25 * (i % 4 - 1.5)
+        axes.errorbar(
+            [(plot.x_of(arm) or 0.0) + offset for arm in arms],
+            heights,
+            yerr=[below, higher],
+            marker="o",
+            capsize=3,
+            color=color,
+            label=head,
+            linewidth=1.5,
+            elinewidth=0.8,
+        )
+    curves = {} if summary.experts is None else curve(plot.measure, summary.experts)
+    for name, (costs, accuracy) in curves.items():
+        line, label = _CURVES[name]
+        axes.plot(plot.of_cost(costs), 100 * accuracy, line, color="0.25", linewidth=1.2, label=label)
+    if by_rate:
+        axes.set_xlim(0, max(50.0, 5 + max((100 * a.deferral_rate for a in summary.arms if a.rate), default=45.0)))
+    axes.set_xlabel(plot.title)
 
 
 def _by_head(arms: Sequence[ArmSummary]) -> dict[str, list[ArmSummary]]:

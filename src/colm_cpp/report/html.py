@@ -1,6 +1,7 @@
-"""What is deferred, as one page that needs nothing but itself: no network, no script, no font.
+"""What is deferred, as one page that needs nothing but itself: no network, no font, one small script (:mod:`.script`).
 
-Whatever a model wrote is escaped (:mod:`.visible`), and the page's own policy forbids loading or running anything.
+Whatever a model wrote is escaped (:mod:`.visible`), and the page's own policy forbids loading anything, and running
+anything but that script.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from .parts import LABELS, Part, classify
-from .patterns import Example, Patterns
+from .patterns import Example, PartCount, Patterns, TokenCount
+from .script import SCRIPT, SCRIPT_HASH
 from .style import STYLE
 from .traces import TracedText, TracedToken
 from .visible import on_one_line, split_hidden, visible
@@ -18,9 +20,8 @@ __all__ = ["DEFAULT_MAX_TEXTS", "render_page"]
 
 DEFAULT_MAX_TEXTS = 50
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+_POLICY = f"default-src 'none'; style-src 'unsafe-inline'; script-src '{SCRIPT_HASH}'"
 _SHADES = 10
-_CHART_HEIGHT = 100  # pixels
 _NONE = "-"  # where there is no number
 
 
@@ -47,7 +48,7 @@ def render_page(
         _tokens_card(patterns),
         _legend(len(shown), len(texts)),
         *(_text_card(number, text) for number, text in enumerate(shown, start=1)),
-        "</main>\n</body>\n</html>\n",
+        f"</main>\n<script>{SCRIPT}</script>\n</body>\n</html>\n",
     ]
     return "".join(parts)
 
@@ -79,17 +80,35 @@ def _header(patterns: Patterns, sources: Sequence[str]) -> str:
 
 
 def _table(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[str]]) -> str:
-    """A table; a column is a heading and a class, a cell is HTML. The first cell of a row heads it."""
-    head = "".join(f'<th scope="col"{_class(kind)}>{name}</th>' for name, kind in columns)
+    """A table; a column is a heading and a class, a cell is HTML. The first cell of a row heads it.
+
+    On narrow screens the style sheet makes each row a block whose numbers carry their headings. That takes the meaning
+    of the elements away from assistive technology, so it is said by roles too.
+    """
+    head = "".join(f'<th role="columnheader" scope="col"{_class(kind)}>{name}</th>' for name, kind in columns)
     body = ""
     for row in rows:
-        cells = [f"<td{_class(kind)}>{cell}</td>" for cell, (_, kind) in zip(row[1:], columns[1:], strict=True)]
-        body += f'<tr><th scope="row">{row[0]}</th>{"".join(cells)}</tr>\n'
-    return f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table></div>\n'
+        cells = [
+            f'<td role="cell"{_class(kind)}{_label(name)}>{cell}</td>'
+            for cell, (name, kind) in zip(row[1:], columns[1:], strict=True)
+        ]
+        body += f'<tr role="row"><th role="rowheader" scope="row">{row[0]}</th>{"".join(cells)}</tr>\n'
+    return (
+        f'<div class="wide"><table role="table">\n<thead role="rowgroup"><tr role="row">{head}</tr></thead>\n'
+        f'<tbody role="rowgroup">\n{body}</tbody>\n</table></div>\n'
+    )
+
+
+def _label(name: str) -> str:
+    return f' data-label="{name}"' if name else ""
 
 
 def _class(kind: str) -> str:
     return f' class="{kind}"' if kind else ""
+
+
+def _interval(count: PartCount | TokenCount) -> str:
+    return _NONE if count.low is None or count.high is None else f"{count.low:.0%} to {count.high:.0%}"
 
 
 def _bar(share: float | None) -> str:
@@ -104,13 +123,13 @@ def _card(title: str, body: str, note: str = "") -> str:
 
 def _parts_card(patterns: Patterns) -> str:
     columns = [
-        ("kind", ""), ("tokens", "n"), ("deferred", "n"), ("rate", "n"), ("", "track"), ("lift", "n"),
-        ("share of deferrals", "n"), ("mean defer probability", "n"),
+        ("kind", ""), ("tokens", "n"), ("deferred", "n"), ("rate", "n"), ("95% interval", "n"), ("", "track"),
+        ("lift", "n"), ("share of deferrals", "n"), ("mean defer probability", "n"),
     ]  # fmt: skip
     rows = [
         [
-            LABELS[count.part], f"{count.tokens:,}", f"{count.deferred:,}", _percent(count.rate), _bar(count.rate),
-            _NONE if count.lift is None else f"{count.lift:.2f}", _percent(count.share),
+            LABELS[count.part], f"{count.tokens:,}", f"{count.deferred:,}", _percent(count.rate), _interval(count),
+            _bar(count.rate), _NONE if count.lift is None else f"{count.lift:.2f}", _percent(count.share),
             _percent(count.mean_defer_prob),
         ]
         for count in patterns.parts
@@ -136,20 +155,22 @@ def _tenths_card(patterns: Patterns) -> str:
     top = max((rate for rate in rates if rate is not None), default=0.0) or 1.0
     columns = []
     for i, rate in enumerate(rates, start=1):
-        height = _CHART_HEIGHT * (rate or 0.0) / top
-        columns.append(f'<li><span>{_percent(rate)}</span><b style="height:{height:.1f}px"></b><span>{i}</span></li>')
+        shown = _NONE if rate is None else f"{rate:.0%}"
+        share = (rate or 0.0) / top
+        columns.append(f'<li style="--share:{share:.3f}"><span>{shown}</span><b></b><span>{i}</span></li>')
     chart = f'<ol class="chart">{"".join(columns)}</ol>\n'
     return _card("Where in the text", chart, "Deferral rate by tenth of the text, from its beginning to its end.")
 
 
 def _tokens_card(patterns: Patterns) -> str:
     columns = [
-        ("token", ""), ("tokens", "n"), ("deferred", "n"), ("rate", "n"), ("", "slim"), ("in context", ""),
+        ("token", ""), ("tokens", "n"), ("deferred", "n"), ("rate", "n"), ("95% interval", "n"), ("", "slim"),
+        ("in context", "whole"),
     ]  # fmt: skip
     rows = [
         [
             f"<code>{_quoted(token.text)}</code>", f"{token.tokens:,}", f"{token.deferred:,}", _percent(token.rate),
-            _bar(token.rate), "".join(map(_example, token.examples)),
+            _interval(token), _bar(token.rate), "".join(map(_example, token.examples)),
         ]
         for token in patterns.most_deferred
     ]  # fmt: skip
@@ -167,14 +188,15 @@ def _quoted(text: str) -> str:
 def _example(example: Example) -> str:
     before, token, after = (escape(on_one_line(text)) for text in (example.before, example.token, example.after))
     where = escape(visible(f"{example.title}, token {example.position + 1}"))
-    return f'<code class="ex" title="{where}">{before}<mark>{token}</mark>{after}</code>'
+    return f'<span class="ex"><code>{before}<mark>{token}</mark>{after}</code> <small>{where}</small></span>'
 
 
 def _legend(shown: int, of: int) -> str:
     scale = "".join(f'<span class="p{i}"></span>' for i in range(_SHADES + 1))
     count = "" if shown == of else f" The first {shown:,} of {of:,} are shown; the numbers above are of all."
     return (
-        f'<h2>The texts</h2>\n<p class="soft">Hover over a token for its probability of deferral.{count}</p>\n'
+        '<h2>The texts</h2>\n<p class="soft">Point at a token or tap it to see its defer probability. With the '
+        f"keyboard: Tab goes from text to text, the arrow keys from token to token, Escape closes.{count}</p>\n"
         f'<div class="legend"><span class="scale">defer probability 0 {scale} 1</span>'
         "<span><mark>underlined</mark>: written by the assistant</span>"
         '<span><i class="l"></i> newline</span></div>\n'
@@ -194,7 +216,8 @@ def _text_card(number: int, text: TracedText) -> str:
     return (
         f'<article class="card" id="text-{number}">\n<div class="head"><h3>{number}. {_say(text.title)}</h3>'
         f'<span class="soft">{deferred:,} of {tokens:,} tokens deferred{rate}</span></div>\n'
-        f'{prompt}<div class="text generated" dir="auto">{shown}</div>\n</article>\n'
+        f'{prompt}<div class="text generated" dir="auto" role="group" aria-label="tokens of text {number}">'
+        f"{shown}</div>\n</article>\n"
     )
 
 
@@ -216,13 +239,26 @@ def _token(i: int, token: TracedToken, kind: Part) -> str:
     if not token.text:
         classes.append("e" if kind == "end" else "z")
     tag = "mark" if token.deferred else "span"
-    title = escape(_about(i, token, kind)).replace("\n", "&#10;")
-    return f'<{tag}{_class(" ".join(classes))} title="{title}">{_marked(token.text)}</{tag}>'
+    # The style sheet shows the label beside the token, so that everybody gets the same words.
+    label = escape(_about(i, token, kind)).replace("\n", "&#10;")
+    shown = _marked(token.text)
+    return f'<{tag}{_class(" ".join(classes))} role="button" tabindex="0" aria-label="{label}">{shown}</{tag}>'
+
+
+def _probability(p: float) -> str:
+    """Three digits, which never make a small chance none, or a large one certainty."""
+    if 0.0 < p < 0.001:
+        return "<0.001"
+    return ">0.999" if 0.999 < p < 1.0 else f"{p:.3f}"
 
 
 def _about(i: int, token: TracedToken, kind: Part) -> str:
-    p = "not recorded" if token.defer_prob is None else f"{token.defer_prob:.3f}"
-    lines = [f"p(defer) {p}, written by the {token.source}", f"token {i + 1}, id {token.id}: {LABELS[kind]}"]
+    p = "not recorded" if token.defer_prob is None else _probability(token.defer_prob)
+    written = f"“{on_one_line(token.text)}”" if token.text else LABELS[kind]
+    lines = [
+        f"{written}: defer probability {p}, written by the {token.source}",
+        f"token {i + 1}, id {token.id}: {LABELS[kind]}",
+    ]
     if token.other:
         other = [f"“{on_one_line(text)}”" + ("" if q is None else f" {q:.1%}") for text, q in token.other]
         lines.append("other likely tokens: " + ", ".join(other))

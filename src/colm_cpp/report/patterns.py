@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..learn.statistics import wilson_interval
 from .parts import PARTS, Part, classify
 from .traces import TracedText, TracedToken
 
@@ -39,6 +40,8 @@ class PartCount:
         share: share of all deferrals that fell on this kind.
         mean_defer_prob: mean probability of deferral over the tokens of which it is known.
         lift: rate / overall rate: above 1 where this kind is deferred more than the average token.
+        low: lower end of the rate's 95% interval (Wilson), as if every token were drawn alone.
+        high: its upper end.
     """
 
     part: Part
@@ -48,6 +51,8 @@ class PartCount:
     share: float | None
     mean_defer_prob: float | None
     lift: float | None
+    low: float | None
+    high: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +101,8 @@ class TokenCount:
         deferred: how often it was deferred.
         rate: deferred / tokens.
         examples: up to three deferred ones, from different texts where there are enough.
+        low: lower end of the rate's 95% interval (Wilson).
+        high: its upper end.
     """
 
     text: str
@@ -103,6 +110,8 @@ class TokenCount:
     deferred: int
     rate: float
     examples: tuple[Example, ...]
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +205,7 @@ def _count_parts(texts: Sequence[TracedText], all_deferred: int, overall: float 
     for part, tokens in of_part.items():
         deferred = sum(token.deferred for token in tokens)
         rate = _ratio(deferred, len(tokens))
+        low, high = wilson_interval(deferred, len(tokens)) if tokens else (None, None)
         counts.append(
             PartCount(
                 part=part,
@@ -205,6 +215,8 @@ def _count_parts(texts: Sequence[TracedText], all_deferred: int, overall: float 
                 share=_ratio(deferred, all_deferred),
                 mean_defer_prob=_mean_defer_prob(tokens),
                 lift=None if rate is None else _ratio(rate, overall),
+                low=low,
+                high=high,
             )
         )
     return tuple(counts)
@@ -255,8 +267,11 @@ def _most_deferred(texts: Sequence[TracedText], min_count: int) -> tuple[TokenCo
             deferred=len(places[piece]),
             rate=len(places[piece]) / count[piece],
             examples=tuple(_example(texts[t], i) for t, i in _spread(places[piece])),
+            low=low,
+            high=high,
         )
         for piece in often[:MAX_TOKENS]
+        for low, high in [wilson_interval(len(places[piece]), count[piece])]
     )
 
 

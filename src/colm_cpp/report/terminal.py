@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .parts import LABELS
-from .patterns import Example, Patterns
+from .patterns import Example, PartCount, Patterns, TokenCount
 from .traces import TracedText
 from .visible import on_one_line, visible
 
@@ -19,16 +19,21 @@ __all__ = ["DEFERRED_STYLE", "append_token", "print_patterns", "print_text", "sa
 DEFERRED_STYLE = "bold cyan"
 
 _BAR_CELLS = 20
-_NUMBERS = frozenset({"tokens", "deferred", "rate", "lift", "share of deferrals", "mean p", "runs", "share"})
+_NUMBERS = frozenset(
+    {"tokens", "deferred", "rate", "95% interval", "lift", "share of deferrals", "mean p", "runs", "share"}
+)
 
 
-def print_patterns(console: Console, patterns: Patterns) -> None:
+def print_patterns(console: Console, patterns: Patterns, arm: str = "") -> None:
     """Shows all statistics.
 
     Args:
         console: where to; deferred tokens are coloured where it has colours, and stand in brackets where not.
         patterns: what to show.
+        arm: who wrote the texts, for a line above; empty: no such line.
     """
+    if arm:
+        _line(console, f"arm {arm}")
     rate, mean = _percent(patterns.rate), _percent(patterns.mean_defer_prob)
     _line(
         console,
@@ -77,6 +82,10 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
 
 
+def _interval(count: PartCount | TokenCount) -> str:
+    return "-" if count.low is None or count.high is None else f"{count.low:.0%} to {count.high:.0%}"
+
+
 def _bar(console: Console, share: float | None) -> str:
     cells = round(_BAR_CELLS * (share or 0.0))
     return ("█" if console.encoding.startswith("utf") else "#") * cells
@@ -94,7 +103,7 @@ def _table(columns: tuple[str, ...]) -> Table:
 
 def _print_parts(console: Console, patterns: Patterns) -> None:
     _line(console, "By kind of token")
-    table = _table(("kind", "tokens", "deferred", "rate", "", "lift", "share of deferrals", "mean p"))
+    table = _table(("kind", "tokens", "deferred", "rate", "95% interval", "", "lift", "share of deferrals", "mean p"))
     for count in patterns.parts:
         if count.tokens:
             table.add_row(
@@ -102,6 +111,7 @@ def _print_parts(console: Console, patterns: Patterns) -> None:
                 str(count.tokens),
                 str(count.deferred),
                 _percent(count.rate),
+                _interval(count),
                 _bar(console, count.rate),
                 "-" if count.lift is None else f"{count.lift:.2f}",
                 _percent(count.share),
@@ -129,12 +139,12 @@ def _print_tokens(console: Console, patterns: Patterns) -> None:
         _line(console, f"Most deferred tokens: none with at least {patterns.min_count} occurrences")
         return
     _line(console, f"Most deferred tokens, of those with at least {patterns.min_count} occurrences")
-    table = _table(("token", "tokens", "deferred", "rate", "in context"))
+    table = _table(("token", "tokens", "deferred", "rate", "95% interval", "in context"))
     for token in patterns.most_deferred:
         # As Text, what models wrote is no markup.
         text = Text(safe(console, f"'{on_one_line(token.text)}'"))
         context = Text("\n").join(_example(console, example) for example in token.examples)
-        table.add_row(text, str(token.tokens), str(token.deferred), _percent(token.rate), context)
+        table.add_row(text, str(token.tokens), str(token.deferred), _percent(token.rate), _interval(token), context)
     console.print(table)
 
 

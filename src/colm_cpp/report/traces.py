@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, TypeGuard, get_args
 
 from ..errors import CorpusError
-from ..learn.records import SINGLE_ARMS, Record, RecordFolder, sources_of
+from ..learn.records import SINGLE_ARMS, Record, RecordFolder, is_record, sources_of
 from ..results import Source, defer_prob
 
-__all__ = ["TRACE_FORMAT", "TRACE_VERSION", "TracedText", "TracedToken", "read_texts", "traced"]
+__all__ = ["TRACE_FORMAT", "TRACE_VERSION", "TracedText", "TracedToken", "read_arms", "read_texts", "traced"]
 
 TRACE_FORMAT = "colm-trace"
 TRACE_VERSION = 1
@@ -85,20 +85,35 @@ def read_texts(paths: Iterable[str | os.PathLike[str]], arm: str | None = None) 
 
     Args:
         paths: evaluation folders, records files and traces.
-        arm: the arm to read of every folder. None: the arms that have a head, which leaves out the models alone and
+        arm: the arm to read of every folder. None: the arms that have a head, which leaves out models alone and
             ``random@...``.
 
     Raises:
         CorpusError: something cannot be read, is damaged, or is of another format or version.
     """
-    return [text for path in paths for text in _read(Path(path), arm)]
+    return [text for path in paths for texts in _read(Path(path), arm).values() for text in texts]
 
 
-def _read(path: Path, arm: str | None) -> list[TracedText]:
+def read_arms(paths: Iterable[str | os.PathLike[str]], arm: str | None = None) -> dict[str, list[TracedText]]:
+    """The same by who wrote them: arms as they are first met, and traces, which name none, as ``""``.
+
+    Texts of one arm's name are put together, whichever paths they come from.
+
+    Raises:
+        CorpusError: as of :func:`read_texts`.
+    """
+    found: dict[str, list[TracedText]] = {}
+    for path in paths:
+        for name, texts in _read(Path(path), arm).items():
+            found.setdefault(name, []).extend(texts)
+    return found
+
+
+def _read(path: Path, arm: str | None) -> dict[str, list[TracedText]]:
     return _read_folder(path, arm) if path.is_dir() else _read_file(path, path.stem)
 
 
-def _read_folder(path: Path, arm: str | None) -> list[TracedText]:
+def _read_folder(path: Path, arm: str | None) -> dict[str, list[TracedText]]:
     folder = RecordFolder.open(path)
     if not isinstance(folder.meta.get("arms"), dict):
         raise CorpusError(f"{path / 'meta.json'} is damaged (it lists no arms); evaluate into a new folder")
@@ -109,26 +124,30 @@ def _read_folder(path: Path, arm: str | None) -> list[TracedText]:
             raise CorpusError(f"{path} has no answers of arm {arm}; {listed}")
         chosen = [arm]
     else:
-        chosen = [name for name in there if name not in SINGLE_ARMS and not name.startswith(_RANDOM)]
+        alone = {*SINGLE_ARMS, *(name for name, facts in folder.meta["arms"].items() if "expert" in facts)}
+        chosen = [name for name in there if name not in alone and not name.startswith(_RANDOM)]
         if not chosen and there:
             raise CorpusError(f"{path} has no arm with a head; {listed}, and --arm picks one")
     name = path.resolve().name
-    return [text for a in chosen for text in _read_file(path / "records" / f"{a}.jsonl", f"{name}, {a}")]
+    found: dict[str, list[TracedText]] = {}
+    for chosen_arm in chosen:
+        found |= _read_file(path / "records" / f"{chosen_arm}.jsonl", f"{name}, {chosen_arm}")
+    return found
 
 
-def _read_file(path: Path, title: str) -> list[TracedText]:
+def _read_file(path: Path, title: str) -> dict[str, list[TracedText]]:
     try:
         data = path.read_bytes()
     except OSError as error:
         raise CorpusError(f"{path} cannot be read ({error.strerror}); check its name and rights") from error
     lines = list(_json_lines(path, data))
     if not lines:
-        return []
+        return {}
     first = lines[0][1]
     if isinstance(first, dict) and "format" in first:
-        return _traces(path, lines, title)
-    if isinstance(first, dict) and set(first) == set(Record.__dataclass_fields__):
-        return _records(path, lines, title)
+        return {"": _traces(path, lines, title)}
+    if isinstance(first, dict) and is_record(first):
+        return {path.stem: _records(path, lines, title)}
     raise CorpusError(f"{path}:{lines[0][0]} begins neither records nor a trace; {_WHAT_TO_GIVE}")
 
 

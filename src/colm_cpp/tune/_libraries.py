@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 from types import SimpleNamespace
 from typing import Any
 
-from ..errors import MissingDependency
+from ..extras import require
 
 __all__ = ["libraries"]
 
-_NAMES = ("torch", "transformers", "peft", "gguf", "scipy")
-
 
 def libraries() -> Any:
-    """torch, transformers, peft and gguf as attributes.
+    """torch, transformers and peft as attributes.
 
     Raises:
         MissingDependency: one of them, or SciPy, cannot be imported; the message says what to install.
     """
-    found = {}
-    for name in _NAMES:
-        try:
-            found[name] = importlib.import_module(name)
-        except ImportError as error:
-            raise MissingDependency(
-                f"{name} is needed to tune a base and cannot be imported ({error}); run: pip install 'colm-cpp[tune]'"
-            ) from error
-    return SimpleNamespace(**found)
+    require("scipy.optimize", "tuning")
+    return SimpleNamespace(**{name: require(name, "tuning") for name in ("torch", "transformers", "peft")})

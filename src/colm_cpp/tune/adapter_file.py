@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import numpy.typing as npt
 
@@ -33,7 +34,6 @@ def adapter_tensors(model: Any) -> dict[str, tuple[npt.NDArray[np.float32], npt.
 
 
 def write_adapter(
-    gguf: Any,
     path: str | os.PathLike[str],
     tensors: Mapping[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]],
     *,
@@ -45,7 +45,6 @@ def write_adapter(
     """Writes an adapter file.
 
     Args:
-        gguf: the gguf package.
         path: the file.
         tensors: see :func:`adapter_tensors`.
         architecture: the base's, as its file names it.
@@ -61,7 +60,7 @@ def write_adapter(
         writer.add_string("general.type", "adapter")
         writer.add_string("adapter.type", "lora")
         writer.add_float32("adapter.lora.alpha", float(alpha))
-        for name, (a, b) in _named(gguf, tensors, architecture, config):
+        for name, (a, b) in _named(tensors, architecture, config):
             writer.add_tensor(f"{name}.lora_a", np.ascontiguousarray(a, dtype=dtype))
             writer.add_tensor(f"{name}.lora_b", np.ascontiguousarray(b, dtype=dtype))
         writer.write_header_to_file()
@@ -72,7 +71,6 @@ def write_adapter(
 
 
 def _named(
-    gguf: Any,
     tensors: Mapping[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]],
     architecture: str,
     config: Any,

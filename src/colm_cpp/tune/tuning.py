@@ -216,7 +216,6 @@ def _write(
     metadata = _core.inspect_gguf(to_native(Path(base)))["metadata"]
     temporary = adapter.with_name(adapter.name + ".tmp")
     write_adapter(
-        found.gguf,
         temporary,
         adapter_tensors(model),
         architecture=metadata["general.architecture"],

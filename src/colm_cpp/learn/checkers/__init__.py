@@ -6,6 +6,7 @@ answer can be found is simply not correct.
 
 from __future__ import annotations
 
+from ..._shown import shown
 from ...errors import OptionError
 from ._choice import Choice
 from ._numbers import Boxed, Number
@@ -41,9 +42,22 @@ def make_checker(
         What the last non-empty match of ``pattern`` captured.
     ``python``
         The code in the text passes the tests in the reference: they raise on failure, and call whatever has to be
-        called. It runs in a process of its own, with limits on time and, except on Windows, on memory and the size of
-        files. **This is no sandbox**: the code can read, change and send whatever the user can. Use a container or
-        a virtual machine for models that you do not trust.
+        called. Code and tests run in a process each, with limits on time and, except on Windows, on memory and the size
+        of files. The tests see the code's names, and get what it returns as plain values (numbers, texts, containers,
+        the usual classes of ``datetime``, ``decimal``, ``fractions``, ``collections`` and numpy), which they compare
+        themselves. So the code cannot make itself pass by ending early, by what it prints or writes to open files, by
+        replacing built-in functions, or by returning an object that is equal to everything.
+
+        Objects of the code's own classes stay with it. Tests can make them, call their methods, read their attributes,
+        iterate over them and compare or compute them with each other. They are equal to no plain value and cannot be
+        computed with one, unless their class derives from a built-in one, and tests cannot derive classes from theirs.
+        Lists, dicts, sets and bytearrays that a test passes are changed in place; other arguments are copies.
+
+        Not covered: what tests learn only from the code's own methods, operators and helpers is the code's word (so
+        let tests import the modules that they use). Tests that a wrong answer passes are passed by it.
+        And **this is no sandbox**: the code can read, change and send whatever the user can, other processes of that
+        user included, among them the one that judges. Use a container or a virtual machine for models that you do not
+        trust.
 
     For ``boxed``, ``number`` the reference may be a number, a ``\\boxed{}`` or a solution that ends in ``#### 26``.
 
@@ -59,15 +73,15 @@ def make_checker(
         OptionError: there is no checker of that name, or an option is missing, superfluous or out of range.
     """
     if name not in CHECKERS:
-        raise OptionError(f"checker is {name!r}, but there are only {', '.join(CHECKERS)}")
-    if not 0.0 < time_limit <= 3600.0:  # also refuses NaN
-        raise OptionError(f"time_limit is {time_limit}, but it lies above 0 and at most at 3600 seconds")
+        raise OptionError(f"checker is {shown(name)}, but there are only {', '.join(CHECKERS)}")
+    if isinstance(time_limit, bool) or not isinstance(time_limit, (int, float)) or not 0.0 < time_limit <= 3600.0:
+        raise OptionError(f"time_limit is {shown(time_limit)}, but it lies above 0 and at most at 3600 seconds")
     if isinstance(memory_limit_mb, bool) or not isinstance(memory_limit_mb, int) or not 64 <= memory_limit_mb < 2**31:
-        raise OptionError(f"memory_limit_mb is {memory_limit_mb}, but it is a whole number of at least 64 MiB")
+        raise OptionError(f"memory_limit_mb is {shown(memory_limit_mb)}, but it is a whole number of at least 64 MiB")
     if name == "regex":
         return Regex(compile_pattern(pattern))
     if pattern is not None:
-        raise OptionError(f"pattern is {pattern!r}, but only the checker regex has a pattern, not {name}")
+        raise OptionError(f"pattern is {shown(pattern)}, but only the checker regex has a pattern, not {name}")
     if name == "boxed":
         return Boxed()
     if name == "number":

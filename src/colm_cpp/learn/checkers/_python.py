@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -23,52 +25,19 @@ __all__ = ["Python"]
 _OUTPUT_KEPT = 64 * 1024
 _FILE_LIMIT = 16 * 1024 * 1024
 
-# Runs code and tests and writes its last line itself: the code may leave early, whatever its exit status, but it cannot
-# write this line by accident. Leaving by os._exit keeps the code's exit handlers and threads from having the last word.
-_RUNNER = """
-import os, sys, types
-token, seconds, memory, file_size = sys.argv[1:]
-del sys.argv[1:]
-try:
-    import resource
-except ImportError:
-    resource = None
-for name, limit in (("AS", int(memory)), ("CPU", int(seconds)), ("FSIZE", int(file_size)), ("CORE", 0)):
-    try:
-        kind = getattr(resource, "RLIMIT_" + name)
-        hard = resource.getrlimit(kind)[1]
-        limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
-        # At the hard limit of CPU time the kernel kills without saying why.
-        most = limit if name != "CPU" or limit == hard else limit + 1
-        resource.setrlimit(kind, (limit, most))
-    except (AttributeError, ValueError, OSError):
-        pass
-def run(token, leave=os._exit, write=os.write, out=os.dup(1), run_code=exec, make=compile, stdout=sys.stdout):
-    try:
-        sources = []
-        for file in ("code.py", "tests.py"):
-            with open(os.path.join(os.pardir, file), encoding="utf-8") as stream:
-                sources.append(stream.read())
-        module = types.ModuleType("solution")
-        sys.modules["solution"] = module  # dataclasses and typing look modules up by name
-        for source in sources:
-            run_code(make(source, "solution.py", "exec", dont_inherit=True), module.__dict__)
-        outcome = "passed"
-    except BaseException as error:
-        outcome = "failed " + type(error).__name__
-    try:
-        stdout.flush()
-    except BaseException:
-        pass
-    write(out, ("\\n" + token + " " + outcome + "\\n").encode("utf-8", "replace"))
-    leave(0)
-run(token)
-"""
+# Names of functions that a prompt asks for.
+_ASKED = re.compile(r"(?:\bdef|\bclass|\bfunction|\bmethod|\bnamed|\bcalled)\s+[`'\"]*([^\W\d]\w*)")
+_PROGRAM = Path(__file__).with_name("_two_sides.py")
 
 
 @dataclass(frozen=True, slots=True)
 class Python:
-    """Runs the code of a text and then the reference, both under limits."""
+    """Runs the code of a text and the tests of the reference, in a process each, under limits.
+
+    The verdict is that of the process of the tests, which gets plain values from the code and compares them itself.
+    Code that ends early, prints, replaces built-in functions or returns objects that equal everything does not pass.
+    See :func:`colm_cpp.learn.checkers.make_checker` for what this does not cover.
+    """
 
     time_limit: float
     memory_limit_mb: int
@@ -81,47 +50,52 @@ class Python:
         code = program(text, prompt)
         if code is None:
             return Verdict(False, "no code")
-        outcome = self._run(code, answer)
+        outcome = self._run(code, answer, sorted(set(_ASKED.findall(prompt))))
         return Verdict(outcome == "passed", outcome)
 
-    def _run(self, code: str, tests: str) -> str:
+    def _run(self, code: str, tests: str, asked: list[str]) -> str:
         token = secrets.token_hex(16)
-        with tempfile.TemporaryDirectory(prefix="colm-check-", ignore_cleanup_errors=True) as folder:
-            work = Path(folder, "work")
-            work.mkdir()
-            for name, source in (("code.py", code), ("tests.py", tests), ("runner.py", _RUNNER)):
-                # Lone surrogates, which a model's broken bytes may become, have no UTF-8.
-                Path(folder, name).write_bytes(source.encode("utf-8", "replace"))
-            limits = (math.ceil(self.time_limit) + 1, self.memory_limit_mb * 1024 * 1024, _FILE_LIMIT)
-            command = [sys.executable, "-I", "-B", str(Path(folder, "runner.py")), token, *map(str, limits)]
-            with subprocess.Popen(
-                command,
+        given = {
+            "token": token,
+            # Lone surrogates, which a model's broken bytes may become, are in no source.
+            "code": code.encode("utf-8", "replace").decode(),
+            "tests": tests.encode("utf-8", "replace").decode(),
+            "asked": asked,
+            "limits": (math.ceil(self.time_limit) + 1, self.memory_limit_mb * 1024 * 1024, _FILE_LIMIT),
+        }
+        with (
+            tempfile.TemporaryDirectory(prefix="colm-check-", ignore_cleanup_errors=True) as work,
+            subprocess.Popen(
+                [sys.executable, "-I", "-B", str(_PROGRAM), "judge"],
                 cwd=work,
-                env=_environment(str(work)),
-                stdin=subprocess.DEVNULL,
+                env=_environment(work),
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,  # of no effect on Windows
-            ) as process:
-                assert process.stdout is not None
-                tail = bytearray()
-                reader = threading.Thread(target=_read_tail, args=(process.stdout, tail), daemon=True)
-                reader.start()
-                timed_out = False
-                try:
-                    process.wait(timeout=self.time_limit)
-                except subprocess.TimeoutExpired:
-                    timed_out = True
-                finally:
-                    _kill(process)
-                # A grandchild in a session of its own survives and holds the pipe open: its output is not awaited.
-                reader.join(timeout=2.0)
-                if reader.is_alive():
-                    process.stdout = None  # closing it would wait for the reader, which closes it in the end
-        last = bytes(tail).decode("utf-8", "replace").rstrip("\n").rpartition("\n")[2]
-        found, _, outcome = last.partition(" ")
-        if found == token:
-            return outcome.replace("failed ", "failed: ", 1)
+            ) as process,
+        ):
+            assert process.stdin is not None
+            assert process.stdout is not None
+            tail = bytearray()
+            reader = threading.Thread(target=_read_tail, args=(process.stdout, tail), daemon=True)
+            reader.start()
+            timed_out = False
+            try:
+                with contextlib.suppress(OSError):  # it has ended already
+                    process.stdin.write(json.dumps(given).encode())
+                    process.stdin.close()
+                process.wait(timeout=self.time_limit)
+            except subprocess.TimeoutExpired:
+                timed_out = True
+            finally:
+                _kill(process)
+            # A grandchild in a session of its own survives and holds the pipe open: its output is not awaited.
+            reader.join(timeout=2.0)
+            if reader.is_alive():
+                process.stdout = None  # closing it would wait for the reader, which closes it in the end
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            return str(json.loads(bytes(tail))[token])
         if timed_out:
             return "timed out"
         if process.returncode < 0:

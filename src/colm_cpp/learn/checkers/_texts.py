@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from ..._shown import shown
 from ...errors import OptionError
 from ._verdict import Verdict
 
@@ -22,10 +23,10 @@ def compile_pattern(pattern: str | None) -> re.Pattern[str]:
     try:
         compiled = re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as error:
-        raise OptionError(f"pattern is {pattern!r}, which is no regular expression ({error})") from error
+        raise OptionError(f"pattern is {shown(pattern)}, which is no regular expression ({error})") from error
     if compiled.groups > 1:
         raise OptionError(
-            f"pattern is {pattern!r} with {compiled.groups} capture groups, but it may have one; "
+            f"pattern is {shown(pattern)} with {compiled.groups} capture groups, but it may have one; "
             "write (?:...) for the others"
         )
     return compiled

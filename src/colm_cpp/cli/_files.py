@@ -1,0 +1,146 @@
+"""Files that a command writes: checked before the work begins, opened once there is something to write."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from ..errors import OptionError
+from ..names import find_head
+from ..output_file import OutputFile, check_output, write_file
+from ._options import Command
+from ._output import byte_stream
+from ._pair import option
+
+__all__ = ["Sink", "check", "force_option", "head_place", "is_stdout", "open_sink", "read_by", "write_result"]
+
+PathLike = str | os.PathLike[str]
+
+STDIN = "/dev/stdin"
+
+
+class Sink(Protocol):
+    """Where lines go: a file, or standard output."""
+
+    def write(self, data: bytes) -> None:
+        """Adds ``data``."""
+
+    def keep(self) -> None:
+        """What was written is worth keeping, however the work ends."""
+
+    def __enter__(self) -> Sink: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class _StandardOutput:
+    def __init__(self) -> None:
+        self._stream = byte_stream("stdout")
+
+    def write(self, data: bytes) -> None:
+        self._stream.write(data)
+        self._stream.flush()
+
+    def keep(self) -> None:
+        pass
+
+    def __enter__(self) -> _StandardOutput:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+
+def force_option(help: str) -> Callable[[Command], Command]:
+    """Adds ``--force``."""
+    return option("Output", "--force", is_flag=True, help=help)
+
+
+def is_stdout(path: PathLike) -> bool:
+    """Whether ``path`` is standard output: ``-`` or ``/dev/stdout``."""
+    return os.fspath(path) in ("-", "/dev/stdout")
+
+
+def check(
+    name: str, path: Path | None, *, force: bool, inputs: Iterable[PathLike | None], may_be_stdout: bool = False
+) -> None:
+    """Says before the work begins whether the file of an option can be written; see :func:`.output_file.check_output`.
+
+    Args:
+        name: the option.
+        path: its value; None where it was not given.
+        force: whether a file that exists may be replaced.
+        inputs: what the command reads.
+        may_be_stdout: whether ``-`` stands for standard output.
+
+    Raises:
+        OptionError: it cannot, or not without ``--force``.
+    """
+    if path is None or (may_be_stdout and is_stdout(path)):
+        return
+    if os.fspath(path) == "-":
+        raise OptionError(f"{name} - cannot be written: standard output has what this command reports; name a file")
+    try:
+        check_output(path, force=force, inputs=inputs)
+    except OptionError as error:
+        raise OptionError(f"{name}: {error}") from error
+
+
+def open_sink(name: str, path: Path) -> Sink:
+    """Opens the file of an option, or standard output, for lines.
+
+    Raises:
+        OptionError: it cannot be written.
+    """
+    if is_stdout(path):
+        return _StandardOutput()
+    try:
+        return OutputFile(path)
+    except OSError as error:
+        raise _unwritable(name, path, error) from error
+
+
+def write_result(name: str, path: Path, data: bytes) -> None:
+    """Writes the file of an option in one piece.
+
+    Raises:
+        OptionError: it cannot be written.
+    """
+    try:
+        write_file(path, data)
+    except OSError as error:
+        raise _unwritable(name, path, error) from error
+
+
+def _unwritable(name: str, path: Path, error: OSError) -> OptionError:
+    return OptionError(
+        f"{name} {path} cannot be written ({error.strerror or error}); name a file in a folder that can be, on a disk "
+        "with room"
+    )
+
+
+def read_by(values: Mapping[str, Any], *others: PathLike | None) -> list[PathLike]:
+    """The files that a command with a pair reads: models, adapters, heads, and ``others``.
+
+    Args:
+        values: the command's options.
+        others: its arguments and further files. ``-`` is standard input.
+    """
+    adapters = [path for path, _ in values.get("lora") or ()]
+    for model in ("base_option", "assistant_option"):
+        adapters += [value[0] for name, value in values.get(model) or () if name == "lora"]
+    heads = [values["head"]] if isinstance(values.get("head"), str) else []
+    given = [values.get("base"), values.get("assistant"), *adapters, *map(head_place, heads), *others]
+    return [STDIN if path == "-" else path for path in given if path is not None]
+
+
+def head_place(head: PathLike) -> str | None:
+    """The file of a head; one on the hub is not fetched for that."""
+    return find_head(head).place

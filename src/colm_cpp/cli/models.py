@@ -1,0 +1,68 @@
+"""``colm models``: what goes by a name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ._output import echo, print_json
+
+__all__ = ["models"]
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def models(as_json: bool) -> None:
+    """List what goes by a name: pairs, and heads.
+
+    A pair's name goes with --pair and 'colm inspect', a head's with --head. Nothing is downloaded for this list.
+    """
+    from ..heads import Head
+    from ..names import TRAINING_FREE_HEADS, find_head, head_names
+    from ..preset import presets
+    from ._facts import ABOUT_HEADS
+
+    pairs = [
+        {"name": known.name, "base": known.base, "assistant": known.assistant, "head": known.head, "about": known.about}
+        for known in presets()
+    ]
+    heads: list[dict[str, Any]] = []
+    for name in head_names():
+        named = find_head(name)
+        if named.place is None:  # a pair may defer without a file
+            continue
+        head = Head.load(str(named.file()))
+        heads.append(
+            {
+                "name": name,
+                "kind": head.kind,
+                "base": head.base_name,
+                "assistant": head.assistant_name,
+                "n_embd": head.n_embd,
+                "calibrated": bool(head.rates),
+                "file": named.place,
+            }
+        )
+    heads += [{"name": name, "kind": "training-free", "about": ABOUT_HEADS[name]} for name in TRAINING_FREE_HEADS]
+    if as_json:
+        print_json({"pairs": pairs, "heads": heads})
+        return
+    _table("Pairs (--pair NAME)", [(str(pair["name"]), str(pair["about"])) for pair in pairs])
+    echo("")
+    _table("Heads (--head NAME)", [(head["name"], _about(head)) for head in heads])
+    echo("\nA head may also be a file, hf:org/repo/file.gguf, or a token of the base such as '<|defer|>'.")
+
+
+def _about(head: dict[str, Any]) -> str:
+    if "about" in head:
+        return f"{head['kind']}: {head['about']}"
+    made_for = f" for {head['base']} and {head['assistant']}" if head["base"] and head["assistant"] else ""
+    return f"{head['kind']}{made_for}{', calibrated' if head['calibrated'] else ''}"
+
+
+def _table(title: str, rows: list[tuple[str, str]]) -> None:
+    echo(title)
+    width = max(len(name) for name, _ in rows)
+    for name, about in rows:
+        echo(f"  {name:<{width}}  {about}")

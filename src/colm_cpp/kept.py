@@ -1,0 +1,121 @@
+"""The pair that ``colm.generate()`` keeps for the next call."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .hub import is_hub_spec
+from .options import LoadOptions
+from .pair import Pair
+
+__all__ = ["Wanted", "keep", "kept", "loading", "stamps_of", "unload"]
+
+PathLike = str | os.PathLike[str]
+
+_PART = re.compile(r"(.*)-[0-9]{5}-of-([0-9]{5})\.gguf", re.DOTALL)
+
+# What tells one state of a file from another: device, inode, size and time of change.
+_Stamps = tuple[tuple[str, tuple[int, ...] | None], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a pair is loaded from.
+
+    Attributes:
+        models: base and assistant: a path, or a place on the hub.
+        options: of both, as texts.
+    """
+
+    models: tuple[str, str]
+    options: tuple[str, str]
+
+    @classmethod
+    def of(cls, base: PathLike, assistant: PathLike, options: tuple[LoadOptions, LoadOptions]) -> Wanted:
+        """``options``: of base and assistant."""
+        return cls((_place(base), _place(assistant)), (repr(options[0]), repr(options[1])))
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    wanted: Wanted
+    stamps: _Stamps
+    pair: Pair
+
+
+_kept: _Kept | None = None
+
+
+def kept(wanted: Wanted) -> Pair | None:
+    """The pair that is kept, if it was loaded from that, and its files are as they were."""
+    known = _kept
+    if known is None or known.wanted != wanted or known.pair.closed:
+        return None
+    return known.pair if _stamps(path for path, _ in known.stamps) == known.stamps else None
+
+
+def keep(wanted: Wanted, stamps: _Stamps, pair: Pair) -> None:
+    """Keeps ``pair`` in place of another. ``stamps``: of its files, from before they were read."""
+    global _kept
+    _kept = _Kept(wanted, stamps, pair)
+
+
+def unload() -> None:
+    """Frees the pair that :func:`colm_cpp.generate` keeps, once it has written what other threads asked it for.
+
+    Does nothing where there is none. The next call of ``generate()`` loads its pair again.
+    """
+    global _kept
+    _kept = None  # whoever uses the pair holds it; the models go with the last of them
+
+
+def stamps_of(models: Iterable[str], options: Iterable[LoadOptions]) -> _Stamps:
+    """The state of the files that these options load, all parts of split models included."""
+    files = [part for path in models for part in _parts(path)]
+    files += [os.path.expanduser(path) for chosen in options for path, _ in chosen.adapters() if not is_hub_spec(path)]
+    return _stamps(dict.fromkeys(files))
+
+
+def _place(model: PathLike) -> str:
+    if is_hub_spec(model):
+        return os.fspath(model)
+    if not isinstance(model, (str, os.PathLike)):
+        return repr(model)  # load() says what is wrong with it
+    return os.path.abspath(os.path.expanduser(os.fspath(model)))
+
+
+def _parts(path: str) -> list[str]:
+    part = _PART.fullmatch(path)
+    if part is None:
+        return [path]
+    return sorted(glob.glob(f"{glob.escape(part[1])}-[0-9][0-9][0-9][0-9][0-9]-of-{part[2]}.gguf")) or [path]
+
+
+def _stamps(files: Iterable[str]) -> _Stamps:
+    return tuple((file, _stamp(file)) for file in files)
+
+
+def _stamp(file: str) -> tuple[int, ...] | None:
+    try:
+        found = os.stat(file)
+    except OSError:
+        return None  # it is gone, and so another state
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+loading = threading.RLock()  # one load at a time; a signal handler may ask in the middle of one
+
+
+def _renew_lock() -> None:
+    """In a forked child: another thread of the parent may have held it."""
+    global loading
+    loading = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
