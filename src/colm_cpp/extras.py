@@ -9,7 +9,13 @@ from .errors import MissingDependency
 
 __all__ = ["require"]
 
-_PACKAGES = {"matplotlib": ("Matplotlib", "matplotlib"), "scipy.optimize": ("SciPy", "scipy")}
+_PACKAGES = {
+    "matplotlib": ("Matplotlib", "matplotlib"),
+    "scipy.optimize": ("SciPy", "scipy"),
+    "torch": ("PyTorch", "torch"),
+    "transformers": ("transformers", "transformers"),
+    "peft": ("peft", "peft"),
+}
 
 
 def require(module: str, what: str) -> Any:

@@ -26,6 +26,7 @@ from .models import models
 from .patterns import patterns
 from .score import score
 from .train import train
+from .tune import tune
 
 __all__ = ["main"]
 
@@ -111,5 +112,5 @@ def main() -> None:
     """
 
 
-for command in (demo, models, generate, inspect, export, score, train, calibrate, evaluate, patterns, bench):
+for command in (demo, models, generate, inspect, export, score, train, tune, calibrate, evaluate, patterns, bench):
     main.add_command(command)

@@ -262,7 +262,15 @@ def _described(text: Text) -> dict[str, Any]:
         "n_tokens": len(text.tokens),
         "n_scored": text.n_scored,
         "truncated": text.truncated,
+        "tokens": list(text.tokens),
+        "scored": _runs(text.scored),
     }
+
+
+def _runs(scored: Sequence[bool]) -> list[tuple[int, int]]:
+    """The runs of scored tokens, each from its first token to behind its last."""
+    edges = np.flatnonzero(np.diff([0, *scored, 0]))
+    return [(int(first), int(last)) for first, last in edges.reshape(-1, 2)]
 
 
 def _groups(

@@ -22,7 +22,7 @@ from .objective import LABELS, Loss, MarginalLoss, RegretLoss, WeakLoss, make_la
 from .scores import Scores
 from .statistics import roc_auc
 
-__all__ = ["FEATURE_SETS", "Metrics", "Trained", "TrainingOptions", "train"]
+__all__ = ["FEATURE_SETS", "Metrics", "Trained", "TrainingOptions", "text_split", "train"]
 
 FEATURE_SETS: dict[str, tuple[str, ...]] = {"none": (), "logits": ("log_odds", "entropy", "margin", "top_k_logprobs")}
 FEW_TOKENS = 1000
@@ -241,7 +241,7 @@ def train(
     require("scipy.optimize", "the fit of a head")  # before minutes of reading
     _check_folders(folders)
     notes: list[str] = []
-    splits = [_split(folder, options.held_out, options.seed) for folder in folders]
+    splits = [text_split(folder, options.held_out, options.seed) for folder in folders]
     fits = options.memory_limit / _size(folders, options)  # above 1: everything can be in memory
     training = _part(folders, [split.training for split in splits], options, in_memory=fits >= 1)
     held_out = _part(folders, [split.held_out for split in splits], options, in_memory=fits >= 1)
@@ -349,7 +349,7 @@ def _check_folders(folders: Sequence[Scores]) -> None:
 
 
 @dataclass(frozen=True)
-class _Split:
+class Split:
     """The texts of a folder, in an order of their own.
 
     Attributes:
@@ -361,13 +361,18 @@ class _Split:
     held_out: npt.NDArray[np.int64]
 
 
-def _split(scores: Scores, share: float, seed: int) -> _Split:
+def text_split(scores: Scores, share: float, seed: int) -> Split:
+    """Which texts of a folder are held out: ``share`` of them, at least one; the same ones for one ``seed``.
+
+    Raises:
+        CorpusError: the folder holds a single text.
+    """
     n_texts = scores.progress.n_texts
     if n_texts < 2:
         raise CorpusError(f"{scores.path} holds {n_texts} text; two are needed, one of them to stop the fit")
     n_held_out = min(max(1, round(share * n_texts)), n_texts - 1)
     texts = np.random.default_rng([seed, n_texts]).permutation(n_texts)
-    return _Split(texts[n_held_out:], texts[:n_held_out])
+    return Split(texts[n_held_out:], texts[:n_held_out])
 
 
 def _size(folders: Sequence[Scores], options: TrainingOptions) -> int:
@@ -377,7 +382,7 @@ def _size(folders: Sequence[Scores], options: TrainingOptions) -> int:
     return 4 * width * sum(map(len, folders))
 
 
-def _some(texts: npt.NDArray[np.int64], share: float, split: _Split) -> npt.NDArray[np.int64]:
+def _some(texts: npt.NDArray[np.int64], share: float, split: Split) -> npt.NDArray[np.int64]:
     """So many of ``texts``, which stand in random order, that they are ``share`` of the whole folder; one at least."""
     n_all = len(split.training) + len(split.held_out)
     return texts[: max(1, int(share * n_all))]

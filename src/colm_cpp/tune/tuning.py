@@ -1,0 +1,252 @@
+"""From scored texts to an adapter for the base and a head that belongs to it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import _core
+from ..errors import CorpusError
+from ..heads import Head
+from ..learn._lock import lock_folder
+from ..learn.identity import model_identity
+from ..learn.scores import Scores
+from ..learn.training import TrainingOptions
+from ..learn.training import train as fit_head
+from ..paths import to_native
+from ._libraries import libraries
+from .adapter_file import adapter_tensors, write_adapter
+from .base import (
+    LIMIT_FLOAT,
+    LIMIT_QUANTISED,
+    Agreement,
+    agreement,
+    load_base,
+    quantised,
+    require_agreement,
+    with_adapter,
+)
+from .data import read_texts
+from .loop import HeldOut, Loop, Progress
+from .options import TuneOptions
+
+__all__ = ["Tuned", "tune"]
+
+PathLike = str | os.PathLike[str]
+TOP_K = 5
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What tuning came to.
+
+    Attributes:
+        adapter: the adapter's file.
+        head: the head's file; None for ``objective="sft"``.
+        agreement: of the torch model and llama.cpp's, before training.
+        before: worth on the held-out texts before the first step.
+        best: worth with the weights that were kept.
+        history: every measurement.
+        n_texts: training texts and held-out texts.
+        dtype: of the frozen weights.
+    """
+
+    adapter: Path
+    head: Path | None
+    agreement: Agreement
+    before: HeldOut
+    best: HeldOut
+    history: tuple[HeldOut, ...]
+    n_texts: tuple[int, int]
+    dtype: str
+
+
+def tune(
+    base: PathLike,
+    scores: Sequence[PathLike],
+    out: PathLike,
+    options: TuneOptions,
+    *,
+    on_agreement: Callable[[Agreement], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Tuned:
+    """Trains a LoRA adapter of the base, and a head with it. A run that was killed goes on when it is called again.
+
+    Args:
+        base: the base's GGUF file, that which was scored.
+        scores: folders made by ``colm score`` with the plain base.
+        out: the folder for ``adapter.gguf``, ``head.gguf``, ``tuning.json`` and the checkpoint.
+        options: see :class:`TuneOptions`.
+        on_agreement: called once the torch model was compared with llama.cpp's.
+        on_progress: called after each step.
+
+    Raises:
+        MissingDependency: torch, transformers, peft or SciPy is not installed.
+        CorpusError: scores of another base, with an adapter, or without their tokens; or ``out`` holds another
+            training, or is being written to.
+        LoadError: the base's architecture is not supported, or torch computes something else than llama.cpp.
+        GenerationError: the loss became infinite.
+    """
+    found = libraries()
+    torch = found.torch
+    folders = [Scores(folder) for folder in scores]
+    if not folders:
+        raise CorpusError("there are no scores to tune on; name a folder made by colm score")
+    identity = model_identity(base)
+    for folder in folders:
+        if folder.meta.get("base_model") != identity:
+            raise CorpusError(
+                f"{folder.path} was scored with the base {folder.meta.get('base_model', {}).get('file')!r}, and "
+                f"{os.fspath(base)} is another file; score the texts with it"
+            )
+    training, held_out = read_texts(folders, held_out=options.held_out, seed=options.seed)
+    start = _first_head(folders, options)
+    path = Path(out)
+    path.mkdir(parents=True, exist_ok=True)
+    lock = lock_folder(path)
+    try:
+        model = load_base(found, base, torch.float32)
+        limit = LIMIT_QUANTISED if quantised(base) else LIMIT_FLOAT
+        compared = agreement(found, model, held_out, limit)
+        require_agreement(compared, base)
+        if on_agreement is not None:
+            on_agreement(compared)
+        dtype = _dtype(torch, options.dtype)
+        model = model.to(device="cuda" if torch.cuda.is_available() else "cpu", dtype=dtype)
+        torch.manual_seed(options.seed)
+        model = with_adapter(found, model, options.rank, options.alpha, checkpointing=options.checkpointing)
+        head = _to_torch(torch, start).to(next(model.parameters()).device)
+        loop = Loop(
+            torch,
+            model,
+            head,
+            training,
+            held_out,
+            options,
+            features=start.features,
+            top_k=start.top_k,
+            facts={
+                "base": identity,
+                "texts": [len(training), len(held_out)],
+                "scores": [_digest(folder) for folder in folders],
+                "dtype": str(dtype),
+                **asdict(options),
+            },
+            folder=path,
+        )
+        loop.run(on_progress)
+        return _write(found, path, base, model, head, start, loop, options, compared, (len(training), len(held_out)))
+    finally:
+        lock.release()
+
+
+def _digest(folder: Scores) -> list[Any]:
+    """What names a folder's content."""
+    return [folder.meta.get("corpus"), folder.progress.n_texts, folder.progress.n_tokens]
+
+
+def _dtype(torch: Any, name: str) -> Any:
+    if name != "auto":
+        return getattr(torch, name)
+    if torch.cuda.is_available():
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    # Without instructions for it, a CPU computes bfloat16 more slowly than float32.
+    capabilities = torch.backends.cpu.get_cpu_capability()
+    fast = capabilities.startswith(("AVX512", "AMX")) and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if fast else torch.float32
+
+
+def _first_head(folders: Sequence[Scores], options: TuneOptions) -> Head:
+    """The head fitted to the weak labels, or where these are all the same, one that hardly ever defers."""
+    fitting = TrainingOptions(
+        objective="weak",
+        label=options.label,
+        features=options.features,
+        top_k=TOP_K,
+        held_out=options.held_out,
+        seed=options.seed,
+    )
+    try:
+        return fit_head(folders, fitting).head
+    except CorpusError:
+        meta = folders[0].meta
+        names = fitting.feature_names()
+        width = folders[0].n_embd + sum(TOP_K if name == "top_k_logprobs" else 1 for name in names)
+        return Head(
+            weights=(np.zeros((1, width), np.float32),),
+            biases=(np.full(1, -2.0, np.float32),),
+            n_embd=folders[0].n_embd,
+            kind="linear",
+            features=names,
+            top_k=TOP_K if "top_k_logprobs" in names else 0,
+            base_name=meta["base"] or None,
+            assistant_name=meta["assistant"] or None,
+            vocab_fingerprint=meta["vocab_fingerprint"],
+        )
+
+
+def _to_torch(torch: Any, head: Head) -> Any:
+    weight, bias = head.weights[0], head.biases[0]
+    module = torch.nn.Linear(weight.shape[1], 1)
+    with torch.no_grad():
+        module.weight.copy_(torch.from_numpy(weight.copy()))
+        module.bias.copy_(torch.from_numpy(bias.copy()))
+    return module
+
+
+def _write(
+    found: Any,
+    path: Path,
+    base: PathLike,
+    model: Any,
+    head: Any,
+    start: Head,
+    loop: Loop,
+    options: TuneOptions,
+    compared: Agreement,
+    n_texts: tuple[int, int],
+) -> Tuned:
+    adapter, head_file = path / "adapter.gguf", path / "head.gguf"
+    metadata = _core.inspect_gguf(to_native(Path(base)))["metadata"]
+    temporary = adapter.with_name(adapter.name + ".tmp")
+    write_adapter(
+        temporary,
+        adapter_tensors(model),
+        architecture=metadata["general.architecture"],
+        config=model.config,
+        alpha=options.alpha,
+    )
+    os.replace(temporary, adapter)
+    facts = {
+        "options": asdict(options),
+        "agreement": asdict(compared),
+        "before": asdict(loop.history[0]),
+        "best": asdict(loop.best),
+        "history": [asdict(measured) for measured in loop.history],
+        "texts": n_texts,
+        "dtype": str(next(p for p in model.parameters() if not p.requires_grad).dtype).removeprefix("torch."),
+    }
+    if options.objective != "sft":
+        replace(
+            start,
+            weights=(head.weight.detach().cpu().numpy(),),
+            biases=(head.bias.detach().cpu().numpy(),),
+            training=json.dumps(facts, sort_keys=True),
+        ).save(head_file)
+    (path / "tuning.json").write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return Tuned(
+        adapter=adapter,
+        head=None if options.objective == "sft" else head_file,
+        agreement=compared,
+        before=loop.history[0],
+        best=loop.best,
+        history=tuple(loop.history),
+        n_texts=n_texts,
+        dtype=str(facts["dtype"]),
+    )
