@@ -465,7 +465,7 @@ def test_max_tokens(shared_pairs: SharedPairs) -> None:
         assert completion.finish_reason == "length"
         assert sum(call.logits for call in of("base", calls)) == n, "nothing is computed beyond the last token"
     with pytest.raises(colm.OptionError, match="max_tokens"):
-        pair.generate(PROMPT, max_tokens=-1)
+        pair.generate(PROMPT, max_tokens=-2)
 
 
 def stop_ends(whole: str, stops: Sequence[str]) -> int:
