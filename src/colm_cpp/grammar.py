@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from ._json_keywords import shown
+from ._shown import shown
 from .errors import GrammarError
 from .json_schema import schema_to_gbnf
 
@@ -82,7 +82,7 @@ def response_grammar(response_format: Any) -> Any:
         schema = None
     if not isinstance(schema, dict):
         raise GrammarError(
-            f"response_format is {repr(response_format)[:200]}; give {{'type': 'json_object'}} or "
+            f"response_format is {shown(response_format)}; give {{'type': 'json_object'}} or "
             "{'type': 'json_schema', 'json_schema': {'schema': ...}}, or the schema as grammar="
         )
     return schema

@@ -140,9 +140,9 @@ ALL = {
 
 @pytest.fixture
 def hurry(monkeypatch: pytest.MonkeyPatch) -> float:
-    """A shorter limit of time, and how long a template may take with it: no operation takes half a second."""
+    """A shorter limit of time, and how many seconds of the processor a template may take with it."""
     monkeypatch.setattr(chat_limits, "SECONDS", 0.1)
-    return 0.6
+    return 1.5
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -6,7 +6,6 @@ import json
 import re
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
@@ -90,16 +89,6 @@ class TestPair:
                         others += 1
                 text += piece
         assert results > 2 * others
-
-
-def test_the_first_line_of_the_readme() -> None:
-    line = next(
-        line for line in Path(__file__).parents[2].joinpath("README.md").read_text().splitlines() if "colm.gen" in line
-    )
-    scope: dict[str, object] = {"colm": colm}
-    exec(line, scope)
-    assert isinstance(scope["out"], colm.Completion)
-    assert {token.source for token in scope["out"].tokens} == {"base", "assistant"}
 
 
 def test_random_needs_the_rate_of_together(demo_pair: colm.Pair) -> None:

@@ -364,13 +364,18 @@ def test_plots_show_chord_and_router(tmp_path: Path, monkeypatch: pytest.MonkeyP
     plotted: dict[str, dict[str, tuple[float, float]]] = {}
     figures = importlib.import_module("matplotlib.figure")
 
-    def noting(figure: Any, path: Path, **options: Any) -> None:
-        lines = {line.get_label().partition(":")[0]: line for line in figure.axes[0].get_lines()}
+    drawn: list[Any] = []
+
+    def noting(path: Path, data: bytes) -> None:
+        if path.suffix != ".png":
+            return
+        lines = {line.get_label().partition(":")[0]: line for line in drawn.pop().axes[0].get_lines()}
         plotted[path.stem] = {
             name: (lines[name].get_xdata()[0], lines[name].get_xdata()[-1]) for name in ("chord", "router")
         }
 
-    monkeypatch.setattr(figures.Figure, "savefig", noting)
+    monkeypatch.setattr(figures.Figure, "savefig", lambda figure, data, **options: drawn.append(figure))
+    monkeypatch.setattr(report, "write_file", noting)
     report.write_report(summarize(folder, task, make_checker("number")), folder.path)
     assert plotted == {
         "accuracy_by_rate": {"chord": pytest.approx((0, 100)), "router": pytest.approx((0, 100))},

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import numpy.typing as npt
 
@@ -55,12 +55,13 @@ def write_adapter(
     Raises:
         LoadError: llama.cpp has no name for one of the weights.
     """
+    gguf: Any = importlib.import_module("gguf")
     writer = gguf.GGUFWriter(Path(path), architecture)
     try:
         writer.add_string("general.type", "adapter")
         writer.add_string("adapter.type", "lora")
         writer.add_float32("adapter.lora.alpha", float(alpha))
-        for name, (a, b) in _named(tensors, architecture, config):
+        for name, (a, b) in _named(gguf, tensors, architecture, config):
             writer.add_tensor(f"{name}.lora_a", np.ascontiguousarray(a, dtype=dtype))
             writer.add_tensor(f"{name}.lora_b", np.ascontiguousarray(b, dtype=dtype))
         writer.write_header_to_file()
@@ -71,6 +72,7 @@ def write_adapter(
 
 
 def _named(
+    gguf: Any,
     tensors: Mapping[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]],
     architecture: str,
     config: Any,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from .._shown import shown
 from ..errors import OptionError
 
 __all__ = ["OBJECTIVES", "TuneOptions"]
@@ -67,7 +68,7 @@ class TuneOptions:
     def __post_init__(self) -> None:
         for name, known in (("objective", OBJECTIVES), ("dtype", DTYPES)):
             if getattr(self, name) not in known:
-                raise OptionError(f"{name} is {getattr(self, name)!r}; there are {', '.join(known)}")
+                raise OptionError(f"{name} is {shown(getattr(self, name))}; there are {', '.join(known)}")
         for name, least, most in (
             ("rank", 1, 256),
             ("epochs", 1, 1000),
@@ -79,7 +80,7 @@ class TuneOptions:
         ):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-                raise OptionError(f"{name} is {value!r}; it must be a whole number from {least} to {most}")
+                raise OptionError(f"{name} is {shown(value)}; it must be a whole number from {least} to {most}")
         for name in ("alpha", "learning_rate", "head_learning_rate", "max_grad_norm"):
             if not 0.0 < getattr(self, name) < math.inf:
                 raise OptionError(f"{name} is {getattr(self, name)}; it must be above 0, and finite")
