@@ -141,8 +141,7 @@ class TestCommand:
         assert result.exit_code == 0, result.stderr
         assert "\x1b" not in result.stdout
         for words in (
-            "milliseconds of a decode",
-            "engine over bare decodes: ",
+            "decode time in ms",
             "both, 40%, look-ahead",
             "8 texts at once",
         ):

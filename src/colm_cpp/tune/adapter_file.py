@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import numpy.typing as npt
 
@@ -55,6 +54,8 @@ def write_adapter(
     Raises:
         LoadError: llama.cpp has no name for one of the weights.
     """
+    import gguf
+
     writer = gguf.GGUFWriter(Path(path), architecture)
     try:
         writer.add_string("general.type", "adapter")
@@ -75,6 +76,8 @@ def _named(
     architecture: str,
     config: Any,
 ) -> Iterator[tuple[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]]:
+    import gguf
+
     arch = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == architecture)
     names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
     for name, (a, b) in sorted(tensors.items()):
