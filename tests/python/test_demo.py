@@ -93,11 +93,10 @@ class TestPair:
 
 
 def test_the_first_line_of_the_readme() -> None:
-    line = next(
-        line for line in Path(__file__).parents[2].joinpath("README.md").read_text().splitlines() if "colm.gen" in line
-    )
-    scope: dict[str, object] = {"colm": colm}
-    exec(line, scope)
+    readme = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
+    example = readme.partition("```python\n")[2].partition("```")[0]
+    scope: dict[str, object] = {}
+    exec(example.partition("print(out.text)")[0], scope)
     assert isinstance(scope["out"], colm.Completion)
     assert {token.source for token in scope["out"].tokens} == {"base", "assistant"}
 

@@ -37,7 +37,7 @@ def calibrate(head: str, prompts: tuple[str, ...], out: Path | None, as_json: bo
 
     The pair answers PROMPTS, and the thresholds come from these answers. PROMPTS are JSON-lines files with 'prompt' or
     'messages'. Use prompts that the head was not trained on. HEAD is a head file, the name of a head in the package, or
-    confidence. The last two need --out for the new head file.
+    confidence. A head in the package and confidence need --out, the name of a new head file.
 
     The result is a calibration table in the head file, in steps of 5%. --defer-rate reads this table. The weights of
     the head do not change. Without --out, the table is written into HEAD itself. If HEAD already has a table, --force
