@@ -95,14 +95,13 @@ def test_a_task_names_its_bad_rows(tmp_path: Path) -> None:
     assert task.problems[0].messages == ({"role": "user", "content": "one"},)
     reasons = {row.line: row.reason for row in task.bad_rows}
     assert set(reasons) == set(range(2, 13))
-    assert reasons[2].startswith("not JSON")
-    assert reasons[3] == reasons[5] == reasons[11] == "it has no answer"
-    assert reasons[4] == "it has neither prompt nor messages"
-    assert reasons[6] == "a message has no text"
-    assert reasons[7] == "a message has no role"
-    assert reasons[8].startswith("its messages end with the assistant's")
-    assert reasons[9] == reasons[10] == "its messages are no list"
-    assert str(task.bad_rows[0]).startswith(f"{tmp_path / 't.jsonl'}:2: not JSON")
+    for line, facts in {
+        2: ["JSON"], 3: ["answer"], 4: ["prompt", "messages"], 5: ["answer"], 6: ["message", "text"],
+        7: ["message", "role"], 8: ["messages", "assistant"], 9: ["messages", "list"], 10: ["messages", "list"],
+        11: ["answer"],
+    }.items():  # fmt: skip
+        assert all(fact in reasons[line] for fact in facts), reasons[line]
+    assert str(task.bad_rows[0]).startswith(f"{tmp_path / 't.jsonl'}:2: ")
 
 
 def test_skip_and_limit_keep_the_rows_numbers(tmp_path: Path) -> None:
