@@ -618,7 +618,7 @@ def test_full_disk_on_the_command_line(
     assert result.returncode == 1
     assert result.stdout == ""
     *warnings, error = result.stderr.splitlines()
-    assert error == "colm: error: [Errno 27] File too large; check that the file or disk can be written"
+    assert error.startswith("colm: error: [Errno 27] File too large")
     assert all(line.startswith(f"colm: warning: {corpus[0]}:") for line in warnings)
     done = progress_of(folder)
     assert 0 < done.n_texts < progress_of(finished).n_texts

@@ -48,7 +48,7 @@ def print_bench(console: Console, bench: Bench, *, plain: bool) -> None:
     console.print(steps)
     say(f"engine time divided by decode time: {_spread(bench.overhead, 3)}")
 
-    arms = table("configuration", "tokens/s", "", "predicted", "deferred", "assistant calls/token")
+    arms = table("configuration", "tokens/s", "", "predicted", "deferred", "calls/token")
     for arm in bench.arms:
         arms.add_row(
             arm.title,
