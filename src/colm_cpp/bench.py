@@ -473,12 +473,12 @@ def verdict(bench: Bench) -> str:
         read = bench.steps.assistant_batch(_READING)
         reading = _READING * bench.steps.assistant[1].median / read
         words = (
-            f"On this machine deferring {best.deferral_rate:.0%} is no faster than the assistant alone ({speeds}): it "
-            f"reads a text only {reading:.1f}x as fast as it writes one, and the base takes "
-            f"{bench.steps.base[1].median / bench.steps.assistant[1].median:.0%} of its time for a token."
+            f"On this machine deferring {best.deferral_rate:.0%} is no faster than the assistant alone ({speeds}). "
+            f"Prefill of the assistant is only {reading:.1f}x as fast as its decoding, and the base needs "
+            f"{bench.steps.base[1].median / bench.steps.assistant[1].median:.0%} of the assistant's time per token."
         )
     batching = eight.tokens_per_s.median / one.tokens_per_s.median
     words += f" Eight texts at once are {batching:.1f}x as fast as one."
     if batching < _BATCHES_WELL:
-        words += " Files in Q4_0 share a batch better than others on many CPUs."
+        words += " On many CPUs, Q4_0 files gain more from batches than other files."
     return words

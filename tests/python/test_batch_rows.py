@@ -67,7 +67,7 @@ def test_options_beside_the_prompt(write: Write) -> None:
         ({"prompt": "x", "answer": 42}, ["'answer'", "id"]),
         ({"prompt": "x", "options": {"prompt": "y"}}, ["'prompt'"]),
         ({"prompt": "x", "\u202ebad": 1}, ["\\u202e"]),
-        ({"prompt": "x", "max_tokens": 3, "options": {"max_tokens": 3}}, ["max_tokens", "twice"]),
+        ({"prompt": "x", "max_tokens": 3, "options": {"max_tokens": 3}}, ["max_tokens", "options"]),
         ({"prompt": "x", "temperature": None}, ["temperature", "None"]),
         ({"prompt": "x", "top_p": 2}, ["top_p", "2"]),
         ({"prompt": "x", "options": [1]}, ["options", "list"]),

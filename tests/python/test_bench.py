@@ -54,15 +54,10 @@ class TestNumbers:
 
     def test_a_plain_sentence(self) -> None:
         fast = verdict(made_up(costs(0.01, 0.05, 0.001), 32.0))
-        assert fast.startswith(
-            "On this machine deferring 21% is 1.6x as fast as the assistant alone (32.0 and 19.6 tokens/s)."
-        )
-        assert "Eight texts at once are 3.0x as fast as one." in fast
+        assert all(fact in fast for fact in ("21%", "1.6x", "32.0 and 19.6 tokens/s", "3.0x"))
         assert "Q4_0" not in fast
         slow = verdict(made_up(costs(0.03, 0.03, 0.03), 15.0, eight=1.4))
-        assert "is no faster than the assistant alone (15.0 and 16.7 tokens/s)" in slow
-        assert "reads a text only 1.9x as fast as it writes one, and the base takes 50% of its time" in slow
-        assert slow.endswith("Files in Q4_0 share a batch better than others on many CPUs.")
+        assert all(fact in slow for fact in ("21%", "15.0 and 16.7 tokens/s", "1.9x", "50%", "1.4x", "Q4_0"))
 
 
 def test_every_arm_has_its_turns(pair: colm.Pair) -> None:
@@ -141,8 +136,7 @@ class TestCommand:
         assert result.exit_code == 0, result.stderr
         assert "\x1b" not in result.stdout
         for words in (
-            "milliseconds of a decode",
-            "engine over bare decodes: ",
+            "decode time in ms",
             "both, 40%, look-ahead",
             "8 texts at once",
         ):

@@ -479,22 +479,23 @@ def test_the_command_writes_into_the_head_itself(arguments: list[str], tmp_path:
     np.testing.assert_array_equal(loaded.weights[0], head.weights[0])
     assert loaded.default_threshold is None
     # Few tokens cannot give every rate; what is off is said, a line each.
-    assert all("colm: warning: at " in line for line in result.stderr.splitlines())
+    assert all(line.startswith("colm: warning: ") and "%" in line for line in result.stderr.splitlines())
 
 
 def test_the_command_refuses(arguments: list[str], tmp_path: Path) -> None:
     result = run("calibrate", "confidence", *arguments)
     assert result.exit_code == 2
-    assert "--out is needed: confidence is no file" in result.stderr
+    assert "--out" in result.stderr
+    assert "confidence" in result.stderr
     out = tmp_path / "there.gguf"
     out.write_bytes(b"precious")
     result = run("calibrate", "confidence", *arguments, "--out", out)
     assert result.exit_code == 1
-    assert "exists; give another name, or --force" in result.stderr
+    assert all(fact in result.stderr for fact in ("--out", str(out), "--force"))
     assert out.read_bytes() == b"precious"
     result = run("calibrate", tmp_path / "none.gguf", *arguments)
     assert result.exit_code == 1
     assert "none.gguf" in result.stderr
     result = run("calibrate", "hf:org/repo/head.gguf", *arguments)
     assert result.exit_code == 2
-    assert "--out is needed" in result.stderr
+    assert "--out" in result.stderr

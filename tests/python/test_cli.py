@@ -191,14 +191,14 @@ def test_options_reach_the_api() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--top-k", "many"], "'many' is not a valid integer"),
-        (["--strategy", "both"], "'both' is not one of"),
-        (["--logit-bias", "5"], "'5' is not a token id, '='"),
-        (["--tensor-split", "a"], "'a' is no list of numbers"),
-        (["--base-option", "n_ctx"], "'n_ctx' has no '='"),
-        (["--base-option", "n_ctx=x"], "'x' is not a valid integer"),
-        (["--grammar", "root ::= [a]", "--json-schema", "x"], "--grammar and --json-schema were given"),
-        (["--file", "x"], "both PROMPT and --file"),
+        (["--top-k", "many"], "'many'"),
+        (["--strategy", "both"], "'both'"),
+        (["--logit-bias", "5"], "'5'"),
+        (["--tensor-split", "a"], "'a'"),
+        (["--base-option", "n_ctx"], "'n_ctx'"),
+        (["--base-option", "n_ctx=x"], "'x'"),
+        (["--grammar", "root ::= [a]", "--json-schema", "x"], "--grammar and --json-schema"),
+        (["--file", "x"], "--file"),
     ],
 )
 def test_usage_errors(models: Models, arguments: list[str], said: str) -> None:
@@ -214,8 +214,9 @@ def test_how_many_at_once_is_checked_before_anything_is_read(command: tuple[str,
     nowhere = ("--base", "none.gguf", "--assistant", "none.gguf", "--out", tmp_path / "out")
     result = run(*command, *nowhere, "--parallel", n)
     assert (result.exit_code, result.stdout) == (2, "")
-    said = f"{n} is not in the range 1<=x<=256." if n.isdigit() else "'many' is not a valid integer range."
-    assert result.stderr.endswith(f"Error: Invalid value for '--parallel': {said}\n")
+    assert "--parallel" in result.stderr
+    assert n in result.stderr
+    assert not n.isdigit() or "1<=x<=256" in result.stderr
     assert not (tmp_path / "out").exists()
     # Within the range it goes on to the files.
     for allowed in ("1", "256"):
@@ -225,7 +226,7 @@ def test_how_many_at_once_is_checked_before_anything_is_read(command: tuple[str,
 def test_no_prompt_is_a_usage_error(models: Models) -> None:
     result = run("generate", *models.arguments, stdin="")
     assert result.exit_code == 2
-    assert "standard input is empty" in result.stderr
+    assert "standard input" in result.stderr
     assert run("generate", "Hi").exit_code == 2
     assert run("inspect").exit_code == 2
     assert run("inspect", "--base", models.base).exit_code == 2
@@ -240,25 +241,26 @@ def test_errors_are_one_line(models: Models, tmp_path: Path) -> None:
         return error_of(run("generate", "Hi", *models.arguments, *arguments))
 
     missing = tmp_path / "a\nb\x1b[2Jmissing.gguf"
-    assert f"there is no file {tmp_path}/a b\\x1b[2Jmissing.gguf" in failure("--base", missing)
-    assert "--n-ctx is 1; it must be from 2" in failure("--base-option", "n_ctx=1")
-    assert "did you mean 'n_ctx'" in failure("--base-option", "n_ctxx=1")
-    assert "'nonsense' is no file" in failure("--head", "nonsense")
-    assert "threshold" in failure("--threshold", "2")
-    assert "--seed is -1" in failure("--seed", "-1")
-    assert "token 40 is" in failure("--assistant", models.other)
+    assert f"{tmp_path}/a b\\x1b[2Jmissing.gguf" in failure("--base", missing)
+    assert re.search(r"--n-ctx .*\b1\b.*\b2\b", failure("--base-option", "n_ctx=1"))
+    assert "'n_ctx'" in failure("--base-option", "n_ctxx=1")
+    assert "'nonsense'" in failure("--head", "nonsense")
+    assert "--threshold" in failure("--threshold", "2")
+    assert re.search(r"--seed .*-1\b", failure("--seed", "-1"))  # ("--seed", "-1")
+    assert "token 40" in failure("--assistant", models.other)
     assert "--trace" in failure("--trace", tmp_path / "no" / "trace")
     assert "grammar" in failure("--grammar", "root ::= (")
-    assert "cannot be read" in failure("--grammar-file", tmp_path / "none")
+    assert str(tmp_path / "none") in failure("--grammar-file", tmp_path / "none")
     schema = tmp_path / "schema.json"
     schema.write_text("{,}")
-    assert "is not JSON" in failure("--json-schema", schema)
+    assert "line 1, column 2" in failure("--json-schema", schema)
     schema.write_text("[]")
-    assert "it must be an object" in failure("--json-schema", schema)
-    assert "prompt is empty" in error_of(run("generate", "", *models.arguments))
+    assert f"{schema} is of type list" in failure("--json-schema", schema)
+    assert "prompt" in error_of(run("generate", "", *models.arguments))
     (tmp_path / "latin1").write_bytes(b"caf\xe9")
-    assert "byte 0xe9 at offset 3" in error_of(run("generate", "--file", tmp_path / "latin1", *models.arguments))
-    assert "no chat template" in error_of(
+    refused = error_of(run("generate", "--file", tmp_path / "latin1", *models.arguments))
+    assert all(fact in refused for fact in (str(tmp_path / "latin1"), "UTF-8", "0xe9", "offset 3"))
+    assert "--chat-template" in error_of(
         run("generate", "Hi", "--chat", *models.arguments, "--base", models.assistant, "--assistant", models.base)
     )
 
@@ -400,9 +402,10 @@ def test_terminal_shows_colours_and_legend(models: Models) -> None:
     assert code == 0, legend
     assert CYAN in screen
     assert re.sub(r"\x1b\[\d*m", "", screen) == shown
-    assert re.fullmatch(
-        r"\[assistant \d+ of 40 tokens, [\d.]+%; [\d.]+ tokens/s; finish: length; seed 8\]\n", legend
-    ), legend
+    assert legend.count("\n") == 1
+    assert all(re.search(fact, legend) for fact in (r"\d+ of 40\b", r"[\d.]+%", "tokens/s", "length", r"seed 8\b")), (
+        legend
+    )
     code, screen, _ = on_terminal(*arguments, "--quiet", env={"NO_COLOR": "1"})
     assert (code, screen) == (0, shown)
 
@@ -420,7 +423,7 @@ def test_stdout_stays_plain_when_only_stderr_is_a_terminal(models: Models) -> No
 def test_a_terminal_needs_a_prompt(models: Models) -> None:
     code, screen, _ = on_terminal("generate", *models.arguments)
     assert code == 2
-    assert "no prompt" in screen
+    assert "--file" in screen
 
 
 def test_interrupt(models: Models, tmp_path: Path) -> None:
@@ -457,10 +460,10 @@ def test_full_disk(models: Models) -> None:
 
 def test_closed_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", None)
-    with pytest.raises(colm.OptionError, match="stdin is closed"):
+    with pytest.raises(colm.OptionError, match="stdin"):
         _inputs.read_prompt(None, None, may_be_empty=False)
     monkeypatch.setattr(sys, "stdout", None)
-    with pytest.raises(colm.OptionError, match="stdout is closed"):
+    with pytest.raises(colm.OptionError, match="stdout"):
         _output.open_writer("auto")
 
 
@@ -519,7 +522,6 @@ def test_inspect_pair(models: Models, head_file: Path) -> None:
     result = run(*arguments, "--head", "entropy")
     assert result.exit_code == 0
     assert "pair: compatible" in result.stdout
-    assert "fits" in result.stdout
 
 
 def test_inspect_says_why_a_pair_does_not_fit(models: Models, head_file: Path, tmp_path: Path) -> None:
@@ -532,15 +534,16 @@ def test_inspect_says_why_a_pair_does_not_fit(models: Models, head_file: Path, t
     result = run("inspect", "--base", models.wide, "--assistant", models.assistant, "--head", head_file)
     assert result.exit_code == 1
     assert "pair: not compatible" in result.stdout
-    assert "does not fit" in result.stdout
-    assert "width 32" in result.stderr
+    assert "32" in result.stderr
+    assert "64" in result.stderr
 
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(models.base.read_bytes()[:-100])
     result = run("inspect", cut)
     assert result.exit_code == 1
-    assert "cut short" in result.stderr
-    assert "is not a GGUF file" in error_of(run("inspect", __file__))
+    size = models.base.stat().st_size
+    assert all(fact in result.stderr for fact in (str(cut), str(size - 100), str(size)))
+    assert all(fact in error_of(run("inspect", __file__)) for fact in (__file__, "GGUF"))
 
 
 def test_quantisation_names() -> None:
@@ -569,11 +572,12 @@ def test_export(models: Models, tmp_path: Path) -> None:
     assert output.read_bytes() == before
     assert run("export", source, output, "--force").exit_code == 0
     assert output.read_bytes() != before
-    assert "does not exist" in error_of(run("export", tmp_path / "none", tmp_path / "x.gguf"))
+    assert str(tmp_path / "none") in error_of(run("export", tmp_path / "none", tmp_path / "x.gguf"))
     assert "--row 3" in error_of(run("export", source, tmp_path / "x.gguf", "--row", "3"))
     assert "--threshold" in error_of(run("export", source, tmp_path / "x.gguf", "--threshold", "2"))
 
-    assert "has width 64" in error_of(run("export", source, tmp_path / "x.gguf", "--base", models.wide))
+    refused = error_of(run("export", source, tmp_path / "x.gguf", "--base", models.wide))
+    assert all(fact in refused for fact in (str(models.wide), "32", "64"))
     result = run("export", source, output, "--base", models.base, "--force")
     with models.load() as pair:
         assert colm.Head.load(output).vocab_fingerprint == pair.vocab_fingerprint

@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import json
 import math
+import re
 import struct
 from collections.abc import Iterator
 from itertools import combinations
@@ -94,14 +95,13 @@ def test_a_task_names_its_bad_rows(tmp_path: Path) -> None:
     assert task.problems[0].messages == ({"role": "user", "content": "one"},)
     reasons = {row.line: row.reason for row in task.bad_rows}
     assert set(reasons) == set(range(2, 13))
-    assert reasons[2].startswith("not JSON")
-    assert reasons[3] == reasons[5] == reasons[11] == "it has no answer"
-    assert reasons[4] == "it has neither prompt nor messages"
-    assert reasons[6] == "a message has no text"
-    assert reasons[7] == "a message has no role"
-    assert reasons[8].startswith("its messages end with the assistant's")
-    assert reasons[9] == reasons[10] == "its messages are no list"
-    assert str(task.bad_rows[0]).startswith(f"{tmp_path / 't.jsonl'}:2: not JSON")
+    for line, facts in {
+        2: ["JSON"], 3: ["answer"], 4: ["prompt", "messages"], 5: ["answer"], 6: ["message", "text"],
+        7: ["message", "role"], 8: ["messages", "assistant"], 9: ["messages", "list"], 10: ["messages", "list"],
+        11: ["answer"],
+    }.items():  # fmt: skip
+        assert all(fact in reasons[line] for fact in facts), reasons[line]
+    assert str(task.bad_rows[0]).startswith(f"{tmp_path / 't.jsonl'}:2: ")
 
 
 def test_skip_and_limit_keep_the_rows_numbers(tmp_path: Path) -> None:
@@ -109,16 +109,16 @@ def test_skip_and_limit_keep_the_rows_numbers(tmp_path: Path) -> None:
     assert [p.index for p in load_task(file, skip=2, limit=3).problems] == [2, 3, 4]
     assert load_task(file, skip=2).digest == load_task(file).digest
     assert [p.index for p in load_prompts(file, skip=1, limit=2)] == [1, 2]
-    with pytest.raises(CorpusError, match="holds no problem"):
+    with pytest.raises(CorpusError, match=r"t\.jsonl"):
         load_task(file, skip=6)
-    with pytest.raises(CorpusError, match="holds no prompt behind row 6"):
+    with pytest.raises(CorpusError, match=r"t\.jsonl.* 6"):
         load_prompts(file, skip=6)
 
 
 def test_a_task_without_problems(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match=r"t\.jsonl:1: it has no answer; each line"):
+    with pytest.raises(CorpusError, match=r"t\.jsonl:1: .*answer"):
         load_task(write_lines(tmp_path / "t.jsonl", [{"prompt": "x"}]))
-    with pytest.raises(CorpusError, match=r"none\.jsonl cannot be read"):
+    with pytest.raises(CorpusError, match=r"none\.jsonl"):
         load_task(tmp_path / "none.jsonl")
 
 
@@ -203,15 +203,15 @@ def test_a_damaged_line_in_the_middle_is_named(folder: RecordFolder) -> None:
     file = folder.path / "records" / "base.jsonl"
     lines = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(lines[0] + lines[1][:20] + b"\n" + lines[2])
-    with pytest.raises(CorpusError, match=r"base\.jsonl:2 is damaged .*; delete the line"):
+    with pytest.raises(CorpusError, match=r"base\.jsonl:2 "):
         folder.read("base")
     file.write_bytes(lines[0] + lines[2][:20] + b"\n")  # even the last, where its end is there
-    with pytest.raises(CorpusError, match=r"base\.jsonl:2 is damaged"):
+    with pytest.raises(CorpusError, match=r"base\.jsonl:2 "):
         folder.read("base")
 
 
 def test_other_facts_are_refused(folder: RecordFolder) -> None:
-    with pytest.raises(CorpusError, match=r'holds an evaluation with options {"seed": 1}, not {"seed": 2}'):
+    with pytest.raises(CorpusError, match=r'options {"seed": 1}.*{"seed": 2}'):
         RecordFolder.create_or_open(folder.path, {"task": "t", "options": {"seed": 2}})
 
 
@@ -220,7 +220,7 @@ def test_a_changed_head_is_refused_once_it_has_answered(folder: RecordFolder) ->
     folder.set_arm("mine@20", {"head": "h.gguf", "head_sha256": "2", "threshold": 0.5})
     folder.append("mine@20", make_record())
     folder.set_arm("mine@20", {"head": "h.gguf", "head_sha256": "2", "threshold": 0.5})
-    with pytest.raises(CorpusError, match=r"arm mine@20 made with another head_sha256 and threshold; delete .*mine@20"):
+    with pytest.raises(CorpusError, match=r"mine@20 .*head_sha256 and threshold; .*mine@20"):
         folder.set_arm("mine@20", {"head": "h.gguf", "head_sha256": "3", "threshold": 0.4})
     assert RecordFolder.open(folder.path).meta["arms"]["mine@20"]["head_sha256"] == "2"
 
@@ -228,14 +228,14 @@ def test_a_changed_head_is_refused_once_it_has_answered(folder: RecordFolder) ->
 @pytest.mark.parametrize(
     ("meta", "said"),
     [
-        (None, "is no evaluation: .* cannot be read"),
-        ("{", "is damaged"),
-        ('{"format": "colm-scores", "version": 1}', "does not describe an evaluation"),
-        ('{"format": "colm-evaluation", "version": 99}', "format version 99 and this colm-cpp reads 2"),
+        (None, r"meta\.json"),
+        ("{", r"meta\.json"),
+        ('{"format": "colm-scores", "version": 1}', r"meta\.json"),
+        ('{"format": "colm-evaluation", "version": 99}', "version 99.* 2"),
         # Its answers do not say how many were written at once.
         (
             '{"format": "colm-evaluation", "version": 1}',
-            r"meta\.json has format version 1 and this colm-cpp reads 2; evaluate into a new folder",
+            r"meta\.json .*version 1.* 2",
         ),
     ],
 )
@@ -362,7 +362,7 @@ def test_arms_and_problems_are_added_later(pair: Pair, tmp_path: Path, head_file
     assert {i: after["base"][i] for i in (0, 1)} == before["base"]
     # The head's file is another now: its answers are not mixed with those of the old one.
     Head.confidence(32, rates=(0.0, 0.5, 1.0), thresholds=(1.0, 0.7, 0.0)).save(head_file)
-    with pytest.raises(CorpusError, match=r"mine@50 made with another head_sha256 and threshold"):
+    with pytest.raises(CorpusError, match=r"mine@50 .*head_sha256 and threshold"):
         answer_all(pair, task, folder, make_arms([], {"mine": head_file}, [0.5]), OPTIONS, chat=False)
     assert contents(folder) == after
 
@@ -447,7 +447,7 @@ def test_an_error_ends_a_run(n_parallel: int, pair: Pair, tmp_path: Path) -> Non
     task = load_task(write_lines(tmp_path / "t.jsonl", rows))
     arms = make_arms(["base"], {}, [], random=False)
     folder, other = begin(tmp_path / "e", task), begin(tmp_path / "other", task)
-    with pytest.raises(ContextFull, match="context holds 256"):
+    with pytest.raises(ContextFull, match="256"):
         answer_all(pair, task, folder, arms, OPTIONS, chat=False, n_parallel=n_parallel)
     kept = set(folder.read("base"))
     assert kept == {0, 1, 2} if n_parallel == 1 else {0} <= kept <= {0, 1, 2}
@@ -498,18 +498,18 @@ def test_two_runs_at_once_are_refused(pair: Pair, tmp_path: Path) -> None:
 
 
 def test_arms_that_cannot_be(tmp_path: Path, head_file: Path) -> None:
-    with pytest.raises(OptionError, match="arm 'both' is unknown; there are base and assistant"):
+    with pytest.raises(OptionError, match=r"'both'.*base and assistant"):
         make_arms(["both"], {}, [0.2])
     for rate in (0.0, 1.0, -1.0, math.nan):
-        with pytest.raises(OptionError, match=r"lies outside \(0, 1\)"):
+        with pytest.raises(OptionError, match=r"\(0, 1\)"):
             make_arms(["base"], {}, [rate])
     for name in ("base", "random", "a/b", "", "a@b", "../x"):
-        with pytest.raises(OptionError, match="a head cannot be named"):
+        with pytest.raises(OptionError, match=f"named {name!r}"):
             make_arms([], {name: head_file}, [0.2])
-    with pytest.raises(OptionError, match="there is no arm"):
+    with pytest.raises(OptionError, match="arm"):
         make_arms([], {}, [], random=False)
     Head.confidence(32).save(tmp_path / "bare.gguf")
-    with pytest.raises(HeadError, match=r"bare\.gguf has no calibration table; run colm calibrate"):
+    with pytest.raises(HeadError, match=r"bare\.gguf .*colm calibrate"):
         make_arms([], {"bare": tmp_path / "bare.gguf"}, [0.2])
 
 
@@ -576,10 +576,10 @@ def test_a_part_of_the_task_is_summarised_alone(tmp_path: Path) -> None:
     summary = summarize(folder, part, make_checker("number"))
     assert [(arm.name, arm.n_problems, arm.n_correct) for arm in summary.arms] == [("base", 2, 0), ("assistant", 2, 2)]
     other = make_task(tmp_path / "other.jsonl", 5)
-    with pytest.raises(CorpusError, match=r"has answers to e\.jsonl, and .*other\.jsonl is another file"):
+    with pytest.raises(CorpusError, match=r"e\.jsonl.*other\.jsonl"):
         summarize(folder, other, make_checker("number"))
     empty = begin(tmp_path / "empty", task)
-    with pytest.raises(CorpusError, match="holds no answer to these problems"):
+    with pytest.raises(CorpusError, match=re.escape(str(empty.path))):
         summarize(empty, task, make_checker("number"))
 
 
@@ -604,7 +604,8 @@ def test_a_report_is_written(tmp_path: Path) -> None:
     text = written["report.md"].read_text()
     assert text == report.to_markdown(summary)
     lines = text.splitlines()
-    assert lines[0].startswith("Task e.jsonl, checker number, base b, assistant a, max_tokens 12, temperature 1.")
+    facts = ("Task e.jsonl", "checker number", "base b", "assistant a", "max_tokens 12", "temperature 1")
+    assert all(fact in lines[0] for fact in facts)
     low, high = wilson_interval(3, 6)
     assert f"| base | 6 | 50.0% | {low:.1%} to {high:.1%} | 0.0% | 0.000 | 8.0 | 6 |" in lines
     assert any(line.startswith("| base | assistant | 6 | -33.3 | ") for line in lines)
@@ -625,15 +626,9 @@ def partly_timed(path: Path, n_timed: dict[str, int]) -> tuple[RecordFolder, Tas
 @pytest.mark.parametrize(
     ("n_timed", "said"),
     [
-        (
-            {"base": 2, "assistant": 0, "random@20": 6},
-            "Tokens/s are those of the 0 to 6 answers of each arm that were written one at a time.",
-        ),
-        (
-            {"base": 2, "assistant": 2, "random@20": 2},
-            "Tokens/s are those of the 2 answers of each arm that were written one at a time.",
-        ),
-        ({"base": 0, "assistant": 0, "random@20": 0}, "No answer was written alone, so there are no tokens/s."),
+        ({"base": 2, "assistant": 0, "random@20": 6}, "0 to 6"),
+        ({"base": 2, "assistant": 2, "random@20": 2}, " 2 "),
+        ({"base": 0, "assistant": 0, "random@20": 0}, "no answer"),
         ({"base": 6, "assistant": 6, "random@20": 6}, None),
     ],
 )
@@ -651,7 +646,7 @@ def test_tokens_per_second_are_of_what_was_written_alone(
     figures = importlib.import_module("matplotlib.figure")
     save = figures.Figure.savefig
 
-    names = {"deferred tokens (%)": "accuracy_by_rate.png", "tokens per second": "accuracy_by_speed.png"}
+    names = {"deferral rate (% of tokens)": "accuracy_by_rate.png", "tokens per second": "accuracy_by_speed.png"}
 
     def noting(figure: Any, file: Any, **options: Any) -> None:
         bars, labels = figure.axes[0].get_legend_handles_labels()
@@ -683,8 +678,9 @@ def test_tokens_per_second_are_of_what_was_written_alone(
         name: "8.0" if n else "" for name, n in n_timed.items()
     }
     assert {len(row) for row in cells.values()} == {lines[2].count("|") + 1}
-    sentences = [line for line in lines if line.startswith(("Tokens/s are those of ", "No answer was written alone"))]
-    assert sentences == ([] if said is None else [said])
+    sentences = [line for line in lines if "tokens/s" in line and not line.startswith("|")]
+    assert len(sentences) == (said is not None)
+    assert said is None or said in sentences[0]
 
 
 def test_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -723,7 +719,7 @@ def test_the_command_end_to_end(tiny_model: TinyModels, tmp_path: Path, head_fil
     writing = ["--max-tokens", "8", "--temperature", "1", "--seed", "3", "--out", str(out)]
     first = run("evaluate", task, *models, *writing, "--arm", "base", "--limit", "2")
     assert first.exit_code == 0, first.stderr
-    assert "it has no answer" not in first.stderr  # that row was not reached
+    assert f"{task}:4" not in first.stderr  # that row was not reached
     result = run("evaluate", task, *models, *writing, "--head", f"mine={head_file}", "--rate", "0.5", "--json")
     assert result.exit_code == 0, result.stderr
     printed = json.loads(result.stdout)
@@ -733,7 +729,7 @@ def test_the_command_end_to_end(tiny_model: TinyModels, tmp_path: Path, head_fil
     progress = [line for line in result.stderr.splitlines() if line.startswith("evaluating: ")]
     assert len(progress) == 1
     assert progress[0].startswith("evaluating: 100%, 12 of 12 answers, ")
-    assert f"colm: warning: {task}:4: it has no answer" in result.stderr
+    assert f"colm: warning: {task}:4: " in result.stderr
     folder = RecordFolder.open(out)
     assert folder.meta["options"] == {"max_tokens": 8, "temperature": 1.0, "seed": 3}
     assert folder.meta["chat"] is False
@@ -769,18 +765,18 @@ def test_the_command_end_to_end(tiny_model: TinyModels, tmp_path: Path, head_fil
 
     other = run("evaluate", task, *models, *writing, "--max-tokens", "9")
     assert other.exit_code == 1
-    assert "holds an evaluation with options" in other.stderr
+    assert '"max_tokens": 9' in other.stderr
 
 
 @pytest.mark.parametrize(
     ("extra", "said"),
     [
-        (["--head", "no.gguf"], "there is no file no.gguf"),
-        (["--head", "<|>"], "has no letter to name it by"),
-        (["--head", "base=x.gguf"], "a head cannot be named 'base'"),
-        (["--rate", "1.0"], "rate 1.0 lies outside"),
-        (["--checker", "vibes"], "checker is 'vibes'"),
-        (["--report-only"], "is no evaluation"),
+        (["--head", "no.gguf"], "no.gguf"),
+        (["--head", "<|>"], "<|>"),
+        (["--head", "base=x.gguf"], "'base'"),
+        (["--rate", "1.0"], "1.0"),
+        (["--checker", "vibes"], "'vibes'"),
+        (["--report-only"], "meta.json"),
     ],
 )
 def test_the_command_refuses(extra: list[str], said: str, tmp_path: Path) -> None:

@@ -103,13 +103,13 @@ def test_a_text_that_fails_is_alone_with_it(run: Callable[..., Result], tmp_path
     out = tmp_path / "out.jsonl"
     result = run("--batch", str(path), "--out", str(out))
     assert result.exit_code == 1
-    assert result.stderr.startswith("colm: error: 9 of 11 texts could not be written")
+    assert all(fact in result.stderr for fact in ("colm: error: ", "9 of 11 ", "'error'"))
     written = lines(out.read_text(encoding="utf-8"))
     assert [line["number"] for line in written] == list(range(11))
     assert [number for number, line in enumerate(written) if "error" not in line] == [0, 9]
     for number, words in {
-        1: "128", 2: "empty", 3: "prompt or messages", 4: "top_p is 2", 5: "warmth", 6: "one of them",
-        7: "role and content", 8: "surrogate", 10: "not JSON",
+        1: "128", 2: "prompt", 3: "messages", 4: "top_p", 5: "warmth", 6: "messages",
+        7: "role", 8: "surrogate", 10: "JSON",
     }.items():  # fmt: skip
         assert words in written[number]["error"], number
     assert written[10]["line"] == 12
@@ -118,22 +118,26 @@ def test_a_text_that_fails_is_alone_with_it(run: Callable[..., Result], tmp_path
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["a prompt", "--batch", "x.jsonl"], "leave out PROMPT"),
-        (["--batch", "x.jsonl", "--trace", "t.jsonl"], "leave out --trace"),
-        (["a", "--out", "o.jsonl"], "--out goes with --batch"),
-        (["a", "--parallel", "2"], "--parallel goes with --batch"),
+        (["a prompt", "--batch", "x.jsonl"], "PROMPT"),
+        (["--batch", "x.jsonl", "--trace", "t.jsonl"], "--trace"),
+        (["a", "--out", "o.jsonl"], "--out"),
+        (["a", "--parallel", "2"], "--parallel"),
     ],
 )
 def test_what_does_not_go_together(run: Callable[..., Result], arguments: list[str], words: str) -> None:
     result = run(*arguments)
     assert result.exit_code == 2
     assert words in result.stderr
+    assert "--batch" in result.stderr
 
 
 def test_files_that_cannot_be_used(run: Callable[..., Result], tmp_path: Path) -> None:
-    assert "cannot be read" in run("--batch", str(tmp_path / "absent.jsonl")).stderr
+    assert "absent.jsonl" in run("--batch", str(tmp_path / "absent.jsonl")).stderr
     empty = tmp_path / "empty.jsonl"
     empty.touch()
-    assert "holds no prompt" in run("--batch", str(empty)).stderr
+    refused = run("--batch", str(empty)).stderr
+    assert all(fact in refused for fact in (str(empty), "prompt", "messages"))
     good = write(tmp_path / "in.jsonl", ROWS[:1])
-    assert "cannot be written" in run("--batch", good, "--out", str(tmp_path / "no" / "folder")).stderr
+    refused = run("--batch", good, "--out", str(tmp_path / "no" / "folder")).stderr
+    assert "--out" in refused
+    assert str(tmp_path / "no") in refused

@@ -75,7 +75,7 @@ class TestPython:
         with colm.load(pair="demo", head="always") as pair:
             assert pair.head == "always"
         for more in ({"base": "x.gguf"}, {"assistant": "x.gguf"}):
-            with pytest.raises(colm.OptionError, match="leave out"):
+            with pytest.raises(colm.OptionError, match="pair="):
                 colm.load(pair="demo", **more)  # type: ignore[arg-type]
         with pytest.raises(colm.OptionError, match="'demos'"):
             colm.load(pair="demos")
@@ -221,5 +221,5 @@ class TestCommandLine:
 
 def test_heads_are_read_by_name(packaged: str) -> None:
     assert colm.Head.load(packaged).name == "shipped"
-    with pytest.raises(colm.LoadError, match="there is no file"):
+    with pytest.raises(colm.LoadError, match="tinier"):
         colm.Head.load("tinier")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -142,5 +143,5 @@ class TestOutputFile:
 
     @pytest.mark.parametrize("name", ["no/such/folder", ".", "nul\0"])
     def test_what_cannot_be_written(self, name: str, tmp_path: Path) -> None:
-        with pytest.raises(colm.OptionError, match="cannot be written"):
+        with pytest.raises(colm.OptionError, match=re.escape(str(tmp_path))):
             check_output(f"{tmp_path}/{name}", force=True)

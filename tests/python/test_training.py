@@ -8,6 +8,7 @@ import importlib
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -795,13 +796,13 @@ def test_the_command_prints_a_table(scores: Scores, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.stderr
     lines = result.stdout.splitlines()
     assert lines[0].split() == ["held", "out", "scores", "more", "training"]
-    cells = {line[:50].strip(): line[50:].split() for line in lines[1:]}
+    cells = {name.strip(): row for name, *row in (re.split(r" {2,}", line.strip()) for line in lines[1:])}
     options = TrainingOptions(features="log_odds", l2=0.01, seed=3)
     trained = train([scores, other], options)
     shown = [trained.held_out, *trained.by_folder.values(), trained.training]
     assert cells["tokens"] == [str(m.n_tokens) for m in shown]
-    assert cells["NLL of both, by the head"] == [f"{m.joint_nll:.3f}" for m in shown]
-    assert cells["AUC, likeliest tokens differ"] == ["-"] * 4
+    assert cells["NLL of the pair with this head"] == [f"{m.joint_nll:.3f}" for m in shown]
+    assert cells["AUC, most likely tokens differ"] == ["-"] * 4
     assert lines[-1].startswith(f"{out}: linear head; calibrate it next")
     assert "weak   1  training 0." in result.stderr
     assert "marginal   1  training " in result.stderr

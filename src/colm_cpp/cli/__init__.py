@@ -97,7 +97,7 @@ class _Main(click.Group):
         except BrokenPipeError:
             raise  # whoever read the output has left: click ends the command without a word
         except OSError as error:
-            raise Failure(f"{error}; check that the file or disk can be written") from error
+            raise Failure(f"{error}; check the permissions of the file and the free space on the disk") from error
         except KeyboardInterrupt:
             ctx.exit(INTERRUPTED + (stopped_by or [signal.SIGINT])[0])
 
@@ -105,10 +105,10 @@ class _Main(click.Group):
 @click.group(name="colm", cls=_Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, message=f"colm %(version)s (llama-cpp-python {_core.BUILT_FOR_LLAMA_CPP_PYTHON})")
 def main() -> None:
-    """Two language models write one text, token by token, on llama.cpp.
+    """Generate text with two language models that take turns, token by token, on llama.cpp.
 
-    Models and heads are GGUF files, hf:org/repo/file-pattern.gguf on the Hugging Face hub, or go by a name: see 'colm
-    models'.
+    The base model writes. At each token, a head decides whether to defer to the assistant model. Models and heads are
+    GGUF files, files on the Hugging Face hub (hf:org/repo/file-pattern.gguf), or names. 'colm models' lists the names.
     """
 
 

@@ -65,7 +65,7 @@ def read_batch(path: str, options: Mapping[str, Any]) -> list[BatchRow]:
         for row in json_rows(path)
     ]
     if not rows:
-        raise CorpusError(f"{path} holds no prompt; each line is a JSON object with prompt or messages")
+        raise CorpusError(f"{path} has no prompts; write one JSON object per line, with 'prompt' or 'messages'")
     return rows
 
 
@@ -75,13 +75,13 @@ def _row(line: int, value: dict[str, Any], options: Mapping[str, Any]) -> BatchR
 
     name, prompt, messages, inner = (value.get(key) for key in _ROW_KEYS)
     if (prompt is None) == (messages is None):
-        return BatchRow(line, name, error="give prompt or messages, one of them")
+        return BatchRow(line, name, error="give either prompt or messages, one of the two")
     if prompt is not None and not isinstance(prompt, str):
-        return BatchRow(line, name, error=f"prompt is a JSON {type(prompt).__name__}, not a text")
+        return BatchRow(line, name, error=f"prompt is of type {type(prompt).__name__}; it must be a string")
     if messages is not None and not _are_messages(messages):
-        return BatchRow(line, name, error="messages is no list of objects with role and content")
+        return BatchRow(line, name, error="messages must be a list of objects with role and content")
     if inner is not None and not isinstance(inner, dict):
-        return BatchRow(line, name, error=f"options is a JSON {type(inner).__name__}, not an object")
+        return BatchRow(line, name, error=f"options is of type {type(inner).__name__}; it must be a JSON object")
     known = [field.name for field in fields(GenerationOptions)]
     outer = {key: entry for key, entry in value.items() if key not in _ROW_KEYS}
     for given, allowed in ((outer, [*_ROW_KEYS, *known]), (inner or {}, known)):
@@ -90,7 +90,7 @@ def _row(line: int, value: dict[str, Any], options: Mapping[str, Any]) -> BatchR
                 return BatchRow(line, name, error=_unknown(key, allowed))
     twice = sorted(outer.keys() & (inner or {}).keys())
     if twice:
-        return BatchRow(line, name, error=f"{twice[0]} is given twice, in the row and in its options; leave one out")
+        return BatchRow(line, name, error=f"{twice[0]} is given twice, in the row and in its options; remove one")
     own = {**outer, **(inner or {})}
     try:
         GenerationOptions.of({**options, **own}).to_core(DEFAULT_THRESHOLD)
@@ -101,8 +101,12 @@ def _row(line: int, value: dict[str, Any], options: Mapping[str, Any]) -> BatchR
 
 def _unknown(key: str, allowed: Sequence[str]) -> str:
     close = difflib.get_close_matches(key, allowed, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"a row has {', '.join(allowed)}; id may hold what is yours"
-    return f"a row has no key {key!a}; {hint}"
+    hint = (
+        f"did you mean {close[0]!r}?"
+        if close
+        else f"the known keys are {', '.join(allowed)}; put data of your own under id"
+    )
+    return f"{key!a} is not a key of a row; {hint}"
 
 
 def _are_messages(value: object) -> bool:
@@ -177,9 +181,7 @@ def write_batch(
             for place, result in stream:
                 end(asked[place], str(result) if isinstance(result, ColmError) else result)
     if n_failed:
-        raise GenerationError(
-            f"{n_failed} of {len(rows)} texts could not be written; see the field 'error' of their lines"
-        )
+        raise GenerationError(f"{n_failed} of {len(rows)} texts failed; see the 'error' field of their lines")
 
 
 def _options(row: BatchRow, number: int, options: dict[str, Any]) -> dict[str, Any]:

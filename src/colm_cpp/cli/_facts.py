@@ -23,8 +23,8 @@ __all__ = ["ABOUT_HEADS", "file_facts", "head_facts", "model_facts", "pair_facts
 
 HEAD_ARCHITECTURE = "colm-head"
 ABOUT_HEADS = {
-    "confidence": "defers where the base's likeliest token is improbable",
-    "entropy": "defers where the base's distribution has a high entropy",
+    "confidence": "defers when the base's most likely token has a low probability",
+    "entropy": "defers when the base's distribution has a high entropy",
     "random": "defers at random",
     "always": "the assistant writes every token",
     "never": "the base writes every token",

@@ -86,7 +86,9 @@ def check(
     if path is None or (may_be_stdout and is_stdout(path)):
         return
     if os.fspath(path) == "-":
-        raise OptionError(f"{name} - cannot be written: standard output has what this command reports; name a file")
+        raise OptionError(
+            f"{name} - is not possible: this command prints its report to standard output; give a file name"
+        )
     try:
         check_output(path, force=force, inputs=inputs)
     except OptionError as error:
@@ -121,8 +123,8 @@ def write_result(name: str, path: Path, data: bytes) -> None:
 
 def _unwritable(name: str, path: Path, error: OSError) -> OptionError:
     return OptionError(
-        f"{name} {path} cannot be written ({error.strerror or error}); name a file in a folder that can be, on a disk "
-        "with room"
+        f"{name} {path} cannot be written ({error.strerror or error}); choose a folder that you can write to, on a "
+        "disk with free space"
     )
 
 

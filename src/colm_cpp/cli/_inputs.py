@@ -27,12 +27,15 @@ def read_text(path: str | os.PathLike[str], what: str) -> str:
     try:
         data = byte_stream("stdin").read() if path == "-" else Path(path).read_bytes()
     except OSError as error:
-        raise OptionError(f"the {what} {place} cannot be read ({error.strerror}); check its name and rights") from error
+        raise OptionError(
+            f"the {what} {place} cannot be read ({error.strerror}); check its name and permissions"
+        ) from error
     try:
         return data.decode("utf-8-sig" if path != "-" else "utf-8")
     except UnicodeDecodeError as error:
         raise OptionError(
-            f"the {what} {place} is not UTF-8 (byte 0x{data[error.start]:02x} at offset {error.start}); convert it"
+            f"the {what} {place} is not UTF-8 (byte 0x{data[error.start]:02x} at offset {error.start}); convert it to "
+            "UTF-8"
         ) from None
 
 
@@ -45,7 +48,7 @@ def read_prompt(argument: str | None, file: str | None, *, may_be_empty: bool) -
         OptionError: a file that cannot be read.
     """
     if argument is not None and file is not None:
-        raise click.UsageError("both PROMPT and --file were given; leave one of them out")
+        raise click.UsageError("both PROMPT and --file were given; give only one of them")
     if argument is not None:
         prompt = argument
     elif file is not None:
@@ -81,7 +84,7 @@ def read_grammar(text: str | None, file: str | None, schema: str | None) -> Any:
     options = {"--grammar": text, "--grammar-file": file, "--json-schema": schema}
     given = [name for name, value in options.items() if value is not None]
     if len(given) > 1:
-        raise click.UsageError(f"{' and '.join(given)} were given; a text follows one grammar, so keep one of them")
+        raise click.UsageError(f"{' and '.join(given)} were given; give only one of them")
     if schema is None:
         return read_text(file, "grammar") if file is not None else text
     try:
@@ -89,8 +92,8 @@ def read_grammar(text: str | None, file: str | None, schema: str | None) -> Any:
     except json.JSONDecodeError as error:
         raise GrammarError(
             f"the JSON schema {schema} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}; "
-            "correct it"
+            "correct the file"
         ) from None
     if not isinstance(value, dict):
-        raise GrammarError(f"the JSON schema {schema} holds a JSON {type(value).__name__}; it must be an object")
+        raise GrammarError(f"the JSON schema {schema} is of type {type(value).__name__}; it must be a JSON object")
     return value

@@ -34,7 +34,7 @@ class _Floats(_ParamType):
         try:
             return [float(number) for number in value.split(",")]
         except ValueError:
-            self.fail(f"{value!r} is no list of numbers such as 1,2", param, ctx)
+            self.fail(f"{value!r} is not a list of numbers; separate the numbers by commas, such as 1,2", param, ctx)
 
 
 class _Bias(_ParamType):
@@ -45,7 +45,11 @@ class _Bias(_ParamType):
         try:
             return int(token), float(bias)
         except ValueError:
-            self.fail(f"{value!r} is not a token id, '=' and a number (-inf bans the token)", param, ctx)
+            self.fail(
+                f"{value!r} is not ID=BIAS; give a token id and a number, such as 42=1.5 (-inf bans the token)",
+                param,
+                ctx,
+            )
 
 
 class _Lookahead(_ParamType):
@@ -57,7 +61,7 @@ class _Lookahead(_ParamType):
         try:
             return int(value)
         except ValueError:
-            self.fail(f"{value!r} is neither a number nor 'auto'", param, ctx)
+            self.fail(f"{value!r} is neither a whole number nor 'auto'; give 0 to 15, or auto", param, ctx)
 
 
 class _Adapter(_ParamType):
@@ -134,55 +138,62 @@ LOAD = _table(
     LoadOptions,
     typing.get_type_hints(LoadOptionsDict),
     {
-        "n_ctx": "Tokens of context; 0: what the model was trained with. Unset: 4096, or as trained if less.",
-        "n_batch": "Most tokens per llama.cpp call while reading a prompt.",
-        "n_ubatch": "Most tokens per pass of the graph. Unset: 128, with a GPU 512.",
-        "n_threads": "Threads for single tokens. Unset: the usable physical cores.",
-        "n_threads_batch": "Threads for reading prompts. Unset: as --n-threads.",
-        "n_gpu_layers": "Layers on the GPU; -1: all.",
-        "main_gpu": "The GPU that holds a model with --split-mode none.",
-        "split_mode": "How several GPUs share a model.",
-        "tensor_split": "Share for each GPU, such as 1,2. Unset: by free memory.",
+        "n_ctx": "Context length in tokens; 0: the length that the model was trained with. Unset: 4096, or the "
+        "trained length if it is shorter.",
+        "n_batch": "Maximum tokens per llama.cpp call during prefill.",
+        "n_ubatch": "Maximum tokens per forward pass. Unset: 128, or 512 with a GPU.",
+        "n_threads": "Threads for decoding single tokens. Unset: the number of usable physical cores.",
+        "n_threads_batch": "Threads for prefill. Unset: the value of --n-threads.",
+        "n_gpu_layers": "Number of layers on the GPU; -1: all.",
+        "main_gpu": "The GPU that holds the whole model when --split-mode is none.",
+        "split_mode": "How to split a model over several GPUs.",
+        "tensor_split": "Share of the model for each GPU, such as 1,2. Unset: in proportion to free memory.",
         "offload_kqv": "Keep the KV cache on the GPU.",
-        "flash_attn": "Flash attention. Unset: where the device supports it.",
-        "type_k": "Type of the K cache.",
-        "type_v": "Type of the V cache.",
-        "swa_full": "Full-size cache for sliding-window layers.",
-        "repack": "Keep weights in a layout that suits this CPU.",
-        "batch_invariant": "The same logits whatever else is read in a batch; slower.",
-        "use_mmap": "Map the file instead of reading it. Unset: unless its weights are repacked for the CPU.",
-        "use_mlock": "Keep the models in RAM.",
-        "rope_freq_base": "RoPE base frequency; 0: the model's.",
-        "rope_freq_scale": "RoPE frequency scale; 0: the model's.",
-        "lora": "LoRA adapter, with scale 1 unless given. Repeatable.",
+        "flash_attn": "Use flash attention. Unset: on if the device supports it, off with an f32 KV cache.",
+        "type_k": "Data type of the keys in the KV cache.",
+        "type_v": "Data type of the values in the KV cache.",
+        "swa_full": "Keep a full-size KV cache for sliding-window layers.",
+        "repack": "Store the weights in a layout that is faster on this CPU.",
+        "batch_invariant": "Compute the same logits for a text whatever else is in the batch; slower.",
+        "use_mmap": "Map the model file into memory instead of reading it. Unset: on, unless its weights are repacked "
+        "for the CPU.",
+        "use_mlock": "Lock the models in RAM, so that they are not swapped out.",
+        "rope_freq_base": "RoPE base frequency; 0: the model's own value.",
+        "rope_freq_scale": "RoPE frequency scale; 0: the model's own value.",
+        "lora": "A LoRA adapter to apply. SCALE is 1 unless given. Repeatable.",
     },
 )
 GENERATION = _table(
     GenerationOptions,
     typing.get_type_hints(GenerationOptionsDict, localns={"Head": Head}),
     {
-        "threshold": "Defer where the deferral probability exceeds this; 1: base alone. Unset: the head's, else 0.5.",
-        "defer_rate": "Instead of --threshold: the share of tokens to defer, by the head's calibration table.",
-        "target_rate": "Move the threshold so that this share of this text is deferred.",
-        "strategy": "What happens at a deferred position.",
-        "beta": "Weight of the base in 'contrastive'.",
-        "alpha": "Plausibility cutoff of 'contrastive'.",
-        "schedule": "How the threshold falls from 1 over the first --schedule-tokens.",
-        "schedule_tokens": "Length of the schedule.",
-        "max_tokens": "New tokens at most; -1: until the context is full.",
-        "temperature": "0 is greedy; with --chat the default is 0.2.",
-        "top_k": "Keep the k likeliest tokens; 0 is off.",
+        "threshold": "Defer when the defer probability exceeds this value; 1: never defer. Unset: the head's default, "
+        "or 0.5.",
+        "defer_rate": "Share of tokens to defer, 0 to 1. The head's calibration table gives the threshold. Replaces "
+        "--threshold.",
+        "target_rate": "Adjust the threshold during the text, so that this share of its tokens is deferred.",
+        "strategy": "Distribution to sample from when the head defers: the assistant's (defer), a mixture of both "
+        "models (compose), or their contrast (contrastive).",
+        "beta": "Weight of the base with --strategy contrastive.",
+        "alpha": "With --strategy contrastive: drop tokens whose probability is below this share of the assistant's "
+        "top probability.",
+        "schedule": "How the threshold falls from 1 to its value during the first --schedule-tokens tokens.",
+        "schedule_tokens": "Length of the --schedule in tokens.",
+        "max_tokens": "Maximum number of new tokens; -1: until the context is full.",
+        "temperature": "Sampling temperature; 0 is greedy. With --chat the default is 0.2.",
+        "top_k": "Keep the k most likely tokens; 0 is off.",
         "top_p": "Nucleus sampling; 1 is off.",
-        "min_p": "Drop tokens below this share of the top probability; 0 is off.",
+        "min_p": "Drop tokens whose probability is below this share of the top probability; 0 is off.",
         "typical_p": "Locally typical sampling; 1 is off.",
-        "repeat_penalty": "Divides the logits of recent tokens; 1 is off.",
-        "frequency_penalty": "Subtracted for each occurrence of a recent token; 0 is off.",
-        "presence_penalty": "Subtracted once for a recent token; 0 is off.",
-        "seed": "For sampling and the 'random' head. Unset: drawn, and reported.",
-        "stop": "End the text before this string. Repeatable.",
-        "logit_bias": "Add BIAS to a token's logit. Repeatable.",
-        "logprobs": "Report this many of the likeliest tokens at each position (--json, --trace).",
-        "lookahead": "Deferred tokens that the base may guess before the assistant checks them, 0 to 15.",
+        "repeat_penalty": "Divide the logits of recent tokens by this number; 1 is off.",
+        "frequency_penalty": "Subtract this from a logit for each recent occurrence of the token; 0 is off.",
+        "presence_penalty": "Subtract this once from the logit of each recent token; 0 is off.",
+        "seed": "Seed for sampling and for the 'random' head. Unset: a random seed, which is reported.",
+        "stop": "End the text just before this string. Repeatable.",
+        "logit_bias": "Add BIAS to the logit of token ID; -inf bans the token. Repeatable.",
+        "logprobs": "Report this many of the most likely tokens at each position, in --json and --trace.",
+        "lookahead": "Maximum number of deferred tokens that the base drafts before the assistant verifies them, "
+        "0 to 15 or auto.",
     },
 )
 
@@ -220,7 +231,7 @@ class _ModelOption(_ParamType):
         name, equals, text = value.partition("=")
         name = name.strip().replace("-", "_")
         if not equals:
-            self.fail(f"{value!r} has no '='; write an option of loading and its value, such as n_ctx=2048", param, ctx)
+            self.fail(f"{value!r} has no '='; give a loading option and its value, such as n_ctx=2048", param, ctx)
         try:
             reject_unknown({name: text}, LoadOptions, param.opts[0] if param else "loading")
         except TypeError as error:
@@ -240,7 +251,7 @@ def model_options(command: Command) -> Command:
             section="Loading",
             type=_ModelOption(),
             multiple=True,
-            help=f"An option of loading for the {model} alone, such as n_ctx=2048. Repeatable.",
+            help=f"A loading option for the {model} only, such as n_ctx=2048. Repeatable.",
         )(command)
     return command
 

@@ -28,8 +28,8 @@ __all__ = [
 ]
 
 HEAD_HELP = (
-    "The deferral head: a file, hf:org/repo/file.gguf, one in the package by name (see 'colm models'), confidence, "
-    "entropy, random, always, never, or a token such as '<|defer|>'."
+    "The deferral head: a head file, hf:org/repo/file.gguf, the name of a head in the package (see 'colm models'), "
+    "confidence, entropy, random, always, never, or a token of the base such as '<|defer|>'."
 )
 
 
@@ -45,7 +45,7 @@ def color_option(help: str) -> Callable[[Command], Command]:
         "--color",
         type=click.Choice(["auto", "always", "never"]),
         default="auto",
-        help=f"{help} auto: on a terminal without NO_COLOR.".lstrip(),
+        help=f"{help} auto: only on a terminal, and only if NO_COLOR is not set.",
     )
 
 
@@ -68,20 +68,25 @@ def pair_arguments(command: Command) -> Command:
     command = model_options(command)
     command = from_table(LOAD, "Loading")(command)
     command = option("Output", "--verbose", "-v", is_flag=True, help="Show llama.cpp's log on stderr.")(command)
-    command = option("Output", "--quiet", "-q", is_flag=True, help="No progress.")(command)
+    command = option("Output", "--quiet", "-q", is_flag=True, help="Do not show progress.")(command)
     return model_arguments(command)
 
 
 def model_arguments(command: Command) -> Command:
     """Adds ``--base``, ``--assistant``, and ``--pair`` that stands for both."""
-    command = pair_option("A pair with a name instead")(command)
-    command = option("Models", "--assistant", metavar="MODEL", help="The assistant, likewise.")(command)
-    return option("Models", "--base", metavar="MODEL", help="The base: a GGUF file or hf:org/repo/file.gguf.")(command)
+    command = pair_option("A preset instead of --base and --assistant")(command)
+    command = option("Models", "--assistant", metavar="MODEL", help="The assistant model.")(command)
+    return option("Models", "--base", metavar="MODEL", help="The base model: a GGUF file or hf:org/repo/file.gguf.")(
+        command
+    )
 
 
 def answer_options(section: str, seed: str | None) -> Callable[[Command], Command]:
     """Adds ``--max-tokens``, ``--temperature`` and, with that help, ``--seed``. Defaults are those of ``learn``."""
-    options = [("temperature", float, "0 is greedy."), ("max_tokens", int, "Tokens of a text at most; -1: no limit.")]
+    options = [
+        ("temperature", float, "Sampling temperature of the answers; 0 is greedy."),
+        ("max_tokens", int, "Maximum tokens per answer; -1: no limit."),
+    ]
     if seed is not None:
         options.insert(0, ("seed", int, seed))
 
@@ -101,24 +106,26 @@ def pair_option(help: str) -> Callable[[Command], Command]:
 
 
 def chosen_models(values: Mapping[str, Any]) -> tuple[str, str, str | None]:
-    """Base, assistant, and the head that a named pair brings.
+    """Base, assistant, and the head of the preset; None without a preset.
 
     Raises:
-        click.UsageError: neither a pair nor both models were named, or both ways at once.
-        OptionError: there is no pair of that name.
+        click.UsageError: neither a preset nor both models were given, or both were.
+        OptionError: there is no preset of that name.
     """
     base, assistant, name = values["base"], values["assistant"], values["pair"]
     if name is not None:
         if base is not None or assistant is not None:
-            raise click.UsageError("--pair names both models; leave out --base and --assistant, or --pair")
+            raise click.UsageError("--pair already gives both models; remove --base and --assistant, or remove --pair")
         known = preset(name)
         return known.base, known.assistant, known.head
     for option_name, model in (("--base", base), ("--assistant", assistant)):
         if model in {known.name for known in presets()} and not os.path.isfile(model):
-            raise click.UsageError(f"{model} is a pair, not one model; give --pair {model} instead of {option_name}")
+            raise click.UsageError(
+                f"{model} is a preset of two models, not one model; give --pair {model} instead of {option_name}"
+            )
         if model is None:
             raise click.UsageError(
-                f"Missing option '{option_name}'; or name a pair instead, such as --pair {presets()[0].name}."
+                f"Missing option '{option_name}'; give both models, or a preset such as --pair {presets()[0].name}."
             )
     return base, assistant, None
 

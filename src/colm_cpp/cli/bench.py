@@ -20,21 +20,33 @@ __all__ = ["bench"]
     "Models",
     "--head",
     metavar="HEAD",
-    help="A calibrated head, as for 'colm generate'. Without a calibration table, tokens are deferred at random.  "
-    "[default: that of --pair]",
+    help="A calibrated head (see --head of 'colm generate'). Without a calibration table, tokens are deferred at "
+    "random.  [default: the head of --pair]",
 )
-@option("Measuring", "--prompt", metavar="TEXT", help="What every text begins with. Unset: a word problem.")
-@option("Measuring", "--tokens", "n_tokens", type=int, default=48, show_default=True, help="Length of each text.")
-@option("Measuring", "--rounds", type=int, default=5, show_default=True, help="Turns of each way to write.")
+@option("Measuring", "--prompt", metavar="TEXT", help="The prompt of every text. Unset: a word problem.")
+@option(
+    "Measuring", "--tokens", "n_tokens", type=int, default=48, show_default=True, help="Length of each text in tokens."
+)
+@option(
+    "Measuring",
+    "--rounds",
+    type=int,
+    default=5,
+    show_default=True,
+    help="Number of measurements of each configuration.",
+)
 @option("Output", "--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
-@option("Output", "--plot", type=click.Path(path_type=Path), metavar="FILE", help="Write a plot (needs Matplotlib).")
+@option(
+    "Output", "--plot", type=click.Path(path_type=Path), metavar="FILE", help="Write a plot to FILE. Needs Matplotlib."
+)
 @force_option("Replace the file of --plot if it exists.")
 def bench(n_tokens: int, rounds: int, prompt: str | None, as_json: bool, plot: Path | None, **values: Any) -> None:
-    """Measure a pair: its steps, and how fast both write together.
+    """Measure how fast a pair is on this machine.
 
-    One step of each model, batches by size, what the engine adds to them; then tokens per second at several deferral
-    rates beside each model alone and what the steps predict, with and without look-ahead, and for many texts at once.
-    All of them take turns; medians and quartiles are told.
+    First it measures the decode time of each model for several batch sizes, and the overhead of the engine. Then it
+    measures tokens per second: each model alone, the pair at several deferral rates with and without look-ahead, and
+    many texts at once. It also shows the speed that the decode times predict. The configurations take turns. The
+    results are medians and quartiles.
     """
     from ..bench import PROMPT, run_bench
     from ..report.bench import check_plot, plot_bytes, print_bench

@@ -1,4 +1,4 @@
-"""``colm calibrate``: from thresholds to deferral rates."""
+"""``colm calibrate``: the threshold for each deferral rate."""
 
 from __future__ import annotations
 
@@ -23,22 +23,25 @@ __all__ = ["calibrate"]
 @click.argument("head")
 @click.argument("prompts", nargs=-1, required=True, type=click.Path())
 @pair_arguments
-@option("Texts", "--skip", type=int, default=0, show_default=True, help="Rows of each file to pass over.")
-@option("Texts", "--limit", type=int, default=16, show_default=True, help="Prompts of each file at most.")
-@answer_options("Texts", "Of sampling.")
-@option("Texts", "--chat/--no-chat", default=None, help="The base's chat template. Unset: where it has one.")
-@parallel_option("Texts", "Texts written at once.")
+@option("Texts", "--skip", type=int, default=0, show_default=True, help="Number of rows to skip in each file.")
+@option("Texts", "--limit", type=int, default=16, show_default=True, help="Maximum number of prompts per file.")
+@answer_options("Texts", "Seed for sampling.")
+@option("Texts", "--chat/--no-chat", default=None, help="Apply the base's chat template. Unset: if it has one.")
+@parallel_option("Texts", "Number of answers to write at the same time.")
 @option("Head", "--out", "-o", type=click.Path(path_type=Path), help="The head file to write.  [default: HEAD itself]")
-@option("Head", "--default-rate", type=float, help="Make the threshold of this rate the head's default.")
-@option("Head", "--force", is_flag=True, help="Replace the file of --out, or the calibration table that HEAD has.")
+@option("Head", "--default-rate", type=float, help="Make the threshold for this deferral rate the head's default.")
+@option("Head", "--force", is_flag=True, help="Replace the file of --out, or the calibration table in HEAD.")
 @option("Output", "--json", "as_json", is_flag=True, help="Print one JSON object.")
 def calibrate(head: str, prompts: tuple[str, ...], out: Path | None, as_json: bool, **values: Any) -> None:
-    """Measure at which thresholds HEAD defers 5, 10, ... 95% of what the pair writes on PROMPTS.
+    """Find the threshold of HEAD for each deferral rate from 5% to 95%.
 
-    HEAD is a head file, a head in the package by name, or confidence: the last two give a new file, --out. PROMPTS are
-    JSON lines with prompt or messages that the head was not trained on. The table goes into the head file, whose
-    weights stay as they are; --defer-rate reads it. Without --out, HEAD itself gets its first table, and another one
-    with --force. Whatever fails, HEAD stays as it was.
+    The pair answers PROMPTS, and the thresholds come from these answers. PROMPTS are JSON-lines files with 'prompt' or
+    'messages'. Use prompts that the head was not trained on. HEAD is a head file, the name of a head in the package, or
+    confidence. A head in the package and confidence need --out, the name of a new head file.
+
+    The result is a calibration table in the head file, in steps of 5%. --defer-rate reads this table. The weights of
+    the head do not change. Without --out, the table is written into HEAD itself. If HEAD already has a table, --force
+    replaces it. If the command fails, HEAD does not change.
     """
     from ..heads import Head
     from ..hub import is_hub_spec
@@ -55,20 +58,24 @@ def calibrate(head: str, prompts: tuple[str, ...], out: Path | None, as_json: bo
     named = find_head(head)
     if named.place is None and head != "confidence":
         raise HeadError(
-            f"head {head!a} is a {named.kind} one, and no file could hold its table; calibrate a head file or "
-            "confidence, or let --target-rate of 'colm generate' keep to a rate"
+            f"the {named.kind} head {head!a} has no file for a calibration table; calibrate a head file or confidence, "
+            "or use --target-rate of 'colm generate'"
         )
     own = os.path.expanduser(head) if named.kind == "file" and not is_hub_spec(head) else None
     target = out or (None if own is None else Path(own))
     if target is None:
-        raise click.UsageError(f"--out is needed: {head} is no file of yours that the table could go into")
+        raise click.UsageError(
+            f"--out is needed, because {head} is not a local head file; give a name for the new file"
+        )
     in_place = own is not None and _same(target, own)
     read = read_by(values, *models, *prompts, None if in_place else named.place)
     check("HEAD" if out is None else "--out", target, force=values["force"] or in_place, inputs=read)
     file = named.file()
     loaded = None if file is None else Head.load(file)
     if in_place and loaded is not None and loaded.rates and not values["force"]:
-        raise OptionError(f"{target} has a calibration table; give --force to replace it, or another file as --out")
+        raise OptionError(
+            f"{target} already has a calibration table; give --force to replace it, or another file with --out"
+        )
     problems = [p for path in prompts for p in load_prompts(path, skip=values["skip"], limit=values["limit"])]
     options = {"max_tokens": values["max_tokens"], "temperature": values["temperature"], "seed": values["seed"]}
     with (
@@ -108,16 +115,13 @@ def calibrate(head: str, prompts: tuple[str, ...], out: Path | None, as_json: bo
     try:
         result = _with_youden(result, models, values)
     except ColmError as error:
-        echo(one_line(f"colm: warning: the best threshold (Youden) is missing: {error}"), err=True)
+        echo(one_line(f"colm: warning: the Youden threshold could not be computed: {error}"), err=True)
     else:
         result.head.save(target)
     for rate, measured in result.off.items():
-        nearest = f"colm: warning: at {rate:.0%} the nearest that was measured is {measured:.1%}; "
-        if rate in result.stuck:
-            why = "other thresholds give texts that were measured already, so the search ended; "
-        else:
-            why = ""
-        echo(one_line(f"{nearest}{why}more prompts or longer texts give a steadier table"), err=True)
+        nearest = f"colm: warning: for the deferral rate {rate:.0%}, the closest measured rate is {measured:.1%}; "
+        why = "other thresholds give the same texts, so the search stopped; " if rate in result.stuck else ""
+        echo(one_line(f"{nearest}{why}use more prompts or longer texts for a more exact table"), err=True)
     if as_json:
         rows = [[m.wanted, m.threshold, m.measured, m.n_tokens] for m in result.measurements]
         table = dict(zip(map(str, result.head.rates), result.head.thresholds, strict=True))
@@ -152,7 +156,7 @@ def _report(result: Calibrated, target: Path) -> None:
         echo(f"{rate:6.0%}  {threshold:9.4g}")
     if result.youden is not None:
         echo(
-            f"threshold {result.youden['threshold']:.4g} best tells where the models differ "
-            f"(Youden's J {result.youden['j']:.3f})"
+            f"threshold {result.youden['threshold']:.4g} best separates the tokens where the models differ from the "
+            f"others (Youden's J {result.youden['j']:.3f})"
         )
     echo(f"{target}: calibrated; try colm generate --head {target} --defer-rate 0.2")

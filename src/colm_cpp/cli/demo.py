@@ -31,27 +31,27 @@ What next?
   colm demo --prompt "Omar has 9 boxes of 132 pencils and 77 loose ones. How many pencils has he?"
   colm generate "Problem: At the market" --pair demo --max-tokens 120
   python -c "import colm_cpp as colm; print(colm.generate('Problem: At the farm', pair='demo').text)"
-Models of your own: colm generate --help. A head of your own: docs/training.md."""
+To use your own models: colm generate --help. To train your own head: docs/training.md."""
 
 
 @click.command(cls=SectionedCommand)
-@option("Texts", "--prompt", metavar="TEXT", help="A problem of your own instead of three from the package.")
+@option("Texts", "--prompt", metavar="TEXT", help="Your own word problem, instead of three from the package.")
 @option(
     "Texts",
     "--sample",
     type=click.IntRange(0, 500),
     default=50,
     show_default=True,
-    help="Problems to count right answers of; 0 shows no table.",
+    help="Number of problems for the accuracy table; 0: no table.",
 )
 @color_option("Colour the assistant's tokens.")
-@option("Output", "--quiet", "-q", is_flag=True, help="No progress.")
+@option("Output", "--quiet", "-q", is_flag=True, help="Do not show progress.")
 @option("Output", "--verbose", "-v", is_flag=True, help="Show llama.cpp's log on stderr.")
 def demo(prompt: str | None, sample: int, color: str, quiet: bool, verbose: bool) -> None:
     """Watch two tiny models solve word problems, alone and together.
 
-    Both come with the package. The base tells stories and cannot do the sums; the assistant does sums and cannot tell
-    stories; the head learned from texts alone when to let the other write. Needs no network.
+    Both models are in the package, so no network is needed. The base can tell stories but cannot do sums. The assistant
+    can do sums but cannot tell stories. The head has learned from texts when to defer to the assistant.
     """
     from ..demo import demo_problems
     from ..errors import TokenizeError
@@ -101,7 +101,7 @@ def _solution(answer: Answer, *, known: bool) -> Solution:
     elif answer.found:
         verdict = f"wrong: {answer.found} instead of {answer.problem.answer}"
     else:
-        verdict = f"no answer; it is {answer.problem.answer}"
+        verdict = f"no answer; the right one is {answer.problem.answer}"
     return Solution(_NAMES[answer.arm], text, verdict, answer.right)
 
 
@@ -124,7 +124,7 @@ def _count(pair: Any, n: int, console: Any, *, plain: bool, shown: bool) -> None
         answered = answer_all(pair, problems, on_answer=on_answer)
     counts = [tally([answer for answer in answered if answer.arm == arm]) for arm in ARMS]
     console.print(
-        f"{len(problems)} problems in situations, and with sums, that were in no training text "
+        f"{len(problems)} problems; their situations and sums were in no training text "
         f"({time.monotonic() - start:.0f} s)",
         style="bold",
         soft_wrap=plain,

@@ -21,47 +21,67 @@ __all__ = ["evaluate"]
 @click.argument("task", type=click.Path())
 @pair_arguments
 @option(
-    "Arms",
+    "Configurations",
     "--head",
     "heads",
     multiple=True,
     metavar="[NAME=]HEAD",
-    help="A head, as for 'colm generate', and what to call it. Repeatable. A head without a calibration table knows no "
-    "rates: a token or a training-free head answers once, with threshold 0.5.  [default: learned=, that of --pair]",
+    help="A head (see --head of 'colm generate'), and a name for it in the report. Repeatable. A token or a "
+    "training-free head has no calibration table, so it runs once, with threshold 0.5.  [default: the head of --pair, "
+    "with the name learned]",
 )
 @option(
-    "Arms",
+    "Configurations",
     "--rate",
     "rates",
     multiple=True,
     type=float,
-    help="A deferral rate for heads and random. Repeatable.  [default: 0.2]",
+    help="A deferral rate for the heads and for random. Repeatable.  [default: 0.2]",
 )
 @option(
-    "Arms",
+    "Configurations",
     "--arm",
     "arms",
     multiple=True,
     metavar="ARM",
-    help="Others that answer: base, assistant, random, or NAME=MODEL for another model that answers alone, such as a "
-    "fine-tuned base. Repeatable.  [default: the first three]",
+    help="Another configuration: base, assistant, random, or NAME=MODEL for another model alone, such as a fine-tuned "
+    "base. Repeatable.  [default: base, assistant and random]",
 )
-@option("Task", "--checker", default="number", show_default=True, help="boxed, number, choice, exact, regex or python.")
-@option("Task", "--pattern", metavar="REGEX", help="What the regex checker looks for: its group, or all of it.")
-@option("Task", "--skip", type=int, default=0, show_default=True, help="Rows to pass over.")
-@option("Task", "--limit", type=int, help="Problems at most.")
-@answer_options("Task", "Of the first problem; each later one has the next.")
-@option("Task", "--chat/--no-chat", default=None, help="The base's chat template. Unset: where it has one.")
-@parallel_option("Task", "Answers written at once. Only those written alone count for tokens/s.")
-@option("Output", "--out", "-o", required=True, type=click.Path(path_type=Path), help="The folder for the answers.")
-@option("Output", "--report-only", is_flag=True, help="Compare the answers that are there; load no model.")
+@option(
+    "Task",
+    "--checker",
+    default="number",
+    show_default=True,
+    help="How to find and check the answer: boxed, number, choice, exact, regex or python.",
+)
+@option(
+    "Task",
+    "--pattern",
+    metavar="REGEX",
+    help="For the regex checker. The answer is the group, or the whole match without a group.",
+)
+@option("Task", "--skip", type=int, default=0, show_default=True, help="Number of rows to skip.")
+@option("Task", "--limit", type=int, help="Maximum number of problems.")
+@answer_options("Task", "Seed of the first problem. Each later problem has the next seed.")
+@option("Task", "--chat/--no-chat", default=None, help="Apply the base's chat template. Unset: if it has one.")
+@parallel_option("Task", "Number of answers to write at the same time. Only answers written alone count for tokens/s.")
+@option(
+    "Output",
+    "--out",
+    "-o",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder for the answers and the report.",
+)
+@option("Output", "--report-only", is_flag=True, help="Compare the answers in --out; load no model.")
 @option("Output", "--json", "as_json", is_flag=True, help="Print one JSON object instead of the table.")
 def evaluate(task: str, out: Path, as_json: bool, **values: Any) -> None:
-    """Let every arm answer the problems of TASK, and compare them.
+    """Run each configuration on TASK and compare accuracy.
 
-    TASK is JSON lines with prompt (or messages) and answer. Answers are kept in --out; what was interrupted goes on
-    when the command is given again, and arms and problems can be added. OUT/report.md, report.json and, with
-    Matplotlib, plots follow from the answers.
+    TASK is a JSON-lines file with 'prompt' (or 'messages') and 'answer'. A configuration (an arm) is one model alone,
+    or the pair with a head at a deferral rate. --out keeps the answers. To continue after an interruption, run the same
+    command again. Later runs can add configurations and problems. The report is in report.md and report.json, with
+    plots if Matplotlib is installed.
     """
     from ..errors import MissingDependency
     from ..extras import require
@@ -82,7 +102,7 @@ def evaluate(task: str, out: Path, as_json: bool, **values: Any) -> None:
         plots = True
     except MissingDependency as error:
         plots = False
-        echo(one_line(f"colm: warning: there will be no plots: {error}"), err=True)
+        echo(one_line(f"colm: warning: no plots will be drawn: {error}"), err=True)
     folder = RecordFolder.open(out) if models is None else _answer(loaded, out, models, values)
     summary = summarize(folder, loaded, checker)
     written = write_tables(summary, out)
@@ -113,7 +133,7 @@ def _answer(task: Any, out: Path, models: tuple[str, str, str | None], values: d
     alone = {}
     for name, equals, model in (entry.partition("=") for entry in names):
         if equals and not model:
-            raise OptionError(f"--arm {name}= names no model; write a name and a file, such as tuned=base-tuned.gguf")
+            raise OptionError(f"--arm {name}= has no model; give a name and a file, such as tuned=base-tuned.gguf")
         if equals:
             alone[name] = str(resolve(model))
     arms = make_arms(

@@ -28,7 +28,7 @@ def _check_width(head: Head, path: str) -> None:
     width = metadata.get(f"{metadata.get('general.architecture')}.embedding_length")
     if width != head.n_embd:
         raise HeadMismatch(
-            f"the head takes hidden states of width {head.n_embd} and {path} has width {width}; give the base that "
+            f"the head needs hidden states of width {head.n_embd}, but {path} has width {width}; give the base that "
             "the head was trained on"
         )
 
@@ -36,15 +36,17 @@ def _check_width(head: Head, path: str) -> None:
 @click.command()
 @click.argument("source")
 @click.argument("output", type=click.Path(path_type=Path))
-@click.option("--base-name", metavar="NAME", help="The base that the head was made for.")
-@click.option("--assistant-name", metavar="NAME", help="The assistant that the head was made for.")
-@click.option("--name", metavar="NAME", help="A name for the head.")
-@click.option("--threshold", type=float, metavar="ETA", help="Threshold used when the caller gives none, 0 to 1.")
-@click.option("--base", metavar="MODEL", help="Check the width against this model and record its vocabulary.")
-@click.option("--row", type=int, help="For a folder: the row of the matrix. Unset: that of '<|defer|>'.")
+@click.option("--base-name", metavar="NAME", help="Name of the base that the head was trained for.")
+@click.option("--assistant-name", metavar="NAME", help="Name of the assistant that the head was trained for.")
+@click.option("--name", metavar="NAME", help="Name of the head.")
+@click.option("--threshold", type=float, metavar="ETA", help="Default threshold of the head, 0 to 1.")
+@click.option("--base", metavar="MODEL", help="Check that the head fits this base, and record its vocabulary.")
+@click.option(
+    "--row", type=int, help="If SOURCE is a folder: the row of the output matrix. Unset: the row of '<|defer|>'."
+)
 @click.option("--force", is_flag=True, help="Replace OUTPUT if it exists.")
 def export(source: str, output: Path, base: str | None, row: int | None, force: bool, **names: Any) -> None:
-    """Make the head file OUTPUT out of SOURCE.
+    """Write the head file OUTPUT from SOURCE.
 
     SOURCE is a checkpoint folder in the Hugging Face layout, or a .npz, .npy, .safetensors, .bin or .pt file with
     the deferral vector or the layers of an MLP.

@@ -39,47 +39,56 @@ _INTERRUPTED = "interrupted"
     metavar="HEAD",
     help=HEAD_HELP,
 )
-@option("Prompt", "--file", metavar="FILE", help="Read the prompt from FILE (- is stdin), less one final newline.")
+@option(
+    "Prompt",
+    "--file",
+    metavar="FILE",
+    help="Read the prompt from FILE (- is stdin). One newline at the end is removed.",
+)
 @option(
     "Prompt",
     "--batch",
     metavar="FILE",
-    help="Many texts at once: JSON lines with prompt or messages, and if wanted id and options such as max_tokens "
-    "(docs/batch-format.md).",
+    help="Write many texts. FILE has one JSON object per line, with 'prompt' or 'messages', and optionally 'id' and "
+    "options such as max_tokens (docs/batch-format.md).",
 )
-@option("Prompt", "--chat", is_flag=True, help="The prompt is a user's message: use the base's chat template.")
-@option("Prompt", "--system", metavar="TEXT", help="A system message before it; implies --chat.")
-@option("Prompt", "--chat-template", metavar="FILE", help="Jinja template to use instead; implies --chat.")
+@option("Prompt", "--chat", is_flag=True, help="PROMPT is a user's message: apply the base's chat template.")
+@option("Prompt", "--system", metavar="TEXT", help="System message before the user's message; implies --chat.")
+@option(
+    "Prompt", "--chat-template", metavar="FILE", help="Jinja template to use instead of the base's; implies --chat."
+)
 @from_table(GENERATION, "Deferral", _DEFERRAL)
 @from_table(GENERATION, "Text", _SAMPLING)
-@option("Text", "--grammar", metavar="TEXT", help="GBNF that the text must follow.")
-@option("Text", "--grammar-file", metavar="FILE", help="The same from a file.")
-@option("Text", "--json-schema", metavar="FILE", help="JSON schema that the text must follow.")
-@option("Output", "--json", "as_json", is_flag=True, help="One JSON object instead of the text, with every token.")
+@option("Text", "--grammar", metavar="TEXT", help="GBNF grammar that the text must follow.")
+@option("Text", "--grammar-file", metavar="FILE", help="File with a GBNF grammar that the text must follow.")
+@option("Text", "--json-schema", metavar="FILE", help="File with a JSON schema that the text must follow.")
+@option("Output", "--json", "as_json", is_flag=True, help="Print JSON with every token instead of the text.")
 @option(
     "Output",
     "--out",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="With --batch: results in the order of the rows to FILE (- is stdout). Else as they end to stdout.",
+    help="With --batch: write the results to FILE in the order of the rows (- is stdout). Unset: print each result to "
+    "stdout when its text ends.",
 )
 @option(
     "Output",
     "--trace",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Record every token as JSON lines (- is stdout). After Ctrl-C the file has the tokens so far.",
+    help="Write every token to FILE as JSON lines (- is stdout). After Ctrl-C, FILE has the tokens so far.",
 )
 @force_option("Replace the file of --out or --trace if it exists.")
 @color_option("Colour the assistant's tokens.")
-@option("Output", "--quiet", "-q", is_flag=True, help="No progress line and no legend.")
+@option("Output", "--quiet", "-q", is_flag=True, help="Show no progress and no summary line.")
 @option("Output", "--verbose", "-v", is_flag=True, help="Show llama.cpp's log on stderr.")
 @option(
     "Loading",
     "--parallel",
     "n_parallel",
     type=click.IntRange(1, MAX_PARALLEL),
-    help=f"Texts of a --batch at a time; each needs a cache of n_ctx tokens. [default: {DEFAULT_PARALLEL}]",
+    help="With --batch: number of texts to write at the same time. Each needs a KV cache of --n-ctx tokens. "
+    f"[default: {DEFAULT_PARALLEL}]",
 )
 @from_table(LOAD, "Loading")
 @model_options
@@ -87,8 +96,8 @@ _INTERRUPTED = "interrupted"
 def generate(prompt: str | None, **values: Any) -> None:
     """Continue PROMPT, or answer it with --chat.
 
-    With --batch FILE many prompts are continued at once: a JSON line each, with its number, and its error where it
-    could not be written.
+    With --batch FILE, many prompts are continued at the same time. Each gives one JSON line with its number. If a text
+    fails, its line has an 'error' field.
     """
     from ..options import GenerationOptions
     from ..pair import CHAT_TEMPERATURE, DEFAULT_THRESHOLD
@@ -99,7 +108,7 @@ def generate(prompt: str | None, **values: Any) -> None:
     base, assistant, own_head = chosen_models(values)
     head = own_head if values["head"] is None else values["head"]
     if head is None:
-        raise click.UsageError("Missing option '--head'; only a pair with a name brings one.")
+        raise click.UsageError("Missing option '--head'; give a head, or use a preset (--pair), which has one.")
     chat = values["chat"] or values["system"] is not None or values["chat_template"] is not None
     options = collect(GENERATION, values)
     grammar = read_grammar(values["grammar"], values["grammar_file"], values["json_schema"])
@@ -187,12 +196,12 @@ def _check_batch(many: bool, prompt: str | None, values: dict[str, Any]) -> None
         for name in ("out", "n_parallel"):
             if values[name] is not None:
                 raise click.UsageError(
-                    f"--{name.removeprefix('n_')} goes with --batch; leave it out, or give a file of prompts"
+                    f"--{name.removeprefix('n_')} needs --batch; remove it, or give a file of prompts with --batch"
                 )
         return
     for what, given in (("PROMPT", prompt), ("--file", values["file"]), ("--trace", values["trace"])):
         if given is not None:
-            raise click.UsageError(f"--batch brings its own prompts and texts; leave out {what}")
+            raise click.UsageError(f"{what} cannot be used with --batch; remove one of the two")
 
 
 def _start(

@@ -1,4 +1,4 @@
-"""``colm inspect``: what a model, a head or a pair is."""
+"""``colm inspect``: facts about a model, a head or a pair."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _MEMORY_OPTIONS = ("n_ctx", "n_batch", "n_ubatch", "type_k", "type_v", "n_gpu_la
 
 @click.command()
 @click.argument("files", nargs=-1)
-@click.option("--base", metavar="MODEL", help="The base of a pair.")
-@click.option("--assistant", metavar="MODEL", help="The assistant of a pair; both are then loaded and compared.")
-@click.option("--pair", "pair", metavar="NAME", help="A pair with a name instead of both.")
-@click.option("--head", metavar="HEAD", help="A head for that pair, as for 'colm generate'.")
+@click.option("--base", metavar="MODEL", help="The base of a pair to check.")
+@click.option("--assistant", metavar="MODEL", help="The assistant of a pair to check.")
+@click.option("--pair", "pair", metavar="NAME", help="A preset to check, instead of --base and --assistant.")
+@click.option("--head", metavar="HEAD", help="A head to check with the pair (see --head of 'colm generate').")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @from_table(LOAD, "Options", _MEMORY_OPTIONS)
 @click.pass_context
@@ -41,10 +41,11 @@ def inspect(
     as_json: bool,
     **values: Any,
 ) -> None:
-    """Say what FILES are: models or heads, by their files or names. Of a pair, say whether its parts go together.
+    """Show facts about models and heads, and check whether a pair fits together.
 
-    A pair is --base and --assistant, --pair, or the name of a pair as FILES. Files on the hub are downloaded. The exit
-    code is 1 where the parts of a pair do not go together, or where a file is cut short.
+    FILES are model files, head files, or names of heads. To check a pair, give --base and --assistant, or a preset with
+    --pair or as FILES. Both models are then loaded and their vocabularies are compared. Files on the hub are
+    downloaded. The exit code is 1 if the parts of a pair do not fit together, or if a file is truncated.
     """
     from ..names import find_head
     from ..options import LoadOptions
@@ -56,18 +57,18 @@ def inspect(
     if len(files) == 1 and pair is None and base is None and files[0] in {known.name for known in presets()}:
         pair, files = files[0], ()
     elif pairs:
-        raise click.UsageError(f"{pairs[0]} is a pair; give its name alone, or as --pair {pairs[0]}")
+        raise click.UsageError(f"{pairs[0]} is a preset; give its name alone, or as --pair {pairs[0]}")
     if pair is not None:
         if base is not None or assistant is not None:
-            raise click.UsageError("--pair names both models; leave out --base and --assistant, or --pair")
+            raise click.UsageError("--pair already gives both models; remove --base and --assistant, or remove --pair")
         known = preset(pair)
         base, assistant, head = known.base, known.assistant, known.head if head is None else head
     if not files and base is None and assistant is None:
         raise click.UsageError("nothing to inspect; give FILES, or --base and --assistant, or --pair")
     if (base is None) != (assistant is None):
-        raise click.UsageError("a pair needs both --base and --assistant; to inspect one model give it as FILES")
+        raise click.UsageError("a pair needs both --base and --assistant; to inspect one model, give it as FILES")
     if head is not None and base is None:
-        raise click.UsageError("--head needs --base and --assistant; to inspect a head file alone give it as FILES")
+        raise click.UsageError("--head needs --base and --assistant; to inspect a head alone, give it as FILES")
 
     given = collect(LOAD, values)
     options = LoadOptions.merge(given, None)
@@ -76,7 +77,7 @@ def inspect(
         named.append(str(find_head(head).place))
     facts: dict[str, Any] = {"files": [file_facts(name, options) for name in dict.fromkeys(named)]}
     complaints = [
-        f"{file['path']} is cut short: it has {file['file_bytes']} of {file['expected_bytes']} bytes; download it again"
+        f"{file['path']} is truncated: it has {file['file_bytes']} of {file['expected_bytes']} bytes; download it again"
         for file in facts["files"]
         if file.get("truncated")
     ]
@@ -148,7 +149,7 @@ def _model_table(facts: dict[str, Any]) -> Table:
     ids = ", ".join(f"{name} {token}" for name, token in special.items() if token is not None)
     size = _bytes(facts["file_bytes"])
     if facts["truncated"]:
-        size += f", cut short: {_bytes(facts['expected_bytes'])} expected"
+        size += f", truncated: {_bytes(facts['expected_bytes'])} expected"
     return _table(
         [
             ("model", _text(facts["name"])),
@@ -191,22 +192,22 @@ def _head_table(facts: dict[str, Any]) -> Table:
 
 
 def _free_table(facts: dict[str, Any]) -> Table:
-    return _table([("head", facts["name"]), ("kind", "training-free"), ("what it does", facts["about"])])
+    return _table([("head", facts["name"]), ("kind", "training-free"), ("function", facts["about"])])
 
 
 _TABLES = {"model": _model_table, "head": _head_table, "training-free": _free_table}
 
 
 def _training_rows(training: Any) -> list[tuple[str, ...]]:
-    """What a head made by ``colm train`` is worth on its held-out texts; one made elsewhere may say anything."""
+    """The held-out results of a head from ``colm train``. A head made elsewhere may have anything there."""
     held_out = training.get("held_out") if isinstance(training, dict) else None
     if not isinstance(held_out, dict):
         return []
     names = {
         "base_nll": "base",
         "assistant_nll": "assistant",
-        "joint_nll": "both",
-        "oracle_nll": "better one",
+        "joint_nll": "pair",
+        "oracle_nll": "better model at each token",
     }
     losses = [f"{name} {value:.3f}" for key, name in names.items() if isinstance(value := held_out.get(key), float)]
     areas = [
@@ -214,7 +215,7 @@ def _training_rows(training: Any) -> list[tuple[str, ...]]:
         for key, name in (("auc_differ", "this head"), ("confidence_auc_differ", "confidence"))
         if isinstance(value := held_out.get(key), float)
     ]
-    return [("held-out NLL", ", ".join(losses)), ("AUC where they differ", ", ".join(areas))]
+    return [("held-out NLL", ", ".join(losses)), ("AUC where models differ", ", ".join(areas))]
 
 
 def _pair_table(facts: dict[str, Any]) -> Table:

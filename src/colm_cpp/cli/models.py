@@ -1,4 +1,4 @@
-"""``colm models``: what goes by a name."""
+"""``colm models``: the names of presets and heads."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ __all__ = ["models"]
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def models(as_json: bool) -> None:
-    """List what goes by a name: pairs, and heads.
+    """List the names of presets and heads.
 
-    A pair's name goes with --pair and 'colm inspect', a head's with --head. Nothing is downloaded for this list.
+    A preset is a pair of models with a head. Give its name to --pair or to 'colm inspect'. Give the name of a head to
+    --head. This command downloads nothing.
     """
     from ..heads import Head
     from ..names import TRAINING_FREE_HEADS, find_head, head_names
@@ -48,7 +49,7 @@ def models(as_json: bool) -> None:
     if as_json:
         print_json({"pairs": pairs, "heads": heads})
         return
-    _table("Pairs (--pair NAME)", [(str(pair["name"]), str(pair["about"])) for pair in pairs])
+    _table("Presets (--pair NAME)", [(str(pair["name"]), str(pair["about"])) for pair in pairs])
     echo("")
     _table("Heads (--head NAME)", [(head["name"], _about(head)) for head in heads])
     echo("\nA head may also be a file, hf:org/repo/file.gguf, or a token of the base such as '<|defer|>'.")
@@ -57,7 +58,7 @@ def models(as_json: bool) -> None:
 def _about(head: dict[str, Any]) -> str:
     if "about" in head:
         return f"{head['kind']}: {head['about']}"
-    made_for = f" for {head['base']} and {head['assistant']}" if head["base"] and head["assistant"] else ""
+    made_for = f", trained for {head['base']} and {head['assistant']}" if head["base"] and head["assistant"] else ""
     return f"{head['kind']}{made_for}{', calibrated' if head['calibrated'] else ''}"
 
 

@@ -1,4 +1,4 @@
-"""``colm patterns``: what is deferred."""
+"""``colm patterns``: which tokens are deferred."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PIPE_WIDTH = 160
     "Texts",
     "--arm",
     metavar="NAME",
-    help="The arm to read of evaluations. Default: every arm with a head, each by itself.",
+    help="The arm (configuration) to read from evaluations. Unset: every arm with a head, one section each.",
 )
 @option(
     "Texts",
@@ -31,7 +31,7 @@ _PIPE_WIDTH = 160
     type=click.IntRange(min=1),
     default=5,
     show_default=True,
-    help="List a token only if it occurs this often.",
+    help="List a token only if it occurs at least this often.",
 )
 @option(
     "Output",
@@ -39,7 +39,7 @@ _PIPE_WIDTH = 160
     "page",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Write a page with the numbers and the texts of one arm, each token shaded by its defer probability.",
+    help="Write a web page with the numbers and the texts of one arm. Each token is shaded by its defer probability.",
 )
 @force_option("Replace the file of --html if it exists.")
 @option(
@@ -48,7 +48,7 @@ _PIPE_WIDTH = 160
     type=click.IntRange(min=0),
     default=50,
     show_default=True,
-    help="Texts on that page at most; the numbers are of all.",
+    help="Maximum number of texts on the page. The numbers always cover all texts.",
 )
 @option("Output", "--json", "as_json", is_flag=True, help="Print one JSON object.")
 @option(
@@ -57,9 +57,9 @@ _PIPE_WIDTH = 160
     "number",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Print the N-th text too, with its deferred tokens coloured, or in brackets where there is no colour.",
+    help="Also print text number N. Deferred tokens are coloured, or in brackets if there is no colour.",
 )
-@color_option("")
+@color_option("Colour deferred tokens.")
 def patterns(
     paths: tuple[str, ...],
     arm: str | None,
@@ -71,10 +71,10 @@ def patterns(
     number: int | None,
     color: str,
 ) -> None:
-    """Say what is deferred in texts that were generated.
+    """Show which tokens were deferred in generated texts.
 
-    PATHS are folders made by 'colm evaluate', records files in them, or files made by 'colm generate --trace'. Arms are
-    counted apart, since they defer differently.
+    PATHS are folders made by 'colm evaluate', records files in them, or files made by 'colm generate --trace'. Each arm
+    (configuration) of an evaluation is counted separately, because arms defer differently.
     """
     from ..report.html import render_page
     from ..report.patterns import find_patterns
@@ -83,17 +83,17 @@ def patterns(
     from ._output import echo, is_terminal, one_line, open_console, print_json, wants_color
 
     if as_json and number is not None:
-        raise click.UsageError("--json prints no texts; leave out --json or --text")
+        raise click.UsageError("--text cannot be used with --json; remove one of them")
     if arm is not None and not any(os.path.isdir(path) for path in paths):
-        raise click.UsageError("--arm chooses among the arms of an evaluation; give its folder")
+        raise click.UsageError("--arm needs the folder of an evaluation; give it as one of PATHS, or remove --arm")
     check("--html", page, force=force, inputs=paths)
     arms = read_arms(paths, arm) or {"": []}
     texts = [text for read in arms.values() for text in read]
     if number is not None and number > len(texts):
-        raise OptionError(f"--text {number} is not there: the texts number {len(texts)}")
+        raise OptionError(f"--text is {number}, but the number of texts is {len(texts)}; give a number up to that")
     if page is not None and len(arms) > 1:
         names = ", ".join(name or "traces" for name in arms)
-        raise OptionError(f"--html shows one arm, and there are {len(arms)}: {names}; choose one with --arm")
+        raise OptionError(f"--html shows one arm, but there are {len(arms)}: {names}; choose one with --arm")
     found = {name: find_patterns(read, min_count=min_count) for name, read in arms.items()}
     if as_json:
         counted = [{"arm": name or None, **counts.to_dict()} for name, counts in found.items()]

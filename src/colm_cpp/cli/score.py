@@ -1,4 +1,4 @@
-"""``colm score``: read texts once with both models."""
+"""``colm score``: run both models over texts."""
 
 from __future__ import annotations
 
@@ -18,12 +18,23 @@ __all__ = ["score"]
 @click.command(cls=SectionedCommand)
 @click.argument("corpus", nargs=-1, required=True, type=click.Path())
 @pair_arguments
-@option("Texts", "--out", "-o", required=True, type=click.Path(path_type=Path), help="The folder for the scores.")
-@option("Texts", "--limit", type=int, metavar="N", help="Rows at most. A larger limit later goes on from there.")
-@option("Texts", "--seed", type=int, help="Draw the rows at random; also the seed of --respond.")
-@option("Texts", "--strict", is_flag=True, help="Stop at the first row that cannot be used.")
-@option("Texts", "--chat/--no-chat", default=None, help="The base's chat template. Unset: where it has one.")
-@option("Texts", "--system", metavar="TEXT", help="A system message before every prompt.")
+@option("Texts", "--out", "-o", required=True, type=click.Path(path_type=Path), help="Folder for the scores.")
+@option(
+    "Texts",
+    "--limit",
+    type=int,
+    metavar="N",
+    help="Maximum number of rows. A later run with a larger limit continues from there.",
+)
+@option("Texts", "--seed", type=int, help="Choose the rows at random with this seed. It is also the seed of --respond.")
+@option(
+    "Texts",
+    "--strict",
+    is_flag=True,
+    help="Stop at the first row that cannot be used. Unset: skip such rows with a warning.",
+)
+@option("Texts", "--chat/--no-chat", default=None, help="Apply the base's chat template. Unset: if it has one.")
+@option("Texts", "--system", metavar="TEXT", help="System message to put before every prompt.")
 @option(
     "Texts",
     "--top-logprobs",
@@ -31,23 +42,24 @@ __all__ = ["score"]
     type=int,
     default=10,
     show_default=True,
-    help="The base's largest log-probabilities to keep.",
+    help="Number of the base's largest log-probabilities to store per token.",
 )
-@option("Answers", "--respond", is_flag=True, help="Let the assistant write the completions first.")
+@option("Answers", "--respond", is_flag=True, help="First let the assistant write the completions.")
 @option(
     "Answers",
     "--head",
     metavar="HEAD",
-    help="Let the pair write them instead, with this head, as for 'colm generate'.",
+    help="With --respond: let the pair write the completions with this head (see --head of 'colm generate').",
 )
-@option("Answers", "--defer-rate", type=float, metavar="RATE", help="The share of tokens that --head defers.")
+@option("Answers", "--defer-rate", type=float, metavar="RATE", help="With --head: share of tokens to defer, 0 to 1.")
 @answer_options("Answers", None)
-@parallel_option("Answers", "Answers that --respond writes at once.")
+@parallel_option("Answers", "Number of answers that --respond writes at the same time.")
 def score(corpus: tuple[str, ...], out: Path, **values: Any) -> None:
-    """Read the texts of CORPUS with both models and keep what each thought of every token.
+    """Run both models over CORPUS and store what training needs for every token.
 
-    CORPUS are JSON lines with prompt and completion or with messages, or plain text files. What was interrupted goes
-    on when the command is given again.
+    Each file of CORPUS is a plain text, or has JSON lines with 'prompt' and 'completion' or with 'messages'. The scores
+    hold log-probabilities of both models and hidden states of the base. To continue after an interruption, run the same
+    command again.
     """
     from ..learn.scores import folder_files
     from ..learn.scoring import score as run
@@ -60,9 +72,9 @@ def score(corpus: tuple[str, ...], out: Path, **values: Any) -> None:
     models = chosen_models(values)[:2]
     respond = values["respond"]
     if values["head"] is not None and not respond:
-        raise click.UsageError("--head is for answers that the pair writes; add --respond")
+        raise click.UsageError("--head needs --respond; add --respond, or remove --head")
     if values["defer_rate"] is not None and values["head"] is None:
-        raise click.UsageError("--defer-rate is of answers that the pair writes; add --head and --respond")
+        raise click.UsageError("--defer-rate needs --head and --respond; add them, or remove --defer-rate")
     refuse_inputs(folder_files(out), read_by(values, *models, *corpus))
     texts = select(corpus, limit=values["limit"], seed=values["seed"], needs_completion=not respond)
     shown = not values["quiet"]
@@ -91,8 +103,8 @@ def score(corpus: tuple[str, ...], out: Path, **values: Any) -> None:
                 strict=values["strict"],
                 on_progress=on_progress,
             )
-    left_out = f", {_counted(done.n_bad, 'row')} left out" if done.n_bad else ""
-    cut = f", {_counted(done.n_truncated, 'text')} cut at the end of the context" if done.n_truncated else ""
+    left_out = f", {_counted(done.n_bad, 'row')} skipped" if done.n_bad else ""
+    cut = f", {_counted(done.n_truncated, 'text')} truncated to the context length" if done.n_truncated else ""
     echo(f"{out}: {_counted(done.n_tokens, 'token')} of {_counted(done.n_texts, 'text')}{left_out}{cut}")
 
 

@@ -1,4 +1,4 @@
-"""``colm train``: fit a head to scored texts."""
+"""``colm train``: train a head on scored texts."""
 
 from __future__ import annotations
 
@@ -21,14 +21,22 @@ __all__ = ["train"]
 @click.command(cls=SectionedCommand)
 @click.argument("scores", nargs=-1, required=True, type=click.Path(path_type=Path))
 @option("Head", "--out", "-o", required=True, type=click.Path(path_type=Path), help="The head file to write.")
-@option("Head", "--name", metavar="NAME", help="A name for the head.")
-@option("Head", "--kind", type=click.Choice(["linear", "mlp"]), default="linear", show_default=True, help="Its form.")
+@option("Head", "--name", metavar="NAME", help="Name of the head.")
+@option(
+    "Head",
+    "--kind",
+    type=click.Choice(["linear", "mlp"]),
+    default="linear",
+    show_default=True,
+    help="Linear head, or MLP with one hidden layer.",
+)
 @option(
     "Head",
     "--features",
     default="logits",
     show_default=True,
-    help="Beside the hidden state: none, logits (all), or names joined by commas.",
+    help="Inputs besides the hidden state: none, logits (all features of the logits), or feature names separated by "
+    "commas.",
 )
 @option(
     "Head",
@@ -37,17 +45,18 @@ __all__ = ["train"]
     type=int,
     default=5,
     show_default=True,
-    help="How many log-probabilities the feature top_k_logprobs is.",
+    help="Number of log-probabilities in the feature top_k_logprobs.",
 )
-@option("Head", "--use-hidden/--no-hidden", default=True, help="Give the hidden state weights.  [default: use-hidden]")
-@option("Head", "--n-units", type=int, default=32, show_default=True, help="Width of the mlp.")
+@option("Head", "--use-hidden/--no-hidden", default=True, help="Use the hidden state as input.  [default: use-hidden]")
+@option("Head", "--n-units", type=int, default=32, show_default=True, help="Number of hidden units of the MLP.")
 @option(
     "Objective",
     "--objective",
     type=click.Choice(["marginal", "weak", "regret"]),
     default="marginal",
     show_default=True,
-    help="What is fitted.",
+    help="What to train on. marginal: the likelihood of the texts under the pair. weak: the weak labels alone. regret: "
+    "the log-probability that is lost where the base writes.",
 )
 @option(
     "Objective",
@@ -55,38 +64,60 @@ __all__ = ["train"]
     type=click.Choice(["a", "b", "differ"]),
     default="a",
     show_default=True,
-    help="The weak label that the fit starts from.",
+    help="Tokens to defer at the start of the fit (weak labels), by the most likely token of each model. a: the "
+    "assistant's is the text's token and the base's is not. b: the base's is not. differ: the two differ.",
 )
-@option("Objective", "--cost", type=float, default=0.1, show_default=True, help="Price of a deferred token in nats.")
+@option("Objective", "--cost", type=float, default=0.1, show_default=True, help="Cost of a deferred token in nats.")
 @option(
-    "Objective", "--l2", type=float, default=0.3, show_default=True, help="Holds down the weights of the hidden state."
+    "Objective",
+    "--l2",
+    type=float,
+    default=0.3,
+    show_default=True,
+    help="L2 penalty on the weights of the hidden state.",
 )
-@option("Objective", "--feature-l2", type=float, default=1e-3, show_default=True, help="The same for the features.")
+@option(
+    "Objective",
+    "--feature-l2",
+    type=float,
+    default=1e-3,
+    show_default=True,
+    help="L2 penalty on the weights of the features.",
+)
 @option(
     "Fit",
     "--held-out",
     type=float,
     default=0.15,
     show_default=True,
-    help="Share of the texts that end the fit and are reported on.",
+    help="Share of the texts to hold out. Training stops by their loss, and the report covers them.",
 )
-@option("Fit", "--seed", type=int, default=0, show_default=True, help="Of the choice of these texts.")
-@option("Fit", "--max-iterations", type=int, default=200, show_default=True, help="Of L-BFGS.")
+@option(
+    "Fit",
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Seed for choosing the held-out texts and for the first weights of the MLP.",
+)
+@option(
+    "Fit", "--max-iterations", type=int, default=200, show_default=True, help="Maximum number of L-BFGS iterations."
+)
 @option(
     "Fit",
     "--patience",
     type=int,
     default=30,
     show_default=True,
-    help="Iterations without a better held-out loss before the fit ends.",
+    help="Stop after this many iterations without a better held-out loss.",
 )
 @option("Output", "--json", "as_json", is_flag=True, help="Print one JSON object.")
 @option("Output", "--force", is_flag=True, help="Replace the head file if it exists.")
-@option("Output", "--quiet", "-q", is_flag=True, help="No line for each iteration.")
+@option("Output", "--quiet", "-q", is_flag=True, help="Do not print a line for each iteration.")
 def train(
     scores: tuple[Path, ...], out: Path, name: str | None, as_json: bool, force: bool, quiet: bool, **given: Any
 ) -> None:
-    """Fit a deferral head to SCORES, folders made by colm score."""
+    """Train a deferral head on SCORES, folders made by 'colm score'."""
     from ..extras import require
     from ..learn.scores import Scores
     from ..learn.training import TrainingOptions
@@ -132,27 +163,27 @@ def _report(trained: Trained, out: Path) -> None:
     for label, field in (
         ("NLL of the base", "base_nll"),
         ("NLL of the assistant", "assistant_nll"),
-        ("NLL of both, by the head", "joint_nll"),
-        ("NLL of the better one at each token", "oracle_nll"),
+        ("NLL of the pair with this head", "joint_nll"),
+        ("NLL of the better model at each token", "oracle_nll"),
         ("mean defer probability", "mean_defer_prob"),
         ("AUC, label a", "auc_a"),
-        ("AUC, label a, plain confidence", "confidence_auc_a"),
-        ("AUC, likeliest tokens differ", "auc_differ"),
-        ("AUC, likeliest tokens differ, plain confidence", "confidence_auc_differ"),
+        ("AUC, label a, confidence head", "confidence_auc_a"),
+        ("AUC, most likely tokens differ", "auc_differ"),
+        ("AUC, most likely tokens differ, confidence head", "confidence_auc_differ"),
         ("share of tokens that differ", "differ_rate"),
-        ("regret of staying, nats per token", "regret"),
+        ("regret of never deferring, nats per token", "regret"),
     ):
         rows.append([label, *(_number(getattr(m, field)) for _, m in columns)])
     for rate in trained.held_out.saved:
-        share = f"at {float(rate):.0%}"
-        rows.append([f"regret saved deferring {share}", *(_number(m.saved[rate]) for _, m in columns)])
-        rows.append([f"  by plain confidence {share}", *(_number(m.confidence_saved[rate]) for _, m in columns)])
+        share = f"at rate {float(rate):.0%}"
+        rows.append([f"share of regret saved {share}", *(_number(m.saved[rate]) for _, m in columns)])
+        rows.append([f"  with the confidence head {share}", *(_number(m.confidence_saved[rate]) for _, m in columns)])
     widths = [max(len(row[i]) for row in [titles, *rows]) for i in range(len(titles))]
     for row in [titles, *rows]:
         echo("  ".join([row[0].ljust(widths[0]), *(v.rjust(w) for v, w in zip(row[1:], widths[1:], strict=True))]))
     for what, fit in (("weak", trained.weak_fit), ("main", trained.main_fit)):
         if fit is not None:
-            echo(f"{what} fit: {fit.n_iterations} iterations, best {fit.best_iteration}, {fit.stopped}")
+            echo(f"{what} fit: {fit.n_iterations} iterations, best iteration {fit.best_iteration}, {fit.stopped}")
     echo(f"{out}: {trained.head.kind} head; calibrate it next: colm calibrate {out}")
 
 

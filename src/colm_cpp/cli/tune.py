@@ -31,7 +31,7 @@ def _number(section: str, name: str, help: str) -> Callable[[Command], Command]:
     "--base",
     required=True,
     metavar="MODEL",
-    help="The base that was scored: a GGUF file or hf:org/repo/file.gguf.",
+    help="The base model that was scored: a GGUF file or hf:org/repo/file.gguf.",
 )
 @option(
     "Output",
@@ -39,7 +39,7 @@ def _number(section: str, name: str, help: str) -> Callable[[Command], Command]:
     "-o",
     required=True,
     type=click.Path(path_type=Path),
-    help="The folder for adapter, head and checkpoint.",
+    help="Folder for the adapter, the head and the checkpoint.",
 )
 @option(
     "Objective",
@@ -47,54 +47,62 @@ def _number(section: str, name: str, help: str) -> Callable[[Command], Command]:
     type=click.Choice(OBJECTIVES),
     default=_DEFAULTS.objective,
     show_default=True,
-    help="marginal: adapter and head together, on the paper's likelihood. sft: the adapter alone. regret: the adapter "
-    "by cross-entropy, the head by regret.",
+    help="What to train on. marginal: adapter and head together, on the likelihood of the texts under the pair. sft: "
+    "the adapter alone, by cross-entropy. regret: the adapter by cross-entropy, and the head by regret.",
 )
-@_number("Objective", "cost", "Price of a deferred token in nats.")
+@_number("Objective", "cost", "Cost of a deferred token in nats.")
 @option(
     "Objective",
     "--label",
     type=click.Choice(["a", "b", "differ"]),
     default=_DEFAULTS.label,
     show_default=True,
-    help="The weak label that the head starts from.",
+    help="Weak labels that the head starts from, as for 'colm train'.",
 )
 @option(
     "Objective",
     "--features",
     default=_DEFAULTS.features,
     show_default=True,
-    help="What the head sees beside the hidden state.",
+    help="Inputs of the head besides the hidden state, as for 'colm train'.",
 )
 @_number("Adapter", "rank", "Rank of the LoRA matrices.")
-@_number("Adapter", "alpha", "The adapter is scaled by alpha / rank.")
-@_number("Training", "epochs", "Passes over the training texts.")
+@_number("Adapter", "alpha", "The scale of the adapter is alpha / rank.")
+@_number("Training", "epochs", "Number of passes over the training texts.")
 @_number("Training", "learning_rate", "Highest learning rate of the adapter.")
 @_number("Training", "head_learning_rate", "Highest learning rate of the head.")
-@_number("Training", "warm_up", "Share of the steps in which the learning rate rises.")
-@_number("Training", "batch_texts", "Texts for each step.")
-@_number("Training", "pass_tokens", "Tokens of one forward pass; memory grows with it.")
-@_number("Training", "max_grad_norm", "Scale gradients down to this norm.")
+@_number("Training", "warm_up", "Share of the steps during which the learning rate rises.")
+@_number("Training", "batch_texts", "Number of texts per step.")
+@_number("Training", "pass_tokens", "Number of tokens per forward pass. A larger number needs more memory.")
+@_number("Training", "max_grad_norm", "Maximum gradient norm; larger gradients are scaled down.")
 @_number("Training", "weight_decay", "Weight decay of the adapter.")
-@_number("Training", "held_out", "Share of the texts that end the training and are reported on.")
-@_number("Training", "evaluations", "Measurements on the held-out texts in each epoch.")
-@_number("Training", "patience", "Measurements without a better held-out loss before training stops.")
-@option("Training", "--checkpointing", is_flag=True, help="Less memory, a third slower.")
+@_number(
+    "Training", "held_out", "Share of the texts to hold out. Training stops by their loss, and the report covers them."
+)
+@_number("Training", "evaluations", "Number of evaluations on the held-out texts per epoch.")
+@_number("Training", "patience", "Stop after this many evaluations without a better held-out loss.")
+@option(
+    "Training",
+    "--checkpointing",
+    is_flag=True,
+    help="Compute activations again in the backward pass: less memory, a third slower.",
+)
 @option(
     "Training",
     "--dtype",
     type=click.Choice(DTYPES),
     default=_DEFAULTS.dtype,
     show_default=True,
-    help="Of the frozen weights. auto: bfloat16 where the machine computes it faster.",
+    help="Data type of the frozen weights. auto: bfloat16 if this machine computes it faster, else float32.",
 )
-@_number("Training", "seed", "Of the held-out texts, their order, and the first weights.")
+@_number("Training", "seed", "Seed for the held-out texts, the order of the others, and the first weights.")
 @option("Output", "--json", "as_json", is_flag=True, help="Print one JSON object.")
-@option("Output", "--quiet", "-q", is_flag=True, help="No progress.")
+@option("Output", "--quiet", "-q", is_flag=True, help="Do not show progress.")
 def tune(scores: tuple[Path, ...], base: str, out: Path, as_json: bool, quiet: bool, **given: Any) -> None:
-    """Train a LoRA adapter of the base, and a head with it, on SCORES, folders made by colm score.
+    """Train a LoRA adapter of the base together with a head.
 
-    Needs pip install 'colm-cpp[tune]'. A run that was interrupted goes on when the command is given again.
+    SCORES are folders made by 'colm score'. This command needs pip install 'colm-cpp[tune]'. To continue after an
+    interruption, run the same command again.
     """
     from dataclasses import asdict
 
@@ -109,16 +117,17 @@ def tune(scores: tuple[Path, ...], base: str, out: Path, as_json: bool, quiet: b
         def on_agreement(found: Any) -> None:
             if not quiet:
                 bar.say(
-                    f"torch and llama.cpp agree: {found.logprob:.4f} nats a token, hidden states {found.hidden:.1%}, "
-                    f"likeliest tokens equal at {found.top:.1%} of {found.n_tokens}"
+                    f"torch and llama.cpp agree: log-probabilities differ by {found.logprob:.4f} nats per token, "
+                    f"hidden states by {found.hidden:.1%}; the most likely token is the same at {found.top:.1%} of "
+                    f"{found.n_tokens} tokens"
                 )
 
         def on_progress(progress: Any) -> None:
             held_out = progress.held_out
             if held_out is not None and not quiet:
                 bar.say(
-                    f"step {progress.step}: held out base {held_out.base_nll:.4f}, both {held_out.joint_nll:.4f}, mean "
-                    f"defer probability {held_out.mean_defer_prob:.3f}"
+                    f"step {progress.step}: held-out NLL base {held_out.base_nll:.4f}, pair {held_out.joint_nll:.4f}, "
+                    f"mean defer probability {held_out.mean_defer_prob:.3f}"
                 )
             step, speed = f"step {progress.step} of {progress.n_steps}", f"{progress.tokens_per_s:.0f} tokens/s"
             bar.update(progress.step / progress.n_steps, f"{step}, loss {progress.loss:.4f}, {speed}")
@@ -143,8 +152,8 @@ def tune(scores: tuple[Path, ...], base: str, out: Path, as_json: bool, quiet: b
     for label, name in (
         ("base", "base_nll"),
         ("assistant", "assistant_nll"),
-        ("both, by the head", "joint_nll"),
-        ("the better one at each token", "oracle_nll"),
+        ("pair with this head", "joint_nll"),
+        ("better model at each token", "oracle_nll"),
         ("mean defer probability", "mean_defer_prob"),
     ):
         click.echo(f"{label:42s} {getattr(tuned.before, name):7.3f} {getattr(tuned.best, name):7.3f}")

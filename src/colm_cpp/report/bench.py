@@ -1,4 +1,4 @@
-"""What a measurement of a pair looks like: tables for the terminal, and a plot."""
+"""The results of a benchmark: tables for the terminal, and a plot."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["check_plot", "plot_bytes", "print_bench"]
 
 
 def print_bench(console: Console, bench: Bench, *, plain: bool) -> None:
-    """Shows all that was measured, and what it means.
+    """Shows the measurements and the verdict.
 
     Args:
         console: where to.
@@ -41,14 +41,14 @@ def print_bench(console: Console, bench: Bench, *, plain: bool) -> None:
 
     threads = "" if bench.n_threads is None else f", {bench.n_threads} threads"
     say(f"base {bench.base}, assistant {bench.assistant}, head {bench.head}{threads}", "bold")
-    steps = table("milliseconds of a decode", *(str(size) for size in BATCH_SIZES))
-    for name, sizes in (("base, tokens:", bench.steps.base), ("assistant, tokens:", bench.steps.assistant)):
+    steps = table("decode time in ms by batch size", *(str(size) for size in BATCH_SIZES))
+    for name, sizes in (("base", bench.steps.base), ("assistant", bench.steps.assistant)):
         steps.add_row(name, *(f"{1000 * sizes[size].median:.1f}" for size in BATCH_SIZES))
-    steps.add_row("base, with its hidden state", f"{1000 * bench.steps.base_hidden.median:.1f}")
+    steps.add_row("base with hidden state", f"{1000 * bench.steps.base_hidden.median:.1f}")
     console.print(steps)
-    say(f"engine over bare decodes: {_spread(bench.overhead, 3)}")
+    say(f"engine time divided by decode time: {_spread(bench.overhead, 3)}")
 
-    arms = table("who writes", "tokens/s", "", "predicted", "deferred", "calls/token")
+    arms = table("configuration", "tokens/s", "", "predicted", "deferred", "calls/token")
     for arm in bench.arms:
         arms.add_row(
             arm.title,
@@ -79,7 +79,7 @@ def check_plot(path: Path) -> None:
     require("matplotlib", "a plot")
     known = importlib.import_module("matplotlib.backend_bases").FigureCanvasBase.get_supported_filetypes()
     if _format(path) not in known:
-        raise OptionError(f"a plot cannot be a file of type {path.suffix}; there are {', '.join(sorted(known))}")
+        raise OptionError(f"a plot cannot be a {path.suffix} file; the possible types are {', '.join(sorted(known))}")
 
 
 def _format(path: Path) -> str:
@@ -97,7 +97,7 @@ def plot_bytes(bench: Bench, path: Path) -> bytes:
     require("matplotlib", "a plot").use("Agg")
     figure: Any = importlib.import_module("matplotlib.figure").Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    for lookahead, label, color in ((0, "both", "#0e7c93"), ("auto", "both, looking ahead", "#b4531f")):
+    for lookahead, label, color in ((0, "both", "#0e7c93"), ("auto", "both, with look-ahead", "#b4531f")):
         arms = sorted(
             (arm for arm in bench.arms if arm.rate is not None and arm.n_texts == 1 and arm.lookahead == lookahead),
             key=lambda arm: arm.deferral_rate,
@@ -109,7 +109,7 @@ def plot_bytes(bench: Bench, path: Path) -> bytes:
         axes.errorbar(rates, middle, yerr=[below, above], marker="o", capsize=3, color=color, label=label)
         if lookahead == 0:
             predicted = [arm.predicted for arm in arms]
-            axes.plot(rates, predicted, ":", color=color, label="what the steps predict")
+            axes.plot(rates, predicted, ":", color=color, label="predicted from decode times")
     for name, style in (("base alone", "--"), ("assistant alone", "-.")):
         arm = bench.arm(name)
         if arm is not None:

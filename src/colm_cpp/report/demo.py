@@ -72,10 +72,10 @@ def print_key(console: Console) -> None:
 
     shown = Text()
     if console.no_color:
-        shown.append("[in brackets]: written by the assistant; the rest of 'together': by the base")
+        shown.append("[in brackets]: written by the assistant. The other text of 'together' is written by the base.")
     else:
         shown.append("In this colour", style=DEFERRED_STYLE)
-        shown.append(": written by the assistant; the rest: by the base")
+        shown.append(": written by the assistant. The other text is written by the base.")
     console.print(shown, soft_wrap=True)
     console.print()
 

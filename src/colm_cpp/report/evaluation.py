@@ -1,4 +1,4 @@
-"""An evaluation on paper: a Markdown table, JSON, and plots."""
+"""The report of an evaluation: Markdown tables, JSON, and plots."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # 
 
 
 def to_markdown(summary: Summary) -> str:
-    """The table of arms, and that of their differences."""
+    """The table of the arms, and the table of their differences."""
     meta = summary.meta
     lines = [
         f"Task {meta['task']}, checker {summary.checker}, base {meta['base']}, assistant {meta['assistant']}, "
@@ -37,16 +37,16 @@ def to_markdown(summary: Summary) -> str:
         "",
     ]
     counted = any(arm.s_per_problem is not None for arm in summary.arms)
-    by_steps = ("s/problem by steps", "ms/token by steps") if counted else ()
+    by_steps = ("s per problem (steps)", "ms per token (steps)") if counted else ()
     titles = (
         "arm",
         "problems",
         "accuracy",
         "95% interval",
-        "deferred",
+        "deferral rate",
         "assistant calls per token",
         "tokens/s",
-        "cut off",
+        "ended at max_tokens",
     )
     lines += _head(*titles, *by_steps)
     for arm in summary.arms:
@@ -69,10 +69,10 @@ def to_markdown(summary: Summary) -> str:
     if summary.comparisons:
         lines += [
             "",
-            "Differences in accuracy on the problems that both answered (interval: Tango's score interval; p: exact "
-            "McNemar test):",
+            "Difference in accuracy between two arms, A minus B, on the problems that both answered (interval: Tango's "
+            "score interval; p: exact McNemar test):",
             "",
-            *_head("arm", "less", "problems", "points", "95% interval", "p"),
+            *_head("A", "B", "problems", "A - B (points)", "95% interval", "p"),
         ]
         for c in summary.comparisons:
             d = c.difference
@@ -97,17 +97,17 @@ def _number(value: float | None, digits: int) -> str:
 
 def _what_references_are(summary: Summary) -> str:
     said = (
-        "chord@R sends a random share of the problems to the assistant alone, so many that it writes R% of the tokens; "
-        "the rest are the base's."
+        "chord@R is a baseline: the assistant alone answers problems chosen at random, and the base alone answers the "
+        "others. The assistant writes R% of all tokens."
     )
     if any(row.name.startswith("router") for row in summary.references):
         return said + (
-            f" router@R sends those of which the base is least sure, by the mean log-probability of the first "
-            f"{ROUTER_TOKENS} tokens of its own answer."
+            " router@R does the same, but the assistant answers the problems where the base is least confident. The "
+            f"confidence is the mean log-probability of the first {ROUTER_TOKENS} tokens of the base's own answer."
         )
     return said + (
-        " A question router is left out: the base's answers were written before records had log-probabilities. Delete "
-        "records/base.jsonl and run colm evaluate again to have one."
+        " There is no router@R, because the base's answers have no log-probabilities (an older version wrote them). To "
+        "get it, delete records/base.jsonl and run colm evaluate again."
     )
 
 
@@ -115,13 +115,22 @@ def _above(summary: Summary) -> list[str]:
     if not summary.above:
         return []
     routed = any(row.above_router is not None for row in summary.above)
-    titles = ["arm", "at equal", "problems", "cost", "chord sends", "chord", "above the chord", "95% interval"]
+    titles = [
+        "arm",
+        "cost measure",
+        "problems",
+        "cost",
+        "chord: problems to the assistant",
+        "chord: accuracy",
+        "arm - chord (points)",
+        "95% interval",
+    ]
     lines = [
         "",
-        "How far each arm lies above sending whole problems to the assistant, at equal cost (points of accuracy; "
-        "interval: bootstrap over the problems):",
+        "Accuracy of each arm minus the accuracy of sending whole problems to the assistant at the same cost "
+        "(interval: bootstrap over the problems):",
         "",
-        *_head(*titles, *(["router", "above the router", "95% interval"] if routed else [])),
+        *_head(*titles, *(["router: accuracy", "arm - router (points)", "95% interval"] if routed else [])),
     ]
     for row in summary.above:
         few = "" if row.n_problems >= FEW else f" (too few: {row.n_problems} of at least {FEW} problems)"
@@ -136,9 +145,10 @@ def _above(summary: Summary) -> list[str]:
             cells += [""] * 3
         lines.append(_row(*cells))
     said = (
-        "By steps: decodes of each model times what such a decode took when the evaluation began, so that it does not "
-        "vary with what else the machine did. Per problem includes reading the prompt, per token does not. By the "
-        "clock: seconds of the answers that were written one at a time, and the same per token for the others."
+        "Time by steps is the number of decode steps of each model times the time of one step, which was measured when "
+        "the evaluation began. Other work on the machine does not change it. Time by the clock was measured on the "
+        "answers that were written one at a time; the other answers count with the same time per token. Time per "
+        "problem includes the prefill, time per token does not."
     )
     return [*lines, "", said]
 
@@ -167,9 +177,9 @@ def _speed(arm: ArmSummary) -> str:
 def _timed_on(arms: Sequence[ArmSummary]) -> str:
     counts = sorted({arm.n_timed for arm in arms})
     if not counts[-1]:
-        return "No answer was written alone, so there are no tokens/s."
+        return "tokens/s is empty, because no answer was written alone."
     shown = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return f"Tokens/s are those of the {shown} answers of each arm that were written one at a time."
+    return f"tokens/s covers only the answers that were written one at a time: {shown} per arm."
 
 
 def write_report(summary: Summary, folder: str | os.PathLike[str]) -> tuple[dict[str, Path], str | None]:
@@ -251,7 +261,7 @@ class _Plot:
 
 _PLOTS = (
     _Plot(
-        "accuracy_by_rate", "deferred tokens (%)", lambda arm: 100 * arm.deferral_rate, "assistant tokens",
+        "accuracy_by_rate", "deferral rate (% of tokens)", lambda arm: 100 * arm.deferral_rate, "assistant tokens",
         lambda cost: 100 * cost,
     ),
     _Plot(
@@ -266,8 +276,8 @@ _PLOTS = (
 
 
 _CURVES = {
-    "chord": (":", "chord: problems at random"),
-    "router": ("-.", "router: problems by confidence"),
+    "chord": (":", "chord: random problems to the assistant"),
+    "router": ("-.", "router: least confident problems to the assistant"),
 }
 
 

@@ -41,7 +41,7 @@ def render_page(
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>What is deferred</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n",
+        f"<title>Deferred tokens</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n",
         _header(patterns, sources),
         _parts_card(patterns),
         f'<div class="pair">\n{_runs_card(patterns)}{_tenths_card(patterns)}</div>\n',
@@ -68,13 +68,13 @@ def _header(patterns: Patterns, sources: Sequence[str]) -> str:
         "deferred": f"{patterns.deferred:,}",
         "deferral rate": _percent(patterns.rate),
         "mean defer probability": _percent(patterns.mean_defer_prob),
-        "mean run": _NONE if patterns.runs.mean is None else f"{patterns.runs.mean:.2f}",
+        "mean run length": _NONE if patterns.runs.mean is None else f"{patterns.runs.mean:.2f}",
     }
     read = f'<p class="soft">Read from {_say(", ".join(sources))}</p>\n' if sources else ""
     boxes = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts.items())
     return (
-        "<header>\n<h1>What is deferred</h1>\n"
-        f"<p>Tokens that the base left to the assistant.</p>\n{read}</header>\n"
+        "<header>\n<h1>Deferred tokens</h1>\n"
+        f"<p>The tokens that the head deferred to the assistant.</p>\n{read}</header>\n"
         f'<dl class="facts">{boxes}</dl>\n'
     )
 
@@ -135,7 +135,7 @@ def _parts_card(patterns: Patterns) -> str:
         for count in patterns.parts
         if count.tokens
     ]  # fmt: skip
-    note = "Lift is the rate over the overall rate: above 1, this kind is deferred more than the average token."
+    note = "Lift is the rate divided by the overall rate. Above 1, this kind is deferred more often than average."
     return _card("By kind of token", _table(columns, rows), note)
 
 
@@ -145,8 +145,9 @@ def _runs_card(patterns: Patterns) -> str:
         [name, f"{n:,}", _percent(n / runs.runs if runs.runs else None), _bar(n / runs.runs if runs.runs else None)]
         for name, n in runs.lengths.items()
     ]
-    note = f"{runs.runs:,} runs of consecutive deferrals; the longest has {runs.longest:,} tokens."
-    columns = [("tokens", ""), ("runs", "n"), ("share", "n"), ("", "track")]
+    note = f"A run is a sequence of consecutive deferred tokens. There are {runs.runs:,} runs; the longest has "
+    f"{runs.longest:,} tokens."
+    columns = [("run length", ""), ("runs", "n"), ("share", "n"), ("", "track")]
     return _card("Run lengths", _table(columns, rows), note)
 
 
@@ -159,7 +160,9 @@ def _tenths_card(patterns: Patterns) -> str:
         share = (rate or 0.0) / top
         columns.append(f'<li style="--share:{share:.3f}"><span>{shown}</span><b></b><span>{i}</span></li>')
     chart = f'<ol class="chart">{"".join(columns)}</ol>\n'
-    return _card("Where in the text", chart, "Deferral rate by tenth of the text, from its beginning to its end.")
+    return _card(
+        "Where in the text", chart, "The deferral rate in each tenth of the text, from the beginning to the end."
+    )
 
 
 def _tokens_card(patterns: Patterns) -> str:
@@ -177,7 +180,7 @@ def _tokens_card(patterns: Patterns) -> str:
     if not rows:
         body = f"<p>No token that occurs at least {patterns.min_count} times was deferred.</p>\n"
         return _card("Most deferred tokens", body)
-    note = f"By rate, of the token texts that occur at least {patterns.min_count} times."
+    note = f"Sorted by rate. Only tokens that occur at least {patterns.min_count} times are listed."
     return _card("Most deferred tokens", _table(columns, rows), note)
 
 
@@ -193,10 +196,15 @@ def _example(example: Example) -> str:
 
 def _legend(shown: int, of: int) -> str:
     scale = "".join(f'<span class="p{i}"></span>' for i in range(_SHADES + 1))
-    count = "" if shown == of else f" The first {shown:,} of {of:,} are shown; the numbers above are of all."
+    count = (
+        ""
+        if shown == of
+        else f" The page shows the first {shown:,} of {of:,} texts; the numbers above cover all texts."
+    )
     return (
-        '<h2>The texts</h2>\n<p class="soft">Point at a token or tap it to see its defer probability. With the '
-        f"keyboard: Tab goes from text to text, the arrow keys from token to token, Escape closes.{count}</p>\n"
+        '<h2>The texts</h2>\n<p class="soft">Point at a token, or tap it, to see its defer probability. On the '
+        "keyboard, Tab moves between texts, the arrow keys move between tokens, and Escape closes the label."
+        f"{count}</p>\n"
         f'<div class="legend"><span class="scale">defer probability 0 {scale} 1</span>'
         "<span><mark>underlined</mark>: written by the assistant</span>"
         '<span><i class="l"></i> newline</span></div>\n'

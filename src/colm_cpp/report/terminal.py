@@ -1,4 +1,4 @@
-"""What is deferred, as tables for a terminal or a pipe."""
+"""Which tokens are deferred, as tables for a terminal or a pipe."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _table(columns: tuple[str, ...]) -> Table:
 
 
 def _print_parts(console: Console, patterns: Patterns) -> None:
-    _line(console, "By kind of token")
+    _line(console, "By kind of token (lift: rate divided by the overall rate; mean p: mean defer probability)")
     table = _table(("kind", "tokens", "deferred", "rate", "95% interval", "", "lift", "share of deferrals", "mean p"))
     for count in patterns.parts:
         if count.tokens:
@@ -123,9 +123,9 @@ def _print_parts(console: Console, patterns: Patterns) -> None:
 def _print_runs(console: Console, patterns: Patterns) -> None:
     runs = patterns.runs
     if runs.mean is None:
-        _line(console, "Runs of deferrals: none")
+        _line(console, "Runs of deferred tokens: none")
         return
-    _line(console, f"Runs of deferrals: {runs.runs}, mean length {runs.mean:.2f}, longest {runs.longest}")
+    _line(console, f"Runs of deferred tokens: {runs.runs}, mean length {runs.mean:.2f}, longest {runs.longest}")
     table = _table(("length", "runs", "share", ""))
     for name, n in runs.lengths.items():
         table.add_row(name, str(n), _percent(n / runs.runs), _bar(console, n / runs.runs))
@@ -136,9 +136,9 @@ def _print_tokens(console: Console, patterns: Patterns) -> None:
     from rich.text import Text
 
     if not patterns.most_deferred:
-        _line(console, f"Most deferred tokens: none with at least {patterns.min_count} occurrences")
+        _line(console, f"Most deferred tokens: no token with at least {patterns.min_count} occurrences was deferred")
         return
-    _line(console, f"Most deferred tokens, of those with at least {patterns.min_count} occurrences")
+    _line(console, f"Most deferred tokens (with at least {patterns.min_count} occurrences)")
     table = _table(("token", "tokens", "deferred", "rate", "95% interval", "in context"))
     for token in patterns.most_deferred:
         # As Text, what models wrote is no markup.
@@ -159,7 +159,7 @@ def _example(console: Console, example: Example) -> Text:
 
 
 def _print_tenths(console: Console, patterns: Patterns) -> None:
-    _line(console, "By tenth of the text")
+    _line(console, "By tenth of the text (1 is the beginning)")
     table = _table(("tenth", "tokens", "deferred", "rate", ""))
     for i, tenth in enumerate(patterns.tenths, start=1):
         row = (str(i), str(tenth.tokens), str(tenth.deferred), _percent(tenth.rate), _bar(console, tenth.rate))

@@ -24,7 +24,7 @@ TRACE_FORMAT = "colm-trace"
 TRACE_VERSION = 1
 
 _RANDOM = "random@"
-_WHAT_TO_GIVE = "name an evaluation's folder, one of its records files, or a file made by colm generate --trace"
+_WHAT_TO_GIVE = "give the folder of an evaluation, one of its records files, or a file made by colm generate --trace"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,9 @@ def _read(path: Path, arm: str | None) -> dict[str, list[TracedText]]:
 def _read_folder(path: Path, arm: str | None) -> dict[str, list[TracedText]]:
     folder = RecordFolder.open(path)
     if not isinstance(folder.meta.get("arms"), dict):
-        raise CorpusError(f"{path / 'meta.json'} is damaged (it lists no arms); evaluate into a new folder")
+        raise CorpusError(
+            f"{path / 'meta.json'} is damaged (it lists no arms); run the evaluation again in a new folder"
+        )
     there = folder.arms()
     listed = f"it has answers of {', '.join(there)}" if there else "it has no answers yet"
     if arm is not None:
@@ -127,7 +129,7 @@ def _read_folder(path: Path, arm: str | None) -> dict[str, list[TracedText]]:
         alone = {*SINGLE_ARMS, *(name for name, facts in folder.meta["arms"].items() if "expert" in facts)}
         chosen = [name for name in there if name not in alone and not name.startswith(_RANDOM)]
         if not chosen and there:
-            raise CorpusError(f"{path} has no arm with a head; {listed}, and --arm picks one")
+            raise CorpusError(f"{path} has no arm with a head; {listed}; choose one with --arm")
     name = path.resolve().name
     found: dict[str, list[TracedText]] = {}
     for chosen_arm in chosen:
@@ -139,7 +141,7 @@ def _read_file(path: Path, title: str) -> dict[str, list[TracedText]]:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise CorpusError(f"{path} cannot be read ({error.strerror}); check its name and rights") from error
+        raise CorpusError(f"{path} cannot be read ({error.strerror}); check its name and permissions") from error
     lines = list(_json_lines(path, data))
     if not lines:
         return {}
@@ -148,7 +150,7 @@ def _read_file(path: Path, title: str) -> dict[str, list[TracedText]]:
         return {"": _traces(path, lines, title)}
     if isinstance(first, dict) and is_record(first):
         return {path.stem: _records(path, lines, title)}
-    raise CorpusError(f"{path}:{lines[0][0]} begins neither records nor a trace; {_WHAT_TO_GIVE}")
+    raise CorpusError(f"{path}:{lines[0][0]} is neither a record nor a trace; {_WHAT_TO_GIVE}")
 
 
 def _json_lines(path: Path, data: bytes) -> Iterator[tuple[int, Any]]:
@@ -166,7 +168,7 @@ def _json_lines(path: Path, data: bytes) -> Iterator[tuple[int, Any]]:
             if number == len(lines):  # no newline behind it: the process ended while writing
                 return
             raise CorpusError(
-                f"{path}:{number} is damaged ({error}); delete the line, or make the file anew"
+                f"{path}:{number} is damaged ({error}); delete the line, or write the file again"
             ) from error
         found = True
         yield number, value
@@ -178,7 +180,10 @@ def _records(path: Path, lines: Sequence[tuple[int, Any]], title: str) -> list[T
         try:
             record = _record(value)
         except (ValueError, TypeError, OverflowError) as error:
-            raise CorpusError(f"{path}:{number} is no record ({error}); delete the line to make it anew") from error
+            raise CorpusError(
+                f"{path}:{number} is not a valid record ({error}); delete the line, so that colm evaluate writes it "
+                "again"
+            ) from error
         records[record.problem] = record  # as in RecordFolder.read, the last answer to a problem counts
     return [traced(record, f"{title}, problem {record.problem}") for _, record in sorted(records.items())]
 
@@ -186,13 +191,13 @@ def _records(path: Path, lines: Sequence[tuple[int, Any]], title: str) -> list[T
 def _record(value: Any) -> Record:
     record = Record.from_json(json.dumps(value))
     if not (all(map(_is_int, record.ids)) and all(map(_is_text, record.pieces))):
-        raise ValueError("ids has an entry that is no integer, or pieces one that is no text")
+        raise ValueError("ids must hold integers, and pieces must hold strings")
     if not _is_int(record.problem) or not isinstance(record.sources, str):
-        raise ValueError("problem or sources is of another type")
+        raise ValueError("problem must be an integer, and sources a string")
     if set(record.sources) - set("ab"):
-        raise ValueError("sources has other letters than a and b")
+        raise ValueError("sources has letters other than a and b")
     if not all(z is None or (_is_number(z) and not math.isnan(z)) for z in record.defer_logits):
-        raise ValueError("defer_logits has an entry that is no number")
+        raise ValueError("defer_logits has an entry that is not a number")
     return record
 
 
@@ -228,11 +233,13 @@ def _traces(path: Path, lines: Sequence[tuple[int, Any]], title: str) -> list[Tr
             if isinstance(value, dict) and "format" in value:
                 opened.append(_header(value))
             elif opened[-1].closed:
-                raise ValueError("it stands behind the end of the trace")
+                raise ValueError("it comes after the end of the trace")
             else:
                 _add(opened[-1], value)
         except (ValueError, OverflowError) as error:
-            raise CorpusError(f"{path}:{number} is no line of a trace ({error}); make the trace anew") from error
+            raise CorpusError(
+                f"{path}:{number} is not a valid line of a trace ({error}); write the trace again"
+            ) from error
     many = len(opened) > 1
     return [
         TracedText(f"{title}, text {i}" if many else title, trace.prompt, tuple(trace.tokens), trace.ended)
@@ -244,16 +251,16 @@ def _header(value: dict[str, Any]) -> _Open:
     if value["format"] != TRACE_FORMAT:
         raise ValueError(f"its format is {value['format']!r}, not {TRACE_FORMAT!r}")
     if value.get("version") != TRACE_VERSION:
-        raise ValueError(f"it has version {value.get('version')!r}, and this colm-cpp reads {TRACE_VERSION}")
+        raise ValueError(f"its version is {value.get('version')!r}, and this colm-cpp reads version {TRACE_VERSION}")
     prompt = value.get("prompt")
     if prompt is not None and not isinstance(prompt, str):
-        raise ValueError("its prompt is no text")
+        raise ValueError("its prompt is not a string")
     return _Open(prompt, [])
 
 
 def _add(trace: _Open, value: Any) -> None:
     if not isinstance(value, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     if "stats" not in value:
         trace.tokens.append(_token(value))
         return
@@ -267,17 +274,17 @@ def _add(trace: _Open, value: Any) -> None:
 
 def _token(value: Any) -> TracedToken:
     if not isinstance(value, dict) or not {"id", "text", "source"} <= value.keys():
-        raise ValueError("a token has id, text and source")
+        raise ValueError("a token needs id, text and source")
     text, id_, source, p = value["text"], value["id"], value["source"], value.get("defer_prob")
     if not _is_text(text) or not _is_int(id_):
-        raise ValueError("its id is no integer, or its text no text")
+        raise ValueError("its id must be an integer, and its text a string")
     if source not in get_args(Source):
         raise ValueError(f"its source is {source!r}, not 'base' or 'assistant'")
     if p is not None and not (_is_number(p) and 0.0 <= p <= 1.0):
         raise ValueError(f"its defer_prob is {p!r}, not 0 to 1")
     likely = value.get("top_logprobs") or []
     if not isinstance(likely, list):
-        raise ValueError("its top_logprobs is no list")
+        raise ValueError("its top_logprobs is not a list")
     other = tuple(_alternative(entry) for entry in likely if not (isinstance(entry, dict) and entry.get("id") == id_))
     return TracedToken(text, id_, source, None if p is None else float(p), other)
 
@@ -289,7 +296,7 @@ def _alternative(value: Any) -> tuple[str, float | None]:
     if logprob is None:  # minus infinity: JSON has none
         return value["text"], None
     if not _is_number(logprob) or not logprob <= 1e-3:  # rounding may leave it a little above 0
-        raise ValueError(f"an entry of its top_logprobs has logprob {logprob!r}, which is no log-probability")
+        raise ValueError(f"an entry of its top_logprobs has logprob {logprob!r}, which is not a log-probability")
     return value["text"], min(1.0, math.exp(logprob))
 
 

@@ -77,6 +77,8 @@ def _named(
     architecture: str,
     config: Any,
 ) -> Iterator[tuple[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]]:
+    import gguf
+
     arch = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == architecture)
     names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
     for name, (a, b) in sorted(tensors.items()):
