@@ -91,15 +91,6 @@ class TestPair:
         assert results > 2 * others
 
 
-def test_the_first_line_of_the_readme() -> None:
-    readme = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
-    example = readme.partition("```python\n")[2].partition("```")[0]
-    scope: dict[str, object] = {}
-    exec(example.partition("print(out.text)")[0], scope)
-    assert isinstance(scope["out"], colm.Completion)
-    assert {token.source for token in scope["out"].tokens} == {"base", "assistant"}
-
-
 def test_random_needs_the_rate_of_together(demo_pair: colm.Pair) -> None:
     problems = demo_problems(skip=3, limit=4)
     assert [problem.index for problem in problems] == [3, 4, 5, 6]
