@@ -167,7 +167,7 @@ def prepare(
     if check_memory:
         models = [ModelMemory.of(path, o) for path, o in zip(paths, chosen, strict=True)]
         memory = PairMemory(models[0], models[1], (sizes[0], sizes[1]), min(o.n_batch for o in chosen))
-        # An assistant that checks guesses has a row of logits for each, and one for what follows.
+        # To verify draft tokens, the assistant needs a row of logits for each and one for the token that follows.
         rows = n_outputs, n_outputs if n_sequences > 1 else max(n_outputs, MAX_LOOKAHEAD + 1)
         memory.check_load((min(rows[0], chosen[0].n_batch), min(rows[1], chosen[1].n_batch)), n_sequences)
     prepared = [

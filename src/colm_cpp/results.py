@@ -110,22 +110,21 @@ class Stats:
         prompt_tokens: tokens in the prompt.
         generated_tokens: tokens generated, an end-of-generation token included.
         deferral_rate: share of the generated tokens on the assistant's turn, 0 to 1.
-        base_steps: times that the base gave a distribution; with look-ahead wrong guesses add to them.
-        assistant_calls: times that the assistant was asked; with look-ahead fewer than deferred tokens.
-        lookahead: whether the base could guess deferred tokens. False where it was turned off, where a model cannot go
-            back by some tokens (recurrent, hybrid, a sliding window without ``swa_full``), and of a text that was
-            written beside others.
-        guesses: deferred tokens that the base guessed and the assistant checked.
-        right_guesses: those of them that the assistant would have written too.
-        base_tokens_read: tokens that the base evaluated, of the prompt and of the text; less than prompt plus text
-            where the beginning was known from the call before.
-        assistant_tokens_read: the same of the assistant.
-        prefill_s: seconds until the base's first distribution, plus the assistant's first reading; 0 of a text that
-            was written beside others, which shared those decodes.
-        decode_s: seconds of everything after; of a text that was written beside others, from its first step to its
-            last, whatever else these wrote.
+        base_steps: how often the base gave a distribution. Rejected draft tokens add to it.
+        assistant_calls: how often the assistant was asked. With look-ahead, one call verifies several tokens.
+        lookahead: whether look-ahead was in use. It is False where it was turned off, where a model cannot go back by
+            some tokens (recurrent, hybrid, a sliding window without ``swa_full``), and in a batch.
+        drafted_tokens: deferred tokens that the base drafted and the assistant verified.
+        accepted_tokens: drafted tokens that the assistant accepted, because it chose the same token.
+        base_tokens_read: tokens that the base evaluated, in the prompt and the text. It is less than their sum where
+            the KV cache already held the beginning.
+        assistant_tokens_read: tokens that the assistant evaluated.
+        prefill_s: seconds that both models took for their first reading of the text. 0 in a batch, where texts share
+            their decodes.
+        decode_s: seconds after the prefill. In a batch: seconds from the first step of this text to its last, the
+            work for other texts included.
         tokens_per_s: generated tokens per second of ``decode_s``; 0 where nothing was generated.
-        seed: the seed in use, drawn or given.
+        seed: the seed that was used. It is drawn where none was given.
     """
 
     prompt_tokens: int
@@ -134,14 +133,19 @@ class Stats:
     base_steps: int
     assistant_calls: int
     lookahead: bool
-    guesses: int
-    right_guesses: int
+    drafted_tokens: int
+    accepted_tokens: int
     base_tokens_read: int
     assistant_tokens_read: int
     prefill_s: float
     decode_s: float
     tokens_per_s: float
     seed: int
+
+    @property
+    def acceptance_rate(self) -> float:
+        """``accepted_tokens / drafted_tokens``, 0 to 1; 0.0 where nothing was drafted."""
+        return self.accepted_tokens / self.drafted_tokens if self.drafted_tokens else 0.0
 
     def __repr__(self) -> str:
         return f"<Stats: {self._summary()}, seed {self.seed}>"
