@@ -1,4 +1,4 @@
-"""What a generation gives back: plain frozen values."""
+"""Results of a generation: plain frozen values."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ class Token:
 
     Attributes:
         id: token id in the shared vocabulary.
-        text: the text that became certain with this token. Joined over all tokens it is the whole text: a
-            character spread over several tokens belongs to the last of them, and a token (or part of one) behind
-            the beginning of a stop string has none.
-        source: which model's turn it was, ``"base"`` or ``"assistant"``.
+        text: the text that this token added. The texts of all tokens together are the whole text. A character that
+            spans several tokens belongs to the last of them. Text from the beginning of a stop string on belongs to
+            no token.
+        source: the model that chose the token, ``"base"`` or ``"assistant"``.
         defer_logit: z_t, the deferral logit.
-        threshold: eta in force at this position.
+        threshold: eta, the threshold at this position.
         logprob: natural log-probability of the token under the distribution that chose it (base's, assistant's, or
             the strategy's mixture), before temperature, penalties, grammar and truncation.
         top_logprobs: the likeliest tokens, descending; empty unless ``logprobs`` was given.
@@ -73,7 +73,7 @@ class Token:
 
     @property
     def deferred(self) -> bool:
-        """Whether it was the assistant's turn."""
+        """Whether the head deferred this token to the assistant."""
         return self.source == "assistant"
 
     def __repr__(self) -> str:
@@ -89,7 +89,7 @@ class Token:
 
 
 class Tokens(tuple[Token, ...]):
-    """The tokens of a text: a tuple that is short when it is printed, and tinted in a notebook."""
+    """The tokens of a text: a tuple with a short repr. A notebook shows the text with coloured tokens."""
 
     __slots__ = ()
 
@@ -98,7 +98,7 @@ class Tokens(tuple[Token, ...]):
         return f"<{_count(len(self), 'token')}: {first}{', ...' if len(self) > _SHOWN_TOKENS else ''}>"
 
     def _repr_html_(self) -> str:
-        """For notebooks: the text, each token tinted by who wrote it."""
+        """For notebooks: the text, each token coloured by the model that wrote it."""
         return _box(_tinted(self))
 
 
@@ -109,7 +109,7 @@ class Stats:
     Attributes:
         prompt_tokens: tokens in the prompt.
         generated_tokens: tokens generated, an end-of-generation token included.
-        deferral_rate: share of the generated tokens on the assistant's turn, 0 to 1.
+        deferral_rate: share of the generated tokens that were deferred, 0 to 1.
         base_steps: how often the base gave a distribution. Rejected draft tokens add to it.
         assistant_calls: how often the assistant was asked. With look-ahead, one call verifies several tokens.
         lookahead: whether look-ahead was in use. It is False where it was turned off, where a model cannot go back by
@@ -165,11 +165,11 @@ class Completion:
 
     Attributes:
         text: the generated text, without prompt and stop string.
-        tokens: the tokens that wrote it; the end-of-generation token is not among them.
+        tokens: the generated tokens, without the end-of-generation token.
         finish_reason: ``"eos"`` (a model ended the text), ``"stop"`` (a stop string), ``"length"`` (``max_tokens``
-            or the context is used up) or ``"cancelled"``.
+            was reached, or the context is full) or ``"cancelled"``.
         stats: counts and times.
-        end_token: the end-of-generation token, with who chose it; None unless ``finish_reason`` is ``"eos"``.
+        end_token: the end-of-generation token and the model that chose it; None unless ``finish_reason`` is ``"eos"``.
     """
 
     text: str
@@ -186,7 +186,7 @@ class Completion:
         return f"<Completion {text!r}: {self.stats._summary()}, finish_reason {self.finish_reason!r}>"
 
     def _repr_html_(self) -> str:
-        """For notebooks: the text, each token tinted by who wrote it, and what came of it."""
+        """For notebooks: the text, each token coloured by the model that wrote it, and the main statistics."""
         legend = " ".join(
             f'<span style="background:{tint};padding:0 .4em;border-radius:3px">{source}</span>'
             for source, tint in _TINTS.items()
@@ -214,7 +214,7 @@ def _box(inside: str) -> str:
 
 
 def _tinted(tokens: Iterable[Token]) -> str:
-    """A model may write anything: its text is escaped, and cannot turn the direction of what follows it."""
+    """Coloured spans. A model may write anything, so its text is escaped and its writing direction is isolated."""
     return "".join(
         f'<span style="background:{_TINTS[token.source]};unicode-bidi:isolate" '
         f'title="{token.source}, defer probability {token.defer_prob:.2f}">{html.escape(token.text)}</span>'
