@@ -259,7 +259,7 @@ def _check(pair: Pair, prompt_ids: Sequence[int], n_tokens: int, rounds: int) ->
     needed = max(len(prompt_ids) + n_tokens, len(prompt_ids) + _BEHIND)
     if needed > pair.n_ctx:
         raise OptionError(
-            f"the prompt of {len(prompt_ids)} tokens and the measured tokens after it need n_ctx={needed}, but the pair "
+            f"the prompt of {len(prompt_ids)} tokens and the measured tokens after it need n_ctx={needed}; the pair "
             f"has n_ctx={pair.n_ctx}; shorten the prompt or load with a larger n_ctx"
         )
 

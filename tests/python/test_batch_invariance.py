@@ -88,7 +88,7 @@ def test_among_others(invariant: colm.Pair) -> None:
     options: dict[str, Any] = {"threshold": 0.6, "temperature": 0.8, "max_tokens": 24, "logprobs": 2}
     if 1 in (invariant.base["n_ubatch"], invariant.assistant["n_ubatch"]):
         # As of float32 on x86, where even two tokens have a kernel of their own.
-        with pytest.raises(colm.OptionError, match=r"one at a time, or load without batch_invariant"):
+        with pytest.raises(colm.OptionError, match="batch_invariant"):
             invariant.generate_batch(PROMPTS, seed=7, n_parallel=8, **options)
         return
     together = invariant.generate_batch(PROMPTS, seed=7, n_parallel=8, **options)
@@ -128,7 +128,7 @@ def test_a_model_that_cannot_go_back(tiny_pair: TinyPairs) -> None:
     pair = tiny_pair(mamba, {"arch": "mamba", "seed": 4}, batch_invariant=True)
     assert pair.assistant["n_ubatch"] == 1
     assert pair.generate("Hello", max_tokens=4).stats.generated_tokens > 0
-    with pytest.raises(colm.OptionError, match=r"one at a time, or load without batch_invariant"):
+    with pytest.raises(colm.OptionError, match="batch_invariant"):
         pair.generate_batch(PROMPTS, n_parallel=4)
     assert len(pair.generate_batch(PROMPTS[:2], n_parallel=1, max_tokens=4)) == 2
 

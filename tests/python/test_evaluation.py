@@ -111,14 +111,14 @@ def test_skip_and_limit_keep_the_rows_numbers(tmp_path: Path) -> None:
     assert [p.index for p in load_prompts(file, skip=1, limit=2)] == [1, 2]
     with pytest.raises(CorpusError, match="holds no problem"):
         load_task(file, skip=6)
-    with pytest.raises(CorpusError, match="holds no prompt behind row 6"):
+    with pytest.raises(CorpusError, match="row 6"):
         load_prompts(file, skip=6)
 
 
 def test_a_task_without_problems(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match=r"t\.jsonl:1: it has no answer; each line"):
+    with pytest.raises(CorpusError, match=r"t\.jsonl:1: .*answer"):
         load_task(write_lines(tmp_path / "t.jsonl", [{"prompt": "x"}]))
-    with pytest.raises(CorpusError, match=r"none\.jsonl cannot be read"):
+    with pytest.raises(CorpusError, match=r"none\.jsonl"):
         load_task(tmp_path / "none.jsonl")
 
 
@@ -203,15 +203,15 @@ def test_a_damaged_line_in_the_middle_is_named(folder: RecordFolder) -> None:
     file = folder.path / "records" / "base.jsonl"
     lines = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(lines[0] + lines[1][:20] + b"\n" + lines[2])
-    with pytest.raises(CorpusError, match=r"base\.jsonl:2 is damaged .*; delete the line"):
+    with pytest.raises(CorpusError, match=r"base\.jsonl:2 .*delete"):
         folder.read("base")
     file.write_bytes(lines[0] + lines[2][:20] + b"\n")  # even the last, where its end is there
-    with pytest.raises(CorpusError, match=r"base\.jsonl:2 is damaged"):
+    with pytest.raises(CorpusError, match=r"base\.jsonl:2 "):
         folder.read("base")
 
 
 def test_other_facts_are_refused(folder: RecordFolder) -> None:
-    with pytest.raises(CorpusError, match=r'holds an evaluation with options {"seed": 1}, not {"seed": 2}'):
+    with pytest.raises(CorpusError, match=r'options {"seed": 1}.*{"seed": 2}'):
         RecordFolder.create_or_open(folder.path, {"task": "t", "options": {"seed": 2}})
 
 
@@ -220,7 +220,7 @@ def test_a_changed_head_is_refused_once_it_has_answered(folder: RecordFolder) ->
     folder.set_arm("mine@20", {"head": "h.gguf", "head_sha256": "2", "threshold": 0.5})
     folder.append("mine@20", make_record())
     folder.set_arm("mine@20", {"head": "h.gguf", "head_sha256": "2", "threshold": 0.5})
-    with pytest.raises(CorpusError, match=r"arm mine@20 made with another head_sha256 and threshold; delete .*mine@20"):
+    with pytest.raises(CorpusError, match=r"mine@20.*head_sha256 and threshold.*delete .*mine@20"):
         folder.set_arm("mine@20", {"head": "h.gguf", "head_sha256": "3", "threshold": 0.4})
     assert RecordFolder.open(folder.path).meta["arms"]["mine@20"]["head_sha256"] == "2"
 
@@ -362,7 +362,7 @@ def test_arms_and_problems_are_added_later(pair: Pair, tmp_path: Path, head_file
     assert {i: after["base"][i] for i in (0, 1)} == before["base"]
     # The head's file is another now: its answers are not mixed with those of the old one.
     Head.confidence(32, rates=(0.0, 0.5, 1.0), thresholds=(1.0, 0.7, 0.0)).save(head_file)
-    with pytest.raises(CorpusError, match=r"mine@50 made with another head_sha256 and threshold"):
+    with pytest.raises(CorpusError, match=r"mine@50.*head_sha256 and threshold"):
         answer_all(pair, task, folder, make_arms([], {"mine": head_file}, [0.5]), OPTIONS, chat=False)
     assert contents(folder) == after
 
@@ -447,7 +447,7 @@ def test_an_error_ends_a_run(n_parallel: int, pair: Pair, tmp_path: Path) -> Non
     task = load_task(write_lines(tmp_path / "t.jsonl", rows))
     arms = make_arms(["base"], {}, [], random=False)
     folder, other = begin(tmp_path / "e", task), begin(tmp_path / "other", task)
-    with pytest.raises(ContextFull, match="context holds 256"):
+    with pytest.raises(ContextFull, match="256"):
         answer_all(pair, task, folder, arms, OPTIONS, chat=False, n_parallel=n_parallel)
     kept = set(folder.read("base"))
     assert kept == {0, 1, 2} if n_parallel == 1 else {0} <= kept <= {0, 1, 2}
@@ -490,7 +490,7 @@ def test_two_runs_at_once_are_refused(pair: Pair, tmp_path: Path) -> None:
     arms = make_arms(["base"], {}, [], random=False)
 
     def again(progress: Progress) -> None:
-        with pytest.raises(CorpusError, match="another process is writing"):
+        with pytest.raises(CorpusError, match="another process"):
             answer_all(pair, task, begin(tmp_path / "e", task), arms, OPTIONS, chat=False)
 
     answer_all(pair, task, folder, arms, OPTIONS, chat=False, on_progress=again)
@@ -498,18 +498,18 @@ def test_two_runs_at_once_are_refused(pair: Pair, tmp_path: Path) -> None:
 
 
 def test_arms_that_cannot_be(tmp_path: Path, head_file: Path) -> None:
-    with pytest.raises(OptionError, match="arm 'both' is unknown; there are base and assistant"):
+    with pytest.raises(OptionError, match="'both'.*base.*assistant"):
         make_arms(["both"], {}, [0.2])
     for rate in (0.0, 1.0, -1.0, math.nan):
-        with pytest.raises(OptionError, match=r"lies outside \(0, 1\)"):
+        with pytest.raises(OptionError, match=r"\(0, 1\)"):
             make_arms(["base"], {}, [rate])
     for name in ("base", "random", "a/b", "", "a@b", "../x"):
         with pytest.raises(OptionError, match="a head cannot be named"):
             make_arms([], {name: head_file}, [0.2])
-    with pytest.raises(OptionError, match="there is no arm"):
+    with pytest.raises(OptionError, match="--arm"):
         make_arms([], {}, [], random=False)
     Head.confidence(32).save(tmp_path / "bare.gguf")
-    with pytest.raises(HeadError, match=r"bare\.gguf has no calibration table; run colm calibrate"):
+    with pytest.raises(HeadError, match=r"bare\.gguf.*colm calibrate"):
         make_arms([], {"bare": tmp_path / "bare.gguf"}, [0.2])
 
 
@@ -576,10 +576,10 @@ def test_a_part_of_the_task_is_summarised_alone(tmp_path: Path) -> None:
     summary = summarize(folder, part, make_checker("number"))
     assert [(arm.name, arm.n_problems, arm.n_correct) for arm in summary.arms] == [("base", 2, 0), ("assistant", 2, 2)]
     other = make_task(tmp_path / "other.jsonl", 5)
-    with pytest.raises(CorpusError, match=r"has answers to e\.jsonl, and .*other\.jsonl is another file"):
+    with pytest.raises(CorpusError, match=r"e\.jsonl.*other\.jsonl"):
         summarize(folder, other, make_checker("number"))
     empty = begin(tmp_path / "empty", task)
-    with pytest.raises(CorpusError, match="holds no answer to these problems"):
+    with pytest.raises(CorpusError, match="--report-only"):
         summarize(empty, task, make_checker("number"))
 
 

@@ -75,7 +75,7 @@ class TestPython:
         with colm.load(pair="demo", head="always") as pair:
             assert pair.head == "always"
         for more in ({"base": "x.gguf"}, {"assistant": "x.gguf"}):
-            with pytest.raises(colm.OptionError, match="leave out"):
+            with pytest.raises(colm.OptionError, match="pair="):
                 colm.load(pair="demo", **more)  # type: ignore[arg-type]
         with pytest.raises(colm.OptionError, match="'demos'"):
             colm.load(pair="demos")

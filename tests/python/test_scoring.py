@@ -212,7 +212,7 @@ def test_a_lone_surrogate_is_no_text(scorers: Scorers) -> None:
 def test_closed(tiny_model: TinyModels) -> None:
     with Scorer(tiny_model(**BASE), tiny_model(**ASSISTANT), **TINY_LOAD) as scorer:
         scorer.score([text_of([1, 2])], top_k=1)
-    with pytest.raises(PairClosed, match="load it again"):
+    with pytest.raises(PairClosed, match="closed"):
         scorer.score([text_of([1, 2])], top_k=1)
     with pytest.raises(PairClosed):
         scorer.tokenize("a", True, True)
@@ -257,7 +257,7 @@ def test_values_that_cannot_be_kept(
     scorer = scorers()
     texts = [text_of([1, 2, 3], line=4), text_of([1, 2, 3, 4], line=8)]
     monkeypatch.setattr(scorer, "_core", WrongCore(scorer._open_core(), model, name, 2, value))
-    with pytest.raises(GenerationError, match=rf"^{said} at scored token 2 of the texts around corpus\.jsonl:8$"):
+    with pytest.raises(GenerationError, match=rf"^{said} .*token 2\b.*corpus\.jsonl:8$"):
         scorer.score(texts, top_k=1)
     monkeypatch.setattr(scorer, "_core", WrongCore(scorer._core.core, 0, "hidden", 2, 65000.0))  # type: ignore[union-attr]
     assert scorer.score(texts, top_k=1)[0]["base_hidden"][2, -1] == np.float16(65000.0)
@@ -322,7 +322,7 @@ def test_prompt_and_completion_without_chat(scorers: Scorers) -> None:
     assert Maker(scorers(CHAT), chat=False).parts(**document) == expected
     assert Maker(scorers()).parts(**document) == expected  # the base has no template
     assert Maker(scorers(), system="unused").parts(**document) == expected
-    with pytest.raises(ChatTemplateError, match=r"tiny-\d+\.gguf carries no chat template"):
+    with pytest.raises(ChatTemplateError, match=r"tiny-\d+\.gguf.*chat template"):
         Maker(scorers(), chat=True)
 
 

@@ -62,7 +62,7 @@ def feature_columns(scores: Scores, features: Sequence[str], top_k: int) -> npt.
         elif feature == "top_k_logprobs":
             if top_k > kept:
                 raise OptionError(
-                    f"top_k is {shown(top_k)}, but {scores.path} kept {kept} log-probabilities; score with a larger top_k"
+                    f"top_k is {shown(top_k)}, but {scores.path} kept {kept} log-probabilities; score with more"
                 )
             columns.append(np.asarray(scores["base_top_k_logprobs"][:, :top_k]))
         else:

@@ -128,7 +128,7 @@ class Metrics:
         confidence_auc_a: ``auc_a`` of plain confidence, which defers where the base's top probability is low.
         confidence_auc_differ: ``auc_differ`` of plain confidence.
         differ_rate: share of the tokens at which the likeliest tokens differ.
-        caught: deferral rate -> share of these differing tokens that are deferred, if the tokens with the largest z are.
+        caught: deferral rate -> share of these differing tokens that defer, if the tokens with the largest z do.
         confidence_caught: ``caught`` of plain confidence.
         regret: mean loss of the assistant's likelihood if the base writes; see :class:`.objective.RegretLoss`.
         saved: deferral rate -> share of the regret that is avoided, if the tokens with the largest z are deferred.
