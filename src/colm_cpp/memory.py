@@ -220,7 +220,7 @@ class PairMemory:
         if _fits(needs, free_ram, free_gpu):
             return
         most = next((n for n in range(n_parallel - 1, 0, -1) if _fits(self._batch(n), free_ram, free_gpu)), 0)
-        room = f"n_parallel={most} fits" if most else "not even n_parallel=1 fits"
+        room = f"the most that fits is n_parallel={most}" if most else "not even n_parallel=1 fits"
         _check(
             needs,
             f"writing {n_parallel} texts of {min(self.sizes)} tokens at a time",
