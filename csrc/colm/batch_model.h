@@ -36,7 +36,8 @@ class BatchModel {
     // Cancelled or GenerationError; what the model holds is then unknown until clear().
     virtual void eval_batch(View<const Slot> slots, bool hidden, Interrupt& interrupt) = 0;
 
-    // The output of slot `i` of the last batch, which must be an output. Borrowed until the next eval_batch() or clear().
+    // The output of slot `i` of the last batch, which must be an output. Borrowed until the next eval_batch()
+    // or clear().
     virtual Output output(std::size_t i) = 0;
 
     // Gives sequence `to`, which holds nothing, the first `n_tokens` tokens of sequence `from`. Returns how

@@ -28,7 +28,8 @@ class BatchReader {
     // Reads the unread tokens of every request and hands out the outputs. Each text must extend the text at
     // its place by at least one token. All unread tokens share batches, and a beginning that a new text
     // shares with another is read once. Every decode is recorded in the `calls` of its texts. Requires at
-    // most n_outputs() requests, each with its own place; with `hidden`, all must want their output. Throws Cancelled or GenerationError; every text is then forgotten.
+    // most n_outputs() requests, each with its own place; with `hidden`, all must want their output. Throws
+    // Cancelled or GenerationError; every text is then forgotten.
     void read(const std::vector<Request>& requests, bool hidden, Interrupt& interrupt, const Use& use);
 
     // Forgets the text at one place, or every text. A forgotten text is read again at its next request.

@@ -30,8 +30,8 @@ class Generation {
     Generation& operator=(const Generation&) = delete;
 
     // The next token whose text is certain, or nothing at the end of the text or after give_back(). It takes
-    // several steps of the engine while a stop string or a character is incomplete. The token that ends a text
-    // is not returned: see end_step(). Waits for its turn first, at most `timeout` seconds, then throws
+    // several steps of the engine while a stop string or a character is incomplete. The token that ends a
+    // text is not returned: see end_step(). Waits for its turn first, at most `timeout` seconds, then throws
     // QueueTimeout. A text that is cancelled while it waits ends.
     std::optional<StreamedStep> next(std::optional<double> timeout = {});
     // All the tokens that next() would give, in one turn.

@@ -20,8 +20,8 @@ class GrammarMatcher {
     // Throws GrammarError if the start of the grammar alone takes more than kMostWork.
     explicit GrammarMatcher(std::shared_ptr<const Grammar> grammar);
 
-    // The most places that may be visited between two calls of begin_step() (less than a second), and the most
-    // that may be remembered for one text.
+    // The most places that may be visited between two calls of begin_step() (less than a second), and the
+    // most that may be remembered for one text.
     static constexpr std::size_t kMostWork = 20'000'000;
     static constexpr std::size_t kMostMemory = 2'000'000;
 

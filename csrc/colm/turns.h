@@ -2,9 +2,9 @@
 //
 // If texts alternated token by token, each would displace the other's KV cache, and both models would repeat
 // the prefill every time. So a text keeps its turn between two tokens, because its reader usually returns at
-// once. But a reader may be slow, or may never return. Once others have waited for the reader about as long as
-// a new prefill of the text takes, the text loses its turn and queues when it is next read. At most half of
-// the time is then lost, whatever the reader does.
+// once. But a reader may be slow, or may never return. Once others have waited for the reader about as long
+// as a new prefill of the text takes, the text loses its turn and queues when it is next read. At most half
+// of the time is then lost, whatever the reader does.
 #pragma once
 
 #include <atomic>
