@@ -302,7 +302,7 @@ def test_features_that_were_not_kept_are_refused(tmp_path: Path) -> None:
     folder = write_scores(tmp_path / "s", np.zeros((40, 2), np.float32), one)
     with pytest.raises(OptionError, match=r"kept 1\b.*margin.*\b2\b"):
         feature_columns(folder, ["margin"], 1)
-    with pytest.raises(OptionError, match=r"top_k is 5 and .* kept 1"):
+    with pytest.raises(OptionError, match=r"top_k is 5\b.* kept 1\b"):
         train([folder], TrainingOptions(features="top_k_logprobs"))
 
 
@@ -754,19 +754,19 @@ def test_without_scipy(scores: Scores, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
-    ({"kind": "tree"}, "kind is 'tree'; there are linear, mlp"),
-    ({"objective": "x"}, "objective is 'x'; there are marginal, weak, regret"),
-    ({"label": "c"}, "label is 'c'; there are a, b, differ"),
+    ({"kind": "tree"}, "kind is 'tree'.* linear, mlp"),
+    ({"objective": "x"}, "objective is 'x'.* marginal, weak, regret"),
+    ({"label": "c"}, "label is 'c'.* a, b, differ"),
     ({"features": "mood"}, "feature 'mood' is unknown"),
     ({"features": "margin,margin"}, "name each feature once"),
     ({"features": ""}, "name each feature once"),
-    ({"features": "none", "use_hidden": False}, "leave a head nothing to look at"),
-    ({"cost": -0.1}, "cost is -0.1; it must be 0 or more"),
+    ({"features": "none", "use_hidden": False}, "use_hidden=False.*features='none'"),
+    ({"cost": -0.1}, "cost is -0.1"),
     ({"l2": math.nan}, "l2 is nan"),
     ({"feature_l2": math.inf}, "feature_l2 is inf"),
-    ({"held_out": 0.0}, "held_out is 0.0; it is a share"),
+    ({"held_out": 0.0}, "held_out is 0.0"),
     ({"held_out": 1.0}, "held_out is 1.0"),
-    ({"max_iterations": 0}, "max_iterations is 0; it must be 1 or more"),
+    ({"max_iterations": 0}, "max_iterations is 0"),
     ({"patience": 0}, "patience is 0"),
     ({"n_units": 0}, "n_units is 0"),
     ({"top_k": 0}, "top_k is 0"),
