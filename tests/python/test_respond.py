@@ -471,7 +471,7 @@ def test_command(pair: colm.Pair, prompts: Corpus, files: tuple[Path, Path], tmp
     assert "holds answers made from another corpus or with other options" in refused.stderr.splitlines()[-1]
     strict = run("-o", str(tmp_path / "strict"), "--strict", "--quiet")
     assert strict.stderr == (
-        f"colm: error: {rows}:4: there is no prompt to answer; without --strict such rows are left out\n"
+        f"colm: error: {rows}:4: there is no prompt to answer; without --strict such rows are skipped\n"
     )
     assert not (tmp_path / "strict" / "meta.json").exists()  # it did not come to scoring
 

@@ -831,11 +831,11 @@ def test_command_errors(command: list[str], corpus: list[Path], tmp_path: Path) 
         assert result.stderr.count("\n") == 1
         return result.stderr.removeprefix("colm: error: ").rstrip("\n")
 
-    assert error("--strict") == (
-        f"{corpus[0]}:4: neither completion nor messages; without --strict such rows are left out"
-    )
-    assert error("--top-logprobs", "65") == "--top-logprobs is 65; between 1 and 64 log-probabilities can be kept"
-    assert error("--limit", "0") == "--limit is 0; it must be 1 or more"
+    strict = error("--strict")
+    assert strict.startswith(f"{corpus[0]}:4: ")
+    assert "--strict" in strict
+    assert re.search(r"--top-logprobs is 65; .*\b1\b.*\b64\b", error("--top-logprobs", "65"))
+    assert re.search(r"--limit is 0; .*\b1\b", error("--limit", "0"))
     assert error(tmp_path / "none.jsonl").startswith(f"{tmp_path / 'none.jsonl'} cannot be read (No such file")
     assert "there is no file" in error("--base", tmp_path / "none.gguf")
     (tmp_path / "file").touch()

@@ -656,9 +656,7 @@ def test_few_tokens_are_noted(tmp_path: Path) -> None:
     made = planted(200)
     trained = train([write_scores(tmp_path / "s", made.hidden, made.columns)], PLAIN)
     assert trained.training.n_tokens == 160
-    assert trained.notes[0] == (
-        "there are 160 training tokens; with fewer than 1000 a head learns little more than noise"
-    )
+    assert re.search(r"\b160 .*\b1000\b", trained.notes[0])
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
@@ -835,7 +833,7 @@ def test_the_command_replaces_a_file_only_when_told(scores: Scores, tmp_path: Pa
     assert out.read_bytes() == b"precious"
     result = run(scores.path, "--out", out, "--force", "--quiet", "--features", "none", "--no-hidden")
     assert result.exit_code == 1
-    assert "nothing to look at" in result.stderr
+    assert "--no-hidden and --features" in result.stderr
     assert out.read_bytes() == b"precious"
     result = run(scores.path, "--out", out, "--force", "--quiet", "--features", "none")
     assert result.exit_code == 0

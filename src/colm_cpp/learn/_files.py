@@ -41,7 +41,7 @@ def read_json(path: Path, what: str, remedy: str) -> Any:
             data = file.read(_MAX_JSON + 1) if os.fstat(file.fileno()).st_size <= _MAX_JSON else None
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise CorpusError(
-            f"{path.parent} is not a {what}: {path.name} cannot be read ({why(error)}); check the folder's name"
+            f"{path.parent} is no {what}: {path.name} cannot be read ({why(error)}); check the folder's name"
         ) from error
     if data is None:
         raise CorpusError(f"{path} is damaged (it has more than {_MAX_JSON} bytes); {remedy}")
