@@ -333,7 +333,7 @@ def test_rates_out_of_range(name: str, value: Any, wide: Pair) -> None:
 
 
 def test_a_schedule_and_a_target_contradict_each_other(wide: Pair) -> None:
-    with pytest.raises(OptionError, match="schedule.*target_rate"):
+    with pytest.raises(OptionError, match=r"schedule.*target_rate"):
         wide.generate("The city", target_rate=0.2, schedule="linear", schedule_tokens=8)
 
 

@@ -396,7 +396,7 @@ def test_revision(server: HubServer) -> None:
 
 
 def test_missing_revision(server: HubServer) -> None:
-    with pytest.raises(DownloadError, match="org/repo.* v9") as caught:
+    with pytest.raises(DownloadError, match=r"org/repo.* v9") as caught:
         hub.resolve("hf:org/repo/*q4*@v9")
     assert isinstance(caught.value.__cause__, huggingface_hub.errors.RevisionNotFoundError)
     assert [r.path for r in server.requests] == ["/api/models/org/repo/revision/v9"]
@@ -406,7 +406,7 @@ def test_missing_revision(server: HubServer) -> None:
 
 
 def test_missing_repository(server: HubServer) -> None:
-    with pytest.raises(DownloadError, match="org/none.*private") as caught:
+    with pytest.raises(DownloadError, match=r"org/none.*private") as caught:
         hub.resolve("hf:org/none/*q4*")
     assert isinstance(caught.value.__cause__, huggingface_hub.errors.RepositoryNotFoundError)
     assert [r.status for r in server.requests] == [404]

@@ -382,7 +382,7 @@ def test_other_options_are_refused(pair: colm.Pair, prompts: Corpus, tmp_path: P
         (GREEDY, {"system": "Be brief"}),
     ]
     for options, more in others:
-        with pytest.raises(CorpusError, match="corpus.*options"):
+        with pytest.raises(CorpusError, match=r"corpus.*options"):
             respond(pair, prompts, folder, options, **more)
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "another"}\n')
     with pytest.raises(CorpusError, match="corpus"):
