@@ -43,7 +43,7 @@ def main() -> None:
         "look-ahead",
         "deferred",
         "calls per deferred token",
-        "guesses right",
+        "acceptance rate",
         "same texts",
         "time, median",
     )
@@ -70,8 +70,8 @@ def _print(rate: float, found: dict[int | str, list[colm.Completion]]) -> None:
         n = sum(out.stats.generated_tokens for out in outs)
         deferred = sum(round(out.stats.deferral_rate * out.stats.generated_tokens) for out in outs)
         calls = sum(out.stats.assistant_calls for out in outs)
-        guesses = sum(out.stats.guesses for out in outs)
-        right = sum(out.stats.right_guesses for out in outs)
+        drafted = sum(out.stats.drafted_tokens for out in outs)
+        accepted = sum(out.stats.accepted_tokens for out in outs)
         same = sum(
             [(token.id, token.source) for token in out.tokens] == [(token.id, token.source) for token in other.tokens]
             for out, other in zip(outs, plain, strict=True)
@@ -81,7 +81,7 @@ def _print(rate: float, found: dict[int | str, list[colm.Completion]]) -> None:
             for out, other in zip(outs, plain, strict=True)
         ]
         low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
-        shown = f"{right / guesses:.1%} of {guesses}" if guesses else ""
+        shown = f"{accepted / drafted:.1%} of {drafted}" if drafted else ""
         print(
             f"| {rate:.0%} | {value} | {deferred / n:.1%} of {n} | {calls / deferred:.3f} | {shown} | "
             f"{same} of {len(outs)} | {middle:.3f} ({low:.3f} to {high:.3f}) |",

@@ -38,8 +38,8 @@ class Run:
     n_tokens: int
     seconds: float
     n_calls: int | None
-    n_guesses: int
-    n_right: int
+    n_drafted: int
+    n_accepted: int
     text: str
 
 
@@ -54,8 +54,8 @@ def _ours(pair: colm.Pair, prompt: str, n_tokens: int, lookahead: Any) -> Run:
         stats.generated_tokens,
         stats.prefill_s + stats.decode_s,
         stats.assistant_calls,
-        stats.guesses,
-        stats.right_guesses,
+        stats.drafted_tokens,
+        stats.accepted_tokens,
         out.text,
     )
 
@@ -131,7 +131,7 @@ def _print(found: dict[str, list[Run]]) -> None:
         "tokens/s, median (quartiles)",
         "against ours without look-ahead",
         "assistant calls per token",
-        "right guesses",
+        "acceptance rate",
         "texts as without",
     )
     print(f"| {' | '.join(columns)} |")
@@ -143,7 +143,7 @@ def _print(found: dict[str, list[Run]]) -> None:
         ratio = statistics.median(s / (p.n_tokens / p.seconds) for s, p in zip(speeds, plain, strict=True))
         n_tokens = sum(run.n_tokens for run in runs)
         known = [run.n_calls for run in runs if run.n_calls is not None]
-        guesses, right = sum(run.n_guesses for run in runs), sum(run.n_right for run in runs)
+        drafted, accepted = sum(run.n_drafted for run in runs), sum(run.n_accepted for run in runs)
         # The binary prints the prompt first, and may write a few tokens more.
         same = sum(other.text in run.text for run, other in zip(runs, plain, strict=True))
         cells = (
@@ -151,7 +151,7 @@ def _print(found: dict[str, list[Run]]) -> None:
             f"{middle:.1f} ({low:.1f} to {high:.1f})",
             f"{ratio:.2f}",
             f"{sum(known) / n_tokens:.2f}" if known else "",
-            f"{right} of {guesses}" if guesses else "",
+            f"{accepted / drafted:.1%} of {drafted}" if drafted else "",
             f"{same} of {len(runs)}",
         )
         print(f"| {' | '.join(cells)} |")

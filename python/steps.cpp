@@ -46,8 +46,8 @@ py::dict to_dict(const Stats& stats) {
     result["base_steps"] = stats.base_steps;
     result["assistant_calls"] = stats.assistant_calls;
     result["lookahead"] = stats.lookahead;
-    result["n_guesses"] = stats.n_guesses;
-    result["n_right"] = stats.n_right;
+    result["n_drafted"] = stats.n_drafted;
+    result["n_accepted"] = stats.n_accepted;
     result["base_tokens_read"] = stats.base_tokens_read;
     result["assistant_tokens_read"] = stats.assistant_tokens_read;
     result["prefill_s"] = stats.prefill_s;

@@ -1,4 +1,4 @@
-// What reading many texts at once needs of a model. llama.cpp implements it in csrc/llama.
+// A model that reads many texts at a time. llama.cpp implements it in csrc/llama.
 #pragma once
 
 #include <cstddef>
@@ -9,7 +9,7 @@
 
 namespace colm {
 
-// One token of a batch: where it stands, in which text, and whether its distribution is wanted.
+// One token of a batch: its position, its text, and whether its logits are wanted.
 struct Slot {
     Token token = kNoToken;
     std::size_t position = 0;
@@ -23,7 +23,7 @@ class BatchModel {
 
     virtual std::size_t n_vocab() const = 0;
     virtual std::size_t n_embd() const = 0;
-    // Tokens that all texts together may have.
+    // The most tokens of all texts together.
     virtual std::size_t n_ctx() const = 0;
     // The largest batch that eval_batch() takes, and the most outputs in it.
     virtual std::size_t n_batch() const = 0;
@@ -36,7 +36,8 @@ class BatchModel {
     // Cancelled or GenerationError; what the model holds is then unknown until clear().
     virtual void eval_batch(View<const Slot> slots, bool hidden, Interrupt& interrupt) = 0;
 
-    // Of slot `i` of the last batch, which was an output. Borrowed until the next eval_batch() or clear().
+    // The output of slot `i` of the last batch, which must be an output. Borrowed until the next eval_batch()
+    // or clear().
     virtual Output output(std::size_t i) = 0;
 
     // Gives sequence `to`, which holds nothing, the first `n_tokens` tokens of sequence `from`. Returns how

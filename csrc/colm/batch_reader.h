@@ -1,4 +1,4 @@
-// A model that reads many texts at once, together with the tokens that it has read of each.
+// A model that reads many texts at a time, and the tokens that it has read of each.
 #pragma once
 
 #include <cstddef>
@@ -15,25 +15,24 @@ class BatchReader {
   public:
     BatchReader(std::shared_ptr<BatchModel> model, Source role);
 
-    // A text to be read to its end, at the place that is its own until forget(), and whether the output after
-    // its last token is wanted.
+    // A text to read to its end. It keeps its place until forget(). The output after its last token may be
+    // wanted.
     struct Request {
         std::size_t place = 0;  // less than n_sequences()
         Sequence* text = nullptr;
         bool output = true;
     };
-    // Given which request, and the output after its last token: borrowed until the next read().
+    // Called with the index of a request and the output after its last token, borrowed until the next read().
     using Use = std::function<void(std::size_t, const Output&)>;
 
-    // Brings the model to have read the text of every request, each an extension of what its place holds
-    // by one token at least, and hands out the outputs. What is unread of all texts shares batches, and a
-    // beginning that a new text has in common with another is read once. Every decode is noted in the `calls`
-    // of the texts that take part. Requires at most n_outputs() requests, each for another place; with
-    // `hidden` all want their output. Throws Cancelled or GenerationError; every text is then forgotten.
+    // Reads the unread tokens of every request and hands out the outputs. Each text must extend the text at
+    // its place by at least one token. All unread tokens share batches, and a beginning that a new text
+    // shares with another is read once. Every decode is recorded in the `calls` of its texts. Requires at
+    // most n_outputs() requests, each with its own place; with `hidden`, all must want their output. Throws
+    // Cancelled or GenerationError; every text is then forgotten.
     void read(const std::vector<Request>& requests, bool hidden, Interrupt& interrupt, const Use& use);
 
-    // Forgets the text at one place, which may then end, or every text: they are read again when they are
-    // next asked for.
+    // Forgets the text at one place, or every text. A forgotten text is read again at its next request.
     void forget(std::size_t place);
     void clear();
 
@@ -48,7 +47,7 @@ class BatchReader {
     std::size_t n_decodes() const { return n_decodes_; }
 
   private:
-    // What is read of the text at one place.
+    // The tokens read of the text at one place.
     struct Held {
         const Sequence* text = nullptr;  // null where nothing is
         std::size_t sequence = 0;        // of the model

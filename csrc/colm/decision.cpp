@@ -46,7 +46,7 @@ Token Decision::sample(const Routed& routed) {
     return router_.sampler->choose(routed.logits, routed.distribution, input_.position);
 }
 
-Step Decision::guess() {
+Step Decision::draft() {
     Step step = step_;
     step.source = Source::assistant;
     step.token = sample(base_);

@@ -51,10 +51,10 @@ class Decision {
     double base_log_odds() const { return base_.distribution.log_odds(); }
     Token base_top() const { return base_.distribution.top; }
 
-    // What the base would write at a deferred position, under the assistant's name: the step as it will be if
-    // the assistant agrees, but for its log-probabilities. Its token is kNoToken where the base has none.
-    // Requires hear_base().
-    Step guess();
+    // The base's draft for a deferred position: the step as it will be if the assistant accepts it, without
+    // log-probabilities. Its source is the assistant. Its token is kNoToken where the base has none. Requires
+    // hear_base().
+    Step draft();
     // Copies what choose(assistant) needs of the base's output, which is borrowed otherwise.
     void keep_base();
 

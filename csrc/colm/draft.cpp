@@ -32,7 +32,7 @@ void Draft::add(const Step& step, Router& router) {
     ahead_.push_back({step, nullptr});
 }
 
-void Draft::add_guess(std::unique_ptr<Decision> decision, const Step& step, double p, Router& router) {
+void Draft::add_draft_token(std::unique_ptr<Decision> decision, const Step& step, double p, Router& router) {
     decision->keep_base();
     auto open =
         std::make_unique<Open>(Open{std::move(decision), router.sampler->snapshot(), router.policy, p});
@@ -49,7 +49,7 @@ std::size_t Draft::first_open() const {
 
 double Draft::first_log_odds() const { return ahead_[first_open()].open->decision->base_log_odds(); }
 
-bool Draft::check(const Output& assistant, Router& router) {
+bool Draft::verify(const Output& assistant, Router& router) {
     const std::size_t i = first_open();
     Open& open = *ahead_[i].open;
     const auto swap = [&] {
@@ -76,7 +76,7 @@ bool Draft::check(const Output& assistant, Router& router) {
 
 void Draft::forget_open(Router& router) { go_back(first_open(), router); }
 
-// To the first `n_ahead` tokens beyond the text; the next one is an open guess.
+// To the first `n_ahead` tokens beyond the text; the next one is an open draft token.
 void Draft::go_back(std::size_t n_ahead, Router& router) {
     Open& open = *ahead_[n_ahead].open;
     if (open.sampler) router.sampler = std::move(open.sampler);

@@ -1,11 +1,10 @@
-// Look-ahead: what is written beyond a text while the assistant has not been asked yet.
+// Look-ahead: the base drafts deferred tokens, and the assistant verifies them later in one batch.
 //
-// At a deferred position the base's own choice stands in for the assistant's, and the base goes on behind it:
-// further decisions and guesses follow from the guess. When the assistant is asked, it reads everything
-// unread in one batch and checks all guesses; the first wrong one is replaced, and what came after it is
-// forgotten. Tokens that stay with the base need no check beyond that of the guesses before them. Where every
-// position is deferred, this is speculative decoding with the base as the draft (Leviathan et al., arXiv
-// 2211.17192); where none is, it is the base alone.
+// At a deferred position the base's own choice becomes a draft token. The base then writes on after it. When
+// the assistant is asked, it reads all unread tokens in one batch and verifies every draft token. It replaces
+// the first one that it rejects; everything after that is dropped. A token of the base's own is certain once
+// the draft tokens before it are accepted. If every position is deferred, this is speculative decoding with
+// the base as the draft model (Leviathan et al., arXiv 2211.17192). If none is, it is the base alone.
 #pragma once
 
 #include <cstddef>
@@ -25,8 +24,8 @@ class Draft {
     // Whether a token ends the text.
     using EndsText = std::function<bool(Token)>;
 
-    // `lookahead`: guesses that may be open at a time; 0: none; kAutoLookahead: as many as pay. `limit`: how
-    // many tokens the text may have. Both are checked by the caller.
+    // `lookahead`: the most draft tokens that may be open; 0: none; kAutoLookahead: as many as pay. `limit`:
+    // the most tokens that the text may have. The caller checks both.
     Draft(const Sequence& sequence, int lookahead, std::size_t limit, EndsText ends_text);
 
     int lookahead() const { return lookahead_; }
@@ -35,27 +34,27 @@ class Draft {
     const Sequence& text() const { return text_; }
     std::size_t n_ahead() const { return ahead_.size(); }
     std::size_t n_open() const { return n_open_; }
-    // The probability that all open guesses are right, by what was said when they were made.
+    // The probability that the assistant accepts all open draft tokens, estimated when they were drafted.
     double confidence() const;
     // Whether a token may follow the last one.
     bool can_go_on() const { return !ended_ && text_.tokens.size() < limit_; }
     // Whether the next token of the text is certain.
     bool ready() const { return !ahead_.empty() && !ahead_.front().open; }
-    // For each open guess, how many tokens precede it; ascending.
+    // For each open draft token, how many tokens precede it; ascending.
     std::vector<std::size_t> open_positions() const;
 
-    // Adds a token that is certain if the guesses before it are right.
+    // Adds a token that is certain once the draft tokens before it are accepted.
     void add(const Step& step, Router& router);
-    // Adds a guess, right with probability `p`, and keeps what it takes to come back to it.
-    void add_guess(std::unique_ptr<Decision> decision, const Step& step, double p, Router& router);
+    // Adds a draft token that will be accepted with probability `p`. Keeps the state from before it.
+    void add_draft_token(std::unique_ptr<Decision> decision, const Step& step, double p, Router& router);
 
-    // What the assistant's output after the tokens before the first open guess makes of it. False where the
-    // guess was wrong: it is then replaced, what came after it is gone, and `router` stands behind it again.
-    bool check(const Output& assistant, Router& router);
-    // Log-odds of the base at the first open guess.
+    // Verifies the first open draft token. `assistant` is the assistant's output after the tokens before it.
+    // False: the token was rejected and replaced, everything after it was dropped, and `router` went back.
+    bool verify(const Output& assistant, Router& router);
+    // Log-odds of the base at the first open draft token.
     double first_log_odds() const;
 
-    // Forgets the first open guess and everything behind it.
+    // Drops the first open draft token and everything after it.
     void forget_open(Router& router);
 
     // Moves the first token, which is certain, to the text. Requires ready().
@@ -64,14 +63,14 @@ class Draft {
   private:
     struct Open {
         std::unique_ptr<Decision> decision;
-        // As they were before the guess.
+        // As they were before the draft token.
         std::unique_ptr<Sampler> sampler;  // null where it does not change
         Policy policy;
         double p;
     };
     struct Ahead {
         Step step;
-        std::unique_ptr<Open> open;  // null once it is certain, given what is before it
+        std::unique_ptr<Open> open;  // null: certain once the tokens before it are
     };
 
     std::size_t first_open() const;

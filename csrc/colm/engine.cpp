@@ -13,7 +13,7 @@ using Clock = std::chrono::steady_clock;
 
 // The longest batch of the assistant's that says something about those of a few tokens.
 constexpr std::size_t kMeasuredBatch = 32;
-// Tokens that may lie beyond the text, guesses and what the base wrote behind them.
+// Tokens that may lie beyond the text: draft tokens, and what the base wrote behind them.
 constexpr std::size_t kMostAhead = 32;
 
 double seconds_since(Clock::time_point start) {
@@ -120,26 +120,26 @@ Step Engine::step(Sequence& sequence, Router& router, Draft& draft, Interrupt& i
     sequence.stats.lookahead = draft.lookahead() != 0 && can_look_ahead();
     if (draft.n_ahead() == 0 && !sequence.stats.lookahead) return plain_step(sequence, router, interrupt);
     const Stopwatch stopwatch(sequence.stats);
-    bool guess = true;
+    bool may_draft = true;
     while (!draft.ready()) {
         if (draft.n_open() == 0) {
-            go_on(sequence, router, draft, guess, interrupt);
+            go_on(sequence, router, draft, may_draft, interrupt);
         } else if (!may_go_on(draft)) {
             ask(sequence, router, draft, interrupt);
         } else {
             try {
                 if (!go_on(sequence, router, draft, true, interrupt)) ask(sequence, router, draft, interrupt);
             } catch (const GenerationError&) {
-                // Of a text that may never be written. Where it is, the error comes back without guesses.
+                // This text may never be written. If it is, the same error comes back without a draft.
                 draft.forget_open(router);
-                guess = false;
+                may_draft = false;
             }
         }
     }
     return draft.hand_over(sequence);
 }
 
-bool Engine::go_on(Sequence& sequence, Router& router, Draft& draft, bool guess, Interrupt& interrupt) {
+bool Engine::go_on(Sequence& sequence, Router& router, Draft& draft, bool may_draft, Interrupt& interrupt) {
     const std::vector<Token>& tokens = draft.text().tokens;
     auto decision = std::make_unique<Decision>(draft.text(), router, choices_);
     const auto hear_base = [&] {
@@ -154,20 +154,20 @@ bool Engine::go_on(Sequence& sequence, Router& router, Draft& draft, bool guess,
         return true;
     }
     const bool first = draft.n_open() == 0;
-    if (guess && (needs_base || draft.lookahead() != kAutoLookahead)) {
+    if (may_draft && (needs_base || draft.lookahead() != kAutoLookahead)) {
         if (!needs_base) hear_base();
-        const double p = estimates_.right(decision->base_log_odds());
+        const double p = estimates_.acceptance_rate(decision->base_log_odds());
         if (!first || draft.lookahead() != kAutoLookahead || estimates_.worth_going_on(p)) {
-            const Step step = decision->guess();
+            const Step step = decision->draft();
             if (step.token != kNoToken) {
-                draft.add_guess(std::move(decision), step, p, router);
+                draft.add_draft_token(std::move(decision), step, p, router);
                 return true;
             }
         }
     }
     if (!first) return false;
     const Step step = decision->choose(read_assistant(tokens, sequence, interrupt));
-    if (needs_base) estimates_.guess(decision->base_log_odds(), step.token == decision->base_top());
+    if (needs_base) estimates_.verified(decision->base_log_odds(), step.token == decision->base_top());
     draft.add(step, router);
     return true;
 }
@@ -175,8 +175,8 @@ bool Engine::go_on(Sequence& sequence, Router& router, Draft& draft, bool guess,
 void Engine::ask(Sequence& sequence, Router& router, Draft& draft, Interrupt& interrupt) {
     const std::vector<Token>& tokens = draft.text().tokens;
     std::vector<std::size_t> counts = draft.open_positions();
-    const std::size_t n_guesses = counts.size();
-    // Where the base has no say in it, the assistant writes the token behind its last guess too.
+    const std::size_t n_open = counts.size();
+    // Where the next token does not depend on the base, the assistant writes it in the same batch.
     std::unique_ptr<Decision> next;
     if (draft.can_go_on()) {
         next = std::make_unique<Decision>(draft.text(), router, choices_);
@@ -188,25 +188,25 @@ void Engine::ask(Sequence& sequence, Router& router, Draft& draft, Interrupt& in
     const auto start = Clock::now();
     const std::size_t n_calls = sequence.calls.size();
     Stats& stats = sequence.stats;
-    bool right = true;
+    bool accepted = true;
     const auto use = [&](std::size_t i, const Output& output) {
         if (i == 0) asked_assistant(start, n_calls, sequence);
-        if (!right) return;
+        if (!accepted) return;
         double log_odds = 0.0;
         try {
-            if (i == n_guesses) return draft.add(next->choose(output), router);
+            if (i == n_open) return draft.add(next->choose(output), router);
             log_odds = draft.first_log_odds();
-            right = draft.check(output, router);
+            accepted = draft.verify(output, router);
         } catch (const GenerationError&) {
             if (i == 0) throw;
             // The tokens before it are certain all the same. The error comes back when they are written.
-            right = false;
+            accepted = false;
             if (draft.n_open() > 0) draft.forget_open(router);
             return;
         }
-        estimates_.guess(log_odds, right);
-        ++stats.n_guesses;
-        if (right) ++stats.n_right;
+        estimates_.verified(log_odds, accepted);
+        ++stats.n_drafted;
+        if (accepted) ++stats.n_accepted;
     };
     assistant_.read_at(tokens, counts, interrupt, sequence.calls, use);
 }

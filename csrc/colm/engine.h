@@ -33,9 +33,10 @@ class Engine {
     // A step from inside a step of the same thread (a signal handler) throws GenerationError.
     Step step(Sequence& sequence, Router& router, Interrupt& interrupt);
 
-    // Likewise, with what `draft` keeps beyond the text: the same tokens, sources, deferral logits and
-    // thresholds, up to what batches of another size round otherwise. Several tokens may become certain at
-    // once; the later steps then compute nothing. The draft was made for this text and saw all its steps.
+    // The same with look-ahead. Tokens, sources, deferral logits and thresholds are those of the plain step,
+    // except where a batch of another size rounds differently. One verification may make several tokens
+    // certain; the steps after it then compute nothing. `draft` must be made for this text and see all its
+    // steps.
     Step step(Sequence& sequence, Router& router, Draft& draft, Interrupt& interrupt);
 
     // Whether both models can go back by some tokens, as look-ahead asks them to. Not beside a step.
@@ -68,10 +69,11 @@ class Engine {
     void asked_assistant(std::chrono::steady_clock::time_point start, std::size_t n_calls,
                          Sequence& sequence);
 
-    // One more position of the draft: the base's, a guess, or the assistant's, who is asked at once where
-    // nothing is open. False where the position waits for the open guesses.
-    bool go_on(Sequence& sequence, Router& router, Draft& draft, bool guess, Interrupt& interrupt);
-    // Has the assistant check the draft's open guesses.
+    // Adds one more position to the draft: the base's token, a draft token, or the assistant's token. The
+    // assistant is asked at once only where nothing is open. False: the position waits for the open draft
+    // tokens.
+    bool go_on(Sequence& sequence, Router& router, Draft& draft, bool may_draft, Interrupt& interrupt);
+    // Has the assistant verify the open draft tokens.
     void ask(Sequence& sequence, Router& router, Draft& draft, Interrupt& interrupt);
     bool may_go_on(const Draft& draft) const;
 

@@ -9,8 +9,8 @@ namespace {
 constexpr double kForget = 0.97;  // weight of the past at each new value
 constexpr double kOutlier = 3.0;  // a machine that was busy elsewhere
 constexpr std::size_t kEnoughForOutliers = 4;
-constexpr double kGuessForget = 0.995;
-constexpr double kGuessPrior = 4.0;  // guesses that the base's own probability counts for
+constexpr double kDraftForget = 0.995;
+constexpr double kDraftPrior = 4.0;  // draft tokens that the base's own probability counts for
 constexpr double kFirstSlope = 0.4;  // of a token in a batch against the whole batch, before it is known
 constexpr double kSlopePrior = 2.0;
 constexpr double kMargin = 1.15;
@@ -60,21 +60,21 @@ void Estimates::position(bool deferred) {
 }
 
 std::size_t Estimates::bucket(double log_odds) {
-    // Of half a nat each from -1 on: most guesses are made where the base is unsure.
+    // Of half a nat each from -1 on: most tokens are drafted where the base is unsure.
     const double place = (log_odds + 1.5) * 2.0;
     return static_cast<std::size_t>(std::clamp(place, 0.0, static_cast<double>(kBuckets - 1)));
 }
 
-void Estimates::guess(double log_odds, bool right) {
+void Estimates::verified(double log_odds, bool accepted) {
     Bucket& b = buckets_[bucket(log_odds)];
-    b.n = kGuessForget * b.n + 1.0;
-    b.n_right = kGuessForget * b.n_right + (right ? 1.0 : 0.0);
+    b.n = kDraftForget * b.n + 1.0;
+    b.n_accepted = kDraftForget * b.n_accepted + (accepted ? 1.0 : 0.0);
 }
 
-double Estimates::right(double log_odds) const {
+double Estimates::acceptance_rate(double log_odds) const {
     const Bucket& b = buckets_[bucket(log_odds)];
     const double p = 1.0 / (1.0 + std::exp(-std::clamp(log_odds, -4.0, 4.0)));
-    return (b.n_right + kGuessPrior * p) / (b.n + kGuessPrior);
+    return (b.n_accepted + kDraftPrior * p) / (b.n + kDraftPrior);
 }
 
 bool Estimates::worth_going_on(double p) const {

@@ -1,5 +1,5 @@
-// What the parts of a step cost on this machine with these models, and how often a guess is right: measured
-// while texts are written, and asked before the base goes on behind a guess.
+// The seconds that each part of a step takes with these models on this machine, and the acceptance rate of
+// draft tokens. Both are measured while texts are written. They decide whether the base drafts further.
 #pragma once
 
 #include <array>
@@ -15,21 +15,21 @@ class Estimates {
     // A position of a text: whether it was deferred.
     void position(bool deferred);
     // Whether the assistant wrote what the base would have written, whose likeliest token had these log-odds.
-    void guess(double log_odds, bool right);
+    void verified(double log_odds, bool accepted);
 
-    // The probability that a guess is right, in (0, 1).
-    double right(double log_odds) const;
-    // Seconds that one base step takes, that an assistant's batch takes whatever its size, and that each
-    // token of it adds; 0 before they were measured.
+    // The probability that a draft token is accepted, in (0, 1).
+    double acceptance_rate(double log_odds) const;
+    // Seconds of one base step, seconds of an assistant's batch of any size, and seconds that each token adds
+    // to that batch. 0 before they were measured.
     double base_seconds() const { return base_.mean; }
     double call_seconds() const;
     double token_seconds() const;
     // The share of the positions that is deferred, the last ones weighing most.
     double deferral_rate() const { return deferral_rate_; }
 
-    // Whether the base should go on behind open guesses that are all right with probability `p`, rather than
-    // ask the assistant now. One more step finds the next deferral with the deferral rate, which then shares
-    // this call; it is lost, with its token in the assistant's batch, where a guess is wrong:
+    // Whether the base should write on rather than ask the assistant now. `p`: the probability that all open
+    // draft tokens are accepted. The next position is deferred with probability `rate`; it then shares this
+    // call. If a draft token is rejected, the base's step and its token in the assistant's batch are lost:
     //   p rate call > (1 - p) (base + token), by a margin
     // False before both models were measured.
     bool worth_going_on(double p) const;
@@ -43,7 +43,7 @@ class Estimates {
     };
     struct Bucket {
         double n = 0.0;
-        double n_right = 0.0;
+        double n_accepted = 0.0;
     };
     static constexpr std::size_t kBuckets = 12;
 

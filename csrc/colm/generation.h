@@ -1,4 +1,4 @@
-// One text being written by an engine, step by step, while other threads look on.
+// One text that an engine writes step by step. Other threads may read it meanwhile.
 #pragma once
 
 #include <atomic>
@@ -29,22 +29,22 @@ class Generation {
     Generation(const Generation&) = delete;
     Generation& operator=(const Generation&) = delete;
 
-    // The next token whose text is certain, or nothing at the end of the text; several steps of the engine
-    // where a stop string or a character is incomplete. The token that ends a text is not among them: see
-    // end_step(). Waits for its turn first, at most `timeout` seconds: throws QueueTimeout. Nothing, too,
-    // where the turn was given back. A text that is cancelled while it waits ends.
+    // The next token whose text is certain, or nothing at the end of the text or after give_back(). It takes
+    // several steps of the engine while a stop string or a character is incomplete. The token that ends a
+    // text is not returned: see end_step(). Waits for its turn first, at most `timeout` seconds, then throws
+    // QueueTimeout. A text that is cancelled while it waits ends.
     std::optional<StreamedStep> next(std::optional<double> timeout = {});
     // All the tokens that next() would give, in one turn.
     std::vector<StreamedStep> rest(std::optional<double> timeout = {});
 
     // Asks a running or later next() to end the text as `cancelled`. Safe from any thread.
     void cancel();
-    // Ends the text's turn for good, and the text where it stands. Safe from any thread.
+    // Ends the text and its turn. Safe from any thread.
     void give_back() { engine_->turns().give_back(turn_); }
     // Whether the text is, or was, computed.
     bool begun() const { return begun_.load(); }
 
-    // What follows may be read by any thread while another is in next(); it is what the last whole step left.
+    // Any thread may read the following while another is in next(). They show the last finished step.
     FinishReason finish_reason() const { return finish_reason_.load(); }
     // The end-of-generation token that ended the text (finish reason `eos`), with who chose it.
     std::optional<Step> end_step() const;

@@ -1,4 +1,4 @@
-// What a grammar allows after a text.
+// Matching a text against a grammar: which tokens may follow.
 #pragma once
 
 #include <cstdint>
@@ -9,19 +9,19 @@
 
 namespace colm {
 
-// Reads a text as far as it goes and says what may follow. Copies are cheap and go their own ways; they and
-// the original are for one thread at a time.
+// Reads a text and says which tokens may follow. Copies are cheap and independent, but they and the original
+// share data, so only one thread at a time may use them.
 //
-// All ways of reading a text are followed at once. What is left to do after a rule, the continuation, is
-// shared by all ways that call the rule at one place, and equal continuations are one object: so the number
-// of places counts, not the number of ways, and a state that comes back is recognised, with what follows it.
+// All parses of a text are followed at the same time. A continuation is what is left to do after a rule.
+// Parses that call a rule at the same place share its continuation, and equal continuations are one object.
+// The cost therefore depends on the number of places, not of parses, and a repeated state is recognised.
 class GrammarMatcher {
   public:
-    // Throws GrammarError where the beginning alone takes more than kMostWork.
+    // Throws GrammarError if the start of the grammar alone takes more than kMostWork.
     explicit GrammarMatcher(std::shared_ptr<const Grammar> grammar);
 
-    // The most that may be computed between two calls of begin_step(), in places looked at (under a second),
-    // and what may be remembered of a text, likewise.
+    // The most places that may be visited between two calls of begin_step() (less than a second), and the
+    // most that may be remembered for one text.
     static constexpr std::size_t kMostWork = 20'000'000;
     static constexpr std::size_t kMostMemory = 2'000'000;
 
@@ -32,7 +32,7 @@ class GrammarMatcher {
     // Whether a token may follow: by its bytes, which may end inside a character, or by its id. Tokens
     // without bytes can only be meant by id. Throws GrammarError beyond kMostWork.
     bool allows(Token token, std::string_view bytes);
-    // Goes on behind the token; false, and nothing changes, where it cannot follow. Throws GrammarError
+    // Reads the token. Returns false, without any change, if the token cannot follow. Throws GrammarError
     // beyond kMostWork or kMostMemory.
     bool accept(Token token, std::string_view bytes);
 

@@ -59,9 +59,9 @@ struct SamplingOptions {
     std::string grammar;
 };
 
-// `lookahead`: as many guesses as pay, by what was measured.
+// `lookahead`: draft as many tokens as pay, by the times that were measured.
 inline constexpr int kAutoLookahead = -1;
-// Guesses that may wait for the assistant at a time.
+// The most draft tokens that may wait for the assistant.
 inline constexpr int kMostLookahead = 15;
 
 struct GenerationOptions {
@@ -74,7 +74,8 @@ struct GenerationOptions {
     std::vector<std::string> stop;
     // How many of the most likely tokens to report at each position.
     int n_logprobs = 0;
-    // Deferred tokens that the base may guess before the assistant is asked: 0 to 15, or kAutoLookahead.
+    // Deferred tokens that the base may draft before the assistant verifies them: 0 to 15, or
+    // kAutoLookahead.
     int lookahead = kAutoLookahead;
 };
 

@@ -13,9 +13,9 @@ struct Stats {
     std::size_t n_deferred = 0;        // tokens on the assistant's turn, an ending token included
     std::size_t base_steps = 0;        // times that the base gave a distribution
     std::size_t assistant_calls = 0;   // times that the assistant was asked
-    std::size_t n_guesses = 0;         // of look-ahead: guesses that the assistant checked,
-    std::size_t n_right = 0;           // and those of them that were right
-    bool lookahead = false;            // whether there could be guesses
+    std::size_t n_drafted = 0;         // look-ahead: draft tokens that the assistant verified,
+    std::size_t n_accepted = 0;        // and how many of them it accepted
+    bool lookahead = false;            // whether draft tokens were possible
     std::size_t base_tokens_read = 0;  // tokens that each model evaluated, prompt included
     std::size_t assistant_tokens_read = 0;
     double prefill_s =

@@ -1,10 +1,10 @@
-// Whose text a pair computes: one at a time, in the order of asking.
+// A queue for a pair: it computes one text at a time, in the order of the requests.
 //
-// Token by token in turns, each text would displace the other, and both models would read both over and over.
-// So a text keeps its turn between two tokens: its reader is likely to come back at once. But a reader may be
-// slow, or gone for good. Once others have waited for it about as long as it takes to read the text again,
-// the text loses its turn to them, and queues when it is next read. Then no more than half of the time is
-// lost, whatever the reader does.
+// If texts alternated token by token, each would displace the other's KV cache, and both models would repeat
+// the prefill every time. So a text keeps its turn between two tokens, because its reader usually returns at
+// once. But a reader may be slow, or may never return. Once others have waited for the reader about as long
+// as a new prefill of the text takes, the text loses its turn and queues when it is next read. At most half
+// of the time is then lost, whatever the reader does.
 #pragma once
 
 #include <atomic>
@@ -23,11 +23,11 @@ class Turns {
   public:
     using Clock = std::chrono::steady_clock;
 
-    // How long others wait for the reader of a text, in all, before the text loses its turn.
+    // The total time that others wait for the reader of a text before the text loses its turn.
     static constexpr Clock::duration kLeastPatience = std::chrono::milliseconds(20);
     static constexpr Clock::duration kMostPatience = std::chrono::seconds(1);
 
-    // A text's place. To be given back before it is destroyed.
+    // The place of a text in the queue. It must be given back before it is destroyed.
     class Turn {
       public:
         Turn() = default;
@@ -45,10 +45,10 @@ class Turns {
         Clock::duration idle_{};      // how long others have waited for its reader
     };
 
-    // Waits until `turn` may compute, which it then does while this lives. `timeout`: the longest wait, in
-    // seconds. A text goes on with its own turn at once. Throws QueueTimeout, and Cancelled where `interrupt`
-    // was requested meanwhile. Throws GenerationError where this very thread computes already (a signal
-    // handler asks), since it would wait for itself.
+    // Waits until `turn` may compute; it may do so while this object lives. `timeout`: the longest wait, in
+    // seconds. A text that has the turn does not wait. Throws QueueTimeout, and Cancelled if `interrupt` was
+    // requested meanwhile. Throws GenerationError if this thread already computes (in a signal handler),
+    // because it would wait for itself.
     class Inside {
       public:
         Inside(Turns& turns, Turn& turn, std::optional<double> timeout, Interrupt& interrupt)
@@ -59,7 +59,7 @@ class Turns {
         Inside(const Inside&) = delete;
         Inside& operator=(const Inside&) = delete;
 
-        // False where the turn was given back, before or while it waited.
+        // False if the turn was given back, before or during the wait.
         explicit operator bool() const { return entered_; }
 
       private:
@@ -68,13 +68,13 @@ class Turns {
         bool entered_;
     };
 
-    // Ends a turn for good, also one that waits or computes (when it next stops). Safe from any thread.
+    // Ends a turn for good, even while it waits. If it computes, it ends at its next stop. Thread-safe.
     void give_back(Turn& turn);
 
-    // Has all that wait look at their interrupts.
+    // Makes all waiting texts check their interrupts.
     void wake() { changed_.notify_all(); }
 
-    // Texts that wait.
+    // The number of waiting texts.
     std::size_t n_waiting() const;
 
   private:
@@ -88,7 +88,7 @@ class Turns {
     bool enter(Turn& turn, std::optional<double> timeout, Interrupt& interrupt);
     void leave(Turn& turn);
     void begin(Turn& turn);
-    // How much longer others wait for the reader of the text that has the turn. Requires one that waits.
+    // The time left for the reader of the text that has the turn. Requires a waiting text.
     Clock::duration patience_left(Clock::time_point now) const;
 
     mutable std::mutex mutex_;

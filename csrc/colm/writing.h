@@ -1,4 +1,4 @@
-// One text being written, whoever reads the models for it: its tokens, what decides them, and why it ended.
+// One text in progress: its tokens, the options that decide them, and why it ended. It reads no model.
 #pragma once
 
 #include <cstddef>
@@ -19,7 +19,7 @@ class Writing {
         int max_tokens = 128;  // -1: until the context is full
         std::vector<std::string> stop;
         std::vector<Token> stop_tokens =
-            {};  // control tokens, which write nothing that a stop string could meet
+            {};  // control tokens, which have no text that a stop string could match
     };
     // What a token stands for in the text, as bytes ("" for control tokens).
     using Piece = std::function<std::string(Token)>;

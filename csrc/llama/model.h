@@ -43,7 +43,7 @@ class LlamaModel final : public LanguageModel, public BatchModel {
     const Vocabulary& vocabulary() const { return weights_->vocabulary; }
     const llama_vocab* vocab() const { return llama_model_get_vocab(model()); }
     const std::string& path() const { return path_; }
-    // Tokens that one pass of the graph takes at most.
+    // The most tokens of one pass of the graph.
     std::size_t n_ubatch() const;
     std::size_t n_ctx_train() const;
     std::string description() const;
@@ -51,8 +51,8 @@ class LlamaModel final : public LanguageModel, public BatchModel {
     std::string metadata(const std::string& key) const;
     // The chat template in the file; "" where there is none.
     std::string chat_template() const;
-    // Otherwise only all of what was read can be forgotten: recurrent and hybrid models, and those whose
-    // sliding window keeps no more than it needs.
+    // False for recurrent and hybrid models, and for a sliding window without `swa_full`: they can only
+    // forget the whole text.
     bool can_rewind() const override;
 
   private:

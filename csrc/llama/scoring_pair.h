@@ -1,4 +1,4 @@
-// Two loaded models that read many texts at once and say how likely they find them.
+// Two loaded models that read many texts at a time and give the log-probabilities of their tokens.
 #pragma once
 
 #include <functional>

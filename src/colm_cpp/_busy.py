@@ -1,7 +1,7 @@
-"""Who is inside the extension: at the end of the interpreter, and at a fork.
+"""Counting the threads inside the extension, for the end of the interpreter and for forks.
 
-A daemon thread that returns from C++ after the interpreter has ended is ended by Python in the middle of a C++ frame,
-which aborts the process. And a forked child has none of its parent's threads: what they had locked stays locked there.
+If a daemon thread returns from C++ after the interpreter has ended, Python ends it inside a C++ frame, and the process
+aborts. A forked child has none of its parent's threads, so their locks stay locked there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["busy", "check_usable", "wait_until_idle"]
 
 _inside = _core.Inside()
 
-# Why a child that is being forked could not compute; None where it can.
+# Why a forked child cannot compute; None if it can.
 _obstacle: str | None = None
 
 
@@ -41,7 +41,7 @@ def check_usable() -> None:
 
 
 def wait_until_idle(stop: Callable[[], None], seconds: float) -> None:
-    """Lets nobody in any more, has ``stop`` ask those inside to end, and waits up to ``seconds`` for them."""
+    """Refuses new calls, asks the running ones to end by ``stop``, and waits up to ``seconds`` for them."""
     _inside.refuse(PairClosed, "the interpreter is ending; no more texts can be written")
     stop()
     end = time.monotonic() + seconds
@@ -92,7 +92,7 @@ def _before_fork() -> None:
     if not _inside.ever:
         return
     if _inside.count:
-        _obstacle = "while a thread of it was computing or loading"
+        _obstacle = "while one of its threads was computing or loading"
     elif _has_gpu():
         _obstacle = "after it had used a GPU"
     elif sys.platform == "darwin" or not _stop_workers():
@@ -104,8 +104,8 @@ def _in_child() -> None:
     if _obstacle is not None:
         _inside.refuse(
             ForkError,
-            f"this process was forked from another {_obstacle}, so nothing can be computed here; start processes with "
-            'multiprocessing.get_context("spawn"), or fork before a pair is used',
+            f"this process was forked from another {_obstacle}, so it cannot compute; start processes with "
+            'multiprocessing.get_context("spawn"), or fork before using a pair',
         )
 
 

@@ -1,6 +1,6 @@
 """The rules of a well-formed head, one function each; all raise HeadError.
 
-Each takes whatever a caller gave and returns it in the form in which the head keeps it.
+Each takes a caller's value and returns it in the form that the head keeps.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ KINDS = ("linear", "mlp")
 ACTIVATIONS = ("relu", "gelu", "silu")
 FEATURES = ("log_odds", "entropy", "margin", "top_k_logprobs")
 MAX_TOP_K = 64
-# What a head may be at most, as in head_file.cpp: what could not be read again is not made.
+# Limits of a head, the same as in head_file.cpp: a head that cannot be read again is not made.
 MAX_EMBD = 2**20
 MAX_LAYERS = 64
 MAX_WEIGHTS = 2**27
@@ -62,7 +62,7 @@ def top_k(value: object, features: tuple[str, ...]) -> int:
     if "top_k_logprobs" in features:
         return integer("top_k (with the feature top_k_logprobs)", value, 1, MAX_TOP_K)
     if integer("top_k", value, 0, MAX_TOP_K) != 0:
-        raise HeadError(f"top_k is {shown(value)}, but features lacks 'top_k_logprobs'; add it or leave it at 0")
+        raise HeadError(f"top_k is {shown(value)}, but features lacks 'top_k_logprobs'; add it, or set top_k to 0")
     return 0
 
 
@@ -96,7 +96,7 @@ def array(field: str, value: npt.ArrayLike) -> npt.NDArray[np.float32]:
 def arrays(field: str, value: object, ndim: int) -> tuple[npt.NDArray[np.float32], ...]:
     """Check a sequence of at least one array, each with ``ndim`` dimensions."""
     if not isinstance(value, Sequence) or isinstance(value, str | bytes) or not value:
-        raise HeadError(f"{field} must be a tuple or list with one array per layer, and at least one")
+        raise HeadError(f"{field} must be a tuple or list with one array for each layer, and at least one array")
     out = tuple(array(f"{field}[{i}]", item) for i, item in enumerate(value))
     for i, item in enumerate(out):
         if item.ndim != ndim:
@@ -114,14 +114,14 @@ def layer_chain(
 ) -> None:
     """Check that every layer takes what the one before it gives, and the last gives one number."""
     if len(weights) != len(biases):
-        raise HeadError(f"there are {len(weights)} weights but {len(biases)} biases; give one for each")
+        raise HeadError(f"there are {len(weights)} weights but {len(biases)} biases; give one of each for every layer")
     if len(weights) > MAX_LAYERS:
         raise HeadError(f"there are {len(weights)} layers; a head has at most {MAX_LAYERS}")
     n_weights = sum(weight.size for weight in weights)
     if n_weights > MAX_WEIGHTS:
         raise HeadError(f"the layers have {n_weights} weights; a head has at most {MAX_WEIGHTS}")
     if kind == "linear" and len(weights) != 1:
-        raise HeadError(f"a linear head has one layer, this one {len(weights)}; use kind='mlp'")
+        raise HeadError(f"a linear head has 1 layer, but {len(weights)} were given; use kind='mlp'")
     n_in = n_embd + n_features
     source = f"n_embd={n_embd} and {n_features} feature(s)"
     for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
@@ -140,9 +140,9 @@ def text(field: str, value: object) -> None:
     if value is None:
         return
     if not isinstance(value, str) or not value:
-        raise HeadError(f"{field} is {shown(value)}; it must be a text that is not empty, or None")
+        raise HeadError(f"{field} is {shown(value)}; it must be a str that is not empty, or None")
     if len(value) > _MAX_TEXT:
-        raise HeadError(f"{field} has {len(value)} characters; a head file has room for {_MAX_TEXT}")
+        raise HeadError(f"{field} has {len(value)} characters; a head file holds at most {_MAX_TEXT}")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as exc:
@@ -179,14 +179,14 @@ def units(field: str, value: object) -> tuple[float, ...]:
         raise HeadError(f"{field} is {shown(value)}; it must be a sequence of numbers from 0 to 1")
     value = list(itertools.islice(value, MAX_RATES + 1))
     if len(value) > MAX_RATES:
-        raise HeadError(f"{field} has more than {MAX_RATES} numbers, which is the most that a calibration table holds")
+        raise HeadError(f"{field} has more than {MAX_RATES} numbers; a calibration table holds at most {MAX_RATES}")
     return tuple(unit(f"{field}[{i}]", item) for i, item in enumerate(value))
 
 
 def calibration(rates: tuple[float, ...], thresholds: tuple[float, ...]) -> None:
     """Check that the two columns of the calibration table belong together."""
     if len(rates) != len(thresholds):
-        raise HeadError(f"there are {len(rates)} rates but {len(thresholds)} thresholds; give one for each")
+        raise HeadError(f"there are {len(rates)} rates but {len(thresholds)} thresholds; give one for each rate")
     for i in range(1, len(rates)):
         # Equal rates too: between them the interpolation would not be defined.
         if rates[i] <= rates[i - 1]:

@@ -1,4 +1,4 @@
-"""Writing a head file; ``docs/head-format.md`` is the description that this follows."""
+"""Writing a head file, as ``docs/head-format.md`` describes it."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ ARCHITECTURE = "colm-head"
 
 
 def write(head: Head, path: str | os.PathLike[str]) -> None:
-    """Write ``head`` to ``path``, which changes only once the file is complete.
+    """Write ``head`` to ``path``. The file is replaced only when the new one is complete.
 
     Raises:
-        LoadError: the file cannot be written, or no file can have such a name.
+        LoadError: the file cannot be written, or its name is invalid.
         OptionError: ``path`` is a link.
         MissingDependency: the ``gguf`` package is not installed.
     """

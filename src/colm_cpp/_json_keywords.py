@@ -69,9 +69,9 @@ class Document:
             # What is no JSON fails here: other types, NaN, numbers too long to write.
             self._root = json.loads(json.dumps(schema, allow_nan=False))
         except (TypeError, ValueError, RecursionError) as error:
-            raise GrammarError(f"the JSON schema is no JSON: {str(error)[:200]}") from None
+            raise GrammarError(f"the JSON schema is not valid JSON: {str(error)[:200]}") from None
         if not _is_schema(self._root):
-            raise GrammarError(f"the JSON schema is {shown(self._root)}; it must be an object, or true or false")
+            raise GrammarError(f"the JSON schema is {shown(self._root)}; it must be an object, true or false")
         self._schemas: dict[str, Any] = {"": self._root}
         self._anchors: dict[str, str] | None = None
         self._made: dict[tuple[str, str], Any] = {}
@@ -268,8 +268,8 @@ def _check_depth(schema: Any) -> None:
         part, depth = pending.pop()
         if depth > _MOST_DEPTH:
             raise GrammarError(
-                f"the JSON schema is nested deeper than {_MOST_DEPTH}, which is the limit, or holds itself; name parts "
-                "of it under $defs"
+                f"the JSON schema is nested deeper than {_MOST_DEPTH}, the limit, or contains itself; move parts "
+                "to $defs"
             )
         if isinstance(part, dict):
             pending += [(value, depth + 1) for value in part.values()]

@@ -1,4 +1,4 @@
-"""Numbers that a caller gives, and how a message shows what it was instead. Needs no extension."""
+"""Checks of numbers that a caller gives. Needs no extension."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _MAX_SECONDS = 100 * 365 * 86400.0
 
 
 def real(name: str, value: object) -> float:
-    """What stands for one number, a NumPy scalar too; no text, and no array of one number, which float() would take.
+    """One number, as float. NumPy scalars are accepted. Text and arrays are refused, although float() takes some.
 
     Raises:
-        OptionError: it is no number, or NaN.
+        OptionError: ``value`` is not a number, or is NaN.
     """
     number = None
     if not isinstance(value, (str, bytes, bytearray)) and getattr(value, "shape", ()) == ():
@@ -31,10 +31,10 @@ def real(name: str, value: object) -> float:
 
 
 def share(name: str, value: object) -> float:
-    """A number from 0 to 1. Who gives a percentage is asked whether a share was meant.
+    """A number from 0 to 1. For a percentage, the message suggests the share.
 
     Raises:
-        OptionError: it lies outside, or is no number.
+        OptionError: ``value`` is not a number from 0 to 1.
     """
     number = real(name, value)
     if not 0.0 <= number <= 1.0:
@@ -44,14 +44,14 @@ def share(name: str, value: object) -> float:
 
 
 def seconds(name: str, value: object) -> float:
-    """A time that may be waited, 0 or more.
+    """A waiting time in seconds, 0 or more.
 
     Raises:
-        OptionError: it is negative, longer than 100 years, or no number.
+        OptionError: ``value`` is negative, above 100 years, or not a number.
     """
     number = real(name, value)
     if not 0.0 <= number <= _MAX_SECONDS:
-        raise OptionError(f"{name} is {shown(value)}; give seconds, 0 or more, or None for as long as it takes")
+        raise OptionError(f"{name} is {shown(value)}; give seconds, 0 or more, or None for no limit")
     return number
 
 
@@ -59,7 +59,7 @@ def flag(name: str, value: object) -> bool:
     """``bool(value)``.
 
     Raises:
-        OptionError: it is an array.
+        OptionError: ``value`` is an array.
     """
     if getattr(value, "shape", ()) != ():
         raise OptionError(f"{name} is {shown(value)}; it must be True or False")

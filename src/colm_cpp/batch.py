@@ -1,4 +1,4 @@
-"""Many texts at once."""
+"""Batches: many texts at a time."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ Request = tuple[list[int], _core.Head, _core.GenerationOptions]
 class BatchStream:
     """An iterator over texts that are written together, made by ``pair.stream_batch()``.
 
-    It gives ``(number, completion)`` for each text, in the order in which they end; ``number`` counts the prompts from
-    0. A text that failed comes as ``(number, error)``, a :class:`ColmError`, and does not disturb the others. Prompts
-    are taken from the caller's iterable as room comes free. Leaving the loop early ends all of them.
+    It yields ``(number, completion)`` when a text ends; ``number`` counts the prompts from 0. A text that fails yields
+    ``(number, error)`` with a :class:`ColmError`, and the other texts go on. The next prompt is taken when a text ends.
+    A ``with`` block or :meth:`close` ends all texts.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class BatchStream:
     def __next__(self) -> tuple[int, Completion | ColmError]:
         batch, pair = self._batch, self._pair
         if batch is None or pair is None:
-            raise PairClosed("the pair of these texts was closed; load it again to go on")
+            raise PairClosed("the pair of this batch was closed; load it again")
         while batch.n_texts < self._n_parallel:
             make = next(self._requests, None)
             if make is None:
@@ -83,24 +83,25 @@ class BatchStream:
 
     @property
     def counts(self) -> dict[str, int]:
-        """``steps`` so far (each writes a token of every text that is being written), ``base_decodes`` and
-        ``assistant_decodes``: calls of llama_decode.
+        """``steps``, ``base_decodes`` and ``assistant_decodes`` so far.
+
+        A step writes one token of every text in progress. A decode is one call of llama_decode.
 
         Raises:
             PairClosed: the pair, or this stream, was closed.
         """
         if self._batch is None:
-            raise PairClosed("these texts were closed; their counts are gone")
+            raise PairClosed("this batch was closed; read counts before closing it")
         return self._batch.counts()
 
     def cancel(self) -> None:
-        """Ends all texts within one step; the loop then gets PairClosed. Safe from any thread."""
+        """Ends all texts within one step; the loop then raises PairClosed. Safe from any thread."""
         batch = self._batch
         if batch is not None:
             batch.cancel()
 
     def close(self) -> None:
-        """Ends all texts and frees what they took."""
+        """Ends all texts and frees their memory."""
         self._detach()
 
     def _detach(self) -> None:

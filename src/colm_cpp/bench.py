@@ -1,7 +1,7 @@
-"""What a pair's parts take on this machine, and how fast they write together.
+"""Benchmarks: the seconds of a pair's decodes on this machine, and the speed of its texts.
 
-Steps are timed as bare decodes; texts as users write them. Arms take turns, round after round, so that a machine that
-gets slower or faster does so for all of them, and medians are told with their spread.
+Steps are timed as bare decodes, and texts as users write them. The arms take turns, so a change in the machine's speed
+affects all of them. Medians are reported with quartiles.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ RATES = (0.0, 0.1, 0.2, 0.4, 1.0)
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 _BEHIND = max(BATCH_SIZES) + 8  # tokens behind the prompt that bare decodes need room for
 STEPS_N_CTX = _BEHIND + 1
-"""The smallest context in which :func:`time_steps` can measure."""
+"""The smallest context size that :func:`time_steps` needs."""
 AT_ONCE = (1, 4, 8)
 _LOOKAHEADS: tuple[int | Literal["auto"], ...] = (0, "auto")
 _RATE_AT_ONCE = 0.2
@@ -45,13 +45,13 @@ _BATCHES_WELL = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Some measurements of one thing.
+    """Repeated measurements of one quantity.
 
     Attributes:
-        median: of them.
-        low: the first quartile.
-        high: the third.
-        n: how many.
+        median: their median.
+        low: their first quartile.
+        high: their third quartile.
+        n: their number.
     """
 
     median: float
@@ -73,9 +73,9 @@ class StepCosts:
     """Seconds of bare decodes.
 
     Attributes:
-        base: by the number of tokens in the batch, of which the last has an output.
-        assistant: the same.
-        base_hidden: one token with its hidden state, which learned heads look at.
+        base: tokens in the batch -> seconds of the base. The last token has an output.
+        assistant: tokens in the batch -> seconds of the assistant.
+        base_hidden: seconds of the base for one token with its hidden state, which learned heads need.
     """
 
     base: dict[int, Spread]
@@ -90,8 +90,8 @@ class StepCosts:
         return float(np.interp(n_tokens, sizes, [self.assistant[size].median for size in sizes]))
 
     def predicted(self, rate: float, *, hidden: bool) -> float:
-        """Tokens per second of one text without look-ahead at a deferral rate: the assistant reads 1 / rate tokens in
-        each of its calls."""
+        """Tokens per second of one text at a deferral rate, without look-ahead. Each call of the assistant then reads
+        1 / rate tokens."""
         base = self.base_hidden.median if hidden else self.base[1].median
         if rate <= 0.0:
             return 1 / base
@@ -103,14 +103,14 @@ class Arm:
     """One way to write.
 
     Attributes:
-        name: what it is.
-        rate: the deferral rate that was asked for; None of a model alone.
+        name: the arm's name.
+        rate: the wanted deferral rate; None for a model alone.
         lookahead: as for generate().
-        n_texts: at a time.
-        tokens_per_s: of all texts together.
-        deferral_rate: measured, 0 to 1.
-        assistant_calls: for each token written; of many texts, which share them, the assistant's decodes for each.
-        predicted: tokens/s by the costs of the steps; None where they do not say.
+        n_texts: texts at a time.
+        tokens_per_s: tokens per second of all texts together.
+        deferral_rate: the measured deferral rate, 0 to 1.
+        assistant_calls: calls of the assistant for each token. In a batch: the assistant's decodes for each token.
+        predicted: tokens/s predicted from the step times; None if they allow no prediction.
     """
 
     name: str
@@ -137,18 +137,18 @@ def _title(name: str, rate: float | None, lookahead: int | Literal["auto"], n_te
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """All that was measured.
+    """All measurements of a pair.
 
     Attributes:
-        base: the file's name.
-        assistant: likewise.
-        head: which decided; ``random`` where the pair's has no calibration table.
-        n_threads: of each model, for single tokens.
-        steps: bare decodes.
-        overhead: an engine's text over its bare decodes, 1 is none.
-        arms: how fast texts were written.
-        peak_bytes: the most memory that the process held; None where the system does not tell.
-        seconds: that the measuring took.
+        base: name of the base's file.
+        assistant: name of the assistant's file.
+        head: the head that decided; ``random`` if the pair's head has no calibration table.
+        n_threads: threads of each model for single tokens.
+        steps: step times.
+        overhead: seconds of a text divided by the seconds of its bare decodes; 1 is no overhead.
+        arms: the speed of each arm.
+        peak_bytes: the most memory that the process used; None if the system does not tell.
+        seconds: duration of the benchmark.
     """
 
     base: str
@@ -187,15 +187,15 @@ def run_bench(
     """Measures a pair.
 
     Args:
-        pair: with a head that has a calibration table, or with any; ``random`` then stands in for it.
-        prompt: what every text begins with.
-        n_tokens: of each text, 4 or more; fewer where a model ends it.
-        rounds: how often each arm has its turn, 1 or more.
-        n_threads: to be told in the result.
-        on_progress: called with the share that is done, 0 to 1, and what is being measured.
+        pair: a loaded pair. ``random`` replaces a head without a calibration table.
+        prompt: the prompt of every text.
+        n_tokens: tokens of each text, 4 or more. A model may end a text earlier.
+        rounds: how often each arm is measured, 1 or more.
+        n_threads: the number of threads, which is only reported in the result.
+        on_progress: called with the finished share, 0 to 1, and the name of the current measurement.
 
     Raises:
-        OptionError: ``n_tokens`` or ``rounds`` too small, or a prompt that leaves no room for them.
+        OptionError: ``n_tokens`` or ``rounds`` is too small, or the prompt is too long for the context.
     """
     prompt_ids = pair.tokenize(prompt)
     _check(pair, prompt_ids, n_tokens, rounds)
@@ -236,14 +236,14 @@ def run_bench(
 
 
 def time_steps(pair: Pair, *, rounds: int = 3) -> StepCosts:
-    """Measures bare decodes of both models, behind a prompt that fits the pair's context; seconds.
+    """Measures the seconds of bare decodes of both models, after a prompt that fits the context.
 
     Args:
         pair: a loaded pair.
-        rounds: how often each decode has its turn, 1 or more.
+        rounds: how often each decode is measured, 1 or more.
 
     Raises:
-        OptionError: ``rounds`` too small, or a context that holds no more than what is measured.
+        OptionError: ``rounds`` or the context is too small.
     """
     prompt_ids = pair.tokenize(PROMPT)[: max(1, pair.n_ctx - _BEHIND)]
     _check(pair, prompt_ids, 4, rounds)
@@ -253,14 +253,14 @@ def time_steps(pair: Pair, *, rounds: int = 3) -> StepCosts:
 
 def _check(pair: Pair, prompt_ids: Sequence[int], n_tokens: int, rounds: int) -> None:
     if n_tokens < 4:
-        raise OptionError(f"n_tokens is {shown(n_tokens)}; 4 or more can be timed")
+        raise OptionError(f"n_tokens is {shown(n_tokens)}; it must be a whole number, 4 or more")
     if rounds < 1:
         raise OptionError(f"rounds is {shown(rounds)}; it must be 1 or more")
     needed = max(len(prompt_ids) + n_tokens, len(prompt_ids) + _BEHIND)
     if needed > pair.n_ctx:
         raise OptionError(
-            f"the prompt of {len(prompt_ids)} tokens and what is measured behind it need a context of {needed}; the "
-            f"pair has {pair.n_ctx}"
+            f"the prompt of {len(prompt_ids)} tokens and the measured tokens after it need n_ctx={needed}; the pair "
+            f"has n_ctx={pair.n_ctx}; shorten the prompt or load with a larger n_ctx"
         )
 
 
@@ -403,7 +403,7 @@ class _Arm:
     def result(self, costs: StepCosts, *, hidden: bool) -> Arm:
         """What came of it."""
         if not self._speeds:
-            raise OptionError("the models end their texts at once; give another prompt")
+            raise OptionError("the models ended every text at its first token; give another prompt")
         measured = self._n_deferred / self._n_tokens
         predicted = None
         if self._n_texts == 1 and self._lookahead == 0:
@@ -453,7 +453,7 @@ def _peak_bytes() -> int | None:
 
 
 def verdict(bench: Bench) -> str:
-    """What it means for a user, in plain words."""
+    """The conclusion for a user, in plain words."""
     assistant = bench.arm("assistant alone")
     one, eight = bench.arm("base alone"), bench.arm("base alone", n_texts=AT_ONCE[-1])
     together = [

@@ -1,4 +1,4 @@
-"""From chat messages to a prompt, with the Jinja template that a model's file carries."""
+"""Turning chat messages into a prompt, with the Jinja template in a model's file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
 def _plain(value: Any) -> Any:
-    """``value`` of plain types only: others may have methods that write files."""
+    """``value`` rebuilt from plain types. Other types may have methods that do harm, such as writing files."""
     if value is None or type(value) in (str, int, float, bool):
         return value
     if isinstance(value, str):
@@ -48,7 +48,7 @@ def _plain(value: Any) -> Any:
 
 
 def is_message(value: object) -> bool:
-    """Whether ``value`` has what each message needs: a role, and content (which may be None) or tool calls."""
+    """Whether ``value`` is a message: a dict with a role, and with content (which may be None) or tool calls."""
     return (
         isinstance(value, Mapping)
         and isinstance(value.get("role"), str)
@@ -59,10 +59,8 @@ def is_message(value: object) -> bool:
 def _message(i: int, given: Any) -> dict[str, Any]:
     message = _plain(given) if hasattr(given, "model_dump") else given
     if not is_message(message):
-        raise ChatTemplateError(
-            f'message {i} is {shown(given)}; each needs a "role" and a "content" (or, without one, "tool_calls")'
-        )
-    # Services give null where a message has nothing; templates ask whether the key is there.
+        raise ChatTemplateError(f'message {i} is {shown(given)}; a message needs "role", and "content" or "tool_calls"')
+    # Services send null for missing values, but templates test whether the key exists.
     checked = {_plain(key): _plain(value) for key, value in message.items() if value is not None}
     reasoning = next((checked[name] for name in _REASONING if name in checked), None)
     if reasoning is not None:
@@ -76,7 +74,7 @@ def _check(messages: Sequence[Message]) -> list[dict[str, Any]]:
             f'messages is of type {type(messages).__name__}; give a list such as [{{"role": "user", "content": "..."}}]'
         )
     if not messages:
-        raise ChatTemplateError("messages is empty; give at least one")
+        raise ChatTemplateError("messages is empty; give at least one message")
     return [_message(i, message) for i, message in enumerate(messages)]
 
 
@@ -93,7 +91,7 @@ def _listed(name: str, given: Any) -> list[dict[str, Any]] | None:
 
 
 def begins_with_bos(prompt: str, bos_token: str | None) -> bool:
-    """Whether a rendered prompt brings its own BOS, perhaps behind white space. A second one would be read as text."""
+    """Whether a rendered prompt begins with BOS, perhaps after white space. A second BOS would harm the model."""
     return bool(bos_token) and prompt.lstrip().startswith((bos_token or "").lstrip())
 
 
@@ -110,24 +108,24 @@ def render_chat(
 ) -> str:
     """Renders ``messages`` as the prompt for the next reply, as Hugging Face's ``apply_chat_template`` does.
 
-    A template is a program out of a file, so it is bounded: 1.5 seconds of processor time, values and output of 4
-    million characters (and four times what was given), 100 nested calls.
+    A template is a program from a file, so it has limits: 1.5 seconds of processor time; 4 million characters plus
+    four times the input for each value and for the output; 100 nested calls.
 
     Args:
         messages: dicts with ``role`` (``"system"``, ``"user"``, ``"assistant"``, ``"tool"``, ...) and ``content``: a
-            text, or what else the template takes. None is the same as no content. A message with ``tool_calls`` may
-            lack it. Pydantic models of such dicts are taken too.
+            str, or another value that the template accepts. None counts as no content. A message with ``tool_calls``
+            needs no content. Pydantic models of such dicts are accepted.
         template: Jinja2 source.
         bos_token: text of the BOS token, for templates that write it.
-        eos_token: text of the EOS token, likewise.
+        eos_token: text of the EOS token, for templates that write it.
         add_generation_prompt: end with the opening of the assistant's turn.
         tools: JSON schemas of the functions that the model may call.
-        documents: dicts with ``title`` and ``text``, for templates that know documents.
-        variables: further names for the template.
+        documents: dicts with ``title`` and ``text``, for templates with documents.
+        variables: additional variables for the template.
 
     Raises:
-        ChatTemplateError: messages of the wrong form, a template that cannot be parsed, one that refuses them, one that
-            fails on them, or one that wants more than the bounds allow.
+        ChatTemplateError: the messages have the wrong form; or the template cannot be parsed, rejects the messages,
+            fails, or exceeds a limit.
     """
     names: dict[str, Any] = {
         "messages": _check(messages),
@@ -150,7 +148,7 @@ def render_chat(
             reason = f"cannot be parsed: line {error.lineno}: {shortened(error.message or '')}"
             raise ChatTemplateError(f"the chat template {reason}") from error
         except jinja2.TemplateError as error:
-            raise ChatTemplateError(f"the chat template refused the messages: {shortened(str(error))}") from error
+            raise ChatTemplateError(f"the chat template rejected the messages: {shortened(str(error))}") from error
         except Exception as error:
             # A template is a program: on messages it was not written for it can fail like any other.
             raise ChatTemplateError(f"the chat template failed on these messages: {shown(error)}") from error
@@ -161,7 +159,7 @@ def _variables(given: Any, reserved: set[str]) -> dict[str, Any]:
     if given is None:
         return {}
     if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
-        raise ChatTemplateError("the variables of a chat template are a dict whose keys are names")
+        raise ChatTemplateError("template_variables must be a dict whose keys are str")
     for name in sorted(reserved & set(given)):
-        raise ChatTemplateError(f"{name!r} cannot be a variable of a chat template; it has a meaning of its own")
+        raise ChatTemplateError(f"template_variables cannot set {name!r}, which is reserved; use another name")
     return {name: _plain(value) for name, value in given.items()}

@@ -1,11 +1,11 @@
 """Every exception that colm_cpp raises on purpose.
 
-All derive from :class:`ColmError`, so ``except colm.ColmError`` catches whatever the package can
-foresee. Where a built-in exception says the same thing (``ValueError``, ``MemoryError``,
-``FileNotFoundError``), the class derives from it too, so code written for the built-ins works.
+All derive from :class:`ColmError`, so ``except colm.ColmError`` catches every one of them. Many also
+derive from a built-in exception (``ValueError``, ``MemoryError``, ``OSError``), so code written for the
+built-ins works.
 
-The extension raises these same classes; the numbers in a message are also attributes, so that no
-caller needs to parse text.
+The extension raises the same classes. Numbers in a message are also attributes, so no caller needs to
+parse text.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 
-# A message may hold what a caller or a file gave, which may be of any length.
+# A message may quote a caller's value or a file, of any length.
 _MOST = 4000
 
 
@@ -41,14 +41,14 @@ class ColmError(Exception):
     """Base class of every exception that colm_cpp raises on purpose. Its message has 4,000 characters at most.
 
     Attributes:
-        index: the prompt of a batch that it belongs to, counted from 0; None where there is no batch.
+        index: in a batch, the number of the prompt that failed, counted from 0; None outside a batch.
     """
 
     index: int | None = None
 
     def __init__(self, message: str = "") -> None:
         if len(message) > _MOST:
-            # What is wrong stands at the beginning, and what to do about it at the end.
+            # The beginning says what is wrong, and the end what to do.
             half = _MOST // 2 - 50
             cut = len(message) - 2 * half
             message = f"{message[:half]} [... {cut} characters left out ...] {message[-half:]}"
@@ -56,7 +56,7 @@ class ColmError(Exception):
 
 
 class OptionError(ColmError, ValueError):
-    """An option has a value outside its range; the message names option, value and limit."""
+    """An option has an invalid value; the message names the option, the value and the limit."""
 
 
 class CorpusError(ColmError, ValueError):
@@ -68,7 +68,7 @@ class LoadError(ColmError, OSError):
 
 
 class OutOfMemory(ColmError, MemoryError):
-    """The process got no more memory from the system while it was computing; the message says what takes less."""
+    """The system gave the process no more memory; the message says which options need less."""
 
 
 class NotEnoughMemory(LoadError, OutOfMemory):
@@ -76,7 +76,7 @@ class NotEnoughMemory(LoadError, OutOfMemory):
 
     Attributes:
         needed: estimated bytes that loading would take.
-        available: bytes that were free when asked.
+        available: bytes that were free at that time.
     """
 
     needed: int = 0
@@ -87,8 +87,8 @@ class VocabMismatch(LoadError):
     """Base and assistant do not share one vocabulary.
 
     Attributes:
-        token_id: the first id whose texts differ, or -1 where something else differs (tokenizer
-            type, BOS/EOS behaviour).
+        token_id: the first id whose texts differ. -1: something else differs, such as the tokenizer type
+            or the use of BOS and EOS.
         base_text: that token's text in the base's vocabulary.
         assistant_text: that token's text in the assistant's vocabulary.
     """
@@ -99,7 +99,7 @@ class VocabMismatch(LoadError):
 
 
 class HeadError(ColmError, ValueError):
-    """A deferral head is malformed, or ``head=`` names nothing that can serve as one."""
+    """A deferral head is malformed, or the value of ``head=`` cannot be used as a head."""
 
 
 class HeadMismatch(HeadError):
@@ -123,13 +123,15 @@ class ContextFull(ColmError, ValueError):
 
 
 class GrammarError(OptionError):
-    """A GBNF grammar or JSON schema cannot be used; raised while a text is written only where ``limit`` is set.
+    """A GBNF grammar or JSON schema cannot be used.
+
+    Most are raised before writing. If a grammar exceeds a limit while a text is written, ``limit`` is set.
 
     Attributes:
-        keyword: the keyword of a JSON schema that cannot be honoured; "" where it is none.
-        pointer: where it stands, as a JSON pointer.
-        value: what is more than ``limit``; 0 where no limit was passed.
-        limit: the most that is possible.
+        keyword: the unsupported keyword of a JSON schema; "" if the error concerns no keyword.
+        pointer: the keyword's place in the schema, as a JSON pointer.
+        value: the number that exceeds ``limit``; 0 if there is none.
+        limit: the largest number allowed; 0 if the error concerns no limit.
     """
 
     keyword: str = ""
@@ -139,11 +141,11 @@ class GrammarError(OptionError):
 
 
 class GenerationError(ColmError, RuntimeError):
-    """Generation cannot go on (no token is allowed, or llama.cpp reported a failure)."""
+    """Generation cannot go on: the options allow no token, or llama.cpp reported a failure."""
 
 
 class PairClosed(ColmError, RuntimeError):
-    """A pair was used after ``close()``, or closed while it wrote."""
+    """A pair was used after ``close()``, or was closed while it wrote a text."""
 
 
 class QueueTimeout(ColmError, TimeoutError):
@@ -159,16 +161,16 @@ class QueueTimeout(ColmError, TimeoutError):
 
 
 class ForkError(ColmError, RuntimeError):
-    """This process was forked in a state in which nothing can be computed; use ``spawn``."""
+    """This process was forked while its parent was computing or had used a GPU; use ``spawn``."""
 
 
 class ChatTemplateError(ColmError, ValueError):
-    """A chat template is absent, malformed, or refused the messages."""
+    """A chat template is missing or malformed, or it rejected the messages."""
 
 
 class DownloadError(ColmError, OSError):
-    """A model cannot be had from the hub (not found, ambiguous, refused, offline, cut off)."""
+    """A file cannot be downloaded from the hub (not found, ambiguous, refused, offline, cut off)."""
 
 
 class MissingDependency(ColmError, ImportError):
-    """An optional dependency is needed for this; the message says what to install."""
+    """An optional dependency is not installed; the message says how to install it."""

@@ -1,4 +1,4 @@
-"""What may be given as ``grammar=`` or ``response_format=``, turned into GBNF."""
+"""Turning ``grammar=`` and ``response_format=`` into GBNF."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["response_grammar", "to_gbnf"]
 def to_gbnf(grammar: Any) -> str:
     """GBNF for a grammar, a JSON schema, a pydantic model or a ``llama_cpp.LlamaGrammar``; ``""`` for None.
 
-    A dict, or text that begins with ``{`` (no GBNF does), is a JSON schema. Anything with a ``model_json_schema()``,
-    such as a pydantic class, is the schema that this gives; its objects have no properties but their own unless the
-    schema says otherwise, since the class would ignore others.
+    A dict is a JSON schema, and so is text that begins with ``{`` (GBNF never does). A value with the method
+    ``model_json_schema()``, such as a pydantic class, gives its schema. Its objects allow only the listed properties
+    unless the schema says otherwise, because the class would ignore others.
 
     Raises:
-        GrammarError: another type, an empty grammar, or a JSON schema with a keyword that cannot be honoured.
+        GrammarError: ``grammar`` has another type, is empty, or is a JSON schema with an unsupported keyword.
     """
     if grammar is None:
         return ""
@@ -42,7 +42,7 @@ def to_gbnf(grammar: Any) -> str:
         )
     text: str = given
     if not text.strip():
-        raise GrammarError("the grammar is empty; leave grammar out, or give GBNF with a rule named root")
+        raise GrammarError("the grammar is empty; omit grammar=, or give GBNF with a rule named root")
     if "\0" in text:
         raise GrammarError("the grammar holds a NUL character; GBNF is plain text")
     try:
@@ -56,17 +56,17 @@ def to_gbnf(grammar: Any) -> str:
     except (ValueError, RecursionError) as error:
         if isinstance(error, GrammarError):
             raise
-        raise GrammarError(f"the JSON schema is no JSON: {error}") from error
+        raise GrammarError(f"the JSON schema is not valid JSON: {error}") from error
 
 
 def response_grammar(response_format: Any) -> Any:
-    """The ``grammar`` that a ``response_format`` of OpenAI's API stands for: a JSON schema, or None for text.
+    """The ``grammar`` for a ``response_format`` of OpenAI's API: a JSON schema, or None for text.
 
-    ``{"type": "text"}``, ``{"type": "json_object"}`` (llama-cpp-python's ``schema`` beside it too) and
-    ``{"type": "json_schema", "json_schema": {"schema": ...}}`` are understood, and so is a pydantic model.
+    Accepted are ``{"type": "text"}``, ``{"type": "json_object"}`` (with llama-cpp-python's ``schema``, if given),
+    ``{"type": "json_schema", "json_schema": {"schema": ...}}`` and a pydantic model.
 
     Raises:
-        GrammarError: anything else.
+        GrammarError: ``response_format`` has another form.
     """
     if response_format is None or callable(getattr(response_format, "model_json_schema", None)):
         return response_format
@@ -92,7 +92,7 @@ def _from_schema(schema: Any) -> str:
     try:
         text = json.dumps(schema)
     except (TypeError, ValueError, RecursionError):
-        return schema_to_gbnf(schema)  # which says what is wrong
+        return schema_to_gbnf(schema)  # raises GrammarError with the reason
     return _from_text(text)
 
 
@@ -102,7 +102,7 @@ def _from_text(text: str) -> str:
 
 
 def _closed(schema: Any) -> Any:
-    """The schema with objects of the properties that they list, where it leaves that open."""
+    """The schema with ``additionalProperties: false`` on every object that does not set it."""
     if isinstance(schema, list):
         return [_closed(part) for part in schema]
     if not isinstance(schema, dict):

@@ -1,7 +1,7 @@
-"""Deferral heads: what decides, token by token, which of the two models writes.
+"""Deferral heads: at every token, a head decides which of the two models writes it.
 
-A head maps the base's hidden state h_t (and, where it asks for them, a few numbers about the base's
-next-token distribution) to one number, the deferral logit z_t. ``docs/head-format.md`` describes
+A head maps the base's hidden state h_t to one number, the deferral logit z_t. It may also use features:
+a few numbers about the base's next-token distribution. ``docs/head-format.md`` describes
 the file that :meth:`Head.save` writes and :meth:`Head.load` reads.
 """
 
@@ -31,32 +31,32 @@ class Head:
     """A deferral head. Immutable; two heads are equal only if they are the same object.
 
     Attributes:
-        weights: one float32 array ``[n_out, n_in]`` per layer, read-only copies of what was given.
-            The first ``n_in`` is ``n_embd + n_features``, each later one the ``n_out`` before it;
-            the last ``n_out`` is 1. At most 64 layers with 2**27 weights together.
+        weights: one float32 array ``[n_out, n_in]`` per layer, read-only copies of the given arrays.
+            The first ``n_in`` is ``n_embd + n_features``. Each later ``n_in`` is the ``n_out`` of the
+            layer before. The last ``n_out`` is 1. At most 64 layers with 2**27 weights in all.
         biases: one float32 array ``[n_out]`` per layer, read-only.
         n_embd: width of the base's hidden state, 1 to 1,048,576.
-        kind: ``"linear"`` (precisely one layer) or ``"mlp"`` (one or more).
+        kind: ``"linear"`` (exactly one layer) or ``"mlp"`` (one or more).
         activation: between the layers of an ``"mlp"``: ``"relu"``, ``"gelu"`` (exact, erf) or
             ``"silu"``. Not used by a linear head.
-        features: what follows h_t in the input, in this order; any of :data:`FEATURES`, none twice.
+        features: the inputs after h_t, in this order; any of :data:`FEATURES`, each once.
         top_k: how many log-probabilities ``"top_k_logprobs"`` stands for, 1 to 64; 0 without it.
-        name: a name for people.
-        base_name: the base that the head was made for, for people.
-        assistant_name: the assistant that the head was made for, for people.
-        vocab_fingerprint: 16 hexadecimal digits (kept in lower case), checked against the base's
-            when present.
-        default_threshold: eta in [0, 1], used when the caller gives none.
-        rates: calibration, deferral rates in [0, 1], strictly ascending; at most 4096.
-        thresholds: calibration, the threshold in [0, 1] that gives each of ``rates``.
-        training: how the head was fitted and what it is worth on held-out texts, as JSON; None where unknown.
-        calibration: how ``rates`` were measured, as JSON; None where unknown.
+        name: the head's name, for display.
+        base_name: the base that the head was made for, for display.
+        assistant_name: the assistant that the head was made for, for display.
+        vocab_fingerprint: 16 hexadecimal digits (kept in lower case). If present, it must equal the
+            base's.
+        default_threshold: eta in [0, 1]. None: 0.5.
+        rates: the calibration table's deferral rates in [0, 1], strictly ascending; at most 4096.
+        thresholds: the calibration table's thresholds in [0, 1], one for each of ``rates``.
+        training: how the head was fitted, and its metrics on held-out texts, as JSON; None if unknown.
+        calibration: how ``rates`` were measured, as JSON; None if unknown.
 
-    ``default_threshold``, ``rates`` and ``thresholds`` are rounded to what a file holds (float32),
-    so that a head behaves alike before it is saved and after it is loaded.
+    ``default_threshold``, ``rates`` and ``thresholds`` are rounded to float32, as a head file holds
+    them. A head therefore behaves alike before it is saved and after it is loaded.
 
     Raises:
-        HeadError: any of the above does not hold, or a weight or bias is not finite in float32.
+        HeadError: a value breaks one of these rules, or a weight or bias is not finite in float32.
     """
 
     weights: tuple[npt.NDArray[np.float32], ...]
@@ -157,7 +157,7 @@ class Head:
             weights: per layer ``[n_out, n_in]`` (the layout of ``torch.nn.Linear``).
             biases: per layer ``[n_out]``.
             activation: ``"relu"`` (default), ``"gelu"`` (exact) or ``"silu"``.
-            n_embd: default: the first ``n_in`` less the number of features.
+            n_embd: width of the hidden state. None: the first ``n_in`` less the number of features.
             features: see :class:`Head`. Default none.
             top_k: see :class:`Head`. Default 0.
             **metadata: as in :meth:`linear`.
@@ -180,9 +180,9 @@ class Head:
 
     @classmethod
     def confidence(cls, n_embd: int, **metadata: Any) -> Head:
-        """Make the training-free head ``"confidence"`` as a head file can hold it, so that it can be calibrated.
+        """Make the training-free head ``"confidence"`` as a :class:`Head`, which can be calibrated and saved.
 
-        Its z is the base's ``log_odds`` with the sign changed; the hidden state has no weight.
+        Its z is ``-log_odds`` of the base. The hidden state has weight 0.
 
         Args:
             n_embd: width of the base's hidden state.
@@ -202,7 +202,7 @@ class Head:
 
     @property
     def n_features(self) -> int:
-        """How many numbers follow h_t in the input (``"top_k_logprobs"`` counts ``top_k``)."""
+        """The number of inputs after h_t. ``"top_k_logprobs"`` counts as ``top_k`` of them."""
         return checks.count_features(self.features, self.top_k)
 
     def defer_logits(self, inputs: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -223,7 +223,7 @@ class Head:
     def threshold_for_rate(self, rate: float) -> float:
         """Give the threshold eta at which about ``rate`` of the tokens are deferred.
 
-        Interpolates linearly in the calibration table; beyond its ends, the end's threshold.
+        Interpolates linearly in the calibration table. Beyond an end of the table, gives that end's threshold.
 
         Args:
             rate: wanted share of deferred tokens, 0 to 1.
@@ -236,7 +236,7 @@ class Head:
         if not self.rates:
             raise HeadError(
                 f"head {self.name or '(unnamed)'} has no calibration table, so no threshold is known for "
-                f"rate {rate}; calibrate it first, or give a threshold instead of a rate"
+                f"rate {rate}; run colm calibrate on it, or give a threshold instead of a rate"
             )
         return float(np.interp(rate, self.rates, self.thresholds))
 
@@ -255,7 +255,7 @@ class Head:
         The file appears under ``path`` only when it is complete, and replaces what was there.
 
         Raises:
-            LoadError: the file cannot be written, or no file can have such a name; what was there before stays.
+            LoadError: the file cannot be written, or its name is invalid. An earlier file stays as it was.
             OptionError: ``path`` is a link.
             MissingDependency: the ``gguf`` package is not installed.
         """
@@ -263,12 +263,12 @@ class Head:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Head:
-        """Read a head: a file, its place on the hub, or a head of the package by name.
+        """Read a head: a file, a place on the hub, or the name of a head in the package.
 
         Raises:
             LoadError: the file is missing, damaged or not a GGUF file.
             HeadError: the file is not a well-formed head.
-            DownloadError: it cannot be had from the hub.
+            DownloadError: the file cannot be downloaded from the hub.
         """
         from . import _core  # here, so that making and saving heads works without the extension
         from .names import find_head

@@ -1,15 +1,15 @@
 """Model files named by their place on the Hugging Face hub.
 
-Wherever colm_cpp takes the path of a file, ``hf:org/repo/file-pattern.gguf`` may stand instead, with
-``@revision`` (branch, tag or commit) after it if need be::
+Every path of a model or head file may instead be ``hf:org/repo/file-pattern.gguf``. ``@revision`` (a
+branch, tag or commit) may follow::
 
     >>> HubFile.parse("hf:org/repo/quants/*q4_k_m.gguf@v2")
     HubFile(repo_id='org/repo', pattern='quants/*q4_k_m.gguf', revision='v2')
 
 :func:`resolve` turns such a name into a local path. The official client, ``huggingface_hub``, does the
 downloading, so its cache, its tokens and its environment variables (``HF_HOME``, ``HF_TOKEN``,
-``HF_HUB_OFFLINE``, ``HF_ENDPOINT``, ...) mean what they mean everywhere else. It is imported when a hub
-name is first resolved, not before.
+``HF_HUB_OFFLINE``, ``HF_ENDPOINT``, ...) have their usual meaning. It is imported only
+when a hub name is resolved.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class HubFile:
 
     Attributes:
         repo_id: ``org/repo``.
-        pattern: glob over the paths of the repository's files, in which ``*`` also matches ``/``, so
-            ``*q4_k_m.gguf`` finds the file in any folder. A file whose path is the pattern itself is
-            taken before all others; letter case is disregarded only if nothing matches with it.
+        pattern: glob over the paths of the repository's files. ``*`` also matches ``/``, so
+            ``*q4_k_m.gguf`` finds the file in any folder. A path equal to the pattern wins over other
+            matches. Letter case is ignored only if nothing matches otherwise.
         revision: branch, tag or commit; None means the repository's main branch.
     """
 
@@ -62,12 +62,12 @@ class HubFile:
 
     @classmethod
     def parse(cls, spec: str) -> HubFile:
-        """Takes ``hf:org/repo/pattern`` or ``hf:org/repo/pattern@revision`` apart.
+        """Parses ``hf:org/repo/pattern`` or ``hf:org/repo/pattern@revision``.
 
-        The revision starts after the last ``@``; where a file's own name holds an ``@``, write ``?``.
+        The revision starts after the last ``@``. Write ``?`` for an ``@`` in the name of a file.
 
         Raises:
-            OptionError: the value has not that form.
+            OptionError: ``spec`` has another form.
         """
         if not spec.startswith(_PREFIX):
             raise _malformed(spec, f"it does not start with {_PREFIX!r}")
@@ -103,31 +103,30 @@ class HubFile:
 def is_hub_spec(value: str | os.PathLike[str]) -> bool:
     """Whether `value` names a file on the hub: a string that starts with ``hf:``.
 
-    A path object is always a local path, so ``Path("hf:...")`` (or ``"./hf:..."``) reaches a local file
-    that is so named.
+    A path object is always a local path, so ``Path("hf:...")`` or ``"./hf:..."`` names a local file.
     """
     return isinstance(value, str) and value.startswith(_PREFIX)
 
 
 def resolve(value: str | os.PathLike[str], *, progress: bool | None = None) -> str:
-    """Gives the local path of a model file, downloading it first where `value` names one on the hub.
+    """Gives the local path of a model file. A file on the hub is downloaded first.
 
-    What is downloaded goes to the hub client's cache and stays there; a later call asks the hub only
-    whether the file has changed. With ``HF_HUB_OFFLINE`` set nothing is asked, and the pattern is matched
-    against the cached files of that revision. If the match is the first part of a split model
-    (``name-00001-of-00003.gguf``), or the matches are its parts, all parts are downloaded and the path
-    is the first one's.
+    Downloads stay in the hub client's cache; a later call only asks the hub whether the file has changed.
+    With ``HF_HUB_OFFLINE`` set, the pattern is matched against the cached files and the hub is not asked.
+    If the pattern matches the first part of a split model (``name-00001-of-00003.gguf``), or only parts of
+    one model, all its parts are downloaded and the path is that of the first.
 
     Args:
-        value: a local path, which is returned as it is, or ``hf:org/repo/file-pattern.gguf``, with
-            ``@revision`` after it if need be (see :class:`HubFile`).
-        progress: whether to draw the client's progress bar on stderr; None leaves it to the client, which
-            draws one on a terminal only. ``HF_HUB_DISABLE_PROGRESS_BARS=1`` has the last word.
+        value: a local path, which is returned unchanged, or ``hf:org/repo/file-pattern.gguf``. ``@revision``
+            may follow (see :class:`HubFile`).
+        progress: whether to draw the client's progress bar on stderr. None: only on a terminal.
+            ``HF_HUB_DISABLE_PROGRESS_BARS=1`` overrides it.
 
     Raises:
-        OptionError: `value` starts with ``hf:`` but has not that form.
+        OptionError: `value` starts with ``hf:`` but has another form.
         DownloadError: there is no such repository, revision or file; several files match; access is
-            refused; the hub cannot be reached; the download was cut off; offline, and it is not cached.
+            refused; the hub cannot be reached; the download was cut off; offline mode, and the file is
+            not cached.
         MissingDependency: huggingface-hub is not installed, or is too old.
     """
     if not isinstance(value, str) or not is_hub_spec(value):
@@ -188,7 +187,7 @@ def _from_cache(wanted: HubFile) -> str:
         snapshot = _snapshot(wanted)
     except LocalEntryNotFoundError as error:
         raise DownloadError(
-            f"{wanted}: HF_HUB_OFFLINE is set and nothing of {wanted._place} is cached in"
+            f"{wanted}: HF_HUB_OFFLINE is set and no file of {wanted._place} is cached in"
             f" {constants.HF_HUB_CACHE}; unset HF_HUB_OFFLINE to download it"
         ) from error
     names = _select(wanted, _files_below(snapshot), "in the cache (HF_HUB_OFFLINE is set)")
@@ -241,14 +240,14 @@ def _select(wanted: HubFile, files: Sequence[str], where: str) -> list[str]:
             f" narrow the pattern to one of {_listed(matches, _MOST_MATCHES)}"
         )
 
-    # All matches are parts of one split model. A part other than the first is nothing that could be
-    # loaded, and the first is not either without the others; so the first part stands for all of them.
+    # All matches are parts of one split model. llama.cpp loads it by its first part and needs all others,
+    # so the first part stands for all of them.
     ((stem, total),) = models
     names = [f"{stem}-{number:05d}-of-{total}.gguf" for number in range(1, int(total) + 1)]
     missing = sorted(set(names) - set(files))
     if missing:
         raise DownloadError(
-            f"{wanted}: of the {len(names)} parts of {stem}.gguf these are not {where}:"
+            f"{wanted}: {len(missing)} of the {len(names)} parts of {stem}.gguf are not {where}:"
             f" {_listed(missing, _MOST_MATCHES)}"
         )
     if names[0] not in matches:
@@ -291,7 +290,7 @@ def _require_client() -> None:
 
 
 def _progress_bar(progress: bool | None) -> type[Any] | None:
-    """The bar class to give to the client; None is its own, which shows on a terminal only."""
+    """The class of the progress bar. None: the client's own, which shows on a terminal only."""
     if progress is None:
         return None
     from huggingface_hub.utils.tqdm import tqdm
@@ -300,7 +299,7 @@ def _progress_bar(progress: bool | None) -> type[Any] | None:
 
     class Bar(tqdm):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            # The client passes what it thinks right (None: terminals only), so it must be replaced here.
+            # The client passes its own choice (None: terminals only), so it must be replaced here.
             # Its own class, one up, still turns the bar off where the environment says so.
             kwargs["disable"] = not progress
             base.__init__(self, *args, **kwargs)
@@ -309,7 +308,7 @@ def _progress_bar(progress: bool | None) -> type[Any] | None:
 
 
 def _explained(wanted: HubFile, error: BaseException, name: str | None = None) -> DownloadError:
-    """What the client's exception means to the user; `name` is the file if one was being fetched."""
+    """The client's exception as a DownloadError. `name`: the file, if one was being downloaded."""
     from huggingface_hub import constants
     from huggingface_hub.errors import (
         DisabledRepoError,
@@ -355,7 +354,7 @@ def _explained(wanted: HubFile, error: BaseException, name: str | None = None) -
     # libraries; but HfHubHTTPError derives from the right one.
     if name is None and isinstance(error, (*HfHubHTTPError.__bases__[:1], OfflineModeIsEnabled)):
         return DownloadError(
-            f"{wanted}: the hub at {constants.ENDPOINT} cannot be reached, this machine may be offline"
+            f"{wanted}: the hub at {constants.ENDPOINT} cannot be reached; this machine may be offline"
             f" ({reason}); {_what_is_cached(wanted)}"
         )
     if isinstance(error, OSError) and error.errno is not None:
@@ -364,8 +363,8 @@ def _explained(wanted: HubFile, error: BaseException, name: str | None = None) -
         # Early 1.x clients keep the part that arrived and go on from there in the next call; later ones
         # resume several times within the call, and drop the part when they give up.
         return DownloadError(
-            f"{wanted}: the download of {name} was cut off ({reason}); call again: complete files are kept,"
-            " this one goes on where the client kept its part, and else starts from its beginning"
+            f"{wanted}: the download of {name} was cut off ({reason}); call again. Complete files are"
+            " kept; this file resumes if the client kept its part, and restarts otherwise"
         )
     # For example a proxy's or a hotel network's own page in the place of the hub's answer.
     return DownloadError(f"{wanted}: the answer of {constants.ENDPOINT} cannot be used ({reason})")
@@ -381,11 +380,11 @@ def _what_is_cached(wanted: HubFile) -> str:
     if not ggufs:
         return f"no .gguf of {wanted._place} is cached"
     cached = f"cached of {wanted._place}: {_listed(ggufs, _MOST_FILES)}"
-    return f"{cached}; set HF_HUB_OFFLINE=1 to use what is cached"
+    return f"{cached}; set HF_HUB_OFFLINE=1 to use the cached files"
 
 
 def _is_plain_path(path: str) -> bool:
-    """Whether `path` stays where it is joined: no empty, ``.`` or ``..`` step, no backslash."""
+    """Whether `path` stays below the folder that it is joined to: no empty, ``.`` or ``..`` step, no backslash."""
     return "\\" not in path and not any(step in ("", ".", "..") for step in path.split("/"))
 
 

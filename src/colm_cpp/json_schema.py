@@ -1,4 +1,4 @@
-"""JSON schemas as GBNF: every keyword is honoured, or refused by its name.
+"""JSON schemas as GBNF. Every keyword is honoured, or refused by name.
 
 The schemas that a value has to satisfy together are a *conjunction*, named by their JSON pointers. Its ``$ref``,
 ``allOf``, ``anyOf`` and the like are resolved into *alternatives*, each a list of schemas without such keywords. An
@@ -79,7 +79,7 @@ class _Converter:
     def _rule(self, alternatives: list[Symbols] | None = None) -> Name:
         if len(self._rules) >= _MOST_RULES:
             raise GrammarError(
-                f"the JSON schema needs more than {_MOST_RULES} rules, which is the limit; make it smaller"
+                f"the JSON schema needs more than {_MOST_RULES} rules, which is the limit; make the schema smaller"
             )
         name = Name(f"r{len(self._rules)}")
         self._rules[name] = alternatives or []

@@ -19,17 +19,17 @@ PathLike = str | os.PathLike[str]
 
 _PART = re.compile(r"(.*)-[0-9]{5}-of-([0-9]{5})\.gguf", re.DOTALL)
 
-# What tells one state of a file from another: device, inode, size and time of change.
+# The state of each file: device, inode, size and time of change.
 _Stamps = tuple[tuple[str, tuple[int, ...] | None], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a pair is loaded from.
+    """The models and options of a pair.
 
     Attributes:
-        models: base and assistant: a path, or a place on the hub.
-        options: of both, as texts.
+        models: base and assistant, each a path or a place on the hub.
+        options: the load options of base and assistant, as text.
     """
 
     models: tuple[str, str]
@@ -37,7 +37,7 @@ class Wanted:
 
     @classmethod
     def of(cls, base: PathLike, assistant: PathLike, options: tuple[LoadOptions, LoadOptions]) -> Wanted:
-        """``options``: of base and assistant."""
+        """``options``: the load options of base and assistant."""
         return cls((_place(base), _place(assistant)), (repr(options[0]), repr(options[1])))
 
 
@@ -52,7 +52,7 @@ _kept: _Kept | None = None
 
 
 def kept(wanted: Wanted) -> Pair | None:
-    """The pair that is kept, if it was loaded from that, and its files are as they were."""
+    """The kept pair if it was loaded from ``wanted`` and its files have not changed, else None."""
     known = _kept
     if known is None or known.wanted != wanted or known.pair.closed:
         return None
@@ -60,18 +60,18 @@ def kept(wanted: Wanted) -> Pair | None:
 
 
 def keep(wanted: Wanted, stamps: _Stamps, pair: Pair) -> None:
-    """Keeps ``pair`` in place of another. ``stamps``: of its files, from before they were read."""
+    """Keeps ``pair`` and drops the one kept before. ``stamps``: the state of its files before they were read."""
     global _kept
     _kept = _Kept(wanted, stamps, pair)
 
 
 def unload() -> None:
-    """Frees the pair that :func:`colm_cpp.generate` keeps, once it has written what other threads asked it for.
+    """Frees the pair that :func:`colm_cpp.generate` keeps. Texts of other threads are finished first.
 
-    Does nothing where there is none. The next call of ``generate()`` loads its pair again.
+    Does nothing if no pair is kept. The next call of ``generate()`` loads its pair again.
     """
     global _kept
-    _kept = None  # whoever uses the pair holds it; the models go with the last of them
+    _kept = None  # texts in progress hold the pair, and the last one frees it
 
 
 def stamps_of(models: Iterable[str], options: Iterable[LoadOptions]) -> _Stamps:
@@ -104,7 +104,7 @@ def _stamp(file: str) -> tuple[int, ...] | None:
     try:
         found = os.stat(file)
     except OSError:
-        return None  # it is gone, and so another state
+        return None  # a missing file is a state of its own
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 

@@ -1,4 +1,4 @@
-"""From files to a pair: what is checked, in which order, before and while models are loaded."""
+"""Loading a pair: the checks before it and their order."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = ["generate", "load"]
 
 PathLike = str | os.PathLike[str]
 
-# What load() takes beside the options of a model.
+# Parameters of load() that are no model options.
 _NO_LOAD_OPTIONS = ("base_options", "assistant_options", "progress", "check_memory")
 
 _TINY_FILE = 16 * 2**20
@@ -69,38 +69,38 @@ def load(
     """Loads a pair of models that share one vocabulary.
 
     Args:
-        base: the base's GGUF file, or ``hf:org/repo/file-pattern.gguf`` (``@revision`` may follow) on the hub. Without
-            an ``assistant``, the name of a pair (:func:`colm_cpp.presets`): it stands for both models and
-            their head.
-        assistant: the assistant's file, likewise.
-        head: the deferral head: the path of a head file or its place on the hub, a :class:`Head`, the name of a head
-            that comes with the package (:func:`colm_cpp.shipped_heads`) or of its pair, a training-free head by name
-            (``"confidence"``, ``"entropy"``, ``"random"``, ``"always"``, ``"never"``), or a token of the base's
-            vocabulary that serves as the head (``"<|defer|>"``). It can also be given with each text.
-        pair: the name of a pair, instead of ``base`` and ``assistant``.
-        base_options: options for the base alone; they override those for both.
-        assistant_options: options for the assistant alone, likewise.
-        progress: called with the loaded fraction, 0 to 1; returning False stops the load.
-        check_memory: compare the estimated memory of both with what is free first, and that of many texts at a time
-            (:meth:`Pair.stream_batch`) when they begin. Free is what the machine, the process's control groups and
-            ``ulimit -v`` leave.
-        **options: for both models; see :class:`LoadOptions`.
+        base: the base's GGUF file, or its place on the hub: ``hf:org/repo/file-pattern.gguf``, with ``@revision`` after
+            it for a branch, tag or commit. The name of a preset (:func:`colm_cpp.presets`), without ``assistant``,
+            loads both models and their head.
+        assistant: the assistant's GGUF file, or its place on the hub.
+        head: the deferral head. One of: the path of a head file, or its place on the hub; a :class:`Head`; the name of
+            a head in the package (:func:`colm_cpp.shipped_heads`) or of a preset; the name of a training-free head
+            (``"confidence"``, ``"entropy"``, ``"random"``, ``"always"``, ``"never"``); a token of the base's
+            vocabulary whose logit decides (``"<|defer|>"``). A head can also be given with each text.
+        pair: the name of a preset, instead of ``base`` and ``assistant``.
+        base_options: options for the base alone. They replace ``options`` of the same name.
+        assistant_options: options for the assistant alone. They replace ``options`` of the same name.
+        progress: called with the loaded fraction, 0 to 1. Loading stops if it returns False.
+        check_memory: compare estimated with free memory before loading, and before a batch
+            (:meth:`Pair.stream_batch`). Free memory is the least that the machine, the process's control groups and
+            ``ulimit -v`` allow.
+        **options: options for both models; see :class:`LoadOptions`.
 
     Raises:
         TypeError: an unknown option.
-        OptionError: an option outside its range, or no pair of that name.
+        OptionError: an option outside its range, or an unknown preset.
         LoadError: a file is missing, damaged, not a model, or llama.cpp refused it.
         NotEnoughMemory: the estimate exceeds what is free.
         VocabMismatch: the vocabularies differ; the message names the first differing token.
-        HeadError: ``head`` is nothing that can serve as one; HeadMismatch where it is another base's.
-        DownloadError: a hub file cannot be had.
+        HeadError: ``head`` cannot be used as a head; HeadMismatch if it was made for another base.
+        DownloadError: a file cannot be downloaded from the hub.
     """
     if pair is not None:
         base, assistant, head = _of_pair(pair, base, assistant, head)
     elif assistant is None:
         base, assistant, head = _named(os.fspath(base) if isinstance(base, os.PathLike) else base, head)
     if base is None:
-        raise TypeError("base= is of type NoneType; give the path of a GGUF file or hf:org/repo/file, or a pair's name")
+        raise TypeError("base= is of type NoneType; give a GGUF file's path, hf:org/repo/file or the name of a preset")
     if head is not None and not isinstance(head, (str, os.PathLike, Head)):
         raise HeadError(f"head is of type {type(head).__name__}; {HEAD_CHOICES}")
     chosen = (LoadOptions.merge(options, base_options), LoadOptions.merge(options, assistant_options))
@@ -109,7 +109,7 @@ def load(
 
 
 def _named(name: object, head: PathLike | Head | None) -> tuple[str, str, PathLike | Head]:
-    """Both models of the pair of that name, and ``head`` or else the pair's own."""
+    """Both models of the preset, and ``head`` or else the preset's head."""
     known = preset(name)
     return known.base, known.assistant, known.head if head is None else head
 
@@ -118,7 +118,7 @@ def _of_pair(
     pair: str, base: PathLike | None, assistant: PathLike | None, head: PathLike | Head | None
 ) -> tuple[str, str, PathLike | Head]:
     if base is not None or assistant is not None:
-        raise OptionError(f"pair={pair!a} names both models; leave out base= and assistant=, or pair=")
+        raise OptionError(f"pair={pair!a} already names both models; leave out pair=, or base= and assistant=")
     return _named(pair, head)
 
 
@@ -149,25 +149,25 @@ def prepare(
     n_sequences: int = 1,
     n_outputs: int = 1,
 ) -> tuple[list[_core.ModelOptions], PairMemory | None]:
-    """The extension's options for both models, once files and memory were looked at. Errors are those of load().
+    """Checks files and memory. Returns the extension's options for both models, and the memory that they take.
 
-    Beside them what the models take, for later contexts; None without ``check_memory``.
+    The memory is None without ``check_memory``. Errors are those of load().
     """
     set_up_log()
     if n_sequences > 1:
-        # Nothing but long batches: a longer pass is some percent faster there.
+        # All batches are long here, and a longer pass is some percent faster.
         chosen = (_with_long_passes(chosen[0]), _with_long_passes(chosen[1]))
     paths = (find_model("base", base), find_model("assistant", assistant))
     headers = [_metadata(path) for path in paths]
     trained = [_trained_n_ctx(header) for header in headers]
-    # Left to themselves, both get the context that both were trained for.
+    # By default both get the context that both were trained for.
     common = min((n for n in trained if n), default=0)
     sizes = [o.context_size(common if o.n_ctx is None else n) for o, n in zip(chosen, trained, strict=True)]
     memory = None
     if check_memory:
         models = [ModelMemory.of(path, o) for path, o in zip(paths, chosen, strict=True)]
         memory = PairMemory(models[0], models[1], (sizes[0], sizes[1]), min(o.n_batch for o in chosen))
-        # An assistant that checks guesses has a row of logits for each, and one for what follows.
+        # To verify draft tokens, the assistant needs a row of logits for each and one for the token that follows.
         rows = n_outputs, n_outputs if n_sequences > 1 else max(n_outputs, MAX_LOOKAHEAD + 1)
         memory.check_load((min(rows[0], chosen[0].n_batch), min(rows[1], chosen[1].n_batch)), n_sequences)
     prepared = [
@@ -208,22 +208,21 @@ def generate(
 ) -> Completion:
     """Loads a pair, continues ``prompt``, and keeps the pair for the next call.
 
-    The next call loads nothing where it asks for the same models with the same ``load_options``, and their files have
-    not changed (device, inode, size and time of change; a model on the hub is looked up when it is loaded). The head
-    may be another one. A call for another pair frees the one that is kept. The kept pair is freed by
-    :func:`colm_cpp.unload` and at the end of the process. Threads may call this at the same time; each has a turn.
+    The next call loads nothing if it names the same models with the same ``load_options`` and their files have not
+    changed (device, inode, size, time of change). The head may differ. The hub is not asked again for a kept model. A
+    call for another pair frees the kept one. :func:`colm_cpp.unload` and the end of the process free it too. Several
+    threads may call this function; their texts queue.
 
     Args:
         prompt: text or token ids.
-        pair: the name of a pair, see :func:`colm_cpp.presets`; or give ``base`` and
-            ``assistant``.
-        base: as for :func:`load`.
+        pair: the name of a preset (:func:`colm_cpp.presets`), instead of ``base`` and ``assistant``.
+        base: as for :func:`load`, but no preset.
         assistant: as for :func:`load`.
-        head: as for :func:`load`; needed here unless ``pair`` brings one.
-        load_options: see :class:`LoadOptions`; ``base_options``, ``assistant_options``, ``check_memory`` and
-            ``progress`` of :func:`load` may be among them.
+        head: as for :func:`load`. It is required unless ``pair`` is given.
+        load_options: options of :class:`LoadOptions`, and ``base_options``, ``assistant_options``, ``check_memory`` and
+            ``progress`` of :func:`load`.
         keep: keep the pair for the next call. False: free a pair that this call loads.
-        queue_timeout: seconds to wait at most while the pair writes other threads' texts.
+        queue_timeout: the longest wait, in seconds, while the pair writes other threads' texts. None: no limit.
         **options: see :class:`GenerationOptions`.
 
     Raises:
@@ -240,14 +239,14 @@ def generate(
     if not isinstance(head, (str, os.PathLike, Head)):
         raise HeadError(f"head is of type {type(head).__name__}; {HEAD_CHOICES}")
     file = None if isinstance(head, Head) else head_file(head)
-    head = head if file is None else Head.load(file)  # likewise
+    head = head if file is None else Head.load(file)  # before minutes of loading, too
     loaded, is_kept = _loaded_or_kept(base, assistant, dict(load_options or {}), keep)
     with contextlib.nullcontext() if is_kept else loaded:
         return loaded.generate(prompt, head=head, queue_timeout=queue_timeout, **options)
 
 
 def _loaded_or_kept(base: PathLike, assistant: PathLike, given: dict[str, Any], keep: bool) -> tuple[Pair, bool]:
-    """The pair that is kept, or a new one in its place; whether it is kept."""
+    """The kept pair if it fits, else a newly loaded one; and whether the result is kept."""
     shared = {name: value for name, value in given.items() if name not in _NO_LOAD_OPTIONS}
     chosen = (
         LoadOptions.merge(shared, given.get("base_options")),

@@ -1,4 +1,4 @@
-"""How much memory models and their contexts will take, estimated from the files' headers before any is allocated."""
+"""Estimates of the memory that models and contexts need, made from the files' headers before anything is allocated."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class MemoryEstimate:
     """Bytes that one model, or one context of it, is expected to take.
 
     Attributes:
-        weights: the tensors of the file (of all its parts); 0 of a context on weights that are there already.
-        kv_cache: keys and values of all tokens, or a recurrent model's states.
-        compute: activations of one pass of the graph, logits, and what llama.cpp notes of each cell of the cache.
-        on_gpu: how much of it goes to the GPUs.
+        weights: the tensors of the file and of all its parts; 0 for a further context on loaded weights.
+        kv_cache: keys and values of all tokens, or the states of a recurrent model.
+        compute: activations of one pass of the graph, logits, and llama.cpp's bookkeeping of the cache's cells.
+        on_gpu: the bytes of the total that are on the GPUs.
     """
 
     weights: int
@@ -54,7 +54,7 @@ class MemoryEstimate:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """``weights + kv_cache + compute``."""
         return self.weights + self.kv_cache + self.compute
 
 
@@ -69,19 +69,19 @@ def _parts(path: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class ModelMemory:
-    """What a model's header and options say of the memory that it takes.
+    """The memory needs of one model, from its header and its options.
 
     Attributes:
         weights: bytes of the tensors.
         per_token: bytes of the keys and values of a token.
         per_text: bytes of a recurrent model's state.
         n_caches: KV caches of a context; sliding-window models have two.
-        n_heads: of an attention layer, where its scores are kept for a whole pass, which flash attention avoids.
+        n_heads: attention heads of a layer whose scores are kept for a whole pass; 0 with flash attention.
         per_row: bytes of the activations of a token.
         n_vocab: logits of a token.
-        n_ubatch: tokens of a pass at most.
-        weights_on_gpu: share of the weights that goes to the GPUs.
-        cache_on_gpu: share of the cache that goes there.
+        n_ubatch: the most tokens in one pass.
+        weights_on_gpu: share of the weights on the GPUs, 0 to 1.
+        cache_on_gpu: share of the cache on the GPUs, 0 to 1.
     """
 
     weights: int
@@ -149,10 +149,10 @@ class ModelMemory:
         """One more context on the weights.
 
         Args:
-            n_ctx: tokens that a text may have.
-            n_outputs: rows of logits of a batch.
+            n_ctx: the most tokens of a text.
+            n_outputs: rows of logits in a batch.
             n_texts: texts at a time.
-            shared: all texts have ``n_ctx`` tokens together, not each.
+            shared: True: all texts share ``n_ctx`` tokens. False: each text has ``n_ctx`` tokens.
         """
         cells = -(-n_ctx // _CELLS) * _CELLS
         all_cells = cells if shared else cells * n_texts
@@ -183,13 +183,13 @@ def estimate(path: str, n_ctx: int, options: LoadOptions) -> MemoryEstimate:
 
 @dataclass(frozen=True, slots=True)
 class PairMemory:
-    """What both models of a pair take, to be compared with what is free before it is allocated.
+    """The memory needs of both models, compared with free memory before anything is allocated.
 
     Attributes:
-        base: of the base.
-        assistant: of the assistant.
-        sizes: ``n_ctx`` of each.
-        n_batch: the largest batch that both take.
+        base: the base's needs.
+        assistant: the assistant's needs.
+        sizes: ``n_ctx`` of base and assistant.
+        n_batch: the smaller ``n_batch`` of the two.
     """
 
     base: ModelMemory
@@ -198,20 +198,20 @@ class PairMemory:
     n_batch: int
 
     def check_load(self, n_outputs: tuple[int, int], n_texts: int) -> None:
-        """Both models, each with a context for ``n_texts`` texts and so many rows of logits.
+        """Checks both models, each with a context for ``n_texts`` texts and ``n_outputs`` rows of logits.
 
         Raises:
-            NotEnoughMemory: with both numbers and what would make it smaller.
+            NotEnoughMemory: names needed and free memory, and the options that need less.
         """
         models = zip((self.base, self.assistant), self.sizes, n_outputs, strict=True)
         needs = [model.loaded(n_ctx, n_outputs=n, n_texts=n_texts) for model, n_ctx, n in models]
         _check(needs, "loading this pair", "a smaller n_ctx, a smaller KV type or smaller files need less")
 
     def check_batch(self, n_parallel: int) -> None:
-        """A further context of each model, for ``n_parallel`` texts of ``n_ctx`` tokens each.
+        """Checks a further context of each model, for ``n_parallel`` texts of ``n_ctx`` tokens each.
 
         Raises:
-            NotEnoughMemory: with both numbers, and how many texts at a time there is room for.
+            NotEnoughMemory: names needed and free memory, and the largest ``n_parallel`` that fits.
         """
         if n_parallel > self.n_batch:
             return  # the extension refuses it, whatever is free
@@ -220,11 +220,11 @@ class PairMemory:
         if _fits(needs, free_ram, free_gpu):
             return
         most = next((n for n in range(n_parallel - 1, 0, -1) if _fits(self._batch(n), free_ram, free_gpu)), 0)
-        room = f"there is room for n_parallel={most}" if most else "there is no room for one text beside the pair's own"
+        room = f"the most that fits is n_parallel={most}" if most else "not even n_parallel=1 fits"
         _check(
             needs,
             f"writing {n_parallel} texts of {min(self.sizes)} tokens at a time",
-            f"{room}; a smaller n_ctx or a smaller KV type needs less for each",
+            f"{room}; a smaller n_ctx or a smaller KV type needs less for each text",
             (free_ram, free_gpu),
         )
 
@@ -244,7 +244,7 @@ def _free_gpu() -> FreeMemory:
 
 
 def _shares(needs: list[MemoryEstimate]) -> tuple[int, int]:
-    """What is needed in RAM and on the GPUs."""
+    """Bytes needed in RAM, and on the GPUs."""
     on_gpu = sum(need.on_gpu for need in needs)
     return sum(need.total for need in needs) - on_gpu, on_gpu
 
@@ -268,8 +268,8 @@ def _check(
             limit = f" ({available.limited_by})" if available.limited_by else ""
             error = NotEnoughMemory(
                 f"{what} is estimated to need {_gigabytes(needed)} {place} (base {_gigabytes(needs[0].total)}, "
-                f"assistant {_gigabytes(needs[1].total)} in all) and {_gigabytes(available.bytes)} is free{limit}; "
-                f"{more}{advice}, and load(check_memory=False) goes on all the same"
+                f"assistant {_gigabytes(needs[1].total)} in all), but {_gigabytes(available.bytes)} is free{limit}; "
+                f"{more}{advice}, and load(check_memory=False) skips this check"
             )
             error.needed, error.available = needed, available.bytes
             raise error

@@ -1,8 +1,8 @@
-"""What a name stands for, wherever a model, a head or a pair is named: in the Python API and on the command line alike.
+"""Resolving names of models, heads and presets, for the Python API and the command line.
 
-A pair's name (:func:`colm_cpp.presets`) stands for two models and a head. A head is, in this order, a training-free one
-by its name, one in the package by its name or by that of its pair, a file, or a token. A path object, or a text such as
-``./demo``, is always a file.
+A preset (:func:`colm_cpp.presets`) names two models and a head. The name of a head is tried in this order: a
+training-free head, a head in the package, the head of a preset, a file, a token of the vocabulary. A path object, or a
+str such as ``./demo``, is always a file.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ TRAINING_FREE_HEADS = ("confidence", "entropy", "random", "always", "never")
 
 
 def head_names() -> tuple[str, ...]:
-    """Names of heads in the package: those of :func:`colm_cpp.shipped_heads`, and those of pairs, for their heads."""
+    """Names of the heads in the package (:func:`colm_cpp.shipped_heads`) and of presets, for their heads."""
     return tuple(dict.fromkeys([*shipped_heads(), *(known.name for known in presets())]))
 
 
 HEAD_CHOICES = (
-    "give head= one of: the path of a head file (.gguf), a colm_cpp.Head, a head of the package by name "
-    f"({', '.join(map(repr, head_names()))}), a training-free head by name "
+    "head= takes the path of a head file (.gguf), a colm_cpp.Head, the name of a head in the package "
+    f"({', '.join(map(repr, head_names()))}), the name of a training-free head "
     f"({', '.join(map(repr, TRAINING_FREE_HEADS))}), or a token of the base's vocabulary such as '<|defer|>'"
 )
 
@@ -49,8 +49,8 @@ class NamedHead:
 
     Attributes:
         kind: ``"file"``, ``"packaged"``, ``"training-free"`` or ``"token"``.
-        name: the name as it was given.
-        place: its file, or its place on the hub; None of a training-free head and of a token.
+        name: the name that was given.
+        place: the head's file, or its place on the hub. None for a training-free head and for a token.
     """
 
     kind: Literal["file", "packaged", "training-free", "token"]
@@ -58,16 +58,16 @@ class NamedHead:
     place: str | None = None
 
     def file(self) -> str | None:
-        """The local file, downloaded first where it is on the hub; None where there is none.
+        """The head's local file, downloaded first if it is on the hub; None for a head without a file.
 
         Raises:
-            DownloadError: it cannot be had.
+            DownloadError: the file cannot be downloaded.
         """
         return None if self.place is None else os.path.expanduser(resolve(self.place))
 
 
 def find_head(head: PathLike) -> NamedHead:
-    """What ``head`` stands for. Nothing is opened or downloaded; whether a token exists only a loaded base knows."""
+    """What ``head`` stands for. Nothing is opened or downloaded. A token is not checked against the base."""
     name = os.fspath(head)
     if not isinstance(head, str):
         return NamedHead("file", name, os.path.join(os.curdir, name) if is_hub_spec(name) else name)
@@ -90,15 +90,15 @@ def head_file(head: PathLike) -> str | None:
 
 
 def find_model(name: str, value: object) -> str:
-    """The local file of the model that was given as the option ``name``, downloaded first where it is on the hub.
+    """The local file of a model, downloaded first if it is on the hub. ``name`` is the option that messages name.
 
     Raises:
-        TypeError: it is no path.
-        OptionError: it is a pair's name.
-        DownloadError: it cannot be had from the hub.
+        TypeError: ``value`` is neither a str nor a path.
+        OptionError: ``value`` is the name of a preset.
+        DownloadError: the file cannot be downloaded from the hub.
     """
     if not isinstance(value, (str, os.PathLike)):
         raise TypeError(f"{name}= is of type {type(value).__name__}; give the path of a GGUF file or hf:org/repo/file")
     if isinstance(value, str) and value in {known.name for known in presets()} and not os.path.isfile(value):
-        raise OptionError(f"{name}={value!a} is the name of a pair, not of one model; give pair={value!a} instead")
+        raise OptionError(f"{name}={value!a} is a preset, which stands for two models; give pair={value!a} instead")
     return os.path.expanduser(resolve(value))

@@ -53,9 +53,9 @@ _MAX_FLOAT = 3.4028234663852886e38  # float32
 # llama.cpp reads this seed as "draw one".
 MAX_SEED = 2**32 - 2
 MAX_LOOKAHEAD = 15
-# What answers are written with where the caller does not say: those of ``learn`` and of its commands alike.
+# Defaults for answers in ``learn`` and in its commands.
 ANSWER_OPTIONS: Mapping[str, Any] = MappingProxyType({"max_tokens": 512, "temperature": 0.0, "seed": 0})
-# What other libraries call a JSON schema for the text.
+# Names that other libraries give to the option for a JSON schema.
 _GRAMMAR_NAMES = ("json_schema", "schema", "guided_json", "format")
 _AUTO_LOOKAHEAD = -1  # kAutoLookahead
 _DECIMAL = re.compile(r"-?[0-9]{1,10}")
@@ -129,38 +129,40 @@ class LoadOptions:
     """How one model is loaded. Names and meaning are those of ``llama_cpp.Llama``.
 
     Attributes:
-        n_ctx: tokens that the context holds, prompt and text together (at least 2). None: 4096, or what the models
-            were trained with where that is less. 0: what this model was trained with.
-        n_batch: most tokens per llama.cpp call while reading a prompt.
-        n_ubatch: most tokens per pass of the graph; at most ``n_batch`` is used. None: 128, which CPUs read as fast as
-            512 in a quarter of the memory; 512 with layers on a GPU, and for :class:`colm_cpp.learn.Scorer`.
-        n_threads: threads for single tokens. None: the physical cores that this process may use, by its affinity and
-            its control group's CPU quota; one for a file below 16 MiB, whose threads would wait for each other longer
-            than they compute.
-        n_threads_batch: threads for reading prompts. None: ``n_threads``.
-        n_gpu_layers: layers on the GPU; -1 is all, 0 none. Without a GPU in llama-cpp-python it changes nothing.
+        n_ctx: context size in tokens, prompt and text together (at least 2). None: 4096, or the context length that
+            both models were trained with if that is less. 0: the length that this model was trained with.
+        n_batch: the most tokens in one llama.cpp call during prefill.
+        n_ubatch: the most tokens in one pass of the graph. A value above ``n_batch`` counts as ``n_batch``. None: 128
+            on a CPU, which is as fast as 512 and takes a quarter of the memory; 512 with layers on a GPU and for
+            :class:`colm_cpp.learn.Scorer`.
+        n_threads: threads for single tokens. None: one for each physical core that the process's affinity and its
+            control group's CPU quota allow. A file below 16 MiB gets one thread, because more threads would wait for
+            each other longer than they compute.
+        n_threads_batch: threads for prefill. None: ``n_threads``.
+        n_gpu_layers: layers on the GPU; -1 is all, 0 is none. It has no effect if llama-cpp-python has no GPU.
         main_gpu: the GPU that holds the model with ``split_mode="none"``.
         split_mode: how several GPUs share the model.
-        tensor_split: share of the model for each GPU. None: by free memory.
+        tensor_split: each GPU's share of the model. None: in proportion to the GPUs' free memory.
         offload_kqv: keep the KV cache on the GPU.
-        flash_attn: flash attention on or off. None: where the device supports it, and off with an f32 cache. True
-            reads an f32 cache as f16, so that f32 costs memory and brings nothing.
-        type_k: type of the K cache. ``"f32"`` keeps what a float32 model computes, at twice the memory of f16.
-        type_v: type of the V cache; quantised types need flash attention, beside an f32 K cache too.
-        swa_full: full-size cache for sliding-window layers. Without it a shorter prefix has to be read again.
-        repack: keep weights in a layout that suits this CPU, where llama.cpp has one for their type. It makes single
-            tokens faster; on some CPUs long prompts are read faster without.
-        batch_invariant: give every token the logits that it gets alone, bit for bit, whatever is read beside it: the
-            same text with look-ahead as without, and among others as alone. llama.cpp's kernels round batches
-            otherwise, from a size on that is measured while loading (some seconds). Passes of the graph are then no
-            longer than that and no longer than ``n_ubatch``, weights are not repacked, and a cache of type f16 becomes
-            bf16: prompts are read more slowly, and so, on many CPUs, is everything.
-        use_mmap: map the file instead of reading it. None: unless its weights are repacked for the CPU, which copies
-            them; the file would then take memory beside the copies.
+        flash_attn: flash attention on or off. None: on where the device supports it, but off with an f32 cache. True
+            reads an f32 cache as f16; f32 then takes more memory and gains nothing.
+        type_k: type of the K cache. ``"f32"`` keeps the precision of a float32 model. It takes twice the memory of f16.
+        type_v: type of the V cache. Quantised types need flash attention, even with an f32 K cache.
+        swa_full: full-size cache for sliding-window layers. Without it, going back to a shorter prefix needs a new
+            prefill.
+        repack: keep weights in a layout that suits this CPU, if llama.cpp has one for their type. Single tokens are
+            faster with it. On some CPUs the prefill is faster without it.
+        batch_invariant: give every token the same logits, bit for bit, alone and in a batch. Look-ahead and batches
+            then write exactly the text that the model writes alone. By default llama.cpp's kernels round larger
+            batches differently. Loading measures the largest batch that is exact, which takes some seconds. A pass of
+            the graph is then no longer than that and no longer than ``n_ubatch``, weights are not repacked, and an f16
+            cache becomes bf16. Prefill is slower, and on many CPUs single tokens are too.
+        use_mmap: map the file instead of reading it. None: map it, except where weights are repacked for the CPU.
+            Repacking copies the weights, and the mapped file would take memory beside the copies.
         use_mlock: keep the model in RAM.
-        rope_freq_base: RoPE base frequency; 0: from the model.
-        rope_freq_scale: RoPE frequency scale; 0: from the model.
-        lora: LoRA adapter file, or several, each a path or ``(path, scale)``; the scale defaults to 1.
+        rope_freq_base: RoPE base frequency; 0: the model's own.
+        rope_freq_scale: RoPE frequency scale; 0: the model's own.
+        lora: a LoRA adapter, or a list of them. Each is a path or ``(path, scale)``; the scale defaults to 1.
     """
 
     n_ctx: int | None = None
@@ -187,7 +189,7 @@ class LoadOptions:
 
     @classmethod
     def merge(cls, shared: Mapping[str, Any], own: Mapping[str, Any] | None) -> LoadOptions:
-        """One model's options: those for both, overridden by its own.
+        """Options of one model: ``shared`` ones, replaced by its ``own`` where both have a name.
 
         Raises:
             TypeError: an unknown name.
@@ -199,7 +201,7 @@ class LoadOptions:
 
     def __post_init__(self) -> None:
         if self.n_ctx is not None and integer("n_ctx", self.n_ctx, 0, 2**28) == 1:
-            raise OptionError("n_ctx is 1; it must be from 2 to 268435456, or 0 for what the model was trained with")
+            raise OptionError("n_ctx is 1; it must be from 2 to 268435456, or 0 for the model's own context length")
         integer("n_batch", self.n_batch, 1, 2**20)
         for name, most in (("n_ubatch", 2**20), ("n_threads", 512), ("n_threads_batch", 512)):
             if getattr(self, name) is not None:
@@ -213,19 +215,19 @@ class LoadOptions:
             flag(name, getattr(self, name))
         for part in self._shares():
             if not 0.0 <= real("tensor_split", part) <= _MAX_FLOAT:
-                raise OptionError(f"tensor_split holds {shown(part)}; shares are 0 or more")
+                raise OptionError(f"tensor_split holds {shown(part)}; each share must be a finite number, 0 or more")
         for name in ("rope_freq_base", "rope_freq_scale"):
             if not 0.0 <= real(name, getattr(self, name)) <= _MAX_FLOAT:
-                raise OptionError(f"{name} is {shown(getattr(self, name))}; it must be 0 or more, and finite")
+                raise OptionError(f"{name} is {shown(getattr(self, name))}; it must be a finite number, 0 or more")
         self.adapters()
 
     def _shares(self) -> list[Any]:
-        """``tensor_split`` as a list, of an array too."""
+        """``tensor_split`` as a list; it may be given as an array."""
         given = () if self.tensor_split is None else self.tensor_split
         if isinstance(given, np.ndarray):
             given = given.tolist()
         if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
-            raise OptionError(f"tensor_split is {shown(given)}; give a list with each GPU's share")
+            raise OptionError(f"tensor_split is {shown(given)}; give a list with one share for each GPU")
         return list(given)
 
     def adapters(self) -> list[tuple[str, float]]:
@@ -241,7 +243,7 @@ class LoadOptions:
             elif isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], (str, os.PathLike)):
                 pairs.append((os.fspath(entry[0]), real("the scale of a LoRA adapter", entry[1])))
             else:
-                raise OptionError(f"lora holds {shown(entry)}; each entry is a path or a (path, scale) tuple")
+                raise OptionError(f"lora holds {shown(entry)}; each entry must be a path or a (path, scale) tuple")
         return pairs
 
     def context_size(self, trained: int) -> int:
@@ -251,20 +253,20 @@ class LoadOptions:
         return self.n_ctx or trained or DEFAULT_N_CTX
 
     def pass_size(self) -> int:
-        """``n_ubatch``, or what None stands for here."""
+        """``n_ubatch``, or the value that None stands for."""
         if self.n_ubatch is not None:
             return self.n_ubatch
         return LONG_N_UBATCH if self._uses_gpu() else CPU_N_UBATCH
 
     def uses_flash_attention(self) -> bool:
-        """``flash_attn``, or what None stands for where the device supports it."""
+        """``flash_attn``, or the value that None stands for on a device that supports it."""
         if self.flash_attn is not None:
             return bool(self.flash_attn)
         # It reads f32 as f16; a quantised V cache cannot be read otherwise.
         return "f32" not in (self.type_k, self.type_v) or self.type_v not in ("f32", "f16", "bf16")
 
     def maps_file(self, *, quantised: bool) -> bool:
-        """``use_mmap``, or what None stands for with such weights."""
+        """``use_mmap``, or the value that None stands for with these weights."""
         if self.use_mmap is not None:
             return bool(self.use_mmap)
         return not quantised or not self.repack or self.batch_invariant or self._uses_gpu()
@@ -275,7 +277,7 @@ class LoadOptions:
     def to_core(
         self, path: str, n_ctx: int, n_threads: int, adapters: list[tuple[str, float]], *, quantised: bool = False
     ) -> _core.ModelOptions:
-        """The extension's form, with everything left open decided by the caller or by what the machine has."""
+        """The extension's form. ``n_ctx`` and ``n_threads`` replace values that were left open."""
         core = _core.ModelOptions()
         core.path = to_native(path)
         core.n_ctx = n_ctx
@@ -344,46 +346,46 @@ class GenerationOptions:
 
     Attributes:
         head: the deferral head for this text. None: the pair's.
-        threshold: eta in [0, 1]: a token is deferred exactly when z_t > logit(eta). 1 is the base alone, 0 the
-            assistant alone. None: the head's own default, else 0.5.
-        defer_rate: instead of ``threshold``: the one at which the head defers this share of the tokens, 0 to 1, by
-            its calibration table (``colm calibrate``). ``"random"`` needs no table.
-        target_rate: move the threshold while writing, so that this share of *this* text is deferred. It begins at
-            ``threshold`` where that is given, at the calibrated one where the head has a table, else at its default.
-            Without ``schedule``.
+        threshold: eta in [0, 1]: a token is deferred exactly when z_t > logit(eta). 1 is the base alone, 0 is the
+            assistant alone. None: the head's default threshold, or 0.5 if it has none.
+        defer_rate: defer this share of the tokens, 0 to 1. It takes the place of ``threshold``: the head's calibration
+            table (``colm calibrate``) gives the threshold. The head ``"random"`` needs no table.
+        target_rate: move the threshold while writing, so that this share of *this* text is deferred, 0 to 1. The
+            first threshold is ``threshold`` if given, else the calibrated one if the head has a table, else the
+            head's default. It cannot be combined with ``schedule``.
         strategy: what happens at a deferred position: ``"defer"`` (the assistant's distribution), ``"compose"``
             ((1 - p) P_base + p P_assistant with p = sigmoid(z_t)) or ``"contrastive"`` (log P_assistant - beta log
             P_base over the ids with P_assistant >= alpha max P_assistant; Li et al., arXiv 2210.15097).
         beta: weight of the base in ``"contrastive"``, 0 or more.
         alpha: plausibility cutoff of ``"contrastive"``, above 0 and at most 1.
         schedule: how the threshold moves from 1 down to ``threshold`` over the first ``schedule_tokens`` generated
-            tokens. With p the share of them that is done: ``"constant"`` eta; ``"linear"`` 1 + (eta - 1) p;
+            tokens. p is the share of these tokens that is written: ``"constant"`` eta; ``"linear"`` 1 + (eta - 1) p;
             ``"cosine"`` eta + (1 - eta)(1 + cos(pi p)) / 2; ``"exponential"`` max(eta, 0.0001)^p.
         schedule_tokens: K, 0 or more.
-        max_tokens: new tokens at most. None or -1: until the context is full.
+        max_tokens: the most tokens to generate. None or -1: until the context is full.
         temperature: 0 is greedy.
         top_k: keep the k likeliest tokens; 0 is off.
         top_p: nucleus sampling; 1 is off.
         min_p: drop tokens below this share of the top probability; 0 is off.
         typical_p: locally typical sampling; 1 is off.
         repeat_penalty: divides the logits of tokens among the last 64 generated; 1 is off.
-        frequency_penalty: subtracted once per occurrence among them; 0 is off.
-        presence_penalty: subtracted once for any occurrence; 0 is off.
-        seed: for sampling and the ``random`` head, 0 to 4294967294. None draws one and reports it in ``stats``.
-        stop: the text ends before the first of these strings. One that is a control token, such as
-            ``"<|im_start|>"``, ends it where a model writes that token.
-        logit_bias: token id -> number added to its logit; ``float("-inf")`` bans it. JSON has neither: an id may be a
-            text of decimal digits, and minus infinity the text ``"-inf"``.
+        frequency_penalty: subtracted from a token's logit for each occurrence among the last 64; 0 is off.
+        presence_penalty: subtracted once from the logit of every token among the last 64; 0 is off.
+        seed: seed of sampling and of the ``random`` head, 0 to 4294967294. None: a random one, reported in ``stats``.
+        stop: a string, or a list of them; the text ends before the first one that appears. A control token such as
+            ``"<|im_start|>"`` ends the text where a model writes that token.
+        logit_bias: token id -> number added to its logit; ``float("-inf")`` bans the token. For JSON, an id may also
+            be a string of decimal digits, and minus infinity the string ``"-inf"``.
         grammar: GBNF text with a rule named root, a JSON schema (dict, or text beginning with ``{``), a pydantic
             model or a ``llama_cpp.LlamaGrammar``.
         response_format: instead of ``grammar``, as in OpenAI's API: ``{"type": "json_object"}`` or ``{"type":
             "json_schema", "json_schema": {"schema": ...}}``.
         logprobs: report this many of the likeliest tokens at each position.
-        lookahead: deferred tokens, 0 to 15, that the base may guess before the assistant is asked, which then checks
-            them all in one batch. ``"auto"`` guesses where it pays, by what the models' steps take on this machine and
-            how often guesses were right. The choices are the same, but a batch rounds a quantised model's numbers
-            otherwise than single tokens do, so that a text can part where two tokens are nearly equally likely: hence
-            0, off, by default. Not with texts at once.
+        lookahead: the most deferred tokens, 0 to 15, that the base drafts before the assistant verifies them in one
+            batch. 0 is off. ``"auto"`` drafts where it saves time, judged by the measured step times and acceptance
+            rate. The choices follow the same rules, but a batch rounds a quantised model's logits differently from
+            single tokens. The text can then differ where two tokens are nearly equally likely, so the default is 0.
+            :meth:`Pair.generate_batch` and :meth:`Pair.stream_batch` do not use it.
     """
 
     head: str | os.PathLike[str] | Head | None = None
@@ -426,21 +428,21 @@ class GenerationOptions:
             raise OptionError(f"stop is {shown(self.stop)}; give a string or a list of strings")
         try:
             given = [self.stop] if isinstance(self.stop, str) else list(self.stop)
-        except TypeError:  # an array of no dimension says that it is iterable
+        except TypeError:  # a 0-dimensional array claims to be iterable
             raise OptionError(f"stop is {shown(self.stop)}; give a string or a list of strings") from None
         for text in given:
             if not isinstance(text, str):
-                raise OptionError(f"stop holds {shown(text)}; stop strings are text")
+                raise OptionError(f"stop holds {shown(text)}; each stop string must be a str")
             try:
                 text.encode("utf-8")
             except UnicodeEncodeError:
                 raise OptionError(
-                    f"the stop string {shown(text)} holds a lone surrogate; no text contains it"
+                    f"the stop string {shown(text)} holds a lone surrogate, so no text can contain it"
                 ) from None
         return given
 
     def rate_to_start_from(self) -> float | None:
-        """The deferral rate whose calibrated threshold is wanted; None where the threshold comes from elsewhere.
+        """The deferral rate to look up in the calibration table; None where the threshold does not come from it.
 
         Raises:
             OptionError: a rate outside [0, 1], or two options that contradict each other.
@@ -452,7 +454,7 @@ class GenerationOptions:
             return self.target_rate if self.threshold is None else None
         for name in ("threshold", "target_rate"):
             if getattr(self, name) is not None:
-                raise OptionError(f"defer_rate and {name} both say how much to defer; leave one of them out")
+                raise OptionError(f"defer_rate and {name} both set how much is deferred; leave one of them out")
         return self.defer_rate
 
     def _biases(self) -> list[tuple[int, float]]:
@@ -461,11 +463,11 @@ class GenerationOptions:
             raise OptionError(f"logit_bias is {shown(self.logit_bias)}; give a dict of token id -> bias")
         biases: dict[int, float] = {}
         for key, bias in (self.logit_bias or {}).items():
-            # The keys of a JSON object are texts. int() would take more, and refuses thousands of digits.
+            # The keys of a JSON object are strings. int() would accept other forms, and fails on thousands of digits.
             token = int(key) if isinstance(key, str) and _DECIMAL.fullmatch(key) else key
             number = integer("a token of logit_bias", token, -(2**31), 2**31 - 1)
             if number in biases:
-                raise OptionError(f"logit_bias names token {number} twice, as a number and as a text; leave one out")
+                raise OptionError(f"logit_bias names token {number} twice, as a number and as a string; leave one out")
             biases[number] = -math.inf if bias == "-inf" else real("a logit_bias", bias)
         return list(biases.items())
 
@@ -513,7 +515,7 @@ class GenerationOptions:
         sampling.seed = integer("seed", drawn, 0, MAX_SEED)
         sampling.logit_bias = self._biases()
         if self.grammar is not None and self.response_format is not None:
-            raise OptionError("grammar and response_format both say what the text is; leave one of them out")
+            raise OptionError("grammar and response_format both set the form of the text; leave one of them out")
         grammar = response_grammar(self.response_format) if self.grammar is None else self.grammar
         sampling.grammar = to_gbnf(grammar)
         core.sampling = sampling

@@ -43,7 +43,7 @@ MAX_PARALLEL = 256  # llama.cpp's sequences
 MAX_IDS = 1 << 24  # of one call of detokenize(), from an iterator
 CHAT_TEMPERATURE = 0.2  # that of llama_cpp.Llama.create_chat_completion
 
-# Heads by the id of what the caller gave, which is kept: another object could get the id of one that is gone.
+# Heads by the id of the caller's object. The object is kept, so that no other object can get its id.
 _Known: TypeAlias = "dict[int, tuple[PathLike | Head, _Prepared]]"
 
 _open_pairs: weakref.WeakSet[Pair] = weakref.WeakSet()
@@ -64,8 +64,8 @@ if hasattr(os, "register_at_fork"):
 class Pair:
     """A base and an assistant with one vocabulary, loaded by :func:`load`.
 
-    One text is computed at a time: calls from several threads queue. The GIL is released while models compute.
-    Use it as a context manager, or :meth:`close` it, to free the models.
+    A pair computes one text at a time; calls from several threads queue. The GIL is released while models compute.
+    A ``with`` block or :meth:`close` frees the models.
     """
 
     def __init__(self, core: _core.Pair, head: PathLike | Head | None, memory: PairMemory | None = None) -> None:
@@ -93,21 +93,21 @@ class Pair:
         """Continues ``prompt`` and returns the whole result.
 
         Args:
-            prompt: text, or token ids. Special tokens in a text are recognised, and BOS is added where the model
-                asks for it; token ids are taken as they are.
-            queue_timeout: seconds to wait at most while the pair writes other threads' texts; 0 does not wait. None:
-                as long as it takes.
+            prompt: text, or token ids. In a text, special tokens are recognised, and BOS is added if the model asks
+                for it. Token ids are used unchanged.
+            queue_timeout: the longest wait, in seconds, while the pair writes other threads' texts. 0: do not wait.
+                None: no limit.
             **options: see :class:`GenerationOptions`.
 
         Raises:
             TypeError: an unknown option.
             OptionError: an option outside its range (GrammarError for a grammar).
-            HeadError: no head, or not one for this base (HeadMismatch).
-            TokenizeError: the prompt is empty, not Unicode, or holds an id that the models do not share.
+            HeadError: there is no head. HeadMismatch: the head was made for another base.
+            TokenizeError: the prompt is empty, is not Unicode, or holds an id that the models do not share.
             ContextFull: the prompt is longer than the context.
-            GenerationError: no token is allowed, or llama.cpp reported a failure.
+            GenerationError: the options allow no token, or llama.cpp reported a failure.
             QueueTimeout: the pair wrote other texts for longer than ``queue_timeout``.
-            PairClosed: the pair was closed, before or while it wrote.
+            PairClosed: the pair was closed, before the text or during it.
             ForkError: this process was forked while the pair was in use.
             KeyboardInterrupt: Ctrl-C; the pair stays usable.
         """
@@ -122,8 +122,8 @@ class Pair:
     ) -> TokenStream:
         """Continues ``prompt``, token by token. Arguments and errors are those of :meth:`generate`.
 
-        Bad arguments raise here; nothing is computed before the first token is asked for. ``queue_timeout`` is the
-        longest wait for any one token; the stream can be iterated again after a QueueTimeout.
+        Invalid arguments raise here. The first token that is asked for starts the computation. ``queue_timeout``
+        limits the wait for each token. After a QueueTimeout the stream can be iterated again.
         """
         core = self._open_core()
         tokens = self._to_tokens(core, prompt)
@@ -144,15 +144,15 @@ class Pair:
 
         Args:
             messages: the conversation so far.
-            chat_template: Jinja2 source. Default: the template in the base's file.
-            template_variables: further names for the template.
+            chat_template: Jinja2 source. None: the template in the base's file.
+            template_variables: additional variables for the template.
             queue_timeout: as for :meth:`generate`.
-            tools: JSON schemas of functions that the model may call, for templates that know tools.
-            documents: dicts with ``title`` and ``text``, for templates that know documents.
+            tools: JSON schemas of functions that the model may call, for templates with tools.
+            documents: dicts with ``title`` and ``text``, for templates with documents.
             **options: as for :meth:`generate`; temperature defaults to 0.2, as in llama_cpp.Llama.
 
         Raises:
-            ChatTemplateError: the base's file has no template and none was given, or the template refused.
+            ChatTemplateError: there is no template, or the template rejected the messages.
             Everything else that :meth:`generate` raises.
         """
         stream = self.stream_chat(
@@ -204,8 +204,7 @@ class Pair:
         template = base["chat_template"] if chat_template is None else chat_template
         if not template:
             raise ChatTemplateError(
-                f"{base['path']} carries no chat template; pass chat_template=, or use generate() with a prompt of "
-                "your own"
+                f"{base['path']} has no chat template; pass chat_template=, or call generate() with a finished prompt"
             )
         return render_chat(
             messages,
@@ -226,7 +225,7 @@ class Pair:
         tools: Sequence[Mapping[str, Any]] | None = None,
         documents: Sequence[Mapping[str, Any]] | None = None,
     ) -> list[int]:
-        """Token ids of :meth:`render_chat`'s prompt, with BOS where the model asks for it and the template writes none.
+        """Token ids of :meth:`render_chat`'s prompt. BOS is added if the model asks for it and the template omits it.
 
         Arguments and errors are those of :meth:`chat`.
         """
@@ -273,9 +272,9 @@ class Pair:
         """Continues many prompts at once and returns the results in their order. Arguments: :meth:`stream_batch`.
 
         Args:
-            return_exceptions: give back the error of a text that failed in its place. False: raise the first one,
-                once the others have ended; its ``index`` is the prompt's, and its ``results`` are what this method
-                would have returned with True.
+            return_exceptions: True: return a failed text's error in its place. False: raise the first error once all
+                texts have ended. ``error.index`` is the number of its prompt, and ``error.results`` is the list that
+                True would have returned.
         """
         results = dict(self.stream_batch(prompts, n_parallel=n_parallel, each=each, **options))
         in_order = [results[number] for number in sorted(results)]
@@ -298,30 +297,30 @@ class Pair:
     ) -> BatchStream:
         """Continues many prompts at once and gives each result when its text ends.
 
-        Every decode is shared: a step reads one token of each text with the base, and what the assistant has missed
-        of those texts that are deferred, all in one batch. Batches round a model's numbers otherwise than single
-        tokens do, so that a text can differ from the one written alone where two tokens are as good as equally likely.
+        All texts share each decode. In one step the base reads one token of every text, and the assistant reads all
+        unread tokens of the deferred texts in one batch. Batches round logits differently from single tokens. A text
+        can therefore differ from the one written alone where two tokens are nearly equally likely.
 
-        The texts have contexts of their own, ``n_parallel`` times as large as the pair's; what is being written alone
-        is not disturbed.
+        The batch has its own context, ``n_parallel`` times as large as the pair's. Texts that are written alone at
+        the same time keep theirs.
 
         Args:
-            prompts: as for :meth:`generate`, or conversations as for :meth:`chat`, whose temperature is then 0.2
-                unless it is given. An iterator is read as room comes free.
-            n_parallel: texts at a time, 1 to 256 and no more than ``n_batch``.
-            each: options of each text, beside ``options`` or in their place; as many as there are prompts.
-            **options: of all texts; see :class:`GenerationOptions`. ``seed`` is that of the first text, each later one
-                has the next.
+            prompts: each a prompt as for :meth:`generate`, or messages as for :meth:`chat`. Messages have temperature
+                0.2 unless another is given. An iterator is read as texts end.
+            n_parallel: how many texts are written at a time, 1 to 256 and at most ``n_batch``.
+            each: one dict of options for each prompt. They replace ``options`` of the same name.
+            **options: options for all texts; see :class:`GenerationOptions`. ``seed`` is the seed of the first text;
+                each later text adds 1.
 
         Raises:
             TypeError: an unknown option.
-            OptionError: ``n_parallel`` or an option of ``options`` outside its range; ``each`` of another length than
-                ``prompts`` (where either is an iterator, once it ends).
-            TokenizeError: ``prompts`` is one text.
-            HeadError: no head.
-            NotEnoughMemory: contexts for so many texts are estimated to need more than is free (unless the pair was
-                loaded with ``check_memory=False``).
-            LoadError: no context of that size can be made.
+            OptionError: ``n_parallel`` or one of ``options`` is outside its range, or ``each`` and ``prompts`` differ
+                in length. If either is an iterator, its length is known only when it ends.
+            TokenizeError: ``prompts`` is a single text.
+            HeadError: there is no head.
+            NotEnoughMemory: a context for ``n_parallel`` texts is estimated to need more memory than is free. A pair
+                loaded with ``check_memory=False`` does not check.
+            LoadError: llama.cpp cannot make a context of that size.
             PairClosed: the pair was closed.
         """
         core = self._open_core()
@@ -358,7 +357,7 @@ class Pair:
 
             def make(number: int = number, prompt: Prompt = prompt, extra: Any = extra) -> Request:
                 if not isinstance(extra, Mapping):
-                    raise OptionError(f"its entry of each= is {shown(extra)}; give a dict of options")
+                    raise OptionError(f"the entry of each= for this prompt is {shown(extra)}; give a dict of options")
                 merged: dict[str, Any] = {**options, **extra}
                 if first_seed is not None and "seed" not in extra:
                     merged["seed"] = (first_seed + number) % (MAX_SEED + 1)
@@ -376,7 +375,7 @@ class Pair:
             yield make
 
     def cancel(self) -> None:
-        """Ends the texts being written as ``cancelled``, within one step. Safe from any thread."""
+        """Ends all texts in progress within one step, with ``finish_reason`` ``cancelled``. Safe from any thread."""
         for stream in self._live_streams():
             if stream._begun:
                 stream.cancel()
@@ -390,12 +389,12 @@ class Pair:
 
         Args:
             text: any Unicode text.
-            add_special: add BOS where the model asks for it. EOS is never added, because what is written comes behind
-                the last token; where a text ends with one, append its id.
+            add_special: add BOS if the model asks for it. EOS is never added, because generated text follows the last
+                token. Append its id to a text that ends there.
             parse_special: recognise control tokens such as ``<|im_start|>``.
 
         Raises:
-            TokenizeError: not a text, one with lone surrogates, or one that the vocabulary has no tokens for.
+            TokenizeError: ``text`` is not a str, holds lone surrogates, or holds bytes without a token.
         """
         if not isinstance(text, str):
             raise TokenizeError(f"the text is of type {type(text).__name__}; give str or token ids")
@@ -410,30 +409,30 @@ class Pair:
             return self._open_core().tokenize(text, add_special, parse_special)
 
     def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> str:
-        """The text of token ids; control tokens only with ``special``. Bytes that are no UTF-8 become U+FFFD.
+        """The text of token ids. Control tokens appear only with ``special``. Bytes that are not UTF-8 become U+FFFD.
 
-        Some tokenizers (SPM) put a space before a text and behind control tokens. Behind control tokens such as BOS it
-        is left out again, so that the ids of a whole text give that text. Ids that begin with no control token are
-        taken for the middle of a text, as generated tokens are, and keep it.
+        Some tokenizers (SPM) put a space before a text and after control tokens. After control tokens such as BOS this
+        method removes that space, so the ids of a whole text give the same text. If the ids do not begin with a control
+        token, they count as the middle of a text, like generated tokens, and the space stays.
 
         Raises:
             TokenizeError: an id that the models do not share, or more than 16,777,216 ids.
         """
         ids = _to_ids(tokens, MAX_IDS)
         if len(ids) > MAX_IDS:
-            raise TokenizeError(f"more than {MAX_IDS} token ids were given; detokenize them in parts")
+            raise TokenizeError(f"there are more than {MAX_IDS} token ids; detokenize them in parts")
         return self._open_core().detokenize(ids, special)
 
     # -- what it is -------------------------------------------------------------------------------------------
 
     def _replay(self, tokens: Sequence[int], calls: Sequence[tuple[str, int, int, bool, bool]]) -> list[float]:
-        """The seconds of these decodes, made again with nothing beside them; what was read is forgotten."""
+        """Repeats these decodes alone and returns the seconds of each. The KV caches are cleared."""
         with busy():
             return self._open_core().replay(tokens, calls)
 
     @property
     def n_ctx(self) -> int:
-        """Tokens that a text may have, prompt included: the smaller of the two contexts."""
+        """The most tokens of a text, prompt included: the smaller context size of the two models."""
         return self._open_core().n_ctx
 
     @property
@@ -443,12 +442,12 @@ class Pair:
 
     @property
     def vocab_fingerprint(self) -> str:
-        """16 hexadecimal digits that name the base's vocabulary, for head files."""
+        """16 hexadecimal digits that identify the base's vocabulary. Head files store them."""
         return self._open_core().vocab_fingerprint
 
     @property
     def n_shared(self) -> int:
-        """Ids from 0 that both models know; only these can be generated."""
+        """How many ids, counted from 0, both models share. Only these can be generated."""
         return self._open_core().n_shared
 
     @property
@@ -459,13 +458,13 @@ class Pair:
 
     @property
     def assistant(self) -> dict[str, Any]:
-        """The same of the assistant."""
+        """Facts about the loaded assistant, with the same keys as :attr:`base`."""
         self._open_core()
         return dict(self._facts[1])
 
     @property
     def head(self) -> PathLike | Head | None:
-        """What was passed as ``head=``."""
+        """The value that was passed as ``head=``."""
         return self._head
 
     @property
@@ -474,12 +473,12 @@ class Pair:
         return self._core is None
 
     def forget(self) -> None:
-        """Drops what both models have read, so that the next prompt is read from its beginning."""
+        """Clears both KV caches, so that the next prompt gets a full prefill."""
         with busy():
             self._open_core().reset()
 
     def close(self) -> None:
-        """Ends every text and frees both models. Closing twice is fine. Texts that are written get PairClosed."""
+        """Ends every text and frees both models. Texts in progress raise PairClosed. A second call does nothing."""
         with _registry_lock:  # no text may begin between the two
             self._core = None
             writing: list[TokenStream | BatchStream] = [*self._streams, *self._batches]
@@ -487,7 +486,7 @@ class Pair:
             text._detach()
 
     def _stop(self) -> None:
-        """Ends every text, also those that wait, as ``cancelled``."""
+        """Cancels every text, waiting ones included."""
         for stream in self._live_streams():
             stream.cancel()
         for batch in self._live_batches():
@@ -513,7 +512,7 @@ class Pair:
     def _open_core(self) -> _core.Pair:
         core = self._core  # another thread may close the pair
         if core is None:
-            raise PairClosed("this pair was closed; load it again to go on")
+            raise PairClosed("this pair was closed; load it again")
         check_usable()
         return core
 
@@ -531,12 +530,12 @@ class Pair:
             if not prompt:
                 raise TokenizeError("the prompt is empty; give at least one character")
             return self.tokenize(prompt)
-        return _to_ids(prompt, core.n_ctx)  # type: ignore[arg-type]  # not messages; one above is too many, and refused
+        return _to_ids(prompt, core.n_ctx)  # type: ignore[arg-type]  # messages were refused above
 
     def _options_of(
         self, options: GenerationOptions, heads: _Known | None = None
     ) -> tuple[_core.Head, _core.GenerationOptions]:
-        """What the extension takes; ``heads`` keeps those prepared before."""
+        """The extension's head and options. ``heads`` caches prepared heads."""
         rate = options.rate_to_start_from()
         if options.head is not None:
             known = {} if heads is None else heads
@@ -568,7 +567,7 @@ class Pair:
         return stream
 
     def _prepare(self, head: PathLike | Head) -> _Prepared:
-        """The extension's head, and what is known of its thresholds."""
+        """The extension's form of a head, with its thresholds."""
         core = self._open_core()
         if isinstance(head, str) and head in TRAINING_FREE_HEADS:
             prepared = _core.training_free_head(head)
@@ -585,7 +584,7 @@ class Pair:
                     return _Prepared(core.token_head(name), DEFAULT_THRESHOLD, name=name)
                 except (HeadError, UnicodeEncodeError):
                     raise HeadError(
-                        f"head={name!a} is no file, no training-free head and no token of the base "
+                        f"head={name!a} is neither a file, nor a training-free head, nor a token of the base "
                         f"{self._facts[0]['path']}; {HEAD_CHOICES}"
                     ) from None
         if not isinstance(head, Head):
@@ -618,7 +617,7 @@ class _Prepared:
         """The threshold at which ``rate`` of the tokens are deferred.
 
         Raises:
-            HeadError: it is not known, and ``must_know``.
+            HeadError: the threshold is unknown, and ``must_know`` is True.
         """
         if self.name == "random" and self.head is None:
             return 1.0 - rate
@@ -627,13 +626,13 @@ class _Prepared:
         if not must_know:
             return self.default_threshold
         raise HeadError(
-            f"no threshold is known at which head {self.name} defers {rate:.0%} of the tokens; make its table with "
-            "colm calibrate, give threshold= instead, or target_rate=, which needs no table"
+            f"head {self.name} has no calibration table, so no threshold is known for the deferral rate {rate:.0%}; "
+            "run colm calibrate on it, or give threshold= or target_rate= instead"
         )
 
 
 def _to_ids(tokens: Iterable[int], most: int) -> list[int]:
-    """Token ids as integers. Of an iterator, which may have no end, no more than one above ``most`` are read."""
+    """Token ids as integers. An iterator may be endless, so at most ``most`` + 1 of its items are read."""
     if isinstance(tokens, (bytes, bytearray)) or not hasattr(tokens, "__iter__"):
         raise TokenizeError(f"the prompt is of type {type(tokens).__name__}; give str or token ids")
     ids: list[int] = []

@@ -1,4 +1,4 @@
-"""Pairs that go by a name, for ``colm.load(name)`` and ``--pair name``: two models and a head in a word."""
+"""Presets: names for two models and a head, for ``colm.load(name)`` and ``--pair name``."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Preset:
     """Two models and a head that belong together.
 
     Attributes:
-        name: what it is called.
+        name: the preset's name.
         base: the base's file, or its place on the hub.
-        assistant: the assistant's, likewise.
-        head: the head's file, or its name if it comes with the package.
-        about: what the pair is, in a line.
+        assistant: the assistant's file, or its place on the hub.
+        head: the head's file, or the name of a head in the package.
+        about: one line about the pair.
     """
 
     name: str
@@ -50,26 +50,25 @@ _PRESETS = (
 
 
 def presets() -> tuple[Preset, ...]:
-    """The pairs that :func:`colm_cpp.load` knows by name."""
+    """The presets that :func:`colm_cpp.load` accepts."""
     return _PRESETS
 
 
 def preset(name: object) -> Preset:
-    """The pair of that name.
+    """The preset of that name.
 
     Raises:
-        TypeError: the name is no text.
-        OptionError: there is none; the message lists those there are.
+        TypeError: the name is not a str.
+        OptionError: no preset has this name; the message lists all presets.
     """
     if not isinstance(name, str):
         raise TypeError(
-            f"the name of a pair is of type {type(name).__name__}; give a text such as {_PRESETS[0].name!r}"
+            f"the name of a preset is of type {type(name).__name__}; give a str such as {_PRESETS[0].name!r}"
         )
     for known in _PRESETS:
         if known.name == name:
             return known
     names = " and ".join(repr(known.name) for known in _PRESETS)
     raise OptionError(
-        f"there is no pair named {name!a}; known by name: {names}. For models of your own give both, base= and "
-        "assistant="
+        f"there is no preset {name!a}; the presets are {names}. For your own models give both base= and assistant="
     )

@@ -1,4 +1,4 @@
-"""What a pair is asked to continue: texts, token ids, conversations, one or many."""
+"""Checks of prompts: texts, token ids and conversations, one or many."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ def refuse_messages(prompt: object) -> None:
     """Raises TokenizeError for a prompt that is made of messages."""
     if isinstance(prompt, Mapping) or is_conversation(prompt):
         raise TokenizeError(
-            "the prompt is made of messages; give a list of them to a pair's chat() or stream_chat(), or lists of them "
-            "to generate_batch()"
+            "the prompt is a list of messages, which generate() does not take; pass it to chat() or stream_chat(), or "
+            "several such lists to generate_batch()"
         )
 
 
 def check_prompts(prompts: object, each: object) -> None:
-    """Refuses what is no list of prompts, or no list of as many options, as far as can be seen beforehand.
+    """Checks the types of ``prompts`` and ``each``, and their lengths where both are known.
 
     Raises:
-        TokenizeError: ``prompts`` is one text, or nothing that can be iterated.
-        OptionError: ``each`` is likewise, or has another length.
+        TokenizeError: ``prompts`` is a single text, or cannot be iterated.
+        OptionError: ``each`` is a single value, cannot be iterated, or has another length than ``prompts``.
     """
     if isinstance(prompts, (str, bytes, bytearray, Mapping)) or not isinstance(prompts, Iterable):
         raise TokenizeError(
-            f"prompts is of type {type(prompts).__name__}; give a list of prompts, or take generate() for a single one"
+            f"prompts is of type {type(prompts).__name__}; give a list of prompts, or call generate() with a single one"
         )
     if each is None:
         return
     if isinstance(each, (str, bytes, Mapping)) or not isinstance(each, Iterable):
         raise OptionError(f"each is of type {type(each).__name__}; give a list with a dict of options for each prompt")
     if isinstance(prompts, Sized) and isinstance(each, Sized) and len(prompts) != len(each):
-        raise OptionError(f"each has {len(each)} entries for {len(prompts)} prompts; give one for each")
+        raise OptionError(f"each has {len(each)} entries for {len(prompts)} prompts; give one for each prompt")
 
 
 def with_own(prompts: Iterable[Prompt], each: Iterable[Any] | None) -> Iterator[tuple[Prompt, Any]]:
@@ -58,8 +58,8 @@ def with_own(prompts: Iterable[Prompt], each: Iterable[Any] | None) -> Iterator[
     for prompt in prompts:
         extra = next(own, nothing)
         if extra is nothing:
-            raise OptionError(f"each has {n_prompts} entries, and there are more prompts; give one for each")
+            raise OptionError(f"each has {n_prompts} entries, but there are more prompts; give one for each prompt")
         n_prompts += 1
         yield prompt, extra
     if each is not None and next(own, nothing) is not nothing:
-        raise OptionError(f"each has more than {n_prompts} entries for {n_prompts} prompts; give one for each")
+        raise OptionError(f"each has more than {n_prompts} entries for {n_prompts} prompts; give one for each prompt")

@@ -1,4 +1,4 @@
-"""What a generation gives back: plain frozen values."""
+"""Results of a generation: plain frozen values."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ class Token:
 
     Attributes:
         id: token id in the shared vocabulary.
-        text: the text that became certain with this token. Joined over all tokens it is the whole text: a
-            character spread over several tokens belongs to the last of them, and a token (or part of one) behind
-            the beginning of a stop string has none.
-        source: which model's turn it was, ``"base"`` or ``"assistant"``.
+        text: the text that this token added. The texts of all tokens together are the whole text. A character that
+            spans several tokens belongs to the last of them. Text from the beginning of a stop string on belongs to
+            no token.
+        source: the model that chose the token, ``"base"`` or ``"assistant"``.
         defer_logit: z_t, the deferral logit.
-        threshold: eta in force at this position.
+        threshold: eta, the threshold at this position.
         logprob: natural log-probability of the token under the distribution that chose it (base's, assistant's, or
             the strategy's mixture), before temperature, penalties, grammar and truncation.
         top_logprobs: the likeliest tokens, descending; empty unless ``logprobs`` was given.
@@ -73,7 +73,7 @@ class Token:
 
     @property
     def deferred(self) -> bool:
-        """Whether it was the assistant's turn."""
+        """Whether the head deferred this token to the assistant."""
         return self.source == "assistant"
 
     def __repr__(self) -> str:
@@ -89,7 +89,7 @@ class Token:
 
 
 class Tokens(tuple[Token, ...]):
-    """The tokens of a text: a tuple that is short when it is printed, and tinted in a notebook."""
+    """The tokens of a text: a tuple with a short repr. A notebook shows the text with coloured tokens."""
 
     __slots__ = ()
 
@@ -98,7 +98,7 @@ class Tokens(tuple[Token, ...]):
         return f"<{_count(len(self), 'token')}: {first}{', ...' if len(self) > _SHOWN_TOKENS else ''}>"
 
     def _repr_html_(self) -> str:
-        """For notebooks: the text, each token tinted by who wrote it."""
+        """For notebooks: the text, each token coloured by the model that wrote it."""
         return _box(_tinted(self))
 
 
@@ -109,23 +109,22 @@ class Stats:
     Attributes:
         prompt_tokens: tokens in the prompt.
         generated_tokens: tokens generated, an end-of-generation token included.
-        deferral_rate: share of the generated tokens on the assistant's turn, 0 to 1.
-        base_steps: times that the base gave a distribution; with look-ahead wrong guesses add to them.
-        assistant_calls: times that the assistant was asked; with look-ahead fewer than deferred tokens.
-        lookahead: whether the base could guess deferred tokens. False where it was turned off, where a model cannot go
-            back by some tokens (recurrent, hybrid, a sliding window without ``swa_full``), and of a text that was
-            written beside others.
-        guesses: deferred tokens that the base guessed and the assistant checked.
-        right_guesses: those of them that the assistant would have written too.
-        base_tokens_read: tokens that the base evaluated, of the prompt and of the text; less than prompt plus text
-            where the beginning was known from the call before.
-        assistant_tokens_read: the same of the assistant.
-        prefill_s: seconds until the base's first distribution, plus the assistant's first reading; 0 of a text that
-            was written beside others, which shared those decodes.
-        decode_s: seconds of everything after; of a text that was written beside others, from its first step to its
-            last, whatever else these wrote.
+        deferral_rate: share of the generated tokens that were deferred, 0 to 1.
+        base_steps: how often the base gave a distribution. Rejected draft tokens add to it.
+        assistant_calls: how often the assistant was asked. With look-ahead, one call verifies several tokens.
+        lookahead: whether look-ahead was in use. It is False where it was turned off, where a model cannot go back by
+            some tokens (recurrent, hybrid, a sliding window without ``swa_full``), and in a batch.
+        drafted_tokens: deferred tokens that the base drafted and the assistant verified.
+        accepted_tokens: drafted tokens that the assistant accepted, because it chose the same token.
+        base_tokens_read: tokens that the base evaluated, in the prompt and the text. It is less than their sum where
+            the KV cache already held the beginning.
+        assistant_tokens_read: tokens that the assistant evaluated.
+        prefill_s: seconds that both models took for their first reading of the text. 0 in a batch, where texts share
+            their decodes.
+        decode_s: seconds after the prefill. In a batch: seconds from the first step of this text to its last, the
+            work for other texts included.
         tokens_per_s: generated tokens per second of ``decode_s``; 0 where nothing was generated.
-        seed: the seed in use, drawn or given.
+        seed: the seed that was used. It is drawn where none was given.
     """
 
     prompt_tokens: int
@@ -134,14 +133,19 @@ class Stats:
     base_steps: int
     assistant_calls: int
     lookahead: bool
-    guesses: int
-    right_guesses: int
+    drafted_tokens: int
+    accepted_tokens: int
     base_tokens_read: int
     assistant_tokens_read: int
     prefill_s: float
     decode_s: float
     tokens_per_s: float
     seed: int
+
+    @property
+    def acceptance_rate(self) -> float:
+        """``accepted_tokens / drafted_tokens``, 0 to 1; 0.0 where nothing was drafted."""
+        return self.accepted_tokens / self.drafted_tokens if self.drafted_tokens else 0.0
 
     def __repr__(self) -> str:
         return f"<Stats: {self._summary()}, seed {self.seed}>"
@@ -161,11 +165,11 @@ class Completion:
 
     Attributes:
         text: the generated text, without prompt and stop string.
-        tokens: the tokens that wrote it; the end-of-generation token is not among them.
+        tokens: the generated tokens, without the end-of-generation token.
         finish_reason: ``"eos"`` (a model ended the text), ``"stop"`` (a stop string), ``"length"`` (``max_tokens``
-            or the context is used up) or ``"cancelled"``.
+            was reached, or the context is full) or ``"cancelled"``.
         stats: counts and times.
-        end_token: the end-of-generation token, with who chose it; None unless ``finish_reason`` is ``"eos"``.
+        end_token: the end-of-generation token and the model that chose it; None unless ``finish_reason`` is ``"eos"``.
     """
 
     text: str
@@ -182,7 +186,7 @@ class Completion:
         return f"<Completion {text!r}: {self.stats._summary()}, finish_reason {self.finish_reason!r}>"
 
     def _repr_html_(self) -> str:
-        """For notebooks: the text, each token tinted by who wrote it, and what came of it."""
+        """For notebooks: the text, each token coloured by the model that wrote it, and the main statistics."""
         legend = " ".join(
             f'<span style="background:{tint};padding:0 .4em;border-radius:3px">{source}</span>'
             for source, tint in _TINTS.items()
@@ -210,7 +214,7 @@ def _box(inside: str) -> str:
 
 
 def _tinted(tokens: Iterable[Token]) -> str:
-    """A model may write anything: its text is escaped, and cannot turn the direction of what follows it."""
+    """Coloured spans. A model may write anything, so its text is escaped and its writing direction is isolated."""
     return "".join(
         f'<span style="background:{_TINTS[token.source]};unicode-bidi:isolate" '
         f'title="{token.source}, defer probability {token.defer_prob:.2f}">{html.escape(token.text)}</span>'

@@ -1,4 +1,4 @@
-"""A text while it is written."""
+"""Streams: one text, token by token."""
 
 from __future__ import annotations
 
@@ -22,18 +22,17 @@ _Result = TypeVar("_Result")
 class TokenStream:
     """An iterator over the tokens of one text, made by ``pair.stream()``.
 
-    The pair computes while the stream is iterated. Other threads' texts wait until it ends, or until they have waited
-    for whoever iterates it about as long as it takes to read the text again (20 ms to 1 s in all): the pair then goes
-    to them, and the stream waits for it when it is next iterated. So a stream that is left open blocks nobody, and one
-    that is read slowly shares the pair. The text is the same, but both models read it again each time that the pair
-    comes back: two streams in one loop, ``zip(a, b)``, read both texts at every token. Take :meth:`Pair.stream_batch`
-    for that.
+    The pair computes only while the stream is iterated. Other threads' texts wait until this text ends. If the reader
+    pauses, they wait about as long as a new prefill of this text takes (20 ms to 1 s in all). Then they get the pair,
+    and this stream queues when it is next iterated. An open stream therefore blocks nobody, and a slow reader shares
+    the pair. The text stays the same, but both models repeat its prefill each time that the pair comes back. Two
+    streams in one loop, ``zip(a, b)``, repeat it at every token; use :meth:`Pair.stream_batch` for that.
 
-    Leaving a loop early ends the text (so do :meth:`close` and the end of a ``with`` block); the pair stays usable and
-    keeps what it has read.
+    Leaving a loop early ends the text, and so do :meth:`close` and the end of a ``with`` block. The pair stays usable
+    and keeps its KV caches.
 
     Attributes:
-        finish_reason: why the text ended; None while it goes on, or when it was left early.
+        finish_reason: why the text ended. None while it is being written, and if it was left early.
         seed: the seed in use.
     """
 
@@ -71,7 +70,7 @@ class TokenStream:
     def _opened(self) -> tuple[_core.Generation, _core.Pair]:
         generation, pair = self._generation, self._pair
         if generation is None or pair is None:
-            raise PairClosed("the pair of this stream was closed; load it again to go on")
+            raise PairClosed("the pair of this stream was closed; load it again")
         return generation, pair
 
     def _compute(self, step: Callable[[float | None], _Result]) -> _Result:
@@ -87,13 +86,13 @@ class TokenStream:
             forward_log()
 
     def _finish(self, generation: _core.Generation, pair: _core.Pair) -> None:
-        """Notes why the text ended; it did, or the stream was closed, or its pair was."""
+        """Records why the text ended. Closing the stream or its pair ends it too."""
         if self._done:
             return
         reason = cast(FinishReason, generation.finish_reason)
         self._end()
         if reason == "cancelled" and self._generation is None:
-            raise PairClosed("the pair of this stream was closed; load it again to go on")
+            raise PairClosed("the pair of this stream was closed; load it again")
         self.finish_reason = reason
         self._final = _summary(generation, pair, self.seed)
 
@@ -119,30 +118,30 @@ class TokenStream:
         if self._final is not None:
             return self._final[0]
         if self._generation is None or self._pair is None:
-            raise PairClosed("the pair of this stream was closed; its counts are gone")
+            raise PairClosed("the pair of this stream was closed; read stats before closing it")
         return _summary(self._generation, self._pair, self.seed)[0]
 
     @property
     def calls(self) -> list[tuple[str, int, int, bool, bool]]:
         """Every call of llama_decode so far, in order: (model, position, n_tokens, logits wanted, hidden wanted)."""
         if self._generation is None:
-            raise PairClosed("the pair of this stream was closed; its calls are gone")
+            raise PairClosed("the pair of this stream was closed; read calls before closing it")
         return self._generation.calls()
 
     @property
     def token_ids(self) -> list[int]:
         """Prompt and generated token ids so far, an end-of-generation token included."""
         if self._generation is None:
-            raise PairClosed("the pair of this stream was closed; its tokens are gone")
+            raise PairClosed("the pair of this stream was closed; read token_ids before closing it")
         return self._generation.tokens
 
     def completion(self) -> Completion:
-        """Runs the stream to its end and joins it.
+        """Runs the stream to its end and returns the whole text.
 
         Raises:
             PairClosed: the pair was closed before the text ended.
             GenerationError: no token is allowed, or llama.cpp reported a failure.
-            QueueTimeout: the pair wrote other texts for longer than ``queue_timeout``; the stream can be run later.
+            QueueTimeout: the pair wrote other texts for longer than ``queue_timeout``; the stream can be run again.
         """
         if not self._done:
             generation, pair = self._opened()
@@ -171,7 +170,7 @@ class TokenStream:
         self._end()
 
     def _detach(self) -> None:
-        """Lets go of the models, for a pair that is being closed."""
+        """Drops the models, because their pair is being closed."""
         generation, self._generation, self._pair = self._generation, None, None
         if generation is not None:
             generation.cancel()
@@ -190,7 +189,7 @@ class TokenStream:
 
 
 def completion_of(finished: _core.FinishedText, pair: _core.Pair, seed: int) -> Completion:
-    """A text that was written beside others."""
+    """The result of one text of a batch."""
     stats, end_token = _summary(finished, pair, seed)
     tokens = Tokens(_to_token(step, pair) for step in finished.take_steps())
     return Completion(
@@ -213,8 +212,8 @@ def _summary(text: _core.Generation | _core.FinishedText, pair: _core.Pair, seed
         base_steps=counts["base_steps"],
         assistant_calls=counts["assistant_calls"],
         lookahead=counts["lookahead"],
-        guesses=counts["n_guesses"],
-        right_guesses=counts["n_right"],
+        drafted_tokens=counts["n_drafted"],
+        accepted_tokens=counts["n_accepted"],
         base_tokens_read=counts["base_tokens_read"],
         assistant_tokens_read=counts["assistant_tokens_read"],
         prefill_s=counts["prefill_s"],

@@ -196,8 +196,8 @@ Case random_case(std::uint32_t seed) {
 }  // namespace
 
 TEST(lookahead_writes_what_the_plain_path_writes) {
-    std::size_t n_guesses = 0;
-    std::size_t n_wrong = 0;
+    std::size_t n_drafted = 0;
+    std::size_t n_rejected = 0;
     std::size_t n_errors = 0;
     for (std::uint32_t seed = 1; seed <= 600; ++seed) {
         const Case c = random_case(seed);
@@ -209,21 +209,21 @@ TEST(lookahead_writes_what_the_plain_path_writes) {
             CHECK_EQ(w.sequence.tokens, plain.sequence.tokens);
             CHECK_EQ(w.sequence.stats.n_deferred, plain.sequence.stats.n_deferred);
             CHECK_EQ(w.error, plain.error);
-            n_guesses += w.sequence.stats.n_guesses;
-            n_wrong += w.sequence.stats.n_guesses - w.sequence.stats.n_right;
+            n_drafted += w.sequence.stats.n_drafted;
+            n_rejected += w.sequence.stats.n_drafted - w.sequence.stats.n_accepted;
             n_errors += w.error.empty() ? 0 : 1;
             if (lookahead == 0) CHECK_EQ(w.base->log, plain.base->log);
             if (lookahead == 0) CHECK_EQ(w.assistant->log, plain.assistant->log);
         }
     }
-    CHECK(n_guesses > 10000);
-    CHECK(n_wrong > 1000);
+    CHECK(n_drafted > 10000);
+    CHECK(n_rejected > 1000);
     CHECK(n_errors > 50);
 }
 
 TEST(lookahead_asks_the_assistant_once_for_many) {
     Case c;
-    c.share = 0.0;  // every guess is right
+    c.share = 0.0;  // every draft token is accepted
     c.policy.threshold = 0.0;
     c.ends = false;
     c.limit = 3 + 12;
@@ -232,21 +232,21 @@ TEST(lookahead_asks_the_assistant_once_for_many) {
     CHECK_EQ(steps.size(), 12);
     CHECK(
         std::all_of(steps.begin(), steps.end(), [](const Step& s) { return s.source == Source::assistant; }));
-    CHECK_EQ(w.sequence.stats.n_guesses, 12);
-    CHECK_EQ(w.sequence.stats.n_right, 12);
+    CHECK_EQ(w.sequence.stats.n_drafted, 12);
+    CHECK_EQ(w.sequence.stats.n_accepted, 12);
     CHECK_EQ(w.sequence.stats.assistant_calls, 3);
     const Text& t = w.sequence.tokens;
     const auto read = [&](std::ptrdiff_t from, std::ptrdiff_t to, const char* at) {
         return "eval " + std::to_string(from) + " " + check::show(Text(t.begin() + from, t.begin() + to)) +
                " logits at " + at;
     };
-    // Of the last guess of a call nobody asks what follows it, yet: it is read with the next.
+    // Nobody asks what follows the last draft token of a call: it is read with the next call.
     CHECK_EQ(w.assistant->log,
              (Log{read(0, 6, "[2, 3, 4, 5]"), read(6, 10, "[0, 1, 2, 3]"), read(10, 14, "[0, 1, 2, 3]")}));
     CHECK_EQ(w.base->log.size(), 12);  // never anything twice
 }
 
-TEST(lookahead_replaces_a_wrong_guess_and_goes_back_to_it) {
+TEST(lookahead_replaces_a_rejected_draft_token_and_goes_back_to_it) {
     // The assistant differs after one text alone.
     const Function base = random_function(1, kVocab);
     Case c;
@@ -284,8 +284,8 @@ TEST(lookahead_replaces_a_wrong_guess_and_goes_back_to_it) {
     CHECK_EQ(base_log.log.size(), 4);  // three tokens in one batch, then three more
     CHECK_EQ(step().token, other);
     CHECK_EQ(base_log.log.size(), 4);  // it was known
-    CHECK_EQ(sequence.stats.n_guesses, 3);
-    CHECK_EQ(sequence.stats.n_right, 2);
+    CHECK_EQ(sequence.stats.n_drafted, 3);
+    CHECK_EQ(sequence.stats.n_accepted, 2);
     CHECK_EQ(sequence.stats.n_deferred, 3);
     base_log.take_log();
     assistant_log.take_log();
@@ -314,8 +314,8 @@ TEST(lookahead_with_a_head_that_needs_no_base_lets_the_assistant_write_one_more)
     c.limit = 3 + 10;
     World w(c);
     w.write(4);
-    CHECK_EQ(w.sequence.stats.assistant_calls, 2);  // four guesses and a token of its own, twice
-    CHECK_EQ(w.sequence.stats.n_guesses, 8);
+    CHECK_EQ(w.sequence.stats.assistant_calls, 2);  // four draft tokens and a token of its own, twice
+    CHECK_EQ(w.sequence.stats.n_drafted, 8);
     CHECK_EQ(w.sequence.stats.base_steps, 8);
     CHECK_EQ(w.sequence.n_generated(), 10);
 }
@@ -327,7 +327,7 @@ TEST(lookahead_is_off_for_models_that_cannot_go_back) {
     World w(c);
     CHECK(!w.engine->can_look_ahead());
     w.write(8);
-    CHECK_EQ(w.sequence.stats.n_guesses, 0);
+    CHECK_EQ(w.sequence.stats.n_drafted, 0);
 
     // Nor is it for those that say they can and do not, once they were seen.
     c.options.admits_it = false;
@@ -338,10 +338,10 @@ TEST(lookahead_is_off_for_models_that_cannot_go_back) {
     CHECK(liar.engine->can_look_ahead());
     check_same(liar.write(8), plain.write(std::nullopt));
     CHECK(!liar.engine->can_look_ahead());
-    CHECK(liar.sequence.stats.n_guesses <= 16);
+    CHECK(liar.sequence.stats.n_drafted <= 16);
 }
 
-TEST(lookahead_auto_guesses_where_it_pays_alone) {
+TEST(lookahead_auto_drafts_where_it_pays_alone) {
     // Whatever it decides it writes the same; here, what it decides.
     const auto estimates = [](double base, double call, double token, double rate) {
         colm::Estimates e;
@@ -371,12 +371,12 @@ TEST(lookahead_auto_guesses_where_it_pays_alone) {
     CHECK(none.worth_going_on(0.95));
 }
 
-TEST(lookahead_learns_how_often_guesses_are_right) {
+TEST(lookahead_learns_the_acceptance_rate) {
     colm::Estimates e;
-    CHECK_NEAR(e.right(2.0), reference::sigmoid(2.0), 1e-9);
-    for (int i = 0; i < 400; ++i) e.guess(2.0, i % 4 == 0);
-    CHECK_NEAR(e.right(2.0), 0.25, 0.03);
-    CHECK_NEAR(e.right(-1.0), reference::sigmoid(-1.0), 1e-9);
+    CHECK_NEAR(e.acceptance_rate(2.0), reference::sigmoid(2.0), 1e-9);
+    for (int i = 0; i < 400; ++i) e.verified(2.0, i % 4 == 0);
+    CHECK_NEAR(e.acceptance_rate(2.0), 0.25, 0.03);
+    CHECK_NEAR(e.acceptance_rate(-1.0), reference::sigmoid(-1.0), 1e-9);
     // One slow batch does not change its mind.
     for (int i = 0; i < 20; ++i) e.assistant_batch(1, 0.05);
     const double before = e.call_seconds() + e.token_seconds();

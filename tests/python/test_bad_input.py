@@ -1273,7 +1273,7 @@ def test_grammar_that_no_token_satisfies(pair: colm.Pair) -> None:
 
 @pytest.mark.usefixtures("still_usable")
 def test_bias_that_bans_every_token(pair: colm.Pair) -> None:
-    with pytest.raises(errors.GenerationError, match="logit_bias bans every token"):
+    with pytest.raises(errors.GenerationError, match="logit_bias"):
         pair.generate("the", logit_bias=ban(pair))
 
 
@@ -1443,7 +1443,7 @@ def closed(folder: Path) -> tuple[colm.Pair, dict[str, colm.TokenStream]]:
 
 @pytest.mark.parametrize("name", USES)
 def test_closed_pair(closed: tuple[colm.Pair, dict[str, colm.TokenStream]], name: str) -> None:
-    with pytest.raises(errors.PairClosed, match="closed; load it again"):
+    with pytest.raises(errors.PairClosed, match="closed"):
         USES[name](closed[0])
 
 

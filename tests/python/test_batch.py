@@ -216,7 +216,7 @@ def test_bad_options(pair: colm.Pair) -> None:
 def test_more_texts_than_a_batch_holds(tiny_pair: Any) -> None:
     """llama.cpp would abort."""
     pair = tiny_pair(n_batch=4)
-    with pytest.raises(colm.OptionError, match="5 texts at a time"):
+    with pytest.raises(colm.OptionError, match=r"\b5\b"):
         pair.stream_batch(["a"], n_parallel=5)
     assert len(pair.generate_batch(PROMPTS, n_parallel=4, max_tokens=3)) == 8
 

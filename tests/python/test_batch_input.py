@@ -62,9 +62,9 @@ def test_each_is_as_long_as_prompts(pair: colm.Pair) -> None:
     for n_prompts, n_each in ((2, 1), (1, 2), (3, 0), (0, 3)):
         with pytest.raises(colm.OptionError, match=rf"each.*\b{n_each}\b.*\b{n_prompts}\b"):
             pair.stream_batch(["a"] * n_prompts, each=[{}] * n_each, **GREEDY)
-    with pytest.raises(colm.OptionError, match=r"each.*\b1\b.*more prompts"):
+    with pytest.raises(colm.OptionError, match=r"each.*\b1\b"):
         pair.generate_batch(["a", "b"], each=iter([{}]), **GREEDY)
-    with pytest.raises(colm.OptionError, match=r"each.*more than 1\b.*\b1 prompts"):
+    with pytest.raises(colm.OptionError, match=r"each.*more than 1\b"):
         pair.generate_batch(iter(["a"]), each=[{}, {}], **GREEDY)
     with pytest.raises(colm.OptionError, match=r"each.*dict"):
         pair.generate_batch(["a"], each={"max_tokens": 3}, **GREEDY)  # type: ignore[arg-type]

@@ -64,7 +64,7 @@ def bits(out: colm.Completion) -> list[tuple[Any, ...]]:
 
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
 def test_look_ahead(invariant: colm.Pair, temperature: float) -> None:
-    guesses = 0
+    drafted = 0
     for seed, prompt in enumerate(PROMPTS):
         options: dict[str, Any] = {"threshold": 0.6, "temperature": temperature, "seed": seed, "logprobs": 3}
         invariant.forget()
@@ -72,8 +72,8 @@ def test_look_ahead(invariant: colm.Pair, temperature: float) -> None:
         invariant.forget()
         written = invariant.generate(prompt, max_tokens=40, lookahead=9, **options)
         assert bits(written) == bits(plain)
-        guesses += written.stats.guesses
-    assert guesses > 50
+        drafted += written.stats.drafted_tokens
+    assert drafted > 50
 
 
 def test_look_ahead_far_into_a_text(quantised_pair: colm.Pair) -> None:
@@ -88,7 +88,7 @@ def test_among_others(invariant: colm.Pair) -> None:
     options: dict[str, Any] = {"threshold": 0.6, "temperature": 0.8, "max_tokens": 24, "logprobs": 2}
     if 1 in (invariant.base["n_ubatch"], invariant.assistant["n_ubatch"]):
         # As of float32 on x86, where even two tokens have a kernel of their own.
-        with pytest.raises(colm.OptionError, match=r"one at a time, or load without batch_invariant"):
+        with pytest.raises(colm.OptionError, match="batch_invariant"):
             invariant.generate_batch(PROMPTS, seed=7, n_parallel=8, **options)
         return
     together = invariant.generate_batch(PROMPTS, seed=7, n_parallel=8, **options)
@@ -128,7 +128,7 @@ def test_a_model_that_cannot_go_back(tiny_pair: TinyPairs) -> None:
     pair = tiny_pair(mamba, {"arch": "mamba", "seed": 4}, batch_invariant=True)
     assert pair.assistant["n_ubatch"] == 1
     assert pair.generate("Hello", max_tokens=4).stats.generated_tokens > 0
-    with pytest.raises(colm.OptionError, match=r"one at a time, or load without batch_invariant"):
+    with pytest.raises(colm.OptionError, match="batch_invariant"):
         pair.generate_batch(PROMPTS, n_parallel=4)
     assert len(pair.generate_batch(PROMPTS[:2], n_parallel=1, max_tokens=4)) == 2
 

@@ -109,7 +109,7 @@ def test_the_same_decodes_again(pair: colm.Pair) -> None:
     assert all(second > 0 for second in seconds)
     assert pair.generate("The sun", threshold=0.7, temperature=0, max_tokens=20).text == text
     for bad in (("base", 1, 1, True, False), ("base", 0, 9999, True, False), ("base", -1, 1, True, False)):
-        with pytest.raises(colm.OptionError, match="does not follow 0 tokens"):
+        with pytest.raises(colm.OptionError, match="0 tokens"):
             pair._replay(stream.token_ids, [bad])
     with pytest.raises(colm.TokenizeError):
         pair._replay([10**6], [])
@@ -117,7 +117,7 @@ def test_the_same_decodes_again(pair: colm.Pair) -> None:
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"n_tokens": 3}, "n_tokens is 3"), ({"rounds": 0}, "rounds is 0"), ({"n_tokens": 5000}, "need a context of")],
+    [({"n_tokens": 3}, "n_tokens is 3"), ({"rounds": 0}, "rounds is 0"), ({"n_tokens": 5000}, r"\b5\d\d\d\b")],
 )
 def test_bad_options(pair: colm.Pair, options: dict[str, int], words: str) -> None:
     with pytest.raises(colm.OptionError, match=words):

@@ -243,7 +243,7 @@ def test_each_text_goes_with_its_prompt(tiny_pair: Any, asked: Asked) -> None:
 
 def test_calibration_refuses(wide: Pair) -> None:
     head = Head.confidence(wide.n_embd)
-    with pytest.raises(CorpusError, match="there are no prompts"):
+    with pytest.raises(CorpusError, match="no prompts"):
         calibrate(wide, head, [], OPTIONS, chat=False)
     with pytest.raises(OptionError, match=r"default_rate is 1\.5"):
         calibrate(wide, head, PROBLEMS, OPTIONS, chat=False, default_rate=1.5)
@@ -251,7 +251,7 @@ def test_calibration_refuses(wide: Pair) -> None:
         calibrate(wide, head, PROBLEMS, OPTIONS, chat=False, n_parallel=257)
     with pytest.raises(ContextFull):
         calibrate(wide, head, [*PROBLEMS, TOO_LONG], OPTIONS, chat=False, n_parallel=3)
-    with pytest.raises(CorpusError, match="the base wrote nothing"):
+    with pytest.raises(CorpusError, match="max_tokens"):
         calibrate(wide, head, PROBLEMS[:1], {"max_tokens": 0}, chat=False)
     with pytest.raises(HeadMismatch):
         calibrate(wide, Head.confidence(wide.n_embd + 1), PROBLEMS, OPTIONS, chat=False)
@@ -312,7 +312,7 @@ def test_random_needs_no_table(wide: Pair) -> None:
 
 def test_a_head_without_a_table_says_what_to_do(wide: Pair) -> None:
     for head, name in ((linear(wide.n_embd), "linear"), ("confidence", "confidence"), ("always", "always")):
-        with pytest.raises(HeadError, match=f"head {name} defers 20% .* colm calibrate, give threshold= instead"):
+        with pytest.raises(HeadError, match=f"head {name} .*20%.*colm calibrate.*threshold="):
             wide.generate("The city", head=head, defer_rate=0.2)
     # A head of one's own that happens to be called random has no rule of its own either.
     with pytest.raises(HeadError, match="colm calibrate"):
@@ -321,7 +321,7 @@ def test_a_head_without_a_table_says_what_to_do(wide: Pair) -> None:
 
 @pytest.mark.parametrize("other", [{"threshold": 0.4}, {"target_rate": 0.2}])
 def test_two_ways_to_say_how_much(other: dict[str, Any], wide: Pair) -> None:
-    with pytest.raises(OptionError, match=f"defer_rate and {next(iter(other))} both say how much to defer"):
+    with pytest.raises(OptionError, match=f"defer_rate.*{next(iter(other))}"):
         wide.generate("The city", head="random", defer_rate=0.2, **other)
 
 
@@ -333,7 +333,7 @@ def test_rates_out_of_range(name: str, value: Any, wide: Pair) -> None:
 
 
 def test_a_schedule_and_a_target_contradict_each_other(wide: Pair) -> None:
-    with pytest.raises(OptionError, match="schedule and target_rate both move the threshold"):
+    with pytest.raises(OptionError, match=r"schedule.*target_rate"):
         wide.generate("The city", target_rate=0.2, schedule="linear", schedule_tokens=8)
 
 

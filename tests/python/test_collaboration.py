@@ -51,7 +51,7 @@ def test_streaming(pair: colm.Pair) -> None:
 
 
 def test_looking_ahead(pair: colm.Pair) -> None:
-    """The base guesses sums, is wrong, and is set right: the same texts, and now and then a call less."""
+    """The base drafts sums, drafts wrongly, and is corrected: the same texts, and now and then a call less."""
     prompts = [pair.tokenize_chat(list(problem.messages)) for problem in demo_problems(limit=24)]
     plain = [pair.generate(prompt, lookahead=0, **GREEDY) for prompt in prompts]
     ahead = [pair.generate(prompt, lookahead=4, **GREEDY) for prompt in prompts]
@@ -60,8 +60,10 @@ def test_looking_ahead(pair: colm.Pair) -> None:
         for a, b in zip(plain, ahead, strict=True)
     ]
     assert sum(same) >= 22
-    guesses, right = (sum(getattr(out.stats, name) for out in ahead) for name in ("guesses", "right_guesses"))
-    assert 0 < right < guesses
+    drafted, accepted = (
+        sum(getattr(out.stats, name) for out in ahead) for name in ("drafted_tokens", "accepted_tokens")
+    )
+    assert 0 < accepted < drafted
     assert sum(out.stats.assistant_calls for out in ahead) < sum(out.stats.assistant_calls for out in plain)
 
 

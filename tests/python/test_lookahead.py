@@ -1,4 +1,4 @@
-"""Look-ahead: the base guesses what the assistant would say. The same texts, with fewer calls."""
+"""Look-ahead: the base drafts deferred tokens, and the assistant verifies them. The same texts, with fewer calls."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from colm_cpp.cli import main
 
 PROMPTS = ["The sun", "a", "two hundred and one", "Once upon a time there was", "x" * 40, "Hello", "12 + 7 =", "b c d"]
 TWIN = {**BASE, "extra_tail": (), "n_padding": 11}
-"""The base's weights: every guess is right, but for the noise and the strategies that change the distribution."""
+"""The base's weights: the assistant rejects a draft token only where noise or a strategy changes the distribution."""
 
 SharedPairs = Callable[..., colm.Pair]
 
@@ -59,20 +59,23 @@ def test_300_random_cases(shared_pairs: SharedPairs) -> None:
     """Same tokens, sources and seeds as without, whatever the options, with a stranger and with a twin as assistant."""
     rng = random.Random(4)
     pairs = [shared_pairs(BASE, ASSISTANT), shared_pairs(BASE, TWIN)]
-    guesses = right = saved = 0
+    drafted = accepted = saved = 0
     for number in range(300):
         pair, options = pairs[number % 2], random_options(rng)
         prompt = rng.choice(PROMPTS)
         plain = pair.generate(prompt, lookahead=0, **options)
         written = pair.generate(prompt, lookahead=rng.choice([1, 2, 4, 8, 15, "auto"]), **options)
         assert_same(written, plain)
-        assert (plain.stats.guesses, plain.stats.lookahead) == (0, False)
+        stats = plain.stats
+        assert (stats.drafted_tokens, stats.acceptance_rate, stats.lookahead) == (0, 0.0, False)
         assert written.stats.lookahead
-        guesses += written.stats.guesses
-        right += written.stats.right_guesses
+        drafted += written.stats.drafted_tokens
+        accepted += written.stats.accepted_tokens
+        if n := written.stats.drafted_tokens:
+            assert written.stats.acceptance_rate == written.stats.accepted_tokens / n
         saved += plain.stats.assistant_calls - written.stats.assistant_calls
-    assert guesses > 1000
-    assert 0.2 < right / guesses < 0.95
+    assert drafted > 1000
+    assert 0.2 < accepted / drafted < 0.95
     assert saved > 300
 
 
@@ -85,17 +88,17 @@ def test_one_call_for_many_tokens(shared_pairs: SharedPairs) -> None:
         out = pair.generate("The sun", lookahead=lookahead, **options)
         assert out.stats.assistant_calls == calls
         assert out.stats.generated_tokens == 32
-        assert out.stats.guesses == out.stats.right_guesses == (32 if lookahead else 0)
-        # Nothing is read twice: of the last guess nobody asks what follows.
+        assert out.stats.drafted_tokens == out.stats.accepted_tokens == (32 if lookahead else 0)
+        # Nothing is read twice: nobody asks what follows the last draft token.
         assert out.stats.assistant_tokens_read == out.stats.prompt_tokens + 31
         assert out.stats.base_steps == 32
 
 
 def test_draws_agree_where_distributions_do(shared_pairs: SharedPairs) -> None:
-    """Sampled at temperature 1.5, a twin still guesses right: noise is the position's, not the model's."""
+    """At temperature 1.5 the twin still accepts every draft token: noise belongs to the position, not to the model."""
     out = shared_pairs(BASE, TWIN).generate("Hello", threshold=0.0, temperature=1.5, seed=5, max_tokens=40, lookahead=8)
-    assert out.stats.guesses > 20
-    assert out.stats.right_guesses == out.stats.guesses
+    assert out.stats.drafted_tokens > 20
+    assert out.stats.accepted_tokens == out.stats.drafted_tokens
 
 
 def test_seeds_still_differ(pair: colm.Pair) -> None:
@@ -117,8 +120,8 @@ def test_only_what_is_certain_is_streamed(shared_pairs: SharedPairs) -> None:
         assert [(token.id, token.text) for token in got] == [(t.id, t.text) for t in plain.tokens[:n]]
 
 
-def test_the_end_inside_a_guess(shared_pairs: SharedPairs) -> None:
-    """The base guesses the end of the text; the tokens behind it are never written."""
+def test_the_end_inside_a_draft(shared_pairs: SharedPairs) -> None:
+    """The base drafts the end of the text; the tokens behind it are never written."""
     pair = shared_pairs(BASE, TWIN)
     eog = pair.base["eog_tokens"]
     options: dict[str, Any] = {"threshold": 0.0, "temperature": 0, "max_tokens": 60, "seed": 1}
@@ -149,7 +152,7 @@ def test_models_that_cannot_go_back(shared_pairs: SharedPairs, archs: tuple[str,
     pair = shared_pairs({"arch": archs[0], "seed": 5}, {"arch": archs[1], "seed": 6})
     out = pair.generate("The sun", threshold=0.3, temperature=0, max_tokens=20, lookahead=8)
     assert not out.stats.lookahead
-    assert out.stats.guesses == 0
+    assert out.stats.drafted_tokens == 0
     assert out.stats.deferral_rate > 0
 
 
@@ -159,13 +162,13 @@ def test_a_sliding_window(tiny_pair: TinyPairs) -> None:
     whole = tiny_pair(gemma, gemma)
     written = whole.generate("The sun", lookahead=6, **options)
     assert written.stats.lookahead
-    assert written.stats.guesses > 0
+    assert written.stats.drafted_tokens > 0
     assert_same(written, whole.generate("The sun", lookahead=0, **options))
     assert not tiny_pair(gemma, gemma, swa_full=False).generate("The sun", lookahead=6, **options).stats.lookahead
 
 
 def test_small_batches(tiny_pair: TinyPairs) -> None:
-    """No more is guessed than a batch can check."""
+    """The base drafts no more than one batch can verify."""
     for n_batch in (1, 2, 5):
         pair = tiny_pair(BASE, TWIN, n_batch=n_batch)
         options: dict[str, Any] = {"threshold": 0.6, "temperature": 0, "max_tokens": 30, "seed": 1}
@@ -195,8 +198,8 @@ def test_the_command_line(tiny_model: TinyModels) -> None:
         result = CliRunner().invoke(main, ["generate", "The sun", *files, *options, "--lookahead", lookahead])
         assert result.exit_code == 0, result.stderr
         outs.append(result.stdout)
-    assert '"guesses": 0' in outs[0]
-    assert '"guesses": 8' in outs[2] or '"guesses": 7' in outs[2]
+    assert '"drafted_tokens": 0' in outs[0]
+    assert '"drafted_tokens": 8' in outs[2] or '"drafted_tokens": 7' in outs[2]
     refused = CliRunner().invoke(main, ["generate", "The sun", *files, "--lookahead", "16"])
     assert refused.exit_code == 1
     assert "lookahead is 16; it must be from 0 to 15" in refused.stderr

@@ -67,10 +67,10 @@ def test_scale(files: dict[str, Path]) -> None:
 
 
 def test_adapter_in_place_of_a_model(files: dict[str, Path]) -> None:
-    with pytest.raises(colm.LoadError, match="LoRA adapter, not a model"):
+    with pytest.raises(colm.LoadError, match="LoRA adapter"):
         colm.load(files["adapter"], files["assistant"], "random")
 
 
 def test_model_in_place_of_an_adapter(files: dict[str, Path]) -> None:
-    with pytest.raises(colm.LoadError, match="is not a LoRA adapter"):
+    with pytest.raises(colm.LoadError, match="LoRA adapter"):
         colm.load(files["base"], files["assistant"], "random", lora=files["base"])

@@ -57,9 +57,7 @@ def test_generate_takes_a_name(tiny_preset: Preset) -> None:
 @pytest.mark.parametrize("name", ["qwen2.5", "", "x.gguf", "\ud800"])
 def test_an_unknown_name_is_answered_with_those_there_are(name: str) -> None:
     for call in (lambda: colm.load(name), lambda: colm.generate("a", pair=name)):
-        with pytest.raises(
-            colm.OptionError, match=r"'demo' and 'qwen2\.5-coder-0\.5b-1\.5b'.*base= and assistant="
-        ) as e:
+        with pytest.raises(colm.OptionError, match=r"'demo'.*'qwen2\.5-coder-0\.5b-1\.5b'.*base=.*assistant=") as e:
             call()
         assert ascii(name) in str(e.value)
 
@@ -71,7 +69,7 @@ def test_a_name_is_a_text(value: object) -> None:
 
 
 def test_generate_wants_one_pair() -> None:
-    with pytest.raises(colm.OptionError, match="leave out"):
+    with pytest.raises(colm.OptionError, match="pair="):
         colm.generate("a", pair="qwen2.5-coder-0.5b-1.5b", base="x.gguf")
     with pytest.raises(colm.OptionError, match="pair="):
         colm.generate("a", base="x.gguf", head="random")

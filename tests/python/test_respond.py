@@ -152,7 +152,7 @@ def test_the_very_tokens_are_scored(pair: colm.Pair, prompts: Corpus, files: tup
     with Scorer(*files, **LOAD) as scorer:
         corpus = respond(pair, prompts, tmp_path, GREEDY)
         done = score(scorer, corpus, tmp_path)
-        with pytest.raises(CorpusError, match="holds scores with respond"):
+        with pytest.raises(CorpusError, match="respond"):
             score(scorer, prompts, tmp_path)
     rows = [row for row in rows_of(tmp_path) if "ids" in row]
     # The tokenizer would cut at least one of them into other tokens.
@@ -182,19 +182,19 @@ def test_an_empty_answer_is_a_bad_row(pair: colm.Pair, prompts: Corpus, tmp_path
 @pytest.mark.parametrize("n_parallel", [1, 4])
 def test_strict(n_parallel: int, pair: colm.Pair, prompts: Corpus, tmp_path: Path) -> None:
     for _ in range(2):  # nor is a bad row passed over the next time
-        with pytest.raises(CorpusError, match=r"prompts\.jsonl:4: there is no prompt to answer; without --strict"):
+        with pytest.raises(CorpusError, match=r"prompts\.jsonl:4: .*--strict"):
             respond(pair, prompts, tmp_path / "out", GREEDY, strict=True, n_parallel=n_parallel)
     assert len(rows_of(tmp_path / "out")) == 3
 
 
 def test_chat_needs_a_template(tiny_pair: Any, prompts: Corpus, tmp_path: Path) -> None:
     pair = tiny_pair(BASE, ASSISTANT, n_ctx=96)
-    with pytest.raises(ChatTemplateError, match="carries no chat template"):
+    with pytest.raises(ChatTemplateError, match="chat template"):
         respond(pair, prompts, tmp_path / "out", GREEDY, chat=True)
     corpus = respond(pair, prompts, tmp_path / "out", GREEDY)
     bad = [document for document in corpus.documents() if isinstance(document, BadRow)]
     assert [row.line for row in bad] == [4, 5, 6]
-    assert "carries no chat template" in bad[1].reason
+    assert "chat template" in bad[1].reason
 
 
 @pytest.mark.parametrize("n_parallel", [1, 4])
@@ -254,9 +254,9 @@ def test_answers_of_another_head_are_refused(pair: colm.Pair, prompts: Corpus, h
     respond(pair, prompts, tmp_path / "out", GREEDY, head=head_file)
     colm.Head.load(head_file).replace(default_threshold=0.3).save(head_file)
     for other in (head_file, "always", "never"):
-        with pytest.raises(CorpusError, match="with other options"):
+        with pytest.raises(CorpusError, match="options"):
             respond(pair, prompts, tmp_path / "out", GREEDY, head=other)
-    with pytest.raises(HeadError, match="no threshold is known at which head confidence"):
+    with pytest.raises(HeadError, match="head confidence"):
         respond(pair, prompts, tmp_path / "other", {**GREEDY, "defer_rate": 0.4}, head="confidence")
 
 
@@ -382,10 +382,10 @@ def test_other_options_are_refused(pair: colm.Pair, prompts: Corpus, tmp_path: P
         (GREEDY, {"system": "Be brief"}),
     ]
     for options, more in others:
-        with pytest.raises(CorpusError, match="holds answers made from another corpus or with other options"):
+        with pytest.raises(CorpusError, match=r"corpus.*options"):
             respond(pair, prompts, folder, options, **more)
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "another"}\n')
-    with pytest.raises(CorpusError, match="another corpus"):
+    with pytest.raises(CorpusError, match="corpus"):
         respond(pair, select([tmp_path / "prompts.jsonl"], needs_completion=False), folder, GREEDY)
     assert (folder / FILE).read_bytes() == before
 
@@ -415,7 +415,7 @@ def test_damaged_answers(pair: colm.Pair, prompts: Corpus, tmp_path: Path) -> No
     path = tmp_path / "out" / FILE
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([*lines[:3], b"{damaged\n", *lines[4:]]))
-    with pytest.raises(CorpusError, match=rf"{FILE}:4 is damaged.*delete the line and those behind it"):
+    with pytest.raises(CorpusError, match=rf"{FILE}:4 .*delete"):
         list(corpus.documents())
     path.write_bytes(b"".join(lines[:3]))
     respond(pair, prompts, tmp_path / "out", GREEDY)
@@ -424,7 +424,7 @@ def test_damaged_answers(pair: colm.Pair, prompts: Corpus, tmp_path: Path) -> No
 
 def test_two_writers(pair: colm.Pair, prompts: Corpus, tmp_path: Path) -> None:
     def second(progress: Progress) -> None:
-        with pytest.raises(CorpusError, match="another process is writing"):
+        with pytest.raises(CorpusError, match="another process"):
             respond(pair, prompts, tmp_path / "out", GREEDY)
 
     respond(pair, prompts, tmp_path / "out", GREEDY, on_progress=second)

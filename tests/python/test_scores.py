@@ -6,6 +6,7 @@ import errno
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -259,7 +260,7 @@ def test_a_killed_process_is_gone_on_with(
     with subprocess.Popen([sys.executable, "-c", CHILD, *arguments], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         n_texts = next(n for n in map(int, process.stdout) if n > 5)
-        with pytest.raises(CorpusError, match="another process is writing"):
+        with pytest.raises(CorpusError, match="another process"):
             score(scorer, select(corpus), folder)
         process.kill()
         assert process.wait() == -signal.SIGKILL
@@ -400,14 +401,14 @@ def test_files_cut_short(name: str, missing: int, begun: Path, scorer: Scorer, c
     path = begun / name
     path.write_bytes(path.read_bytes()[: -min(missing, path.stat().st_size)])
     before = contents(begun)
-    with pytest.raises(CorpusError, match=rf"{name}.*cut short.*progress\.json counts"):
+    with pytest.raises(CorpusError, match=rf"{name}.*progress\.json"):
         score(scorer, select(corpus), begun)
-    with pytest.raises(CorpusError, match="cut short"):  # it was let go of
+    with pytest.raises(CorpusError, match="progress"):  # it was let go of
         score(scorer, select(corpus), begun)
     after = contents(begun)
     assert all(len(after[name]) >= len(data) for name, data in before.items())
     if name.endswith(".npy"):
-        with pytest.raises(CorpusError, match=rf"{name}.*cut short"):
+        with pytest.raises(CorpusError, match=name):
             Scores(begun)
 
 
@@ -416,11 +417,11 @@ def test_damaged_progress(text: str, begun: Path, scorer: Scorer, corpus: list[P
     (begun / "progress.json").write_text(text)
     before = contents(begun)
     for open_folder in (lambda: score(scorer, select(corpus), begun), lambda: Scores(begun)):
-        with pytest.raises(CorpusError, match=r"progress\.json is damaged"):
+        with pytest.raises(CorpusError, match=r"progress\.json"):
             open_folder()
     assert contents(begun) == before
     (begun / "progress.json").unlink()
-    with pytest.raises(CorpusError, match=r"progress\.json cannot be read"):
+    with pytest.raises(CorpusError, match=r"progress\.json"):
         score(scorer, select(corpus), begun)
 
 
@@ -433,7 +434,7 @@ def test_other_options_are_refused(begun: Path, scorer: Scorer, corpus: list[Pat
         ({"chat": False}, "chat true, not false"),
         ({"system": "Be brief"}, 'system null, not "Be brief"'),
     ):
-        with pytest.raises(CorpusError, match=f"holds scores with {said}; give the same, or another folder"):
+        with pytest.raises(CorpusError, match=said):
             score(scorer, select(corpus), begun, **options)  # type: ignore[arg-type]
     score(scorer, select(corpus), begun)
     assert_same(begun, finished)
@@ -441,13 +442,13 @@ def test_other_options_are_refused(begun: Path, scorer: Scorer, corpus: list[Pat
 
 def test_other_corpora_are_refused(begun: Path, scorer: Scorer, corpus: list[Path], tmp_path: Path) -> None:
     for other in (corpus[:1], corpus[::-1], [*corpus, corpus[0]]):
-        with pytest.raises(CorpusError, match="holds scores with corpus"):
+        with pytest.raises(CorpusError, match="corpus"):
             score(scorer, select(other), begun)
     edited = tmp_path / "rows.jsonl"
     edited.write_bytes(corpus[0].read_bytes().replace(b"river 21", b"river 12") + b"\n")
-    with pytest.raises(CorpusError, match="holds scores with corpus"):
+    with pytest.raises(CorpusError, match="corpus"):
         score(scorer, select([edited, corpus[1]]), begun)
-    with pytest.raises(CorpusError, match="holds scores with sample null"):
+    with pytest.raises(CorpusError, match="sample null"):
         score(scorer, select(corpus, limit=23, seed=1), begun)
 
 
@@ -456,7 +457,7 @@ def test_facts_that_only_one_side_knows_are_refused(missing: bool, tmp_path: Pat
     few: Mapping[str, Any] = {"n_embd": 3, "top_k": 2}
     more = {**few, "respond": {"seed": 1}}
     ScoresWriter(tmp_path, more if missing else few).close()
-    with pytest.raises(CorpusError, match=r"holds scores with respond (null, not \{|\{.*, not null)"):
+    with pytest.raises(CorpusError, match=r"respond (null, .*\{|\{.*null)"):
         ScoresWriter(tmp_path, few if missing else more)
 
 
@@ -477,7 +478,7 @@ def test_other_models_are_refused(
     for files, load, name in others:
         with (
             Scorer(*files, **{**LOAD, **load}) as scorer,
-            pytest.raises(CorpusError, match=f"holds scores with {name} "),
+            pytest.raises(CorpusError, match=f" {name} "),
         ):
             score(scorer, select(corpus), begun)
 
@@ -512,7 +513,7 @@ def test_folders_of_something_else(begun: Path, scorer: Scorer, corpus: list[Pat
         (begun / "meta.json").write_text(text)
         with pytest.raises(CorpusError, match=said):
             score(scorer, select(corpus), begun)
-    with pytest.raises(CorpusError, match=r"is no folder of scores: meta\.json cannot be read"):
+    with pytest.raises(CorpusError, match=r"meta\.json"):
         Scores(tmp_path / "none")
 
 
@@ -520,7 +521,7 @@ def test_two_writers(scorer: Scorer, corpus: list[Path], finished: Path, tmp_pat
     folder = tmp_path / "scores"
 
     def second(progress: Progress) -> None:
-        with pytest.raises(CorpusError, match=f"another process is writing to {folder}"):
+        with pytest.raises(CorpusError, match=f"another process.*{folder}"):
             score(scorer, select(corpus), folder)
 
     score(scorer, select(corpus), folder, on_progress=second)
@@ -665,23 +666,23 @@ def test_no_usable_row(rows: bytes, bad_lines: list[int], scorer: Scorer, tmp_pa
     path.write_bytes(rows)
     told: list[Progress] = []
     for folder in (tmp_path / "scores",) * 2:
-        with pytest.raises(CorpusError, match="the corpus holds no usable row"):
+        with pytest.raises(CorpusError, match="corpus"):
             score(scorer, select([path]), folder, on_progress=told.append)
-    with pytest.raises(CorpusError, match="holds no scored token"):
+    with pytest.raises(CorpusError, match="colm score"):
         Scores(tmp_path / "scores")
     assert [bad.line for progress in told for bad in progress.bad_rows] == bad_lines
 
 
 def test_strict_stops_at_the_first_bad_row(scorer: Scorer, corpus: list[Path], tmp_path: Path) -> None:
     counting = CountingScorer(scorer)
-    with pytest.raises(CorpusError, match=r"rows\.jsonl:4: neither.*without --strict such rows are left out"):
+    with pytest.raises(CorpusError, match=r"rows\.jsonl:4: .*--strict"):
         score(counting, select(corpus), tmp_path, strict=True)  # type: ignore[arg-type]
     assert all(line < 4 for _, line in counting.read)
     assert progress_of(tmp_path).n_bad == 0
     # A row is as bad when it is only the tokens that show it.
     long = tmp_path / "long.jsonl"
     long.write_text(json.dumps({"prompt": "x " * N_CTX, "completion": "y"}))
-    with pytest.raises(CorpusError, match=r"long\.jsonl:1: its prompt alone fills"):
+    with pytest.raises(CorpusError, match=r"long\.jsonl:1: .*prompt"):
         score(scorer, select([long]), tmp_path / "long", strict=True)
 
 
@@ -829,11 +830,11 @@ def test_command_errors(command: list[str], corpus: list[Path], tmp_path: Path) 
         assert result.stderr.count("\n") == 1
         return result.stderr.removeprefix("colm: error: ").rstrip("\n")
 
-    assert error("--strict") == (
-        f"{corpus[0]}:4: neither completion nor messages; without --strict such rows are left out"
-    )
-    assert error("--top-logprobs", "65") == "--top-logprobs is 65; between 1 and 64 log-probabilities can be kept"
-    assert error("--limit", "0") == "--limit is 0; it must be 1 or more"
+    strict = error("--strict")
+    assert strict.startswith(f"{corpus[0]}:4: ")
+    assert "--strict" in strict
+    assert re.search(r"--top-logprobs is 65; .*\b1\b.*\b64\b", error("--top-logprobs", "65"))
+    assert re.search(r"--limit is 0; .*\b1\b", error("--limit", "0"))
     assert error(tmp_path / "none.jsonl").startswith(f"{tmp_path / 'none.jsonl'} cannot be read (No such file")
     assert "there is no file" in error("--base", tmp_path / "none.gguf")
     (tmp_path / "file").touch()

@@ -301,9 +301,9 @@ def test_features_are_those_of_the_engine(tmp_path: Path) -> None:
 def test_features_that_were_not_kept_are_refused(tmp_path: Path) -> None:
     one = {"base_top_k_logprobs": np.full((40, 1), -1.0)}
     folder = write_scores(tmp_path / "s", np.zeros((40, 2), np.float32), one)
-    with pytest.raises(OptionError, match="kept 1 log-probability and margin needs 2"):
+    with pytest.raises(OptionError, match=r"kept 1\b.*margin.*\b2\b"):
         feature_columns(folder, ["margin"], 1)
-    with pytest.raises(OptionError, match=r"top_k is 5 and .* kept 1"):
+    with pytest.raises(OptionError, match=r"top_k is 5\b.* kept 1\b"):
         train([folder], TrainingOptions(features="top_k_logprobs"))
 
 
@@ -657,9 +657,7 @@ def test_few_tokens_are_noted(tmp_path: Path) -> None:
     made = planted(200)
     trained = train([write_scores(tmp_path / "s", made.hidden, made.columns)], PLAIN)
     assert trained.training.n_tokens == 160
-    assert trained.notes[0] == (
-        "there are 160 training tokens; with fewer than 1000 a head learns little more than noise"
-    )
+    assert re.search(r"\b160 .*\b1000\b", trained.notes[0])
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
@@ -671,12 +669,12 @@ def test_folders_of_different_pairs(tmp_path: Path) -> None:
     for key, value in (("vocab_fingerprint", "f" * 16), ("base", "other"), ("assistant", "other")):
         other: dict[str, Any] = {key: value}
         second = write_scores(tmp_path / key, made.hidden, made.columns, **other)
-        with pytest.raises(CorpusError, match=f"{key} has {key} '{value}' and .*a has '{FACTS[key]}'; .* one pair"):
+        with pytest.raises(CorpusError, match=f"{key} has {key} '{value}' and .*a has '{FACTS[key]}'; "):
             train([first, second], PLAIN)
     narrow = write_scores(tmp_path / "narrow", made.hidden[:, :4], made.columns)
     with pytest.raises(CorpusError, match=r"n_embd 4 and .* 8"):
         train([first, narrow], PLAIN)
-    with pytest.raises(CorpusError, match="there are no scores"):
+    with pytest.raises(CorpusError, match="colm score"):
         train([], PLAIN)
 
 
@@ -687,7 +685,7 @@ def test_values_that_are_no_log_probabilities_are_named(column: str, value: floa
     values = np.full(100, -1.0)
     values[47] = value
     folder = write_scores(tmp_path / "s", made.hidden, {**made.columns, column: values})
-    with pytest.raises(CorpusError, match=rf"{column} is -?(nan|inf|0\.5) in row 47 \(text 2\); a model is damaged"):
+    with pytest.raises(CorpusError, match=rf"{column} is -?(nan|inf|0\.5) in row 47 \(text 2\)"):
         train([folder], PLAIN)
 
 
@@ -704,7 +702,7 @@ def test_hidden_states_that_are_not_finite_are_named(value: float, tmp_path: Pat
 def test_a_folder_cut_short(column: str, scores: Scores) -> None:
     file = scores.path / f"{column}.npy"
     os.truncate(file, file.stat().st_size - 1)
-    with pytest.raises(CorpusError, match=rf"{column}\.npy is missing or cut short"):
+    with pytest.raises(CorpusError, match=rf"{column}\.npy"):
         Scores(scores.path)
 
 
@@ -718,21 +716,21 @@ def test_a_file_cut_short_while_it_is_read(scores: Scores) -> None:
 def test_another_format_version(scores: Scores) -> None:
     file = scores.path / "meta.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "version": 99}))
-    with pytest.raises(CorpusError, match="format version 99 and this colm-cpp reads 1"):
+    with pytest.raises(CorpusError, match=r"99\b.*\b1\b"):
         Scores(scores.path)
 
 
 def test_one_text_alone(tmp_path: Path) -> None:
     made = planted(100)
     folder = write_scores(tmp_path / "s", made.hidden, made.columns, 100)
-    with pytest.raises(CorpusError, match="holds 1 text; two are needed"):
+    with pytest.raises(CorpusError, match="1 text"):
         train([folder], PLAIN)
 
 
 def test_labels_that_are_all_alike(tmp_path: Path) -> None:
     made = planted(1500)
     folder = write_scores(tmp_path / "s", made.hidden, {**made.columns, "base_top": made.columns["token"]})
-    with pytest.raises(CorpusError, match=r"label a is the same at every token .* nothing to tell apart"):
+    with pytest.raises(CorpusError, match=r"label a is"):
         train([folder], dataclasses.replace(PLAIN, objective="weak"))
     trained = train([folder], PLAIN)
     assert trained.weak_fit is None
@@ -755,19 +753,19 @@ def test_without_scipy(scores: Scores, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
-    ({"kind": "tree"}, "kind is 'tree'; there are linear, mlp"),
-    ({"objective": "x"}, "objective is 'x'; there are marginal, weak, regret"),
-    ({"label": "c"}, "label is 'c'; there are a, b, differ"),
+    ({"kind": "tree"}, "kind is 'tree'.* linear, mlp"),
+    ({"objective": "x"}, "objective is 'x'.* marginal, weak, regret"),
+    ({"label": "c"}, "label is 'c'.* a, b, differ"),
     ({"features": "mood"}, "feature 'mood' is unknown"),
     ({"features": "margin,margin"}, "name each feature once"),
     ({"features": ""}, "name each feature once"),
-    ({"features": "none", "use_hidden": False}, "leave a head nothing to look at"),
-    ({"cost": -0.1}, "cost is -0.1; it must be 0 or more"),
+    ({"features": "none", "use_hidden": False}, "use_hidden=False.*features='none'"),
+    ({"cost": -0.1}, "cost is -0.1"),
     ({"l2": math.nan}, "l2 is nan"),
     ({"feature_l2": math.inf}, "feature_l2 is inf"),
-    ({"held_out": 0.0}, "held_out is 0.0; it is a share"),
+    ({"held_out": 0.0}, "held_out is 0.0"),
     ({"held_out": 1.0}, "held_out is 1.0"),
-    ({"max_iterations": 0}, "max_iterations is 0; it must be 1 or more"),
+    ({"max_iterations": 0}, "max_iterations is 0"),
     ({"patience": 0}, "patience is 0"),
     ({"n_units": 0}, "n_units is 0"),
     ({"top_k": 0}, "top_k is 0"),
@@ -836,7 +834,7 @@ def test_the_command_replaces_a_file_only_when_told(scores: Scores, tmp_path: Pa
     assert out.read_bytes() == b"precious"
     result = run(scores.path, "--out", out, "--force", "--quiet", "--features", "none", "--no-hidden")
     assert result.exit_code == 1
-    assert "nothing to look at" in result.stderr
+    assert "--no-hidden and --features" in result.stderr
     assert out.read_bytes() == b"precious"
     result = run(scores.path, "--out", out, "--force", "--quiet", "--features", "none")
     assert result.exit_code == 0

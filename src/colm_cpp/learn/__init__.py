@@ -1,6 +1,7 @@
 """Learning when to defer: scoring texts, fitting a head, calibrating it, and judging the pair.
 
-What ``colm score``, ``train``, ``calibrate`` and ``evaluate`` do, as functions; ``docs/training.md`` walks through it::
+These functions do the work of ``colm score``, ``train``, ``calibrate`` and ``evaluate``. ``docs/training.md`` is a
+tutorial::
 
     from colm_cpp import learn
 

@@ -1,4 +1,4 @@
-"""Reading files that this package wrote before, whatever has happened to them since."""
+"""Reading back files that this package wrote; they may be damaged since."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _T = TypeVar("_T")
 
 
 def why(error: OSError | ValueError) -> str:
-    """What kept a file from being read, in the system's words where it has any."""
+    """Why a file could not be read, in the system's words if there are any."""
     return getattr(error, "strerror", None) or shortened(str(error))
 
 
@@ -30,11 +30,11 @@ def read_json(path: Path, what: str, remedy: str) -> Any:
 
     Args:
         path: the file.
-        what: what its folder would be, were the file readable: "folder of scores".
-        remedy: what to do where the file is damaged.
+        what: the kind of folder that holds such a file, for the message: "folder of scores".
+        remedy: what to do about a damaged file, for the message.
 
     Raises:
-        CorpusError: it cannot be read, or is no JSON.
+        CorpusError: the file cannot be read, or is not JSON.
     """
     try:
         with path.open("rb") as file:
@@ -61,7 +61,7 @@ def digest_of(path: Path) -> str:
 
 
 def lines(file: BinaryIO) -> Iterator[bytes | None]:
-    """The lines of a file with their ends; None for one of more than 64 MiB, which is not held in memory."""
+    """The lines of a file with their line ends. None stands for a line above 64 MiB, which is not kept in memory."""
     while line := file.readline(MAX_LINE + 1):
         if len(line) <= MAX_LINE:
             yield line
@@ -72,16 +72,16 @@ def lines(file: BinaryIO) -> Iterator[bytes | None]:
 
 
 def whole_rows(file: BinaryIO, path: Path, parse: Callable[[bytes], _T], first: int = 1) -> Iterator[tuple[_T, int]]:
-    """The rows of a file that grows by JSON lines, each with where it ends.
+    """The rows of a JSON-lines file that grows, each with the offset of its end.
 
-    The last line may lack its end: it was being written when the process ended, and is left out. Anything else that is
-    no row is damage, behind which nothing may be cut off.
+    The last line may be incomplete, because the process ended while writing it; it is left out. Any other line that is
+    not a row is damage, and an error.
 
     Args:
         file: the file, opened for reading bytes, at a row's beginning.
         path: its name.
         parse: gives a row, or raises ValueError.
-        first: the number of the line at which the file stands.
+        first: the number of the next line of the file.
 
     Raises:
         CorpusError: a line is damaged.
@@ -95,17 +95,17 @@ def whole_rows(file: BinaryIO, path: Path, parse: Callable[[bytes], _T], first: 
             elif unfinished(line):
                 return
             else:
-                raise ValueError("it is no row, and no beginning of one")
+                raise ValueError("it is neither a row nor the beginning of one")
         except (ValueError, TypeError, RecursionError) as error:
             raise CorpusError(
-                f"{path}:{number} is damaged ({shortened(str(error))}); delete the line and those behind it, or use "
+                f"{path}:{number} is damaged ({shortened(str(error))}); delete this line and all after it, or use "
                 "another folder"
             ) from error
         yield row, file.tell()
 
 
 def unfinished(line: bytes) -> bool:
-    """Whether ``line`` can be a row whose end was not written: a JSON object, whole or not, and nothing behind it."""
+    """Whether ``line`` can be a row whose end was not written: a JSON object, whole or cut short, and nothing more."""
     text = line.decode("utf-8", "replace")
     try:
         end = json.JSONDecoder().raw_decode(text)[1]
@@ -118,7 +118,7 @@ def whole_number(name: str, value: object, low: int = 0, high: int = 2**48) -> i
     """A whole number from a file.
 
     Raises:
-        ValueError: it is none, or lies outside ``low`` to ``high``.
+        ValueError: ``value`` is not a whole number from ``low`` to ``high``.
     """
     if type(value) is not int or not low <= value <= high:
         raise ValueError(f"{name} is {shown(value)}; it must be a whole number from {low} to {high}")
@@ -129,7 +129,7 @@ def real(name: str, value: object) -> float:
     """A number from 0 to 2**53 from a file, such as seconds.
 
     Raises:
-        ValueError: it is none.
+        ValueError: ``value`` is not such a number.
     """
     if type(value) not in (int, float) or not 0 <= value <= 2**53:  # type: ignore[operator]
         raise ValueError(f"{name} is {shown(value)}; it must be a number from 0 to 2**53")

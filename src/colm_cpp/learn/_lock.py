@@ -1,4 +1,4 @@
-"""One writer a folder: two would interleave their rows."""
+"""One writer for each folder: two writers would interleave their rows."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["lock_folder"]
 
 
 def lock_folder(folder: Path) -> BaseFileLock:
-    """Locks a folder until the lock is released or the process ends, however it ends.
+    """Locks a folder until the lock is released or the process ends.
 
     Raises:
-        CorpusError: another process has it.
+        CorpusError: another process holds the lock.
     """
     lock = FileLock(folder / ".lock")
     try:

@@ -1,8 +1,8 @@
-"""From thresholds to rates: at which threshold does a pair defer 20% of what it writes?
+"""Calibration: which threshold makes a pair defer, say, 20% of its tokens?
 
-The distribution of z_t over texts that the base writes gives a first table. Deferring changes the text, and with it the
-states that the head sees, so the rates are then measured again while deferring, and the table is moved until they are
-as asked.
+The distribution of z_t over texts of the base gives a first table. Deferring changes the text, and so the hidden states
+that the head sees. The rates are therefore measured again while deferring, and the table is corrected until the
+measured rates are the wanted ones.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ class Measurement:
 
     Attributes:
         threshold: eta.
-        wanted: the rate that it was chosen for.
+        wanted: the deferral rate that the threshold should give.
         measured: share of the tokens that were deferred.
         n_tokens: tokens written.
-        n_deferred: those on the assistant's turn.
-        written: False where nothing was written, since an earlier threshold had given the same texts.
+        n_deferred: tokens deferred.
+        written: False if no text was written, because an earlier threshold gives the same texts.
     """
 
     threshold: float
@@ -64,18 +64,19 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A head with its table.
+    """A calibrated head.
 
     Attributes:
-        head: the head, table inside.
-        first: the table before any deferring: rate -> threshold.
-        measurements: what was measured, in order.
-        off: checked rates whose best measurement is off by more than 3 points -> that measurement.
-        stuck: those of them at which the search ended because the next threshold gives texts that were measured
-            already: other thresholds would not have come nearer.
-        base_texts: what the base wrote alone, behind its prompts.
-        base_logits: z_t at each token of these.
-        youden: the threshold that best tells where the models' likeliest tokens differ (Youden's J), and that J.
+        head: the head with its calibration table.
+        first: the table before correction: rate -> threshold.
+        measurements: all measurements, in order.
+        off: rates whose best measurement misses the wanted rate by more than 3 points -> that measurement.
+        stuck: rates in ``off`` whose search ended early, because the next threshold gives texts that were measured
+            already. No other threshold would come nearer.
+        base_texts: the texts that the base wrote alone, with their prompts.
+        base_logits: z_t at each token of these texts.
+        youden: the threshold that best separates tokens at which the models' likeliest tokens differ (Youden's J), and
+            its J.
     """
 
     head: Head
@@ -90,7 +91,7 @@ class Calibrated:
 
 @dataclass(frozen=True)
 class _Texts:
-    """What was written at one threshold, as far as another threshold needs it."""
+    """The texts of one threshold, to find other thresholds that would give the same."""
 
     threshold: float
     z: npt.NDArray[np.float64]  # of every token
@@ -103,7 +104,7 @@ class _Texts:
         return cls(threshold, _logits(records), sum(record.n_tokens for record in records), n_deferred)
 
     def stay_with(self, threshold: float) -> bool:
-        """Whether the same texts are written at ``threshold``: no token's decision is another."""
+        """Whether ``threshold`` gives the same texts, because it decides every token alike."""
         if threshold == self.threshold:
             return True
         low, high = sorted((_logit(threshold), _logit(self.threshold)))
@@ -116,7 +117,7 @@ def threshold_table(z: npt.NDArray[np.float64], rates: Sequence[float]) -> list[
 
     Args:
         z: deferral logits, ``[n]``.
-        rates: shares, 0 to 1. 0 is the threshold 1 and 1 the threshold 0: those need no z.
+        rates: shares, 0 to 1. Rate 0 always has threshold 1, and rate 1 has threshold 0.
     """
     thresholds = []
     for rate in rates:
@@ -141,28 +142,29 @@ def calibrate(
     n_parallel: int = 1,
     on_text: Callable[[str, int, int, Record], None] | None = None,
 ) -> Calibrated:
-    """Measures what rates a head's thresholds give.
+    """Measures the deferral rates of a head's thresholds and makes its calibration table.
 
     Args:
         pair: the loaded pair.
-        head: the head; a table that it has is replaced.
-        problems: prompts that neither the head nor an evaluation has seen.
-        options: of generation, :data:`colm_cpp.options.ANSWER_OPTIONS` where they are not given.
-        chat: through the base's chat template.
-        default_rate: also make the threshold of this rate the head's default. None: leave the default as it is.
-        n_parallel: texts that are written at once.
-        on_text: called after every text with what is measured, the texts done, the texts to do, and the text.
+        head: the head. A table that it already has is replaced.
+        problems: prompts that neither the head's training nor an evaluation uses.
+        options: generation options; the defaults are :data:`colm_cpp.options.ANSWER_OPTIONS`.
+        chat: apply the base's chat template.
+        default_rate: also make this rate's threshold the head's default threshold. None: keep the default.
+        n_parallel: texts that are written at a time.
+        on_text: called after every text with the name of the measurement, the number of texts done, the number of
+            texts in all, and the text.
 
     Raises:
-        HeadMismatch: the head is another base's.
+        HeadMismatch: the head was made for another base.
         OptionError: ``default_rate`` outside [0, 1].
-        CorpusError: there are no prompts, or the base wrote nothing on them.
+        CorpusError: there are no prompts, or the base wrote no token for them.
     """
     options = {**ANSWER_OPTIONS, **options}
     if not problems:
-        raise CorpusError("there are no prompts to calibrate on; give a file with some")
+        raise CorpusError("there are no prompts to calibrate on; give a file with at least one")
     if default_rate is not None and not 0.0 <= default_rate <= 1.0:
-        raise OptionError(f"default_rate is {default_rate}; a deferral rate lies between 0 and 1")
+        raise OptionError(f"default_rate is {default_rate}; it must be from 0 to 1")
 
     def write(what: str, threshold: float) -> list[Record]:
         arm = Arm(what, head, threshold, None, {})
@@ -178,7 +180,7 @@ def calibrate(
     alone = write("base alone", 1.0)
     z = _logits(alone)
     if not z.size:
-        raise CorpusError("the base wrote nothing on these prompts; give others, or a larger max_tokens")
+        raise CorpusError("the base wrote no token for these prompts; give other prompts, or a larger max_tokens")
     first = dict(zip(RATES, threshold_table(z, RATES), strict=True))
     measurements: list[Measurement] = []
     nearest: dict[float, Measurement] = {}  # to each checked rate
@@ -240,14 +242,14 @@ def _text(pair: Pair, problem: Problem, record: Record, chat: bool) -> Text:
 
 
 def add_youden(calibrated: Calibrated, scorer: Scorer) -> Calibrated:
-    """Adds the threshold that best tells, on what the base wrote, where the assistant would have differed.
+    """Adds the threshold that best separates, in the base's texts, the tokens that the assistant would have changed.
 
     Args:
         calibrated: a calibration.
         scorer: the same pair, with a context as long as the longest text.
 
     Returns:
-        The same with ``youden``; unchanged where the models differ everywhere or nowhere.
+        The calibration with ``youden``. It is unchanged if the models differ everywhere or nowhere.
     """
     scores: list[float] = []
     differs: list[bool] = []
@@ -283,9 +285,9 @@ def _logit(eta: float) -> float:
 
 
 def _corrected(first: Mapping[float, float], settled: Mapping[float, float]) -> list[float]:
-    """The first table, shifted in logits so that it passes through what was measured.
+    """The first table, shifted in logits so that it passes through the measurements.
 
-    Between the measured rates the shift is interpolated, beyond them it is that of the nearest; both ends stay.
+    The shift is interpolated between measured rates. Beyond them it is that of the nearest one. Both ends stay.
     """
     at = sorted(settled)
     shifts = [_logit(settled[rate]) - _logit(first[rate]) for rate in at]

@@ -1,7 +1,7 @@
 """Reading texts: JSON lines with prompts and completions or with conversations, and plain text files.
 
-A :class:`Document` says which of its tokens are to be learned from. Rows that cannot be used come out as
-:class:`BadRow`, with file and line, rather than ending the reading.
+A :class:`Document` says which of its tokens are learned from. A row that cannot be used becomes a :class:`BadRow` with
+its file and line, and reading goes on.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class BadRow:
 
     Attributes:
         path: its file.
-        line: its line, counted from 1; 0 is the file as a whole.
-        reason: what is wrong with it.
+        line: its line, counted from 1; 0 means the whole file.
+        reason: why it cannot be used.
     """
 
     path: str
@@ -60,11 +60,11 @@ class Document:
     Attributes:
         path: its file.
         line: its line, counted from 1; 0 for a plain text file.
-        messages: the conversation; empty where the text is taken as it is.
-        prompt: what is read but not learned from, where there are no messages.
-        completion: what is learned from, where there are no messages.
-        completion_ids: the tokens of the last reply where they are known, since a text can be cut into tokens in
-            several ways and a model's own way is the one to score.
+        messages: the conversation; empty for a text without turns.
+        prompt: without messages, the text that is read but not learned from.
+        completion: without messages, the text that is learned from.
+        completion_ids: the token ids of the last reply, if known. A text can be tokenized in several ways, and
+            scoring needs the tokens that the model wrote.
     """
 
     path: str
@@ -76,7 +76,7 @@ class Document:
 
 
 def json_rows(path: PathLike) -> Iterator[Row | BadRow]:
-    """The objects of a JSON-lines file; blank lines are passed over.
+    """The objects of a JSON-lines file; blank lines are skipped.
 
     Raises:
         CorpusError: the file cannot be read.
@@ -90,14 +90,14 @@ def json_rows(path: PathLike) -> Iterator[Row | BadRow]:
                 elif line.strip():
                     yield _row(name, number, line)
         except OSError as error:
-            raise CorpusError(f"{name} cannot be read ({why(error)}); check its name and rights") from error
+            raise CorpusError(f"{name} cannot be read ({why(error)}); check its name and permissions") from error
 
 
 def _opened(name: str) -> BinaryIO:
     try:
         return Path(name).open("rb")
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-        raise CorpusError(f"{shortened(name)} cannot be read ({why(error)}); check its name and rights") from error
+        raise CorpusError(f"{shortened(name)} cannot be read ({why(error)}); check its name and permissions") from error
 
 
 def _row(name: str, number: int, line: bytes) -> Row | BadRow:
@@ -121,8 +121,8 @@ def read_documents(paths: Sequence[PathLike], *, needs_completion: bool = True) 
 
     Args:
         paths: the files.
-        needs_completion: whether a prompt without a completion is a bad row. False where the assistant is going to
-            write the completions: then only the prompts are kept.
+        needs_completion: True: a prompt without a completion is a bad row. False: keep only the prompts, because the
+            assistant will write the completions.
 
     Raises:
         CorpusError: a file cannot be read.
@@ -144,7 +144,7 @@ def _plain(name: str, needs_completion: bool) -> Document | BadRow:
                 return BadRow(name, 0, f"a text of {size} bytes; at most {MAX_TEXT} can be tokenized, so split it")
             data = file.read(MAX_TEXT)
         except OSError as error:
-            raise CorpusError(f"{name} cannot be read ({why(error)}); check its name and rights") from error
+            raise CorpusError(f"{name} cannot be read ({why(error)}); check its name and permissions") from error
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

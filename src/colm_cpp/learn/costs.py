@@ -1,8 +1,8 @@
-"""What answers cost: by counts, with the step times measured once for an evaluation, and by the clock.
+"""Costs of answers: by counts with step times, and by the clock.
 
-Counts do not vary with the machine's mood. A decode of the base is one step; the assistant reads what it has missed in
-one batch each time that it is asked. Both are weighted with the seconds that such a decode took when the evaluation
-began, alone on the machine, and that its ``meta.json`` keeps.
+Counts do not depend on the load of the machine. The base makes one decode for each step. The assistant reads all unread
+tokens in one batch each time that it is asked. Each decode is weighted with its seconds, measured alone on the machine
+when the evaluation began, and kept in ``meta.json``.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class StepTimes:
     """Seconds of decodes, measured.
 
     Attributes:
-        base: tokens in a batch -> seconds.
-        assistant: likewise.
-        base_hidden: of one token of the base with its hidden state, which learned heads look at.
+        base: tokens in a batch -> seconds of the base.
+        assistant: tokens in a batch -> seconds of the assistant.
+        base_hidden: seconds of the base for one token with its hidden state, which learned heads need.
     """
 
     base: Mapping[int, float]
@@ -67,10 +67,10 @@ class StepTimes:
 
     @classmethod
     def from_dict(cls, value: Any) -> StepTimes:
-        """Reads what :meth:`to_dict` gave.
+        """Reads the result of :meth:`to_dict`.
 
         Raises:
-            CorpusError: it is something else.
+            CorpusError: ``given`` has another form.
         """
         try:
             base, assistant = (
@@ -80,12 +80,12 @@ class StepTimes:
             made = cls(base, assistant, float(value["base_hidden_ms"]) / 1000)
             times = np.array([*base.values(), *assistant.values(), made.base_hidden])
             if not (1 in base and 1 in assistant and min(*base, *assistant) > 0 and np.all(np.isfinite(times))):
-                raise ValueError("it lacks a batch of one token, or has a size or a time that cannot be")
+                raise ValueError("it lacks a batch of one token, or has an impossible size or time")
             if not np.all(times > 0):
                 raise ValueError("it has a time that is not positive")
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise CorpusError(
-                f"meta.json has 'steps' that are no step times ({error}); delete that entry to measure them anew"
+                f"'steps' in meta.json is damaged ({error}); delete that entry to measure the step times again"
             ) from error
         return made
 
@@ -101,16 +101,16 @@ def _batches(times: Mapping[int, float], sizes: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class AnswerCosts:
-    """What the answers of one arm cost, one entry for each of its problems.
+    """Costs of one arm's answers, one entry for each problem.
 
     Attributes:
         n_tokens: tokens written.
-        n_deferred: of these on the assistant's turn.
-        prompt_s: seconds of reading the prompt with every model that was asked, by steps; None without step times.
-        writing_s: seconds of everything after, by steps; likewise.
-        prompt_clock: seconds of reading the prompt, by the clock. Of an answer that was not written alone they are
-            those of the arm's other answers, token for token; None where no answer was written alone.
-        writing_clock: seconds of everything after; likewise.
+        n_deferred: tokens deferred.
+        prompt_s: prefill seconds of all models that were asked, by step times; None without step times.
+        writing_s: seconds after the prefill, by step times; None without step times.
+        prompt_clock: prefill seconds by the clock. For an answer that was not written alone: estimated from the
+            seconds per token of the arm's other answers. None if no answer was written alone.
+        writing_clock: seconds after the prefill by the clock, estimated in the same way; None in the same case.
     """
 
     n_tokens: Floats
@@ -157,7 +157,7 @@ def answer_costs(records: Sequence[Record], steps: StepTimes | None, head: str =
 
 
 def _by_steps(record: Record, steps: StepTimes, base_step: float) -> tuple[float, float]:
-    """Seconds of reading the prompt, and of all that follows."""
+    """Seconds of the prefill, and seconds after it."""
     prompt = writing = 0.0
     if record.base_steps:
         prompt += float(_batches(steps.base, np.array([record.prompt_tokens], np.float64))[0])
@@ -184,13 +184,13 @@ def _by_clock(records: Sequence[Record], n_tokens: Floats) -> tuple[Floats | Non
 
 
 def confidence(records: Sequence[Record]) -> Floats | None:
-    """The base's mean log-probability of the first tokens of its own answers, which a question router goes by.
+    """The base's mean log-probability of the first tokens of its own answers. A question router decides by it.
 
     Args:
         records: the base's answers.
 
     Returns:
-        ``[n]``; None where a record is older than log-probabilities in records.
+        ``[n]``; None if a record was made by a version that kept no log-probabilities.
     """
     means = []
     for record in records:

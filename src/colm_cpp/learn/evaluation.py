@@ -32,15 +32,15 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """One way of answering.
+    """One configuration that answers the problems.
 
     Attributes:
         name: ``base``, ``assistant``, or a head's name with a rate, such as ``learned@20``.
-        head: what decides.
+        head: the head that decides.
         threshold: eta.
-        rate: the deferral rate asked for; None for the models alone.
-        facts: what its answers depend on, for ``meta.json``.
-        expert: name of another model that answers alone, see :func:`make_arms`; None: the pair does.
+        rate: the wanted deferral rate; None for a model alone.
+        facts: the head and the options that its answers depend on, for ``meta.json``.
+        expert: the name of another model that answers alone, see :func:`make_arms`. None: the pair answers.
     """
 
     name: str
@@ -56,8 +56,8 @@ class Progress:
     """Sent after every answer.
 
     Attributes:
-        done: answers there are, those of earlier runs included.
-        total: answers there will be.
+        done: answers made so far, by earlier runs too.
+        total: answers in all.
         made: answers made by this run.
         arm: the arm that answered last.
         record: its answer.
@@ -81,13 +81,13 @@ def make_arms(
     """The arms of an evaluation.
 
     Args:
-        names: of the models alone: ``base``, ``assistant``, both or neither.
-        heads: name -> head, see :mod:`colm_cpp.names`. A calibrated one, and ``random``, answers at every rate; another
-            training-free head or a token knows no rates and answers once, with threshold 0.5.
+        names: models that answer alone: ``base``, ``assistant``, both or neither.
+        heads: name -> head, see :mod:`colm_cpp.names`. A calibrated head, and ``random``, answers at every rate. Other
+            training-free heads and tokens have no rates and answer once, with threshold 0.5.
         rates: deferral rates in (0, 1).
         random: also defer at random, at the same rates.
-        experts: name -> file of one more model that answers alone, such as a fine-tuned base, in its own chat template.
-            :func:`run` then wants it loaded.
+        experts: name -> file of another model that answers alone with its own chat template, such as a fine-tuned
+            base. :func:`run` needs it loaded.
 
     Raises:
         OptionError: an unknown or unusable name, a rate outside (0, 1), or no arm at all.
@@ -98,14 +98,14 @@ def make_arms(
     for name in names:
         if name not in SINGLE_ARMS:
             raise OptionError(
-                f"arm {name!r} is unknown; there are {' and '.join(SINGLE_ARMS)}, random, other models as NAME=MODEL, "
-                "and heads by --head"
+                f"arm {name!r} is unknown; give {', '.join(SINGLE_ARMS)}, random, NAME=MODEL for another model, "
+                "or --head for a head"
             )
         head = "never" if name == "base" else "always"
         arms.append(Arm(name, head, 0.5, None, {"head": head, "threshold": 0.5, "rate": None}))
     for rate in rates:
         if not 0.0 < rate < 1.0:
-            raise OptionError(f"rate {rate} lies outside (0, 1); the models alone are arms of their own")
+            raise OptionError(f"rate {rate} is outside (0, 1); for a model alone, give the arm base or assistant")
     for name, model in (experts or {}).items():
         _check_name("a model", name)
         if name in heads:
@@ -120,7 +120,7 @@ def make_arms(
             facts = {"head": "random", "threshold": 1.0 - rate, "rate": rate}
             arms.append(Arm(_arm_name("random", rate), "random", 1.0 - rate, rate, facts))
     if not arms:
-        raise OptionError("there is no arm; give --arm, --head with --rate, or both")
+        raise OptionError("no arm was given; give --arm, --head with --rate, or both")
     return arms
 
 
@@ -148,12 +148,12 @@ def _of_head(name: str, head: str | os.PathLike[str], rates: Sequence[float]) ->
 
 
 def named_head(text: str) -> tuple[str, str]:
-    """``NAME=HEAD``, or a head alone, taken apart: the name of its arms, and the head.
+    """Splits ``NAME=HEAD``, or names a head that has no NAME: the name of its arms, and the head.
 
-    A head alone is named by its file, or by the letters of its token: ``<|defer|>`` is ``defer``.
+    A head without a NAME is named after its file, or after the letters of its token: ``<|defer|>`` is ``defer``.
 
     Raises:
-        OptionError: nothing is left to name it by.
+        OptionError: the head has no letters to name it after.
     """
     name, equals, head = text.partition("=")
     if equals and head and _NAME.fullmatch(name):
@@ -161,7 +161,7 @@ def named_head(text: str) -> tuple[str, str]:
     stem = os.path.basename(text).removesuffix(".gguf") if find_head(text).kind == "file" else text
     name = re.sub(r"^[^A-Za-z0-9]+|[^A-Za-z0-9._-]+", "", stem)
     if not name:
-        raise OptionError(f"head {text!a} has no letter to name it by; write a name before it, such as mine={text}")
+        raise OptionError(f"head {text!a} has no letters to name it after; put a name before it, such as mine={text}")
     return name, text
 
 
@@ -181,26 +181,25 @@ def run(
     on_progress: Callable[[Progress], None] | None = None,
     experts: Mapping[str, Pair] | None = None,
 ) -> None:
-    """Answers what is not answered yet.
+    """Answers all problems that are not answered yet.
 
-    When a folder is begun, bare decodes of both models are timed for what answers cost by counts (where the context has
-    room for that). Then problem by
-    problem, every arm in turn, so that whatever slows the machine slows all arms alike. One at a time,
-    nothing read is kept between answers: a run that was interrupted gives the answers of one that was not.
+    A new folder begins with timing bare decodes of both models, if the context has room for it; costs by counts need
+    these step times. Then every arm answers the first problem, then the second, and so on. A change in the machine's
+    speed thus affects all arms alike. With one answer at a time, the KV caches are cleared between answers, so an
+    interrupted run gives the same answers as an uninterrupted one.
 
     Args:
         pair: the loaded pair.
         task: the problems.
-        folder: where the answers are kept.
-        arms: who answers.
-        options: of generation, :data:`colm_cpp.options.ANSWER_OPTIONS` where they are not given; ``seed`` is that of
-            the first problem, each later one has the next.
-        chat: through the base's chat template; otherwise the last message's text is continued as it is.
-        n_parallel: answers that are written at once, see :meth:`colm_cpp.Pair.stream_batch`. Several times as fast,
-            but how long each took is then no measure of an arm's speed: the summary leaves such answers out of
-            tokens/s.
+        folder: the folder that keeps the answers.
+        arms: the arms that answer.
+        options: generation options; the defaults are :data:`colm_cpp.options.ANSWER_OPTIONS`. ``seed`` is the seed of
+            the first problem; each later problem adds 1.
+        chat: apply the base's chat template. False: continue the text of the last message.
+        n_parallel: answers that are written at a time, see :meth:`colm_cpp.Pair.stream_batch`. More than 1 is several
+            times as fast, but does not show an arm's speed; the summary leaves such answers out of tokens/s.
         on_progress: called after every answer.
-        experts: for each arm that has an ``expert``, by its name, a pair of which it is the base.
+        experts: name of an expert -> a loaded pair whose base it is, for every arm with an ``expert``.
 
     Raises:
         CorpusError: another process is writing to the folder.
@@ -251,14 +250,14 @@ def answers(
     n_parallel: int = 1,
     experts: Mapping[str, Pair] | None = None,
 ) -> Generator[tuple[int, Record], None, None]:
-    """Each problem answered by the arm beside it, as the answers are finished: its place in ``asked``, and the answer.
+    """Answers each problem with its arm. Yields the place in ``asked`` and the answer, when an answer ends.
 
     Args:
         pair: the loaded pair.
-        asked: problems and who answers them.
-        options: of generation; ``seed`` is that of problem 0, each later one has the next.
-        chat: through the base's chat template.
-        n_parallel: answers that are written at once; those of one expert after those of another.
+        asked: problems, each with the arm that answers it.
+        options: generation options; ``seed`` is the seed of problem 0, and each later problem adds 1.
+        chat: apply the base's chat template.
+        n_parallel: answers that are written at a time. The experts answer one after the other.
         experts: the pairs of arms that have an ``expert``.
     """
 

@@ -1,4 +1,4 @@
-"""What a head sees of each token: the hidden state, and features of the base's distribution, in blocks of rows.
+"""The inputs of a head at each token: hidden states and features of the base's distribution, in blocks of rows.
 
 Hidden states stay on disk as float16 unless they fit into memory: a million tokens of width 2048 are 4 GB there and
 would be 8 GB as float32. Blocks are read rather than mapped, so that they do not count as the process's memory, and
@@ -43,7 +43,7 @@ def feature_columns(scores: Scores, features: Sequence[str], top_k: int) -> npt.
         top_k: what ``top_k_logprobs`` stands for.
 
     Raises:
-        OptionError: more log-probabilities are asked for than were kept, or a feature is unknown.
+        OptionError: scoring kept too few log-probabilities, or a feature is unknown.
     """
     kept = int(scores.meta["top_k"])
     columns: list[npt.NDArray[np.float32]] = []
@@ -54,17 +54,19 @@ def feature_columns(scores: Scores, features: Sequence[str], top_k: int) -> npt.
             columns.append(np.asarray(scores["base_entropy"])[:, None])
         elif feature == "margin":
             if kept < 2:
-                raise OptionError(f"{scores.path} kept 1 log-probability and margin needs 2; score with a larger top_k")
+                raise OptionError(
+                    f"{scores.path} kept 1 log-probability, but the feature margin needs 2; score with a larger top_k"
+                )
             top = scores["base_top_k_logprobs"]
             columns.append((top[:, 0] - top[:, 1])[:, None])
         elif feature == "top_k_logprobs":
             if top_k > kept:
                 raise OptionError(
-                    f"top_k is {shown(top_k)} and {scores.path} kept {kept} log-probabilities; score with more"
+                    f"top_k is {shown(top_k)}, but {scores.path} kept {kept} log-probabilities; score with more"
                 )
             columns.append(np.asarray(scores["base_top_k_logprobs"][:, :top_k]))
         else:
-            raise OptionError(f"feature {shown(feature)} is unknown; there are {', '.join(FEATURES)}")
+            raise OptionError(f"feature {shown(feature)} is unknown; it must be one of {', '.join(FEATURES)}")
     if not columns:
         return np.zeros((len(scores), 0), np.float32)
     return np.concatenate(columns, axis=1).astype(np.float32)

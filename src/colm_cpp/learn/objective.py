@@ -1,4 +1,4 @@
-"""What a head is fitted to, as functions of z_t = its deferral logits, with their gradients.
+"""Objectives of fitting a head, as functions of its deferral logits z_t, with their gradients.
 
 ``marginal`` is the objective of the paper (Shen et al., arXiv 2403.03870, section 2.2, equation 3): who wrote a token
 is unknown and summed out, and the likelihood of the texts is maximised,
@@ -8,11 +8,11 @@ is unknown and summed out, and the likelihood of the texts is maximised,
 with a price c on deferring. ``weak`` is its initialisation and baseline (section 2.3): logistic regression on a label
 that says where the assistant should write, each class with half of the weight.
 
-``regret`` is ours. It looks not at the texts' tokens but at what both models would have written: where the base's
-likeliest token is not the assistant's, r_t = log P_assistant(its own) - log P_assistant(the base's) nats of the
-assistant's likelihood are lost by staying. Minimising 1/n sum_t [r_t log(1 + exp(-z_t)) + c log(1 + exp(z_t))] gives
-sigmoid(z_t) = E r_t / (E r_t + c): a threshold of one half defers where the expected loss exceeds the price, and every
-threshold the tokens of the largest expected loss.
+``regret`` is ours. It compares the models' likeliest tokens and ignores the token of the text. If they differ and the
+base writes, r_t = log P_assistant(assistant's token) - log P_assistant(base's token) nats of the assistant's likelihood
+are lost; otherwise r_t is 0. Minimising 1/n sum_t [r_t log(1 + exp(-z_t)) + c log(1 + exp(z_t))] gives
+sigmoid(z_t) = E r_t / (E r_t + c). The threshold 0.5 then defers where the expected loss exceeds the price c, and every
+threshold defers the tokens with the largest expected loss.
 """
 
 from __future__ import annotations
@@ -114,10 +114,10 @@ class WeakLoss:
 
 @dataclass(frozen=True)
 class RegretLoss:
-    """What staying costs in the assistant's likelihood, against the price of deferring; see the module's text.
+    """The assistant's likelihood lost where the base writes, plus the price of deferring; see the module's docstring.
 
     Attributes:
-        regret: r_t in nats, ``[n]``, 0 where both would write the same.
+        regret: r_t in nats, ``[n]``, 0 where both models would write the same token.
         cost: c, nats for each deferred token, above 0.
     """
 

@@ -1,8 +1,8 @@
-"""What an evaluation leaves on disk: who wrote each token of each answer.
+"""Records of an evaluation on disk: the tokens of each answer, and the model that wrote each token.
 
-A folder holds ``meta.json`` (the task, the models, the options and the arms) and for each arm ``records/<arm>.jsonl``,
-one line a finished answer. A line is written in one piece and synced, so that whatever ends the process costs at most
-the answer being written; a line cut short is dropped when the folder is opened again.
+A folder holds ``meta.json`` (the task, the models, the options and the arms) and ``records/<arm>.jsonl`` for each arm,
+with one line for each finished answer. A line is written in one piece and synced. If the process ends, at most the
+answer in progress is lost. An incomplete line is dropped when the folder is opened again.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ class Record:
 
     Attributes:
         problem: the problem's row in the task.
-        finish_reason: why it ended.
+        finish_reason: why the answer ended.
         ids: token ids, an end-of-generation token included.
-        pieces: the text that each token made certain; joined they are the answer.
-        sources: who wrote each, a letter a token: ``b`` base, ``a`` assistant.
-        defer_logits: z_t at each; None where it is infinite.
+        pieces: the text that each token added; joined, they are the answer.
+        sources: the model that wrote each token, one letter each: ``b`` base, ``a`` assistant.
+        defer_logits: z_t at each token; None where it is infinite.
         prompt_tokens: tokens in the prompt.
         base_steps: positions at which the base gave a distribution.
         assistant_calls: positions at which the assistant was asked.
-        prefill_s: seconds of reading the prompt.
-        decode_s: seconds of everything after.
-        n_parallel: answers that were written at once; with more than one, ``decode_s`` goes by what all of them took.
-        logprobs: log-probability of each token under the model that wrote it, in nats; None where it is infinite. Not a
-            column at all (None) in records that are older than it.
+        prefill_s: seconds of the prefill.
+        decode_s: seconds after the prefill.
+        n_parallel: answers that were written at a time. If more than 1, ``decode_s`` includes the work for the others.
+        logprobs: log-probability of each token under the model that wrote it, in nats; None where it is infinite. The
+            column is None in records of an older version.
     """
 
     problem: int
@@ -102,7 +102,7 @@ class Record:
 
     @property
     def n_deferred(self) -> int:
-        """Tokens on the assistant's turn."""
+        """Tokens deferred."""
         return self.sources.count("a")
 
     def to_json(self) -> str:
@@ -114,7 +114,7 @@ class Record:
         """Reads a line.
 
         Raises:
-            ValueError: it is not a whole record.
+            ValueError: the line is not a complete record.
         """
         value = json.loads(line)
         if not isinstance(value, dict) or not is_record(value):
@@ -135,12 +135,12 @@ class Record:
         if value["finish_reason"] not in _REASONS:
             raise ValueError(f"finish_reason is {shown(value['finish_reason'])}; it must be one of {_REASONS}")
         if not isinstance(value["sources"], str) or set(value["sources"]) - set(_LETTERS.values()):
-            raise ValueError(f"sources is {shown(value['sources'])}; it must be made of b and a")
+            raise ValueError(f"sources is {shown(value['sources'])}; it must consist of the letters b and a")
         if not all(isinstance(piece, str) for piece in value["pieces"]):
-            raise ValueError("a piece is no text")
+            raise ValueError("an entry of pieces is not a text")
         for name in ("defer_logits", "logprobs"):
             if not all(z is None or (type(z) in (int, float) and abs(z) < math.inf) for z in value.get(name) or ()):
-                raise ValueError(f"an entry of {name} is no finite number")
+                raise ValueError(f"an entry of {name} is not a finite number")
         record = cls(**value)
         columns = [record.ids, record.pieces, record.sources, record.defer_logits]
         if len({len(column) for column in (*columns, record.logprobs or record.ids)}) > 1:
@@ -149,7 +149,7 @@ class Record:
 
 
 class RecordFolder:
-    """An evaluation's folder, opened for going on with it or for reading it."""
+    """The folder of an evaluation, for continuing or reading it."""
 
     def __init__(self, path: str | os.PathLike[str], meta: dict[str, Any]) -> None:
         self.path = Path(path)
@@ -160,7 +160,7 @@ class RecordFolder:
         """Opens an existing folder.
 
         Raises:
-            CorpusError: it is no evaluation, or one of another format version.
+            CorpusError: the folder holds no evaluation, or one of another format version.
         """
         file = Path(path) / "meta.json"
         meta = read_json(file, "evaluation", "evaluate into a new folder")
@@ -185,11 +185,11 @@ class RecordFolder:
 
     @classmethod
     def create_or_open(cls, path: str | os.PathLike[str], facts: Mapping[str, Any]) -> RecordFolder:
-        """Opens the folder to go on with it, or begins it.
+        """Opens the folder to continue its evaluation, or begins a new one.
 
         Args:
             path: the folder.
-            facts: what every answer depends on. A folder with other facts is refused.
+            facts: the facts that every answer depends on. A folder with other facts is refused.
 
         Raises:
             CorpusError: the folder holds another evaluation.
@@ -202,23 +202,23 @@ class RecordFolder:
                     raise CorpusError(
                         f"{os.fspath(path)} holds an evaluation with {name} "
                         f"{shortened(json.dumps(opened.meta.get(name), sort_keys=True))}, not "
-                        f"{shortened(json.dumps(value, sort_keys=True))}; give the same, or another folder"
+                        f"{shortened(json.dumps(value, sort_keys=True))}; give the same, or use another folder"
                     )
             return opened
         for name in FOLDER_FILES:
             other = folder / name
             if other.exists() and not (name == "records" and other.is_dir() and not any(other.iterdir())):
-                raise CorpusError(f"{folder} is no evaluation, but has {name}, which one would write over; use another")
+                raise CorpusError(f"{folder} is no evaluation, and one would overwrite its {name}; use another folder")
         (folder / "records").mkdir(parents=True, exist_ok=True)
         made = cls(folder, {"format": FORMAT, "version": VERSION, **facts, "arms": {}})
         made._write_meta()
         return made
 
     def set_arm(self, name: str, facts: Mapping[str, Any]) -> None:
-        """Notes what an arm is.
+        """Records the facts of an arm.
 
         Raises:
-            CorpusError: answers of that name were made by something else.
+            CorpusError: the folder has answers of that name that were made with other facts.
         """
         known = self.meta["arms"].get(name)
         if known == facts:
@@ -227,13 +227,13 @@ class RecordFolder:
             changed = [key for key in facts if known.get(key) != facts[key]]
             raise CorpusError(
                 f"{self.path} has answers of arm {name} made with another {' and '.join(changed)}; delete "
-                f"{self._file(name)} to make them anew, or give the head another name"
+                f"{self._file(name)} to make them again, or give the head another name"
             )
         self.meta["arms"][name] = dict(facts)
         self._write_meta()
 
     def set_steps(self, steps: Mapping[str, Any], expert: str | None = None) -> None:
-        """Notes what decodes take, see :class:`.costs.StepTimes`: those of the pair, or of another model by name."""
+        """Records step times, see :class:`.costs.StepTimes`, of the pair or of another model by name."""
         if expert is None:
             self.meta["steps"] = dict(steps)
         else:
@@ -251,7 +251,7 @@ class RecordFolder:
         return [name for name in self.meta["arms"] if self._file(name).exists()]
 
     def read(self, arm: str) -> dict[int, Record]:
-        """The answers of an arm by problem. A last line cut short is left out.
+        """The answers of an arm by problem. An incomplete last line is left out.
 
         Raises:
             CorpusError: a line is damaged.
@@ -272,7 +272,7 @@ class RecordFolder:
         """Adds an answer; it is on the disk when this returns.
 
         Raises:
-            CorpusError: the file's last line is neither whole nor the beginning of one.
+            CorpusError: the last line of the file is damaged.
         """
         file = self._file(arm)
         with file.open("ab+") as stream:
@@ -281,7 +281,7 @@ class RecordFolder:
                 data = file.read_bytes()
                 whole = data.rfind(b"\n") + 1
                 if not unfinished(data[whole:]):
-                    raise CorpusError(f"{file} is damaged in its last line; delete the line to make it anew")
+                    raise CorpusError(f"{file} has a damaged last line; delete that line to make its answer again")
                 stream.truncate(whole)
                 stream.seek(0, os.SEEK_END)
             stream.write(record.to_json().encode() + b"\n")
@@ -290,10 +290,10 @@ class RecordFolder:
 
 
 def is_record(value: Mapping[str, Any]) -> bool:
-    """Whether a line's object has a record's names. The newest column may be missing."""
+    """Whether the object has the names of a record. The newest column may be missing."""
     return value.keys() | {"logprobs"} == Record.__dataclass_fields__.keys()
 
 
 def sources_of(record: Record) -> Sequence[Source]:
-    """``sources`` in the words of :class:`colm_cpp.Token`."""
+    """``sources`` as the values of :attr:`colm_cpp.Token.source`."""
     return ["assistant" if letter == "a" else "base" for letter in record.sources]

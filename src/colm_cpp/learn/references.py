@@ -1,14 +1,13 @@
-"""What a pair must beat: sending whole problems to the assistant.
+"""Baselines that a pair must beat: routing whole problems to the assistant.
 
-The **chord** sends a random share of the problems to the assistant and leaves the rest to the base. It costs nothing to
-build, so a pair that is not above it at equal cost is not worth having. The **question router** sends those problems of
-which the base is least sure, by the mean log-probability of the first tokens of its own answer (RouteLLM's kind): the
-base has then written these tokens in vain.
+The **chord** sends a random share of the problems to the assistant and the rest to the base. It costs nothing to build,
+so a pair is only useful if it is above the chord at equal cost. The **question router** sends the problems of which the
+base is least sure (like RouteLLM). It judges by the mean log-probability of the first tokens of the base's own answer.
+The base has written these tokens in vain if the assistant then answers.
 
-Intervals are those of the choice of problems: percentiles of resamples of the problems (a seeded bootstrap). Two more
-problems take part in every resample, one that only the arm answers and one that only it does not, as Agresti and Min
-(2005) add them to a difference of proportions: so no interval has zero width, and those of few problems hold what they
-promise.
+Intervals are percentiles over resamples of the problems (a seeded bootstrap). Every resample gets two more problems:
+one that only the arm answers correctly, and one that only the arm does not. Agresti and Min (2005) do this for a
+difference of proportions. No interval then has zero width, and intervals from few problems have the right coverage.
 """
 
 from __future__ import annotations
@@ -52,14 +51,14 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What sending whole problems to the assistant gives, where it writes a share of the tokens.
+    """The result of routing whole problems, when the assistant writes a given share of the tokens.
 
     Attributes:
         name: ``chord@20`` or ``router@20``.
         rate: the share of the tokens that the assistant writes.
         n_problems: problems that base and assistant both answered.
-        share_of_problems: sent to the assistant.
-        accuracy: expected share of right answers.
+        share_of_problems: share of the problems sent to the assistant, 0 to 1.
+        accuracy: expected share of correct answers, 0 to 1.
     """
 
     name: str
@@ -71,20 +70,20 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Above:
-    """How far an arm lies above sending whole problems to the assistant at equal cost.
+    """How far an arm is above routing whole problems at equal cost.
 
     Attributes:
         arm: the arm.
-        measure: of what cost: seconds per problem or token, by steps or by the clock, or the assistant's share of the
-            tokens.
+        measure: the kind of cost: seconds per problem or per token, by step times or by the clock, or the assistant's
+            share of the tokens.
         n_problems: problems that arm, base and assistant answered.
-        cost: the arm's: seconds, or a share.
-        share_of_problems: that the chord sends to the assistant at this cost; 1 where the arm costs as much as the
-            assistant alone, or more.
+        cost: the arm's cost: seconds, or a share.
+        share_of_problems: share of the problems that the chord sends to the assistant at this cost. 1 if the arm costs
+            as much as the assistant alone, or more.
         chord: accuracy of the chord.
-        above_chord: the arm's accuracy less that.
-        router: accuracy of the question router; None where the base's log-probabilities are not known.
-        above_router: the arm's accuracy less that.
+        above_chord: the arm's accuracy minus the chord's.
+        router: accuracy of the question router; None if the base's log-probabilities are unknown.
+        above_router: the arm's accuracy minus the router's.
     """
 
     arm: str
@@ -103,11 +102,11 @@ class Experts:
     """Base and assistant alone on the same problems.
 
     Attributes:
-        base: whether they are right, ``[n]``.
-        assistant: whether the assistant's are, ``[n]``.
-        base_costs: what the base's answers cost.
-        assistant_costs: what the assistant's cost.
-        confidence: the base's, by which a question router goes, ``[n]``; None where it is not known.
+        base: whether the base's answers are correct, ``[n]``.
+        assistant: whether the assistant's answers are correct, ``[n]``.
+        base_costs: costs of the base's answers.
+        assistant_costs: costs of the assistant's answers.
+        confidence: the base's confidence, which a question router uses, ``[n]``; None if unknown.
     """
 
     base: Floats
@@ -145,7 +144,7 @@ class Experts:
 
 @dataclass(frozen=True)
 class _Columns:
-    """A value for each problem: right or not, and the numerator and denominator of a cost."""
+    """For each problem: whether it is answered correctly, and the numerator and denominator of its cost."""
 
     base: Floats
     assistant: Floats
@@ -236,12 +235,12 @@ def _estimate(value: float, drawn: Sequence[Floats]) -> Estimate:
 
 
 def above(arm: str, correct: Floats, costs: AnswerCosts, experts: Experts) -> list[Above]:
-    """How far an arm lies above chord and router, by every cost that is known.
+    """How far an arm is above chord and router, by every known cost.
 
     Args:
-        arm: its name.
-        correct: whether its answers are right, ``[n]``.
-        costs: what they cost.
+        arm: the arm's name.
+        correct: whether the arm's answers are correct, ``[n]``.
+        costs: costs of the arm's answers.
         experts: base and assistant on the same problems.
     """
     races = []
@@ -276,7 +275,7 @@ class _Race:
             self._over_router.append(right - self._more.router(weights, cost)[1])
 
     def result(self, arm: str) -> Above:
-        """What came of it."""
+        """The result."""
         ones = np.ones((1, self._correct.size))
         accuracy = float(self._correct.mean())
         cost = self._own[0].sum(keepdims=True) / self._own[1].sum(keepdims=True)

@@ -1,4 +1,4 @@
-"""Answers of the assistant, or of the pair, as a corpus: texts of the kind that the pair will write."""
+"""Making a corpus of answers by the assistant or the pair: texts like those that the pair will write."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class Progress:
     """Sent after every answer.
 
     Attributes:
-        done: documents done with, those of earlier runs included.
-        total: documents there are.
+        done: documents finished, by earlier runs too.
+        total: documents in all.
         n_tokens: tokens written in this run.
-        bad_row: the document, where it is none that can be answered.
+        bad_row: the last document, if it could not be answered.
     """
 
     done: int
@@ -65,36 +65,36 @@ def respond(
     n_parallel: int = 1,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Corpus:
-    """Lets the assistant, or the pair, answer every prompt of a corpus, or goes on with that.
+    """Has the assistant or the pair answer every prompt of a corpus. An interrupted run is continued.
 
     Args:
         pair: the loaded pair.
-        corpus: prompts; completions in it are not looked at.
-        out: the folder; answers are kept in ``responses.jsonl``, each with its tokens.
-        options: of generation, :data:`colm_cpp.options.ANSWER_OPTIONS` where they are not given; ``seed`` is that of
-            the first prompt, each later one has the next.
-        head: who writes: with ``always`` the assistant alone. A learned head gives texts in which both models' tokens
-            stand, as they will when it is used (its next version can learn from those, as DAgger does: Ross et al.,
-            2011).
-        chat: through the base's chat template. None: where it has one.
-        system: a system message before prompts.
+        corpus: prompts. Completions in it are ignored.
+        out: the folder. Its ``responses.jsonl`` keeps the answers with their tokens.
+        options: generation options; the defaults are :data:`colm_cpp.options.ANSWER_OPTIONS`. ``seed`` is the seed of
+            the first prompt; each later prompt adds 1.
+        head: the head that decides who writes. With ``always`` the assistant writes alone. A learned head gives texts
+            with tokens of both models, as in real use. The head's next version can learn from them, as in DAgger (Ross
+            et al., 2011).
+        chat: apply the base's chat template. None: if it has one.
+        system: a system message before each prompt.
         strict: stop at the first prompt that cannot be answered.
-        n_parallel: answers that are written at once, see :meth:`colm_cpp.Pair.stream_batch`. They are kept in the order
-            of the prompts: what ends the process costs those that were waiting for an earlier one.
+        n_parallel: answers that are written at a time, see :meth:`colm_cpp.Pair.stream_batch`. Answers are saved in the
+            order of the prompts. If the process ends, finished answers that wait for an earlier one are lost.
         on_progress: called after every answer.
 
     Returns:
         The answered corpus.
 
     Raises:
-        CorpusError: the folder holds other answers, or a prompt cannot be answered, with ``strict``.
-        ChatTemplateError: ``chat`` is asked for and the base's file has no template.
+        CorpusError: the folder holds other answers; or, with ``strict``, a prompt cannot be answered.
+        ChatTemplateError: ``chat`` is True and the base's file has no chat template.
         OptionError: ``n_parallel`` or an option of generation outside its range.
-        HeadError: ``head`` is nothing that can serve as one, or knows no threshold for a ``defer_rate``.
-        OSError: the disk is full. Answers written before stay.
+        HeadError: ``head`` cannot be used as a head, or has no calibration table for ``defer_rate``.
+        OSError: the disk is full. Answers that were saved before stay.
     """
     if chat and not pair.base["chat_template"]:
-        raise ChatTemplateError(f"{pair.base['path']} carries no chat template; have the texts answered without chat")
+        raise ChatTemplateError(f"{pair.base['path']} has no chat template; answer the texts without chat")
     options = {**ANSWER_OPTIONS, **options}
     use_chat = uses_chat(pair.base, chat)
     integer("seed", options.get("seed", 0), 0, MAX_SEED)
@@ -137,7 +137,7 @@ def _write(
         for number, answer in written:
             if isinstance(answer, BadRow):
                 if strict:
-                    raise CorpusError(f"{answer}; without --strict such rows are left out")
+                    raise CorpusError(f"{answer}; without --strict such rows are skipped")
                 row: dict[str, Any] = {"bad": answer.reason, "file": answer.path, "line": answer.line}
             else:
                 row = answer
@@ -177,10 +177,10 @@ def _header(path: Path, first: bytes, beginning: bytes) -> dict[str, Any] | None
     try:
         known = json.loads(first)
         if not isinstance(known, dict) or known.get("format") != FORMAT or not first.endswith(b"\n"):
-            raise ValueError("it is not the header of a file of answers")
+            raise ValueError("it is not the header of a responses file")
     except (ValueError, RecursionError) as error:
         raise CorpusError(
-            f"{path} is damaged in its first line ({shortened(str(error))}); delete it or use another folder"
+            f"{path} has a damaged first line ({shortened(str(error))}); delete the file, or use another folder"
         ) from error
     return known
 

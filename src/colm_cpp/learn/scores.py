@@ -1,9 +1,9 @@
-"""A folder of scored texts: numpy arrays that grow by whole texts, and what they were made of.
+"""A folder of scored texts: numpy arrays that grow by whole texts.
 
-``meta.json`` says what made the scores; ``progress.json`` how far they are; ``texts.jsonl`` has a line for each text;
-each other value is one ``.npy`` file with a row for each scored token. ``progress.json`` is replaced after the arrays
-were synced, and rows beyond it are cut off when the folder is opened again: whatever ends the process costs at most
-the texts being scored.
+``meta.json`` holds the models and options, ``progress.json`` the progress, and ``texts.jsonl`` one line for each text.
+Every other value is a ``.npy`` file with one row for each scored token. ``progress.json`` is replaced after the arrays
+are synced. Rows beyond it are cut off when the folder is opened again. If the process ends, at most the texts in
+progress are lost.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _refuse_others(folder: Path) -> None:
     for path in folder_files(folder):
         if not path.exists() or path.name == "responses.jsonl" or (path.name == "progress.json" and _is_mark(path)):
             continue
-        raise CorpusError(f"{folder} has no scores, but a file {path.name} that they would write over; use another")
+        raise CorpusError(f"{folder} holds no scores, but scores would overwrite its {path.name}; use another folder")
 
 
 def _is_mark(path: Path) -> bool:
@@ -118,7 +118,7 @@ def _read_meta(folder: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class ProgressMark:
-    """How far a folder is.
+    """The progress of a folder.
 
     Attributes:
         n_documents: documents begun, bad ones included.
@@ -126,8 +126,8 @@ class ProgressMark:
         n_tokens: tokens scored.
         n_read: tokens read by each model, prompts included.
         n_bad: bad rows.
-        n_truncated: texts cut at the end of the context.
-        complete: whether the whole corpus (or its limit) is done.
+        n_truncated: texts that were cut at the end of the context.
+        complete: whether the whole corpus is done, up to its limit if there is one.
     """
 
     n_documents: int = 0
@@ -181,7 +181,7 @@ def _check_column(path: Path, n_tokens: int, row_size: int) -> None:
 
 
 def _parse_text(line: bytes) -> dict[str, Any]:
-    """A line of texts.jsonl. Raises ValueError where it is none."""
+    """Parses a line of texts.jsonl. Raises ValueError if it has another form."""
     text = json.loads(line)
     if not isinstance(text, dict):
         raise ValueError("it is no object")
@@ -240,7 +240,7 @@ def _end_of_texts(path: Path, done: ProgressMark) -> int:
             )
     if n_beyond > MAX_TEXTS:
         raise CorpusError(
-            f"{path} has {n_beyond} texts behind the {n} that progress.json counts, and an interruption leaves at most "
+            f"{path} has {n_beyond} texts after the {n} that progress.json counts, but an interruption leaves at most "
             f"{MAX_TEXTS}; score into a new folder"
         )
     return end
@@ -254,7 +254,7 @@ class ScoresWriter:
 
         Args:
             path: the folder.
-            facts: what every score depends on, ``n_embd`` and ``top_k`` among them. A folder with others is refused.
+            facts: the facts that every score depends on, with ``n_embd`` and ``top_k``. Others are refused.
 
         Raises:
             CorpusError: the folder holds other scores, cannot be read, or is being written by another process.
@@ -277,7 +277,7 @@ class ScoresWriter:
                 if meta.get(name) != facts.get(name):
                     raise CorpusError(
                         f"{self.path} holds scores with {name} {shortened(json.dumps(meta.get(name)))}, not "
-                        f"{shortened(json.dumps(facts.get(name)))}; give the same, or another folder"
+                        f"{shortened(json.dumps(facts.get(name)))}; give the same, or use another folder"
                     )
             self.meta = meta
             self.done = _read_progress(self.path)
@@ -320,11 +320,11 @@ class ScoresWriter:
 
         Args:
             columns: name -> rows, for each name of :data:`COLUMNS` but ``text``.
-            texts: what ``texts.jsonl`` says of each; ``n_scored`` among it.
-            done: how far the folder is with them.
+            texts: the line of ``texts.jsonl`` for each text, with ``n_scored``.
+            done: the progress once these texts are added.
 
         Raises:
-            OSError: the disk is full, or the folder is gone. What was there before stays.
+            OSError: the disk is full, or the folder is gone. Earlier rows stay.
         """
         numbers = np.arange(self.done.n_texts, self.done.n_texts + len(texts), dtype=np.int32)
         rows = {**columns, "text": np.repeat(numbers, [text["n_scored"] for text in texts])}
@@ -347,10 +347,10 @@ class ScoresWriter:
         self.done = done
 
     def close(self) -> None:
-        """Closes the files and lets others write.
+        """Closes the files and releases the folder's lock.
 
         Raises:
-            OSError: the disk is full. Everything is closed all the same.
+            OSError: the disk is full. The files are closed nevertheless.
         """
         with contextlib.ExitStack() as stack:
             stack.callback(self._lock.release)
@@ -369,21 +369,21 @@ class Scores:
 
     Attributes:
         path: the folder.
-        meta: what made them.
+        meta: the models and options that made them.
         progress: how far they are.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Opens a folder made by ``colm score``; one that is not complete has the texts that are done.
+        """Opens a folder made by ``colm score``. An incomplete folder has the texts scored so far.
 
         Raises:
-            CorpusError: it is no folder of scores, of another format version, cut short, or empty.
+            CorpusError: the folder holds no scores, has another format version, is cut short or is empty.
         """
         self.path = Path(path)
         self.meta = _read_meta(self.path)
         self.progress = _read_progress(self.path)
         if not self.progress.n_tokens:
-            raise CorpusError(f"{self.path} holds no scored token; run colm score again")
+            raise CorpusError(f"{self.path} holds no scored tokens; run colm score again")
         self._columns = {name: self._map(name) for name in COLUMNS}
 
     def _map(self, name: str) -> npt.NDArray[Any]:
@@ -406,7 +406,7 @@ class Scores:
         return self._columns[column]
 
     def __len__(self) -> int:
-        """Scored tokens."""
+        """The number of scored tokens."""
         return self.progress.n_tokens
 
     @property

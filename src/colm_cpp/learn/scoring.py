@@ -1,7 +1,6 @@
-"""Reading a corpus once with both models: how likely each found every token, and what the base's state was.
+"""Scoring a corpus: both models read it once, and their log-probabilities and the base's hidden states are kept.
 
-Everything that fitting a head needs of the two models is computed here and kept in a folder (:mod:`.scores`), so that
-fitting takes seconds and can be repeated.
+The folder (:mod:`.scores`) then holds everything that fitting a head needs. Fitting takes seconds and can be repeated.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class Progress:
     """Sent after every group of texts.
 
     Attributes:
-        done: how far the folder is.
+        done: the progress of the folder.
         n_read: tokens read by each model in this run.
         share: share of the corpus that is done, by documents and parts of long ones, 0 to 1.
         bad_rows: rows of this group that could not be used.
@@ -59,7 +58,7 @@ class Progress:
 
 
 class Scorer:
-    """Both models, loaded for reading many texts at once."""
+    """Both models, loaded for reading many texts at a time."""
 
     def __init__(
         self,
@@ -107,7 +106,7 @@ class Scorer:
         """Token ids of ``text``.
 
         Raises:
-            TokenizeError: it holds a lone surrogate.
+            TokenizeError: ``text`` holds a lone surrogate.
         """
         try:
             text.encode("utf-8")
@@ -123,7 +122,7 @@ class Scorer:
             top_k: how many of the base's largest log-probabilities to keep.
 
         Raises:
-            ContextFull: too many or too long texts.
+            ContextFull: there are too many texts, or they are too long.
             TokenizeError: a token that the models do not share.
             GenerationError: llama.cpp failed, or a model gave NaN or infinite values (which text, which token).
             KeyboardInterrupt: Ctrl-C.
@@ -190,25 +189,25 @@ def score(
     strict: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> ProgressMark:
-    """Scores a corpus into a folder, or goes on with one.
+    """Scores a corpus into a folder. An interrupted scoring is continued.
 
     Args:
         scorer: the loaded models.
         corpus: the texts.
         out: the folder.
         chat: see :class:`.texts.TextMaker`.
-        system: likewise.
+        system: a system message before each prompt, see :class:`.texts.TextMaker`.
         top_k: how many of the base's largest log-probabilities to keep, 1 to 64.
         strict: stop at the first bad row.
         on_progress: called after every group of texts.
 
     Raises:
-        CorpusError: no usable row, a bad one with ``strict``, or a folder with other scores.
+        CorpusError: there is no usable row; with ``strict``, a row is bad; or the folder holds other scores.
         OptionError: ``top_k`` outside its range.
-        OSError: the disk is full. What was scored before stays.
+        OSError: the disk is full. Earlier scores stay.
     """
     if not 1 <= top_k <= 64:
-        raise OptionError(f"top_k is {shown(top_k)}; between 1 and 64 log-probabilities can be kept")
+        raise OptionError(f"top_k is {shown(top_k)}; it must be a whole number from 1 to 64")
     make = TextMaker(scorer, scorer.base, n_shared=scorer.n_shared, n_ctx=scorer.n_ctx, chat=chat, system=system)
     facts = {
         **corpus.facts,
@@ -228,10 +227,10 @@ def score(
         n_read = 0
         for group, bad, n_begun, n_finished in _groups(corpus, make, scorer.n_texts, writer.done):
             if strict and bad:
-                raise CorpusError(f"{bad[0]}; without --strict such rows are left out")
+                raise CorpusError(f"{bad[0]}; without --strict such rows are skipped")
             columns, texts, failed, decode_s = _score_group(scorer, group, top_k)
             if strict and failed:
-                raise CorpusError(f"{failed[0]}; without --strict such rows are left out")
+                raise CorpusError(f"{failed[0]}; without --strict such rows are skipped")
             n_read += sum(len(text.tokens) for text in texts)
             done = writer.done
             done = replace(
@@ -249,7 +248,7 @@ def score(
                 share = n_finished / max(corpus.n_documents, 1)
                 on_progress(Progress(done, n_read, share, (*bad, *failed), decode_s))
         if not writer.done.n_tokens:
-            raise CorpusError("the corpus holds no usable row; each needs a prompt and a completion, or messages")
+            raise CorpusError("the corpus holds no usable row; a row needs a prompt and a completion, or messages")
         done = replace(writer.done, complete=True)
         writer.add({}, [], done)
         return done

@@ -22,12 +22,12 @@ PathLike = str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class Corpus:
-    """Texts, always the same ones in the same order.
+    """The same texts in the same order, each time they are read.
 
     Attributes:
-        documents: gives them, bad rows among them.
-        n_documents: how many there are.
-        facts: what they depend on, for ``meta.json``.
+        documents: returns an iterator over documents and bad rows.
+        n_documents: the number of both together.
+        facts: the files and options that the texts depend on, for ``meta.json``.
     """
 
     documents: Callable[[], Iterator[Document | BadRow]]
@@ -42,8 +42,8 @@ def select(
 
     Args:
         paths: JSON-lines and plain text files.
-        limit: rows at most. None: all.
-        seed: draw the rows at random instead of taking the first; they keep their order.
+        limit: the most rows to use. None: all.
+        seed: draw the rows at random with this seed, in the order of the files. None: take the first rows.
         needs_completion: see :func:`.corpus.read_documents`.
 
     Raises:
@@ -51,9 +51,9 @@ def select(
         OptionError: ``limit`` below 1.
     """
     if limit is not None and limit < 1:
-        raise OptionError(f"limit is {shown(limit)}; it must be 1 or more")
+        raise OptionError(f"limit is {shown(limit)}; it must be a whole number, 1 or more")
     if not paths:
-        raise CorpusError("there is no corpus; name one file or more")
+        raise CorpusError("no corpus was given; name at least one file")
     files = [_described(path) for path in paths]
 
     def all_documents() -> Iterator[Document | BadRow]:
@@ -76,5 +76,7 @@ def _described(path: PathLike) -> dict[str, str]:
             while block := file.read(2**20):
                 digest.update(block)
     except OSError as error:
-        raise CorpusError(f"{os.fspath(path)} cannot be read ({error.strerror}); check its name and rights") from error
+        raise CorpusError(
+            f"{os.fspath(path)} cannot be read ({error.strerror}); check its name and permissions"
+        ) from error
     return {"file": os.path.basename(os.fspath(path)), "sha256": digest.hexdigest()}

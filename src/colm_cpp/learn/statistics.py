@@ -1,4 +1,4 @@
-"""How far a measured accuracy, or a difference of two, can be trusted, and how well scores tell two classes apart."""
+"""Intervals and p-values for accuracies and their differences, and ROC statistics of scores."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..errors import OptionError
 __all__ = ["FEW", "PairedDifference", "paired_difference", "roc_auc", "wilson_interval", "youden_threshold"]
 
 FEW = 30
-"""Below so many problems a report warns beside every p-value."""
+"""With fewer problems than this, a report warns beside every p-value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +22,10 @@ class PairedDifference:
     """A difference of two accuracies on the same problems, in [-1, 1].
 
     Attributes:
-        difference: what was measured.
+        difference: the measured difference.
         low: lower end of the confidence interval.
         high: its upper end.
-        p_value: two-sided, 0 to 1: how likely a difference as large is if neither is better.
+        p_value: two-sided, 0 to 1: the probability of a difference this large if neither is better.
     """
 
     difference: float
@@ -35,7 +35,7 @@ class PairedDifference:
 
 
 def wilson_interval(n_correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval for a proportion; unlike the normal one it is sensible near 0 and 1 and for small n.
+    """Wilson's score interval for a proportion. Unlike the normal interval, it works near 0 and 1 and for small n.
 
     Args:
         n_correct: successes, 0 to ``n``.
@@ -49,9 +49,9 @@ def wilson_interval(n_correct: int, n: int, confidence: float = 0.95) -> tuple[f
         OptionError: a value outside its range.
     """
     if n < 1:
-        raise OptionError(f"n is {n}, but there must be at least one trial")
+        raise OptionError(f"n is {n}; it must be 1 or more")
     if not 0 <= n_correct <= n:
-        raise OptionError(f"n_correct is {n_correct}, but it lies between 0 and n, {n}")
+        raise OptionError(f"n_correct is {n_correct}; it must be from 0 to n, which is {n}")
     z = NormalDist().inv_cdf(0.5 + _confidence(confidence) / 2)
     share = n_correct / n
     centre = share + z * z / (2 * n)
@@ -66,14 +66,13 @@ def wilson_interval(n_correct: int, n: int, confidence: float = 0.95) -> tuple[f
 def paired_difference(a: npt.ArrayLike, b: npt.ArrayLike, confidence: float = 0.95) -> PairedDifference:
     """Compares two ways of answering the same problems.
 
-    The interval is Tango's (1998), which inverts the score test for paired proportions as Wilson's inverts that for
-    one: it is sensible for few problems, and never has zero width. The p-value is that of the exact McNemar test:
-    of the problems that only one of the two got right, how likely is a split as uneven as this, if either is as likely
-    to be the one?
+    The interval is Tango's (1998), which inverts the score test for paired proportions. It works for few problems and
+    never has zero width. The p-value is that of the exact McNemar test. It looks at the problems that only one of the
+    two answered correctly: how likely is a split this uneven if both are equally good?
 
     Args:
         a: whether each problem was answered correctly, booleans or 0 and 1, ``[n]``.
-        b: the same of the other way, in the same order, ``[n]``.
+        b: the same for the other way of answering, in the same order, ``[n]``.
         confidence: in (0, 1).
 
     Returns:
@@ -134,10 +133,10 @@ def roc_auc(scores: npt.ArrayLike, labels: npt.ArrayLike, weights: npt.ArrayLike
     Args:
         scores: ``[n]``; infinite ones are allowed, NaN is not.
         labels: booleans or 0 and 1, ``[n]``.
-        weights: how much each counts, ``[n]``, finite and not negative. None: all alike.
+        weights: the weight of each score, ``[n]``, finite and not negative. None: equal weights.
 
     Returns:
-        The area, in [0, 1]; NaN where a class is missing or weighs nothing.
+        The area, in [0, 1]; NaN if a class is missing or has weight 0.
 
     Raises:
         OptionError: the lengths differ, there are no scores, or a value is outside its range.
@@ -150,7 +149,7 @@ def roc_auc(scores: npt.ArrayLike, labels: npt.ArrayLike, weights: npt.ArrayLike
         weight = _numbers("weights", weights)
         _same_length("scores", values.size, "weights", weight.size)
         if not np.all(np.isfinite(weight)) or np.any(weight < 0):
-            raise OptionError("weights has a value that is negative or not finite; a weight is at least 0")
+            raise OptionError("weights holds a value that is negative or not finite; each must be 0 or more")
         weight = weight / max(float(weight.max()), np.finfo(np.float64).tiny)  # their sum must not overflow
     distinct, group = np.unique(values, return_inverse=True)
     group = group.reshape(-1)
@@ -183,7 +182,7 @@ def youden_threshold(scores: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[floa
     n_up = int(positive.sum())
     n_down = int(positive.size) - n_up
     if n_up == 0 or n_down == 0:
-        raise OptionError("labels has only one class, but a threshold needs positives and negatives")
+        raise OptionError("labels holds only one class; a threshold needs both classes")
     distinct, group = np.unique(values, return_inverse=True)
     group = group.reshape(-1)
     up = np.bincount(group[positive], minlength=distinct.size)
@@ -205,7 +204,7 @@ def youden_threshold(scores: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[floa
 
 def _confidence(value: float) -> float:
     if not 0.0 < value < 1.0:  # also refuses NaN
-        raise OptionError(f"confidence is {value}, but it lies between 0 and 1")
+        raise OptionError(f"confidence is {value}; it must be between 0 and 1")
     return value
 
 
@@ -215,9 +214,9 @@ def _numbers(name: str, values: npt.ArrayLike) -> npt.NDArray[np.float64]:
     except (TypeError, ValueError) as error:
         raise OptionError(f"{name} is not made of numbers ({error})") from error
     if array.ndim != 1:
-        raise OptionError(f"{name} has shape {array.shape}, but needs [n]")
+        raise OptionError(f"{name} has shape {array.shape}; it must be [n]")
     if array.size == 0:
-        raise OptionError(f"{name} is empty")
+        raise OptionError(f"{name} is empty; give at least one value")
     return array
 
 
@@ -238,4 +237,4 @@ def _classes(name: str, values: npt.ArrayLike) -> npt.NDArray[np.bool_]:
 
 def _same_length(name: str, size: int, other: str, other_size: int) -> None:
     if size != other_size:
-        raise OptionError(f"{name} has {size} values and {other} has {other_size}, but they need as many")
+        raise OptionError(f"{name} has {size} values and {other} has {other_size}; give equally many")

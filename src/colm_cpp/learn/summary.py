@@ -1,4 +1,4 @@
-"""What the answers of an evaluation come to: accuracy, deferral, speed, and which differences are more than chance."""
+"""Summaries of an evaluation: accuracy, deferral rate, speed, and which differences are significant."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ __all__ = ["ArmSummary", "Comparison", "Summary", "summarize"]
 
 @dataclass(frozen=True, slots=True)
 class ArmSummary:
-    """One arm.
+    """The results of one arm.
 
     Attributes:
         name: the arm.
-        rate: the deferral rate asked for; None for the models alone.
+        rate: the wanted deferral rate; None for a model alone.
         n_problems: problems that it answered.
-        n_correct: answers that the checker took.
-        accuracy: share of them.
-        low: lower end of its 95% interval (Wilson).
-        high: upper end.
-        deferral_rate: share of the tokens on the assistant's turn.
+        n_correct: answers that the checker accepted.
+        accuracy: ``n_correct / n_problems``, 0 to 1.
+        low: lower end of the accuracy's 95% interval (Wilson).
+        high: upper end of that interval.
+        deferral_rate: share of the tokens that were deferred, 0 to 1.
         n_tokens: tokens written.
-        tokens_per_s: of writing, reading the prompts left out, over the answers that were written one at a time; None
-            where there is none.
-        n_timed: how many these are.
+        tokens_per_s: tokens per second without the prefill, over the answers that were written alone; None if there is
+            none.
+        n_timed: the number of these answers.
         assistant_calls_per_token: how often the assistant was asked for each token written.
         n_cut_off: answers that ended at ``max_tokens``.
         n_without_answer: texts in which the checker found no answer.
-        s_per_problem: seconds for an answer, prompt included, by counts and the step times in ``meta.json``, as if it
-            were written alone on a machine that does nothing else; None where there are no step times.
-        ms_per_token: milliseconds for a token, prompts left out, likewise.
+        s_per_problem: seconds for an answer, prefill included, computed from counts and the step times in
+            ``meta.json``: the time on a machine that does nothing else. None without step times.
+        ms_per_token: milliseconds for a token without the prefill, computed in the same way; None without step times.
     """
 
     name: str
@@ -68,10 +68,10 @@ class Comparison:
     """Two arms on the problems that both answered.
 
     Attributes:
-        arm: the one.
-        other: the other.
+        arm: the first arm.
+        other: the second arm.
         n_problems: problems that both answered.
-        difference: accuracy of ``arm`` less that of ``other``, with its interval and p-value.
+        difference: accuracy of ``arm`` minus that of ``other``, with its interval and p-value.
     """
 
     arm: str
@@ -85,13 +85,13 @@ class Summary:
     """An evaluation.
 
     Attributes:
-        meta: what the answers were made with.
-        checker: how they were judged.
+        meta: the models and options of the answers.
+        checker: the checker that judged them.
         arms: the models alone first, then heads by name and rate.
         comparisons: every two arms.
-        references: what sending whole problems to the assistant gives, at the rates that the arms were asked for. Empty
-            without answers of both models alone.
-        above: how far each arm lies above that at equal cost, by every cost that is known.
+        references: results of routing whole problems to the assistant, at the arms' wanted rates. Empty without answers
+            of both models alone.
+        above: how far each arm is above that at equal cost, by every known cost.
         experts: both models alone, for curves; None without answers of both.
     """
 
@@ -123,7 +123,7 @@ def summarize(folder: RecordFolder, task: Task, checker: Checker) -> Summary:
     """
     if folder.meta.get("task_sha256") != task.digest:
         raise CorpusError(
-            f"{folder.path} has answers to {folder.meta.get('task', 'another task')}, and {task.path} is another file"
+            f"{folder.path} holds answers to {folder.meta.get('task', 'another task')}, but {task.path} is another file"
         )
     problems = {problem.index: problem for problem in task.problems}
     steps = StepTimes.from_dict(folder.meta["steps"]) if "steps" in folder.meta else None

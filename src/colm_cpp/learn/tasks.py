@@ -1,4 +1,4 @@
-"""Problems with known answers: what a pair is judged on."""
+"""Tasks: problems with known answers, on which a pair is evaluated."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Problem:
         index: its row in the file, counted from 0.
         messages: the prompt as chat messages.
         answer: the reference: a text, or for the ``python`` checker the tests to run.
-        prompt: what the messages end with: the user's words. Choices and code stubs are read from it.
+        prompt: the content of the last message. Choices and code stubs are read from it.
     """
 
     index: int
@@ -42,7 +42,7 @@ class Task:
         path: the file.
         digest: SHA-256 of its bytes; results of another file are never mixed in.
         problems: in the order of the file.
-        bad_rows: rows that are no problem, with the reason.
+        bad_rows: rows that cannot be used, with the reason.
     """
 
     path: str
@@ -56,8 +56,8 @@ def load_task(path: str | os.PathLike[str], *, skip: int = 0, limit: int | None 
 
     Args:
         path: the file.
-        skip: rows to pass over at the beginning.
-        limit: problems at most. None: all.
+        skip: rows to skip at the beginning.
+        limit: the most problems to read. None: all.
 
     Raises:
         CorpusError: the file cannot be read, or holds no problem.
@@ -88,7 +88,7 @@ def load_task(path: str | os.PathLike[str], *, skip: int = 0, limit: int | None 
 
 
 def load_prompts(path: str | os.PathLike[str], *, skip: int = 0, limit: int | None = None) -> list[Problem]:
-    """The prompts of a file, answers or not: JSON lines with ``prompt`` or ``messages``.
+    """The prompts of a file: JSON lines with ``prompt`` or ``messages``. Answers are not needed.
 
     A conversation that ends with the assistant's turn is taken up to that turn.
 
@@ -115,7 +115,7 @@ def load_prompts(path: str | os.PathLike[str], *, skip: int = 0, limit: int | No
             problems.append(problem)
     if not problems:
         raise CorpusError(
-            f"{os.fspath(path)} holds no prompt behind row {skip}{'; ' + reason if reason else ''}; each line is a "
+            f"{os.fspath(path)} holds no prompt after row {skip}{'; ' + reason if reason else ''}; each line is a "
             "JSON object with prompt or messages"
         )
     return problems

@@ -1,4 +1,4 @@
-"""From documents to tokens: which are read only, and which are scored and learned from."""
+"""Turning documents into tokens, and choosing the tokens that are scored and learned from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Text", "TextMaker", "Tokenizer", "grouped", "prompt_messages", "uses
 
 
 class Tokenizer(Protocol):
-    """What turns text into ids: a loaded pair."""
+    """Anything that turns text into token ids, such as a loaded pair."""
 
     def tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
         """Token ids."""
@@ -45,12 +45,12 @@ class Text:
 
 
 def uses_chat(base: Mapping[str, Any], chat: bool | None) -> bool:
-    """``chat``, or where that is None, whether the base's file has a chat template."""
+    """``chat``, or if that is None, whether the base's file has a chat template."""
     return bool(base["chat_template"]) if chat is None else chat
 
 
 def prompt_messages(document: Document, system: str | None) -> list[dict[str, str]]:
-    """The document's conversation; one of a prompt alone has the system message, where there is one, before it."""
+    """The document's conversation. The system message, if given, comes before a prompt without turns."""
     if document.messages:
         return [dict(message) for message in document.messages]
     before = [] if system is None else [{"role": "system", "content": system}]
@@ -58,7 +58,7 @@ def prompt_messages(document: Document, system: str | None) -> list[dict[str, st
 
 
 class TextMaker:
-    """Makes texts of documents, for one base."""
+    """Turns documents into texts for one base."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class TextMaker:
         self.n_ctx = n_ctx
         self._eog = frozenset(base["eog_tokens"])
         if chat and not base["chat_template"]:
-            raise ChatTemplateError(f"{base['path']} carries no chat template; score the texts without chat")
+            raise ChatTemplateError(f"{base['path']} has no chat template; score the texts without chat")
         self.chat = uses_chat(base, chat)
         self.bos = tokenizer.tokenize("", True, True)  # what stands before every text; [] where the model asks for none
         self._system = system
@@ -160,7 +160,7 @@ class TextMaker:
         # A greeting answers nobody, so it is read with what follows and not learned from.
         n_opening = next((i for i, message in enumerate(messages) if message["role"] != "assistant"), len(messages))
         if not any(message["role"] == "assistant" for message in messages[n_opening:]):
-            raise ChatTemplateError("no turn of the assistant follows another's, so there is none to learn from")
+            raise ChatTemplateError("no assistant's message follows another message, so there is nothing to learn from")
         for i, message in enumerate(messages):
             if message["role"] != "assistant" or i < n_opening:
                 continue
@@ -169,7 +169,7 @@ class TextMaker:
             if not opened.startswith(done) or not closed.startswith(opened):
                 raise ChatTemplateError(
                     "the chat template does not continue its own prompt with the assistant's turn, so the turn's "
-                    "tokens cannot be told apart"
+                    "tokens cannot be found"
                 )
             if done:
                 prompt = self._behind(done, tokens, opened[len(done) :], add_special)
@@ -189,7 +189,7 @@ class TextMaker:
 
     def _render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
         if not self._base["chat_template"]:
-            raise ChatTemplateError("the base's file carries no chat template, which a conversation needs")
+            raise ChatTemplateError("the base's file has no chat template, which a conversation needs")
         return render_chat(
             messages,
             self._base["chat_template"],
@@ -204,12 +204,12 @@ def grouped(
 ) -> Iterator[tuple[list[Text], list[BadRow]]]:
     """Runs of texts that are read together, with the bad rows among them.
 
-    Which texts stand together depends on the texts alone, so that an interrupted scoring goes on with the same groups.
+    The groups depend on the texts alone, so an interrupted scoring continues with the same groups.
 
     Args:
         texts: in the order of the corpus.
-        n_tokens: tokens of a group at most (one text may have as many).
-        n_texts: texts of a group at most.
+        n_tokens: the most tokens of a group, and of a single text.
+        n_texts: the most texts of a group.
     """
     group: list[Text] = []
     bad: list[BadRow] = []

@@ -1,4 +1,4 @@
-"""From scored texts to a head, with what it is worth on texts that it was not fitted to."""
+"""Fitting a head to scored texts, with metrics on held-out texts."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ class TrainingOptions:
     """How a head is fitted.
 
     Attributes:
-        kind: ``"linear"`` (theta of the paper) or ``"mlp"`` (one layer of silu units between).
-        features: ``"none"``, ``"logits"`` (all that the engine knows), or names of :data:`colm_cpp.heads.FEATURES`
-            joined by commas; they stand beside the hidden state.
+        kind: ``"linear"`` (theta of the paper) or ``"mlp"`` (one hidden layer of silu units).
+        features: ``"none"``, ``"logits"`` (all features), or names of :data:`colm_cpp.heads.FEATURES`
+            joined by commas. They are inputs beside the hidden state.
         top_k: how many log-probabilities ``top_k_logprobs`` stands for.
-        use_hidden: False gives the hidden state no weight, for comparison.
+        use_hidden: False sets the weights of the hidden state to 0, for comparison.
         objective: ``"marginal"`` (the paper's, started from the weak labels), ``"weak"`` (the labels alone) or
-            ``"regret"`` (what the assistant's likelihood loses where the base writes); see :mod:`.objective`.
+            ``"regret"`` (the assistant's likelihood that is lost where the base writes); see :mod:`.objective`.
         label: the weak label: ``"a"``, ``"b"`` or ``"differ"``; see :func:`.objective.make_label`.
         cost: price of a deferred token in nats, for ``"marginal"`` and ``"regret"``.
-        l2: weight of half the squared weights of the standardised hidden state.
-        feature_l2: the same of the standardised features, which are few.
+        l2: L2 penalty on the weights of the standardised hidden state.
+        feature_l2: L2 penalty on the weights of the standardised features.
         n_units: width of the mlp.
-        held_out: share of the texts that stop the fit and are reported on, in (0, 1).
-        seed: of the choice of those texts and of the mlp's first weights.
-        max_iterations: of L-BFGS, for each of the two fits.
+        held_out: share of the texts that are held out, in (0, 1). They stop the fit and give the metrics.
+        seed: seed of the choice of held-out texts and of the mlp's first weights.
+        max_iterations: the most iterations of L-BFGS in each of the two fits.
         patience: iterations without a better held-out loss before a fit stops.
-        memory_limit: bytes that the inputs may take in memory, as float32; beyond it hidden states are read from disk.
+        memory_limit: the most bytes of the inputs in memory, as float32. Beyond it, hidden states are read from disk.
     """
 
     kind: str = "linear"
@@ -77,21 +77,21 @@ class TrainingOptions:
             ("label", LABELS),
         ):
             if getattr(self, name) not in known:
-                raise OptionError(f"{name} is {shown(getattr(self, name))}; there are {', '.join(known)}")
+                raise OptionError(f"{name} is {shown(getattr(self, name))}; it must be one of {', '.join(known)}")
         self.feature_names()
         for name, low, high in (("cost", 0.0, 1e300), ("l2", 0.0, 1e300), ("feature_l2", 0.0, 1e300)):
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or not low <= value <= high:  # also refuses NaN
-                raise OptionError(f"{name} is {shown(value)}; it must be 0 or more, and finite")
+                raise OptionError(f"{name} is {shown(value)}; it must be a finite number, 0 or more")
         if not isinstance(self.held_out, (int, float)) or not 0.0 < self.held_out < 1.0:
-            raise OptionError(f"held_out is {shown(self.held_out)}; it is a share of the texts, between 0 and 1")
+            raise OptionError(f"held_out is {shown(self.held_out)}; it must be between 0 and 1, a share of the texts")
         for name in ("max_iterations", "patience", "n_units", "top_k", "memory_limit"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**63:
-                raise OptionError(f"{name} is {shown(value)}; it must be 1 or more, and a whole number")
+                raise OptionError(f"{name} is {shown(value)}; it must be a whole number, 1 or more")
         integer("seed", self.seed, 0, 2**63 - 1)
         if not self.use_hidden and not self.feature_names():
-            raise OptionError("use_hidden=False and features='none' leave a head nothing to look at; choose features")
+            raise OptionError("use_hidden=False and features='none' leave the head without inputs; choose features")
 
     def feature_names(self) -> tuple[str, ...]:
         """``features`` as names."""
@@ -103,8 +103,8 @@ class TrainingOptions:
         for name in names:
             if name not in FEATURES:
                 raise OptionError(
-                    f"feature {shown(name)} is unknown; there are none, logits, and {', '.join(FEATURES)} joined by "
-                    "commas"
+                    f"feature {shown(name)} is unknown; give none, logits, or any of {', '.join(FEATURES)}, joined "
+                    "by commas"
                 )
         if not names or len(set(names)) != len(names):
             raise OptionError(f"features is {shown(self.features)}; name each feature once")
@@ -113,26 +113,26 @@ class TrainingOptions:
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """What a head is worth on tokens. NLL is in nats per token.
+    """Metrics of a head on tokens. NLL is in nats per token.
 
     Attributes:
-        n_texts: texts.
-        n_tokens: their scored tokens.
-        base_nll: of the base alone.
-        assistant_nll: of the assistant alone.
-        joint_nll: of the mixture that the head makes of both.
-        oracle_nll: of whichever of the two is better, token by token.
+        n_texts: number of texts.
+        n_tokens: number of their scored tokens.
+        base_nll: NLL of the base alone.
+        assistant_nll: NLL of the assistant alone.
+        joint_nll: NLL of the head's mixture of both.
+        oracle_nll: NLL of the better model at each token.
         mean_defer_prob: mean of sigmoid(z).
-        auc_a: area under the ROC against label a; None where the label never changes.
-        auc_differ: the same against "the two models' likeliest tokens differ".
-        confidence_auc_a: the same of plain confidence, which defers where the base's top probability is low.
-        confidence_auc_differ: likewise.
+        auc_a: area under the ROC curve of z for label a; None if the label is the same everywhere.
+        auc_differ: area under the ROC curve for "the models' likeliest tokens differ"; None in the same case.
+        confidence_auc_a: ``auc_a`` of plain confidence, which defers where the base's top probability is low.
+        confidence_auc_differ: ``auc_differ`` of plain confidence.
         differ_rate: share of the tokens at which the likeliest tokens differ.
-        caught: deferral rate -> share of those that are deferred when the tokens with the largest z are.
-        confidence_caught: the same of plain confidence.
-        regret: mean of what staying costs in the assistant's likelihood; see :class:`.objective.RegretLoss`.
-        saved: deferral rate -> share of it that is saved when the tokens with the largest z are deferred.
-        confidence_saved: the same of plain confidence.
+        caught: deferral rate -> share of these differing tokens that defer, if the tokens with the largest z do.
+        confidence_caught: ``caught`` of plain confidence.
+        regret: mean loss of the assistant's likelihood if the base writes; see :class:`.objective.RegretLoss`.
+        saved: deferral rate -> share of the regret that is avoided, if the tokens with the largest z are deferred.
+        confidence_saved: ``saved`` of plain confidence.
     """
 
     n_texts: int
@@ -159,13 +159,13 @@ class Trained:
     """A fitted head.
 
     Attributes:
-        head: the head, its metrics inside.
-        held_out: its worth on the held-out texts.
-        by_folder: the same for each folder of scores, by name; by path where two have one name.
-        training: its worth on the texts that it was fitted to.
-        weak_fit: the fit to the labels; None where there was no label to fit to.
-        main_fit: the fit to the objective that follows; None for ``objective="weak"``.
-        notes: what a user should know, such as too few tokens.
+        head: the head, which holds its metrics.
+        held_out: metrics on the held-out texts.
+        by_folder: held-out metrics for each folder of scores, by its name, or by its path if two names are equal.
+        training: metrics on the texts that the head was fitted to.
+        weak_fit: the fit to the labels; None if it was not needed or possible.
+        main_fit: the fit to the objective, which follows; None for ``objective="weak"``.
+        notes: warnings for the user, such as too few tokens.
     """
 
     head: Head
@@ -230,12 +230,12 @@ def train(
     Args:
         folders: scored texts of one pair.
         options: see :class:`TrainingOptions`.
-        name: a name for people.
+        name: the head's name, for display.
         on_iteration: called with what is fitted, iteration, training loss and held-out loss.
 
     Raises:
-        CorpusError: folders of different pairs, values that are not finite, too few texts to hold some out, or
-            equal labels where the objective needs both.
+        CorpusError: the folders are of different pairs, a value is not finite, there are too few texts to hold some
+            out, or all labels are equal although the objective needs both.
         MissingDependency: SciPy is not installed.
     """
     require("scipy.optimize", "the fit of a head")  # before minutes of reading
@@ -255,8 +255,8 @@ def train(
             starting = _part(folders, [_some(split.training, 0.5 * fits, split) for split in splits], options)
     if training.inputs.n < FEW_TOKENS:
         notes.append(
-            f"there are {training.inputs.n} training tokens; with fewer than {FEW_TOKENS} a head learns little more "
-            "than noise"
+            f"there are {training.inputs.n} training tokens; with fewer than {FEW_TOKENS} a head learns little but "
+            "noise"
         )
     mean, scale = training.inputs.moments()
     for inputs in {id(part.inputs): part.inputs for part in (training, held_out, stopping, starting)}.values():
@@ -300,7 +300,7 @@ def train(
     else:
         reason = f"label {options.label} is the same at every token of the training or of the held-out texts"
         if options.objective == "weak":
-            raise CorpusError(f"{reason}, so there is nothing to tell apart; use more texts or another label")
+            raise CorpusError(f"{reason}, so there is nothing to learn; use more texts or another label")
         notes.append(f"{reason}: the fit starts without it")
     del starting  # its memory, where it has some of its own
     if options.objective == "marginal":
@@ -341,7 +341,7 @@ def _check_folders(folders: Sequence[Scores]) -> None:
             if folder.meta.get(key) != first.meta.get(key):
                 raise CorpusError(
                     f"{folder.path} has {key} {shown(folder.meta.get(key))} and {first.path} has "
-                    f"{shown(first.meta.get(key))}; a head is trained for one pair"
+                    f"{shown(first.meta.get(key))}; train a head on scores of one pair"
                 )
         wrong = folder.bad_values()
         if wrong is not None:
@@ -350,7 +350,7 @@ def _check_folders(folders: Sequence[Scores]) -> None:
 
 @dataclass(frozen=True)
 class Split:
-    """The texts of a folder, in an order of their own.
+    """The texts of a folder, shuffled.
 
     Attributes:
         training: those that a head is fitted to.
@@ -362,14 +362,16 @@ class Split:
 
 
 def text_split(scores: Scores, share: float, seed: int) -> Split:
-    """Which texts of a folder are held out: ``share`` of them, at least one; the same ones for one ``seed``.
+    """Chooses the held-out texts of a folder: ``share`` of them, at least one. A ``seed`` always gives the same.
 
     Raises:
         CorpusError: the folder holds a single text.
     """
     n_texts = scores.progress.n_texts
     if n_texts < 2:
-        raise CorpusError(f"{scores.path} holds {n_texts} text; two are needed, one of them to stop the fit")
+        raise CorpusError(
+            f"{scores.path} holds {n_texts} text; give at least 2, because one is held out to stop the fit"
+        )
     n_held_out = min(max(1, round(share * n_texts)), n_texts - 1)
     texts = np.random.default_rng([seed, n_texts]).permutation(n_texts)
     return Split(texts[n_held_out:], texts[:n_held_out])

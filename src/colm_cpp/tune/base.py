@@ -63,7 +63,7 @@ def load_base(libraries: Any, path: str | os.PathLike[str], dtype: Any) -> Any:
     architecture = metadata.get("general.architecture")
     if architecture not in ARCHITECTURES:
         raise LoadError(
-            f"{file} is of architecture {architecture!r}; a base can be tuned that is one of {', '.join(ARCHITECTURES)}"
+            f"{file} is of architecture {architecture!r}; only these can be tuned: {', '.join(ARCHITECTURES)}"
         )
     libraries.transformers.logging.set_verbosity_error()
     libraries.transformers.utils.logging.disable_progress_bar()
@@ -117,7 +117,7 @@ def agreement(libraries: Any, model: Any, texts: list[TuneText], limit: float) -
 
 
 def require_agreement(found: Agreement, path: str | os.PathLike[str]) -> None:
-    """Refuses a torch model that is not the one in the file.
+    """Refuses a torch model that differs from the model in the file.
 
     Raises:
         LoadError: the log-probabilities differ by more than the limit.

@@ -73,7 +73,7 @@ def _texts(folder: Scores) -> Iterator[TuneText]:
             tokens, n = described.get("tokens"), described["n_scored"]
             if tokens is None:
                 raise CorpusError(
-                    f"{folder.path} does not hold the tokens of its texts, as an earlier version made it; score them "
+                    f"{folder.path} was made by an earlier version, which kept no tokens of the texts; score them "
                     "again into a new folder"
                 )
             positions = np.concatenate([np.arange(first, last) for first, last in described["scored"]])

@@ -281,7 +281,7 @@ class Loop:
             if facts.get(name) != self._facts.get(name):
                 raise CorpusError(
                     f"{self._file.parent} holds a training with {name} {facts.get(name)!r}, not "
-                    f"{self._facts.get(name)!r}; give the same, or another folder"
+                    f"{self._facts.get(name)!r}; give the same, or use another folder"
                 )
         self._load(value["weights"])
         self._optimizer.load_state_dict(value["optimizer"])

@@ -68,7 +68,7 @@ class TuneOptions:
     def __post_init__(self) -> None:
         for name, known in (("objective", OBJECTIVES), ("dtype", DTYPES)):
             if getattr(self, name) not in known:
-                raise OptionError(f"{name} is {shown(getattr(self, name))}; there are {', '.join(known)}")
+                raise OptionError(f"{name} is {shown(getattr(self, name))}; it must be one of {', '.join(known)}")
         for name, least, most in (
             ("rank", 1, 256),
             ("epochs", 1, 1000),
@@ -83,13 +83,13 @@ class TuneOptions:
                 raise OptionError(f"{name} is {shown(value)}; it must be a whole number from {least} to {most}")
         for name in ("alpha", "learning_rate", "head_learning_rate", "max_grad_norm"):
             if not 0.0 < getattr(self, name) < math.inf:
-                raise OptionError(f"{name} is {getattr(self, name)}; it must be above 0, and finite")
+                raise OptionError(f"{name} is {getattr(self, name)}; it must be a finite number above 0")
         for name in ("cost", "weight_decay"):
             if not 0.0 <= getattr(self, name) < math.inf:
-                raise OptionError(f"{name} is {getattr(self, name)}; it must be 0 or more, and finite")
+                raise OptionError(f"{name} is {getattr(self, name)}; it must be a finite number, 0 or more")
         if self.objective == "regret" and not self.cost:
             raise OptionError("cost is 0; objective 'regret' needs a price above 0, such as 0.1")
         if not 0.0 < self.held_out < 1.0:
-            raise OptionError(f"held_out is {self.held_out}; it is a share of the texts, between 0 and 1")
+            raise OptionError(f"held_out is {self.held_out}; it must be between 0 and 1, a share of the texts")
         if not 0.0 <= self.warm_up < 1.0:
-            raise OptionError(f"warm_up is {self.warm_up}; it is a share of the steps, from 0 to below 1")
+            raise OptionError(f"warm_up is {self.warm_up}; it must be from 0 to below 1, a share of the steps")
