@@ -26,11 +26,14 @@ _NAMES = {
     "random": "both, at random",
     "together": "together",
 }
-_NEXT = """\
+_PROBLEM = (
+    "The workshop had 5 drawers with 131 pencils in each drawer. Then 214 pencils were sold. How many pencils remain?"
+)
+_NEXT = f"""\
 What next?
-  colm demo --prompt "Omar has 9 boxes of 132 pencils and 77 loose ones. How many pencils has he?"
-  colm generate "Problem: At the market" --pair demo --max-tokens 120
-  python -c "import colm_cpp as colm; print(colm.generate('Problem: At the farm', pair='demo').text)"
+  colm demo --prompt "{_PROBLEM}"
+  colm generate "{_PROBLEM}" --pair demo --chat --temperature 0
+  colm generate "{_PROBLEM}" --pair demo --chat --temperature 0 --threshold 1    # the base alone
 To use your own models: colm generate --help. To train your own head: docs/training.md."""
 
 
