@@ -18,7 +18,7 @@ Kind = Literal["set", "empty text", "cat", "alt", "and", "not", "repeat", "multi
 
 _LAST = 0x10FFFF
 # About so many elementary steps take well below a second; counted, so that a refusal never depends on the machine.
-_MOST_WORK = 700_000
+_MOST_WORK = 600_000
 # Surrogates are no characters; JSON writes those that a string holds nevertheless as escapes.
 ANY: Ranges = ((0, 0xD7FF), (0xE000, _LAST))
 

@@ -78,6 +78,8 @@ class _Converter:
                 name, conjunction = self._todo.pop()
                 self._at = conjunction[0] if conjunction else ""
                 self._rules[name] = self._values(conjunction)
+            self._at = ""
+            self._languages.spend(4 * sum(map(len, self._rules.values())))
         except (TooMuchWork, RecursionError) as error:
             why = "takes too many steps" if isinstance(error, TooMuchWork) else "refers to itself or is nested too deep"
             refuse(self._largest_keyword(), self._at, f"{why} together with the rest; make the schema smaller")
@@ -85,7 +87,7 @@ class _Converter:
         return written(self._rules)
 
     def _largest_keyword(self) -> str:
-        schema = self._document[self._at]
+        schema = self._document[self._at] if isinstance(self._document[self._at], dict) else {}
         sizes = {key: len(v) if isinstance(v, list | dict) else 0 for key, v in schema.items() if key in KEYWORDS}
         return max(sizes, key=lambda key: sizes[key], default="allOf")
 
