@@ -8,13 +8,15 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
 from ._formats import FORMATS
-from ._languages import Languages
+from ._languages import Languages, TooMuchWork
 from ._regex import NotSupported, parse
 from .errors import GrammarError
 
 __all__ = ["ANNOTATIONS", "KEYWORDS", "Document", "Place", "is_number", "listed", "refuse", "shown"]
 
 _MOST_DEPTH = 300
+_MOST_PARTS = 400_000
+_MOST_CHARACTERS = 20_000_000
 _TYPES = ("null", "boolean", "integer", "number", "string", "array", "object")
 # They say nothing of what a value looks like.
 ANNOTATIONS = frozenset(
@@ -67,7 +69,12 @@ class Document:
         _check_depth(schema)
         try:
             # What is no JSON fails here: other types, NaN, numbers too long to write.
-            self._root = json.loads(json.dumps(schema, allow_nan=False))
+            text = json.dumps(schema, allow_nan=False)
+            if len(text) > _MOST_CHARACTERS:
+                raise GrammarError(f"the JSON schema has {len(text)} characters; the limit is {_MOST_CHARACTERS}")
+            self._root = json.loads(text)
+        except GrammarError:
+            raise
         except (TypeError, ValueError, RecursionError) as error:
             raise GrammarError(f"the JSON schema is not valid JSON: {str(error)[:200]}") from None
         if not _is_schema(self._root):
@@ -190,9 +197,12 @@ class Document:
         found = [self.under(at, "properties", name)] if name in schema.get("properties", {}) else []
         for pattern in schema.get("patternProperties", {}):
             try:
+                languages.spend(5)
                 if languages.accepts(parse(pattern, languages), name):
                     found.append(self.under(at, "patternProperties", pattern))
-            except NotSupported as error:
+            except TooMuchWork:
+                refuse("patternProperties", at, f"has {shown(pattern)}, which takes too many steps to follow")
+            except (NotSupported, RecursionError) as error:
                 refuse("patternProperties", at, f"{shown(pattern)} has a part that grammars cannot follow: {error}")
         return found or self.other_properties(at)
 
@@ -264,8 +274,14 @@ class Document:
 
 def _check_depth(schema: Any) -> None:
     pending = [(schema, 0)]
+    n_parts = 0
     while pending:
         part, depth = pending.pop()
+        n_parts += 1
+        if n_parts + len(pending) > _MOST_PARTS:
+            raise GrammarError(
+                f"the JSON schema has more than {_MOST_PARTS} parts, which is the limit; make it smaller"
+            )
         if depth > _MOST_DEPTH:
             raise GrammarError(
                 f"the JSON schema is nested deeper than {_MOST_DEPTH}, the limit, or contains itself; move parts "

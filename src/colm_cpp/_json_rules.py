@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from ._json_text import SHARED_RULES
 from .errors import GrammarError
 
@@ -25,12 +23,9 @@ def written(rules: dict[str, list[Symbols]]) -> str:
     ending = set(SHARED_RULES)
     kept: dict[str, list[Symbols]] = {name: [] for name in rules}
 
-    def names_in(symbols: Symbols) -> Iterator[str]:
-        return (_plain(s) for s in symbols if isinstance(s, Name) and _must(s))
-
     # What an alternative still waits for, until all of it ends.
     open_names = {
-        (name, i): {n for n in names_in(symbols) if n not in ending}
+        (name, i): {_plain(s) for s in symbols if type(s) is Name and s not in ending and _must(s)} - ending
         for name, alternatives in rules.items()
         for i, symbols in enumerate(alternatives)
     }
@@ -53,7 +48,7 @@ def written(rules: dict[str, list[Symbols]]) -> str:
     for (name, i), names in open_names.items():
         if not names:
             kept[name].append(_without_dead(rules[name][i], ending))
-    lines = {}
+    lines: dict[str, str] = {}
     reach = ["root"]
     while reach:
         name = reach.pop()
@@ -64,18 +59,18 @@ def written(rules: dict[str, list[Symbols]]) -> str:
             reach += [other for other in SHARED_RULES if other in SHARED_RULES[name]]
             continue
         lines[name] = " | ".join(" ".join(symbols) or '""' for symbols in kept[name])
-        reach += [_plain(s) for symbols in kept[name] for s in symbols if isinstance(s, Name)]
+        reach += [n for symbols in kept[name] for s in symbols if type(s) is Name and (n := _plain(s)) not in lines]
     return "\n".join(f"{name} ::= {body}" for name, body in lines.items()) + "\n"
 
 
 def _plain(name: Name) -> str:
-    return name.rstrip("*").partition("{")[0]
+    return name.rstrip("*").partition("{")[0] if name[-1] in "*}" else name
 
 
 def _must(name: Name) -> bool:
     """Whether the rule occurs at least once."""
-    return not (name.endswith("*") or "{0," in name)
+    return name[-1] not in "*}" or not (name[-1] == "*" or "{0," in name)
 
 
 def _without_dead(symbols: Symbols, ending: set[str]) -> Symbols:
-    return [s for s in symbols if not isinstance(s, Name) or _must(s) or _plain(s) in ending]
+    return [s for s in symbols if type(s) is not Name or _must(s) or _plain(s) in ending]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
@@ -9,10 +10,10 @@ from typing import Any
 
 from ._formats import of_format
 from ._json_keywords import KEYWORDS, Document, Place, is_number, listed, refuse, shown
-from ._languages import Languages
+from ._languages import Languages, TooMuchWork
 from ._regex import NotSupported, parse
 
-__all__ = ["holds"]
+__all__ = ["distinct", "holds"]
 
 
 def _same(value: Any) -> Any:
@@ -22,6 +23,11 @@ def _same(value: Any) -> Any:
     if isinstance(value, list):
         return "array", tuple(map(_same, value))
     return isinstance(value, bool), value
+
+
+def distinct(values: list[Any]) -> list[Any]:
+    """Each of the values that are written alike once; 1 and 1.0 are not."""
+    return list({json.dumps(value): value for value in values}.values())
 
 
 def _kinds(value: Any) -> tuple[str, ...]:
@@ -43,9 +49,16 @@ def holds(document: Document, languages: Languages, at: str, value: Any) -> bool
     schema = document[at]
     if isinstance(schema, bool):
         return schema
-    for key, content in schema.items():
-        if key in KEYWORDS:
-            KEYWORDS[key](Place(at, key, schema), content)
+    languages.spend(8 + len(schema) + (len(value) if isinstance(value, str | list | dict) else 0))
+
+    def check() -> bool:
+        languages.spend(sum(len(content) for content in schema.values() if isinstance(content, list | dict)))
+        for key, content in schema.items():
+            if key in KEYWORDS:
+                KEYWORDS[key](Place(at, key, schema), content)
+        return True
+
+    document.once(at, "checked", check)
 
     def sub(part: Any, *path: str | int) -> bool:
         return holds(document, languages, document.under(at, *path), part)
@@ -85,7 +98,9 @@ def _string_holds(document: Document, languages: Languages, at: str, value: str)
     try:
         if "pattern" in schema and not languages.accepts(parse(schema["pattern"], languages), value):
             return False
-    except NotSupported as error:
+    except TooMuchWork:
+        refuse("pattern", at, "takes too many steps to compare with a value; repeat fewer parts")
+    except (NotSupported, RecursionError) as error:
         refuse("pattern", at, f"{shown(schema['pattern'])} has a part that grammars cannot follow: {error}")
     return "format" not in schema or languages.accepts(of_format(schema["format"], languages), value)
 

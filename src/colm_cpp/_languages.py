@@ -11,12 +11,14 @@ from functools import reduce
 from itertools import pairwise
 from typing import Literal
 
-__all__ = ["ANY", "Automaton", "Languages", "Ranges", "Term", "complement", "union"]
+__all__ = ["ANY", "Automaton", "Languages", "Ranges", "Term", "TooManyStates", "TooMuchWork", "complement", "union"]
 
 Ranges = tuple[tuple[int, int], ...]
 Kind = Literal["set", "empty text", "cat", "alt", "and", "not", "repeat", "multiple"]
 
 _LAST = 0x10FFFF
+# About so many elementary steps take well below a second; counted, so that a refusal never depends on the machine.
+_MOST_WORK = 600_000
 # Surrogates are no characters; JSON writes those that a string holds nevertheless as escapes.
 ANY: Ranges = ((0, 0xD7FF), (0xE000, _LAST))
 
@@ -97,20 +99,40 @@ class TooManyStates(Exception):
     """An automaton has more states than were asked for."""
 
 
-class Languages:
-    """Makes terms and automata."""
+class TooMuchWork(Exception):
+    """All that was made needs more steps than are allowed."""
 
-    def __init__(self) -> None:
+
+class Languages:
+    """Makes terms and automata, in a bounded number of steps: any method may raise :class:`TooMuchWork`."""
+
+    def __init__(self, most_work: int = _MOST_WORK) -> None:
+        self._work_left = most_work
+        # What was read of regular expressions.
+        self.patterns: dict[str, Term] = {}
+        self._starting: dict[Term, frozenset[int]] = {}
         self._terms: dict[object, Term] = {}
         self._derivatives: dict[tuple[Term, int], Term] = {}
         self.nothing = self.chars(())
         self.empty = self._term("empty text", (), ())
         self.everything = self.repeat(self.chars(ANY), 0, None)
 
+    def spend(self, steps: int) -> None:
+        """Counts steps of work.
+
+        Raises:
+            TooMuchWork: more than are allowed, together with those before.
+        """
+        self._work_left -= steps
+        if self._work_left < 0:
+            raise TooMuchWork
+
     def _term(self, kind: Kind, parts: tuple[Term, ...], data: tuple[int, ...] | Ranges) -> Term:
+        self.spend(1 + len(parts) + len(data))
         key = kind, tuple(part.number for part in parts), data
         found = self._terms.get(key)
         if found is None:
+            self.spend(3)
             found = self._terms[key] = Term(len(self._terms), kind, parts, data)
         return found
 
@@ -146,7 +168,9 @@ class Languages:
     def _combine(self, kind: Literal["alt", "and"], parts: tuple[Term, ...], *, neutral: Term, absorbing: Term) -> Term:
         flat: dict[int, Term] = {}
         for part in parts:
-            for member in part.parts if part.kind == kind else (part,):
+            members = part.parts if part.kind == kind else (part,)
+            self.spend(len(members))
+            for member in members:
                 if member is absorbing:
                     return absorbing
                 if member is not neutral:
@@ -187,7 +211,9 @@ class Languages:
         """What may follow ``char``."""
         key = term, char
         found = self._derivatives.get(key)
+        self.spend(1)
         if found is None:
+            self.spend(2 + len(term.data))
             found = self._derivatives[key] = self._derive(term, char)
         return found
 
@@ -232,18 +258,25 @@ class Languages:
             term = self.derive(term, ord(c))
         return term.has_empty
 
-    def _starts(self, term: Term) -> set[int]:
+    def _starts(self, term: Term) -> frozenset[int]:
         """Where ranges of characters begin that the term treats alike as its next character."""
+        found = self._starting.get(term)
+        if found is None:
+            found = self._starting[term] = self._find_starts(term)
+        self.spend(1 + len(found) // 4)
+        return found
+
+    def _find_starts(self, term: Term) -> frozenset[int]:
         match term.kind:
             case "set":
-                return {edge for a, b in term.data for edge in (a, b + 1)}  # type: ignore[misc]
+                return frozenset(edge for a, b in term.data for edge in (a, b + 1))  # type: ignore[misc]
             case "cat":
                 first, rest = term.parts
                 return self._starts(first) | self._starts(rest) if first.has_empty else self._starts(first)
             case "multiple":
-                return {ord("."), ord("/"), *range(ord("0"), ord("9") + 2)}
+                return frozenset((ord("."), ord("/"), *range(ord("0"), ord("9") + 2)))
             case _:
-                return set().union(*(self._starts(part) for part in term.parts)) if term.parts else set()
+                return frozenset().union(*(self._starts(part) for part in term.parts))
 
     def automaton(self, term: Term, most: int) -> Automaton:
         """The deterministic automaton, without states from which no end can be reached.
@@ -257,6 +290,7 @@ class Languages:
         for state in order:
             targets: dict[int, list[tuple[int, int]]] = {}
             edges = sorted(self._starts(state) | {first for first, _ in ANY})
+            self.spend(10 + 2 * len(edges))
             for first, after in pairwise([*edges, _LAST + 1]):
                 if 0xD800 <= first <= 0xDFFF or first > _LAST:
                     continue

@@ -33,7 +33,11 @@ def parse(pattern: str, languages: Languages) -> Term:
     """
     if len(pattern) > _MOST_CHARACTERS:
         raise NotSupported(f"{len(pattern)} characters; at most {_MOST_CHARACTERS} are read")
-    return _Parser(pattern, languages).all()
+    found = languages.patterns.get(pattern)
+    if found is None:
+        languages.spend(4 * len(pattern))
+        found = languages.patterns[pattern] = _Parser(pattern, languages).all()
+    return found
 
 
 class _Parser:

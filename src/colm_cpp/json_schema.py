@@ -11,14 +11,15 @@ import difflib
 import itertools
 from collections.abc import Iterable
 from decimal import Decimal
+from functools import partial
 from typing import Any, NamedTuple
 
 from ._formats import FORMATS, of_format
-from ._json_keywords import ANNOTATIONS, KEYWORDS, Document, Place, listed, refuse
+from ._json_keywords import ANNOTATIONS, KEYWORDS, Document, Place, listed, refuse, shown
 from ._json_rules import Name, Symbols, written
 from ._json_text import MOST_DIGITS, Bound, json_literal, literal, number_term, string_chars, text_chars
-from ._json_values import holds
-from ._languages import Languages, Ranges, Term, TooManyStates
+from ._json_values import distinct, holds
+from ._languages import Languages, Ranges, Term, TooManyStates, TooMuchWork
 from ._regex import NotSupported, parse
 from .errors import GrammarError
 
@@ -33,6 +34,8 @@ _MOST_STATES = 3_000
 _MOST_COUNT = 10_000
 _MOST_PATTERNS = 4
 _MOST_UNIQUE = 8
+_MOST_VALUES = 10_000
+_MOST_LISTED = 100_000
 
 
 class Atom(NamedTuple):
@@ -65,14 +68,28 @@ class _Converter:
         self._terms: dict[Term, Name] = {}
         self._chars: dict[tuple[Ranges, bool], Symbols] = {}
         self._todo: list[tuple[Name, Conjunction]] = []
+        self._resolved: dict[Conjunction, list[list[Atom]]] = {}
+        self._at = ""  # the schema that is read now
 
     def gbnf(self) -> str:
         root = self._goal(("",))
-        while self._todo:
-            name, conjunction = self._todo.pop()
-            self._rules[name] = self._values(conjunction)
+        try:
+            while self._todo:
+                name, conjunction = self._todo.pop()
+                self._at = conjunction[0] if conjunction else ""
+                self._rules[name] = self._values(conjunction)
+            self._at = ""
+            self._languages.spend(4 * sum(map(len, self._rules.values())))
+        except (TooMuchWork, RecursionError) as error:
+            why = "takes too many steps" if isinstance(error, TooMuchWork) else "refers to itself or is nested too deep"
+            refuse(self._largest_keyword(), self._at, f"{why} together with the rest; make the schema smaller")
         self._rules["root"] = [[root]]
         return written(self._rules)
+
+    def _largest_keyword(self) -> str:
+        schema = self._document[self._at] if isinstance(self._document[self._at], dict) else {}
+        sizes = {key: len(v) if isinstance(v, list | dict) else 0 for key, v in schema.items() if key in KEYWORDS}
+        return max(sizes, key=lambda key: sizes[key], default="allOf")
 
     # -- rules --------------------------------------------------------------------------------------------------
 
@@ -88,6 +105,7 @@ class _Converter:
     def _goal(self, conjunction: Iterable[str]) -> Name:
         """The rule of the values that satisfy all these schemas."""
         wanted = tuple(dict.fromkeys(at for at in conjunction if self._document[at] is not True))
+        self._languages.spend(2 + 2 * len(wanted))
         key = frozenset(wanted)
         if key not in self._goals:
             self._goals[key] = self._rule()
@@ -104,11 +122,15 @@ class _Converter:
         for atoms in self._alternatives(conjunction):
             values = self._finite(atoms, conjunction)
             if values is not None:
-                alternatives += [[literal(json_literal(value))] for value in values]
+                alternatives += [[self._text(json_literal(value))] for value in values]
                 continue
             for kind in self._types(atoms):
                 alternatives += self._of_type(kind, atoms)
         return _unique(alternatives)
+
+    def _text(self, text: str) -> str:
+        self._languages.spend(10 + len(text) // 2)
+        return literal(text)
 
     def _of_type(self, kind: str, atoms: list[Atom]) -> list[Symbols]:
         if kind == "string":
@@ -126,10 +148,25 @@ class _Converter:
         for atom in atoms:
             for key in ("const", "enum"):
                 if key in atom.schema:
-                    values = [atom.schema["const"]] if key == "const" else atom.schema["enum"]
-                    chosen = (*conjunction, *(other.at for other in atoms))
-                    return [v for v in values if all(holds(self._document, self._languages, at, v) for at in chosen)]
+                    values = [atom.schema["const"]] if key == "const" else self._listed(atom)
+                    chosen = dict.fromkeys((*conjunction, *(other.at for other in atoms)))
+                    try:
+                        return [
+                            v for v in values if all(holds(self._document, self._languages, at, v) for at in chosen)
+                        ]
+                    except (TooMuchWork, RecursionError):
+                        refuse(key, atom.at, "takes too many steps to compare with the rest; give fewer values")
         return None
+
+    def _listed(self, atom: Atom) -> list[Any]:
+        """The values of an ``enum``, each once."""
+        given = atom.schema["enum"]
+        if len(given) > _MOST_LISTED:
+            refuse("enum", atom.at, f"has {len(given)} values; at most {_MOST_LISTED} are read")
+        values: list[Any] = self._document.once(atom.at, "distinct", lambda: distinct(given))
+        if len(values) > _MOST_VALUES:
+            refuse("enum", atom.at, f"has {len(values)} different values; the limit is {_MOST_VALUES}")
+        return values
 
     @staticmethod
     def _types(atoms: list[Atom]) -> list[str]:
@@ -142,6 +179,11 @@ class _Converter:
 
     def _alternatives(self, conjunction: Conjunction) -> list[list[Atom]]:
         """The conjunction as a choice between lists of schemas that say nothing of other schemas about the value."""
+        if conjunction not in self._resolved:
+            self._resolved[conjunction] = self._resolve(conjunction)
+        return self._resolved[conjunction]
+
+    def _resolve(self, conjunction: Conjunction) -> list[list[Atom]]:
         done: list[list[Atom]] = []
         pending: list[tuple[list[tuple[str, frozenset[str]]], dict[str, Atom]]] = [
             ([(at, frozenset()) for at in reversed(conjunction)], {})
@@ -150,6 +192,7 @@ class _Converter:
             todo, atoms = pending.pop()
             while todo:
                 at, above = todo.pop()
+                self._languages.spend(4 + len(above) // 8)
                 if at in above:
                     refuse("$ref", at, "refers to itself, so that no value could be checked")
                 schema = self._document[at]
@@ -160,9 +203,11 @@ class _Converter:
                 atoms[at] = Atom(at, self._checked(at, schema))
                 within = above | {at}
                 todo += [(part, within) for part in reversed(self._document.all_of(at))]
-                branches = [group for group in self._document.any_of(at, self._disjoint) if group]
+                groups = self._document.once(at, "any_of", partial(self._document.any_of, at, self._disjoint))
+                branches = [group for group in groups if group]
                 if branches:
                     choices = list(itertools.islice(itertools.product(*branches), _MOST_ALTERNATIVES + 1))
+                    self._languages.spend((len(choices) - 1) * (8 + (len(todo) + len(atoms)) // 8))
                     for choice in reversed(choices[1:]):
                         pending.append(([*todo, *((part, within) for part in choice)], dict(atoms)))
                     todo += [(part, within) for part in choices[0]]
@@ -173,17 +218,20 @@ class _Converter:
         return done
 
     def _checked(self, at: str, schema: dict[str, Any]) -> dict[str, Any]:
+        self._at = at
+        self._languages.spend(2 * len(schema) + sum(len(v) // 8 for v in schema.values() if isinstance(v, list | dict)))
         for key, value in schema.items():
             if key in KEYWORDS:
                 KEYWORDS[key](Place(at, key, schema), value)
             elif key not in ANNOTATIONS and not key.startswith("x-"):
-                close = difflib.get_close_matches(key, [*KEYWORDS, *ANNOTATIONS], n=1)
+                close = difflib.get_close_matches(key[:50], [*KEYWORDS, *ANNOTATIONS], n=1)
                 hint = f"; did you mean {close[0]!r}?" if close else "; leave it out, or begin its name with x-"
                 refuse(key, at, f"is unknown{hint}")
         return schema
 
     def _disjoint(self, one: str, other: str) -> bool:
         """Whether it is certain that no value satisfies both."""
+        self._languages.spend(10)
         return all(
             self._apart(a, b, one, other) for a in self._alternatives((one,)) for b in self._alternatives((other,))
         )
@@ -235,6 +283,8 @@ class _Converter:
             return parse(pattern, self._languages)
         except (NotSupported, RecursionError) as error:
             refuse(keyword, atom.at, f"{pattern[:100]!r} has a part that grammars cannot follow: {error}")
+        except TooMuchWork:
+            refuse(keyword, atom.at, f"takes too many steps to follow: {pattern[:100]!r}; repeat fewer parts")
 
     def _with_length(self, term: Term, low: int, high: int | None) -> Term:
         if low == 0 and high is None:
@@ -256,9 +306,11 @@ class _Converter:
     def _automaton(self, term: Term, atoms: list[Atom]) -> Any:
         try:
             return self._languages.automaton(term, _MOST_STATES)
-        except (TooManyStates, RecursionError):
+        except (TooManyStates, TooMuchWork, RecursionError) as error:
             keys = ("pattern", "format", "multipleOf", "maxLength", "minimum", "maximum", "patternProperties")
             at, key = next(((a.at, k) for a in atoms for k in keys if k in a.schema), (atoms[0].at, "properties"))
+            if isinstance(error, TooMuchWork):
+                refuse(key, at, "takes too many steps together with the rest; repeat fewer parts, or a simpler one")
             refuse(key, at, f"needs more than {_MOST_STATES} states together with the rest, which is the limit")
 
     def _automaton_rule(self, term: Term, atoms: list[Atom], *, quoted: bool) -> Name:
@@ -268,6 +320,7 @@ class _Converter:
         automaton = self._automaton(term, atoms)
         names = [self._rule() for _ in automaton.steps]
         for name, targets, ends in zip(names, automaton.steps, automaton.ends, strict=True):
+            self._languages.spend(2 + 5 * len(targets))
             for target, ranges in targets.items():
                 self._rules[name].append([*self._one_of(ranges, quoted=quoted), names[target]])
             if ends:
@@ -278,6 +331,7 @@ class _Converter:
     def _one_of(self, ranges: Ranges, *, quoted: bool) -> Symbols:
         key = ranges, quoted
         if key not in self._chars:
+            self._languages.spend(20 + 4 * len(ranges))
             pieces = string_chars(ranges) if quoted else [text_chars(ranges)]
             self._chars[key] = [pieces[0]] if len(pieces) == 1 else [self._rule([[piece] for piece in pieces])]
         return self._chars[key]
@@ -336,7 +390,8 @@ class _Converter:
         empty: list[Symbols] = [['"["', Name("ws"), '"]"']] if low == 0 else []
         if high == 0:
             return empty
-        n_first = max(len(self._document.first_items(atom.at)) for atom in atoms) if atoms else 0
+        first = {atom.at: self._document.first_items(atom.at) for atom in atoms}
+        n_first = max(map(len, first.values()), default=0)
         rest = [at for atom in atoms for at in self._document.other_items(atom.at)]
         contains = [atom for atom in atoms if "contains" in atom.schema and atom.schema.get("minContains", 1) > 0]
         for atom in atoms:
@@ -362,9 +417,7 @@ class _Converter:
         self._rules[after] = last
         for i in reversed(range(n_first)):
             item = self._goal(
-                at
-                for atom in atoms
-                for at in (self._document.first_items(atom.at)[i : i + 1] or self._document.other_items(atom.at))
+                at for atom in atoms for at in (first[atom.at][i : i + 1] or self._document.other_items(atom.at))
             )
             if i == 0:
                 return [*empty, [*start, item, after]]
@@ -452,10 +505,11 @@ class _Converter:
         ]
         pairs: list[tuple[bool, Symbols]] = []
         for name in names:
+            self._languages.spend(10 + 3 * len(atoms))
             about = self._about(atoms, name)
             fits = all(holds(self._document, self._languages, at, name) for at in key_schemas)
             if fits and not self._never(about):
-                pair: Symbols = [literal(json_literal(name) + ":"), Name("ws"), self._goal(about)]
+                pair: Symbols = [self._text(json_literal(name) + ":"), Name("ws"), self._goal(about)]
                 pairs.append((name in required, pair))
             elif name in required:
                 return []
@@ -559,7 +613,7 @@ class _Converter:
         for atom in atoms:
             for key in (least, most):
                 if atom.schema.get(key, 0) > _MOST_COUNT:
-                    refuse(key, atom.at, f"is {atom.schema[key]}; at most {_MOST_COUNT} can be counted")
+                    refuse(key, atom.at, f"is {shown(atom.schema[key])}; at most {_MOST_COUNT} can be counted")
         lows = [int(atom.schema[least]) for atom in atoms if least in atom.schema]
         highs = [int(atom.schema[most]) for atom in atoms if most in atom.schema]
         return max(lows, default=0), min(highs, default=None)
