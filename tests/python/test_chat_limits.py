@@ -218,6 +218,6 @@ def test_random_hostile_templates(hurry: float) -> None:
 def test_many_random_hostile_templates(hurry: float) -> None:
     resource = pytest.importorskip("resource")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert _render_hostile(range(1000, 6000), hurry) > 500
+    assert _render_hostile(range(1000, 2000), hurry) > 100
     if sys.platform == "linux":  # elsewhere in other units
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 800_000  # KiB
