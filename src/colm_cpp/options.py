@@ -198,14 +198,15 @@ class LoadOptions:
         return cls(**merged)
 
     def __post_init__(self) -> None:
-        if self.n_ctx is not None and integer("n_ctx", self.n_ctx, 0, 2**28) == 1:
+        # Whole numbers are kept as int: sums and products of small NumPy scalars overflow.
+        if self.n_ctx is not None and self._keep_integer("n_ctx", 0, 2**28) == 1:
             raise OptionError("n_ctx is 1; it must be from 2 to 268435456, or 0 for what the model was trained with")
-        integer("n_batch", self.n_batch, 1, 2**20)
+        self._keep_integer("n_batch", 1, 2**20)
         for name, most in (("n_ubatch", 2**20), ("n_threads", 512), ("n_threads_batch", 512)):
             if getattr(self, name) is not None:
-                integer(name, getattr(self, name), 1, most)
-        integer("n_gpu_layers", self.n_gpu_layers, -1, 2**20)
-        integer("main_gpu", self.main_gpu, 0, 2**10)
+                self._keep_integer(name, 1, most)
+        self._keep_integer("n_gpu_layers", -1, 2**20)
+        self._keep_integer("main_gpu", 0, 2**10)
         _choice("split_mode", self.split_mode, list(_SPLIT_MODES))
         _choice("type_k", self.type_k, list(_KV_TYPES))
         _choice("type_v", self.type_v, list(_KV_TYPES))
@@ -218,6 +219,11 @@ class LoadOptions:
             if not 0.0 <= real(name, getattr(self, name)) <= _MAX_FLOAT:
                 raise OptionError(f"{name} is {shown(getattr(self, name))}; it must be 0 or more, and finite")
         self.adapters()
+
+    def _keep_integer(self, name: str, low: int, high: int) -> int:
+        number = integer(name, getattr(self, name), low, high)
+        object.__setattr__(self, name, number)
+        return number
 
     def _shares(self) -> list[Any]:
         """``tensor_split`` as a list, of an array too."""

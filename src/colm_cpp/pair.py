@@ -353,7 +353,9 @@ class Pair:
         options: GenerationOptionsDict,
         heads: _Known,
     ) -> Iterator[Callable[[], Request]]:
-        first_seed = options.get("seed")
+        seed = options.get("seed")
+        # A NumPy scalar would overflow in the sum below.
+        first_seed = None if seed is None else integer("seed", seed, 0, MAX_SEED)
         for number, (prompt, extra) in enumerate(with_own(prompts, each)):
 
             def make(number: int = number, prompt: Prompt = prompt, extra: Any = extra) -> Request:
