@@ -86,6 +86,19 @@ def _lookahead(value: object) -> int:
     return integer("lookahead", value, 0, MAX_LOOKAHEAD)
 
 
+def option_dict(name: str, given: object) -> Mapping[str, Any]:
+    """Options as a caller gives them; none for None.
+
+    Raises:
+        OptionError: they are no dict whose keys are names.
+    """
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
+        raise OptionError(f"{name} is {shown(given)}; give a dict of options by name")
+    return given
+
+
 def reject_unknown(given: Mapping[str, object], known: type, what: str) -> None:
     """Raises TypeError for a name that is no field of the dataclass ``known``."""
     names = [field.name for field in dataclasses.fields(known)]
@@ -197,6 +210,16 @@ class LoadOptions:
         reject_unknown(merged, cls, "load()")
         return cls(**merged)
 
+    @classmethod
+    def of_both(
+        cls, shared: Mapping[str, Any], base_options: object, assistant_options: object
+    ) -> tuple[LoadOptions, LoadOptions]:
+        """Base's and assistant's options, as :func:`colm_cpp.load` is given them. Errors are those of :meth:`merge`."""
+        return (
+            cls.merge(shared, option_dict("base_options", base_options)),
+            cls.merge(shared, option_dict("assistant_options", assistant_options)),
+        )
+
     def __post_init__(self) -> None:
         # Whole numbers are kept as int: sums and products of small NumPy scalars overflow.
         if self.n_ctx is not None and self._keep_integer("n_ctx", 0, 2**28) == 1:
@@ -245,7 +268,10 @@ class LoadOptions:
             if isinstance(entry, (str, os.PathLike)):
                 pairs.append((os.fspath(entry), 1.0))
             elif isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], (str, os.PathLike)):
-                pairs.append((os.fspath(entry[0]), real("the scale of a LoRA adapter", entry[1])))
+                scale = real("the scale of a LoRA adapter", entry[1])
+                if abs(scale) > _MAX_FLOAT:
+                    raise OptionError(f"the scale of a LoRA adapter is {shown(entry[1])}; it must be a finite number")
+                pairs.append((os.fspath(entry[0]), scale))
             else:
                 raise OptionError(f"lora holds {shown(entry)}; each entry is a path or a (path, scale) tuple")
         return pairs

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 
 import colm_cpp as colm
+from colm_cpp.chat_limits import MAX_DEPTH
+from colm_cpp.learn import Scorer
 from colm_cpp.options import MAX_SEED, LoadOptions
 
 SHORT = {"max_tokens": 6, "head": "confidence"}
@@ -70,3 +73,64 @@ def test_prompts_that_read_their_own_batch(pair: colm.Pair) -> None:
     batch = pair.stream_batch(prompts(), **SHORT)  # type: ignore[arg-type]
     assert sorted(number for number, _ in batch) == [0, 1]
     assert [type(error) for error in seen] == [colm.GenerationError]
+
+
+LIST: list[Any] = ["text"]
+LIST.append(LIST)
+DICT: dict[str, Any] = {"role": "user", "content": "x"}
+DICT["self"] = DICT
+MESSAGE = {"role": "user", "content": "x"}
+
+
+@pytest.mark.parametrize(
+    ("messages", "options"),
+    [
+        ([MESSAGE], {"template_variables": {"a": LIST}}),
+        ([MESSAGE], {"template_variables": DICT}),
+        ([MESSAGE], {"tools": [DICT]}),
+        ([MESSAGE], {"documents": [DICT]}),
+        ([DICT], {}),
+        ([{"role": "user", "content": LIST}], {}),
+    ],
+)
+def test_values_for_a_chat_template_that_contain_themselves(
+    pair: colm.Pair, messages: list[Any], options: dict[str, Any]
+) -> None:
+    template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    with pytest.raises(colm.ChatTemplateError, match=str(MAX_DEPTH)):
+        pair.render_chat(messages, chat_template=template, **options)
+
+
+def test_content_that_is_a_list_for_a_template_that_takes_text(pair: colm.Pair) -> None:
+    template = "{% for message in messages %}{{ '<' + message.content + '>' }}{% endfor %}"
+    parts = {"role": "user", "content": [{"type": "text", "text": "x"}]}
+    with pytest.raises(colm.ChatTemplateError, match="content of message 1 is a list"):
+        pair.render_chat([MESSAGE, parts], chat_template=template)
+    with pytest.raises(colm.ChatTemplateError) as other:
+        pair.render_chat([MESSAGE], chat_template="{{ messages + 1 }}")
+    assert "content" not in str(other.value)
+    assert pair.render_chat([parts], chat_template="{{ messages[0].content[0].text }}") == "x"
+
+
+ARRAY = np.array([1, 2])
+
+
+@pytest.mark.parametrize("name", ["base_options", "assistant_options", "check_memory"])
+def test_arrays_where_load_takes_a_dict_or_a_flag(name: str) -> None:
+    with pytest.raises(colm.OptionError, match=name):
+        colm.load("demo", **{name: ARRAY})  # type: ignore[arg-type]
+    with pytest.raises(colm.OptionError, match=name):
+        colm.generate("x", pair="demo", head="confidence", load_options={name: ARRAY}, keep=False)  # type: ignore[misc]
+    with pytest.raises(colm.OptionError, match=name):
+        Scorer("a.gguf", "b.gguf", **{name: ARRAY})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["load_options", "keep"])
+def test_arrays_where_generate_takes_a_dict_or_a_flag(name: str) -> None:
+    with pytest.raises(colm.OptionError, match=name):
+        colm.generate("x", pair="demo", head="confidence", **{name: ARRAY})  # type: ignore[arg-type]
+
+
+def test_load_without_models() -> None:
+    with pytest.raises(colm.OptionError, match=r"load\(\) needs base= and assistant=, or pair="):
+        colm.load()
