@@ -386,7 +386,7 @@ class GenerationOptions:
         strategy: what happens at a deferred position: ``"defer"`` (the assistant's distribution), ``"compose"``
             ((1 - p) P_base + p P_assistant with p = sigmoid(z_t)) or ``"contrastive"`` (log P_assistant - beta log
             P_base over the ids with P_assistant >= alpha max P_assistant; Li et al., arXiv 2210.15097).
-        beta: weight of the base in ``"contrastive"``, 0 or more.
+        beta: weight of the base in ``"contrastive"``, 0 to 1000.
         alpha: plausibility cutoff of ``"contrastive"``, above 0 and at most 1.
         schedule: how the threshold moves from 1 down to ``threshold`` over the first ``schedule_tokens`` generated
             tokens. With p the share of them that is done: ``"constant"`` eta; ``"linear"`` 1 + (eta - 1) p;

@@ -407,7 +407,9 @@ def test_noise_is_not_better_than_confidence_and_the_notes_say_so(tmp_path: Path
     assert held_out.auc_a is not None
     assert held_out.confidence_auc_a is not None
     [note] = [note for note in trained.notes if "AUC" in note]
-    assert f"label a no better (AUC {held_out.auc_a:.3f}) than plain confidence ({held_out.confidence_auc_a:.3f})" in note
+    assert (
+        f"label a no better (AUC {held_out.auc_a:.3f}) than plain confidence ({held_out.confidence_auc_a:.3f})" in note
+    )
     # The objectives that take the assistant's likelihood as the truth are judged by the tokens that differ.
     for objective in ("weak", "regret"):
         [note] = training._doubts(objective, held_out)

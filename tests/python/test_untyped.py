@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
+from conftest import ASSISTANT, BASE, TINY_LOAD, TinyModels
 
 import colm_cpp as colm
 from colm_cpp.chat_limits import MAX_DEPTH
@@ -134,3 +139,56 @@ def test_arrays_where_generate_takes_a_dict_or_a_flag(name: str) -> None:
 def test_load_without_models() -> None:
     with pytest.raises(colm.OptionError, match=r"load\(\) needs base= and assistant=, or pair="):
         colm.load()
+
+
+@pytest.mark.parametrize("beta", [-0.5, 1000.5, 1e300, float("inf")])
+def test_beta_of_contrastive_is_bounded(pair: colm.Pair, beta: float) -> None:
+    with pytest.raises(colm.OptionError, match=r"beta.*1000"):
+        pair.generate("a", strategy="contrastive", beta=beta, head="always")
+
+
+def test_the_largest_beta_of_contrastive(pair: colm.Pair) -> None:
+    out = pair.generate("a", strategy="contrastive", beta=1000.0, head="always", max_tokens=6)
+    assert out.stats.generated_tokens > 0
+
+
+@pytest.mark.parametrize("alpha", [float("nan"), float("inf"), None])
+def test_adapters_that_are_damaged_or_empty(tiny_model: TinyModels, tmp_path: Path, alpha: float | None) -> None:
+    """None: an adapter without any tensor."""
+    writer = gguf.GGUFWriter(tmp_path / "adapter.gguf", "llama")
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, 4.0 if alpha is None else alpha)
+    if alpha is not None:
+        writer.add_tensor("blk.0.attn_output.weight.lora_a", np.zeros((4, 32), np.float32))
+        writer.add_tensor("blk.0.attn_output.weight.lora_b", np.zeros((32, 4), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    said = "without any tensor" if alpha is None else "adapter.lora.alpha"
+    with pytest.raises(colm.LoadError, match=said):
+        colm.load(tiny_model(**BASE), tiny_model(**ASSISTANT), lora=tmp_path / "adapter.gguf")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits as Linux has them")
+def test_memory_that_python_lacks(tiny_model: TinyModels) -> None:
+    """The list of ids, and the text as UTF-8, are made by Python before the extension is called."""
+    program = f"""
+import resource, sys
+import colm_cpp as colm
+with colm.load(sys.argv[1], sys.argv[2], "confidence", **{TINY_LOAD!r}) as pair:
+    text = "a" * (300 * 2**20)
+    pages = int(open("/proc/self/statm").read().split()[0])
+    limit = pages * resource.getpagesize() + 100 * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    for call in (lambda: pair.detokenize(range(2**24)), lambda: pair.tokenize(text + "b"), lambda: pair.tokenize(text)):
+        try:
+            call()
+        except Exception as error:
+            print(type(error).__name__)
+"""
+    files = tiny_model(**BASE), tiny_model(**ASSISTANT)
+    done = subprocess.run([sys.executable, "-c", program, *files], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["OutOfMemory", "MemoryError", "OutOfMemory"]  # the second is the caller's own sum

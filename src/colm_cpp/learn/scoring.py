@@ -82,7 +82,12 @@ class Scorer:
         with busy():
             set_up_log()
             core_options, _ = prepare(
-                base, assistant, chosen, check_memory=flag("check_memory", check_memory), n_sequences=MAX_TEXTS, n_outputs=MAX_OUTPUTS
+                base,
+                assistant,
+                chosen,
+                check_memory=flag("check_memory", check_memory),
+                n_sequences=MAX_TEXTS,
+                n_outputs=MAX_OUTPUTS,
             )
             # llama.cpp makes no context with fewer outputs than sequences.
             self.n_texts = min(MAX_TEXTS, *(core.n_outputs for core in core_options))
