@@ -411,8 +411,8 @@ def test_noise_is_not_better_than_confidence_and_the_notes_say_so(tmp_path: Path
         f"label a no better (AUC {held_out.auc_a:.3f}) than plain confidence ({held_out.confidence_auc_a:.3f})" in note
     )
     # The objectives that take the assistant's likelihood as the truth are judged by the tokens that differ.
-    for objective in ("weak", "regret"):
-        [note] = training._doubts(objective, held_out)
+    for other in ("weak", "regret"):
+        [note] = training._doubts(other, held_out)
         assert f"differing tokens no better (AUC {held_out.auc_differ:.3f})" in note
         assert f"plain confidence ({held_out.confidence_auc_differ:.3f})" in note
     # With label a found well, the tokens that differ say nothing against a marginal head; the joint NLL does.

@@ -26,12 +26,12 @@ SHORT = {"max_tokens": 6, "head": "confidence"}
 def test_seeds_of_a_batch_from_a_numpy_scalar(pair: colm.Pair, seed: np.integer) -> None:
     """They count on as those from an int do, and wrap behind the largest."""
     prompts = ["a", "b", "c"]
-    texts = pair.generate_batch(prompts, seed=seed, **SHORT)  # type: ignore[arg-type]
+    texts = pair.generate_batch(prompts, seed=seed, **SHORT)  # type: ignore[call-overload]
     assert [text.stats.seed for text in texts] == [(int(seed) + i) % (MAX_SEED + 1) for i in range(3)]
 
 
 def test_load_options_keep_whole_numbers_as_int() -> None:
-    options = LoadOptions(n_ctx=np.int8(100), n_batch=np.uint8(64), n_threads=np.int16(2))  # type: ignore[arg-type]
+    options = LoadOptions(n_ctx=np.int8(100), n_batch=np.uint8(64), n_threads=np.int16(2))
     assert [type(n) for n in (options.n_ctx, options.n_batch, options.n_threads)] == [int] * 3
     assert options == LoadOptions(n_ctx=100, n_batch=64, n_threads=2)
 
@@ -44,7 +44,7 @@ def test_two_threads_read_one_batch(pair: colm.Pair) -> None:
             yield f"text {i}"
 
     batch = pair.stream_batch(prompts(), n_parallel=3, seed=1, **SHORT)  # type: ignore[arg-type]
-    results: list[object] = []
+    results: list[tuple[int, object]] = []
     errors: list[BaseException] = []
 
     def read() -> None:
@@ -59,8 +59,8 @@ def test_two_threads_read_one_batch(pair: colm.Pair) -> None:
     for reader in readers:
         reader.join(60)
     assert errors == []
-    assert sorted(number for number, _ in results) == list(range(24))  # type: ignore[misc]
-    assert all(isinstance(text, colm.Completion) for _, text in results)  # type: ignore[misc]
+    assert sorted(number for number, _ in results) == list(range(24))
+    assert all(isinstance(text, colm.Completion) for _, text in results)
 
 
 def test_prompts_that_read_their_own_batch(pair: colm.Pair) -> None:
@@ -125,7 +125,7 @@ def test_arrays_where_load_takes_a_dict_or_a_flag(name: str) -> None:
     with pytest.raises(colm.OptionError, match=name):
         colm.load("demo", **{name: ARRAY})  # type: ignore[arg-type]
     with pytest.raises(colm.OptionError, match=name):
-        colm.generate("x", pair="demo", head="confidence", load_options={name: ARRAY}, keep=False)  # type: ignore[misc]
+        colm.generate("x", pair="demo", head="confidence", load_options={name: ARRAY})  # type: ignore[arg-type]
     with pytest.raises(colm.OptionError, match=name):
         Scorer("a.gguf", "b.gguf", **{name: ARRAY})  # type: ignore[arg-type]
 
