@@ -13,6 +13,8 @@ inline pybind11::str to_str(const std::string& text) {
         PyUnicode_DecodeUTF8(text.data(), static_cast<pybind11::ssize_t>(text.size()), "replace"));
 }
 
+// Sets OutOfMemory as Python's error.
+void raise_out_of_memory();
 void register_errors();
 void register_inside(pybind11::module_& module);
 void register_backend(pybind11::module_& module);

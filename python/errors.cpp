@@ -9,6 +9,13 @@ namespace py = pybind11;
 
 namespace colm::python {
 
+void raise_out_of_memory() {
+    const py::object type = py::module_::import("colm_cpp.errors").attr("OutOfMemory");
+    PyErr_SetString(type.ptr(),
+                    "the system gives this process no more memory; give a shorter text, a smaller n_ctx or "
+                    "fewer texts at once, or raise its limit (ulimit -v, or that of its container)");
+}
+
 void register_errors() {
     py::register_local_exception_translator([](std::exception_ptr pointer) {
         if (!pointer) return;
@@ -27,11 +34,7 @@ void register_errors() {
             }
             PyErr_SetObject(type.ptr(), exception.ptr());
         } catch (const std::bad_alloc&) {
-            const py::object type = py::module_::import("colm_cpp.errors").attr("OutOfMemory");
-            PyErr_SetString(
-                type.ptr(),
-                "the system gives this process no more memory; give a shorter text, a smaller n_ctx or "
-                "fewer texts at once, or raise its limit (ulimit -v, or that of its container)");
+            raise_out_of_memory();
         }
     });
 }

@@ -52,7 +52,16 @@ void register_inside(py::module_& module) {
     py::class_<Inside>(module, "Inside")
         .def(py::init<>())
         .def("__enter__", &Inside::enter)
-        .def("__exit__", [](Inside& self, const py::args&) { self.leave(); })
+        .def("__exit__",
+             [](Inside& self, const py::args& error) {
+                 self.leave();
+                 // What Python itself could not allocate on the way in or out; bad_alloc is translated
+                 // already.
+                 if (!error.empty() && py::object(error[0]).ptr() == PyExc_MemoryError) {
+                     raise_out_of_memory();
+                     throw py::error_already_set();
+                 }
+             })
         .def("check", &Inside::check, "Raise the error that refuse() was given, if it was.")
         .def("refuse", &Inside::refuse, py::arg("error"), py::arg("message"), "Let nobody in any more.")
         .def("forget", &Inside::forget, "In a forked child: nobody is inside.")

@@ -34,7 +34,7 @@ struct PolicyOptions {
 
 struct StrategyOptions {
     Strategy strategy = Strategy::defer;
-    // Weight of the base's log-probabilities in `contrastive`, >= 0.
+    // Weight of the base's log-probabilities in `contrastive`, in [0, 1000].
     double beta = 0.5;
     // Plausibility cutoff of `contrastive`, in (0, 1].
     double alpha = 0.1;

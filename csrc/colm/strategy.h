@@ -16,7 +16,7 @@ struct Routed {
 
 class Mixer {
   public:
-    // Throws OptionError for beta < 0 or alpha outside (0, 1].
+    // Throws OptionError for beta outside [0, 1000] or alpha outside (0, 1].
     explicit Mixer(const StrategyOptions& options);
 
     // The distribution at a deferred position. Requires base and assistant over the same ids; `defer_logit`

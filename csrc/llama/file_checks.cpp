@@ -310,6 +310,9 @@ void check_adapter_file(const std::string& path) {
     const auto alpha = info.metadata.find("adapter.lora.alpha");
     if (alpha != info.metadata.end() && std::get_if<double>(&alpha->second) == nullptr)
         metadata.refuse("adapter.lora.alpha", "is not a float32");
+    metadata.require_finite();
+    if (info.n_tensors == 0)
+        throw LoadError(path + " is a LoRA adapter without any tensor; convert it again");
     const GgufPtr gguf = open_gguf(path);
     check_tensor_types(gguf.get(), path);
     for (std::int64_t id = 0; id < info.n_tensors; ++id) {

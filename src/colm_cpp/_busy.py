@@ -28,6 +28,8 @@ _obstacle: str | None = None
 def busy() -> _core.Inside:
     """Marks a call into the extension that releases the GIL, as a context manager.
 
+    A MemoryError of Python's own inside becomes OutOfMemory.
+
     Raises:
         PairClosed: the interpreter is ending.
         ForkError: this process was forked from one whose state cannot be used.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from . import _core
-from ._busy import busy
+from ._busy import busy, check_usable
 from ._log import forward_log
-from .errors import ColmError, PairClosed
+from .errors import ColmError, ForkError, GenerationError, PairClosed
 from .results import Completion
 from .stream import completion_of
 
@@ -27,6 +29,9 @@ class BatchStream:
     It yields ``(number, completion)`` when a text ends; ``number`` counts the prompts from 0. A text that fails yields
     ``(number, error)`` with a :class:`ColmError`, and the other texts go on. The next prompt is taken when a text ends.
     A ``with`` block or :meth:`close` ends all texts.
+
+    Several threads may read one stream: they take turns, and each result goes to one of them. The iterable of prompts
+    may not read the stream that it feeds; that raises GenerationError.
     """
 
     def __init__(
@@ -38,11 +43,30 @@ class BatchStream:
         self._requests = requests
         self._n_given = 0
         self._seeds: dict[int, int] = {}
+        self._lock = threading.RLock()  # a signal handler may come before the reader is known
+        self._reader: tuple[int, int] | None = None  # process and thread
 
     def __iter__(self) -> BatchStream:
         return self
 
     def __next__(self) -> tuple[int, Completion | ColmError]:
+        check_usable()
+        me, reader = (os.getpid(), threading.get_ident()), self._reader
+        if reader == me:
+            raise GenerationError(
+                "these texts are being read by this thread already; the iterable of their prompts, and a signal "
+                "handler, cannot ask them for the next result"
+            )
+        if reader is not None and reader[0] != me[0]:
+            raise ForkError("this process was forked while these texts were being read; start them again in it")
+        with self._lock:
+            self._reader = me
+            try:
+                return self._next()
+            finally:
+                self._reader = None
+
+    def _next(self) -> tuple[int, Completion | ColmError]:
         batch, pair = self._batch, self._pair
         if batch is None or pair is None:
             raise PairClosed("the pair of this batch was closed; load it again")

@@ -11,7 +11,7 @@ import jinja2
 
 from ._shown import shortened, shown
 from .chat_environment import compiled
-from .chat_limits import limited
+from .chat_limits import MAX_DEPTH, limited
 from .errors import ChatTemplateError
 
 __all__ = ["Message", "begins_with_bos", "is_message", "render_chat"]
@@ -22,26 +22,31 @@ Message = Mapping[str, Any]
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, depth: int = 0) -> Any:
     """``value`` rebuilt from plain types. Other types may have methods that do harm, such as writing files."""
+    if depth > MAX_DEPTH:
+        raise ChatTemplateError(
+            f"a value for the chat template holds lists and dicts more than {MAX_DEPTH} deep inside each other, or "
+            "contains itself"
+        )
     if value is None or type(value) in (str, int, float, bool):
         return value
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, Mapping):
-        return {_plain(key): _plain(item) for key, item in value.items()}
+        return {_plain(key, depth + 1): _plain(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list):
-        return [_plain(item) for item in value]
+        return [_plain(item, depth + 1) for item in value]
     if isinstance(value, tuple):
-        return tuple(_plain(item) for item in value)
+        return tuple(_plain(item, depth + 1) for item in value)
     if isinstance(value, numbers.Integral):
         return int(value)
     if isinstance(value, numbers.Real):
         return float(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {field.name: _plain(getattr(value, field.name), depth + 1) for field in dataclasses.fields(value)}
     if callable(dump := getattr(value, "model_dump", None)):  # pydantic, and so the messages of OpenAI's client
-        return _plain(dump())
+        return _plain(dump(), depth + 1)
     raise ChatTemplateError(
         f"a value for the chat template is of type {type(value).__name__}; give text, numbers, lists and dicts"
     )
@@ -151,6 +156,12 @@ def render_chat(
             raise ChatTemplateError(f"the chat template rejected the messages: {shortened(str(error))}") from error
         except Exception as error:
             # A template is a program: on messages it was not written for it can fail like any other.
+            if isinstance(error, TypeError):
+                for i, message in enumerate(names["messages"]):
+                    if isinstance(message.get("content"), list):
+                        raise ChatTemplateError(
+                            f"content of message {i} is a list; this template takes text ({shown(error)})"
+                        ) from error
             raise ChatTemplateError(f"the chat template failed on these messages: {shown(error)}") from error
     return text
 

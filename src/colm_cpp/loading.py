@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from . import _core, kept
 from ._busy import busy
 from ._log import forward_log, set_up_log
+from ._numbers import flag
 from .cores import usable_cores
 from .errors import HeadError, OptionError
 from .heads import Head
 from .hub import resolve
 from .memory import ModelMemory, PairMemory
 from .names import HEAD_CHOICES, find_head, find_model, head_file
-from .options import LONG_N_UBATCH, MAX_LOOKAHEAD, GenerationOptions, LoadOptions
+from .options import LONG_N_UBATCH, MAX_LOOKAHEAD, GenerationOptions, LoadOptions, option_dict
 from .pair import DEFAULT_THRESHOLD, Pair
 from .paths import to_native
 from .preset import preset
@@ -95,15 +96,18 @@ def load(
         HeadError: ``head`` cannot be used as a head; HeadMismatch if it was made for another base.
         DownloadError: a file cannot be downloaded from the hub.
     """
+    check_memory = flag("check_memory", check_memory)
     if pair is not None:
         base, assistant, head = _of_pair(pair, base, assistant, head)
+    elif base is None and assistant is None:
+        raise OptionError("load() needs base= and assistant=, or pair= with a name that colm.presets() lists")
     elif assistant is None:
         base, assistant, head = _named(os.fspath(base) if isinstance(base, os.PathLike) else base, head)
     if base is None:
         raise TypeError("base= is of type NoneType; give a GGUF file's path, hf:org/repo/file or the name of a preset")
     if head is not None and not isinstance(head, (str, os.PathLike, Head)):
         raise HeadError(f"head is of type {type(head).__name__}; {HEAD_CHOICES}")
-    chosen = (LoadOptions.merge(options, base_options), LoadOptions.merge(options, assistant_options))
+    chosen = LoadOptions.of_both(options, base_options, assistant_options)
     with busy():
         return Pair(*_load(base, assistant, head, chosen, progress, check_memory))
 
@@ -230,6 +234,10 @@ def generate(
     """
     if pair is not None:
         base, assistant, head = _of_pair(pair, base, assistant, head)
+    given = dict(option_dict("load_options", load_options))
+    if "check_memory" in given:
+        given["check_memory"] = flag("check_memory", given["check_memory"])
+    keep = flag("keep", keep)
     if base is None or assistant is None:
         raise OptionError("generate() needs base= and assistant=, or pair= with a name that colm.presets() lists")
     if head is None:
@@ -240,7 +248,7 @@ def generate(
         raise HeadError(f"head is of type {type(head).__name__}; {HEAD_CHOICES}")
     file = None if isinstance(head, Head) else head_file(head)
     head = head if file is None else Head.load(file)  # before minutes of loading, too
-    loaded, is_kept = _loaded_or_kept(base, assistant, dict(load_options or {}), keep)
+    loaded, is_kept = _loaded_or_kept(base, assistant, given, keep)
     with contextlib.nullcontext() if is_kept else loaded:
         return loaded.generate(prompt, head=head, queue_timeout=queue_timeout, **options)
 
@@ -248,10 +256,7 @@ def generate(
 def _loaded_or_kept(base: PathLike, assistant: PathLike, given: dict[str, Any], keep: bool) -> tuple[Pair, bool]:
     """The kept pair if it fits, else a newly loaded one; and whether the result is kept."""
     shared = {name: value for name, value in given.items() if name not in _NO_LOAD_OPTIONS}
-    chosen = (
-        LoadOptions.merge(shared, given.get("base_options")),
-        LoadOptions.merge(shared, given.get("assistant_options")),
-    )
+    chosen = LoadOptions.of_both(shared, given.get("base_options"), given.get("assistant_options"))
     wanted = kept.Wanted.of(base, assistant, chosen)
     with kept.loading:
         known = kept.kept(wanted)

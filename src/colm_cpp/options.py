@@ -86,6 +86,19 @@ def _lookahead(value: object) -> int:
     return integer("lookahead", value, 0, MAX_LOOKAHEAD)
 
 
+def option_dict(name: str, given: object) -> Mapping[str, Any]:
+    """Options as a caller gives them; none for None.
+
+    Raises:
+        OptionError: they are no dict whose keys are names.
+    """
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
+        raise OptionError(f"{name} is {shown(given)}; give a dict of options by name")
+    return given
+
+
 def reject_unknown(given: Mapping[str, object], known: type, what: str) -> None:
     """Raises TypeError for a name that is no field of the dataclass ``known``."""
     names = [field.name for field in dataclasses.fields(known)]
@@ -199,15 +212,26 @@ class LoadOptions:
         reject_unknown(merged, cls, "load()")
         return cls(**merged)
 
+    @classmethod
+    def of_both(
+        cls, shared: Mapping[str, Any], base_options: object, assistant_options: object
+    ) -> tuple[LoadOptions, LoadOptions]:
+        """Base's and assistant's options, as :func:`colm_cpp.load` is given them. Errors are those of :meth:`merge`."""
+        return (
+            cls.merge(shared, option_dict("base_options", base_options)),
+            cls.merge(shared, option_dict("assistant_options", assistant_options)),
+        )
+
     def __post_init__(self) -> None:
-        if self.n_ctx is not None and integer("n_ctx", self.n_ctx, 0, 2**28) == 1:
+        # Whole numbers are kept as int: sums and products of small NumPy scalars overflow.
+        if self.n_ctx is not None and self._keep_integer("n_ctx", 0, 2**28) == 1:
             raise OptionError("n_ctx is 1; it must be from 2 to 268435456, or 0 for the model's own context length")
-        integer("n_batch", self.n_batch, 1, 2**20)
+        self._keep_integer("n_batch", 1, 2**20)
         for name, most in (("n_ubatch", 2**20), ("n_threads", 512), ("n_threads_batch", 512)):
             if getattr(self, name) is not None:
-                integer(name, getattr(self, name), 1, most)
-        integer("n_gpu_layers", self.n_gpu_layers, -1, 2**20)
-        integer("main_gpu", self.main_gpu, 0, 2**10)
+                self._keep_integer(name, 1, most)
+        self._keep_integer("n_gpu_layers", -1, 2**20)
+        self._keep_integer("main_gpu", 0, 2**10)
         _choice("split_mode", self.split_mode, list(_SPLIT_MODES))
         _choice("type_k", self.type_k, list(_KV_TYPES))
         _choice("type_v", self.type_v, list(_KV_TYPES))
@@ -220,6 +244,11 @@ class LoadOptions:
             if not 0.0 <= real(name, getattr(self, name)) <= _MAX_FLOAT:
                 raise OptionError(f"{name} is {shown(getattr(self, name))}; it must be a finite number, 0 or more")
         self.adapters()
+
+    def _keep_integer(self, name: str, low: int, high: int) -> int:
+        number = integer(name, getattr(self, name), low, high)
+        object.__setattr__(self, name, number)
+        return number
 
     def _shares(self) -> list[Any]:
         """``tensor_split`` as a list; it may be given as an array."""
@@ -241,7 +270,10 @@ class LoadOptions:
             if isinstance(entry, (str, os.PathLike)):
                 pairs.append((os.fspath(entry), 1.0))
             elif isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], (str, os.PathLike)):
-                pairs.append((os.fspath(entry[0]), real("the scale of a LoRA adapter", entry[1])))
+                scale = real("the scale of a LoRA adapter", entry[1])
+                if abs(scale) > _MAX_FLOAT:
+                    raise OptionError(f"the scale of a LoRA adapter is {shown(entry[1])}; it must be a finite number")
+                pairs.append((os.fspath(entry[0]), scale))
             else:
                 raise OptionError(f"lora holds {shown(entry)}; each entry must be a path or a (path, scale) tuple")
         return pairs
@@ -356,7 +388,7 @@ class GenerationOptions:
         strategy: what happens at a deferred position: ``"defer"`` (the assistant's distribution), ``"compose"``
             ((1 - p) P_base + p P_assistant with p = sigmoid(z_t)) or ``"contrastive"`` (log P_assistant - beta log
             P_base over the ids with P_assistant >= alpha max P_assistant; Li et al., arXiv 2210.15097).
-        beta: weight of the base in ``"contrastive"``, 0 or more.
+        beta: weight of the base in ``"contrastive"``, 0 to 1000.
         alpha: plausibility cutoff of ``"contrastive"``, above 0 and at most 1.
         schedule: how the threshold moves from 1 down to ``threshold`` over the first ``schedule_tokens`` generated
             tokens. p is the share of these tokens that is written: ``"constant"`` eta; ``"linear"`` 1 + (eta - 1) p;

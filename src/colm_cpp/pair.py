@@ -111,7 +111,8 @@ class Pair:
             ForkError: this process was forked while the pair was in use.
             KeyboardInterrupt: Ctrl-C; the pair stays usable.
         """
-        return self.stream(prompt, queue_timeout=queue_timeout, **options).completion()
+        with busy():
+            return self.stream(prompt, queue_timeout=queue_timeout, **options).completion()
 
     def stream(
         self,
@@ -164,7 +165,8 @@ class Pair:
             documents=documents,
             **options,
         )
-        return stream.completion()
+        with busy():
+            return stream.completion()
 
     def stream_chat(
         self,
@@ -352,7 +354,9 @@ class Pair:
         options: GenerationOptionsDict,
         heads: _Known,
     ) -> Iterator[Callable[[], Request]]:
-        first_seed = options.get("seed")
+        seed = options.get("seed")
+        # A NumPy scalar would overflow in the sum below.
+        first_seed = None if seed is None else integer("seed", seed, 0, MAX_SEED)
         for number, (prompt, extra) in enumerate(with_own(prompts, each)):
 
             def make(number: int = number, prompt: Prompt = prompt, extra: Any = extra) -> Request:
@@ -398,14 +402,14 @@ class Pair:
         """
         if not isinstance(text, str):
             raise TokenizeError(f"the text is of type {type(text).__name__}; give str or token ids")
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise TokenizeError(
-                f"the text holds a lone surrogate ({text[error.start]!a} at character {error.start}); it is not "
-                "Unicode text. Decode its source with errors='replace'"
-            ) from None
         with busy():
+            try:
+                text.encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise TokenizeError(
+                    f"the text holds a lone surrogate ({text[error.start]!a} at character {error.start}); it is not "
+                    "Unicode text. Decode its source with errors='replace'"
+                ) from None
             return self._open_core().tokenize(text, add_special, parse_special)
 
     def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> str:
@@ -418,10 +422,11 @@ class Pair:
         Raises:
             TokenizeError: an id that the models do not share, or more than 16,777,216 ids.
         """
-        ids = _to_ids(tokens, MAX_IDS)
-        if len(ids) > MAX_IDS:
-            raise TokenizeError(f"there are more than {MAX_IDS} token ids; detokenize them in parts")
-        return self._open_core().detokenize(ids, special)
+        with busy():
+            ids = _to_ids(tokens, MAX_IDS)
+            if len(ids) > MAX_IDS:
+                raise TokenizeError(f"there are more than {MAX_IDS} token ids; detokenize them in parts")
+            return self._open_core().detokenize(ids, special)
 
     # -- what it is -------------------------------------------------------------------------------------------
 

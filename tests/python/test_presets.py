@@ -62,7 +62,7 @@ def test_an_unknown_name_is_answered_with_those_there_are(name: str) -> None:
         assert ascii(name) in str(e.value)
 
 
-@pytest.mark.parametrize("value", [3, None, b"qwen"])
+@pytest.mark.parametrize("value", [3, b"qwen"])
 def test_a_name_is_a_text(value: object) -> None:
     with pytest.raises(TypeError, match=type(value).__name__):
         colm.load(value)  # type: ignore[arg-type]

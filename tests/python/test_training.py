@@ -404,9 +404,23 @@ def test_noise_is_not_better_than_confidence_and_the_notes_say_so(tmp_path: Path
     assert held_out.confidence_auc_differ is not None
     assert held_out.auc_differ == pytest.approx(0.5, abs=0.1)
     assert held_out.confidence_auc_differ > 0.75
-    [note] = trained.notes
-    assert note.startswith("on the held-out texts this head finds differing tokens no better (AUC 0.")
-    assert f"plain confidence ({held_out.confidence_auc_differ:.3f})" in note
+    assert held_out.auc_a is not None
+    assert held_out.confidence_auc_a is not None
+    [note] = [note for note in trained.notes if "AUC" in note]
+    assert (
+        f"label a no better (AUC {held_out.auc_a:.3f}) than plain confidence ({held_out.confidence_auc_a:.3f})" in note
+    )
+    # The objectives that take the assistant's likelihood as the truth are judged by the tokens that differ.
+    for other in ("weak", "regret"):
+        [note] = training._doubts(other, held_out)
+        assert f"differing tokens no better (AUC {held_out.auc_differ:.3f})" in note
+        assert f"plain confidence ({held_out.confidence_auc_differ:.3f})" in note
+    # With label a found well, the tokens that differ say nothing against a marginal head; the joint NLL does.
+    good = dataclasses.replace(held_out, auc_a=0.95, base_nll=2.0, assistant_nll=1.5, joint_nll=1.2)
+    assert training._doubts("marginal", good) == []
+    [note] = training._doubts("marginal", dataclasses.replace(good, joint_nll=1.6))
+    assert "NLL 1.600" in note
+    assert "assistant alone (1.500)" in note
     # Given the base's doubt as a feature it is at least as good.
     better = train([folder], dataclasses.replace(PLAIN, features="log_odds"))
     assert better.held_out.auc_differ is not None

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from .. import _core
 from .._busy import busy
 from .._log import forward_log, set_up_log
+from .._numbers import flag
 from .._shown import shown
 from ..errors import ContextFull, CorpusError, GenerationError, OptionError, PairClosed, TokenizeError
 from ..loading import prepare
@@ -76,11 +77,16 @@ class Scorer:
         ``n_ctx`` is the length of the longest text and the size of a group of texts; it defaults to 1024.
         """
         options.setdefault("n_ctx", 1024)
-        chosen = (LoadOptions.merge(options, base_options), LoadOptions.merge(options, assistant_options))
+        chosen = LoadOptions.of_both(options, base_options, assistant_options)
         with busy():
             set_up_log()
             core_options, _ = prepare(
-                base, assistant, chosen, check_memory=check_memory, n_sequences=MAX_TEXTS, n_outputs=MAX_OUTPUTS
+                base,
+                assistant,
+                chosen,
+                check_memory=flag("check_memory", check_memory),
+                n_sequences=MAX_TEXTS,
+                n_outputs=MAX_OUTPUTS,
             )
             # llama.cpp makes no context with fewer outputs than sequences.
             self.n_texts = min(MAX_TEXTS, *(core.n_outputs for core in core_options))

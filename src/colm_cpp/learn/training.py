@@ -165,7 +165,8 @@ class Trained:
         training: metrics on the texts that the head was fitted to.
         weak_fit: the fit to the labels; None if it was not needed or possible.
         main_fit: the fit to the objective, which follows; None for ``objective="weak"``.
-        notes: warnings for the user, such as too few tokens.
+        notes: warnings for the user, such as too few tokens, or a head that is no better than plain confidence. With
+            ``objective="marginal"`` label a and the joint NLL decide this, otherwise the tokens that differ.
     """
 
     head: Head
@@ -319,17 +320,36 @@ def train(
         title = names[i] if names.count(names[i]) == 1 else str(folder.path)
         by_folder[title] = _metrics(z[at], held_out, at, len(splits[i].held_out))
     fitted = _metrics(deferral_logits(model, parameters, training.inputs), training, slice(None), training.n_texts)
-    if (
-        metrics.auc_differ is not None
-        and metrics.confidence_auc_differ is not None
-        and metrics.auc_differ <= metrics.confidence_auc_differ
-    ):
-        notes.append(
-            f"on the held-out texts this head finds differing tokens no better (AUC {metrics.auc_differ:.3f}) than "
-            f"plain confidence ({metrics.confidence_auc_differ:.3f})"
-        )
+    notes += _doubts(options.objective, metrics)
     head = _to_head(model, parameters, mean, scale, folders, options, name, metrics, by_folder)
     return Trained(head, metrics, by_folder, fitted, weak_fit, main_fit, tuple(notes))
+
+
+def _doubts(objective: str, metrics: Metrics) -> list[str]:
+    """What speaks against a head, measured by what it was fitted for.
+
+    ``marginal`` takes the text as the truth: the head should find label a better than plain confidence does, and make
+    the text likelier than either model alone. Whether the likeliest tokens differ says nothing there: where they do,
+    the base may be right. The other objectives are judged by the differing tokens.
+    """
+    found = []
+    if objective == "marginal":
+        what, ours, plain = "the tokens of label a", metrics.auc_a, metrics.confidence_auc_a
+        best = min(metrics.base_nll, metrics.assistant_nll)
+        if metrics.joint_nll >= best:
+            name = "base" if metrics.base_nll == best else "assistant"
+            found.append(
+                f"on the held-out texts both models with this head (NLL {metrics.joint_nll:.3f}) are no better than "
+                f"the {name} alone ({best:.3f})"
+            )
+    else:
+        what, ours, plain = "differing tokens", metrics.auc_differ, metrics.confidence_auc_differ
+    if ours is not None and plain is not None and ours <= plain:
+        found.append(
+            f"on the held-out texts this head finds {what} no better (AUC {ours:.3f}) than plain confidence "
+            f"({plain:.3f})"
+        )
+    return found
 
 
 def _check_folders(folders: Sequence[Scores]) -> None:
