@@ -18,6 +18,7 @@ from ._pair import option
 __all__ = [
     "Sink",
     "check",
+    "check_folder",
     "check_stdout",
     "force_option",
     "head_place",
@@ -107,6 +108,16 @@ def check(
         check_output(path, force=force, inputs=inputs)
     except OptionError as error:
         raise OptionError(f"{name}: {error}") from error
+
+
+def check_folder(name: str, path: Path) -> None:
+    """Refuses a file where the value of an option must be a folder, or a name for a new one.
+
+    Raises:
+        OptionError: it is a file.
+    """
+    if path.exists() and not path.is_dir():
+        raise OptionError(f"{name} must be a folder, and {path} is a file; name a folder, or one to be made")
 
 
 def check_stdout(inputs: Iterable[PathLike | None]) -> None:
