@@ -49,8 +49,8 @@ _INTERRUPTED = "interrupted"
     "Prompt",
     "--batch",
     metavar="FILE",
-    help="Write many texts. FILE (- is stdin) has one JSON object per line, with 'prompt' or 'messages', and optionally "
-    "'id' and options such as max_tokens (docs/batch-format.md).",
+    help="Write many texts. FILE (- is stdin) has one JSON object per line, with 'prompt' or 'messages', and "
+    "optionally 'id' and options such as max_tokens (docs/batch-format.md).",
 )
 @option("Prompt", "--chat", is_flag=True, help="PROMPT is a user's message: apply the base's chat template.")
 @option("Prompt", "--system", metavar="TEXT", help="System message before the user's message; implies --chat.")

@@ -9,7 +9,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .._numbers import share
 from ..bench import STEPS_N_CTX, time_steps
 from ..errors import ColmError, HeadError, OptionError
 from ..heads import Head
@@ -105,8 +104,11 @@ def make_arms(
         head = "never" if name == "base" else "always"
         arms.append(Arm(name, head, 0.5, None, {"head": head, "threshold": 0.5, "rate": None}))
     for rate in rates:
-        if share("rate", rate) in (0.0, 1.0):
-            raise OptionError(f"rate is {rate:g}; the models alone are arms of their own: give base or assistant")
+        if not 0.0 < rate < 1.0:
+            hint = (
+                f". Did you mean {rate / 100:g}?" if 1.0 < rate < 100.0 else "; the models alone are arms of their own"
+            )
+            raise OptionError(f"rate is {rate}; it must lie in (0, 1){hint}")
     for name, model in (experts or {}).items():
         _check_name("a model", name)
         if name in heads:
