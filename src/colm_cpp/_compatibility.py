@@ -26,6 +26,8 @@ def check() -> None:
     try:
         from . import _core
     except ImportError as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):  # pybind11 wraps Ctrl-C too
+            raise KeyboardInterrupt from None
         raise ImportError(
             f"colm_cpp's extension cannot be loaded with llama-cpp-python {installed} ({error}); reinstall both: "
             "pip install --force-reinstall colm-cpp"

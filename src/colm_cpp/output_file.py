@@ -4,7 +4,8 @@ A file is written under a temporary name beside its place, synced, and then rena
 and where anything fails (a full disk, a mistake in the middle) what was there before stays as it was.
 
 A link is refused: renaming would replace it, and writing through it would change a file that was not named. What is no
-regular file (a pipe, a terminal, ``/dev/null``, ``/dev/stdout``) is written to directly.
+regular file (a pipe, a terminal, ``/dev/null``) is written to directly. ``/dev/stdout`` and its like stand for a
+descriptor that is open: it is written to itself, where its owner stands in it, and never opened anew.
 """
 
 from __future__ import annotations
@@ -22,12 +23,21 @@ import psutil
 
 from .errors import OptionError
 
-__all__ = ["OutputFile", "check_output", "is_stream", "refuse_inputs", "remove_leftovers", "write_file"]
+__all__ = [
+    "OutputFile",
+    "check_output",
+    "descriptor_of",
+    "is_stream",
+    "refuse_inputs",
+    "remove_leftovers",
+    "write_file",
+]
 
 PathLike = str | os.PathLike[str]
 
-# Descriptors that are already open. A regular file behind one of them is written where its owner stands in it.
-_DESCRIPTORS = ("/dev/stdin", "/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/self/fd/")
+_STANDARD = {"stdin": 0, "stdout": 1, "stderr": 2}
+# Where descriptors that are already open have names. On Linux /dev/fd is a link to /proc/self/fd.
+_DESCRIPTORS = ("/dev/fd", "/proc/self/fd", "/proc/thread-self/fd")
 _TEMPORARY = re.compile(r"\.colm-([0-9]{1,9})-[0-9a-f]{8}\.tmp")
 _PART = re.compile(r"(.*)-[0-9]{5}-of-([0-9]{5})\.gguf", re.DOTALL)
 # What the commands make out of the data in a folder, and nobody reads back from there.
@@ -45,7 +55,7 @@ class OutputFile:
         """Opens a temporary file beside ``path``, with the rights of the file that it will replace (less the umask).
 
         Raises:
-            OptionError: ``path`` is a link.
+            OptionError: ``path`` is a link, or a descriptor that is not open for writing.
             OSError: no file can be made there.
         """
         self.path = Path(path)
@@ -53,8 +63,9 @@ class OutputFile:
         self._failed = False
         self._temporary: Path | None = None
         if is_stream(self.path):
-            flags = os.O_WRONLY | os.O_APPEND if _is_descriptor(self.path) else os.O_WRONLY
-            self._file: BinaryIO = os.fdopen(os.open(self.path, flags), "wb")
+            number = descriptor_of(self.path)
+            opened = os.open(self.path, os.O_WRONLY) if number is None else _writable_copy(self.path, number)
+            self._file: BinaryIO = os.fdopen(opened, "wb")
             return
         refuse_link(self.path)
         if self.path.is_dir():
@@ -133,7 +144,7 @@ def remove_leftovers(folder: Path) -> None:
 
 def is_stream(path: PathLike) -> bool:
     """Whether ``path`` is something other than a file with a name: a pipe, a device, a descriptor that is open."""
-    if _is_descriptor(path):
+    if descriptor_of(path) is not None:
         return True
     try:
         mode = os.stat(path).st_mode
@@ -142,8 +153,43 @@ def is_stream(path: PathLike) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
-def _is_descriptor(path: PathLike) -> bool:
-    return os.fspath(path).startswith(_DESCRIPTORS)
+def descriptor_of(path: PathLike) -> int | None:
+    """The number of the open descriptor that ``path`` stands for, such as 1 for ``/dev/stdout``; None for a file."""
+    if os.name != "posix":
+        return None
+    place = Path(path)
+    try:
+        # Only the folder is resolved: the name in it may be a link to the file behind the descriptor.
+        folder = os.path.realpath(place.parent)
+    except (OSError, ValueError):
+        return None
+    if folder == "/dev" and place.name in _STANDARD:
+        return _STANDARD[place.name]
+    if (
+        place.name.isascii()
+        and place.name.isdigit()
+        and folder in {*_DESCRIPTORS, *map(os.path.realpath, _DESCRIPTORS)}
+    ):
+        return int(place.name)
+    return None
+
+
+def _check_writable(path: PathLike, number: int) -> None:
+    import fcntl  # not on Windows, which has no such names
+
+    try:
+        access = fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE
+    except (OSError, OverflowError):
+        raise OptionError(f"{os.fspath(path)} cannot be written: descriptor {number} is not open") from None
+    if access == os.O_RDONLY:
+        raise OptionError(
+            f"{os.fspath(path)} cannot be written: descriptor {number} is open for reading only; name a file"
+        )
+
+
+def _writable_copy(path: PathLike, number: int) -> int:
+    _check_writable(path, number)
+    return os.dup(number)
 
 
 def refuse_link(path: Path) -> None:
@@ -164,15 +210,18 @@ def check_output(path: PathLike, *, force: bool, inputs: Iterable[PathLike | Non
         inputs: what the work reads; see :func:`refuse_inputs`.
 
     Raises:
-        OptionError: it is an input, a link or a folder; it exists and may not be replaced; or its folder is missing or
-            cannot be written to.
+        OptionError: it is an input, a link or a folder; it exists and may not be replaced; its folder is missing or
+            cannot be written to; or it is a descriptor that is not open for writing.
     """
     target = Path(path)
     if "\0" in os.fspath(path):
         raise OptionError(f"{os.fspath(path)!r} cannot be written: no file has a NUL character in its name")
+    refuse_inputs([target], inputs)
+    number = descriptor_of(target)
+    if number is not None:
+        _check_writable(target, number)
     if is_stream(target):
         return
-    refuse_inputs([target], inputs)
     refuse_link(target)
     if target.is_dir():
         raise OptionError(f"{target} is a folder and cannot be written; name a file in it")
@@ -221,6 +270,13 @@ def _literal(text: str) -> str:
 
 def _same(one: PathLike, other: PathLike) -> bool:
     try:
-        return os.path.samefile(one, other)
-    except (OSError, ValueError):
+        first, second = _status(one), _status(other)
+    except (OSError, OverflowError, ValueError):
         return os.path.realpath(one) == os.path.realpath(other)
+    # A terminal or a pipe may be both read and written: nothing in it is lost by that.
+    return os.path.samestat(first, second) and stat.S_ISREG(first.st_mode)
+
+
+def _status(path: PathLike) -> os.stat_result:
+    number = descriptor_of(path)
+    return os.stat(path) if number is None else os.fstat(number)

@@ -432,7 +432,8 @@ def test_the_command_makes_a_head_of_confidence(arguments: list[str], tmp_path: 
     assert lines[0].split() == ["wanted", "threshold", "measured", "tokens"]
     assert len(lines) == 1 + len(json.loads(head.calibration or "")["measurements"]) + 1 + len(RATES) + 2
     assert f"   20%  {head.threshold_for_rate(0.2):9.4g}" in lines
-    assert lines[-1] == f"{out}: calibrated; try colm generate --head {out} --defer-rate 0.2"
+    assert lines[-1].startswith(f"{out}: calibrated; try colm generate PROMPT --")
+    assert lines[-1].endswith(f" --head {out} --defer-rate 0.2")
     assert lines[-2].startswith("threshold 0.")
     assert "Youden's J" in lines[-2]
     assert "calibrating: 100%, 60%: " in result.stderr  # no terminal: lines

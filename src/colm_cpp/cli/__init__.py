@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from types import FrameType
 from typing import Any
 
 import click
+from click.exceptions import Exit
 
 from .. import __version__, _core
 from ..errors import ColmError
 from ._flags import in_flags
 from ._output import one_line
-from .bench import bench
-from .calibrate import calibrate
-from .demo import demo
-from .evaluate import evaluate
-from .export import export
-from .generate import generate
-from .inspect import inspect
-from .models import models
-from .patterns import patterns
-from .score import score
-from .train import train
-from .tune import tune
 
 __all__ = ["main"]
+
+# Each is the function of its name in the module of its name.
+_NAMES = (
+    "bench",
+    "calibrate",
+    "demo",
+    "evaluate",
+    "export",
+    "generate",
+    "inspect",
+    "models",
+    "patterns",
+    "score",
+    "train",
+    "tune",
+)
 
 INTERRUPTED = 128  # plus the number of the signal, as shells have it
 
@@ -73,6 +79,35 @@ def _stoppable(came: list[int]) -> Iterator[None]:
             signal.signal(known, signal.SIG_DFL)
 
 
+class _Commands(MutableMapping[str, click.Command]):
+    """The commands by their names. One is imported when it is asked for: some take long."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, click.Command | None] = dict.fromkeys(_NAMES)
+
+    def __getitem__(self, name: str) -> click.Command:
+        known = self._known[name]
+        if known is None:
+            known = self._known[name] = getattr(importlib.import_module(f".{name}", __name__), name)
+        return known
+
+    def __setitem__(self, name: str, command: click.Command) -> None:
+        self._known[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        del self._known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+
+def _unwritten(error: OSError) -> Failure:
+    return Failure(f"{error}; check the permissions of the file and the free space on the disk")
+
+
 class _Main(click.Group):
     """The group, which turns the errors that are foreseen into one line each."""
 
@@ -81,6 +116,12 @@ class _Main(click.Group):
             return super().make_context(*args, **kwargs)
         except click.UsageError as error:
             raise _safe(error) from error
+        except BrokenPipeError:
+            raise
+        except OSError as error:  # --help and --version print here
+            raise _unwritten(error) from error
+        except KeyboardInterrupt:
+            raise Exit(INTERRUPTED + signal.SIGINT) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         stopped_by: list[int] = []
@@ -97,12 +138,17 @@ class _Main(click.Group):
         except BrokenPipeError:
             raise  # whoever read the output has left: click ends the command without a word
         except OSError as error:
-            raise Failure(f"{error}; check the permissions of the file and the free space on the disk") from error
+            raise _unwritten(error) from error
         except KeyboardInterrupt:
             ctx.exit(INTERRUPTED + (stopped_by or [signal.SIGINT])[0])
 
 
-@click.group(name="colm", cls=_Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    name="colm",
+    cls=_Main,
+    commands=_Commands(),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(__version__, message=f"colm %(version)s (llama-cpp-python {_core.BUILT_FOR_LLAMA_CPP_PYTHON})")
 def main() -> None:
     """Generate text with two language models that take turns, token by token, on llama.cpp.
@@ -110,7 +156,3 @@ def main() -> None:
     The base model writes. At each token, a head decides whether to defer to the assistant model. Models and heads are
     GGUF files, files on the Hugging Face hub (hf:org/repo/file-pattern.gguf), or names. 'colm models' lists the names.
     """
-
-
-for command in (demo, models, generate, inspect, export, score, train, tune, calibrate, evaluate, patterns, bench):
-    main.add_command(command)

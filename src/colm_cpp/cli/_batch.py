@@ -52,7 +52,7 @@ def read_batch(path: str, options: Mapping[str, Any]) -> list[BatchRow]:
     """The rows of a JSON-lines file: ``prompt`` or ``messages``, and if wanted ``id`` and options of generation.
 
     Args:
-        path: the file.
+        path: the file; ``-`` is standard input.
         options: those of all texts, which a row's own go before.
 
     Raises:
@@ -62,7 +62,7 @@ def read_batch(path: str, options: Mapping[str, Any]) -> list[BatchRow]:
 
     rows = [
         BatchRow(row.line, error=row.reason) if isinstance(row, BadRow) else _row(row.line, row.value, options)
-        for row in json_rows(path)
+        for row in json_rows(path, byte_stream("stdin") if path == "-" else None)
     ]
     if not rows:
         raise CorpusError(f"{path} has no prompts; write one JSON object per line, with 'prompt' or 'messages'")

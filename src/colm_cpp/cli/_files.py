@@ -10,16 +10,28 @@ from typing import Any, Protocol
 
 from ..errors import OptionError
 from ..names import find_head
-from ..output_file import OutputFile, check_output, write_file
+from ..output_file import OutputFile, check_output, descriptor_of, refuse_inputs, write_file
 from ._options import Command
 from ._output import byte_stream
 from ._pair import option
 
-__all__ = ["Sink", "check", "force_option", "head_place", "is_stdout", "open_sink", "read_by", "write_result"]
+__all__ = [
+    "Sink",
+    "check",
+    "check_folder",
+    "check_stdout",
+    "force_option",
+    "head_place",
+    "is_stdout",
+    "open_sink",
+    "read_by",
+    "write_result",
+]
 
 PathLike = str | os.PathLike[str]
 
 STDIN = "/dev/stdin"
+STDOUT = "/dev/stdout"
 
 
 class Sink(Protocol):
@@ -64,8 +76,8 @@ def force_option(help: str) -> Callable[[Command], Command]:
 
 
 def is_stdout(path: PathLike) -> bool:
-    """Whether ``path`` is standard output: ``-`` or ``/dev/stdout``."""
-    return os.fspath(path) in ("-", "/dev/stdout")
+    """Whether ``path`` is standard output: ``-`` or ``/dev/stdout`` by any of its names."""
+    return os.fspath(path) == "-" or descriptor_of(path) == descriptor_of(STDOUT) is not None
 
 
 def check(
@@ -83,7 +95,10 @@ def check(
     Raises:
         OptionError: it cannot, or not without ``--force``.
     """
-    if path is None or (may_be_stdout and is_stdout(path)):
+    if path is None:
+        return
+    if may_be_stdout and is_stdout(path):
+        check_stdout(inputs)
         return
     if os.fspath(path) == "-":
         raise OptionError(
@@ -93,6 +108,28 @@ def check(
         check_output(path, force=force, inputs=inputs)
     except OptionError as error:
         raise OptionError(f"{name}: {error}") from error
+
+
+def check_folder(name: str, path: Path) -> None:
+    """Refuses a file where the value of an option must be a folder, or a name for a new one.
+
+    Raises:
+        OptionError: it is a file.
+    """
+    if path.exists() and not path.is_dir():
+        raise OptionError(f"{name} must be a folder, and {path} is a file; name a folder, or one to be made")
+
+
+def check_stdout(inputs: Iterable[PathLike | None]) -> None:
+    """Refuses to run where standard output was redirected to a file that the command reads.
+
+    Raises:
+        OptionError: it was.
+    """
+    try:
+        refuse_inputs([STDOUT], inputs)
+    except OptionError as error:
+        raise OptionError(f"standard output: {error}") from error
 
 
 def open_sink(name: str, path: Path) -> Sink:

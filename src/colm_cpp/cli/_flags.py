@@ -10,7 +10,7 @@ import click
 __all__ = ["in_flags"]
 
 # What the API calls otherwise than the command does.
-_ALIASES = {"export": {"default_threshold": "threshold"}}
+_ALIASES = {"evaluate": {"rate": "rates"}, "export": {"default_threshold": "threshold"}}
 _BEFORE_SUBJECT = ("; ", ": ", " and ")
 # Values that only Python has.
 _PYTHON_ONLY = ("a colm_cpp.Head, ",)

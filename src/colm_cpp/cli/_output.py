@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import math
@@ -26,6 +27,7 @@ __all__ = [
     "dump_json",
     "echo",
     "is_terminal",
+    "leave_stdout",
     "log_to_stderr",
     "one_line",
     "open_console",
@@ -74,6 +76,13 @@ def byte_stream(name: str) -> Any:
     if stream is None:
         raise OptionError(f"{name} is closed; connect it to a terminal, a file or a pipe")
     return stream.buffer
+
+
+def leave_stdout() -> None:
+    """Drops what standard output still holds, for a pipe whose reader has left: Python would complain at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def wants_color(choice: str, stream: str) -> bool:
@@ -154,7 +163,12 @@ def open_console(stream: str, color: bool, width: int | None = None) -> Any:
     """A rich console on ``"stdout"`` or ``"stderr"`` that takes text as it is. ``width``: None is the terminal's."""
     from rich.console import Console
 
-    return Console(
+    class Shown(Console):
+        def on_broken_pipe(self) -> None:
+            """The reader has left: the command decides what that means, not rich."""
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    return Shown(
         file=getattr(sys, stream),
         force_terminal=True if color else None,
         no_color=not color,

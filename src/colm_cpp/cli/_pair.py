@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from shlex import quote
 from typing import Any
 
 import click
@@ -21,6 +22,7 @@ __all__ = [
     "color_option",
     "loading",
     "model_arguments",
+    "models_again",
     "option",
     "pair_arguments",
     "pair_option",
@@ -128,6 +130,12 @@ def chosen_models(values: Mapping[str, Any]) -> tuple[str, str, str | None]:
                 f"Missing option '{option_name}'; give both models, or a preset such as --pair {presets()[0].name}."
             )
     return base, assistant, None
+
+
+def models_again(values: Mapping[str, Any]) -> str:
+    """The options that chose the models, as they can be typed in a shell."""
+    given = [(name, values[name]) for name in ("pair", "base", "assistant") if values[name] is not None]
+    return " ".join(f"--{name} {quote(os.fspath(value))}" for name, value in given)
 
 
 def loading(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,7 +12,7 @@ import click
 from ..errors import ColmError, HeadError, OptionError
 from ._files import check, read_by
 from ._help import SectionedCommand
-from ._pair import answer_options, chosen_models, loading, option, pair_arguments, parallel_option
+from ._pair import answer_options, chosen_models, loading, models_again, option, pair_arguments, parallel_option
 
 if TYPE_CHECKING:
     from ..learn.calibration import Calibrated
@@ -127,7 +128,12 @@ def calibrate(head: str, prompts: tuple[str, ...], out: Path | None, as_json: bo
         table = dict(zip(map(str, result.head.rates), result.head.thresholds, strict=True))
         print_json({"head": str(target), "thresholds": table, "measurements": rows, "youden": result.youden})
     else:
-        _report(result, target)
+        rate = 0.2 if values["default_rate"] is None else values["default_rate"]
+        _report(
+            result,
+            target,
+            f"colm generate PROMPT {models_again(values)} --head {quote(str(target))} --defer-rate {rate:g}",
+        )
 
 
 def _same(one: Path, other: str) -> bool:
@@ -145,7 +151,7 @@ def _with_youden(result: Calibrated, models: tuple[str, str], values: dict[str, 
         return add_youden(result, scorer)
 
 
-def _report(result: Calibrated, target: Path) -> None:
+def _report(result: Calibrated, target: Path, next_command: str) -> None:
     from ._output import echo
 
     echo("wanted  threshold  measured  tokens")
@@ -159,4 +165,4 @@ def _report(result: Calibrated, target: Path) -> None:
             f"threshold {result.youden['threshold']:.4g} best separates the tokens where the models differ from the "
             f"others (Youden's J {result.youden['j']:.3f})"
         )
-    echo(f"{target}: calibrated; try colm generate --head {target} --defer-rate 0.2")
+    echo(f"{target}: calibrated; try {next_command}")

@@ -62,7 +62,7 @@ def demo(prompt: str | None, sample: int, color: str, quiet: bool, verbose: bool
     from ..pair import Pair
     from ..report.demo import print_key, print_solutions
     from ._loading import load_demo
-    from ._output import is_terminal, log_to_stderr, open_console, wants_color
+    from ._output import is_terminal, leave_stdout, log_to_stderr, open_console, wants_color
 
     if prompt is not None and not prompt.strip():
         raise TokenizeError("the prompt is empty; give a word problem")
@@ -75,15 +75,18 @@ def demo(prompt: str | None, sample: int, color: str, quiet: bool, verbose: bool
             solved = [_solution(answer, known=prompt is None) for answer in _solve(pair, [problem], _ALONE)]
             print_solutions(console, title, problem.prompt, solved, plain=plain)
 
-    with log_to_stderr(verbose), load_demo() as pair:
-        print_key(console)
-        if prompt is not None:
-            show(pair, [Problem(0, ({"role": "user", "content": prompt},), "", prompt)])
-            return
-        show(pair, demo_problems(limit=_N_SHOWN))
-        if sample:
-            _count(pair, sample, console, plain=plain, shown=not quiet)
-    console.print(_NEXT, soft_wrap=True)
+    try:
+        with log_to_stderr(verbose), load_demo() as pair:
+            print_key(console)
+            if prompt is not None:
+                show(pair, [Problem(0, ({"role": "user", "content": prompt},), "", prompt)])
+                return
+            show(pair, demo_problems(limit=_N_SHOWN))
+            if sample:
+                _count(pair, sample, console, plain=plain, shown=not quiet)
+        console.print(_NEXT, soft_wrap=True)
+    except BrokenPipeError:  # whoever reads, such as head, has seen enough
+        leave_stdout()
 
 
 def _solve(pair: Any, problems: Sequence[Problem], arms: Sequence[str]) -> list[Answer]:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ..errors import OptionError
-from ._files import head_place, read_by
+from ._files import check_folder, head_place, read_by
 from ._help import SectionedCommand
 from ._pair import answer_options, chosen_models, loading, option, pair_arguments, parallel_option
 
@@ -92,6 +92,7 @@ def evaluate(task: str, out: Path, as_json: bool, **values: Any) -> None:
     from ..report.evaluation import write_plots, write_tables
     from ._output import echo, one_line, print_json
 
+    check_folder("--out", out)
     models = None if values["report_only"] else chosen_models(values)
     checker = make_checker(values["checker"], pattern=values["pattern"])
     loaded = load_task(task, skip=values["skip"], limit=values["limit"])
@@ -116,7 +117,7 @@ def evaluate(task: str, out: Path, as_json: bool, **values: Any) -> None:
 
 def _answer(task: Any, out: Path, models: tuple[str, str, str | None], values: dict[str, Any]) -> Any:
     from ..hub import resolve
-    from ..learn.evaluation import make_arms, named_head, run
+    from ..learn.evaluation import check_heads, make_arms, named_heads, run
     from ..learn.identity import pair_identity
     from ..learn.records import FOLDER_FILES, RecordFolder
     from ..learn.texts import uses_chat
@@ -125,7 +126,7 @@ def _answer(task: Any, out: Path, models: tuple[str, str, str | None], values: d
     from ._output import log_to_stderr
     from ._progress import meter
 
-    heads = dict(map(named_head, values["heads"]))
+    heads = named_heads(values["heads"])
     base, assistant, own_head = models
     if not values["heads"] and own_head is not None:
         heads["learned"] = own_head
@@ -134,12 +135,14 @@ def _answer(task: Any, out: Path, models: tuple[str, str, str | None], values: d
     for name, equals, model in (entry.partition("=") for entry in names):
         if equals and not model:
             raise OptionError(f"--arm {name}= has no model; give a name and a file, such as tuned=base-tuned.gguf")
+        if name in alone:
+            raise OptionError(f"--arm {name}= is given twice; give one of the models another name")
         if equals:
             alone[name] = str(resolve(model))
     arms = make_arms(
         [name for name in names if name != "random" and "=" not in name],
         heads,
-        values["rates"] or (0.2,),
+        tuple(dict.fromkeys(values["rates"])) or (0.2,),
         random="random" in names,
         experts=alone,
     )
@@ -164,6 +167,7 @@ def _answer(task: Any, out: Path, models: tuple[str, str, str | None], values: d
             "options": options,
             **pair_identity(pair.base, pair.assistant, pair.vocab_fingerprint),
         }
+        check_heads(pair, arms)  # before the folder is made
         folder = RecordFolder.create_or_open(out, facts)
         start = time.monotonic()
         n_tokens = 0

@@ -12,7 +12,7 @@ import click
 
 from ..pair import DEFAULT_PARALLEL, MAX_PARALLEL
 from ._batch import read_batch, write_batch
-from ._files import check, force_option, read_by
+from ._files import check, check_stdout, force_option, read_by
 from ._help import SectionedCommand
 from ._inputs import read_grammar, read_prompt, read_text, user_messages
 from ._options import GENERATION, LOAD, collect, from_table, model_options, read_model_options
@@ -49,8 +49,8 @@ _INTERRUPTED = "interrupted"
     "Prompt",
     "--batch",
     metavar="FILE",
-    help="Write many texts. FILE has one JSON object per line, with 'prompt' or 'messages', and optionally 'id' and "
-    "options such as max_tokens (docs/batch-format.md).",
+    help="Write many texts. FILE (- is stdin) has one JSON object per line, with 'prompt' or 'messages', and "
+    "optionally 'id' and options such as max_tokens (docs/batch-format.md).",
 )
 @option("Prompt", "--chat", is_flag=True, help="PROMPT is a user's message: apply the base's chat template.")
 @option("Prompt", "--system", metavar="TEXT", help="System message before the user's message; implies --chat.")
@@ -130,6 +130,8 @@ def generate(prompt: str | None, **values: Any) -> None:
     inputs = read_by({**values, "head": head}, base, assistant, *texts, *others)
     for name in ("out", "trace"):
         check(f"--{name}", values[name], force=values["force"], inputs=inputs, may_be_stdout=True)
+    # A text may be appended to its own prompt, which has been read. Results of a batch would become rows.
+    check_stdout(inputs if many else read_by({**values, "head": head}, base, assistant, *others))
 
     writer = open_writer(values["color"], silent=values["as_json"])
     with ExitStack() as stack:

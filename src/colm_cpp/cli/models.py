@@ -49,10 +49,18 @@ def models(as_json: bool) -> None:
     if as_json:
         print_json({"pairs": pairs, "heads": heads})
         return
-    _table("Presets (--pair NAME)", [(str(pair["name"]), str(pair["about"])) for pair in pairs])
-    echo("")
-    _table("Heads (--head NAME)", [(head["name"], _about(head)) for head in heads])
-    echo("\nA head may also be a file, hf:org/repo/file.gguf, or a token of the base such as '<|defer|>'.")
+    lines = _table("Presets (--pair NAME)", [(str(pair["name"]), str(pair["about"])) for pair in pairs])
+    lines += ["", *_table("Heads (--head NAME)", [(head["name"], _about(head)) for head in heads])]
+    # In one piece, so that a reader that leaves after some lines, such as head, ends no command in the middle.
+    echo(
+        "\n".join(
+            [
+                *lines,
+                "",
+                "A head may also be a file, hf:org/repo/file.gguf, or a token of the base such as '<|defer|>'.",
+            ]
+        )
+    )
 
 
 def _about(head: dict[str, Any]) -> str:
@@ -62,8 +70,6 @@ def _about(head: dict[str, Any]) -> str:
     return f"{head['kind']}{made_for}{', calibrated' if head['calibrated'] else ''}"
 
 
-def _table(title: str, rows: list[tuple[str, str]]) -> None:
-    echo(title)
+def _table(title: str, rows: list[tuple[str, str]]) -> list[str]:
     width = max(len(name) for name, _ in rows)
-    for name, about in rows:
-        echo(f"  {name:<{width}}  {about}")
+    return [title, *(f"  {name:<{width}}  {about}" for name, about in rows)]

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ._files import read_by
+from ._files import check_folder, read_by
 from ._help import SectionedCommand
 from ._pair import answer_options, chosen_models, loading, option, pair_arguments, parallel_option
 
@@ -75,6 +75,7 @@ def score(corpus: tuple[str, ...], out: Path, **values: Any) -> None:
         raise click.UsageError("--head needs --respond; add --respond, or remove --head")
     if values["defer_rate"] is not None and values["head"] is None:
         raise click.UsageError("--defer-rate needs --head and --respond; add them, or remove --defer-rate")
+    check_folder("--out", out)
     refuse_inputs(folder_files(out), read_by(values, *models, *corpus))
     texts = select(corpus, limit=values["limit"], seed=values["seed"], needs_completion=not respond)
     shown = not values["quiet"]

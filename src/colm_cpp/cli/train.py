@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -184,7 +185,8 @@ def _report(trained: Trained, out: Path) -> None:
     for what, fit in (("weak", trained.weak_fit), ("main", trained.main_fit)):
         if fit is not None:
             echo(f"{what} fit: {fit.n_iterations} iterations, best iteration {fit.best_iteration}, {fit.stopped}")
-    echo(f"{out}: {trained.head.kind} head; calibrate it next: colm calibrate {out}")
+    command = f"colm calibrate {quote(str(out))} PROMPTS.jsonl --base BASE.gguf --assistant ASSISTANT.gguf"
+    echo(f"{out}: {trained.head.kind} head; calibrate it next: {command}")
 
 
 def _number(value: float | None) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -75,14 +76,18 @@ class Document:
     completion_ids: tuple[int, ...] = ()
 
 
-def json_rows(path: PathLike) -> Iterator[Row | BadRow]:
+def json_rows(path: PathLike, stream: BinaryIO | None = None) -> Iterator[Row | BadRow]:
     """The objects of a JSON-lines file; blank lines are skipped.
+
+    Args:
+        path: the file.
+        stream: what to read instead of opening ``path``, which then only names it. It stays open.
 
     Raises:
         CorpusError: the file cannot be read.
     """
     name = os.fspath(path)
-    with _opened(name) as file:
+    with _opened(name) if stream is None else nullcontext(stream) as file:
         try:
             for number, line in enumerate(lines(file), start=1):
                 if line is None:

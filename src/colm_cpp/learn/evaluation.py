@@ -25,7 +25,7 @@ from .tasks import Problem, Task
 if TYPE_CHECKING:
     from ..pair import Pair
 
-__all__ = ["Arm", "Progress", "answers", "make_arms", "run"]
+__all__ = ["Arm", "Progress", "answers", "check_heads", "make_arms", "named_heads", "run"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -105,7 +105,8 @@ def make_arms(
         arms.append(Arm(name, head, 0.5, None, {"head": head, "threshold": 0.5, "rate": None}))
     for rate in rates:
         if not 0.0 < rate < 1.0:
-            raise OptionError(f"rate {rate} is outside (0, 1); for a model alone, give the arm base or assistant")
+            hint = f". Did you mean {rate / 100:g}?" if 1.0 < rate < 100.0 else "; for a model alone, give its arm"
+            raise OptionError(f"rate is {rate}; it must lie in (0, 1){hint}")
     for name, model in (experts or {}).items():
         _check_name("a model", name)
         if name in heads:
@@ -165,8 +166,35 @@ def named_head(text: str) -> tuple[str, str]:
     return name, text
 
 
+def named_heads(texts: Sequence[str]) -> dict[str, str]:
+    """Heads by their names; see :func:`named_head`.
+
+    Raises:
+        OptionError: two have one name.
+    """
+    heads: dict[str, str] = {}
+    for text in texts:
+        name, head = named_head(text)
+        if name in heads:
+            raise OptionError(
+                f"two heads are named {name}: {heads[name]} and {head}; give one another name, such as other={head}"
+            )
+        heads[name] = head
+    return heads
+
+
 def _arm_name(head: str, rate: float) -> str:
     return f"{head}@{rate * 100:g}"
+
+
+def check_heads(pair: Pair, arms: Sequence[Arm]) -> None:
+    """Says before the first answer whether the pair can ask the head of every arm.
+
+    Raises:
+        HeadError: a head for another base (HeadMismatch), or one that is no file and no token of the base.
+    """
+    for head in {id(arm.head): arm.head for arm in arms}.values():
+        pair._prepare(head)
 
 
 def run(
@@ -206,6 +234,7 @@ def run(
         OptionError: ``n_parallel`` outside its range.
         Everything that :meth:`colm_cpp.Pair.chat` raises.
     """
+    check_heads(pair, arms)
     with lock_folder(folder.path):
         _run(pair, task, folder, arms, options, chat, n_parallel, on_progress, experts or {})
 
