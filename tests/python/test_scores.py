@@ -838,7 +838,7 @@ def test_command_errors(command: list[str], corpus: list[Path], tmp_path: Path) 
     assert error(tmp_path / "none.jsonl").startswith(f"{tmp_path / 'none.jsonl'} cannot be read (No such file")
     assert "there is no file" in error("--base", tmp_path / "none.gguf")
     (tmp_path / "file").touch()
-    assert "File exists" in error("-o", tmp_path / "file")
+    assert f"{tmp_path / 'file'} is a file" in error("-o", tmp_path / "file")
     assert "another folder" in error("--system", "Be brief")
     empty = tmp_path / "empty.jsonl"
     empty.touch()
