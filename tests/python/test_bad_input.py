@@ -1190,7 +1190,7 @@ def test_generation_option(
         {"threshold": 0},
         {"threshold": 1},
         {"schedule": "exponential", "threshold": 0.0, "schedule_tokens": 2**31 - 1},
-        {"strategy": "contrastive", "beta": 1e300, "threshold": 0},
+        {"strategy": "contrastive", "beta": 1000, "threshold": 0},
         {"strategy": "contrastive", "alpha": 5e-324, "threshold": 0},
         {"seed": 2**32 - 2},
         {"logprobs": 0},
