@@ -87,7 +87,7 @@ def path_of(folder: Path) -> Path:
         ("/dev/stdin", 0),
         ("/dev//stdout", 1),
         ("/dev/fd/../fd/2", 2),
-        (f"/proc/{os.getpid()}/fd/5", 5),
+        pytest.param(f"/proc/{os.getpid()}/fd/5", 5, id="of this process"),
         ("/dev/fd/../cwd/1", None),
         ("/dev/fd/x", None),
         ("/dev/null", None),
