@@ -19,6 +19,7 @@ from ..learn.identity import model_identity
 from ..learn.scores import Scores
 from ..learn.training import TrainingOptions
 from ..learn.training import train as fit_head
+from ..output_file import write_file
 from ..paths import to_native
 from ._libraries import libraries
 from .adapter_file import adapter_tensors, write_adapter
@@ -239,7 +240,7 @@ def _write(
             biases=(head.bias.detach().cpu().numpy(),),
             training=json.dumps(facts, sort_keys=True),
         ).save(head_file)
-    (path / "tuning.json").write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_file(path / "tuning.json", (json.dumps(facts, indent=2, sort_keys=True) + "\n").encode())
     return Tuned(
         adapter=adapter,
         head=None if options.objective == "sft" else head_file,
