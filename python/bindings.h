@@ -20,9 +20,8 @@ void register_inside(pybind11::module_& module);
 void register_backend(pybind11::module_& module);
 void register_options(pybind11::module_& module);
 void register_head(pybind11::module_& module);
-void register_generation(pybind11::module_& module);
 void register_grammar(pybind11::module_& module);
-void register_batch(pybind11::module_& module);
+void register_stream(pybind11::module_& module);
 void register_pair(pybind11::module_& module);
 void register_scoring(pybind11::module_& module);
 

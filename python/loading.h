@@ -23,9 +23,9 @@ pybind11::dict describe(const llama::LlamaModel& model);
 
 // A `Models`, made of two ModelOptions. `progress` is called with the loaded fraction or None; returning
 // False stops the load.
-template <typename Models>
+template <typename Models, typename... More>
 std::shared_ptr<Models> load_models(llama::ModelOptions base, llama::ModelOptions assistant,
-                                    const pybind11::object& progress) {
+                                    const pybind11::object& progress, More... more) {
     // What the callback raised has to cross llama.cpp's C code: it is kept here, and the load told to stop.
     std::exception_ptr raised;
     bool stopped = false;
@@ -46,7 +46,7 @@ std::shared_ptr<Models> load_models(llama::ModelOptions base, llama::ModelOption
         std::shared_ptr<Models> models;
         {
             const pybind11::gil_scoped_release release;
-            models = std::make_shared<Models>(base, assistant);
+            models = std::make_shared<Models>(base, assistant, more...);
         }
         if (raised) std::rethrow_exception(raised);
         return models;

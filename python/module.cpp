@@ -7,9 +7,8 @@ PYBIND11_MODULE(_core, module) {
     colm::python::register_backend(module);
     colm::python::register_options(module);
     colm::python::register_head(module);
-    colm::python::register_generation(module);
     colm::python::register_grammar(module);
     colm::python::register_pair(module);
-    colm::python::register_batch(module);
+    colm::python::register_stream(module);
     colm::python::register_scoring(module);
 }

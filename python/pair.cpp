@@ -14,8 +14,8 @@ using llama::ModelOptions;
 using llama::Pair;
 
 std::shared_ptr<Pair> load(const ModelOptions& base, const ModelOptions& assistant,
-                           const py::object& progress) {
-    return load_models<Pair>(base, assistant, progress);
+                           const py::object& progress, std::size_t n_parallel, std::size_t cache_bytes) {
+    return load_models<Pair>(base, assistant, progress, n_parallel, cache_bytes);
 }
 
 }  // namespace
@@ -23,16 +23,10 @@ std::shared_ptr<Pair> load(const ModelOptions& base, const ModelOptions& assista
 void register_pair(py::module_& module) {
     module.def("stop_loading", &stop_loading, "End the loads in progress and refuse new ones.");
     py::class_<Pair, std::shared_ptr<Pair>>(module, "Pair")
-        .def(py::init(&load), py::arg("base"), py::arg("assistant"), py::arg("progress") = py::none())
-        .def(
-            "start",
-            [](const Pair& self, std::vector<Token> prompt, const std::shared_ptr<Head>& head,
-               const GenerationOptions& options) {
-                auto poll = signal_poll();
-                const py::gil_scoped_release release;  // a grammar is built here
-                return self.start(std::move(prompt), head, options, std::move(poll));
-            },
-            py::arg("prompt"), py::arg("head"), py::arg("options"))
+        .def(py::init(&load), py::arg("base"), py::arg("assistant"), py::arg("progress") = py::none(),
+             py::arg("n_parallel") = 1, py::arg("cache_bytes") = 0)
+        .def("has_loop", &Pair::has_loop, py::arg("n_parallel"),
+             "Whether a stream of so many texts at a time needs no further context.")
         .def(
             "token_head",
             [](const Pair& self, const std::string& text) {
@@ -49,8 +43,8 @@ void register_pair(py::module_& module) {
                const std::vector<std::tuple<std::string, int, int, bool, bool>>& calls) {
                 std::vector<DecodeCall> schedule;
                 for (const auto& [model, position, n_tokens, outputs, hidden] : calls)
-                    schedule.push_back({model == "base" ? Source::base : Source::assistant, position,
-                                        n_tokens, outputs, hidden});
+                    schedule.push_back(
+                        {model == "base" ? kBase : ExpertId{1}, position, n_tokens, outputs, hidden});
                 Interrupt interrupt(signal_poll());
                 try {
                     const py::gil_scoped_release release;
@@ -61,9 +55,8 @@ void register_pair(py::module_& module) {
             },
             py::arg("tokens"), py::arg("calls"),
             "Make these decodes, as Generation.calls() lists them, and return the seconds of each.")
-        .def(
-            "reset", [](Pair& self) { self.engine().reset(); }, py::call_guard<py::gil_scoped_release>())
-        .def_property_readonly("n_ctx", [](const Pair& self) { return self.engine().n_ctx(); })
+        .def("reset", &Pair::forget, py::call_guard<py::gil_scoped_release>())
+        .def_property_readonly("n_ctx", &Pair::n_ctx)
         .def_property_readonly("n_shared", &Pair::n_shared)
         .def_property_readonly("vocab_fingerprint", &Pair::vocab_fingerprint)
         .def_property_readonly("base", [](const Pair& self) { return describe(self.base()); })

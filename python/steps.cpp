@@ -7,7 +7,7 @@ namespace py = pybind11;
 namespace colm::python {
 namespace {
 
-const char* source_name(Source source) { return source == Source::base ? "base" : "assistant"; }
+const char* source_name(ExpertId source) { return source == kBase ? "base" : "assistant"; }
 
 }  // namespace
 
@@ -32,7 +32,7 @@ const char* reason_name(FinishReason reason) {
 py::tuple to_tuple(const Step& step, const std::string& text) {
     py::list top;
     for (const TopLogprob& entry : step.top_logprobs) top.append(py::make_tuple(entry.token, entry.logprob));
-    return py::make_tuple(step.token, text, source_name(step.source), step.defer_logit, step.threshold,
+    return py::make_tuple(step.token, text, source_name(step.expert), step.defer_logit, step.threshold,
                           step.logprob, top);
 }
 
@@ -59,7 +59,7 @@ py::list to_list(const std::vector<DecodeCall>& calls) {
     py::list result;
     for (const DecodeCall& call : calls)
         result.append(
-            py::make_tuple(source_name(call.model), call.position, call.n_tokens, call.outputs, call.hidden));
+            py::make_tuple(source_name(call.expert), call.position, call.n_tokens, call.outputs, call.hidden));
     return result;
 }
 

@@ -37,29 +37,32 @@ std::size_t invariant_batch(LanguageModel& model, std::size_t most, Interrupt& i
     std::vector<Token> tokens(depth + most + 1);
     for (std::size_t i = 0; i < tokens.size(); ++i)
         tokens[i] = static_cast<Token>((i * 7919 + 13) % model.n_vocab());
-    const auto read = [&](std::size_t begin, std::size_t n, Want want) {
-        return model.eval({tokens.data() + begin, n}, begin, want, interrupt);
+    const auto read = [&](std::size_t begin, std::size_t n, bool outputs, bool hidden) {
+        std::vector<BatchToken> batch;
+        for (std::size_t i = begin; i < begin + n; ++i) batch.push_back({tokens[i], i, 0, outputs});
+        model.eval_batch({batch.data(), n}, hidden, interrupt);
     };
 
-    model.rewind(0);
+    model.clear();
     for (std::size_t i = 0; i < depth; i += model.n_batch())
-        read(i, std::min(model.n_batch(), depth - i), Want::nothing);
+        read(i, std::min(model.n_batch(), depth - i), false, false);
     std::vector<Alone> alone;
-    for (std::size_t i = 0; i <= most; ++i)
-        alone.emplace_back(read(depth + i, 1, Want::logits_and_hidden), model.n_embd());
-    std::vector<std::size_t> places;
-    for (std::size_t i = 0; i < most; ++i) places.push_back(i);
+    for (std::size_t i = 0; i <= most; ++i) {
+        read(depth + i, 1, true, true);
+        alone.emplace_back(model.output(0), model.n_embd());
+    }
     std::size_t n = 1;
-    while (n < most && model.rewind(depth) == depth) {
+    while (n < most && model.rewind(0, depth) == depth) {
         const std::size_t size = n + 1;
-        model.eval_at({tokens.data() + depth, size}, depth, {places.data(), size}, true, interrupt);
+        read(depth, size, true, true);
         bool same = true;
         for (std::size_t i = 0; i < size; ++i) same = same && alone[i].equals(model.output(i));
         // The token behind them sees whether they left the same in the cache.
-        if (!same || !same_bits(read(depth + size, 1, Want::logits).logits.data, alone[size].logits)) break;
+        read(depth + size, 1, true, false);
+        if (!same || !same_bits(model.output(0).logits.data, alone[size].logits)) break;
         n = size;
     }
-    model.rewind(0);
+    model.clear();
     return n;
 }
 

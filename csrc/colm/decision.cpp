@@ -1,5 +1,6 @@
 #include "colm/decision.h"
 
+#include <algorithm>
 #include <limits>
 
 #include "colm/error.h"
@@ -7,40 +8,45 @@
 namespace colm {
 
 Decision::Decision(const Sequence& sequence, Router& router, const Choices& choices)
-    : router_(router), choices_(choices) {
+    : router_(router), choices_(choices), scores_(router.head->n_scores()) {
     step_.threshold = router.policy.threshold_at(sequence.n_generated(), sequence.stats.n_deferred);
     input_.position = sequence.tokens.size();
     input_.seed = router.seed;
     needs_base_ = router.head->needs_base() || router.mixer.needs_base();
     if (!needs_base_) {
-        step_.defer_logit = router.head->defer_logit(input_);
+        score();
         needs_base_ = !defers();
     }
 }
 
-Routed Decision::route(const Output& output, std::size_t k) const {
-    // Ids of a tail are beyond the view; the deferral token and padding inside it are put out of reach in
-    // place.
-    constexpr float kNever = -std::numeric_limits<float>::infinity();
-    for (const Token token : choices_.blocked) output.logits[static_cast<std::size_t>(token)] = kNever;
-    const Token defer_token = router_.head->defer_token();
-    if (defer_token != kNoToken && static_cast<std::size_t>(defer_token) < choices_.n_shared)
-        output.logits[static_cast<std::size_t>(defer_token)] = kNever;
-    const View<const float> logits{output.logits.data, choices_.n_shared};
-    return {logits, summarize(logits, k)};
+void Decision::score() {
+    router_.head->score(input_, scores_.data());
+    step_.defer_logit = *std::max_element(scores_.begin(), scores_.end());
 }
 
-void Decision::hear_base(const Output& output) {
+ExpertId Decision::expert() const {
+    if (!Policy::defers(step_.defer_logit, step_.threshold)) return kBase;
+    const auto best = std::max_element(scores_.begin(), scores_.end()) - scores_.begin();
+    return static_cast<ExpertId>(1 + best);
+}
+
+// A prediction as logits of all ids. Of one that names the likeliest alone, the others are out of reach.
+Routed Decision::route(const Prediction& prediction, std::size_t k, std::vector<float>& dense) const {
+    if (prediction.logits.data != nullptr) return {prediction.logits, summarize(prediction.logits, k)};
+    dense.assign(choices_.n_shared, -std::numeric_limits<float>::infinity());
+    for (const Candidate& candidate : prediction.likeliest)
+        dense[static_cast<std::size_t>(candidate.token)] = candidate.logit;
+    return {{dense.data(), dense.size()}, summarize(prediction.likeliest, prediction.tail, k)};
+}
+
+void Decision::hear_base(const Prediction& prediction) {
     const Head& head = *router_.head;
-    if (head.defer_token() != kNoToken)
-        input_.token_logit = output.logits[static_cast<std::size_t>(head.defer_token())];
-    base_ = route(output, head.n_top_logits());
-    input_.hidden = output.hidden;
+    input_.token_logit = prediction.probe_logit;
+    base_ = route(prediction, head.n_top_logits(), kept_);
+    input_.hidden = prediction.hidden;
     input_.distribution = &base_.distribution;
-    step_.defer_logit = head.defer_logit(input_);
+    score();
 }
-
-bool Decision::defers() const { return Policy::defers(step_.defer_logit, step_.threshold); }
 
 Token Decision::sample(const Routed& routed) {
     return router_.sampler->choose(routed.logits, routed.distribution, input_.position);
@@ -48,22 +54,22 @@ Token Decision::sample(const Routed& routed) {
 
 Step Decision::draft() {
     Step step = step_;
-    step.source = Source::assistant;
+    step.expert = expert();
     step.token = sample(base_);
     return step;
 }
 
 void Decision::keep_base() {
-    if (!router_.mixer.needs_base()) return;
+    if (!router_.mixer.needs_base() || base_.logits.data == kept_.data()) return;
     kept_.assign(base_.logits.begin(), base_.logits.end());
     base_.logits = {kept_.data(), kept_.size()};
 }
 
 Step Decision::choose() { return chosen(sample(base_), base_); }
 
-Step Decision::choose(const Output& output) {
-    step_.source = Source::assistant;
-    const Routed assistant = route(output, 0);
+Step Decision::choose(const Prediction& prediction) {
+    step_.expert = expert();
+    const Routed assistant = route(prediction, 0, spread_);
     const Routed routed = router_.mixer.mix(base_, assistant, step_.defer_logit);
     const Token token = sample(routed);
     if (token == kNoToken && router_.mixer.strategy() == Strategy::contrastive)
@@ -83,7 +89,7 @@ Step Decision::chosen(Token token, const Routed& routed) {
 void append(const Step& step, Sequence& sequence, Router& router) {
     router.sampler->accept(step.token);
     sequence.tokens.push_back(step.token);
-    if (step.source == Source::assistant) ++sequence.stats.n_deferred;
+    if (step.expert != kBase) ++sequence.stats.n_deferred;
     router.policy.observe(step.defer_logit);
 }
 

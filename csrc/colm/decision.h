@@ -1,5 +1,5 @@
-// One position of one text: who writes the token, and which. Engine and Scheduler read the models; what
-// follows from the outputs is decided here.
+// One position of one text: which expert writes the token, and which token. The loop asks the experts; what
+// follows from their predictions is decided here.
 #pragma once
 
 #include <cstddef>
@@ -7,8 +7,8 @@
 #include <memory>
 #include <vector>
 
+#include "colm/expert.h"
 #include "colm/head.h"
-#include "colm/language_model.h"
 #include "colm/policy.h"
 #include "colm/sampler.h"
 #include "colm/sequence.h"
@@ -39,31 +39,31 @@ class Decision {
     Decision(const Decision&) = delete;
     Decision& operator=(const Decision&) = delete;
 
-    // Whether the base has to read the text first; its output then goes to hear_base().
+    // Whether the base has to be asked first; its prediction then goes to hear_base(), and is borrowed until
+    // choose(), draft() or keep_base().
     bool needs_base() const { return needs_base_; }
-    // Logits are changed in place; they are borrowed until choose() where the assistant is mixed with them,
-    // and where the token is not deferred.
-    void hear_base(const Output& output);
+    void hear_base(const Prediction& prediction);
 
-    // Whether the assistant has to read the text before choose(). Requires what needs_base() asks for.
-    bool defers() const;
+    // Who writes the token. Requires what needs_base() asks for.
+    ExpertId expert() const;
+    bool defers() const { return expert() != kBase; }
     // Log-odds of the base's likeliest token. Requires hear_base().
     double base_log_odds() const { return base_.distribution.log_odds(); }
     Token base_top() const { return base_.distribution.top; }
 
-    // The base's draft for a deferred position: the step as it will be if the assistant accepts it, without
-    // log-probabilities. Its source is the assistant. Its token is kNoToken where the base has none. Requires
-    // hear_base().
+    // The base's draft for a deferred position: the step as it will be if the expert chooses the same token,
+    // without log-probabilities. Its token is kNoToken where the base has none. Requires hear_base().
     Step draft();
-    // Copies what choose(assistant) needs of the base's output, which is borrowed otherwise.
+    // Copies what choose(prediction) needs of the base's prediction.
     void keep_base();
 
-    // The token that stays with the base, or is deferred. Throws GenerationError where none is allowed.
+    // The token that stays with the base, or the expert's. Throws GenerationError where none is allowed.
     Step choose();
-    Step choose(const Output& assistant);
+    Step choose(const Prediction& prediction);
 
   private:
-    Routed route(const Output& output, std::size_t k) const;
+    void score();
+    Routed route(const Prediction& prediction, std::size_t k, std::vector<float>& dense) const;
     Token sample(const Routed& routed);
     Step chosen(Token token, const Routed& routed);
 
@@ -71,7 +71,9 @@ class Decision {
     const Choices& choices_;
     HeadInput input_;
     Routed base_;
-    std::vector<float> kept_;
+    std::vector<float> kept_;     // the base's logits, where they are not borrowed
+    std::vector<float> spread_;   // the expert's, where it named the likeliest alone
+    std::vector<double> scores_;  // of the assistants
     Step step_;
     bool needs_base_;
 };

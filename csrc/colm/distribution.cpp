@@ -173,6 +173,28 @@ Distribution summarize(View<const float> logits, std::size_t k) {
     return d;
 }
 
+Distribution summarize(View<const Candidate> likeliest, double tail, std::size_t k) {
+    if (likeliest.size == 0) throw GenerationError("no token can follow: the expert named none");
+    Distribution d;
+    d.top = likeliest[0].token;
+    d.top_logit = likeliest[0].logit;
+    double rest = tail;
+    const auto surprise = [](double p) { return p > 0.0 ? -p * std::log(p) : 0.0; };
+    d.entropy = surprise(tail);
+    for (std::size_t i = 0; i < likeliest.size; ++i) {
+        const double p = std::exp(static_cast<double>(likeliest[i].logit));
+        if (!(p >= 0.0 && p <= 1.0 + 1e-3) || !(tail >= 0.0 && tail <= 1.0 + 1e-3))
+            throw GenerationError("the expert gave a log-probability of " +
+                                  std::to_string(likeliest[i].logit) + " and a rest of " +
+                                  std::to_string(tail) + "; these are no probabilities");
+        d.entropy += surprise(p);
+        if (i > 0) rest += p;
+        if (i < k) d.top_logits.push_back(likeliest[i].logit);
+    }
+    d.log_rest = d.top_logit + std::max(std::log(rest) - d.top_logit, -87.0);
+    return d;
+}
+
 std::vector<Candidate> largest(View<const float> logits, std::size_t n) {
     std::vector<Candidate> best;
     n = std::min(n, logits.size);

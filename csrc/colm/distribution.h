@@ -21,14 +21,18 @@ struct Distribution {
     double log_odds() const { return top_logit - log_rest; }
 };
 
-// Summarises `logits`; an id whose logit is -inf is not part of the distribution. `k` largest logits are
-// kept. Throws GenerationError where every logit is -inf, or one is NaN or +inf (a damaged model).
-Distribution summarize(View<const float> logits, std::size_t k = 0);
-
 struct Candidate {
     Token token = kNoToken;
     float logit = 0.0f;
 };
+
+// Summarises `logits`; an id whose logit is -inf is not part of the distribution. `k` largest logits are
+// kept. Throws GenerationError where every logit is -inf, or one is NaN or +inf (a damaged model).
+Distribution summarize(View<const float> logits, std::size_t k = 0);
+
+// The same of the likeliest tokens alone, by log-probability, descending, and the probability of all others
+// together, which counts as one token. Throws GenerationError where there are none, or one is no probability.
+Distribution summarize(View<const Candidate> likeliest, double tail, std::size_t k = 0);
 
 // The `n` largest logits above -inf, descending; of equal ones the smaller id first. Meant for a small `n`.
 std::vector<Candidate> largest(View<const float> logits, std::size_t n);

@@ -21,8 +21,11 @@ double Draft::confidence() const {
 std::vector<std::size_t> Draft::open_positions() const {
     std::vector<std::size_t> positions;
     const std::size_t begin = text_.tokens.size() - ahead_.size();
-    for (std::size_t i = 0; i < ahead_.size(); ++i)
-        if (ahead_[i].open) positions.push_back(begin + i);
+    for (std::size_t i = 0; i < ahead_.size(); ++i) {
+        if (!ahead_[i].open) continue;
+        if (ahead_[i].open->decision->expert() != first_expert()) break;
+        positions.push_back(begin + i);
+    }
     return positions;
 }
 
@@ -49,7 +52,7 @@ std::size_t Draft::first_open() const {
 
 double Draft::first_log_odds() const { return ahead_[first_open()].open->decision->base_log_odds(); }
 
-bool Draft::verify(const Output& assistant, Router& router) {
+bool Draft::verify(const Prediction& prediction, Router& router) {
     const std::size_t i = first_open();
     Open& open = *ahead_[i].open;
     const auto swap = [&] {
@@ -58,7 +61,7 @@ bool Draft::verify(const Output& assistant, Router& router) {
     swap();
     Step step;
     try {
-        step = open.decision->choose(assistant);
+        step = open.decision->choose(prediction);
     } catch (...) {
         swap();
         throw;
@@ -84,7 +87,7 @@ void Draft::go_back(std::size_t n_ahead, Router& router) {
     while (ahead_.size() > n_ahead) {
         const Ahead& last = ahead_.back();
         if (last.open) --n_open_;
-        if (last.step.source == Source::assistant) --text_.stats.n_deferred;
+        if (last.step.expert != kBase) --text_.stats.n_deferred;
         text_.tokens.pop_back();
         ahead_.pop_back();
     }
@@ -95,7 +98,7 @@ Step Draft::hand_over(Sequence& sequence) {
     Step step = std::move(ahead_.front().step);
     ahead_.pop_front();
     sequence.tokens.push_back(step.token);
-    if (step.source == Source::assistant) ++sequence.stats.n_deferred;
+    if (step.expert != kBase) ++sequence.stats.n_deferred;
     return step;
 }
 

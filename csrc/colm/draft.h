@@ -40,7 +40,9 @@ class Draft {
     bool can_go_on() const { return !ended_ && text_.tokens.size() < limit_; }
     // Whether the next token of the text is certain.
     bool ready() const { return !ahead_.empty() && !ahead_.front().open; }
-    // For each open draft token, how many tokens precede it; ascending.
+    // Who verifies the first open draft token, and for it and those behind it up to one that another
+    // verifies, how many tokens precede each; ascending.
+    ExpertId first_expert() const { return ahead_[first_open()].open->decision->expert(); }
     std::vector<std::size_t> open_positions() const;
 
     // Adds a token that is certain once the draft tokens before it are accepted.
@@ -48,9 +50,9 @@ class Draft {
     // Adds a draft token that will be accepted with probability `p`. Keeps the state from before it.
     void add_draft_token(std::unique_ptr<Decision> decision, const Step& step, double p, Router& router);
 
-    // Verifies the first open draft token. `assistant` is the assistant's output after the tokens before it.
+    // Verifies the first open draft token by its expert's prediction after the tokens before it.
     // False: the token was rejected and replaced, everything after it was dropped, and `router` went back.
-    bool verify(const Output& assistant, Router& router);
+    bool verify(const Prediction& prediction, Router& router);
     // Log-odds of the base at the first open draft token.
     double first_log_odds() const;
 

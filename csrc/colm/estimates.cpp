@@ -8,7 +8,7 @@ namespace {
 
 constexpr double kForget = 0.97;  // weight of the past at each new value
 constexpr double kOutlier = 3.0;  // a machine that was busy elsewhere
-constexpr std::size_t kEnoughForOutliers = 4;
+constexpr double kEnoughForOutliers = 4.0;
 constexpr double kDraftForget = 0.995;
 constexpr double kDraftPrior = 4.0;  // draft tokens that the base's own probability counts for
 constexpr double kFirstSlope = 0.4;  // of a token in a batch against the whole batch, before it is known
@@ -17,29 +17,18 @@ constexpr double kMargin = 1.15;
 
 }  // namespace
 
-void Estimates::Mean::add(double value) {
-    ++n;
-    if (n > kEnoughForOutliers) value = std::min(value, kOutlier * mean);
-    const double weight = std::max(1.0 / static_cast<double>(n), 1.0 - kForget);
-    mean += weight * (value - mean);
-}
-
-void Estimates::base_step(double seconds) { base_.add(seconds); }
-
-void Estimates::assistant_batch(std::size_t n_tokens, double seconds) {
-    const auto n = static_cast<double>(n_tokens);
-    if (weight_ > static_cast<double>(kEnoughForOutliers))
-        seconds = std::min(seconds, kOutlier * (call_seconds() + n * token_seconds()));
+void Estimates::Line::add(double size, double seconds) {
+    if (weight_ > kEnoughForOutliers) seconds = std::min(seconds, kOutlier * this->seconds(size));
     for (double* sum : {&weight_, &sizes_, &squares_, &seconds_, &products_}) *sum *= kForget;
     weight_ += 1.0;
-    sizes_ += n;
-    squares_ += n * n;
+    sizes_ += size;
+    squares_ += size * size;
     seconds_ += seconds;
-    products_ += n * seconds;
+    products_ += size * seconds;
 }
 
 // Least squares with a prior for the slope, which batches of one size cannot tell.
-double Estimates::token_seconds() const {
+double Estimates::Line::token_seconds() const {
     if (weight_ == 0.0) return 0.0;
     const double mean_size = sizes_ / weight_;
     const double mean_seconds = seconds_ / weight_;
@@ -50,9 +39,13 @@ double Estimates::token_seconds() const {
     return std::clamp(slope, 0.0, mean_seconds / mean_size);
 }
 
-double Estimates::call_seconds() const {
+double Estimates::Line::call_seconds() const {
     if (weight_ == 0.0) return 0.0;
     return std::max(0.0, (seconds_ - token_seconds() * sizes_) / weight_);
+}
+
+void Estimates::reading(ExpertId expert, std::size_t n_tokens, double seconds) {
+    readings_[expert].add(static_cast<double>(n_tokens), seconds);
 }
 
 void Estimates::position(bool deferred) {
@@ -77,11 +70,19 @@ double Estimates::acceptance_rate(double log_odds) const {
     return (b.n_accepted + kDraftPrior * p) / (b.n + kDraftPrior);
 }
 
-bool Estimates::worth_going_on(double p) const {
-    if (base_.n == 0 || weight_ == 0.0) return false;
-    const double gain = p * deferral_rate_ * call_seconds();
-    const double loss = (1.0 - p) * (base_seconds() + token_seconds());
-    return gain > kMargin * loss;
+bool Estimates::worth_going_on(const std::vector<double>& p, ExpertId expert, std::size_t n_texts) const {
+    const Line& base = readings_[kBase];
+    const Line& asked = readings_[expert];
+    if (base.empty() || asked.empty() || p.empty()) return false;
+    const auto n = static_cast<double>(std::max<std::size_t>(n_texts, 1));
+    const double lost = base.seconds(n) / n + asked.token_seconds();
+    double none = 1.0;
+    double loss = 0.0;
+    for (const double right : p) {
+        none *= 1.0 - right * deferral_rate_;
+        loss += (1.0 - right) * lost;
+    }
+    return (1.0 - none) * asked.call_seconds() > kMargin * loss;
 }
 
 }  // namespace colm

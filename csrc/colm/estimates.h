@@ -1,45 +1,56 @@
-// The seconds that each part of a step takes with these models on this machine, and the acceptance rate of
+// The seconds that each part of a step takes with these experts on this machine, and the acceptance rate of
 // draft tokens. Both are measured while texts are written. They decide whether the base drafts further.
 #pragma once
 
 #include <array>
 #include <cstddef>
+#include <vector>
+
+#include "colm/types.h"
 
 namespace colm {
 
 class Estimates {
   public:
-    // A position that the base read alone; one batch of the assistant's, read in one decode.
-    void base_step(double seconds);
-    void assistant_batch(std::size_t n_tokens, double seconds);
+    explicit Estimates(std::size_t n_experts = 2) : readings_(n_experts) {}
+
+    // One batch of an expert's, for all texts together.
+    void reading(ExpertId expert, std::size_t n_tokens, double seconds);
     // A position of a text: whether it was deferred.
     void position(bool deferred);
-    // Whether the assistant wrote what the base would have written, whose likeliest token had these log-odds.
+    // Whether an expert wrote what the base would have written, whose likeliest token had these log-odds.
     void verified(double log_odds, bool accepted);
 
     // The probability that a draft token is accepted, in (0, 1).
     double acceptance_rate(double log_odds) const;
-    // Seconds of one base step, seconds of an assistant's batch of any size, and seconds that each token adds
-    // to that batch. 0 before they were measured.
-    double base_seconds() const { return base_.mean; }
-    double call_seconds() const;
-    double token_seconds() const;
+    // An expert's seconds for a batch of any size, and those that each token adds to it. 0 before they were
+    // measured.
+    double call_seconds(ExpertId expert) const { return readings_[expert].call_seconds(); }
+    double token_seconds(ExpertId expert) const { return readings_[expert].token_seconds(); }
     // The share of the positions that is deferred, the last ones weighing most.
     double deferral_rate() const { return deferral_rate_; }
 
-    // Whether the base should write on rather than ask the assistant now. `p`: the probability that all open
-    // draft tokens are accepted. The next position is deferred with probability `rate`; it then shares this
-    // call. If a draft token is rejected, the base's step and its token in the assistant's batch are lost:
-    //   p rate call > (1 - p) (base + token), by a margin
-    // False before both models were measured.
-    bool worth_going_on(double p) const;
+    // Whether the base should write on, for `n_texts` texts in one batch, rather than ask `expert` now. `p`:
+    // for each text with open draft tokens, the probability that all of them are accepted. With probability
+    // p rate, the next position of such a text is deferred behind drafts that are right, and shares this
+    // call. With probability 1 - p, its part of the base's step and its token in the expert's batch are lost:
+    //   (1 - prod (1 - p rate)) call > sum (1 - p) (base / n_texts + token), by a margin
+    // False before both were measured.
+    bool worth_going_on(const std::vector<double>& p, ExpertId expert, std::size_t n_texts) const;
 
   private:
-    // The mean of the last values, outliers cut.
-    struct Mean {
-        double mean = 0.0;
-        std::size_t n = 0;
-        void add(double value);
+    // The seconds of batches as a line over their size.
+    class Line {
+      public:
+        void add(double size, double seconds);
+        bool empty() const { return weight_ == 0.0; }
+        double token_seconds() const;
+        double call_seconds() const;
+        double seconds(double size) const { return call_seconds() + size * token_seconds(); }
+
+      private:
+        // Weighted sums of 1, n, n^2, seconds, n seconds.
+        double weight_ = 0.0, sizes_ = 0.0, squares_ = 0.0, seconds_ = 0.0, products_ = 0.0;
     };
     struct Bucket {
         double n = 0.0;
@@ -49,9 +60,7 @@ class Estimates {
 
     static std::size_t bucket(double log_odds);
 
-    Mean base_;
-    // Of the assistant's batches: weighted sums of 1, n, n^2, seconds, n seconds.
-    double weight_ = 0.0, sizes_ = 0.0, squares_ = 0.0, seconds_ = 0.0, products_ = 0.0;
+    std::vector<Line> readings_;  // by expert
     double deferral_rate_ = 0.2;
     std::array<Bucket, kBuckets> buckets_{};
 };

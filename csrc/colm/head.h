@@ -26,7 +26,11 @@ class Head {
   public:
     virtual ~Head() = default;
 
+    // Of a head for one assistant.
     virtual double defer_logit(const HeadInput& input) const = 0;
+    // One score for each of K assistants; the largest decides.
+    virtual std::size_t n_scores() const { return 1; }
+    virtual void score(const HeadInput& input, double* scores) const { *scores = defer_logit(input); }
 
     // Whether the base has to read the text for it. A head that does not may look at position and seed alone.
     virtual bool needs_base() const { return true; }

@@ -20,6 +20,9 @@ class Interrupt {
     // Safe from any thread.
     void request() { requested_.store(true, std::memory_order_relaxed); }
 
+    // Takes a request back, once what it was to stop has stopped.
+    void withdraw() { requested_.store(false, std::memory_order_relaxed); }
+
     // For llama.cpp's abort callback, which comes once per graph node, a thousand times a step: it looks at
     // the clock on one call in 64 only.
     bool requested() {

@@ -21,7 +21,7 @@ std::size_t count_scored(const ScoredText& text) {
 
 }  // namespace
 
-Scorer::Scorer(std::shared_ptr<BatchModel> model, std::size_t n_shared, std::vector<Token> blocked)
+Scorer::Scorer(std::shared_ptr<LanguageModel> model, std::size_t n_shared, std::vector<Token> blocked)
     : model_(std::move(model)), n_shared_(n_shared), blocked_(std::move(blocked)) {}
 
 void Scorer::check(const std::vector<ScoredText>& texts) const {
@@ -107,7 +107,7 @@ Scores Scorer::score(const std::vector<ScoredText>& texts, const Wanted& wanted,
 void Scorer::read(const std::vector<ScoredText>& texts, const std::vector<Run>& runs, bool outputs,
                   const Wanted& wanted, Interrupt& interrupt, Scores& scores) {
     const std::size_t limit = outputs ? std::min(model_->n_batch(), model_->n_outputs()) : model_->n_batch();
-    std::vector<Slot> slots;
+    std::vector<BatchToken> slots;
     const auto flush = [&] {
         if (slots.empty()) return;
         interrupt.check();

@@ -6,7 +6,7 @@
 #include <memory>
 #include <vector>
 
-#include "colm/batch_model.h"
+#include "colm/language_model.h"
 #include "colm/distribution.h"
 #include "colm/types.h"
 
@@ -35,7 +35,7 @@ struct Scores {
 class Scorer {
   public:
     // Distributions are over the first `n_shared` ids but `blocked`, as they are in the engine.
-    Scorer(std::shared_ptr<BatchModel> model, std::size_t n_shared, std::vector<Token> blocked);
+    Scorer(std::shared_ptr<LanguageModel> model, std::size_t n_shared, std::vector<Token> blocked);
 
     struct Wanted {
         std::size_t top_k = 0;
@@ -53,7 +53,7 @@ class Scorer {
     // for a token outside the shared ids, OptionError where a first token is to be scored.
     void check(const std::vector<ScoredText>& texts) const;
 
-    const BatchModel& model() const { return *model_; }
+    const LanguageModel& model() const { return *model_; }
 
   private:
     // A run of slots of one text; the last of them may be an output for the token behind it.
@@ -68,7 +68,7 @@ class Scorer {
     void keep(const ScoredText& text, std::size_t at, std::size_t row, const Output& output,
               const Wanted& wanted, Scores& scores);
 
-    std::shared_ptr<BatchModel> model_;
+    std::shared_ptr<LanguageModel> model_;
     std::size_t n_shared_;
     std::vector<Token> blocked_;
     std::vector<std::size_t> first_row_;  // of each text of the call in progress

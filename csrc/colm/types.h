@@ -10,9 +10,9 @@ namespace colm {
 using Token = std::int32_t;
 inline constexpr Token kNoToken = -1;
 
-// Which model's turn it was. With a mixing strategy (compose, contrastive) the assistant's turn means that
-// both distributions took part.
-enum class Source : std::uint8_t { base, assistant };
+// Which expert: 0 is the base, whose distribution the head looks at, 1 to K are the assistants.
+using ExpertId = std::uint8_t;
+inline constexpr ExpertId kBase = 0;
 
 // `failed` follows an exception: the text cannot be continued.
 enum class FinishReason : std::uint8_t { none, eos, stop, length, cancelled, failed };
@@ -26,8 +26,9 @@ struct TopLogprob {
 // What the engine decided at one position.
 struct Step {
     Token token = kNoToken;
-    Source source = Source::base;
-    double defer_logit = 0.0;  // z_t
+    // Whose turn it was. With a mixing strategy (compose, contrastive) the base took part in an assistant's.
+    ExpertId expert = kBase;
+    double defer_logit = 0.0;  // z_t, the largest score that the head gave an assistant
     double threshold = 0.0;    // eta in force at this position
     double logprob = 0.0;      // natural log, under the routed distribution before temperature and truncation
     std::vector<TopLogprob> top_logprobs;  // descending; empty unless asked for
@@ -35,7 +36,7 @@ struct Step {
 
 // One call of llama_decode that the engine made. The list of them is the exact schedule of a generation.
 struct DecodeCall {
-    Source model = Source::base;
+    ExpertId expert = kBase;
     std::int32_t position = 0;  // of the first token in the batch
     std::int32_t n_tokens = 0;
     bool outputs = false;  // logits of the last token were asked for

@@ -28,7 +28,7 @@ Writing::Writing(std::vector<Token> prompt, std::size_t n_ctx, Router router, Li
 }
 
 void Writing::end_if_full() {
-    if (sequence_.tokens.size() >= limit()) finish(FinishReason::length);
+    if (!finished() && sequence_.tokens.size() >= limit()) finish(FinishReason::length);
 }
 
 std::size_t Writing::limit() const {

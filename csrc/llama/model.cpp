@@ -117,7 +117,7 @@ LlamaModel::LlamaModel(std::shared_ptr<const Weights> weights, ModelOptions opti
     if (!weights_->read_batches.exchange(true)) warm_up(never);
 }
 
-std::unique_ptr<LlamaModel> LlamaModel::for_batches(std::size_t n_sequences) const {
+std::unique_ptr<LlamaModel> LlamaModel::for_batches(std::size_t n_sequences, std::size_t n_outputs) const {
     require(n_sequences >= 1 && n_sequences <= std::min<std::size_t>(kMaxSequences, n_batch_),
             std::to_string(n_sequences) + " texts at a time were asked for; between 1 and " +
                 std::to_string(std::min<std::size_t>(kMaxSequences, n_batch_)) +
@@ -129,7 +129,7 @@ std::unique_ptr<LlamaModel> LlamaModel::for_batches(std::size_t n_sequences) con
     ModelOptions options = options_;
     options.n_ctx = static_cast<std::uint32_t>(n_cells);
     options.n_sequences = static_cast<std::uint32_t>(n_sequences);
-    options.n_outputs = options.n_sequences;
+    options.n_outputs = static_cast<std::uint32_t>(n_outputs);
     options.kv_unified = false;
     if (options.batch_invariant && n_sequences > 1) {
         require(invariant_pass_ > 1,
@@ -270,6 +270,7 @@ void LlamaModel::create_context() {
         throw LoadError("no context of " + std::to_string(o.n_ctx) + " tokens can be made for " + path_ +
                         llama_cpp_says(before) + "; a smaller n_ctx or KV type needs less memory");
     n_batch_ = llama_n_batch(context_.get());
+    n_ubatch_ = llama_n_ubatch(context_.get());
     batch_.tokens.resize(n_batch_);
     batch_.positions.resize(n_batch_);
     batch_.n_seq_ids.assign(n_batch_, 1);
@@ -306,12 +307,12 @@ void LlamaModel::add_adapters() {
         throw LoadError("the adapters of " + path_ + " cannot be applied" + llama_cpp_says(before));
 }
 
-void LlamaModel::set_slot(std::size_t i, const Slot& slot) {
-    batch_.tokens[i] = slot.token;
-    batch_.positions[i] = static_cast<llama_pos>(slot.position);
-    batch_.sequences[i] = static_cast<llama_seq_id>(slot.sequence);
+void LlamaModel::set_token(std::size_t i, const BatchToken& token) {
+    batch_.tokens[i] = token.token;
+    batch_.positions[i] = static_cast<llama_pos>(token.position);
+    batch_.sequences[i] = static_cast<llama_seq_id>(token.sequence);
     batch_.seq_ids[i] = &batch_.sequences[i];
-    batch_.outputs[i] = slot.output;
+    batch_.outputs[i] = token.output;
 }
 
 void LlamaModel::decode(std::size_t n_tokens, bool hidden, Interrupt& interrupt) {
@@ -344,49 +345,23 @@ void LlamaModel::decode(std::size_t n_tokens, bool hidden, Interrupt& interrupt)
                               (thrown.empty() ? llama_cpp_says(before) : " (" + thrown + ")"));
 }
 
-Output LlamaModel::eval(View<const Token> tokens, std::size_t position, Want want, Interrupt& interrupt) {
-    if (tokens.size == 0 || tokens.size > n_batch_ || position + tokens.size > n_ctx_)
-        throw GenerationError("a batch of " + std::to_string(tokens.size) + " tokens at position " +
-                              std::to_string(position) + " does not fit n_batch " + std::to_string(n_batch_) +
-                              " and n_ctx " + std::to_string(n_ctx_));
-    for (std::size_t i = 0; i < tokens.size; ++i)
-        set_slot(i, {tokens[i], position + i, 0, want != Want::nothing && i + 1 == tokens.size});
-    decode(tokens.size, want == Want::logits_and_hidden, interrupt);
-    if (want == Want::nothing) return {};
-    return output(tokens.size - 1);
-}
-
-void LlamaModel::eval_at(View<const Token> tokens, std::size_t position, View<const std::size_t> wanted,
-                         bool hidden, Interrupt& interrupt) {
-    if (tokens.size == 0 || tokens.size > n_batch_ || position + tokens.size > n_ctx_ ||
-        wanted.size > n_outputs_ || (hidden && wanted.size < tokens.size))
-        throw GenerationError("a batch of " + std::to_string(tokens.size) + " tokens with " +
-                              std::to_string(wanted.size) + " outputs at position " +
-                              std::to_string(position) + " does not fit n_batch " + std::to_string(n_batch_) +
-                              ", " + std::to_string(n_outputs_) + " outputs and n_ctx " +
-                              std::to_string(n_ctx_));
-    for (std::size_t i = 0; i < tokens.size; ++i) set_slot(i, {tokens[i], position + i, 0, false});
-    for (const std::size_t i : wanted) batch_.outputs[i] = 1;
-    decode(tokens.size, hidden, interrupt);
-}
-
-void LlamaModel::eval_batch(View<const Slot> slots, bool hidden, Interrupt& interrupt) {
+void LlamaModel::eval_batch(View<const BatchToken> tokens, bool hidden, Interrupt& interrupt) {
     std::size_t n_outputs = 0;
-    for (std::size_t i = 0; i < std::min(slots.size, n_batch_); ++i) {
-        const Slot& slot = slots[i];
-        if (slot.position >= n_ctx_ || slot.sequence >= n_sequences_ || (hidden && !slot.output))
+    for (std::size_t i = 0; i < std::min(tokens.size, n_batch_); ++i) {
+        const BatchToken& token = tokens[i];
+        if (token.position >= n_ctx_ || token.sequence >= n_sequences_ || (hidden && !token.output))
             throw GenerationError(
-                "slot " + std::to_string(i) + " of a batch (position " + std::to_string(slot.position) +
-                ", sequence " + std::to_string(slot.sequence) + ") does not fit n_ctx " +
+                "token " + std::to_string(i) + " of a batch (position " + std::to_string(token.position) +
+                ", sequence " + std::to_string(token.sequence) + ") does not fit n_ctx " +
                 std::to_string(n_ctx_) + " and " + std::to_string(n_sequences_) + " sequences");
-        n_outputs += slot.output ? 1 : 0;
-        set_slot(i, slot);
+        n_outputs += token.output ? 1 : 0;
+        set_token(i, token);
     }
-    if (slots.size == 0 || slots.size > n_batch_ || n_outputs > n_outputs_)
-        throw GenerationError("a batch of " + std::to_string(slots.size) + " tokens with " +
+    if (tokens.size == 0 || tokens.size > n_batch_ || n_outputs > n_outputs_)
+        throw GenerationError("a batch of " + std::to_string(tokens.size) + " tokens with " +
                               std::to_string(n_outputs) + " outputs does not fit n_batch " +
                               std::to_string(n_batch_) + " and " + std::to_string(n_outputs_) + " outputs");
-    decode(slots.size, hidden, interrupt);
+    decode(tokens.size, hidden, interrupt);
 }
 
 Output LlamaModel::output(std::size_t i) {
@@ -421,11 +396,12 @@ void LlamaModel::clear() { llama_memory_clear(llama_get_memory(context_.get()), 
 
 bool LlamaModel::can_rewind() const { return can_rewind_ && (swa_full_ || llama_model_n_swa(model()) <= 0); }
 
-std::size_t LlamaModel::rewind(std::size_t n_tokens) {
+std::size_t LlamaModel::rewind(std::size_t sequence, std::size_t n_tokens) {
     llama_memory_t memory = llama_get_memory(context_.get());
-    if (n_tokens > 0 && llama_memory_seq_rm(memory, 0, static_cast<llama_pos>(n_tokens), -1)) {
-        const llama_pos first = llama_memory_seq_pos_min(memory, 0);
-        const llama_pos last = llama_memory_seq_pos_max(memory, 0);
+    const auto text = static_cast<llama_seq_id>(sequence);
+    if (n_tokens > 0 && llama_memory_seq_rm(memory, text, static_cast<llama_pos>(n_tokens), -1)) {
+        const llama_pos first = llama_memory_seq_pos_min(memory, text);
+        const llama_pos last = llama_memory_seq_pos_max(memory, text);
         // A sliding-window cache has dropped tokens that the kept ones still have to see.
         const bool complete =
             first == 0 || (!swa_full_ && first >= 0 &&
@@ -433,11 +409,35 @@ std::size_t LlamaModel::rewind(std::size_t n_tokens) {
         const bool recurrent = !can_rewind_;  // a state has no first position
         if (last == static_cast<llama_pos>(n_tokens) - 1 && (complete || recurrent)) return n_tokens;
     }
-    clear();
+    if (n_sequences_ == 1)
+        clear();
+    else
+        forget(sequence);
     return 0;
 }
 
-std::size_t LlamaModel::n_ubatch() const { return llama_n_ubatch(context_.get()); }
+std::vector<std::uint8_t> LlamaModel::save(std::size_t sequence) {
+    const auto text = static_cast<llama_seq_id>(sequence);
+    try {
+        const AssertionGuard guard;
+        std::vector<std::uint8_t> bytes(llama_state_seq_get_size(context_.get(), text));
+        const std::size_t n = llama_state_seq_get_data(context_.get(), bytes.data(), bytes.size(), text);
+        bytes.resize(n);
+        return bytes;
+    } catch (const std::exception&) {
+        return {};  // it is read again
+    }
+}
+
+bool LlamaModel::restore(std::size_t sequence, const std::vector<std::uint8_t>& bytes) {
+    try {
+        const AssertionGuard guard;
+        return llama_state_seq_set_data(context_.get(), bytes.data(), bytes.size(),
+                                        static_cast<llama_seq_id>(sequence)) > 0;
+    } catch (const std::exception&) {
+        return false;
+    }
+}
 
 std::size_t LlamaModel::n_ctx_train() const {
     return static_cast<std::size_t>(llama_model_n_ctx_train(model()));

@@ -6,7 +6,6 @@
 #include <string>
 #include <vector>
 
-#include "colm/batch_model.h"
 #include "colm/language_model.h"
 #include "colm/vocabulary.h"
 #include "llama/handles.h"
@@ -14,28 +13,29 @@
 
 namespace colm::llama {
 
-class LlamaModel final : public LanguageModel, public BatchModel {
+class LlamaModel final : public LanguageModel {
   public:
     // Throws OptionError for an option outside its range, LoadError for everything about the file.
     explicit LlamaModel(const ModelOptions& options);
 
     // Another context on the same weights, for `n_sequences` texts at a time, each with a cache of its own
-    // for as many tokens as this one holds. Throws OptionError, LoadError.
-    std::unique_ptr<LlamaModel> for_batches(std::size_t n_sequences) const;
+    // for as many tokens as this one holds, and `n_outputs` outputs in a batch. Throws OptionError,
+    // LoadError.
+    std::unique_ptr<LlamaModel> for_batches(std::size_t n_sequences, std::size_t n_outputs) const;
+    // Frees the context, and leaves the weights and what is known of them.
+    void free_context() { context_.reset(); }
 
     std::size_t n_vocab() const override { return weights_->vocabulary.size(); }
     std::size_t n_embd() const override { return n_embd_; }
     std::size_t n_ctx() const override { return n_ctx_; }
     std::size_t n_batch() const override { return n_batch_; }
-    Output eval(View<const Token> tokens, std::size_t position, Want want, Interrupt& interrupt) override;
-    void eval_at(View<const Token> tokens, std::size_t position, View<const std::size_t> wanted, bool hidden,
-                 Interrupt& interrupt) override;
-    std::size_t rewind(std::size_t n_tokens) override;
-
     std::size_t n_outputs() const override { return n_outputs_; }
     std::size_t n_sequences() const override { return n_sequences_; }
-    void eval_batch(View<const Slot> slots, bool hidden, Interrupt& interrupt) override;
+    void eval_batch(View<const BatchToken> slots, bool hidden, Interrupt& interrupt) override;
     Output output(std::size_t i) override;
+    std::size_t rewind(std::size_t sequence, std::size_t n_tokens) override;
+    std::vector<std::uint8_t> save(std::size_t sequence) override;
+    bool restore(std::size_t sequence, const std::vector<std::uint8_t>& bytes) override;
     std::size_t copy(std::size_t from, std::size_t to, std::size_t n_tokens) override;
     void forget(std::size_t sequence) override;
     void clear() override;
@@ -44,7 +44,7 @@ class LlamaModel final : public LanguageModel, public BatchModel {
     const llama_vocab* vocab() const { return llama_model_get_vocab(model()); }
     const std::string& path() const { return path_; }
     // The most tokens of one pass of the graph.
-    std::size_t n_ubatch() const;
+    std::size_t n_ubatch() const { return n_ubatch_; }
     std::size_t n_ctx_train() const;
     std::string description() const;
     // Metadata value of the file as text; "" where the key is absent.
@@ -84,7 +84,7 @@ class LlamaModel final : public LanguageModel, public BatchModel {
     void warm_up(Interrupt& interrupt);
     void first_passes(bool hidden, Interrupt& interrupt);
     void add_adapters();
-    void set_slot(std::size_t i, const Slot& slot);
+    void set_token(std::size_t i, const BatchToken& token);
     void decode(std::size_t n_tokens, bool hidden, Interrupt& interrupt);
 
     ModelOptions options_;
@@ -95,6 +95,7 @@ class LlamaModel final : public LanguageModel, public BatchModel {
     std::size_t n_embd_ = 0;
     std::size_t n_ctx_ = 0;
     std::size_t n_batch_ = 0;
+    std::size_t n_ubatch_ = 0;
     std::size_t n_outputs_ = 1;
     std::size_t n_sequences_ = 1;
     std::uint32_t invariant_pass_ = 0;  // tokens of a pass at most, of a model that is invariant

@@ -5,10 +5,21 @@
 #include <utility>
 
 #include "colm/error.h"
+#include "colm/local_expert.h"
+#include "colm/replay.h"
 #include "llama/sampler.h"
 #include "llama/vocab.h"
 
 namespace colm::llama {
+namespace {
+
+// Rows of logits that an assistant with `n_slots` slots keeps: those of a whole draft of one text, or of a
+// few draft tokens of each of a few texts.
+std::size_t n_rows(std::size_t n_slots) {
+    return std::max({std::size_t{kMostLookahead + 1}, n_slots, std::min<std::size_t>(4 * n_slots, 64)});
+}
+
+}  // namespace
 
 void check_options(const GenerationOptions& options) {
     const Policy policy(options.policy);
@@ -24,40 +35,69 @@ void check_options(const GenerationOptions& options) {
         throw OptionError("max_tokens is " + std::to_string(options.max_tokens) + "; it must be 0 or more");
 }
 
-Pair::Pair(const ModelOptions& base_options, const ModelOptions& assistant_options) {
-    auto base = std::make_unique<LlamaModel>(base_options);
+Pair::Pair(const ModelOptions& base_options, const ModelOptions& assistant_options, std::size_t n_parallel,
+           std::size_t cache_bytes)
+    : cache_bytes_(cache_bytes) {
+    base_ = std::make_shared<LlamaModel>(base_options);
     ModelOptions of_assistant = assistant_options;
-    of_assistant.n_outputs = std::max<std::uint32_t>(of_assistant.n_outputs, kMostLookahead + 1);
-    auto assistant = std::make_unique<LlamaModel>(of_assistant);
-    base_ = base.get();
-    assistant_ = assistant.get();
-    n_shared_ = shared_vocabulary(base->vocabulary(), assistant->vocabulary());
-    fingerprint_ = fingerprint(base->vocabulary());
+    of_assistant.n_outputs = std::max(of_assistant.n_outputs, static_cast<std::uint32_t>(n_rows(1)));
+    assistant_ = std::make_shared<LlamaModel>(of_assistant);
+    const Vocabulary& vocabulary = base_->vocabulary();
+    const Vocabulary& of_other = assistant_->vocabulary();
+    n_shared_ = shared_vocabulary(vocabulary, of_other);
+    fingerprint_ = fingerprint(vocabulary);
 
     std::vector<Token> eog;
-    std::set_union(base->vocabulary().eog.begin(), base->vocabulary().eog.end(),
-                   assistant->vocabulary().eog.begin(), assistant->vocabulary().eog.end(),
+    std::set_union(vocabulary.eog.begin(), vocabulary.eog.end(), of_other.eog.begin(), of_other.eog.end(),
                    std::back_inserter(eog));
     eog_ = std::make_shared<const std::vector<Token>>(std::move(eog));
-    blocked_ = padding_inside(base->vocabulary(), assistant->vocabulary(), n_shared_);
-    engine_ = std::make_shared<Engine>(std::move(base), std::move(assistant), n_shared_, blocked_);
+    blocked_ = padding_inside(vocabulary, of_other, n_shared_);
+    if (n_parallel == 1) {
+        loop_ = make_loop(base_, assistant_);
+        return;
+    }
+    base_->free_context();
+    assistant_->free_context();
+    loop_ = make_loop(n_parallel);
 }
 
-std::shared_ptr<Generation> Pair::start(std::vector<Token> prompt, std::shared_ptr<const Head> head,
-                                        const GenerationOptions& options,
-                                        std::function<bool()> poll_interrupt) const {
-    return std::make_shared<Generation>(engine_,
-                                        write(std::move(prompt), std::move(head), options, engine_->n_ctx()),
-                                        std::move(poll_interrupt), options.lookahead);
+std::shared_ptr<SharedLoop> Pair::make_loop(std::shared_ptr<LlamaModel> base,
+                                            std::shared_ptr<LlamaModel> assistant) const {
+    Loop::Experts experts;
+    experts.push_back(std::make_unique<LocalExpert>(std::move(base), kBase, n_shared_));
+    experts.push_back(std::make_unique<LocalExpert>(std::move(assistant), ExpertId{1}, n_shared_));
+    return std::make_shared<SharedLoop>(
+        std::make_unique<Loop>(std::move(experts), Choices{n_shared_, blocked_}, cache_bytes_));
 }
 
-std::shared_ptr<Scheduler> Pair::batch(std::size_t n_sequences) const {
-    return std::make_shared<Scheduler>(base_->for_batches(n_sequences), assistant_->for_batches(n_sequences),
-                                       Choices{n_shared_, blocked_});
+std::shared_ptr<SharedLoop> Pair::make_loop(std::size_t n_slots) const {
+    return make_loop(base_->for_batches(n_slots, n_slots), assistant_->for_batches(n_slots, n_rows(n_slots)));
+}
+
+bool Pair::has_loop(std::size_t n_slots) const {
+    const std::lock_guard<std::mutex> lock(wide_mutex_);
+    return n_slots <= loop_->n_slots() || (wide_ && wide_->n_slots() == n_slots);
+}
+
+std::shared_ptr<SharedLoop> Pair::loop(std::size_t n_slots) {
+    if (n_slots <= loop_->n_slots()) return loop_;
+    const std::lock_guard<std::mutex> lock(wide_mutex_);
+    if (wide_ && wide_->n_slots() == n_slots) return wide_;
+    wide_.reset();  // its memory first
+    wide_ = make_loop(n_slots);
+    return wide_;
+}
+
+void Pair::forget() {
+    {
+        const std::lock_guard<std::mutex> lock(wide_mutex_);
+        wide_.reset();
+    }
+    loop_->alone([](Loop& loop) { loop.forget(); });
 }
 
 Writing Pair::write(std::vector<Token> prompt, std::shared_ptr<const Head> head,
-                    const GenerationOptions& options, std::size_t n_ctx) const {
+                    const GenerationOptions& options) const {
     check_head(*head);
     check_prompt(prompt);
     check_options(options);
@@ -75,8 +115,7 @@ Writing Pair::write(std::vector<Token> prompt, std::shared_ptr<const Head> head,
                                                  options.sampling.grammar.empty() ? nullptr : token_texts()),
                   options.sampling.seed,
                   static_cast<std::size_t>(options.n_logprobs)};
-    // The closures outlive this object where a text does; the engine or scheduler that writes it owns the
-    // vocabulary.
+    // The closures outlive this object where a text does; the loop that writes it owns the vocabulary.
     const llama_vocab* vocab = base_->vocab();
     const auto piece_of = [vocab](Token token) { return piece(vocab, token, false); };
     const auto ends = [eog = eog_](Token token) {
@@ -87,7 +126,7 @@ Writing Pair::write(std::vector<Token> prompt, std::shared_ptr<const Head> head,
         const Token token = control_token(vocab, stop);
         if (token != kNoToken) limits.stop_tokens.push_back(token);
     }
-    return Writing(std::move(prompt), n_ctx, std::move(router), std::move(limits), piece_of, ends);
+    return Writing(std::move(prompt), n_ctx(), std::move(router), std::move(limits), piece_of, ends);
 }
 
 std::shared_ptr<const Head> Pair::token_head(const std::string& text) const {
@@ -133,7 +172,16 @@ void Pair::check_prompt(const std::vector<Token>& prompt) const {
 std::vector<double> Pair::replay(const std::vector<Token>& tokens, const std::vector<DecodeCall>& calls,
                                  Interrupt& interrupt) {
     check_prompt(tokens);
-    return engine_->replay(tokens, calls, interrupt);
+    std::vector<double> seconds;
+    loop_->alone([&](Loop& loop) {
+        std::vector<LanguageModel*> models;
+        for (const auto& expert : loop.experts())
+            models.push_back(&static_cast<LocalExpert&>(*expert).model());
+        loop.forget();
+        seconds = colm::replay(models, tokens, calls, interrupt);
+        loop.forget();
+    });
+    return seconds;
 }
 
 std::vector<Token> Pair::tokenize(const std::string& text, bool add_special, bool parse_special) const {

@@ -7,10 +7,9 @@
 #include <string>
 #include <vector>
 
-#include "colm/generation.h"
 #include "colm/head.h"
 #include "colm/options.h"
-#include "colm/scheduler.h"
+#include "colm/stream.h"
 #include "llama/model.h"
 #include "llama/vocab.h"
 
@@ -21,22 +20,22 @@ void check_options(const GenerationOptions& options);
 
 class Pair {
   public:
-    // Loads both models. Throws OptionError, LoadError or VocabMismatch.
-    Pair(const ModelOptions& base, const ModelOptions& assistant);
+    // Loads both models, each with a context of `n_parallel` slots. `cache_bytes`: of what slots held before
+    // other texts took them. Throws OptionError, LoadError or VocabMismatch.
+    Pair(const ModelOptions& base, const ModelOptions& assistant, std::size_t n_parallel = 1,
+         std::size_t cache_bytes = 0);
 
-    // Starts a text. Throws OptionError, GrammarError, TokenizeError, ContextFull, HeadMismatch; nothing is
-    // computed before the first next(). `poll_interrupt`: see Interrupt.
-    std::shared_ptr<Generation> start(std::vector<Token> prompt, std::shared_ptr<const Head> head,
-                                      const GenerationOptions& options,
-                                      std::function<bool()> poll_interrupt) const;
+    // The loop that has `n_slots` slots or more: the pair's, or a wider one with contexts of its own on the
+    // same weights, which stays for the next call until forget() or another width. Texts for it come from
+    // write(). Throws OptionError, LoadError.
+    std::shared_ptr<SharedLoop> loop(std::size_t n_slots = 1);
+    bool has_loop(std::size_t n_slots) const;
+    // Forgets every text that was read.
+    void forget();
 
-    // Another context of each model, for `n_sequences` texts at a time; texts for it come from write().
-    // Throws OptionError, LoadError.
-    std::shared_ptr<Scheduler> batch(std::size_t n_sequences) const;
-
-    // A text to be written, of at most `n_ctx` tokens. Throws as start() does.
+    // A text to be written. Throws OptionError, GrammarError, TokenizeError, ContextFull, HeadMismatch.
     Writing write(std::vector<Token> prompt, std::shared_ptr<const Head> head,
-                  const GenerationOptions& options, std::size_t n_ctx) const;
+                  const GenerationOptions& options) const;
 
     // The head that is a token of the base's vocabulary. Throws HeadError where there is no such token.
     std::shared_ptr<const Head> token_head(const std::string& text) const;
@@ -47,7 +46,7 @@ class Pair {
     std::vector<Token> tokenize(const std::string& text, bool add_special, bool parse_special) const;
     std::string detokenize(const std::vector<Token>& tokens, bool special) const;
 
-    // Engine::replay() of tokens that both models share. Throws TokenizeError too.
+    // replay() of tokens that both models share. Throws TokenizeError too.
     std::vector<double> replay(const std::vector<Token>& tokens, const std::vector<DecodeCall>& calls,
                                Interrupt& interrupt);
 
@@ -55,22 +54,28 @@ class Pair {
     const LlamaModel& assistant() const { return *assistant_; }
     const std::string& vocab_fingerprint() const { return fingerprint_; }
     std::size_t n_shared() const { return n_shared_; }
-    Engine& engine() { return *engine_; }
-    const Engine& engine() const { return *engine_; }
+    // How many tokens a text may have: the smaller of the two contexts.
+    std::size_t n_ctx() const { return loop_->n_ctx(); }
 
   private:
     void check_prompt(const std::vector<Token>& prompt) const;
     std::shared_ptr<const TokenTexts> token_texts() const;
+    std::shared_ptr<SharedLoop> make_loop(std::shared_ptr<LlamaModel> base,
+                                          std::shared_ptr<LlamaModel> assistant) const;
+    std::shared_ptr<SharedLoop> make_loop(std::size_t n_slots) const;
 
-    const LlamaModel* base_;       // owned by the engine
-    const LlamaModel* assistant_;  // likewise
+    std::shared_ptr<LlamaModel> base_;
+    std::shared_ptr<LlamaModel> assistant_;
+    std::size_t cache_bytes_;
     std::size_t n_shared_;
     std::string fingerprint_;
     std::vector<Token> blocked_;                     // ascending
     std::shared_ptr<const std::vector<Token>> eog_;  // of either model, ascending, shared ids only
     mutable std::once_flag texts_made_;              // by the first text with a grammar
     mutable std::shared_ptr<const TokenTexts> texts_;
-    std::shared_ptr<Engine> engine_;
+    std::shared_ptr<SharedLoop> loop_;
+    mutable std::mutex wide_mutex_;
+    std::shared_ptr<SharedLoop> wide_;  // null until it is asked for
 };
 
 }  // namespace colm::llama

@@ -17,9 +17,9 @@ void LlamaModel::first_passes(bool hidden, Interrupt& interrupt) {
     const std::size_t n_texts = std::min<std::size_t>(n_sequences_, 2);
     const std::size_t length = options_.kv_unified ? n_ctx_ : n_ctx_ / n_sequences_;
     const std::size_t n_tokens = std::max(n_texts, std::min({kMostTokens, n_batch_, length - 1}));
-    for (std::size_t i = 0; i < n_tokens; ++i) set_slot(i, {0, i / n_texts, i % n_texts, i + 1 == n_tokens});
+    for (std::size_t i = 0; i < n_tokens; ++i) set_token(i, {0, i / n_texts, i % n_texts, i + 1 == n_tokens});
     decode(n_tokens, false, interrupt);
-    set_slot(0, {0, (n_tokens - 1) / n_texts + 1, 0, true});
+    set_token(0, {0, (n_tokens - 1) / n_texts + 1, 0, true});
     decode(1, hidden, interrupt);
 }
 

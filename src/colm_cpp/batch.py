@@ -35,14 +35,15 @@ class BatchStream:
     """
 
     def __init__(
-        self, pair: _core.Pair, batch: _core.Batch, n_parallel: int, requests: Iterator[Callable[[], Request]]
+        self, pair: _core.Pair, stream: _core.Stream, n_parallel: int, requests: Iterator[Callable[[], Request]]
     ) -> None:
         self._pair: _core.Pair | None = pair
-        self._batch: _core.Batch | None = batch
+        self._stream: _core.Stream | None = stream
+        self._cancelled = False
         self._n_parallel = n_parallel
         self._requests = requests
         self._n_given = 0
-        self._seeds: dict[int, int] = {}
+        self._given: dict[int, tuple[int, int]] = {}  # number and seed of each text under way
         self._lock = threading.RLock()  # a signal handler may come before the reader is known
         self._reader: tuple[int, int] | None = None  # process and thread
 
@@ -67,10 +68,10 @@ class BatchStream:
                 self._reader = None
 
     def _next(self) -> tuple[int, Completion | ColmError]:
-        batch, pair = self._batch, self._pair
-        if batch is None or pair is None:
+        stream, pair = self._stream, self._pair
+        if stream is None or pair is None:
             raise PairClosed("the pair of this batch was closed; load it again")
-        while batch.n_texts < self._n_parallel:
+        while len(self._given) < self._n_parallel:
             make = next(self._requests, None)
             if make is None:
                 break
@@ -78,7 +79,7 @@ class BatchStream:
             self._n_given += 1
             try:
                 tokens, head, options = make()
-                batch.add(pair, number, tokens, head, options)
+                text = stream.add(pair, tokens, head, options)
             except PairClosed:
                 raise
             except ColmError as error:
@@ -86,43 +87,49 @@ class BatchStream:
                 return number, error
             finally:
                 forward_log()
-            self._seeds[number] = options.sampling.seed
+            self._given[text.id] = number, options.sampling.seed
         try:
             with busy():
-                finished = batch.next()
+                finished = stream.finished()
         except BaseException:
             self.close()
             raise
         finally:
             forward_log()
+        if self._cancelled or (finished is None and self._given):
+            self.close()
+            raise PairClosed("these texts were cancelled, or their pair was closed")
         if finished is None:
             raise StopIteration
-        seed = self._seeds.pop(finished.number)
+        text, steps = finished
+        number, seed = self._given.pop(text.id)
         try:
-            finished.check()
+            text.check()
         except ColmError as error:
-            error.index = finished.number
-            return finished.number, error
-        return finished.number, completion_of(finished, pair, seed)
+            error.index = number
+            return number, error
+        return number, completion_of(text, steps, pair, seed)
 
     @property
     def counts(self) -> dict[str, int]:
         """``steps``, ``base_decodes`` and ``assistant_decodes`` so far.
 
-        A step writes one token of every text in progress. A decode is one call of llama_decode.
+        A step moves every text in progress by one position. A decode is one call of llama_decode. Texts that others
+        write with the pair at the same time count too.
 
         Raises:
             PairClosed: the pair, or this stream, was closed.
         """
-        if self._batch is None:
+        if self._stream is None:
             raise PairClosed("this batch was closed; read counts before closing it")
-        return self._batch.counts()
+        return self._stream.counts()
 
     def cancel(self) -> None:
         """Ends all texts within one step; the loop then raises PairClosed. Safe from any thread."""
-        batch = self._batch
-        if batch is not None:
-            batch.cancel()
+        self._cancelled = True
+        stream = self._stream
+        if stream is not None:
+            stream.cancel()
 
     def close(self) -> None:
         """Ends all texts and frees their memory."""
@@ -130,8 +137,9 @@ class BatchStream:
 
     def _detach(self) -> None:
         self.cancel()
-        self._batch = None
-        self._pair = None
+        stream, self._stream, self._pair = self._stream, None, None
+        if stream is not None:
+            stream.close()
 
     def __enter__(self) -> BatchStream:
         return self

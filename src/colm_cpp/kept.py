@@ -30,15 +30,19 @@ class Wanted:
     Attributes:
         models: base and assistant, each a path or a place on the hub.
         options: the load options of base and assistant, as text.
+        slots: the pair's ``n_parallel`` and ``cache_mb``, as text.
     """
 
     models: tuple[str, str]
     options: tuple[str, str]
+    slots: str
 
     @classmethod
-    def of(cls, base: PathLike, assistant: PathLike, options: tuple[LoadOptions, LoadOptions]) -> Wanted:
-        """``options``: the load options of base and assistant."""
-        return cls((_place(base), _place(assistant)), (repr(options[0]), repr(options[1])))
+    def of(
+        cls, base: PathLike, assistant: PathLike, options: tuple[LoadOptions, LoadOptions], slots: tuple[object, object]
+    ) -> Wanted:
+        """``options``: the load options of base and assistant. ``slots``: ``n_parallel`` and ``cache_mb``."""
+        return cls((_place(base), _place(assistant)), (repr(options[0]), repr(options[1])), repr(slots))
 
 
 @dataclass(frozen=True, slots=True)

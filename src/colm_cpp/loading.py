@@ -16,10 +16,10 @@ from .cores import usable_cores
 from .errors import HeadError, OptionError
 from .heads import Head
 from .hub import resolve
-from .memory import ModelMemory, PairMemory
+from .memory import ModelMemory, PairMemory, assistant_rows
 from .names import HEAD_CHOICES, find_head, find_model, head_file
-from .options import LONG_N_UBATCH, MAX_LOOKAHEAD, GenerationOptions, LoadOptions, option_dict
-from .pair import DEFAULT_THRESHOLD, Pair
+from .options import LONG_N_UBATCH, GenerationOptions, LoadOptions, integer, option_dict
+from .pair import DEFAULT_THRESHOLD, MAX_PARALLEL, Pair
 from .paths import to_native
 from .preset import preset
 from .prompts import refuse_messages
@@ -35,7 +35,9 @@ __all__ = ["generate", "load"]
 PathLike = str | os.PathLike[str]
 
 # Parameters of load() that are no model options.
-_NO_LOAD_OPTIONS = ("base_options", "assistant_options", "progress", "check_memory")
+_NO_LOAD_OPTIONS = ("base_options", "assistant_options", "progress", "check_memory", "n_parallel", "cache_mb")
+DEFAULT_CACHE_MB = 256
+MAX_CACHE_MB = 1 << 20
 
 _TINY_FILE = 16 * 2**20
 _FLOAT_FILE_TYPES = (0, 1, 32)  # of llama_ftype: F32, F16, BF16
@@ -65,6 +67,8 @@ def load(
     assistant_options: LoadOptionsDict | None = None,
     progress: Callable[[float], object] | None = None,
     check_memory: bool = True,
+    n_parallel: int = 1,
+    cache_mb: int = DEFAULT_CACHE_MB,
     **options: Unpack[LoadOptionsDict],
 ) -> Pair:
     """Loads a pair of models that share one vocabulary.
@@ -85,6 +89,10 @@ def load(
         check_memory: compare estimated with free memory before loading, and before a batch
             (:meth:`Pair.stream_batch`). Free memory is the least that the machine, the process's control groups and
             ``ulimit -v`` allow.
+        n_parallel: slots, 1 to 256: texts that the pair writes at a time. Each slot has ``n_ctx`` tokens of its own in
+            both models' KV caches. A new text takes the slot that holds the longest beginning of it.
+        cache_mb: megabytes of memory at most for what slots held before other texts took them. Several long chats can
+            then alternate without being read again. 0: nothing is kept.
         **options: options for both models; see :class:`LoadOptions`.
 
     Raises:
@@ -108,8 +116,10 @@ def load(
     if head is not None and not isinstance(head, (str, os.PathLike, Head)):
         raise HeadError(f"head is of type {type(head).__name__}; {HEAD_CHOICES}")
     chosen = LoadOptions.of_both(options, base_options, assistant_options)
+    n_parallel = integer("n_parallel", n_parallel, 1, MAX_PARALLEL)
+    cache_mb = integer("cache_mb", cache_mb, 0, MAX_CACHE_MB)
     with busy():
-        return Pair(*_load(base, assistant, head, chosen, progress, check_memory))
+        return Pair(*_load(base, assistant, head, chosen, progress, check_memory, n_parallel, cache_mb))
 
 
 def _named(name: object, head: PathLike | Head | None) -> tuple[str, str, PathLike | Head]:
@@ -133,12 +143,14 @@ def _load(
     chosen: tuple[LoadOptions, LoadOptions],
     progress: Callable[[float], object] | None,
     check_memory: bool,
+    n_parallel: int,
+    cache_mb: int,
 ) -> tuple[_core.Pair, PathLike | Head | None, PairMemory | None]:
     if isinstance(head, (str, os.PathLike)) and (named := find_head(head)).kind == "file":
         head = Head.load(str(named.file()))  # a bad head file is reported before minutes of loading
-    core_options, memory = prepare(base, assistant, chosen, check_memory=check_memory)
+    core_options, memory = prepare(base, assistant, chosen, check_memory=check_memory, n_slots=n_parallel)
     try:
-        core = _core.Pair(core_options[0], core_options[1], progress)
+        core = _core.Pair(core_options[0], core_options[1], progress, n_parallel, cache_mb << 20)
     finally:
         forward_log()
     return core, head, memory
@@ -152,6 +164,7 @@ def prepare(
     check_memory: bool,
     n_sequences: int = 1,
     n_outputs: int = 1,
+    n_slots: int = 1,
 ) -> tuple[list[_core.ModelOptions], PairMemory | None]:
     """Checks files and memory. Returns the extension's options for both models, and the memory that they take.
 
@@ -171,9 +184,11 @@ def prepare(
     if check_memory:
         models = [ModelMemory.of(path, o) for path, o in zip(paths, chosen, strict=True)]
         memory = PairMemory(models[0], models[1], (sizes[0], sizes[1]), min(o.n_batch for o in chosen))
-        # To verify draft tokens, the assistant needs a row of logits for each and one for the token that follows.
-        rows = n_outputs, n_outputs if n_sequences > 1 else max(n_outputs, MAX_LOOKAHEAD + 1)
-        memory.check_load((min(rows[0], chosen[0].n_batch), min(rows[1], chosen[1].n_batch)), n_sequences)
+        # Texts that are scored share one cache, those that are written have a slot each.
+        scores = n_sequences > 1
+        rows = (n_outputs, n_outputs) if scores else (n_slots, max(n_outputs, assistant_rows(n_slots)))
+        most = (min(rows[0], chosen[0].n_batch), min(rows[1], chosen[1].n_batch))
+        memory.check_load(most, n_sequences if scores else n_slots, shared=scores)
     prepared = [
         o.to_core(
             path,
@@ -223,8 +238,8 @@ def generate(
         base: as for :func:`load`, but no preset.
         assistant: as for :func:`load`.
         head: as for :func:`load`. It is required unless ``pair`` is given.
-        load_options: options of :class:`LoadOptions`, and ``base_options``, ``assistant_options``, ``check_memory`` and
-            ``progress`` of :func:`load`.
+        load_options: options of :class:`LoadOptions`, and ``base_options``, ``assistant_options``, ``check_memory``,
+            ``n_parallel``, ``cache_mb`` and ``progress`` of :func:`load`.
         keep: keep the pair for the next call. False: free a pair that this call loads.
         queue_timeout: the longest wait, in seconds, while the pair writes other threads' texts. None: no limit.
         **options: see :class:`GenerationOptions`.
@@ -257,7 +272,8 @@ def _loaded_or_kept(base: PathLike, assistant: PathLike, given: dict[str, Any], 
     """The kept pair if it fits, else a newly loaded one; and whether the result is kept."""
     shared = {name: value for name, value in given.items() if name not in _NO_LOAD_OPTIONS}
     chosen = LoadOptions.of_both(shared, given.get("base_options"), given.get("assistant_options"))
-    wanted = kept.Wanted.of(base, assistant, chosen)
+    slots = given.get("n_parallel", 1), given.get("cache_mb", DEFAULT_CACHE_MB)
+    wanted = kept.Wanted.of(base, assistant, chosen, slots)
     with kept.loading:
         known = kept.kept(wanted)
         if known is not None:

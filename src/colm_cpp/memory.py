@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from . import _core
 from .errors import NotEnoughMemory
 from .limits import FreeMemory, free_memory
+from .options import MAX_LOOKAHEAD
 from .paths import to_native
 
 if TYPE_CHECKING:
     from .options import LoadOptions
 
-__all__ = ["MemoryEstimate", "ModelMemory", "PairMemory", "estimate"]
+__all__ = ["MemoryEstimate", "ModelMemory", "PairMemory", "assistant_rows", "estimate"]
 
 # Bytes per value of a KV cache, block scales included.
 _KV_BYTES = {
@@ -165,9 +166,9 @@ class ModelMemory:
         cache = int(self.per_token * all_cells) + self.per_text * n_texts
         return MemoryEstimate(0, cache, compute, int(cache * self.cache_on_gpu))
 
-    def loaded(self, n_ctx: int, *, n_outputs: int = 1, n_texts: int = 1) -> MemoryEstimate:
-        """The weights, and the context that they are loaded with. Its texts share ``n_ctx`` tokens."""
-        context = self.context(n_ctx, n_outputs=n_outputs, n_texts=n_texts, shared=True)
+    def loaded(self, n_ctx: int, *, n_outputs: int = 1, n_texts: int = 1, shared: bool = True) -> MemoryEstimate:
+        """The weights, and the context that they are loaded with. Arguments are those of :meth:`context`."""
+        context = self.context(n_ctx, n_outputs=n_outputs, n_texts=n_texts, shared=shared)
         on_gpu = context.on_gpu + int(self.weights * self.weights_on_gpu)
         return MemoryEstimate(self.weights, context.kv_cache, context.compute, on_gpu)
 
@@ -179,6 +180,11 @@ def estimate(path: str, n_ctx: int, options: LoadOptions) -> MemoryEstimate:
         LoadError: the file is missing or not GGUF.
     """
     return ModelMemory.of(path, options).loaded(n_ctx)
+
+
+def assistant_rows(n_slots: int) -> int:
+    """Rows of logits that an assistant with ``n_slots`` slots keeps, to verify draft tokens."""
+    return max(MAX_LOOKAHEAD + 1, n_slots, min(4 * n_slots, 64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,14 +203,16 @@ class PairMemory:
     sizes: tuple[int, int]
     n_batch: int
 
-    def check_load(self, n_outputs: tuple[int, int], n_texts: int) -> None:
+    def check_load(self, n_outputs: tuple[int, int], n_texts: int, *, shared: bool = True) -> None:
         """Checks both models, each with a context for ``n_texts`` texts and ``n_outputs`` rows of logits.
+
+        ``shared``: see :meth:`ModelMemory.context`.
 
         Raises:
             NotEnoughMemory: names needed and free memory, and the options that need less.
         """
         models = zip((self.base, self.assistant), self.sizes, n_outputs, strict=True)
-        needs = [model.loaded(n_ctx, n_outputs=n, n_texts=n_texts) for model, n_ctx, n in models]
+        needs = [model.loaded(n_ctx, n_outputs=n, n_texts=n_texts, shared=shared) for model, n_ctx, n in models]
         _check(needs, "loading this pair", "a smaller n_ctx, a smaller KV type or smaller files need less")
 
     def check_batch(self, n_parallel: int) -> None:
@@ -230,8 +238,10 @@ class PairMemory:
 
     def _batch(self, n_parallel: int) -> list[MemoryEstimate]:
         return [
-            model.context(n_ctx, n_outputs=n_parallel, n_texts=n_parallel)
-            for model, n_ctx in zip((self.base, self.assistant), self.sizes, strict=True)
+            model.context(n_ctx, n_outputs=min(rows, self.n_batch), n_texts=n_parallel)
+            for model, n_ctx, rows in zip(
+                (self.base, self.assistant), self.sizes, (n_parallel, assistant_rows(n_parallel)), strict=True
+            )
         ]
 
 

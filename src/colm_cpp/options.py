@@ -417,7 +417,7 @@ class GenerationOptions:
             batch. 0 is off. ``"auto"`` drafts where it saves time, judged by the measured step times and acceptance
             rate. The choices follow the same rules, but a batch rounds a quantised model's logits differently from
             single tokens. The text can then differ where two tokens are nearly equally likely, so the default is 0.
-            :meth:`Pair.generate_batch` and :meth:`Pair.stream_batch` do not use it.
+            In a batch every text drafts for itself, and the assistant verifies the drafts of all texts in one call.
     """
 
     head: str | os.PathLike[str] | Head | None = None

@@ -16,6 +16,7 @@ from ._busy import busy, check_usable, wait_until_idle
 from ._log import forward_log
 from ._numbers import seconds
 from ._shown import shown
+from .aio import AsyncForms
 from .batch import BatchStream, Request
 from .chat import Message, begins_with_bos, render_chat
 from .errors import ChatTemplateError, ColmError, HeadError, OptionError, PairClosed, TokenizeError
@@ -61,10 +62,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_lock)
 
 
-class Pair:
+class Pair(AsyncForms):
     """A base and an assistant with one vocabulary, loaded by :func:`load`.
 
-    A pair computes one text at a time; calls from several threads queue. The GIL is released while models compute.
+    A pair writes ``n_parallel`` texts at a time (:func:`load`); further calls from several threads queue. The GIL is
+    released while models compute.
     A ``with`` block or :meth:`close` frees the models.
     """
 
@@ -95,8 +97,8 @@ class Pair:
         Args:
             prompt: text, or token ids. In a text, special tokens are recognised, and BOS is added if the model asks
                 for it. Token ids are used unchanged.
-            queue_timeout: the longest wait, in seconds, while the pair writes other threads' texts. 0: do not wait.
-                None: no limit.
+            queue_timeout: the longest wait for a slot, in seconds, while the pair writes other threads' texts. 0: do
+                not wait. None: no limit.
             **options: see :class:`GenerationOptions`.
 
         Raises:
@@ -279,6 +281,12 @@ class Pair:
                 True would have returned.
         """
         results = dict(self.stream_batch(prompts, n_parallel=n_parallel, each=each, **options))
+        return self._in_order(results, return_exceptions)
+
+    @staticmethod
+    def _in_order(
+        results: dict[int, Completion | ColmError], return_exceptions: bool
+    ) -> list[Completion] | list[Completion | ColmError]:
         in_order = [results[number] for number in sorted(results)]
         if return_exceptions:
             return in_order
@@ -303,8 +311,9 @@ class Pair:
         unread tokens of the deferred texts in one batch. Batches round logits differently from single tokens. A text
         can therefore differ from the one written alone where two tokens are nearly equally likely.
 
-        The batch has its own context, ``n_parallel`` times as large as the pair's. Texts that are written alone at
-        the same time keep theirs.
+        If the pair has fewer slots than ``n_parallel``, the texts get a context of their own, ``n_parallel`` times as
+        large as that of one text. It stays for the next call until :meth:`forget`, :meth:`close`, or a call with
+        another ``n_parallel``. Texts that are written alone at the same time keep theirs.
 
         Args:
             prompts: each a prompt as for :meth:`generate`, or messages as for :meth:`chat`. Messages have temperature
@@ -333,14 +342,14 @@ class Pair:
         else:
             GenerationOptions.of(options).to_core(DEFAULT_THRESHOLD)
         n_parallel = integer("n_parallel", n_parallel, 1, MAX_PARALLEL)
-        if self._memory is not None:
+        if self._memory is not None and not core.has_loop(n_parallel):
             self._memory.check_batch(n_parallel)
         with busy():
             try:
-                batch = _core.Batch(core, n_parallel)
+                texts = _core.Stream(core, n_parallel)
             finally:
                 forward_log()
-        stream = BatchStream(core, batch, n_parallel, self._requests(core, prompts, each, options, heads))
+        stream = BatchStream(core, texts, n_parallel, self._requests(core, prompts, each, options, heads))
         with _registry_lock:
             self._open_core()  # it may have been closed meanwhile
             self._batches.add(stream)
@@ -562,10 +571,11 @@ class Pair:
         timeout = None if queue_timeout is None else seconds("queue_timeout", queue_timeout)
         head, core_options = self._options_of(options)
         try:
-            generation = core.start(tokens, head, core_options)
+            texts = _core.Stream(core)
+            text = texts.add(core, tokens, head, core_options)
         finally:
             forward_log()
-        stream = TokenStream(core, generation, core_options.sampling.seed, timeout)
+        stream = TokenStream(core, texts, text, core_options.sampling.seed, timeout)
         with _registry_lock:
             self._open_core()  # it may have been closed meanwhile
             self._streams.add(stream)

@@ -112,17 +112,16 @@ class Stats:
         deferral_rate: share of the generated tokens that were deferred, 0 to 1.
         base_steps: how often the base gave a distribution. Rejected draft tokens add to it.
         assistant_calls: how often the assistant was asked. With look-ahead, one call verifies several tokens.
-        lookahead: whether look-ahead was in use. It is False where it was turned off, where a model cannot go back by
-            some tokens (recurrent, hybrid, a sliding window without ``swa_full``), and in a batch.
+        lookahead: whether look-ahead was in use. It is False where it was turned off, and where a model cannot go back
+            by some tokens (recurrent, hybrid, a sliding window without ``swa_full``).
         drafted_tokens: deferred tokens that the base drafted and the assistant verified.
         accepted_tokens: drafted tokens that the assistant accepted, because it chose the same token.
         base_tokens_read: tokens that the base evaluated, in the prompt and the text. It is less than their sum where
             the KV cache already held the beginning.
         assistant_tokens_read: tokens that the assistant evaluated.
-        prefill_s: seconds that both models took for their first reading of the text. 0 in a batch, where texts share
-            their decodes.
-        decode_s: seconds after the prefill. In a batch: seconds from the first step of this text to its last, the
-            work for other texts included.
+        prefill_s: seconds that both models took for their first reading of the text.
+        decode_s: seconds of all other work in steps that moved the text. Texts that are written at the same time share
+            their steps, and each counts the whole time of them.
         tokens_per_s: generated tokens per second of ``decode_s``; 0 where nothing was generated.
         seed: the seed that was used. It is drawn where none was given.
     """

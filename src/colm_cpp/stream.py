@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from . import _core
@@ -22,11 +22,11 @@ _Result = TypeVar("_Result")
 class TokenStream:
     """An iterator over the tokens of one text, made by ``pair.stream()``.
 
-    The pair computes only while the stream is iterated. Other threads' texts wait until this text ends. If the reader
-    pauses, they wait about as long as a new prefill of this text takes (20 ms to 1 s in all). Then they get the pair,
-    and this stream queues when it is next iterated. An open stream therefore blocks nobody, and a slow reader shares
-    the pair. The text stays the same, but both models repeat its prefill each time that the pair comes back. Two
-    streams in one loop, ``zip(a, b)``, repeat it at every token; use :meth:`Pair.stream_batch` for that.
+    The pair computes only while the stream is iterated. The pair has ``n_parallel`` slots (:func:`load`), and texts
+    that have a slot are written together. Other threads' texts wait for a slot until a text ends. If a reader pauses,
+    they wait about as long as a new prefill of its text takes (20 ms to 1 s in all). Then they get the slot, and this
+    stream queues when it is next iterated. An open stream therefore blocks nobody, and a slow reader shares the pair.
+    The text stays the same. What both models have read of it is kept (``cache_mb``), or read again.
 
     Leaving a loop early ends the text, and so do :meth:`close` and the end of a ``with`` block. The pair stays usable
     and keeps its KV caches.
@@ -38,13 +38,19 @@ class TokenStream:
 
     finish_reason: FinishReason | None
     seed: int
-    _generation: _core.Generation | None = None  # where Ctrl-C comes in the middle of __init__
+    _stream: _core.Stream | None = None  # where Ctrl-C comes in the middle of __init__
 
     def __init__(
-        self, pair: _core.Pair, generation: _core.Generation, seed: int, queue_timeout: float | None = None
+        self,
+        pair: _core.Pair,
+        stream: _core.Stream,
+        text: _core.Text,
+        seed: int,
+        queue_timeout: float | None = None,
     ) -> None:
         self._pair: _core.Pair | None = pair
-        self._generation = generation
+        self._text = text
+        self._stream = stream
         self._queue_timeout = queue_timeout
         self._done = False
         self._tokens: list[Token] = []
@@ -58,20 +64,20 @@ class TokenStream:
     def __next__(self) -> Token:
         if self._done:
             raise StopIteration
-        generation, pair = self._opened()
-        step = self._compute(generation.next)
+        stream, pair = self._opened()
+        step = self._compute(stream.next)
         if step is None:
-            self._finish(generation, pair)
+            self._finish(pair)
             raise StopIteration
         token = _to_token(step, pair)
         self._tokens.append(token)
         return token
 
-    def _opened(self) -> tuple[_core.Generation, _core.Pair]:
-        generation, pair = self._generation, self._pair
-        if generation is None or pair is None:
+    def _opened(self) -> tuple[_core.Stream, _core.Pair]:
+        stream, pair = self._stream, self._pair
+        if stream is None or pair is None:
             raise PairClosed("the pair of this stream was closed; load it again")
-        return generation, pair
+        return stream, pair
 
     def _compute(self, step: Callable[[float | None], _Result]) -> _Result:
         try:
@@ -85,28 +91,28 @@ class TokenStream:
         finally:
             forward_log()
 
-    def _finish(self, generation: _core.Generation, pair: _core.Pair) -> None:
+    def _finish(self, pair: _core.Pair) -> None:
         """Records why the text ended. Closing the stream or its pair ends it too."""
         if self._done:
             return
-        reason = cast(FinishReason, generation.finish_reason)
+        reason = self._text.finish_reason
         self._end()
-        if reason == "cancelled" and self._generation is None:
+        self._text.check()
+        if self._stream is None and reason in ("cancelled", ""):
             raise PairClosed("the pair of this stream was closed; load it again")
-        self.finish_reason = reason
-        self._final = _summary(generation, pair, self.seed)
+        self.finish_reason = cast(FinishReason, reason)
+        self._final = _summary(self._text, pair, self.seed)
 
     def _end(self) -> None:
         self._done = True
-        generation = self._generation
-        if generation is not None:
-            generation.give_back()
+        stream = self._stream
+        if stream is not None:
+            stream.close()
 
     @property
     def _begun(self) -> bool:
         """Whether it was ever computed."""
-        generation = self._generation
-        return generation is not None and generation.begun
+        return self._stream is not None and self._text.begun
 
     @property
     def stats(self) -> Stats:
@@ -117,23 +123,23 @@ class TokenStream:
         """
         if self._final is not None:
             return self._final[0]
-        if self._generation is None or self._pair is None:
+        if self._stream is None or self._pair is None:
             raise PairClosed("the pair of this stream was closed; read stats before closing it")
-        return _summary(self._generation, self._pair, self.seed)[0]
+        return _summary(self._text, self._pair, self.seed)[0]
 
     @property
     def calls(self) -> list[tuple[str, int, int, bool, bool]]:
         """Every call of llama_decode so far, in order: (model, position, n_tokens, logits wanted, hidden wanted)."""
-        if self._generation is None:
+        if self._stream is None:
             raise PairClosed("the pair of this stream was closed; read calls before closing it")
-        return self._generation.calls()
+        return self._text.calls()
 
     @property
     def token_ids(self) -> list[int]:
         """Prompt and generated token ids so far, an end-of-generation token included."""
-        if self._generation is None:
+        if self._stream is None:
             raise PairClosed("the pair of this stream was closed; read token_ids before closing it")
-        return self._generation.tokens
+        return self._text.tokens
 
     def completion(self) -> Completion:
         """Runs the stream to its end and returns the whole text.
@@ -144,10 +150,10 @@ class TokenStream:
             QueueTimeout: the pair wrote other texts for longer than ``queue_timeout``; the stream can be run again.
         """
         if not self._done:
-            generation, pair = self._opened()
-            steps = self._compute(generation.rest)
+            stream, pair = self._opened()
+            steps = self._compute(stream.rest)
             self._tokens += [_to_token(step, pair) for step in steps]
-            self._finish(generation, pair)
+            self._finish(pair)
         if self._final is None or self.finish_reason is None:
             raise PairClosed("this stream was closed before its text ended")
         stats, end_token = self._final
@@ -161,9 +167,9 @@ class TokenStream:
 
     def cancel(self) -> None:
         """Asks the text to end as ``cancelled`` within one step. Safe from any thread."""
-        generation = self._generation
-        if generation is not None:
-            generation.cancel()
+        stream = self._stream
+        if stream is not None:
+            stream.cancel()
 
     def close(self) -> None:
         """Ends the text where it stands; further iteration stops at once."""
@@ -171,9 +177,9 @@ class TokenStream:
 
     def _detach(self) -> None:
         """Drops the models, because their pair is being closed."""
-        generation, self._generation, self._pair = self._generation, None, None
-        if generation is not None:
-            generation.cancel()
+        stream, self._stream, self._pair = self._stream, None, None
+        if stream is not None:
+            stream.cancel()
 
     def __enter__(self) -> TokenStream:
         return self
@@ -188,20 +194,20 @@ class TokenStream:
         self._end()
 
 
-def completion_of(finished: _core.FinishedText, pair: _core.Pair, seed: int) -> Completion:
+def completion_of(text: _core.Text, steps: Iterable[_core._Step], pair: _core.Pair, seed: int) -> Completion:
     """The result of one text of a batch."""
-    stats, end_token = _summary(finished, pair, seed)
-    tokens = Tokens(_to_token(step, pair) for step in finished.take_steps())
+    stats, end_token = _summary(text, pair, seed)
+    tokens = Tokens(_to_token(step, pair) for step in steps)
     return Completion(
         text="".join(token.text for token in tokens),
         tokens=tokens,
-        finish_reason=cast(FinishReason, finished.finish_reason),
+        finish_reason=cast(FinishReason, text.finish_reason),
         stats=stats,
         end_token=end_token,
     )
 
 
-def _summary(text: _core.Generation | _core.FinishedText, pair: _core.Pair, seed: int) -> tuple[Stats, Token | None]:
+def _summary(text: _core.Text, pair: _core.Pair, seed: int) -> tuple[Stats, Token | None]:
     counts = text.stats()
     end_step = text.end_step
     generated = len(text.tokens) - text.n_prompt

@@ -26,28 +26,34 @@ class Rounding final : public colm::LanguageModel {
     std::size_t n_ctx() const override { return model_.n_ctx(); }
     std::size_t n_batch() const override { return model_.n_batch(); }
     std::size_t n_outputs() const override { return model_.n_outputs(); }
+    std::size_t n_sequences() const override { return model_.n_sequences(); }
     bool can_rewind() const override { return model_.can_rewind(); }
-    std::size_t rewind(std::size_t n) override {
+    std::size_t rewind(std::size_t sequence, std::size_t n) override {
         marked_.erase(std::remove_if(marked_.begin(), marked_.end(), [n](std::size_t p) { return p >= n; }),
                       marked_.end());
-        return model_.rewind(n);
+        return model_.rewind(sequence, n);
     }
-    colm::Output eval(colm::View<const colm::Token> tokens, std::size_t position, colm::Want want,
-                      colm::Interrupt& interrupt) override {
-        const colm::Output output = model_.eval(tokens, position, want, interrupt);
-        // The long batches that fill the cache are the same for all that is compared.
-        return nudged(output, want != colm::Want::nothing && !marked_.empty());
+    std::vector<std::uint8_t> save(std::size_t sequence) override { return model_.save(sequence); }
+    bool restore(std::size_t sequence, const std::vector<std::uint8_t>& bytes) override {
+        return model_.restore(sequence, bytes);
     }
-    void eval_at(colm::View<const colm::Token> tokens, std::size_t position,
-                 colm::View<const std::size_t> wanted, bool hidden, colm::Interrupt& interrupt) override {
-        model_.eval_at(tokens, position, wanted, hidden, interrupt);
-        if (tokens.size >= from_) marked_.push_back(position);
+    std::size_t copy(std::size_t from, std::size_t to, std::size_t n) override {
+        return model_.copy(from, to, n);
+    }
+    void forget(std::size_t sequence) override { model_.forget(sequence); }
+    void clear() override { model_.clear(); }
+    void eval_batch(colm::View<const colm::BatchToken> tokens, bool hidden,
+                    colm::Interrupt& interrupt) override {
+        model_.eval_batch(tokens, hidden, interrupt);
         last_size_ = tokens.size;
+        // The long batches that fill the cache are the same for all that is compared.
+        if (hidden && tokens.size >= from_) marked_.push_back(tokens[0].position);
     }
     // Of a long batch only the first token's is another.
     colm::Output output(std::size_t i) override {
         const bool otherwise = i == 0 && last_size_ >= from_;
-        colm::Output output = nudged(model_.output(i), otherwise && what_ == What::logits);
+        const bool behind = last_size_ == 1 && !marked_.empty();
+        colm::Output output = nudged(model_.output(i), behind || (otherwise && what_ == What::logits));
         if (otherwise && what_ == What::hidden) {
             hidden_.assign(output.hidden, output.hidden + n_embd());
             hidden_.back() = std::nextafter(hidden_.back(), 100.0f);
@@ -73,7 +79,16 @@ class Rounding final : public colm::LanguageModel {
     std::size_t last_size_ = 0;
 };
 
-std::size_t measured(std::size_t from, What what, FakeModelOptions options = {}, std::size_t most = 12) {
+FakeModelOptions one_text() {
+    FakeModelOptions options;
+    options.n_batch = 16;
+    options.n_outputs = 16;
+    options.n_sequences = 1;
+    return options;
+}
+
+std::size_t measured(std::size_t from, What what, FakeModelOptions options = one_text(),
+                     std::size_t most = 12) {
     Rounding model(options, from, what);
     colm::Interrupt interrupt;
     return colm::invariant_batch(model, most, interrupt);
@@ -91,7 +106,7 @@ TEST(batch_invariance_finds_the_size_from_which_batches_round_otherwise) {
 }
 
 TEST(batch_invariance_keeps_to_the_batch_and_the_context) {
-    FakeModelOptions options;
+    FakeModelOptions options = one_text();
     options.n_batch = 5;
     CHECK_EQ(measured(100, What::logits, options), std::size_t{5});
     options.n_batch = 16;
@@ -107,7 +122,7 @@ TEST(batch_invariance_keeps_to_the_batch_and_the_context) {
 }
 
 TEST(batch_invariance_of_a_model_that_cannot_go_back_is_one) {
-    FakeModelOptions options;
+    FakeModelOptions options = one_text();
     options.can_rewind = false;
     CHECK_EQ(measured(100, What::logits, options), std::size_t{1});
     options.admits_it = false;

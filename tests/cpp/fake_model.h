@@ -1,28 +1,29 @@
-// A language model whose logits are a function of its text. It remembers what it was asked, and fails the
-// test that asks it something that colm::LanguageModel does not allow.
+// A model that reads many texts at once, whose logits are functions of each text's tokens so far: a token in
+// the wrong text or place shows. It remembers what it was asked, and fails the test that asks it something
+// that colm::LanguageModel does not allow.
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <functional>
-#include <map>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "check.h"
-#include "colm/error.h"
 #include "colm/language_model.h"
-#include "colm/sampler.h"
 #include "reference.h"
 
 struct FakeModelOptions {
-    std::size_t n_vocab = 8;
+    std::size_t n_vocab = 9;
     std::size_t n_embd = 3;
-    std::size_t n_ctx = 64;
-    std::size_t n_batch = 16;
-    std::size_t n_outputs = 16;
+    std::size_t n_ctx = 64;  // of all texts together
+    std::size_t n_batch = 8;
+    std::size_t n_outputs = 4;
+    std::size_t n_sequences = 4;
     bool can_rewind = true;  // false: recurrent
     bool admits_it = true;   // false: can_rewind() says it can, whatever it does
 };
@@ -33,118 +34,183 @@ class FakeModel final : public colm::LanguageModel {
     using Function = std::function<std::vector<float>(const Text&)>;
 
     FakeModel(FakeModelOptions options, Function logits, Function hidden = {})
-        : options_(options), logits_(std::move(logits)), hidden_(std::move(hidden)) {}
+        : options_(options),
+          logits_(std::move(logits)),
+          hidden_(std::move(hidden)),
+          texts_(options.n_sequences),
+          unknown_(options.n_sequences, false) {}
 
     std::size_t n_vocab() const override { return options_.n_vocab; }
     std::size_t n_embd() const override { return options_.n_embd; }
     std::size_t n_ctx() const override { return options_.n_ctx; }
     std::size_t n_batch() const override { return options_.n_batch; }
     std::size_t n_outputs() const override { return options_.n_outputs; }
+    std::size_t n_sequences() const override { return options_.n_sequences; }
     bool can_rewind() const override { return options_.can_rewind || !options_.admits_it; }
 
-    colm::Output eval(colm::View<const colm::Token> tokens, std::size_t position, colm::Want want,
-                      colm::Interrupt& interrupt) override {
-        static const char* const kWants[] = {"nothing", "logits", "logits and hidden"};
-        read(tokens, position, kWants[static_cast<int>(want)], interrupt);
-        colm::Output output;
-        if (want == colm::Want::nothing) return output;
-        // On the heap and anew each time: the address sanitizer sees who reads it for too long, or too far.
-        output_ = std::make_unique<std::vector<float>>(logits_(text_));
-        CHECK_EQ(output_->size(), options_.n_vocab);
-        output.logits = {output_->data(), output_->size()};
-        if (want == colm::Want::logits_and_hidden) {
-            output_hidden_ = std::make_unique<std::vector<float>>(hidden_(text_));
-            CHECK_EQ(output_hidden_->size(), options_.n_embd);
-            output.hidden = output_hidden_->data();
-        }
-        return output;
-    }
-
-    void eval_at(colm::View<const colm::Token> tokens, std::size_t position,
-                 colm::View<const std::size_t> wanted, bool hidden, colm::Interrupt& interrupt) override {
-        const Text places(wanted.begin(), wanted.end());
-        read(tokens, position, "logits at " + check::show(places), interrupt);
-        CHECK(wanted.size >= 1);
-        CHECK(wanted.size <= options_.n_outputs);
-        CHECK(!hidden || wanted.size == tokens.size);
-        for (std::size_t i = 0; i < wanted.size; ++i) {
-            CHECK(wanted[i] < tokens.size);
-            CHECK(i == 0 || wanted[i] > wanted[i - 1]);
-            const Text text(text_.begin(),
-                            text_.begin() + static_cast<std::ptrdiff_t>(position + wanted[i] + 1));
-            outputs_[wanted[i]] = std::make_unique<std::vector<float>>(logits_(text));
-            if (hidden) hiddens_[wanted[i]] = std::make_unique<std::vector<float>>(hidden_(text));
-        }
-    }
-
-    colm::Output output(std::size_t i) override {
-        CHECK(outputs_.count(i) == 1);
-        std::vector<float>& logits = *outputs_.at(i);
-        const auto hidden = hiddens_.find(i);
-        return {{logits.data(), logits.size()}, hidden == hiddens_.end() ? nullptr : hidden->second->data()};
-    }
-
-    std::size_t rewind(std::size_t n_tokens) override {
-        forget_output();
-        CHECK(n_tokens <= text_.size());
-        const bool back = n_tokens < text_.size() || unknown_;
-        text_.resize(back && !options_.can_rewind ? 0 : n_tokens);
-        unknown_ = false;
-        log.push_back("rewind " + std::to_string(n_tokens) + " -> " + std::to_string(text_.size()));
-        return text_.size();
-    }
-
-    std::vector<std::string> take_log() { return std::exchange(log, {}); }
-
-    // Called within the n-th eval; may throw, and may ask for an interrupt.
-    std::function<void(std::size_t, colm::Interrupt&)> on_eval;
-    std::vector<std::string> log;
-    std::size_t n_read = 0;  // tokens
-
-  private:
-    void read(colm::View<const colm::Token> tokens, std::size_t position, const std::string& want,
-              colm::Interrupt& interrupt) {
-        const std::size_t index = n_evals_++;
-        const Text batch(tokens.begin(), tokens.end());
-        log.push_back("eval " + std::to_string(position) + " " + check::show(batch) + " " + want);
-        n_read += batch.size();
-        CHECK(!unknown_);
+    void eval_batch(colm::View<const colm::BatchToken> tokens, bool hidden,
+                    colm::Interrupt& interrupt) override {
+        const std::size_t index = batches.size();
+        batches.emplace_back(tokens.begin(), tokens.end());
+        log.push_back(shown(batches.back(), hidden));
+        sizes.push_back(tokens.size);
         CHECK(tokens.size >= 1);
         CHECK(tokens.size <= options_.n_batch);
-        CHECK_EQ(position, text_.size());
-        CHECK(position + tokens.size <= options_.n_ctx);
-        forget_output();
+        outputs_.clear();
+        std::vector<Text> texts = texts_;
+        std::size_t n_outputs = 0;
+        for (const colm::BatchToken& token : batches.back()) {
+            CHECK(token.sequence < options_.n_sequences);
+            CHECK(!unknown_[token.sequence]);
+            CHECK_EQ(token.position, texts[token.sequence].size());
+            texts[token.sequence].push_back(token.token);
+            CHECK(token.output || !hidden);
+            n_outputs += token.output ? 1 : 0;
+        }
+        CHECK(n_outputs <= options_.n_outputs);
+        std::size_t n_held = 0;
+        for (const Text& text : texts) n_held += text.size();
+        CHECK(n_held <= options_.n_ctx);
         if (on_eval) {
             try {
                 on_eval(index, interrupt);
             } catch (...) {
-                // As with llama.cpp, part of the batch may have been read.
-                text_.insert(text_.end(), batch.begin(),
-                             batch.begin() + static_cast<std::ptrdiff_t>(batch.size() / 2));
-                unknown_ = true;
+                // As with llama.cpp, part of the batch may have been read by then.
+                for (const colm::BatchToken& token : batches.back()) unknown_[token.sequence] = true;
                 throw;
             }
         }
-        text_.insert(text_.end(), batch.begin(), batch.end());
+        n_outputs_made += n_outputs;
+        n_read += tokens.size;
+
+        // On the heap and anew each time: the address sanitizer sees who reads it for too long, or too far.
+        bool damaged = false;
+        for (const colm::BatchToken& token : batches.back()) {
+            Text& text = texts_[token.sequence];
+            text.push_back(token.token);
+            Kept kept{token.output, logits_(text), hidden ? hidden_(text) : std::vector<float>()};
+            CHECK_EQ(kept.logits.size(), options_.n_vocab);
+            CHECK(!hidden || kept.hidden.size() == options_.n_embd);
+            for (float& logit : kept.logits) {
+                damaged = damaged || std::isnan(logit);
+                if (poisoned_) logit = reference::kNan;
+            }
+            outputs_.push_back(std::move(kept));
+        }
+        poisoned_ = poisoned_ || damaged;
     }
 
-    void forget_output() {
-        output_.reset();
-        output_hidden_.reset();
+    colm::Output output(std::size_t i) override {
+        CHECK(i < outputs_.size());
+        CHECK(outputs_[i].wanted);
+        colm::Output output;
+        output.logits = {outputs_[i].logits.data(), outputs_[i].logits.size()};
+        if (!outputs_[i].hidden.empty()) output.hidden = outputs_[i].hidden.data();
+        return output;
+    }
+
+    std::size_t rewind(std::size_t sequence, std::size_t n_tokens) override {
+        CHECK(sequence < options_.n_sequences);
+        Text& text = texts_[sequence];
+        CHECK(n_tokens <= text.size());
+        const bool back = n_tokens < text.size() || unknown_[sequence];
+        text.resize(back && !options_.can_rewind ? 0 : n_tokens);
+        unknown_[sequence] = false;
+        log.push_back("rewind " + std::to_string(sequence) + ": " + std::to_string(n_tokens) + " -> " +
+                      std::to_string(text.size()));
+        return text.size();
+    }
+
+    std::vector<std::uint8_t> save(std::size_t sequence) override {
+        CHECK(!unknown_[sequence]);
+        const Text& text = texts_[sequence];
+        log.push_back("save " + std::to_string(sequence));
+        std::vector<std::uint8_t> bytes(text.size() * sizeof(colm::Token));
+        std::memcpy(bytes.data(), text.data(), bytes.size());
+        return bytes;
+    }
+
+    bool restore(std::size_t sequence, const std::vector<std::uint8_t>& bytes) override {
+        log.push_back("restore " + std::to_string(sequence));
+        CHECK(texts_[sequence].empty());
+        if (!can_restore) return false;
+        texts_[sequence].resize(bytes.size() / sizeof(colm::Token));
+        std::memcpy(texts_[sequence].data(), bytes.data(), bytes.size());
+        return true;
+    }
+
+    std::size_t copy(std::size_t from, std::size_t to, std::size_t n_tokens) override {
+        log.push_back("copy " + std::to_string(n_tokens) + " from " + std::to_string(from) + " to " +
+                      std::to_string(to));
+        CHECK(from < options_.n_sequences && to < options_.n_sequences && from != to);
+        CHECK(!unknown_[from] && texts_[to].empty());
+        CHECK(n_tokens >= 1 && n_tokens <= texts_[from].size());
+        if (!options_.can_rewind) return 0;
+        const auto begin = texts_[from].begin();
+        texts_[to].assign(begin, begin + static_cast<std::ptrdiff_t>(n_tokens));
+        return n_tokens;
+    }
+
+    void forget(std::size_t sequence) override {
+        CHECK(sequence < options_.n_sequences);
+        log.push_back("forget " + std::to_string(sequence));
+        texts_[sequence].clear();
+        unknown_[sequence] = false;
+    }
+
+    void clear() override {
+        log.push_back("clear");
+        for (Text& text : texts_) text.clear();
         outputs_.clear();
-        hiddens_.clear();
+        unknown_.assign(unknown_.size(), false);
+        poisoned_ = false;
+        ++n_clears;
+    }
+
+    std::vector<float> logits(const Text& text) const { return logits_(text); }
+    std::vector<float> hidden(const Text& text) const { return hidden_(text); }
+    const Text& text(std::size_t sequence) const { return texts_[sequence]; }
+
+    std::vector<std::string> take_log() { return std::exchange(log, {}); }
+
+    // Called within the n-th eval_batch; may throw, and may ask for an interrupt.
+    std::function<void(std::size_t, colm::Interrupt&)> on_eval;
+    // A batch is "0@3: 5 6* | 1@0: 2*": sequence, position of its first token, tokens, those with an output
+    // starred; with " hidden" behind it where that was asked for.
+    std::vector<std::string> log;
+    std::vector<std::vector<colm::BatchToken>> batches;
+    std::vector<std::size_t> sizes;
+    std::size_t n_outputs_made = 0;
+    std::size_t n_read = 0;  // tokens
+    int n_clears = 0;
+    bool can_restore = true;
+
+  private:
+    struct Kept {
+        bool wanted;
+        std::vector<float> logits;
+        std::vector<float> hidden;
+    };
+
+    static std::string shown(const std::vector<colm::BatchToken>& tokens, bool hidden) {
+        std::string all;
+        for (std::size_t i = 0; i < tokens.size(); ++i) {
+            const colm::BatchToken& token = tokens[i];
+            if (i == 0 || tokens[i - 1].sequence != token.sequence)
+                all += (i > 0 ? " | " : "") + std::to_string(token.sequence) + "@" +
+                       std::to_string(token.position) + ":";
+            all += " " + std::to_string(token.token) + (token.output ? "*" : "");
+        }
+        return all + (hidden ? " hidden" : "");
     }
 
     FakeModelOptions options_;
     Function logits_;
     Function hidden_;
-    Text text_;
-    std::size_t n_evals_ = 0;
-    bool unknown_ = false;  // what is held, after a failed eval
-    std::unique_ptr<std::vector<float>> output_;
-    std::unique_ptr<std::vector<float>> output_hidden_;
-    std::map<std::size_t, std::unique_ptr<std::vector<float>>> outputs_;
-    std::map<std::size_t, std::unique_ptr<std::vector<float>>> hiddens_;
+    std::vector<Text> texts_;
+    std::vector<bool> unknown_;  // what is held, after a failed eval
+    std::vector<Kept> outputs_;
+    bool poisoned_ = false;  // values that are not finite are held: they reach every text, until clear()
 };
 
 // Values in [-scale, scale) that differ with every text: a wrong token anywhere shows.
@@ -157,31 +223,28 @@ inline FakeModel::Function random_function(std::uint32_t seed, std::size_t n, do
     };
 }
 
-inline std::unique_ptr<FakeModel> random_model(std::uint32_t seed, FakeModelOptions options = {}) {
-    return std::make_unique<FakeModel>(options, random_function(seed, options.n_vocab),
+// `function` and, as far as `share` goes, another one: the two agree on most texts where it is small.
+inline FakeModel::Function nearly(FakeModel::Function function, std::uint32_t seed, std::size_t n,
+                                  double share) {
+    const FakeModel::Function other = random_function(seed, n);
+    return [=](const FakeModel::Text& text) {
+        std::vector<float> values = function(text);
+        const std::vector<float> others = other(text);
+        for (std::size_t i = 0; i < values.size(); ++i) values[i] += static_cast<float>(share) * others[i];
+        return values;
+    };
+}
+
+inline std::shared_ptr<FakeModel> random_model(std::uint32_t seed, FakeModelOptions options = {}) {
+    return std::make_shared<FakeModel>(options, random_function(seed, options.n_vocab),
                                        random_function(seed + 1000, options.n_embd));
 }
 
-// The likeliest token that is not banned, the first of equals.
-struct GreedySampler final : colm::Sampler {
-    colm::Token choose(colm::View<const float> logits, const colm::Distribution& distribution,
-                       std::size_t) override {
-        seen.assign(logits.begin(), logits.end());
-        if (on_choose) on_choose();
-        if (banned.empty()) return distribution.top;
-        std::vector<float> allowed = seen;
-        for (const colm::Token token : banned) allowed[static_cast<std::size_t>(token)] = -reference::kInf;
-        const std::size_t best = reference::argmax(allowed);
-        return allowed[best] > -reference::kInf ? static_cast<colm::Token>(best) : colm::kNoToken;
-    }
-    std::string why_none() const override { return "every token is banned"; }
-    void accept(colm::Token token) override { accepted.push_back(token); }
-    std::unique_ptr<colm::Sampler> snapshot() const override {
-        return std::make_unique<GreedySampler>(*this);
-    }
-
-    std::function<void()> on_choose;
-    std::vector<colm::Token> banned;
-    std::vector<float> seen;  // the logits that the last token was chosen from
-    std::vector<colm::Token> accepted;
-};
+// `function`, but for one logit that is NaN after `text`.
+inline FakeModel::Function damaged_at(FakeModel::Function function, FakeModel::Text text) {
+    return [function = std::move(function), text = std::move(text)](const FakeModel::Text& read) {
+        std::vector<float> values = function(read);
+        if (read == text) values[2] = reference::kNan;
+        return values;
+    };
+}

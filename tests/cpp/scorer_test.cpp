@@ -9,7 +9,6 @@
 
 #include "check.h"
 #include "colm/error.h"
-#include "fake_batch_model.h"
 #include "fake_model.h"
 #include "reference.h"
 
@@ -23,8 +22,8 @@ namespace {
 
 using Text = FakeModel::Text;
 
-constexpr std::size_t kVocab = FakeBatchOptions{}.n_vocab;
-constexpr std::size_t kEmbd = FakeBatchOptions{}.n_embd;
+constexpr std::size_t kVocab = FakeModelOptions{}.n_vocab;
+constexpr std::size_t kEmbd = FakeModelOptions{}.n_embd;
 
 ScoredText text_of(Text tokens, std::vector<std::uint8_t> scored) {
     return {std::move(tokens), std::move(scored)};
@@ -45,7 +44,7 @@ std::vector<ScoredText> random_texts(reference::Random& random, std::size_t n, s
 }
 
 // One text at a time, one token at a time, in double precision.
-void compare(const FakeBatchModel& model, const std::vector<ScoredText>& texts, const Scores& scores,
+void compare(const FakeModel& model, const std::vector<ScoredText>& texts, const Scores& scores,
              std::size_t n_shared, const std::vector<Token>& blocked, std::size_t top_k, bool hidden,
              const std::vector<Token>& probes) {
     std::size_t row = 0;
@@ -84,10 +83,10 @@ void compare(const FakeBatchModel& model, const std::vector<ScoredText>& texts, 
 TEST(scorer_gives_what_reading_token_by_token_gives) {
     reference::Random random(5);
     for (std::uint32_t round = 0; round < 60; ++round) {
-        FakeBatchOptions limits;
+        FakeModelOptions limits;
         limits.n_batch = 1 + random.below(10);
         limits.n_outputs = 1 + random.below(limits.n_batch);
-        const auto model = random_batch_model(round, limits);
+        const auto model = random_model(round, limits);
         const std::size_t n_shared = kVocab - 1;
         const std::vector<Token> blocked = {7};
         Scorer scorer(model, n_shared, blocked);
@@ -112,10 +111,10 @@ TEST(scorer_gives_what_reading_token_by_token_gives) {
 }
 
 TEST(scorer_reads_prompts_together_and_completions_together) {
-    FakeBatchOptions limits;
+    FakeModelOptions limits;
     limits.n_batch = 100;
     limits.n_outputs = 100;
-    const auto model = random_batch_model(1, limits);
+    const auto model = random_model(1, limits);
     Scorer scorer(model, kVocab, {});
     Interrupt interrupt;
     // Of the first text 3 tokens lead up, 2 are outputs and the last is not read; of the second 1, 3 and the
@@ -126,10 +125,10 @@ TEST(scorer_reads_prompts_together_and_completions_together) {
 }
 
 TEST(scorer_takes_turns_of_several) {
-    FakeBatchOptions limits;
+    FakeModelOptions limits;
     limits.n_batch = 100;
     limits.n_outputs = 100;
-    const auto model = random_batch_model(1, limits);
+    const auto model = random_model(1, limits);
     Scorer scorer(model, kVocab, {});
     Interrupt interrupt;
     const std::vector<ScoredText> texts = {text_of({1, 2, 3, 4, 5, 6}, {0, 1, 0, 0, 1, 0})};
@@ -140,7 +139,7 @@ TEST(scorer_takes_turns_of_several) {
 }
 
 TEST(scorer_of_texts_without_scored_tokens_reads_nothing) {
-    const auto model = random_batch_model(1);
+    const auto model = random_model(1);
     Scorer scorer(model, kVocab, {});
     Interrupt interrupt;
     CHECK_EQ(scorer.score({text_of({1, 2}, {0, 0}), text_of({}, {})}, {}, interrupt).logprob.size(), 0U);
@@ -148,7 +147,7 @@ TEST(scorer_of_texts_without_scored_tokens_reads_nothing) {
 }
 
 TEST(scorer_refuses_what_does_not_fit) {
-    const auto model = random_batch_model(1);
+    const auto model = random_model(1);
     Scorer scorer(model, 8, {5});
     Interrupt interrupt;
     const auto score = [&](const std::vector<ScoredText>& texts) { scorer.score(texts, {}, interrupt); };
@@ -167,7 +166,7 @@ TEST(scorer_refuses_what_does_not_fit) {
 
 TEST(scorer_names_text_and_token_of_damaged_logits) {
     const auto model =
-        std::make_shared<FakeBatchModel>(FakeBatchOptions{}, damaged_at(random_function(1, kVocab), {4, 5}));
+        std::make_shared<FakeModel>(FakeModelOptions{}, damaged_at(random_function(1, kVocab), {4, 5}));
     Scorer scorer(model, kVocab, {});
     Interrupt interrupt;
     CHECK_THROWS(colm::GenerationError,
@@ -176,7 +175,7 @@ TEST(scorer_names_text_and_token_of_damaged_logits) {
 }
 
 TEST(scorer_stops_when_asked_to) {
-    const auto model = random_batch_model(1);
+    const auto model = random_model(1);
     Scorer scorer(model, kVocab, {});
     Interrupt interrupt;
     interrupt.request();

@@ -457,7 +457,7 @@ TEST(text_stream_keeps_the_steps_as_they_came) {
     TextStream stream({"xyz"});
     colm::Step step;
     step.token = 41;
-    step.source = colm::Source::assistant;
+    step.expert = 1;
     step.defer_logit = 1.5;
     step.threshold = 0.25;
     step.logprob = -0.125;
@@ -467,7 +467,7 @@ TEST(text_stream_keeps_the_steps_as_they_came) {
     stream.finish();
     const colm::Step out = stream.pop().step;
     CHECK_EQ(out.token, 41);
-    CHECK(out.source == colm::Source::assistant);
+    CHECK(out.expert == 1);
     CHECK_EQ(out.defer_logit, 1.5);
     CHECK_EQ(out.threshold, 0.25);
     CHECK_EQ(out.logprob, -0.125);

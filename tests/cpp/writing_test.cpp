@@ -7,15 +7,18 @@
 
 #include "check.h"
 #include "colm/error.h"
-#include "fake_model.h"
+#include "world.h"
 
+using colm::ExpertId;
 using colm::FinishReason;
-using colm::Source;
+using colm::kBase;
 using colm::Step;
 using colm::Token;
 using colm::Writing;
 
 namespace {
+
+constexpr ExpertId kAssistant = 1;
 
 using Text = FakeModel::Text;
 using Texts = std::vector<std::string>;
@@ -25,7 +28,7 @@ const Texts kPieces = {"<end>", "a", "st", "op", "\xE2"};
 
 Writing make(Writing::Limits limits = {}, std::size_t n_ctx = 64, Text prompt = {1, 2}) {
     colm::Router router{colm::make_training_free_head("never"), colm::Policy(colm::PolicyOptions{}),
-                        colm::Mixer(colm::StrategyOptions{}), std::make_unique<GreedySampler>()};
+                        colm::Mixer(colm::StrategyOptions{}), std::make_unique<TestSampler>(Job{})};
     return Writing(
         std::move(prompt), n_ctx, std::move(router), std::move(limits),
         [](Token token) { return kPieces.at(static_cast<std::size_t>(token)); },
@@ -35,7 +38,7 @@ Writing make(Writing::Limits limits = {}, std::size_t n_ctx = 64, Text prompt = 
 void write(Writing& writing, Token token) {
     Step step;
     step.token = token;
-    step.source = Source::assistant;
+    step.expert = kAssistant;
     append(step, writing.sequence(), writing.router());
     writing.take(step);
 }
@@ -105,7 +108,7 @@ TEST(writing_ends_at_eos_and_lets_go_of_what_waited) {
     CHECK_EQ(writing.finish_reason(), FinishReason::eos);
     CHECK_EQ(texts(writing), (Texts{"st"}));
     CHECK_EQ(writing.end_step()->token, 0);
-    CHECK_EQ(writing.end_step()->source, Source::assistant);
+    CHECK_EQ(writing.end_step()->expert, kAssistant);
 }
 
 TEST(writing_ends_at_a_stop_string) {

@@ -178,10 +178,41 @@ def test_small_batches(tiny_pair: TinyPairs) -> None:
         assert written.stats.lookahead == (n_batch > 1)
 
 
-def test_with_many_texts_it_is_off(pair: colm.Pair) -> None:
-    for out in pair.generate_batch(["a", "b"], lookahead=8, threshold=0.0, max_tokens=4):
-        assert isinstance(out, colm.Completion)
-        assert not out.stats.lookahead
+def test_many_texts_share_the_calls(shared_pairs: SharedPairs) -> None:
+    """Each drafts for itself. Those who wrote each token stay the same, and the assistant is asked half as often."""
+    pair = shared_pairs(BASE, TWIN)
+    banned = {token: float("-inf") for token in pair.base["eog_tokens"]}
+    options: dict[str, Any] = {"threshold": 0.65, "temperature": 0, "max_tokens": 40, "logit_bias": banned}
+    alone = [pair.generate(prompt, lookahead=0, **options) for prompt in PROMPTS[:4]]
+    n_deferred = sum(token.deferred for completion in alone for token in completion.tokens)
+    calls = []
+    for lookahead in (0, 8):
+        with pair.stream_batch(PROMPTS[:4], n_parallel=4, lookahead=lookahead, **options) as stream:
+            results = dict(stream)
+            calls.append(stream.counts["assistant_decodes"])
+        for number, plain in enumerate(alone):
+            written = results[number]
+            assert isinstance(written, colm.Completion)
+            assert_same(written, plain)
+            assert written.stats.lookahead == (lookahead > 0)
+    assert n_deferred > 40
+    assert 2 * calls[1] <= calls[0]
+
+
+def test_random_texts_at_once(shared_pairs: SharedPairs) -> None:
+    """Each with options and a look-ahead of its own."""
+    rng = random.Random(5)
+    pair = shared_pairs(BASE, TWIN)
+    n_drafted = 0
+    for _ in range(12):
+        each = [{**random_options(rng), "lookahead": rng.choice([0, 1, 4, 15, "auto"])} for _ in range(5)]
+        prompts = [rng.choice(PROMPTS) for _ in each]
+        together = pair.generate_batch(prompts, n_parallel=rng.choice([2, 4]), each=each)
+        for prompt, options, written in zip(prompts, each, together, strict=True):
+            assert isinstance(written, colm.Completion)
+            assert_same(written, pair.generate(prompt, **{**options, "lookahead": 0}))
+            n_drafted += written.stats.drafted_tokens
+    assert n_drafted > 100
 
 
 @pytest.mark.parametrize("value", [-1, 16, 2.5, "much", None, True])

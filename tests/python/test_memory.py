@@ -22,7 +22,7 @@ from colm_cpp.learn import RecordFolder, Scorer, calibrate, load_prompts, load_t
 from colm_cpp.learn.respond import respond
 from colm_cpp.learn.selection import select
 from colm_cpp.limits import FreeMemory
-from colm_cpp.memory import ModelMemory, PairMemory
+from colm_cpp.memory import ModelMemory, PairMemory, assistant_rows
 
 MB = 2**20
 
@@ -32,7 +32,7 @@ def nothing_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     def made(*_: Any) -> None:
         pytest.fail("contexts were allocated")
 
-    monkeypatch.setattr(_core, "Batch", made)
+    monkeypatch.setattr(_core, "Stream", made)
     monkeypatch.setattr(_core, "ScoringPair", made)
 
 
@@ -196,7 +196,10 @@ def test_the_estimate_is_near_what_is_taken(
     loaded, batch = (int(word) for word in done.stdout.split())
     models = [ModelMemory.of(file, colm.LoadOptions(**options)) for file in files]
     at_load = sum(model.loaded(options["n_ctx"], n_outputs=16).total for model in models)
-    of_batch = sum(m.context(options["n_ctx"], n_outputs=n_parallel, n_texts=n_parallel).total for m in models)
+    rows = (n_parallel, assistant_rows(n_parallel))
+    of_batch = sum(
+        m.context(options["n_ctx"], n_outputs=n, n_texts=n_parallel).total for m, n in zip(models, rows, strict=True)
+    )
     for measured, estimated in ((loaded, at_load), (batch, of_batch)):
         assert measured <= estimated <= 1.15 * measured + 60 * MB, (measured / MB, estimated / MB)
 

@@ -1,0 +1,549 @@
+#include "colm/loop.h"
+
+#include <algorithm>
+#include <numeric>
+#include <utility>
+
+#include "colm/error.h"
+
+namespace colm {
+namespace {
+
+using Clock = Loop::Clock;
+
+// The longest batch of an expert's that says something about those of a few tokens.
+constexpr std::size_t kMeasuredBatch = 32;
+// Tokens that may lie beyond a text: draft tokens, and what the base wrote behind them.
+constexpr std::size_t kMostAhead = 32;
+// A beginning that is no longer says nothing about whether two texts belong together.
+constexpr std::size_t kLeastCommon = 16;
+
+double seconds_since(Clock::time_point start) {
+    return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+bool has_nan(View<const float> logits) {
+    bool found = false;
+    for (const float x : logits) found |= x != x;
+    return found;
+}
+
+}  // namespace
+
+// What an expert was asked about a text.
+struct Loop::Asked {
+    ExpertId expert = kBase;
+    std::size_t n_open = 0;  // draft tokens to verify
+    bool next = false;       // and the token behind them, which waits
+    bool going = true;       // until a draft token was rejected
+    Clock::time_point begin{};
+    std::size_t n_calls = 0;  // decodes before
+};
+
+struct Loop::Running {
+    Running(std::shared_ptr<Text> shown, Writing w, int lookahead, const Choices& choices)
+        : text(std::move(shown)),
+          writing(std::move(w)),
+          draft(writing.sequence(), lookahead, writing.limit(), writing.ends_text()),
+          excluded(choices.blocked) {
+        const Token head = router().head->defer_token();
+        if (head != kNoToken && static_cast<std::size_t>(head) < choices.n_shared) excluded.push_back(head);
+    }
+
+    Sequence& sequence() { return writing.sequence(); }
+    Stats& stats() { return writing.sequence().stats; }
+    Router& router() { return writing.router(); }
+    bool open() const { return draft.n_open() > 0 || decision; }
+
+    std::shared_ptr<Text> text;
+    Writing writing;
+    Draft draft;
+    std::vector<Token> excluded;  // ids that are never chosen in this text
+    std::optional<std::size_t> slot;
+    // Of the position behind the draft, while the base is asked about it or it waits for its expert.
+    std::unique_ptr<Decision> decision;
+    std::optional<Asked> asked;
+    bool may_draft = true;  // not after an error behind an open draft token
+    std::exception_ptr error;
+};
+
+Loop::Loop(Experts experts, Choices choices, std::size_t cache_bytes)
+    : experts_(std::move(experts)),
+      choices_(std::move(choices)),
+      estimates_(experts_.size()),
+      slots_(experts_.front()->n_slots()),
+      saved_(cache_bytes),
+      slots_by_age_(slots_.size()) {
+    std::iota(slots_by_age_.begin(), slots_by_age_.end(), std::size_t{0});
+}
+
+Loop::~Loop() = default;
+
+std::size_t Loop::n_ctx() const {
+    std::size_t n = experts_.front()->n_ctx();
+    for (const auto& expert : experts_) n = std::min(n, expert->n_ctx());
+    return n;
+}
+
+// -- from any thread
+// ------------------------------------------------------------------------------------------
+
+std::shared_ptr<Text> Loop::add(Writing writing, int lookahead) {
+    const std::lock_guard<std::mutex> lock(inbox_mutex_);
+    auto text = std::make_shared<Text>(next_id_++, writing.sequence());
+    added_.push_back(std::make_unique<Running>(text, std::move(writing), lookahead, choices_));
+    return text;
+}
+
+void Loop::cancel(Text& text) {
+    const std::lock_guard<std::mutex> lock(inbox_mutex_);
+    text.cancelled_.store(true);
+    if (computing_ == nullptr || in_step_.empty()) return;
+    if (!std::all_of(in_step_.begin(), in_step_.end(), [](const Text* t) { return t->cancelled_.load(); }))
+        return;
+    stopped_ = true;
+    computing_->request();
+}
+
+// -- a step
+// ---------------------------------------------------------------------------------------------------
+
+std::vector<Event> Loop::step(Interrupt& interrupt) {
+    const Moving moving = begin_step(interrupt);
+    const auto begin = Clock::now();
+    std::vector<double> prefill_s;
+    for (Running* text : moving) prefill_s.push_back(text->stats().prefill_s);
+    std::exception_ptr cancelled;
+    try {
+        if (!moving.empty()) {
+            interrupt.check();
+            ++n_steps_;
+            read_base(moving, interrupt);
+        }
+        ask_experts(moving, interrupt);
+    } catch (...) {
+        cancelled = std::current_exception();
+        for (Running* text : moving) {
+            // What the base was asked, and what an expert was, is asked anew.
+            if (!text->asked) continue;
+            if (text->asked->expert == kBase) text->decision.reset();
+            experts_[text->asked->expert]->drop(*text->slot);
+            text->asked.reset();
+        }
+    }
+    for (std::size_t i = 0; i < moving.size(); ++i)
+        moving[i]->stats().decode_s += seconds_since(begin) - (moving[i]->stats().prefill_s - prefill_s[i]);
+    for (const auto& text : running_)
+        if (text->slot) hand_over(*text);
+    if (std::exchange(damaged_, false))
+        // Cells of a text whose values are not finite would reach those that share the cache.
+        for (const auto& expert : experts_) expert->forget();
+    running_.erase(
+        std::remove_if(running_.begin(), running_.end(),
+                       [](const auto& r) { return r->text->finish_reason() != FinishReason::none; }),
+        running_.end());
+    {
+        const std::lock_guard<std::mutex> lock(inbox_mutex_);
+        computing_ = nullptr;
+        in_step_.clear();
+        if (std::exchange(stopped_, false)) {
+            interrupt.withdraw();
+            cancelled = nullptr;
+        }
+    }
+    idle_ = moving.empty() && std::none_of(running_.begin(), running_.end(),
+                                           [](const auto& r) { return r->asked.has_value(); });
+    if (cancelled) std::rethrow_exception(cancelled);
+    return std::exchange(events_, {});
+}
+
+// The texts that this step moves.
+Loop::Moving Loop::begin_step(Interrupt& interrupt) {
+    take_in();
+    fill_slots();
+    Moving moving;
+    for (std::size_t slot = 0; slot < slots_.size(); ++slot) {
+        Running* text = running_at(slot);
+        if (text != nullptr && !text->asked && slots_.wanted(*text->text)) moving.push_back(text);
+    }
+    const std::lock_guard<std::mutex> lock(inbox_mutex_);
+    for (const Running* text : moving) in_step_.push_back(text->text.get());
+    computing_ = &interrupt;
+    return moving;
+}
+
+// New texts, and those that were cancelled.
+void Loop::take_in() {
+    {
+        const std::lock_guard<std::mutex> lock(inbox_mutex_);
+        std::move(added_.begin(), added_.end(), std::back_inserter(running_));
+        added_.clear();
+    }
+    for (const auto& text : running_) {
+        if (!text->writing.finished()) text->writing.end_if_full();
+        if (text->text->cancelled_.load())
+            end(*text, FinishReason::cancelled);
+        else if (text->writing.finished())
+            end(*text, text->writing.finish_reason());
+    }
+}
+
+void Loop::fill_slots() {
+    while (const std::shared_ptr<Text> waiting = slots_.first_waiting()) {
+        const auto it =
+            std::find_if(running_.begin(), running_.end(), [&](const auto& r) { return r->text == waiting; });
+        if (it == running_.end()) {
+            take_in();  // it was added meanwhile
+            continue;
+        }
+        const std::vector<std::size_t> free = slots_.free_for(*waiting);
+        if (free.empty()) return;
+        Running& text = **it;
+        const std::vector<Token>& tokens = text.draft.text().tokens;
+        const std::size_t slot = slot_for(free, tokens);
+        if (Running* before = running_at(slot)) {
+            for (const auto& expert : experts_) expert->drop(slot);
+            before->asked.reset();
+            before->slot.reset();
+        }
+        saved_.exchange(experts_, slot, tokens);
+        slots_.give(slot, *waiting);
+        text.slot = slot;
+        text.text->begun_.store(true);
+        slots_by_age_.erase(std::find(slots_by_age_.begin(), slots_by_age_.end(), slot));
+        slots_by_age_.push_back(slot);
+    }
+}
+
+// The slot that holds the longest beginning of the text, where that is most of what the slot holds; else the
+// one that was not used for longest.
+std::size_t Loop::slot_for(const std::vector<std::size_t>& free, const std::vector<Token>& tokens) const {
+    std::optional<std::size_t> best;
+    std::size_t most = kLeastCommon;
+    for (const std::size_t slot : free) {
+        std::size_t n_known = 0;
+        std::size_t n_held = 0;
+        for (const auto& expert : experts_) {
+            n_known += expert->n_known(slot, tokens);
+            n_held += expert->n_held(slot);
+        }
+        if (n_known < most || 2 * n_known < n_held) continue;
+        most = n_known + 1;
+        best = slot;
+    }
+    if (best) return *best;
+    return *std::find_if(slots_by_age_.begin(), slots_by_age_.end(), [&](std::size_t slot) {
+        return std::find(free.begin(), free.end(), slot) != free.end();
+    });
+}
+
+Loop::Running* Loop::running_at(std::size_t slot) const {
+    const auto it =
+        std::find_if(running_.begin(), running_.end(), [&](const auto& r) { return r->slot == slot; });
+    return it == running_.end() ? nullptr : it->get();
+}
+
+// Does what may fail for this text alone. An error behind an open draft token may belong to a text that is
+// never written: the draft goes back, and the expert is asked at once. If the error was real, it occurs
+// again.
+template <typename Work>
+void Loop::attempt(Running& text, const Work& work) {
+    try {
+        work();
+    } catch (const GenerationError&) {
+        text.decision.reset();
+        damaged_ = true;
+        if (text.draft.n_open() == 0) return fail(text);
+        text.draft.forget_open(text.router());
+        text.may_draft = false;
+    } catch (...) {
+        fail(text);
+    }
+}
+
+Question Loop::question(Running& text, ExpertId expert) const {
+    Question question;
+    question.slot = *text.slot;
+    question.tokens = &text.draft.text().tokens;
+    question.excluded = {text.excluded.data(), text.excluded.size()};
+    question.calls = &text.sequence().calls;
+    if (expert != kBase) return question;
+    question.hidden = text.router().head->needs_hidden();
+    question.probe = text.router().head->defer_token();
+    return question;
+}
+
+// -- the base
+// -------------------------------------------------------------------------------------------------
+
+void Loop::read_base(const Moving& moving, Interrupt& interrupt) {
+    std::vector<Question> questions;
+    const auto begin = Clock::now();
+    for (Running* text : moving) {
+        text->stats().lookahead = text->draft.lookahead() != 0 && can_look_ahead(1);
+        if (text->error || text->decision || !may_go_on(*text)) continue;
+        attempt(*text, [&] {
+            text->decision = std::make_unique<Decision>(text->draft.text(), text->router(), choices_);
+            // A draft needs the base's choice, whoever decides.
+            const bool drafts = text->draft.lookahead() > 0 && text->may_draft &&
+                                !text->decision->needs_base() && can_look_ahead(text->decision->expert());
+            if (!text->decision->needs_base() && !drafts) return decide(*text, false);
+            Question asked = question(*text, kBase);
+            asked.counts = {asked.tokens->size()};
+            questions.push_back(std::move(asked));
+            text->asked = Asked{kBase, 0, true, true, begin, text->sequence().calls.size()};
+        });
+    }
+    if (questions.empty()) return;
+    const std::size_t n_texts = questions.size();
+    std::size_t n_read = 0;
+    double seconds = 0.0;
+    std::size_t n_answered = 0;
+    const auto hear_base = [&](const Answer& answer) {
+        ++n_answered;
+        Running& text = *running_at(answer.slot);
+        const Asked asked = *std::exchange(text.asked, std::nullopt);
+        const std::size_t n = tokens_read(text.sequence().calls, asked.n_calls);
+        Stats& stats = text.stats();
+        stats.base_tokens_read += n;
+        n_read += n;
+        if (n_read <= n) seconds = seconds_since(begin);
+        attempt(text, [&] {
+            if (answer.error) std::rethrow_exception(answer.error);
+            if (stats.base_steps++ == 0) stats.prefill_s += seconds_since(begin);
+            text.decision->hear_base(*answer.prediction);
+            decide(text, true);
+        });
+    };
+    experts_[kBase]->ask(std::move(questions));
+    while (n_answered < n_texts) experts_[kBase]->collect(true, interrupt, hear_base);
+    if (n_read == n_texts) estimates_.reading(kBase, n_texts, seconds);
+}
+
+// What becomes of a position, once it is known who writes it.
+void Loop::decide(Running& text, bool heard_base) {
+    Decision& decision = *text.decision;
+    Draft& draft = text.draft;
+    const ExpertId expert = decision.expert();
+    estimates_.position(expert != kBase);
+    if (expert == kBase) {
+        draft.add(decision.choose(), text.router());
+        text.decision.reset();
+        return;
+    }
+    const bool fixed = draft.lookahead() != kAutoLookahead;
+    if (heard_base && text.may_draft && draft.lookahead() != 0 && can_look_ahead(expert)) {
+        const double p = estimates_.acceptance_rate(decision.base_log_odds());
+        if (draft.n_open() > 0 || fixed || estimates_.worth_going_on({p}, expert, 1)) {
+            const Step step = decision.draft();
+            if (step.token != kNoToken)
+                return draft.add_draft_token(std::move(text.decision), step, p, text.router());
+        }
+    }
+    if (heard_base) decision.keep_base();
+}
+
+bool Loop::can_look_ahead(ExpertId expert) const {
+    return expert < experts_.size() && experts_[kBase]->goes_back() && experts_[expert]->goes_back() &&
+           experts_[expert]->n_counts() >= 2;
+}
+
+// Whether the base may read the text's next token.
+bool Loop::may_go_on(const Running& text) const {
+    const Draft& draft = text.draft;
+    if (!draft.can_go_on()) return false;
+    if (draft.n_open() == 0) return true;
+    const std::size_t most =
+        draft.lookahead() == kAutoLookahead ? kMostLookahead : static_cast<std::size_t>(draft.lookahead());
+    return draft.n_open() < std::min(most, experts_[draft.first_expert()]->n_counts() - 1) &&
+           draft.n_ahead() + 1 < kMostAhead;
+}
+
+// -- the other experts
+// ----------------------------------------------------------------------------------------
+
+// Whether the text cannot go on before its expert is asked.
+bool Loop::blocked(const Running& text) const {
+    if (text.error || text.asked) return false;
+    return text.decision || (text.draft.n_open() > 0 && !may_go_on(text));
+}
+
+// Whether the experts are asked in this step: where a text is blocked, or where writing on does not pay.
+bool Loop::must_ask(const Moving& moving) const {
+    std::vector<double> p;
+    ExpertId expert = kBase;
+    for (const Running* text : moving) {
+        if (blocked(*text)) return true;
+        if (text->error || text->draft.n_open() == 0 || text->draft.lookahead() != kAutoLookahead) continue;
+        p.push_back(text->draft.confidence());
+        expert = text->draft.first_expert();
+    }
+    return !p.empty() && !estimates_.worth_going_on(p, expert, moving.size());
+}
+
+void Loop::ask_experts(const Moving& moving, Interrupt& interrupt) {
+    std::vector<std::vector<Question>> questions(experts_.size());
+    if (must_ask(moving)) {
+        for (Running* text : moving)
+            if (!text->error && text->open()) attempt(*text, [&] { ask(*text, questions); });
+        // Every token is read once all the same, and the runs that are read are equally long for all texts,
+        // which llama.cpp computes in one pass.
+        for (ExpertId expert = 1; expert < questions.size(); ++expert) {
+            if (questions[expert].empty()) continue;
+            for (Running* text : moving) {
+                if (text->error || text->open()) continue;
+                Question along = question(*text, expert);
+                along.n_along = along.tokens->size() - 1;  // without the token of this step
+                const std::size_t n_held = experts_[expert]->n_held(*text->slot);
+                if (n_held > 0 && n_held < along.n_along) questions[expert].push_back(std::move(along));
+            }
+        }
+    }
+    for (ExpertId expert = 1; expert < questions.size(); ++expert) {
+        const auto is_away = [&](const auto& r) { return r->asked && r->asked->expert == expert; };
+        if (questions[expert].empty() && std::none_of(running_.begin(), running_.end(), is_away)) continue;
+        std::vector<std::size_t> n_calls;
+        for (const Running* text : moving) n_calls.push_back(text->writing.sequence().calls.size());
+        bool moved = false;
+        for (const Running* text : moving) moved = moved || !text->asked;
+        const auto begin = Clock::now();
+        std::optional<double> seconds;
+        std::size_t n_counts = 0;
+        if (!questions[expert].empty()) experts_[expert]->ask(std::move(questions[expert]));
+        experts_[expert]->collect(!moved, interrupt, [&](const Answer& answer) {
+            if (!seconds) seconds = seconds_since(begin);
+            ++n_counts;
+            hear(*running_at(answer.slot), answer);
+        });
+        std::size_t n_read = 0;
+        std::size_t n_most = 0;
+        for (std::size_t i = 0; i < moving.size(); ++i) {
+            const std::vector<DecodeCall>& calls = moving[i]->sequence().calls;
+            const std::size_t n = tokens_read(calls, n_calls[i]);
+            moving[i]->stats().assistant_tokens_read += n;
+            n_read += n;
+            n_most = std::max(n_most, calls.size() - n_calls[i]);
+        }
+        if (n_read == 0) n_read = n_counts;  // it does not say
+        if (seconds && n_most <= 1 && n_read <= kMeasuredBatch) estimates_.reading(expert, n_read, *seconds);
+    }
+}
+
+// About what is open in the text: draft tokens, and the token that waits behind them.
+void Loop::ask(Running& text, std::vector<std::vector<Question>>& questions) {
+    Draft& draft = text.draft;
+    // Where the next token does not depend on the base, the expert writes it in the same batch.
+    if (!text.decision && draft.can_go_on()) {
+        auto next = std::make_unique<Decision>(draft.text(), text.router(), choices_);
+        if (!next->needs_base() && next->expert() == draft.first_expert()) text.decision = std::move(next);
+    }
+    Asked asked;
+    asked.expert = draft.n_open() > 0 ? draft.first_expert() : text.decision->expert();
+    Question question = this->question(text, asked.expert);
+    if (draft.n_open() > 0) question.counts = draft.open_positions();
+    asked.n_open = question.counts.size();
+    asked.next = text.decision && asked.n_open == draft.n_open() && text.decision->expert() == asked.expert &&
+                 asked.n_open < experts_[asked.expert]->n_counts();
+    if (asked.next) question.counts.push_back(question.tokens->size());
+    asked.begin = Clock::now();
+    asked.n_calls = text.sequence().calls.size();
+    text.asked = asked;
+    questions[asked.expert].push_back(std::move(question));
+}
+
+// An expert's answer about one open position.
+void Loop::hear(Running& text, const Answer& answer) {
+    Asked& asked = *text.asked;
+    Stats& stats = text.stats();
+    if (answer.count == 0 && !answer.error && stats.assistant_calls++ == 0)
+        stats.prefill_s += seconds_since(asked.begin);
+    const bool last = answer.error || answer.count + 1 == asked.n_open + (asked.next ? 1 : 0);
+    if (!asked.going) {
+        // Behind a rejected draft token. What it shows of the cache concerns the other texts all the same.
+        damaged_ = damaged_ || (answer.prediction != nullptr && has_nan(answer.prediction->logits));
+    } else {
+        try {
+            if (answer.error) std::rethrow_exception(answer.error);
+            if (answer.count == asked.n_open) {
+                const Step step = text.decision->choose(*answer.prediction);
+                if (text.decision->needs_base())
+                    estimates_.verified(text.decision->base_log_odds(),
+                                        step.token == text.decision->base_top());
+                text.draft.add(step, text.router());
+                text.decision.reset();
+            } else {
+                const double log_odds = text.draft.first_log_odds();
+                asked.going = text.draft.verify(*answer.prediction, text.router());
+                estimates_.verified(log_odds, asked.going);
+                ++stats.n_drafted;
+                if (asked.going) ++stats.n_accepted;
+            }
+        } catch (const GenerationError&) {
+            // The tokens before it are certain all the same. The error comes back when they are written.
+            asked.going = false;
+            damaged_ = true;
+            if (answer.count == 0)
+                fail(text);
+            else if (text.draft.n_open() > 0)
+                text.draft.forget_open(text.router());
+        } catch (...) {
+            asked.going = false;
+            fail(text);
+        }
+        if (!asked.going) text.decision.reset();
+    }
+    if (last) text.asked.reset();
+}
+
+// -- what becomes of a text
+// -----------------------------------------------------------------------------------
+
+void Loop::hand_over(Running& text) {
+    while (!text.error && !text.writing.finished() && text.draft.ready()) {
+        text.writing.take(text.draft.hand_over(text.sequence()));
+        text.may_draft = true;
+    }
+    if (!text.writing.finished()) text.writing.end_if_full();
+    while (!text.writing.empty()) events_.push_back({text.text, text.writing.pop()});
+    if (text.writing.finished()) end(text, text.writing.finish_reason());
+    const std::lock_guard<std::mutex> lock(text.text->mutex_);
+    const auto append = [](auto& to, const auto& from) {
+        to.insert(to.end(), from.begin() + static_cast<std::ptrdiff_t>(to.size()), from.end());
+    };
+    Sequence& published = text.text->published_;
+    append(published.tokens, text.sequence().tokens);
+    append(published.calls, text.sequence().calls);
+    published.stats = text.sequence().stats;
+}
+
+void Loop::end(Running& text, FinishReason reason) {
+    if (text.text->finish_reason() != FinishReason::none) return;
+    if (!text.writing.finished()) text.writing.finish(reason);
+    while (!text.writing.empty()) events_.push_back({text.text, text.writing.pop()});
+    if (text.slot)
+        for (const auto& expert : experts_) expert->drop(*text.slot);
+    text.slot.reset();
+    text.asked.reset();
+    {
+        const std::lock_guard<std::mutex> lock(text.text->mutex_);
+        text.text->end_step_ = text.writing.end_step();
+        text.text->error_ = text.error;
+    }
+    text.text->finish_reason_.store(reason);
+    slots_.leave(*text.text);
+    events_.push_back({text.text, std::nullopt});
+}
+
+void Loop::fail(Running& text) {
+    text.error = std::current_exception();
+    text.decision.reset();
+    text.writing.finish(FinishReason::failed);
+    damaged_ = true;
+}
+
+void Loop::forget() {
+    for (const auto& expert : experts_) expert->forget();
+    saved_.clear();
+}
+
+}  // namespace colm

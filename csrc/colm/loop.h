@@ -1,0 +1,130 @@
+// The loop: every token of every text is written by its step().
+//
+// A step moves all texts that have a slot and whose readers wait. Each text drafts for itself (draft.h):
+//   1. the base reads the next token of every text that can go on, in one batch;
+//   2. each text's Decision says who writes the next token. What stays with the base is chosen at once. What
+//   is
+//      deferred becomes a draft token, or waits for its expert;
+//   3. where a text can go no further, its expert is asked: about this text, and in the same batch about all
+//      others that have something open;
+//   4. tokens that are certain now go to their texts, and leave as events once their text is certain, too.
+// One text is the case of one. Texts share decodes and nothing else: one that fails, ends or is cancelled
+// changes nothing in the others.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+#include "colm/draft.h"
+#include "colm/estimates.h"
+#include "colm/expert.h"
+#include "colm/saved_texts.h"
+#include "colm/slots.h"
+#include "colm/text.h"
+#include "colm/writing.h"
+
+namespace colm {
+
+// Something that became certain: a token with its text, or, without one, the end of the text.
+struct Event {
+    std::shared_ptr<Text> text;
+    std::optional<StreamedStep> step;
+};
+
+class Loop {
+  public:
+    using Clock = std::chrono::steady_clock;
+    using Experts = std::vector<std::unique_ptr<Expert>>;
+
+    // Experts by their ids: the base first. They have the same number of slots. `cache_bytes`: for what slots
+    // held before other texts took them.
+    Loop(Experts experts, Choices choices, std::size_t cache_bytes = 0);
+    ~Loop();
+
+    // These may be called from any thread, also while another is in step(); the next step sees it.
+
+    // Adds a text, made with n_ctx(). It is begun when it is wanted and there is a slot. `lookahead`: see
+    // GenerationOptions.
+    std::shared_ptr<Text> add(Writing writing, int lookahead);
+    // Whether somebody waits for the text's next token: only such texts are moved. `first`: see Slots.
+    void want(const std::shared_ptr<Text>& text, bool first = false) { slots_.want(text, first); }
+    void rest(Text& text) { slots_.rest(text); }
+    // Ends a text as `cancelled`. Where nothing else is being computed, what is computed stops at once.
+    void cancel(Text& text);
+    // Whether a text waits for a slot, and there is none.
+    bool must_wait(const Text& text) const { return slots_.must_wait(text); }
+
+    // Makes a step. Returns what became certain; nothing where no text could be moved. One thread at a time.
+    // Throws Cancelled where `interrupt` was requested by others than cancel(); every text then stands where
+    // it was, and events that came before are those of the next step.
+    std::vector<Event> step(Interrupt& interrupt);
+    // Whether the last step had nothing to do; then, how long until a slot becomes free if no reader returns.
+    bool idle() const { return idle_; }
+    std::optional<Clock::duration> pause() const { return slots_.pause(); }
+
+    // How many tokens each text may have: the least that the experts hold.
+    std::size_t n_ctx() const;
+    std::size_t n_slots() const { return slots_.size(); }
+    std::size_t n_steps() const { return n_steps_; }
+
+    // Not beside a step: forgets what was read and saved, and looks inside.
+    void forget();
+    const Experts& experts() const { return experts_; }
+    const Estimates& estimates() const { return estimates_; }
+    const SavedTexts& saved() const { return saved_; }
+    const Choices& choices() const { return choices_; }
+
+  private:
+    struct Running;
+    struct Asked;
+    using Moving = std::vector<Running*>;
+
+    Moving begin_step(Interrupt& interrupt);
+    void take_in();
+    void fill_slots();
+    std::size_t slot_for(const std::vector<std::size_t>& free, const std::vector<Token>& tokens) const;
+    void read_base(const Moving& moving, Interrupt& interrupt);
+    void decide(Running& text, bool heard_base);
+    void ask_experts(const Moving& moving, Interrupt& interrupt);
+    void ask(Running& text, std::vector<std::vector<Question>>& questions);
+    void hear(Running& text, const Answer& answer);
+    void hand_over(Running& text);
+    void end(Running& text, FinishReason reason);
+    void fail(Running& text);
+
+    template <typename Work>
+    void attempt(Running& text, const Work& work);
+    bool may_go_on(const Running& text) const;
+    bool blocked(const Running& text) const;
+    bool must_ask(const Moving& moving) const;
+    bool can_look_ahead(ExpertId expert) const;
+    Question question(Running& text, ExpertId expert) const;
+    Running* running_at(std::size_t slot) const;
+
+    Experts experts_;
+    Choices choices_;
+    Estimates estimates_;
+    Slots slots_;
+    SavedTexts saved_;
+    std::vector<std::unique_ptr<Running>> running_;  // in order of their ids
+    std::vector<std::size_t> slots_by_age_;          // the one that was not used for longest first
+    std::vector<Event> events_;
+    std::atomic<std::size_t> n_steps_{0};
+    bool damaged_ = false;  // an error in this step may come from what the caches hold
+    std::atomic<bool> idle_{false};
+
+    std::mutex inbox_mutex_;
+    std::vector<std::unique_ptr<Running>> added_;
+    TextId next_id_ = 0;
+    std::vector<Text*> in_step_;      // those that are being computed
+    Interrupt* computing_ = nullptr;  // of the step in progress
+    bool stopped_ = false;            // it was asked to stop because all of its texts were cancelled
+};
+
+}  // namespace colm

@@ -1,0 +1,268 @@
+// The loop with an expert that is nothing like a model in this process: it answers from a table, later, on
+// another thread, with its likeliest tokens and the probability of the rest.
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+
+#include "colm/loop.h"
+#include "world.h"
+
+using colm::Answer;
+using colm::Candidate;
+using colm::Interrupt;
+using colm::kBase;
+using colm::Prediction;
+using colm::Question;
+using colm::Token;
+
+namespace {
+
+using Text = FakeModel::Text;
+
+constexpr std::size_t kLikeliest = 4;
+
+class TableExpert final : public colm::Expert {
+  public:
+    TableExpert(FakeModel::Function function, std::size_t n_slots, std::chrono::milliseconds delay)
+        : function_(std::move(function)), n_slots_(n_slots), delay_(delay), thread_([this] { serve(); }) {}
+    ~TableExpert() override {
+        {
+            const std::lock_guard<std::mutex> lock(mutex_);
+            over_ = true;
+        }
+        changed_.notify_all();
+        thread_.join();
+    }
+
+    std::size_t n_slots() const override { return n_slots_; }
+    std::size_t n_ctx() const override { return 1000; }
+    std::size_t n_counts() const override { return 3; }
+    bool goes_back() const override { return true; }
+
+    void ask(std::vector<Question> questions) override {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        for (Question& question : questions) {
+            if (question.counts.empty()) continue;  // it has nothing to read
+            // A copy: the text goes on, or back, before the answer comes.
+            Asked asked{question.slot, next_++, {}, {question.excluded.begin(), question.excluded.end()}};
+            for (const std::size_t count : question.counts)
+                asked.texts.emplace_back(question.tokens->begin(),
+                                         question.tokens->begin() + static_cast<std::ptrdiff_t>(count));
+            asked_.push_back(std::move(asked));
+        }
+        changed_.notify_all();
+    }
+
+    void collect(bool wait, Interrupt& interrupt, const Use& use) override {
+        std::vector<Answered> answered;
+        {
+            std::unique_lock<std::mutex> lock(mutex_);
+            if (wait)
+                changed_.wait_for(lock, std::chrono::milliseconds(5), [this] { return !answered_.empty(); });
+            answered.swap(answered_);
+        }
+        interrupt.check();
+        n_waits += wait ? 1 : 0;
+        for (const Answered& a : answered)
+            for (std::size_t i = 0; i < a.likeliest.size(); ++i) {
+                if (i == fails_at) {
+                    const auto error = std::make_exception_ptr(colm::GenerationError("the service is down"));
+                    use({a.slot, i, nullptr, error});
+                    break;
+                }
+                Prediction prediction;
+                prediction.likeliest = {a.likeliest[i].data(), a.likeliest[i].size()};
+                prediction.tail = a.tails[i];
+                use({a.slot, i, &prediction, nullptr});
+            }
+    }
+
+    void drop(std::size_t slot) override {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        const auto about = [slot](const auto& a) { return a.slot == slot; };
+        asked_.erase(std::remove_if(asked_.begin(), asked_.end(), about), asked_.end());
+        answered_.erase(std::remove_if(answered_.begin(), answered_.end(), about), answered_.end());
+        if (busy_ && busy_slot_ == slot) busy_ = false;
+    }
+
+    std::size_t n_known(std::size_t, const Text& tokens) const override { return tokens.size() - 1; }
+    std::size_t n_held(std::size_t) const override { return 0; }
+    void forget() override {}
+    std::unique_ptr<colm::SavedSlot> save(std::size_t) override { return nullptr; }
+    bool restore(std::size_t, const colm::SavedSlot&) override { return false; }
+
+    std::size_t fails_at = 1000;
+    std::size_t n_waits = 0;
+
+  private:
+    struct Asked {
+        std::size_t slot;
+        std::size_t number;
+        std::vector<Text> texts;
+        std::vector<Token> excluded;
+    };
+    struct Answered {
+        std::size_t slot;
+        std::vector<std::vector<Candidate>> likeliest;
+        std::vector<double> tails;
+    };
+
+    void serve() {
+        std::unique_lock<std::mutex> lock(mutex_);
+        while (true) {
+            changed_.wait(lock, [this] { return over_ || !asked_.empty(); });
+            if (over_) return;
+            const Asked asked = asked_.front();
+            asked_.erase(asked_.begin());
+            busy_ = true;
+            busy_slot_ = asked.slot;
+            lock.unlock();
+            std::this_thread::sleep_for(delay_);
+            Answered answered{asked.slot, {}, {}};
+            for (const Text& text : asked.texts) {
+                std::vector<float> logits = function_(text);
+                for (const Token token : asked.excluded)
+                    logits[static_cast<std::size_t>(token)] = -reference::kInf;
+                const double norm = reference::log_sum(logits);
+                std::vector<Candidate> likeliest = colm::largest({logits.data(), logits.size()}, kLikeliest);
+                double tail = 1.0;
+                for (Candidate& candidate : likeliest) {
+                    candidate.logit = static_cast<float>(candidate.logit - norm);
+                    tail -= std::exp(static_cast<double>(candidate.logit));
+                }
+                answered.likeliest.push_back(std::move(likeliest));
+                answered.tails.push_back(std::max(0.0, tail));
+            }
+            lock.lock();
+            if (busy_) answered_.push_back(std::move(answered));  // else it was dropped meanwhile
+            busy_ = false;
+            changed_.notify_all();
+        }
+    }
+
+    FakeModel::Function function_;
+    std::size_t n_slots_;
+    std::chrono::milliseconds delay_;
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    std::vector<Asked> asked_;
+    std::vector<Answered> answered_;
+    std::size_t next_ = 0;
+    std::size_t busy_slot_ = 0;
+    bool busy_ = false;
+    bool over_ = false;
+    std::thread thread_;  // the last member: it uses the others
+};
+
+struct RemoteWorld : World {
+    explicit RemoteWorld(const Models& models, const Limits& limits = {}, int delay_ms = 1)
+        : World(models, limits) {
+        auto expert = std::make_unique<TableExpert>(models.assistant, limits.n_slots,
+                                                    std::chrono::milliseconds(delay_ms));
+        remote = expert.get();
+        colm::Loop::Experts experts;
+        experts.push_back(std::make_unique<colm::LocalExpert>(base, kBase, models.choices.n_shared));
+        experts.push_back(std::move(expert));
+        loop = std::make_unique<colm::Loop>(std::move(experts), models.choices);
+    }
+    TableExpert* remote;
+};
+
+Job job_of(std::uint32_t seed, int lookahead) {
+    Job job;
+    job.prompt = {static_cast<Token>(10 + seed), 4};
+    job.head = named("random");
+    job.seed = seed;
+    job.max_tokens = 20;
+    job.banned = {kEnd};
+    job.lookahead = lookahead;
+    return job;
+}
+
+// Log-probabilities apart, which are rounded otherwise, and alternatives beyond those that it names.
+void check_like(const Written& got, const Written& expected) {
+    CHECK_EQ(got.error, expected.error);
+    CHECK_EQ(got.sequence.tokens, expected.sequence.tokens);
+    CHECK_EQ(got.steps.size(), expected.steps.size());
+    for (std::size_t i = 0; i < got.steps.size(); ++i) {
+        CHECK_EQ(got.steps[i].step.expert, expected.steps[i].step.expert);
+        CHECK_NEAR(got.steps[i].step.logprob, expected.steps[i].step.logprob, 1e-5);
+    }
+}
+
+}  // namespace
+
+TEST(remote_expert_writes_what_a_local_one_writes) {
+    for (const int lookahead : {0, 2, colm::kAutoLookahead}) {
+        Models models;
+        models.assistant = nearly(models.base, 9, kVocab, 0.4);
+        RemoteWorld w(models);
+        std::vector<Job> jobs;
+        for (std::uint32_t i = 0; i < 5; ++i) jobs.push_back(job_of(i, lookahead));
+        w.add(jobs);
+        w.run();
+        std::size_t n_deferred = 0;
+        for (std::size_t i = 0; i < jobs.size(); ++i) {
+            check_like(w.written.at(i), write_alone(models, jobs[i], w.loop->n_ctx()));
+            n_deferred += w.written.at(i).sequence.stats.n_deferred;
+        }
+        CHECK(n_deferred > 20);
+    }
+}
+
+TEST(remote_expert_is_not_waited_for_while_others_can_go_on) {
+    RemoteWorld w{Models(), {}, 20};
+    std::vector<Job> jobs = {job_of(0, 0), job_of(1, 0)};
+    jobs[0].head = named("always");
+    jobs[1].head = named("never");
+    w.add(jobs);
+    std::size_t n_steps = 0;
+    while (w.written[1].steps.size() < 20) {
+        w.step();
+        ++n_steps;
+    }
+    CHECK_EQ(n_steps, 20);  // one token each
+    CHECK_EQ(w.remote->n_waits, 0);
+    CHECK(w.written[0].steps.size() < 10);
+    w.run();
+    CHECK(w.remote->n_waits > 0);
+}
+
+TEST(remote_expert_that_fails_fails_its_texts) {
+    RemoteWorld w{Models()};
+    std::vector<Job> jobs = {job_of(0, 0), job_of(1, 0)};
+    jobs[1].head = named("never");
+    w.remote->fails_at = 0;
+    w.add(jobs);
+    w.run();
+    CHECK_EQ(w.written[0].error, "the service is down");
+    CHECK_EQ(w.written[1].steps.size(), 20);
+}
+
+TEST(remote_expert_answers_about_a_cancelled_text_are_dropped) {
+    Models models;
+    RemoteWorld w(models, {}, 10);
+    std::vector<Job> jobs = {job_of(0, 0), job_of(1, 0)};
+    jobs[0].head = named("always");
+    w.add(jobs, 0, 1);
+    w.step();
+    w.loop->cancel(*w.texts[0]);
+    jobs[1].head = named("always");
+    w.add(jobs, 1);
+    w.run();
+    CHECK_EQ(w.written[0].reason, colm::FinishReason::cancelled);
+    check_like(w.written[1], write_alone(models, jobs[1], w.loop->n_ctx()));
+}
+
+TEST(remote_expert_s_distribution_is_summed_up) {
+    const std::vector<Candidate> likeliest = {{4, std::log(0.5f)}, {2, std::log(0.2f)}};
+    const colm::Distribution d = colm::summarize({likeliest.data(), likeliest.size()}, 0.3, 1);
+    CHECK_EQ(d.top, 4);
+    CHECK_NEAR(d.log_normalizer, 0.0, 1e-12);
+    CHECK_NEAR(d.log_odds(), 0.0, 1e-6);
+    CHECK_NEAR(d.entropy, 0.5 * std::log(2.0) + 0.2 * std::log(5.0) - 0.3 * std::log(0.3), 1e-6);
+    CHECK_EQ(d.top_logits.size(), 1);
+    CHECK_THROWS(colm::GenerationError, colm::summarize({likeliest.data(), 0}, 1.0), "named none");
+    CHECK_THROWS(colm::GenerationError, colm::summarize({likeliest.data(), 2}, 7.0), "no probabilities");
+}
