@@ -203,8 +203,12 @@ def _record(value: Any) -> Record:
 
 def traced(record: Record, title: str) -> TracedText:
     """The text of a record. What it continues is not in it."""
+    held = set(record.held)
     columns = zip(record.pieces, record.ids, sources_of(record), record.defer_logits, strict=True)
-    tokens = tuple(TracedToken(piece, id_, source, _probability(z, source)) for piece, id_, source, z in columns)
+    tokens = tuple(
+        TracedToken(piece, id_, source, None if i in held else _probability(z, source))
+        for i, (piece, id_, source, z) in enumerate(columns)
+    )
     return TracedText(title, None, tokens, record.finish_reason == "eos" and bool(tokens))
 
 
