@@ -61,9 +61,10 @@ double Policy::steered(double eta, std::size_t n_generated, std::size_t n_deferr
         n_ < kEnoughToMeasure ? kFirstDeviation
                               : std::max(kLeastDeviation, std::sqrt(squares_ / static_cast<double>(n_ - 1)));
     const double start = std::log(eta) - std::log1p(-eta);
-    // Each decision to defer counts `hold` tokens. So the gain for a token is that much smaller.
-    const double ahead =
-        (static_cast<double>(n_deferred) - rate * static_cast<double>(n_generated)) / options_.hold;
+    // A decision to defer counts `hold` tokens. The full gain would swing to and fro, and a gain divided by
+    // `hold` would take long to correct the start.
+    const double ahead = (static_cast<double>(n_deferred) - rate * static_cast<double>(n_generated)) /
+                         std::sqrt(static_cast<double>(options_.hold));
     const double logit =
         std::clamp(std::clamp(start, -kLargestLogit, kLargestLogit) + kGain * deviation * ahead,
                    -kLargestLogit, kLargestLogit);

@@ -20,9 +20,9 @@ class Policy {
     //   exponential  max(eta, 1e-4)^p; eta at p = 1  cosine  eta + (1 - eta) (1 + cos(pi p)) / 2
     // (the floor keeps the exponential path defined where eta is 0).
     // With a target rate r, `n_deferred` of the tokens so far and s the deviation of the z seen in this text:
-    //   logit(eta) + 0.75 s (n_deferred - r n_generated) / hold
-    // an integral controller. Whatever z does, after n tokens the rate is off by hold (u - logit(eta)) /
-    // (0.75 s n) at most, where u is what the controller has come to: 1 point at 200 tokens, a start 1.5 s
+    //   logit(eta) + 0.75 s (n_deferred - r n_generated) / sqrt(hold)
+    // an integral controller. Whatever z does, after n tokens the rate is off by sqrt(hold) (u - logit(eta))
+    // / (0.75 s n) at most, where u is what the controller has come to: 1 point at 200 tokens, a start 1.5 s
     // away and a hold of 1.
     double threshold_at(std::size_t n_generated, std::size_t n_deferred) const;
 

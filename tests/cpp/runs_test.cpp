@@ -189,10 +189,10 @@ TEST(runs_schedule_and_target_rate_move_both_thresholds) {
     options = runs(4, 0.2, 0.6);
     options.target_rate = 0.25;
     Policy steered(options);
-    // 8 deferred of 16 where 4 are wanted: one hold ahead.
-    CHECK_NEAR(steered.threshold_at(16, 8), reference::sigmoid(reference::logit(0.6) + 0.75), 1e-12);
+    // 8 deferred of 16 where 4 are wanted: the gain is half of that without a hold.
+    CHECK_NEAR(steered.threshold_at(16, 8), reference::sigmoid(reference::logit(0.6) + 1.5), 1e-12);
     steered.observe(kNanD, true);
-    CHECK_NEAR(steered.threshold_at(16, 8), reference::sigmoid(reference::logit(0.2) + 0.75), 1e-12);
+    CHECK_NEAR(steered.threshold_at(16, 8), reference::sigmoid(reference::logit(0.2) + 1.5), 1e-12);
 }
 
 TEST(runs_target_rate_counts_held_tokens) {

@@ -330,7 +330,12 @@ class Cases:
                 "min_p": float(rng.choice([0.0, 0.05, 0.2])),
                 "typical_p": float(rng.choice([0.7, 1.0, 1.0])),
             }
-        return Case(index, attempt, name, prompt, self._draw_head(rng, mirror), threshold, options)
+        head = self._draw_head(rng, mirror)
+        options |= {"hold": int(rng.choice([1, 1, 2, 3, 6]))}
+        if rng.random() < 0.25:
+            # As likely above the threshold as below it, where z of the tiny models lies.
+            options["leave_threshold"] = round(float(rng.uniform(0.2, 0.9)), 3)
+        return Case(index, attempt, name, prompt, head, threshold, options)
 
     def _draw_head(self, rng: np.random.Generator, mirror: OraclePair) -> HeadSpec:
         kind = str(rng.choice(["linear", "linear", "mlp", "mlp", "token", "confidence", "entropy", "random"]))
@@ -390,7 +395,9 @@ def difference(completion: colm.Completion, outcome: Outcome) -> str:
             return f"token {t}: id {token.id}, oracle {step.token} (margin {step.margin})"
         for name, allowed in (("defer_logit", tolerance), ("logprob", tolerance), ("threshold", 1e-9)):
             value, expected = getattr(token, name), getattr(step, name)
-            if not math.isclose(value, expected, rel_tol=0.0, abs_tol=allowed):
+            if (value is None) != (expected is None):
+                return f"token {t}: {name} {value}, oracle {expected}"
+            if value is not None and not math.isclose(value, expected, rel_tol=0.0, abs_tol=allowed):
                 return f"token {t}: {name} {value}, oracle {expected}"
     if len(got) != len(steps):
         return f"{len(got)} tokens, oracle {len(steps)}"
@@ -441,6 +448,9 @@ def test_cases_cover_what_they_should(cases: Cases) -> None:
         "cosine",
         "exponential",
     )
+    at_least(30, Counter(case.options["hold"] for case in drawn), 1, 2, 3, 6)
+    at_least(40, Counter("leave_threshold" in case.options for case in drawn), True, False)
+    at_least(200, Counter(step.defer_logit is None for outcome in outcomes for step in outcome.steps), True, False)
     at_least(15, Counter(c.head.kind for c in drawn), "linear", "mlp", "token", "confidence", "entropy", "random")
     at_least(10, Counter(c.head.activation for c in drawn if c.head.widths), *colm.heads.ACTIVATIONS)
     at_least(30, Counter(f for case in drawn for f in case.head.features), *colm.heads.FEATURES)
