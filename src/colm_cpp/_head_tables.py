@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ._head_checks import calibration, units
 from ._numbers import share
 from .errors import ColmError, HeadError, OptionError
@@ -18,7 +20,7 @@ from .errors import ColmError, HeadError, OptionError
 if TYPE_CHECKING:
     from .heads import Head
 
-__all__ = ["PLAIN", "Runs", "add_table", "find_table"]
+__all__ = ["PLAIN", "Runs", "add_table", "find_table", "known_runs", "threshold_for"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,31 +70,44 @@ class Runs:
 PLAIN = Runs()
 
 
-def find_table(head: Head, runs: Runs) -> tuple[Sequence[float], Sequence[float]]:
-    """The table's rates and thresholds.
+def threshold_for(head: Head, runs: Runs, rate: float) -> float:
+    """The threshold at which ``rate`` of the tokens are deferred: interpolated in the table for these runs.
 
     Raises:
-        HeadError: the head has none for these runs, or a damaged one.
+        HeadError: the head has no table for these runs, or a damaged one.
     """
-    if runs == PLAIN and head.rates:
-        return head.rates, head.thresholds
-    known = [str(PLAIN)] * bool(head.rates)
-    for entry in _entries(head.calibration):
-        its = _runs_of(head, entry)
-        if its == runs:
-            return _columns(head, entry)
-        known.append(str(its))
-    said = f", only for {'; '.join(known)}" if known else ""
-    if runs == PLAIN and not known:
-        raise HeadError(
-            f"head {head.name or '(unnamed)'} has no calibration table, so no threshold is known for a deferral rate; "
-            "run colm calibrate on it, or give a threshold instead of a rate"
-        )
-    flags = "".join(f" --{name.replace('_', '-')} {value:g}" for name, value in runs.facts().items())
-    raise HeadError(
-        f"head {head.name or '(unnamed)'} has no calibration table for {runs}{said}; run 'colm calibrate{flags}' "
-        "on it, or give a threshold instead of a rate"
+    table = find_table(head, runs)
+    if table is not None:
+        return float(np.interp(rate, *table))
+    known = [str(its) for its in known_runs(head)]
+    what = (
+        "" if runs == PLAIN and not known else f" for {runs}, only for {'; '.join(known)}" if known else f" for {runs}"
     )
+    flags = "".join(f" --{name.replace('_', '-')} {value:g}" for name, value in runs.facts().items())
+    command = f"'colm calibrate{flags}'" if flags else "colm calibrate"
+    raise HeadError(
+        f"head {head.name or '(unnamed)'} has no calibration table{what}, so no threshold is known for the deferral "
+        f"rate {rate:.0%}; run {command} on it, or give threshold= or target_rate= instead"
+    )
+
+
+def find_table(head: Head, runs: Runs) -> tuple[Sequence[float], Sequence[float]] | None:
+    """The table's rates and thresholds; None where the head has none for these runs.
+
+    Raises:
+        HeadError: it is damaged.
+    """
+    if runs == PLAIN:
+        return (head.rates, head.thresholds) if head.rates else None
+    for entry in _entries(head.calibration):
+        if _runs_of(head, entry) == runs:
+            return _columns(head, entry)
+    return None
+
+
+def known_runs(head: Head) -> list[Runs]:
+    """The runs that the head has a table for. Raises HeadError where one is damaged."""
+    return [PLAIN] * bool(head.rates) + [_runs_of(head, entry) for entry in _entries(head.calibration)]
 
 
 def add_table(earlier: str | None, runs: Runs, table: Mapping[float, float], facts: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from . import _head_checks as checks
 from . import _head_file, _head_math
 from ._head_checks import ACTIVATIONS, FEATURES, KINDS, MAX_TOP_K
-from ._head_tables import Runs, find_table
+from ._head_tables import Runs, threshold_for
 from ._numbers import share
 from .errors import HeadError
 from .paths import to_native
@@ -238,8 +238,7 @@ class Head:
             HeadError: the head has no calibration table for this ``hold`` and ``leave_threshold``.
         """
         rate = share("rate", rate)
-        table = find_table(self, Runs.of({"hold": hold, "leave_threshold": leave_threshold}))
-        return float(np.interp(rate, *table))
+        return threshold_for(self, Runs.of({"hold": hold, "leave_threshold": leave_threshold}), rate)
 
     def replace(self, **changes: Any) -> Head:
         """Copy the head with some attributes changed, e.g. ``head.replace(default_threshold=0.3)``.

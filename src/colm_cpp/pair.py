@@ -12,11 +12,9 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
-import numpy as np
-
 from . import _core
 from ._busy import busy, check_usable, wait_until_idle
-from ._head_tables import Runs, find_table
+from ._head_tables import Runs, threshold_for
 from ._log import forward_log
 from ._numbers import seconds
 from ._shown import shown
@@ -633,7 +631,7 @@ class _Prepared:
             return runs.random_threshold(rate)
         if self.head is not None:
             with nullcontext() if must_know else suppress(HeadError):
-                return float(np.interp(rate, *find_table(self.head, runs)))
+                return threshold_for(self.head, runs, rate)
         if not must_know:
             return self.default_threshold
         raise HeadError(

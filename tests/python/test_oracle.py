@@ -283,6 +283,8 @@ class Cases:
     def _is_certain(self, case: Case, mirror: OraclePair, steps: list[o.OracleStep]) -> bool:
         if case.options["temperature"] == 0.0 and min(step.margin for step in steps) < MARGIN:
             return False
+        if min(step.edge for step in steps) < 4 * mirror.assistant.noise_size:
+            return False
         # Sampling has further boundaries: those of the draw, and of every truncation before it.
         for run in range(N_NOISY_RUNS):
             for model in (mirror.base, mirror.assistant):
@@ -534,7 +536,11 @@ def test_engine_agrees_with_oracle_on_real_models(
 
 def test_difference_finds_each_kind(cases: Cases) -> None:
     """The comparison itself: whatever is changed in the oracle's answer is noticed."""
-    index = next(i for i in range(N_CASES) if cases[i].reason == "length" and 0 < cases[i].case.threshold < 1)
+    index = next(
+        i
+        for i in range(N_CASES)
+        if cases[i].reason == "length" and 0 < cases[i].case.threshold < 1 and cases[i].steps[3].defer_logit is not None
+    )
     outcome = cases[index]
     completion = run_engine(cases.pair(outcome.case.pair)[1], outcome.case)
     assert difference(completion, outcome) == ""
@@ -548,7 +554,9 @@ def test_difference_finds_each_kind(cases: Cases) -> None:
 
     assert "id" in difference(completion, change(token=step.token ^ 1))
     assert "source" in difference(completion, change(source=other))
+    assert step.defer_logit is not None
     assert "defer_logit" in difference(completion, change(defer_logit=step.defer_logit + beyond))
+    assert "defer_logit" in difference(completion, change(defer_logit=None))
     assert "logprob" in difference(completion, change(logprob=step.logprob - beyond))
     assert "threshold" in difference(completion, change(threshold=step.threshold + 1e-6))
     assert "finish" in difference(completion, dataclasses.replace(outcome, reason="eos"))

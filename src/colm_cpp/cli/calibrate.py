@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
 from shlex import quote
@@ -91,13 +90,11 @@ def calibrate(head: str, prompts: tuple[str, ...], out: Path | None, as_json: bo
     file = named.file()
     loaded = None if file is None else Head.load(file)
     runs = Runs.of(values)
-    if in_place and loaded is not None and not values["force"]:
-        with contextlib.suppress(HeadError):
-            find_table(loaded, runs)
-            raise OptionError(
-                f"{target} already has a calibration table"
-                f"{'' if runs == PLAIN else f' for {runs}'}; give --force to replace it, or another file with --out"
-            )
+    if in_place and not values["force"] and loaded is not None and find_table(loaded, runs) is not None:
+        which = "" if runs == PLAIN else f" for {runs}"
+        raise OptionError(
+            f"{target} already has a calibration table{which}; give --force to replace it, or another file with --out"
+        )
     problems = [p for path in prompts for p in load_prompts(path, skip=values["skip"], limit=values["limit"])]
     options = {key: values[key] for key in ("max_tokens", "temperature", "seed")} | runs.facts()
     with (

@@ -94,7 +94,7 @@ class Calibrated:
     @property
     def table(self) -> dict[float, float]:
         """The calibration table: rate -> threshold."""
-        return dict(zip(*find_table(self.head, self.runs), strict=True))
+        return dict(zip(*(find_table(self.head, self.runs) or ((), ())), strict=True))
 
 
 @dataclass(frozen=True)

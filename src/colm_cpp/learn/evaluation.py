@@ -9,9 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from .._head_tables import PLAIN, Runs, find_table
+from .._head_tables import PLAIN, Runs, threshold_for
 from ..bench import STEPS_N_CTX, time_steps
 from ..errors import ColmError, HeadError, OptionError
 from ..heads import Head
@@ -148,10 +146,7 @@ def _of_head(name: str, head: str | os.PathLike[str], rates: Sequence[float], ru
         raise HeadError(f"head {os.fspath(head)} has no calibration table; run colm calibrate on it first")
     arms = []
     for rate in rates:
-        if isinstance(loaded, Head):
-            eta = float(np.interp(rate, *find_table(loaded, runs)))
-        else:
-            eta = runs.random_threshold(rate)
+        eta = threshold_for(loaded, runs, rate) if isinstance(loaded, Head) else runs.random_threshold(rate)
         facts = {**identity, "threshold": eta, "rate": rate, **runs.facts()}
         arms.append(Arm(_arm_name(name, rate, runs), loaded, eta, rate, facts, runs=runs))
     return arms

@@ -36,7 +36,7 @@ class TracedToken:
             several tokens is not whole yet.
         id: token id.
         source: whose turn it was.
-        defer_prob: probability of deferral, 0 to 1; None where it was not recorded.
+        defer_prob: probability of deferral, 0 to 1; None where it was not recorded, or where the head was not asked.
         other: other likely tokens at this position with their probabilities (None: zero or not recorded), likeliest
             first. They come from the distribution that chose the token. Empty where none were recorded.
     """
