@@ -8,12 +8,19 @@
 namespace colm {
 
 Decision::Decision(const Sequence& sequence, Router& router, const Choices& choices)
-    : router_(router), choices_(choices), scores_(router.head->n_scores()) {
+    : router_(router),
+      choices_(choices),
+      scores_(router.head->n_scores()),
+      held_(router.policy.holds()) {
     step_.threshold = router.policy.threshold_at(sequence.n_generated(), sequence.stats.n_deferred);
     input_.position = sequence.tokens.size();
     input_.seed = router.seed;
-    needs_base_ = router.head->needs_base() || router.mixer.needs_base();
-    if (!needs_base_) {
+    const bool mixes = router.mixer.needs_base();
+    asks_head_ = !held_ || mixes || !router.head->needs_base();
+    needs_base_ = mixes || (asks_head_ && router.head->needs_base());
+    if (!asks_head_)
+        step_.defer_logit = std::numeric_limits<double>::quiet_NaN();
+    else if (!needs_base_) {
         score();
         needs_base_ = !defers();
     }
@@ -25,7 +32,8 @@ void Decision::score() {
 }
 
 ExpertId Decision::expert() const {
-    if (!Policy::defers(step_.defer_logit, step_.threshold)) return kBase;
+    // Who holds the turn keeps it; a z that is NaN is refused all the same.
+    if (asks_head_ && !Policy::defers(step_.defer_logit, step_.threshold) && !held_) return kBase;
     const auto best = std::max_element(scores_.begin(), scores_.end()) - scores_.begin();
     return static_cast<ExpertId>(1 + best);
 }
@@ -45,7 +53,7 @@ void Decision::hear_base(const Prediction& prediction) {
     base_ = route(prediction, head.n_top_logits(), kept_);
     input_.hidden = prediction.hidden;
     input_.distribution = &base_.distribution;
-    score();
+    if (asks_head_) score();
 }
 
 Token Decision::sample(const Routed& routed) {
@@ -90,7 +98,7 @@ void append(const Step& step, Sequence& sequence, Router& router) {
     router.sampler->accept(step.token);
     sequence.tokens.push_back(step.token);
     if (step.expert != kBase) ++sequence.stats.n_deferred;
-    router.policy.observe(step.defer_logit);
+    router.policy.observe(step.defer_logit, step.expert != kBase);
 }
 
 }  // namespace colm

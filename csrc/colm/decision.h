@@ -40,7 +40,7 @@ class Decision {
     Decision& operator=(const Decision&) = delete;
 
     // Whether the base has to be asked first; its prediction then goes to hear_base(), and is borrowed until
-    // choose(), draft() or keep_base().
+    // choose(), draft() or keep_base(). Where another expert holds its turn, it need not be.
     bool needs_base() const { return needs_base_; }
     void hear_base(const Prediction& prediction);
 
@@ -75,6 +75,8 @@ class Decision {
     std::vector<float> spread_;   // the expert's, where it named the likeliest alone
     std::vector<double> scores_;  // of the assistants
     Step step_;
+    bool held_;       // the assistant's token, whatever the head says
+    bool asks_head_;  // whether z is known, or will be
     bool needs_base_;
 };
 

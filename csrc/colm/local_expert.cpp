@@ -23,6 +23,11 @@ std::size_t first_output(const Question& question) {
     return question.counts.empty() ? question.n_along : question.counts.front() - 1;
 }
 
+// Where reading ends.
+std::size_t last_token(const Question& question) {
+    return question.counts.empty() ? question.n_along : question.counts.back();
+}
+
 struct Saved final : SavedSlot {
     std::vector<Token> held;
     std::vector<std::uint8_t> state;
@@ -61,11 +66,19 @@ void LocalExpert::collect(bool, Interrupt& interrupt, const Use& use) {
             hidden = hidden || open.question.hidden;
         }
         share_beginnings(interrupt, use);
-        for (const Open& open : open_)
-            leads = leads || slots_[open.question.slot].held.size() < first_output(open.question);
+        std::size_t n_tokens = 0;
+        bool begun = true;  // all of them
+        for (const Open& open : open_) {
+            const std::size_t n_held = slots_[open.question.slot].held.size();
+            leads = leads || n_held < first_output(open.question);
+            begun = begun && n_held > 0;
+            n_tokens += last_token(open.question) - n_held;
+        }
         // With hidden states every token of a batch is an output, and pays for the vocabulary: what comes
-        // before is read without them.
-        if (hidden && leads) read(0, open_.size(), false, interrupt, use);
+        // before is read without them. But a few tokens behind texts, such as a run of another expert's, cost
+        // less in one batch than in two.
+        const bool few = begun && n_tokens <= std::min(model_->n_outputs(), model_->n_batch());
+        if (hidden && leads && !few) read(0, open_.size(), false, interrupt, use);
         read(0, open_.size(), true, interrupt, use);
     } catch (const Cancelled&) {
         open_.clear();
@@ -195,7 +208,7 @@ void LocalExpert::read(std::size_t begin, std::size_t end, bool outputs, Interru
     for (std::size_t i = begin; i < end; ++i) {
         Open& open = open_[i];
         const Question& question = open.question;
-        const std::size_t last = question.counts.empty() ? question.n_along : question.counts.back();
+        const std::size_t last = last_token(question);
         const std::size_t n = outputs ? last : first_output(question);
         // A copy: an answer may take the text back before all of it is read.
         const std::vector<Token> tokens = *question.tokens;

@@ -27,7 +27,7 @@ std::vector<double> replay(const std::vector<LanguageModel*>& models, const std:
         std::vector<BatchToken> batch;
         for (std::size_t i = 0; i < n_tokens; ++i) {
             const bool last = i + 1 == n_tokens;
-            batch.push_back({tokens[position + i], position + i, 0, call.outputs && last});
+            batch.push_back({tokens[position + i], position + i, 0, call.hidden || (call.outputs && last)});
         }
         const auto start = std::chrono::steady_clock::now();
         if (position < held) held = model.rewind(0, position);

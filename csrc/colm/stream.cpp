@@ -47,7 +47,9 @@ void SharedLoop::end_computing() {
 void SharedLoop::alone(const std::function<void(Loop&)>& work) {
     std::unique_lock<std::mutex> lock(mutex_);
     refuse_this_thread();
+    ++n_want_alone_;
     changed_.wait(lock, [this] { return !computing_; });
+    --n_want_alone_;
     begin_computing(lock);
     try {
         work(*loop_);
@@ -168,7 +170,7 @@ std::optional<Event> Stream::wait(std::unique_lock<std::mutex>& lock, std::optio
                 if (waited >= *timeout) throw_timeout(waited, *timeout);
             }
             Seconds pause = kPoll;
-            if (!shared_->computing_) {
+            if (!shared_->computing_ && shared_->n_want_alone_ == 0) {
                 shared_->step(lock, interrupt_);
                 if (!events_.empty() || !loop.idle()) continue;
                 if (const auto left = loop.pause()) pause = std::min<Seconds>(pause, *left);

@@ -38,7 +38,9 @@ void check_options(const GenerationOptions& options) {
 Pair::Pair(const ModelOptions& base_options, const ModelOptions& assistant_options, std::size_t n_parallel,
            std::size_t cache_bytes)
     : cache_bytes_(cache_bytes) {
-    base_ = std::make_shared<LlamaModel>(base_options);
+    ModelOptions of_base = base_options;
+    of_base.n_outputs = std::max(of_base.n_outputs, kMostRunOutputs);
+    base_ = std::make_shared<LlamaModel>(of_base);
     ModelOptions of_assistant = assistant_options;
     of_assistant.n_outputs = std::max(of_assistant.n_outputs, static_cast<std::uint32_t>(n_rows(1)));
     assistant_ = std::make_shared<LlamaModel>(of_assistant);
@@ -71,7 +73,8 @@ std::shared_ptr<SharedLoop> Pair::make_loop(std::shared_ptr<LlamaModel> base,
 }
 
 std::shared_ptr<SharedLoop> Pair::make_loop(std::size_t n_slots) const {
-    return make_loop(base_->for_batches(n_slots, n_slots), assistant_->for_batches(n_slots, n_rows(n_slots)));
+    return make_loop(base_->for_batches(n_slots, std::max<std::size_t>(n_slots, kMostRunOutputs)),
+                     assistant_->for_batches(n_slots, n_rows(n_slots)));
 }
 
 bool Pair::has_loop(std::size_t n_slots) const {

@@ -7,8 +7,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-# A token: (id, text, source, defer_logit, threshold, logprob, [(id, logprob), ...])
-_Step: TypeAlias = tuple[int, str, str, float, float, float, list[tuple[int, float]]]
+# A token: (id, text, source, defer_logit or None, threshold, logprob, [(id, logprob), ...])
+_Step: TypeAlias = tuple[int, str, str, float | None, float, float, list[tuple[int, float]]]
 
 BUILT_FOR_LLAMA_CPP_PYTHON: str
 BUILT_FOR_LLAMA_VERSION: str
@@ -98,6 +98,8 @@ class PolicyOptions:
     schedule: Schedule
     schedule_tokens: int
     target_rate: float | None
+    hold: int
+    leave_threshold: float | None
     def __init__(self) -> None: ...
 
 class StrategyOptions:

@@ -16,7 +16,7 @@ from .cores import usable_cores
 from .errors import HeadError, OptionError
 from .heads import Head
 from .hub import resolve
-from .memory import ModelMemory, PairMemory, assistant_rows
+from .memory import ModelMemory, PairMemory, assistant_rows, base_rows
 from .names import HEAD_CHOICES, find_head, find_model, head_file
 from .options import LONG_N_UBATCH, GenerationOptions, LoadOptions, integer, option_dict
 from .pair import DEFAULT_THRESHOLD, MAX_PARALLEL, Pair
@@ -186,7 +186,7 @@ def prepare(
         memory = PairMemory(models[0], models[1], (sizes[0], sizes[1]), min(o.n_batch for o in chosen))
         # Texts that are scored share one cache, those that are written have a slot each.
         scores = n_sequences > 1
-        rows = (n_outputs, n_outputs) if scores else (n_slots, max(n_outputs, assistant_rows(n_slots)))
+        rows = (n_outputs, n_outputs) if scores else (base_rows(n_slots), max(n_outputs, assistant_rows(n_slots)))
         most = (min(rows[0], chosen[0].n_batch), min(rows[1], chosen[1].n_batch))
         memory.check_load(most, n_sequences if scores else n_slots, shared=scores)
     prepared = [

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from . import _core
 from .errors import NotEnoughMemory
 from .limits import FreeMemory, free_memory
-from .options import MAX_LOOKAHEAD
+from .options import MAX_LOOKAHEAD, MOST_RUN_OUTPUTS
 from .paths import to_native
 
 if TYPE_CHECKING:
     from .options import LoadOptions
 
-__all__ = ["MemoryEstimate", "ModelMemory", "PairMemory", "assistant_rows", "estimate"]
+__all__ = ["MemoryEstimate", "ModelMemory", "PairMemory", "assistant_rows", "base_rows", "estimate"]
 
 # Bytes per value of a KV cache, block scales included.
 _KV_BYTES = {
@@ -182,6 +182,11 @@ def estimate(path: str, n_ctx: int, options: LoadOptions) -> MemoryEstimate:
     return ModelMemory.of(path, options).loaded(n_ctx)
 
 
+def base_rows(n_slots: int) -> int:
+    """Rows of logits that a base with ``n_slots`` slots keeps: of each text, or of a run that it reads at once."""
+    return max(MOST_RUN_OUTPUTS, n_slots)
+
+
 def assistant_rows(n_slots: int) -> int:
     """Rows of logits that an assistant with ``n_slots`` slots keeps, to verify draft tokens."""
     return max(MAX_LOOKAHEAD + 1, n_slots, min(4 * n_slots, 64))
@@ -240,7 +245,7 @@ class PairMemory:
         return [
             model.context(n_ctx, n_outputs=min(rows, self.n_batch), n_texts=n_parallel)
             for model, n_ctx, rows in zip(
-                (self.base, self.assistant), self.sizes, (n_parallel, assistant_rows(n_parallel)), strict=True
+                (self.base, self.assistant), self.sizes, (base_rows(n_parallel), assistant_rows(n_parallel)), strict=True
             )
         ]
 

@@ -269,7 +269,8 @@ struct World {
 inline void check_step(const colm::Step& got, const colm::Step& expected) {
     CHECK_EQ(got.token, expected.token);
     CHECK_EQ(got.expert, expected.expert);
-    CHECK_EQ(got.defer_logit, expected.defer_logit);
+    CHECK_EQ(std::isnan(got.defer_logit), std::isnan(expected.defer_logit));
+    if (!std::isnan(got.defer_logit)) CHECK_EQ(got.defer_logit, expected.defer_logit);
     CHECK_EQ(got.threshold, expected.threshold);
     CHECK_EQ(got.logprob, expected.logprob);
     CHECK_EQ(got.top_logprobs.size(), expected.top_logprobs.size());
@@ -318,6 +319,8 @@ inline std::vector<Job> random_jobs(reference::Random& random, std::size_t n) {
             job.policy.schedule = colm::Schedule::linear;
             job.policy.schedule_tokens = 4;
         }
+        if (random.chance(0.3)) job.policy.hold = 2 + static_cast<int>(random.below(4));
+        if (random.chance(0.2)) job.policy.leave_threshold = random.between(0.0, 1.0);
         job.strategy = {static_cast<colm::Strategy>(random.below(3)), 0.7, 0.2};
         if (random.chance(0.3)) job.stop = {"<7>", "><1"};
         job.draws = random.chance(0.5);

@@ -22,7 +22,7 @@ from colm_cpp.learn import RecordFolder, Scorer, calibrate, load_prompts, load_t
 from colm_cpp.learn.respond import respond
 from colm_cpp.learn.selection import select
 from colm_cpp.limits import FreeMemory
-from colm_cpp.memory import ModelMemory, PairMemory, assistant_rows
+from colm_cpp.memory import ModelMemory, PairMemory, assistant_rows, base_rows
 
 MB = 2**20
 
@@ -196,7 +196,7 @@ def test_the_estimate_is_near_what_is_taken(
     loaded, batch = (int(word) for word in done.stdout.split())
     models = [ModelMemory.of(file, colm.LoadOptions(**options)) for file in files]
     at_load = sum(model.loaded(options["n_ctx"], n_outputs=16).total for model in models)
-    rows = (n_parallel, assistant_rows(n_parallel))
+    rows = (base_rows(n_parallel), assistant_rows(n_parallel))
     of_batch = sum(
         m.context(options["n_ctx"], n_outputs=n, n_texts=n_parallel).total for m, n in zip(models, rows, strict=True)
     )

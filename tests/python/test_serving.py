@@ -44,7 +44,7 @@ def endless(tiny_model: TinyModels) -> Iterator[colm.Pair]:
 def program(endless: colm.Pair, monkeypatch: pytest.MonkeyPatch) -> Program:
     """`program(name)`: that program of the page as a module, with that pair."""
     programs = dict(re.findall(r"<!-- program: (\w+) -->\n```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S))
-    monkeypatch.setattr(colm, "load", lambda name: endless if name == "demo" else pytest.fail(name))
+    monkeypatch.setattr(colm, "load", lambda name, **_: endless if name == "demo" else pytest.fail(name))
 
     def run(name: str) -> ModuleType:
         module = ModuleType(name)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
@@ -18,12 +17,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from .._head_tables import PLAIN, Runs, add_table, find_table
 from ..errors import CorpusError, OptionError
 from ..heads import Head
 from ..options import ANSWER_OPTIONS
 from .evaluation import Arm, answers
 from .identity import pair_identity
 from .records import Record
+from .runs import eta_of, logit_of, runs_table
 from .statistics import youden_threshold
 from .tasks import Problem
 from .texts import Text
@@ -77,6 +78,7 @@ class Calibrated:
         base_logits: z_t at each token of these texts.
         youden: the threshold that best separates tokens at which the models' likeliest tokens differ (Youden's J), and
             its J.
+        runs: how long the assistant kept its turn. The table holds for these runs.
     """
 
     head: Head
@@ -87,6 +89,12 @@ class Calibrated:
     base_texts: tuple[Text, ...] = ()
     base_logits: tuple[tuple[float | None, ...], ...] = ()
     youden: dict[str, float] | None = None
+    runs: Runs = PLAIN
+
+    @property
+    def table(self) -> dict[float, float]:
+        """The calibration table: rate -> threshold."""
+        return dict(zip(*(find_table(self.head, self.runs) or ((), ())), strict=True))
 
 
 @dataclass(frozen=True)
@@ -94,20 +102,28 @@ class _Texts:
     """The texts of one threshold, to find other thresholds that would give the same."""
 
     threshold: float
-    z: npt.NDArray[np.float64]  # of every token
+    z: npt.NDArray[np.float64]  # of every token where the head was asked
+    by_text: tuple[npt.NDArray[np.float64], ...]
     n_tokens: int
     n_deferred: int
 
     @classmethod
     def of(cls, threshold: float, records: Sequence[Record]) -> _Texts:
         n_deferred = sum(record.n_deferred for record in records)
-        return cls(threshold, _logits(records), sum(record.n_tokens for record in records), n_deferred)
+        by_text = tuple(_logits([record]) for record in records)
+        return cls(threshold, _logits(records), by_text, sum(record.n_tokens for record in records), n_deferred)
+
+    def threshold_for(self, rate: float, runs: Runs) -> float:
+        """The threshold that would have deferred ``rate`` of the tokens, had the texts stayed the same."""
+        if runs == PLAIN:
+            return threshold_table(self.z, [rate])[0]
+        return runs_table(self.by_text, [rate], runs, every_token=False)[0]
 
     def stay_with(self, threshold: float) -> bool:
         """Whether ``threshold`` gives the same texts, because it decides every token alike."""
         if threshold == self.threshold:
             return True
-        low, high = sorted((_logit(threshold), _logit(self.threshold)))
+        low, high = sorted((logit_of(threshold), logit_of(self.threshold)))
         # Records round z: a token that near to one of the two might be on its other side.
         return not bool(np.any((self.z >= low - _ROUNDING) & (self.z <= high + _ROUNDING)))
 
@@ -127,7 +143,7 @@ def threshold_table(z: npt.NDArray[np.float64], rates: Sequence[float]) -> list[
             thresholds.append(0.0)
         else:
             at = float(np.quantile(z, 1.0 - rate))
-            thresholds.append(_eta(at))
+            thresholds.append(eta_of(at))
     return thresholds
 
 
@@ -146,9 +162,10 @@ def calibrate(
 
     Args:
         pair: the loaded pair.
-        head: the head. A table that it already has is replaced.
+        head: the head. A table that it already has for the same runs is replaced; others stay.
         problems: prompts that neither the head's training nor an evaluation uses.
-        options: generation options; the defaults are :data:`colm_cpp.options.ANSWER_OPTIONS`.
+        options: generation options; the defaults are :data:`colm_cpp.options.ANSWER_OPTIONS`. The table holds for their
+            ``hold`` and ``leave_threshold``.
         chat: apply the base's chat template.
         default_rate: also make this rate's threshold the head's default threshold. None: keep the default.
         n_parallel: texts that are written at a time.
@@ -161,6 +178,7 @@ def calibrate(
         CorpusError: there are no prompts, or the base wrote no token for them.
     """
     options = {**ANSWER_OPTIONS, **options}
+    runs = Runs.of(options)
     if not problems:
         raise CorpusError("there are no prompts to calibrate on; give a file with at least one")
     if default_rate is not None and not 0.0 <= default_rate <= 1.0:
@@ -181,7 +199,11 @@ def calibrate(
     z = _logits(alone)
     if not z.size:
         raise CorpusError("the base wrote no token for these prompts; give other prompts, or a larger max_tokens")
-    first = dict(zip(RATES, threshold_table(z, RATES), strict=True))
+    if runs == PLAIN:
+        first = dict(zip(RATES, threshold_table(z, RATES), strict=True))
+    else:
+        texts_alone = [_logits([record]) for record in alone]
+        first = dict(zip(RATES, runs_table(texts_alone, RATES, runs, every_token=True), strict=True))
     measurements: list[Measurement] = []
     nearest: dict[float, Measurement] = {}  # to each checked rate
     texts: list[_Texts] = []
@@ -204,7 +226,9 @@ def calibrate(
             if abs(measured - rate) <= TOLERANCE:
                 break
             # The states seen while deferring at about this rate say which threshold would have given it.
-            threshold = threshold_table(now.z, [rate])[0]
+            threshold = now.threshold_for(rate, runs)
+            if runs != PLAIN:  # a hold moves the rate in steps, and such a guess may jump to and fro
+                threshold = _between(measurements, rate) or threshold
         nearest[rate] = min((m for m in measurements if m.wanted == rate), key=lambda m: abs(m.measured - m.wanted))
     thresholds = _corrected(first, {rate: m.threshold for rate, m in nearest.items()})
     off = {rate: m.measured for rate, m in nearest.items() if abs(m.measured - rate) > TOLERANCE}
@@ -217,11 +241,10 @@ def calibrate(
         **pair_identity(pair.base, pair.assistant, pair.vocab_fingerprint),
         "measurements": [asdict(measurement) for measurement in measurements],
     }
-    changes: dict[str, Any] = {
-        "rates": RATES,
-        "thresholds": tuple(thresholds),
-        "calibration": json.dumps(facts, sort_keys=True),
-    }
+    table = dict(zip(RATES, thresholds, strict=True))
+    changes: dict[str, Any] = {"calibration": add_table(head.calibration, runs, table, facts)}
+    if runs == PLAIN:
+        changes |= {"rates": RATES, "thresholds": tuple(thresholds)}
     if default_rate is not None:
         changes["default_threshold"] = float(np.interp(default_rate, RATES, thresholds))
     return Calibrated(
@@ -232,7 +255,19 @@ def calibrate(
         tuple(stuck),
         tuple(_text(pair, problem, record, chat) for problem, record in zip(problems, alone, strict=True)),
         tuple(record.defer_logits for record in alone),
+        runs=runs,
     )
+
+
+def _between(measurements: Sequence[Measurement], rate: float) -> float | None:
+    """The threshold for ``rate`` on a line, in logits, between the nearest measurements above and below it."""
+    above = [m for m in measurements if m.measured > rate]
+    below = [m for m in measurements if m.measured <= rate]
+    if not above or not below:
+        return None
+    high, low = min(above, key=lambda m: m.measured), max(below, key=lambda m: m.measured)
+    share = (rate - low.measured) / (high.measured - low.measured)
+    return eta_of(logit_of(low.threshold) + share * (logit_of(high.threshold) - logit_of(low.threshold)))
 
 
 def _text(pair: Pair, problem: Problem, record: Record, chat: bool) -> Text:
@@ -264,7 +299,7 @@ def add_youden(calibrated: Calibrated, scorer: Scorer) -> Calibrated:
     if all(differs) or not any(differs):
         return calibrated
     at, j = youden_threshold(scores, differs)
-    youden = {"threshold": _eta(at), "j": j}
+    youden = {"threshold": eta_of(at), "j": j}
     facts = {**json.loads(calibrated.head.calibration or "{}"), "youden": youden}
     head = calibrated.head.replace(calibration=json.dumps(facts, sort_keys=True))
     return replace(calibrated, head=head, youden=youden)
@@ -274,29 +309,19 @@ def _logits(records: Sequence[Record]) -> npt.NDArray[np.float64]:
     return np.array([z for record in records for z in record.defer_logits if z is not None], np.float64)
 
 
-def _eta(z: float) -> float:
-    """The threshold whose logit is ``z``."""
-    return 1.0 / (1.0 + math.exp(-min(max(z, -80.0), 80.0)))
-
-
-def _logit(eta: float) -> float:
-    eta = min(max(eta, 1e-12), 1.0 - 1e-12)
-    return math.log(eta) - math.log1p(-eta)
-
-
 def _corrected(first: Mapping[float, float], settled: Mapping[float, float]) -> list[float]:
     """The first table, shifted in logits so that it passes through the measurements.
 
     The shift is interpolated between measured rates. Beyond them it is that of the nearest one. Both ends stay.
     """
     at = sorted(settled)
-    shifts = [_logit(settled[rate]) - _logit(first[rate]) for rate in at]
+    shifts = [logit_of(settled[rate]) - logit_of(first[rate]) for rate in at]
     thresholds = []
     for rate in RATES:
         if rate in (0.0, 1.0):
             thresholds.append(first[rate])
             continue
-        z = _logit(first[rate]) + float(np.interp(rate, at, shifts))
+        z = logit_of(first[rate]) + float(np.interp(rate, at, shifts))
         # A larger rate never has a larger threshold, whatever the noise of the measurements.
-        thresholds.append(min(_eta(z), thresholds[-1]))
+        thresholds.append(min(eta_of(z), thresholds[-1]))
     return thresholds

@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .._head_tables import PLAIN, Runs, threshold_for
 from ..bench import STEPS_N_CTX, time_steps
 from ..errors import ColmError, HeadError, OptionError
 from ..heads import Head
@@ -35,12 +36,13 @@ class Arm:
     """One configuration that answers the problems.
 
     Attributes:
-        name: ``base``, ``assistant``, or a head's name with a rate, such as ``learned@20``.
+        name: ``base``, ``assistant``, or a head's name with a rate, such as ``learned@20`` or ``learned@20+hold4``.
         head: the head that decides.
         threshold: eta.
         rate: the wanted deferral rate; None for a model alone.
         facts: the head and the options that its answers depend on, for ``meta.json``.
         expert: the name of another model that answers alone, see :func:`make_arms`. None: the pair answers.
+        runs: how long the assistant keeps its turn.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Arm:
     rate: float | None
     facts: Mapping[str, Any]
     expert: str | None = None
+    runs: Runs = PLAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,7 @@ def make_arms(
     *,
     random: bool = True,
     experts: Mapping[str, str | os.PathLike[str]] | None = None,
+    runs: Sequence[Runs] = (PLAIN,),
 ) -> list[Arm]:
     """The arms of an evaluation.
 
@@ -88,10 +92,11 @@ def make_arms(
         random: also defer at random, at the same rates.
         experts: name -> file of another model that answers alone with its own chat template, such as a fine-tuned
             base. :func:`run` needs it loaded.
+        runs: heads and ``random`` answer with each of these.
 
     Raises:
         OptionError: an unknown or unusable name, a rate outside (0, 1), or no arm at all.
-        HeadError: a head file without a calibration table.
+        HeadError: a head file without a calibration table for the runs.
         LoadError: a head file that cannot be read.
     """
     arms = []
@@ -115,11 +120,9 @@ def make_arms(
         arms.append(Arm(name, "never", 0.5, None, {**facts, "expert": model_identity(resolve(model))}, name))
     for name, path in heads.items():
         _check_name("a head", name)
-        arms += _of_head(name, path, rates)
+        arms += [arm for its in runs for arm in _of_head(name, path, rates, its)]
     if random:
-        for rate in rates:
-            facts = {"head": "random", "threshold": 1.0 - rate, "rate": rate}
-            arms.append(Arm(_arm_name("random", rate), "random", 1.0 - rate, rate, facts))
+        arms += [arm for its in runs for arm in _of_head("random", "random", rates, its)]
     if not arms:
         raise OptionError("no arm was given; give --arm, --head with --rate, or both")
     return arms
@@ -132,19 +135,20 @@ def _check_name(what: str, name: str) -> None:
         )
 
 
-def _of_head(name: str, head: str | os.PathLike[str], rates: Sequence[float]) -> list[Arm]:
+def _of_head(name: str, head: str | os.PathLike[str], rates: Sequence[float], runs: Runs) -> list[Arm]:
     file = find_head(head).file()
     loaded = os.fspath(head) if file is None else Head.load(file)
     identity = head_identity(head)
     if isinstance(loaded, str) and loaded != "random":
-        facts = {**identity, "threshold": DEFAULT_THRESHOLD, "rate": None}
-        return [Arm(name, loaded, DEFAULT_THRESHOLD, None, facts)]
-    if isinstance(loaded, Head) and not loaded.rates:
+        facts = {**identity, "threshold": DEFAULT_THRESHOLD, "rate": None, **runs.facts()}
+        return [Arm(_arm_name(name, None, runs), loaded, DEFAULT_THRESHOLD, None, facts, runs=runs)]
+    if isinstance(loaded, Head) and not loaded.rates and runs == PLAIN:
         raise HeadError(f"head {os.fspath(head)} has no calibration table; run colm calibrate on it first")
     arms = []
     for rate in rates:
-        eta = loaded.threshold_for_rate(rate) if isinstance(loaded, Head) else 1.0 - rate
-        arms.append(Arm(_arm_name(name, rate), loaded, eta, rate, {**identity, "threshold": eta, "rate": rate}))
+        eta = threshold_for(loaded, runs, rate) if isinstance(loaded, Head) else runs.random_threshold(rate)
+        facts = {**identity, "threshold": eta, "rate": rate, **runs.facts()}
+        arms.append(Arm(_arm_name(name, rate, runs), loaded, eta, rate, facts, runs=runs))
     return arms
 
 
@@ -183,8 +187,11 @@ def named_heads(texts: Sequence[str]) -> dict[str, str]:
     return heads
 
 
-def _arm_name(head: str, rate: float) -> str:
-    return f"{head}@{rate * 100:g}"
+def _arm_name(head: str, rate: float | None, runs: Runs) -> str:
+    at = "" if rate is None else f"@{rate * 100:g}"
+    hold = "" if runs.hold == 1 else f"+hold{runs.hold}"
+    leave = "" if runs.leave_threshold is None else f"+leave{runs.leave_threshold:g}"
+    return f"{head}{at}{hold}{leave}"
 
 
 def check_heads(pair: Pair, arms: Sequence[Arm]) -> None:
@@ -297,7 +304,8 @@ def answers(
         given = {**ANSWER_OPTIONS, **options}
         seed = (int(given["seed"]) + problem.index) % (2**32 - 1)
         # Without look-ahead, so that it does not depend on the machine what is asked, and in which batches.
-        return {"lookahead": 0, **given, "head": arm.head, "threshold": arm.threshold, "seed": seed}
+        decided = {**arm.runs.facts(), "head": arm.head, "threshold": arm.threshold, "seed": seed}
+        return {"lookahead": 0, **given, **decided}
 
     def prompt(asking: Pair, problem: Problem) -> list[int]:
         return asking.tokenize_chat(problem.messages) if chat else asking.tokenize(problem.prompt)
