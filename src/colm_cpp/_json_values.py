@@ -9,9 +9,11 @@ from fractions import Fraction
 from typing import Any
 
 from ._formats import of_format
-from ._json_keywords import KEYWORDS, Document, Place, is_number, listed, refuse, shown
+from ._json_document import Document
+from ._json_keywords import KEYWORDS, Place, is_number, listed, refuse
 from ._languages import Languages, TooMuchWork
 from ._regex import NotSupported, parse
+from ._shown import shown
 
 __all__ = ["distinct", "holds"]
 
