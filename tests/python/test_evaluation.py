@@ -22,9 +22,9 @@ from conftest import ASSISTANT, BASE, TINY_LOAD, Asked, TinyModels
 import colm_cpp as colm
 from colm_cpp import Head, Pair
 from colm_cpp.cli import main
-from colm_cpp.errors import ContextFull, CorpusError, HeadError, OptionError
+from colm_cpp.errors import ContextFull, CorpusError, FolderInUse, HeadError, OptionError
 from colm_cpp.learn import Arm, Record, RecordFolder, Task, load_prompts, load_task, make_arms, make_checker, summarize
-from colm_cpp.learn import run as answer_all
+from colm_cpp.learn import evaluate as answer_all
 from colm_cpp.learn.evaluation import Progress
 from colm_cpp.learn.records import sources_of
 from colm_cpp.learn.statistics import paired_difference, wilson_interval
@@ -490,7 +490,7 @@ def test_two_runs_at_once_are_refused(pair: Pair, tmp_path: Path) -> None:
     arms = make_arms(["base"], {}, [], random=False)
 
     def again(progress: Progress) -> None:
-        with pytest.raises(CorpusError, match="another process"):
+        with pytest.raises(FolderInUse, match="another process"):
             answer_all(pair, task, begin(tmp_path / "e", task), arms, OPTIONS, chat=False)
 
     answer_all(pair, task, folder, arms, OPTIONS, chat=False, on_progress=again)

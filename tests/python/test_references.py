@@ -18,7 +18,7 @@ import colm_cpp as colm
 from colm_cpp.cli import main
 from colm_cpp.errors import CorpusError, OptionError
 from colm_cpp.learn import Record, RecordFolder, load_task, make_arms, make_checker, summarize
-from colm_cpp.learn import run as answer_all
+from colm_cpp.learn import evaluate as answer_all
 from colm_cpp.learn.costs import ROUTER_TOKENS, StepTimes, answer_costs, confidence
 from colm_cpp.learn.references import MEASURES, Experts, above, curve, reference
 from colm_cpp.report import evaluation as report
