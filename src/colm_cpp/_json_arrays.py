@@ -11,12 +11,12 @@ from ._json_text import json_literal, literal
 if TYPE_CHECKING:
     from .json_schema import Atom, Converter
 
-__all__ = ["arrays"]
+__all__ = ["array_rules"]
 
 _MOST_UNIQUE = 8
 
 
-def arrays(converter: Converter, atoms: list[Atom]) -> list[Symbols]:
+def array_rules(converter: Converter, atoms: list[Atom]) -> list[Symbols]:
     """Arrays that satisfy all of ``atoms``."""
     low, high = converter.counts(atoms, "minItems", "maxItems")
     if high is not None and high < low:

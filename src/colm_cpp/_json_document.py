@@ -7,7 +7,7 @@ import urllib.parse
 from collections.abc import Callable
 from typing import Any
 
-from ._json_keywords import ANNOTATIONS, TYPES, Place, escaped, is_schema, is_type, listed, refuse
+from ._json_keywords import ANNOTATIONS, TYPES, Place, as_list, escaped, is_schema, is_type, refuse
 from ._languages import Languages, TooMuchWork
 from ._regex import NotSupported, parse
 from ._shown import shown
@@ -115,7 +115,7 @@ class Document:
             return [self.put(f"{there}#", False)]
         if keys == {"type"}:
             Place(there, "type", schema).expect(fits=is_type(schema["type"]), what="a JSON type or a list of them")
-            given = set(listed(schema["type"]))
+            given = set(as_list(schema["type"]))
             if "integer" not in given or "number" in given:
                 rest = [kind for kind in TYPES if kind not in given and kind != "integer"]
                 return [self.put(f"{there}#", {"type": rest} if rest else False)]

@@ -14,11 +14,11 @@ __all__ = [
     "KEYWORDS",
     "TYPES",
     "Place",
+    "as_list",
     "escaped",
     "is_number",
     "is_schema",
     "is_type",
-    "listed",
     "refuse",
 ]
 
@@ -65,7 +65,7 @@ class Place(NamedTuple):
 # -- what keywords may hold -----------------------------------------------------------------------------------------
 
 
-def listed(value: Any) -> list[Any]:
+def as_list(value: Any) -> list[Any]:
     """A list as it is, anything else alone in one."""
     return value if isinstance(value, list) else [value]
 
@@ -77,7 +77,7 @@ def is_schema(value: Any) -> bool:
 
 def is_type(value: Any) -> bool:
     """Whether it is the value of a ``type``."""
-    kinds = listed(value)
+    kinds = as_list(value)
     return bool(kinds) and all(isinstance(kind, str) and kind in TYPES for kind in kinds)
 
 

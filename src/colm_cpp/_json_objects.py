@@ -14,12 +14,12 @@ from ._languages import Term
 if TYPE_CHECKING:
     from .json_schema import Atom, Converter
 
-__all__ = ["objects"]
+__all__ = ["object_rules"]
 
 _MOST_PATTERNS = 4
 
 
-def objects(converter: Converter, atoms: list[Atom]) -> list[Symbols]:
+def object_rules(converter: Converter, atoms: list[Atom]) -> list[Symbols]:
     """Objects that satisfy all of ``atoms``."""
     least, most = converter.counts(atoms, "minProperties", "maxProperties")
     required = dict.fromkeys(name for atom in atoms for name in atom.schema.get("required", ()))

@@ -10,7 +10,7 @@ from typing import Any
 
 from ._formats import of_format
 from ._json_document import Document
-from ._json_keywords import KEYWORDS, Place, is_number, listed, refuse
+from ._json_keywords import KEYWORDS, Place, as_list, is_number, refuse
 from ._languages import Languages, TooMuchWork
 from ._regex import NotSupported, parse
 from ._shown import shown
@@ -65,7 +65,7 @@ def holds(document: Document, languages: Languages, at: str, value: Any) -> bool
     def sub(part: Any, *path: str | int) -> bool:
         return holds(document, languages, document.under(at, *path), part)
 
-    if "type" in schema and not set(_kinds(value)) & set(listed(schema["type"])):
+    if "type" in schema and not set(_kinds(value)) & set(as_list(schema["type"])):
         return False
     if "const" in schema and _same(value) != _same(schema["const"]):
         return False

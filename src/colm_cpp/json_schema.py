@@ -15,10 +15,10 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from ._formats import FORMATS, of_format
-from ._json_arrays import arrays
+from ._json_arrays import array_rules
 from ._json_document import Document
-from ._json_keywords import ANNOTATIONS, KEYWORDS, Place, listed, refuse
-from ._json_objects import objects
+from ._json_keywords import ANNOTATIONS, KEYWORDS, Place, as_list, refuse
+from ._json_objects import object_rules
 from ._json_rules import Name, Symbols, written
 from ._json_text import MOST_DIGITS, Bound, json_literal, literal, number_term, string_chars, text_chars
 from ._json_values import distinct, holds
@@ -138,7 +138,7 @@ class Converter:
 
     def _of_type(self, kind: str, atoms: list[Atom]) -> list[Symbols]:
         makers = {"string": self._strings, "number": self._numbers}
-        makers |= {"array": partial(arrays, self), "object": partial(objects, self)}
+        makers |= {"array": partial(array_rules, self), "object": partial(object_rules, self)}
         return makers[kind](atoms) if kind in makers else [[Name(kind)]]
 
     def finite(self, atoms: list[Atom], conjunction: Conjunction) -> list[Any] | None:
@@ -169,7 +169,7 @@ class Converter:
         types = list(TYPES)
         for atom in atoms:
             if "type" in atom.schema:
-                given = {"number" if kind == "integer" else kind for kind in listed(atom.schema["type"])}
+                given = {"number" if kind == "integer" else kind for kind in as_list(atom.schema["type"])}
                 types = [kind for kind in types if kind in given]
         return types
 
@@ -346,7 +346,7 @@ class Converter:
 
     @staticmethod
     def _integer(atoms: list[Atom]) -> bool:
-        kinds = [listed(atom.schema["type"]) for atom in atoms if "type" in atom.schema]
+        kinds = [as_list(atom.schema["type"]) for atom in atoms if "type" in atom.schema]
         return any("integer" in kind and "number" not in kind for kind in kinds)
 
     def _number_term(self, atoms: list[Atom]) -> Term:

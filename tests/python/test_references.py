@@ -372,7 +372,7 @@ def test_plots_show_chord_and_router(tmp_path: Path, monkeypatch: pytest.MonkeyP
         }
 
     monkeypatch.setattr(figures.Figure, "savefig", noting)
-    report.write_report(summarize(folder, task, make_checker("number")), folder.path)
+    report.write_plots(summarize(folder, task, make_checker("number")), folder.path)
     assert plotted == {
         "accuracy_by_rate": {"chord": pytest.approx((0, 100)), "router": pytest.approx((0, 100))},
         "accuracy_by_speed": {"chord": pytest.approx((4, 2)), "router": pytest.approx((4, 4 / 3))},
