@@ -102,8 +102,7 @@ py::array_t<float> features_of(const FloatArray& logits, const std::vector<std::
 }  // namespace
 
 void register_head(py::module_& module) {
-    py::class_<Head, std::shared_ptr<Head>>(module, "Head")
-        .def_property_readonly("needs_hidden", &Head::needs_hidden);
+    py::class_<Head, std::shared_ptr<Head>>(module, "Head");
     module.def(
         "read_head", [](const std::string& path) { return to_fields(*llama::read_head(path)); },
         py::arg("path"), "Read a head file into the fields of colm_cpp.Head.");

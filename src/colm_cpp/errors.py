@@ -16,6 +16,7 @@ __all__ = [
     "ContextFull",
     "CorpusError",
     "DownloadError",
+    "FolderInUse",
     "ForkError",
     "GenerationError",
     "GrammarError",
@@ -61,6 +62,16 @@ class OptionError(ColmError, ValueError):
 
 class CorpusError(ColmError, ValueError):
     """Texts, problems or results on disk cannot be used; the message names the file, and the line if there is one."""
+
+
+class FolderInUse(ColmError, RuntimeError):
+    """Another process is writing to a folder of results.
+
+    Attributes:
+        folder: its path.
+    """
+
+    folder: str = ""
 
 
 class LoadError(ColmError, OSError):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import ColmError, HeadError, OptionError
+from ..errors import HeadError, OptionError
 from ._files import check, read_by
 from ._help import SectionedCommand
 from ._pair import answer_options, chosen_models, loading, models_again, option, pair_arguments, parallel_option
@@ -112,13 +112,7 @@ def calibrate(head: str, prompts: tuple[str, ...], out: Path | None, as_json: bo
             n_parallel=values["n_parallel"],
             on_text=on_text,
         )
-    result.head.save(target)  # before anything more can fail
-    try:
-        result = _with_youden(result, models, values)
-    except ColmError as error:
-        echo(one_line(f"colm: warning: the Youden threshold could not be computed: {error}"), err=True)
-    else:
-        result.head.save(target)
+    result.head.save(target)
     for rate, measured in result.off.items():
         nearest = f"colm: warning: for the deferral rate {rate:.0%}, the closest measured rate is {measured:.1%}; "
         why = "other thresholds give the same texts, so the search stopped; " if rate in result.stuck else ""
@@ -126,7 +120,7 @@ def calibrate(head: str, prompts: tuple[str, ...], out: Path | None, as_json: bo
     if as_json:
         rows = [[m.wanted, m.threshold, m.measured, m.n_tokens] for m in result.measurements]
         table = dict(zip(map(str, result.head.rates), result.head.thresholds, strict=True))
-        print_json({"head": str(target), "thresholds": table, "measurements": rows, "youden": result.youden})
+        print_json({"head": str(target), "thresholds": table, "measurements": rows})
     else:
         rate = 0.2 if values["default_rate"] is None else values["default_rate"]
         _report(
@@ -140,17 +134,6 @@ def _same(one: Path, other: str) -> bool:
     return one.exists() and os.path.exists(other) and os.path.samefile(one, other)
 
 
-def _with_youden(result: Calibrated, models: tuple[str, str], values: dict[str, Any]) -> Calibrated:
-    from ..learn.calibration import add_youden
-    from ._loading import load_scorer
-
-    # The same models again, loaded for reading whole texts rather than for writing one.
-    longest = max((len(text.tokens) for text in result.base_texts), default=2)
-    scorer = load_scorer(*models, n_ctx=max(longest, 2), **loading(values))
-    with scorer:
-        return add_youden(result, scorer)
-
-
 def _report(result: Calibrated, target: Path, next_command: str) -> None:
     from ._output import echo
 
@@ -160,9 +143,4 @@ def _report(result: Calibrated, target: Path, next_command: str) -> None:
     echo("rate    threshold")
     for rate, threshold in zip(result.head.rates, result.head.thresholds, strict=True):
         echo(f"{rate:6.0%}  {threshold:9.4g}")
-    if result.youden is not None:
-        echo(
-            f"threshold {result.youden['threshold']:.4g} best separates the tokens where the models differ from the "
-            f"others (Youden's J {result.youden['j']:.3f})"
-        )
     echo(f"{target}: calibrated; try {next_command}")

@@ -117,7 +117,8 @@ def evaluate(task: str, out: Path, as_json: bool, **values: Any) -> None:
 
 def _answer(task: Any, out: Path, models: tuple[str, str, str | None], values: dict[str, Any]) -> Any:
     from ..hub import resolve
-    from ..learn.evaluation import check_heads, make_arms, named_heads, run
+    from ..learn.evaluation import check_heads, make_arms, named_heads
+    from ..learn.evaluation import evaluate as answer_all
     from ..learn.identity import pair_identity
     from ..learn.records import FOLDER_FILES, RecordFolder
     from ..learn.texts import uses_chat
@@ -180,7 +181,7 @@ def _answer(task: Any, out: Path, models: tuple[str, str, str | None], values: d
                 progress.done / progress.total, f"{progress.done} of {progress.total} answers, {speed:.1f} tokens/s"
             )
 
-        run(
+        answer_all(
             pair,
             task,
             folder,

@@ -25,7 +25,7 @@ from .tasks import Problem, Task
 if TYPE_CHECKING:
     from ..pair import Pair
 
-__all__ = ["Arm", "Progress", "answers", "check_heads", "make_arms", "named_heads", "run"]
+__all__ = ["Arm", "Progress", "answers", "check_heads", "evaluate", "make_arms", "named_heads"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -197,7 +197,7 @@ def check_heads(pair: Pair, arms: Sequence[Arm]) -> None:
         pair._prepare(head)
 
 
-def run(
+def evaluate(
     pair: Pair,
     task: Task,
     folder: RecordFolder,
@@ -230,16 +230,16 @@ def run(
         experts: name of an expert -> a loaded pair whose base it is, for every arm with an ``expert``.
 
     Raises:
-        CorpusError: another process is writing to the folder.
+        FolderInUse: another process is writing to the folder.
         OptionError: ``n_parallel`` outside its range.
         Everything that :meth:`colm_cpp.Pair.chat` raises.
     """
     check_heads(pair, arms)
     with lock_folder(folder.path):
-        _run(pair, task, folder, arms, options, chat, n_parallel, on_progress, experts or {})
+        _evaluate(pair, task, folder, arms, options, chat, n_parallel, on_progress, experts or {})
 
 
-def _run(
+def _evaluate(
     pair: Pair,
     task: Task,
     folder: RecordFolder,

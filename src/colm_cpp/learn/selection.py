@@ -6,33 +6,16 @@ import hashlib
 import itertools
 import os
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from .._shown import shown
 from ..errors import CorpusError, OptionError
-from .corpus import BadRow, Document, read_documents
+from .corpus import BadRow, Corpus, Document, read_documents
 
-__all__ = ["Corpus", "select"]
+__all__ = ["select"]
 
 PathLike = str | os.PathLike[str]
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """The same texts in the same order, each time they are read.
-
-    Attributes:
-        documents: returns an iterator over documents and bad rows.
-        n_documents: the number of both together.
-        facts: the files and options that the texts depend on, for ``meta.json``.
-    """
-
-    documents: Callable[[], Iterator[Document | BadRow]]
-    n_documents: int
-    facts: Mapping[str, Any]
 
 
 def select(

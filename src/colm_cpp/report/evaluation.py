@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import MissingDependency
 from ..extras import require
 from ..learn.costs import ROUTER_TOKENS, Measure
 from ..learn.references import curve
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from ..learn.references import Above, Estimate
     from ..learn.summary import ArmSummary, Summary
 
-__all__ = ["to_markdown", "write_plots", "write_report", "write_tables"]
+__all__ = ["to_markdown", "write_plots", "write_tables"]
 
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # told apart by colour-blind people too
 
@@ -180,23 +179,6 @@ def _timed_on(arms: Sequence[ArmSummary]) -> str:
         return "tokens/s is empty, because no answer was written alone."
     shown = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     return f"tokens/s covers only the answers that were written one at a time: {shown} per arm."
-
-
-def write_report(summary: Summary, folder: str | os.PathLike[str]) -> tuple[dict[str, Path], str | None]:
-    """Writes report.md and report.json, and the plots where Matplotlib is installed.
-
-    Returns:
-        The files by name, and what is missing, in a sentence.
-
-    Raises:
-        OSError: they cannot be written; those that were there before stay.
-    """
-    written = write_tables(summary, folder)
-    try:
-        plots = write_plots(summary, Path(folder))
-    except MissingDependency as error:
-        return written, str(error)
-    return {**written, **{path.name: path for path in plots}}, None
 
 
 def write_tables(summary: Summary, folder: str | os.PathLike[str]) -> dict[str, Path]:
