@@ -112,9 +112,11 @@ def tune(
     folders = [Scores(folder) for folder in scores]
     if not folders:
         raise CorpusError("there are no scores to tune on; name a folder made by colm score")
-    pair = None
+    pair: Preset | None = None
     if isinstance(base, Preset):
-        pair, base, assistant = base, base.base, base.assistant if assistant is None else assistant
+        pair = base
+        base = pair.base
+        assistant = pair.assistant if assistant is None else assistant
     path = Path(out)
     models = models_of(pair, base, assistant, folders, path)
     base = resolve(base)
