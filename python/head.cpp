@@ -48,6 +48,7 @@ py::dict to_fields(const LearnedHead& head) {
     fields["base_name"] = text_or_none(info.base_name);
     fields["assistant_name"] = text_or_none(info.assistant_name);
     fields["vocab_fingerprint"] = text_or_none(info.vocab_fingerprint);
+    fields["base_adapters"] = info.base_adapters;
     fields["default_threshold"] = info.default_threshold;
     fields["rates"] = info.rates;
     fields["thresholds"] = info.thresholds;

@@ -44,6 +44,8 @@ class LlamaModel final : public LanguageModel, public BatchModel {
     const Vocabulary& vocabulary() const { return weights_->vocabulary; }
     const llama_vocab* vocab() const { return llama_model_get_vocab(model()); }
     const std::string& path() const { return path_; }
+    // As in the options.
+    const auto& adapters() const { return options_.lora; }
     // The most tokens of one pass of the graph.
     std::size_t n_ubatch() const;
     std::size_t n_ctx_train() const;

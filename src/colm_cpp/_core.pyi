@@ -84,7 +84,7 @@ class ModelOptions:
     use_mlock: bool
     rope_freq_base: float
     rope_freq_scale: float
-    lora: list[tuple[str, float]] | list[tuple[bytes, float]]
+    lora: list[tuple[str, float, str]] | list[tuple[bytes, float, str]]
     def __init__(self) -> None: ...
 
 class PolicyOptions:

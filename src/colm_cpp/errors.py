@@ -114,7 +114,7 @@ class HeadError(ColmError, ValueError):
 
 
 class HeadMismatch(HeadError):
-    """A deferral head was made for another base (its ``n_embd`` or vocabulary differs)."""
+    """A deferral head was made for another base: its ``n_embd``, vocabulary or LoRA adapters differ."""
 
 
 class TokenizeError(ColmError, ValueError):

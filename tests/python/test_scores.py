@@ -213,6 +213,8 @@ def test_progress_and_meta(scorer: Scorer, corpus: list[Path], finished: Path, p
         "assistant_model": model_identity(pair_files[1]),
         "base_lora": [],
         "assistant_lora": [],
+        "base_adapters": None,
+        "assistant_adapters": None,
         "vocab_fingerprint": scorer.vocab_fingerprint,
         "n_embd": 32,
         "top_k": 10,
@@ -472,8 +474,8 @@ def test_other_models_are_refused(
         ((tiny_model(**CHAT_BASE, n_embd=64), pair_files[1]), {}, "base_model"),
         (pair_files, {"n_ctx": 32}, "n_batch"),
         (pair_files, {"n_batch": 32}, "n_batch"),
-        (pair_files, {"base_options": {"lora": adapter}}, "base_lora"),
-        (pair_files, {"base_options": {"lora": [(adapter, 0.5)]}}, "base_lora"),
+        (pair_files, {"base_options": {"lora": adapter}}, "base_adapters"),
+        (pair_files, {"base_options": {"lora": [(adapter, 0.5)]}}, "base_adapters"),
     ]
     for files, load, name in others:
         with (

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 import random
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from .._shown import shown
 from ..errors import CorpusError, OptionError
+from ..paths import digest_of
 from .corpus import BadRow, Corpus, Document, read_documents
 
 __all__ = ["select"]
@@ -54,12 +53,9 @@ def select(
 
 def _described(path: PathLike) -> dict[str, str]:
     try:
-        with Path(path).open("rb") as file:
-            digest = hashlib.sha256()
-            while block := file.read(2**20):
-                digest.update(block)
+        digest = digest_of(path)
     except OSError as error:
         raise CorpusError(
             f"{os.fspath(path)} cannot be read ({error.strerror}); check its name and permissions"
         ) from error
-    return {"file": os.path.basename(os.fspath(path)), "sha256": digest.hexdigest()}
+    return {"file": os.path.basename(os.fspath(path)), "sha256": digest}

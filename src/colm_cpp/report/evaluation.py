@@ -31,7 +31,8 @@ def to_markdown(summary: Summary) -> str:
     """The table of the arms, and the table of their differences."""
     meta = summary.meta
     lines = [
-        f"Task {meta['task']}, checker {summary.checker}, base {meta['base']}, assistant {meta['assistant']}, "
+        f"Task {meta['task']}, checker {summary.checker}, base {meta['base']}{_with(meta.get('base_adapters'))}, "
+        f"assistant {meta['assistant']}{_with(meta.get('assistant_adapters'))}, "
         f"max_tokens {meta['options']['max_tokens']}, temperature {meta['options']['temperature']:g}.",
         "",
     ]
@@ -62,6 +63,8 @@ def to_markdown(summary: Summary) -> str:
         lines.append(_row(*cells, *[""] * (len(titles) + len(by_steps) - len(cells))))
     if summary.references:
         lines += ["", _what_references_are(summary)]
+    for said in _others(summary):
+        lines += ["", said]
     if any(arm.n_timed < arm.n_problems for arm in summary.arms):
         lines += ["", _timed_on(summary.arms)]
     lines += _above(summary)
@@ -80,6 +83,29 @@ def to_markdown(summary: Summary) -> str:
                 f"{100 * d.high:+.1f} | {_p_value(d.p_value, c.n_problems)} |"
             )
     return "\n".join(lines) + "\n"
+
+
+def _with(adapters: Any) -> str:
+    named = " and ".join(f"adapter {digest[:12]} at scale {scale:g}" for digest, scale in adapters or ())
+    return f" with {named}" if named else ""
+
+
+def _others(summary: Summary) -> list[str]:
+    """A sentence for each other model and pair."""
+    arms = {arm.name.partition("@")[0]: summary.meta["arms"].get(arm.name, {}) for arm in summary.arms}
+    said = []
+    for name, facts in arms.items():
+        if "expert" in facts:
+            said.append(f"{name} is the model {_model(facts['expert'])} alone.")
+        elif "pair" in facts:
+            pair = facts["pair"]
+            base, assistant = _model(pair["base"]), _model(pair["assistant"])
+            said.append(f"{name} is another pair: base {base}, assistant {assistant}, head {facts['head']}.")
+    return said
+
+
+def _model(identity: Any) -> str:
+    return f"{identity['file']}{_with(identity.get('adapters'))}"
 
 
 def _head(*titles: str) -> list[str]:
