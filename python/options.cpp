@@ -65,7 +65,9 @@ void register_options(py::module_& module) {
         .def_readwrite("threshold", &PolicyOptions::threshold)
         .def_readwrite("schedule", &PolicyOptions::schedule)
         .def_readwrite("schedule_tokens", &PolicyOptions::schedule_tokens)
-        .def_readwrite("target_rate", &PolicyOptions::target_rate);
+        .def_readwrite("target_rate", &PolicyOptions::target_rate)
+        .def_readwrite("hold", &PolicyOptions::hold)
+        .def_readwrite("leave_threshold", &PolicyOptions::leave_threshold);
     py::class_<StrategyOptions>(module, "StrategyOptions")
         .def(py::init<>())
         .def_readwrite("strategy", &StrategyOptions::strategy)

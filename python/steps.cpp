@@ -2,6 +2,8 @@
 
 #include <pybind11/stl.h>
 
+#include <cmath>
+
 namespace py = pybind11;
 
 namespace colm::python {
@@ -32,7 +34,9 @@ const char* reason_name(FinishReason reason) {
 py::tuple to_tuple(const Step& step, const std::string& text) {
     py::list top;
     for (const TopLogprob& entry : step.top_logprobs) top.append(py::make_tuple(entry.token, entry.logprob));
-    return py::make_tuple(step.token, text, source_name(step.source), step.defer_logit, step.threshold,
+    const py::object defer_logit =
+        std::isnan(step.defer_logit) ? py::object(py::none()) : py::float_(step.defer_logit);
+    return py::make_tuple(step.token, text, source_name(step.source), defer_logit, step.threshold,
                           step.logprob, top);
 }
 

@@ -12,7 +12,7 @@ namespace colm::python {
 
 // "" for a text that goes on.
 const char* reason_name(FinishReason reason);
-// (id, text, source, defer_logit, threshold, logprob, [(id, logprob), ...])
+// (id, text, source, defer_logit or None, threshold, logprob, [(id, logprob), ...])
 pybind11::tuple to_tuple(const Step& step, const std::string& text);
 // The step of a token without text, or None.
 pybind11::object to_tuple(const std::optional<Step>& step);

@@ -7,12 +7,16 @@
 namespace colm {
 
 Decision::Decision(const Sequence& sequence, Router& router, const Choices& choices)
-    : router_(router), choices_(choices) {
+    : router_(router), choices_(choices), held_(router.policy.holds()) {
     step_.threshold = router.policy.threshold_at(sequence.n_generated(), sequence.stats.n_deferred);
     input_.position = sequence.tokens.size();
     input_.seed = router.seed;
-    needs_base_ = router.head->needs_base() || router.mixer.needs_base();
-    if (!needs_base_) {
+    const bool mixes = router.mixer.needs_base();
+    asks_head_ = !held_ || mixes || !router.head->needs_base();
+    needs_base_ = mixes || (asks_head_ && router.head->needs_base());
+    if (!asks_head_)
+        step_.defer_logit = std::numeric_limits<double>::quiet_NaN();
+    else if (!needs_base_) {
         step_.defer_logit = router.head->defer_logit(input_);
         needs_base_ = !defers();
     }
@@ -37,10 +41,14 @@ void Decision::hear_base(const Output& output) {
     base_ = route(output, head.n_top_logits());
     input_.hidden = output.hidden;
     input_.distribution = &base_.distribution;
-    step_.defer_logit = head.defer_logit(input_);
+    if (asks_head_) step_.defer_logit = head.defer_logit(input_);
 }
 
-bool Decision::defers() const { return Policy::defers(step_.defer_logit, step_.threshold); }
+bool Decision::defers() const {
+    if (!asks_head_) return true;
+    const bool defers = Policy::defers(step_.defer_logit, step_.threshold);  // refuses a z that is NaN
+    return held_ || defers;
+}
 
 Token Decision::sample(const Routed& routed) {
     return router_.sampler->choose(routed.logits, routed.distribution, input_.position);
@@ -84,7 +92,7 @@ void append(const Step& step, Sequence& sequence, Router& router) {
     router.sampler->accept(step.token);
     sequence.tokens.push_back(step.token);
     if (step.source == Source::assistant) ++sequence.stats.n_deferred;
-    router.policy.observe(step.defer_logit);
+    router.policy.observe(step.defer_logit, step.source == Source::assistant);
 }
 
 }  // namespace colm

@@ -39,7 +39,8 @@ class Decision {
     Decision(const Decision&) = delete;
     Decision& operator=(const Decision&) = delete;
 
-    // Whether the base has to read the text first; its output then goes to hear_base().
+    // Whether the base has to read the text first; its output then goes to hear_base(). Where the assistant
+    // holds its turn, it need not.
     bool needs_base() const { return needs_base_; }
     // Logits are changed in place; they are borrowed until choose() where the assistant is mixed with them,
     // and where the token is not deferred.
@@ -73,6 +74,8 @@ class Decision {
     Routed base_;
     std::vector<float> kept_;
     Step step_;
+    bool held_;       // the assistant's token, whatever the head says
+    bool asks_head_;  // whether z is known, or will be
     bool needs_base_;
 };
 

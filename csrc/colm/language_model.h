@@ -31,7 +31,8 @@ class LanguageModel {
     virtual std::size_t n_outputs() const = 0;
 
     // Reads `tokens` after the `position` tokens that the model holds.
-    // Requires 1 <= tokens.size <= n_batch() and position + tokens.size <= n_ctx().
+    // Requires 1 <= tokens.size <= n_batch() and position + tokens.size <= n_ctx(); with the hidden state,
+    // tokens.size <= n_outputs() too.
     // Throws Cancelled or GenerationError; what the model holds is then unknown until rewind().
     virtual Output eval(View<const Token> tokens, std::size_t position, Want want, Interrupt& interrupt) = 0;
 

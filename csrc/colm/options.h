@@ -30,6 +30,12 @@ struct PolicyOptions {
     // r in [0, 1]: move the threshold, from `threshold` on, so that this share of the text's tokens is
     // deferred.
     std::optional<double> target_rate = std::nullopt;
+    // How many tokens the assistant writes each time that the head defers, >= 1. The head is asked again
+    // after them.
+    int hold = 1;
+    // In [0, 1]: after a token of the assistant's, z_t is compared with this threshold. Above `threshold` it
+    // counts as `threshold`. Unset: `threshold`.
+    std::optional<double> leave_threshold = std::nullopt;
 };
 
 struct StrategyOptions {

@@ -26,6 +26,12 @@ Policy::Policy(const PolicyOptions& options) : options_(options) {
     if (options.schedule_tokens < 0)
         throw OptionError("schedule_tokens is " + std::to_string(options.schedule_tokens) +
                           "; it must be 0 or more");
+    if (options.hold < 1)
+        throw OptionError("hold is " + std::to_string(options.hold) + "; it must be 1 or more");
+    if (const auto& leave = options.leave_threshold; leave && !(*leave >= 0.0 && *leave <= 1.0))
+        throw OptionError("leave_threshold is " + std::to_string(*leave) + "; it must be between 0 and 1");
+    options_.leave_threshold =
+        std::min(options.leave_threshold.value_or(options.threshold), options.threshold);
     if (!options.target_rate) return;
     if (!(*options.target_rate >= 0.0 && *options.target_rate <= 1.0))
         throw OptionError("target_rate is " + std::to_string(*options.target_rate) +
@@ -34,7 +40,12 @@ Policy::Policy(const PolicyOptions& options) : options_(options) {
         throw OptionError("a schedule and target_rate both move the threshold; leave one of them out");
 }
 
-void Policy::observe(double defer_logit) {
+void Policy::observe(double defer_logit, bool deferred) {
+    in_run_ = deferred;
+    if (!deferred)
+        n_held_ = 0;
+    else if (--n_held_ < 0)  // the head was asked, and deferred
+        n_held_ = options_.hold - 1;
     if (!std::isfinite(defer_logit)) return;
     ++n_;
     const double from_old = defer_logit - mean_;
@@ -42,15 +53,18 @@ void Policy::observe(double defer_logit) {
     squares_ += from_old * (defer_logit - mean_);
 }
 
-double Policy::steered(std::size_t n_generated, std::size_t n_deferred) const {
+double Policy::steered(double eta, std::size_t n_generated, std::size_t n_deferred) const {
     const double rate = *options_.target_rate;
     if (rate <= 0.0) return 1.0;
     if (rate >= 1.0) return 0.0;
     const double deviation =
         n_ < kEnoughToMeasure ? kFirstDeviation
                               : std::max(kLeastDeviation, std::sqrt(squares_ / static_cast<double>(n_ - 1)));
-    const double start = std::log(options_.threshold) - std::log1p(-options_.threshold);
-    const double ahead = static_cast<double>(n_deferred) - rate * static_cast<double>(n_generated);
+    const double start = std::log(eta) - std::log1p(-eta);
+    // A decision to defer counts `hold` tokens. The full gain would swing to and fro, and a gain divided by
+    // `hold` would take long to correct the start.
+    const double ahead = (static_cast<double>(n_deferred) - rate * static_cast<double>(n_generated)) /
+                         std::sqrt(static_cast<double>(options_.hold));
     const double logit =
         std::clamp(std::clamp(start, -kLargestLogit, kLargestLogit) + kGain * deviation * ahead,
                    -kLargestLogit, kLargestLogit);
@@ -58,8 +72,8 @@ double Policy::steered(std::size_t n_generated, std::size_t n_deferred) const {
 }
 
 double Policy::threshold_at(std::size_t n_generated, std::size_t n_deferred) const {
-    const double eta = options_.threshold;
-    if (options_.target_rate) return steered(n_generated, n_deferred);
+    const double eta = in_run_ ? *options_.leave_threshold : options_.threshold;
+    if (options_.target_rate) return steered(eta, n_generated, n_deferred);
     const auto k = static_cast<std::size_t>(options_.schedule_tokens);
     if (options_.schedule == Schedule::constant || n_generated >= k) return eta;
     const double progress = static_cast<double>(n_generated) / static_cast<double>(k);

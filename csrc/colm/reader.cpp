@@ -21,8 +21,11 @@ Output Reader::read(const std::vector<Token>& tokens, bool hidden, Interrupt& in
                     std::vector<DecodeCall>& calls) {
     go_back(tokens, tokens.size() - 1);
     // With embeddings on, llama.cpp computes the vocabulary product for every token of a batch, so a hidden
-    // state is asked for with the last token alone and everything before it is read without outputs.
-    const std::size_t n_last = hidden ? 1 : 0;
+    // state is asked for with the last token alone and everything before it is read without outputs. A few
+    // tokens behind a text, such as a run of the assistant's, cost less in one batch than in two.
+    const std::size_t n_new = tokens.size() - held_.size();
+    const bool few = !held_.empty() && n_new <= std::min(model_->n_outputs(), model_->n_batch());
+    const std::size_t n_last = !hidden ? 0 : few ? n_new : 1;
     Output output;
     while (held_.size() < tokens.size()) {
         interrupt.check();

@@ -27,7 +27,7 @@ struct TopLogprob {
 struct Step {
     Token token = kNoToken;
     Source source = Source::base;
-    double defer_logit = 0.0;  // z_t
+    double defer_logit = 0.0;  // z_t; NaN where the head was not asked, because the assistant held its turn
     double threshold = 0.0;    // eta in force at this position
     double logprob = 0.0;      // natural log, under the routed distribution before temperature and truncation
     std::vector<TopLogprob> top_logprobs;  // descending; empty unless asked for

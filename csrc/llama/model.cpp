@@ -345,13 +345,15 @@ void LlamaModel::decode(std::size_t n_tokens, bool hidden, Interrupt& interrupt)
 }
 
 Output LlamaModel::eval(View<const Token> tokens, std::size_t position, Want want, Interrupt& interrupt) {
-    if (tokens.size == 0 || tokens.size > n_batch_ || position + tokens.size > n_ctx_)
+    if (tokens.size == 0 || tokens.size > n_batch_ || position + tokens.size > n_ctx_ ||
+        (want == Want::logits_and_hidden && tokens.size > n_outputs_))
         throw GenerationError("a batch of " + std::to_string(tokens.size) + " tokens at position " +
                               std::to_string(position) + " does not fit n_batch " + std::to_string(n_batch_) +
                               " and n_ctx " + std::to_string(n_ctx_));
+    const bool hidden = want == Want::logits_and_hidden;
     for (std::size_t i = 0; i < tokens.size; ++i)
-        set_slot(i, {tokens[i], position + i, 0, want != Want::nothing && i + 1 == tokens.size});
-    decode(tokens.size, want == Want::logits_and_hidden, interrupt);
+        set_slot(i, {tokens[i], position + i, 0, hidden || (want != Want::nothing && i + 1 == tokens.size)});
+    decode(tokens.size, hidden, interrupt);
     if (want == Want::nothing) return {};
     return output(tokens.size - 1);
 }

@@ -9,6 +9,9 @@
 
 namespace colm::llama {
 
+// The base reads a run of up to this many of the assistant's tokens with their hidden states in one batch.
+inline constexpr std::uint32_t kMostRunOutputs = 8;
+
 struct ModelOptions {
     std::string path;
 

@@ -25,7 +25,9 @@ void check_options(const GenerationOptions& options) {
 }
 
 Pair::Pair(const ModelOptions& base_options, const ModelOptions& assistant_options) {
-    auto base = std::make_unique<LlamaModel>(base_options);
+    ModelOptions of_base = base_options;
+    of_base.n_outputs = std::max(of_base.n_outputs, kMostRunOutputs);
+    auto base = std::make_unique<LlamaModel>(of_base);
     ModelOptions of_assistant = assistant_options;
     of_assistant.n_outputs = std::max<std::uint32_t>(of_assistant.n_outputs, kMostLookahead + 1);
     auto assistant = std::make_unique<LlamaModel>(of_assistant);

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from . import _head_checks as checks
 from . import _head_file, _head_math
 from ._head_checks import ACTIVATIONS, FEATURES, KINDS, MAX_TOP_K
+from ._head_tables import Runs, threshold_for
 from ._numbers import share
 from .errors import HeadError
 from .paths import to_native
@@ -50,10 +51,12 @@ class Head:
             ``()``: it had none. None: unknown. A pair whose base has other adapters refuses the head, or warns if the
             head was fitted without one.
         default_threshold: eta in [0, 1]. None: 0.5.
-        rates: the calibration table's deferral rates in [0, 1], strictly ascending; at most 4096.
+        rates: the calibration table's deferral rates in [0, 1], strictly ascending; at most 4096. The table holds for a
+            ``hold`` of 1 without a leave threshold; tables for others lie in ``calibration``.
         thresholds: the calibration table's thresholds in [0, 1], one for each of ``rates``.
         training: how the head was fitted, and its metrics on held-out texts, as JSON; None if unknown.
-        calibration: how ``rates`` were measured, as JSON; None if unknown.
+        calibration: how ``rates`` were measured, as JSON; None if unknown. Its list ``"runs"`` holds the tables for
+            other ``hold`` and ``leave_threshold``.
 
     ``default_threshold``, ``rates`` and ``thresholds`` are rounded to float32, as a head file holds
     them. A head therefore behaves alike before it is saved and after it is loaded.
@@ -225,25 +228,22 @@ class Head:
         n_in = self.n_embd + self.n_features
         return _head_math.evaluate(self.weights, self.biases, self.activation, inputs, n_in)
 
-    def threshold_for_rate(self, rate: float) -> float:
+    def threshold_for_rate(self, rate: float, *, hold: int = 1, leave_threshold: float | None = None) -> float:
         """Give the threshold eta at which about ``rate`` of the tokens are deferred.
 
         Interpolates linearly in the calibration table. Beyond an end of the table, gives that end's threshold.
 
         Args:
-            rate: wanted share of deferred tokens, 0 to 1.
+            rate: wanted share of deferred tokens, 0 to 1. It counts all tokens of the assistant, held ones too.
+            hold: tokens that the assistant writes each time that the head defers.
+            leave_threshold: the threshold after a token of the assistant. None: the same as before.
 
         Raises:
-            OptionError: ``rate`` is not in [0, 1].
-            HeadError: the head has no calibration table.
+            OptionError: ``rate`` is not in [0, 1], or ``hold`` or ``leave_threshold`` is out of range.
+            HeadError: the head has no calibration table for this ``hold`` and ``leave_threshold``.
         """
         rate = share("rate", rate)
-        if not self.rates:
-            raise HeadError(
-                f"head {self.name or '(unnamed)'} has no calibration table, so no threshold is known for "
-                f"rate {rate}; run colm calibrate on it, or give a threshold instead of a rate"
-            )
-        return float(np.interp(rate, self.rates, self.thresholds))
+        return threshold_for(self, Runs.of({"hold": hold, "leave_threshold": leave_threshold}), rate)
 
     def replace(self, **changes: Any) -> Head:
         """Copy the head with some attributes changed, e.g. ``head.replace(default_threshold=0.3)``.

@@ -18,7 +18,7 @@ from .heads import Head
 from .hub import resolve
 from .memory import ModelMemory, PairMemory
 from .names import HEAD_CHOICES, find_head, find_model, head_file
-from .options import LONG_N_UBATCH, MAX_LOOKAHEAD, GenerationOptions, LoadOptions, option_dict
+from .options import LONG_N_UBATCH, MAX_LOOKAHEAD, MOST_RUN_OUTPUTS, GenerationOptions, LoadOptions, option_dict
 from .pair import DEFAULT_THRESHOLD, Pair
 from .paths import to_native
 from .preset import Preset, preset
@@ -198,7 +198,9 @@ def prepare(
         models = [ModelMemory.of(path, o) for path, o in zip(paths, chosen, strict=True)]
         memory = PairMemory(models[0], models[1], (sizes[0], sizes[1]), min(o.n_batch for o in chosen))
         # To verify draft tokens, the assistant needs a row of logits for each and one for the token that follows.
-        rows = n_outputs, n_outputs if n_sequences > 1 else max(n_outputs, MAX_LOOKAHEAD + 1)
+        # The base has one for each token of a run that it reads with hidden states.
+        least = (1, 1) if n_sequences > 1 else (MOST_RUN_OUTPUTS, MAX_LOOKAHEAD + 1)
+        rows = max(n_outputs, least[0]), max(n_outputs, least[1])
         memory.check_load((min(rows[0], chosen[0].n_batch), min(rows[1], chosen[1].n_batch)), n_sequences)
     prepared = [
         o.to_core(

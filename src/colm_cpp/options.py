@@ -54,6 +54,7 @@ _MAX_FLOAT = 3.4028234663852886e38  # float32
 # llama.cpp reads this seed as "draw one".
 MAX_SEED = 2**32 - 2
 MAX_LOOKAHEAD = 15
+MOST_RUN_OUTPUTS = 8  # kMostRunOutputs
 # Defaults for answers in ``learn`` and in its commands.
 ANSWER_OPTIONS: Mapping[str, Any] = MappingProxyType({"max_tokens": 512, "temperature": 0.0, "seed": 0})
 # Names that other libraries give to the option for a JSON schema.
@@ -344,6 +345,8 @@ class WritingOptionsDict(TypedDict, total=False):
     threshold: float | None
     defer_rate: float | None
     target_rate: float | None
+    hold: int
+    leave_threshold: float | None
     strategy: StrategyName
     beta: float
     alpha: float
@@ -382,10 +385,18 @@ class GenerationOptions:
         threshold: eta in [0, 1]: a token is deferred exactly when z_t > logit(eta). 1 is the base alone, 0 is the
             assistant alone. None: the head's default threshold, or 0.5 if it has none.
         defer_rate: defer this share of the tokens, 0 to 1. It takes the place of ``threshold``: the head's calibration
-            table (``colm calibrate``) gives the threshold. The head ``"random"`` needs no table.
+            table for this ``hold`` and ``leave_threshold`` (``colm calibrate``) gives the threshold. The head
+            ``"random"`` needs no table.
         target_rate: move the threshold while writing, so that this share of *this* text is deferred, 0 to 1. The
             first threshold is ``threshold`` if given, else the calibrated one if the head has a table, else the
             head's default. It cannot be combined with ``schedule``.
+        hold: how many tokens the assistant writes each time that the head defers, 1 or more. The head is asked again
+            after them. Meanwhile the base reads nothing (except with ``"compose"`` and ``"contrastive"``, which mix
+            its distribution in). Then it reads the whole run in one batch. Deferral rates count all tokens of the
+            assistant.
+        leave_threshold: after a token of the assistant, z_t is compared with the logit of this threshold, 0 to 1. A
+            value below ``threshold`` thus makes runs longer, and one above it counts as ``threshold``. Schedule and
+            target rate move both thresholds alike. None: the same as ``threshold``.
         strategy: what happens at a deferred position: ``"defer"`` (the assistant's distribution), ``"compose"``
             ((1 - p) P_base + p P_assistant with p = sigmoid(z_t)) or ``"contrastive"`` (log P_assistant - beta log
             P_base over the ids with P_assistant >= alpha max P_assistant; Li et al., arXiv 2210.15097).
@@ -425,6 +436,8 @@ class GenerationOptions:
     threshold: float | None = None
     defer_rate: float | None = None
     target_rate: float | None = None
+    hold: int = 1
+    leave_threshold: float | None = None
     strategy: str = "defer"
     beta: float = 0.5
     alpha: float = 0.1
@@ -519,6 +532,9 @@ class GenerationOptions:
         policy.threshold = share("threshold", default_threshold if self.threshold is None else self.threshold)
         if self.target_rate is not None:
             policy.target_rate = share("target_rate", self.target_rate)
+        policy.hold = integer("hold", self.hold, 1, 2**31 - 1)
+        if self.leave_threshold is not None:
+            policy.leave_threshold = share("leave_threshold", self.leave_threshold)
         policy.schedule = getattr(_core.Schedule, self.schedule)
         policy.schedule_tokens = integer("schedule_tokens", self.schedule_tokens, 0, 2**31 - 1)
         core.policy = policy

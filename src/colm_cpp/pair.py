@@ -8,11 +8,13 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 from . import _core
 from ._busy import busy, check_usable, wait_until_idle
+from ._head_tables import Runs, threshold_for
 from ._log import forward_log
 from ._numbers import seconds
 from ._shown import shown
@@ -571,7 +573,8 @@ class Pair:
             raise HeadError(f"this pair has no deferral head; {HEAD_CHOICES}")
         default_threshold = prepared.default_threshold
         if rate is not None:
-            default_threshold = prepared.threshold_for(rate, must_know=options.defer_rate is not None)
+            runs = Runs.of({"hold": options.hold, "leave_threshold": options.leave_threshold})
+            default_threshold = prepared.threshold_for(rate, runs, must_know=options.defer_rate is not None)
         return prepared.core, options.to_core(default_threshold)
 
     def _start(
@@ -637,16 +640,17 @@ class _Prepared:
     name: str
     head: Head | None = None
 
-    def threshold_for(self, rate: float, *, must_know: bool) -> float:
+    def threshold_for(self, rate: float, runs: Runs, *, must_know: bool) -> float:
         """The threshold at which ``rate`` of the tokens are deferred.
 
         Raises:
             HeadError: the threshold is unknown, and ``must_know`` is True.
         """
         if self.name == "random" and self.head is None:
-            return 1.0 - rate
-        if self.head is not None and self.head.rates:
-            return self.head.threshold_for_rate(rate)
+            return runs.random_threshold(rate)
+        if self.head is not None:
+            with nullcontext() if must_know else suppress(HeadError):
+                return threshold_for(self.head, runs, rate)
         if not must_know:
             return self.default_threshold
         raise HeadError(

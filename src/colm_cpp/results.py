@@ -51,8 +51,9 @@ class Token:
             spans several tokens belongs to the last of them. Text from the beginning of a stop string on belongs to
             no token.
         source: the model that chose the token, ``"base"`` or ``"assistant"``.
-        defer_logit: z_t, the deferral logit.
-        threshold: eta, the threshold at this position.
+        defer_logit: z_t, the deferral logit. None where the head was not asked, because the assistant held its turn
+            (the option ``hold``).
+        threshold: eta, the threshold at this position: the leave threshold after a token of the assistant.
         logprob: natural log-probability of the token under the distribution that chose it (base's, assistant's, or
             the strategy's mixture), before temperature, penalties, grammar and truncation.
         top_logprobs: the likeliest tokens, descending; empty unless ``logprobs`` was given.
@@ -61,29 +62,30 @@ class Token:
     id: int
     text: str
     source: Source
-    defer_logit: float
+    defer_logit: float | None
     threshold: float
     logprob: float
     top_logprobs: tuple[TopLogprob, ...] = ()
 
     @property
-    def defer_prob(self) -> float:
-        """P(Z_t = 1 | x_<t) = sigmoid(z_t)."""
-        return defer_prob(self.defer_logit)
+    def defer_prob(self) -> float | None:
+        """P(Z_t = 1 | x_<t) = sigmoid(z_t); None where ``defer_logit`` is None."""
+        return None if self.defer_logit is None else defer_prob(self.defer_logit)
 
     @property
     def deferred(self) -> bool:
-        """Whether the head deferred this token to the assistant."""
+        """Whether it was the assistant's turn."""
         return self.source == "assistant"
 
     def __repr__(self) -> str:
-        return f"Token({self.text!r}, {self.source}, id={self.id}, defer_prob={self.defer_prob:.2f})"
+        p = "None" if self.defer_prob is None else f"{self.defer_prob:.2f}"
+        return f"Token({self.text!r}, {self.source}, id={self.id}, defer_prob={p})"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields, ``defer_prob`` included."""
         fields = dataclasses.asdict(self)
         for name in ("defer_logit", "logprob"):
-            if not math.isfinite(fields[name]):  # JSON has no infinities
+            if fields[name] is not None and not math.isfinite(fields[name]):  # JSON has no infinities
                 fields[name] = None
         return {**fields, "defer_prob": self.defer_prob}
 
@@ -217,7 +219,12 @@ def _tinted(tokens: Iterable[Token]) -> str:
     """Coloured spans. A model may write anything, so its text is escaped and its writing direction is isolated."""
     return "".join(
         f'<span style="background:{_TINTS[token.source]};unicode-bidi:isolate" '
-        f'title="{token.source}, defer probability {token.defer_prob:.2f}">{html.escape(token.text)}</span>'
+        f'title="{token.source}, {_asked(token)}">{html.escape(token.text)}</span>'
         for token in tokens
         if token.text
     )
+
+
+def _asked(token: Token) -> str:
+    """What the head said, in words."""
+    return "head not asked" if token.defer_prob is None else f"defer probability {token.defer_prob:.2f}"

@@ -128,8 +128,9 @@ double steered_rate(double target, double eta, double mean, double deviation, st
     std::size_t n_deferred = 0;
     for (std::size_t t = 0; t < n; ++t) {
         const double z = normal();
-        if (Policy::defers(z, policy.threshold_at(t, n_deferred))) ++n_deferred;
-        policy.observe(z);
+        const bool defers = Policy::defers(z, policy.threshold_at(t, n_deferred));
+        if (defers) ++n_deferred;
+        policy.observe(z, defers);
     }
     return static_cast<double>(n_deferred) / static_cast<double>(n);
 }
@@ -163,9 +164,9 @@ TEST(policy_steering_follows_the_formula) {
     Policy policy(aiming_at(0.25, 0.5));
     // Before it knows how z varies: logit = 0.75 (deferred - 0.25 generated).
     CHECK_NEAR(policy.threshold_at(4, 3), 1.0 / (1.0 + std::exp(-1.5)), 1e-12);
-    for (int i = 0; i < 10; ++i) policy.observe(i % 2 == 0 ? 6.0 : -6.0);
-    policy.observe(kInfD);  // tells nothing
-    policy.observe(-kInfD);
+    for (int i = 0; i < 10; ++i) policy.observe(i % 2 == 0 ? 6.0 : -6.0, false);
+    policy.observe(kInfD, true);  // tells nothing
+    policy.observe(-kInfD, false);
     const double deviation = std::sqrt(10.0 * 36.0 / 9.0);
     CHECK_NEAR(policy.threshold_at(8, 3), 1.0 / (1.0 + std::exp(-0.75 * deviation)), 1e-12);
 }

@@ -170,12 +170,14 @@ class OracleStep:
 
     token: int
     source: Literal["base", "assistant"]
-    defer_logit: float
+    defer_logit: float | None  # None where the head was not asked
     threshold: float
     logprob: float
     # How far the step is from another outcome: the gap between the best two scores or between the deferral
     # logit and its threshold, whichever is smaller. Rounding in llama.cpp may decide a step with a small one.
     margin: float = math.inf
+    # How far the id nearest to the cutoff of `contrastive` is from it: it may enter or leave the distribution.
+    edge: float = math.inf
 
 
 def logsumexp(x: F64) -> float:
@@ -379,6 +381,8 @@ def oracle_generate(
     strategy: str = "defer",
     schedule: str = "constant",
     schedule_tokens: int = 0,
+    hold: int = 1,
+    leave_threshold: float | None = None,
     max_tokens: int = 16,
     blocked: Iterable[int] = (),
     n_shared: int | None = None,
@@ -406,24 +410,34 @@ def oracle_generate(
     text = list(prompt_tokens)
     steps: list[OracleStep] = []
     chain = _Chain(seed, temperature, top_k, top_p, min_p, typical_p) if temperature > 0 else None
+    leave = threshold if leave_threshold is None else min(leave_threshold, threshold)
+    n_held = 0  # tokens that the assistant still writes without the head being asked
     try:
         for t in range(max_tokens):
             logits, hidden = base.logits_and_hidden(text)
             base_logits = logits[allowed].astype(np.float64)
             log_p = log_softmax(base_logits)
             z = defer_logit(head, hidden=hidden, logits=logits, log_p=log_p, seed=seed, position=len(text))
-            eta = threshold_at(threshold, schedule, schedule_tokens, t)
-            scores, source = base_logits, "base"
-            if defers(z, eta):
+            in_run = bool(steps) and steps[-1].source == "assistant"
+            eta = threshold_at(leave if in_run else threshold, schedule, schedule_tokens, t)
+            held = n_held > 0
+            scores, source, edge = base_logits, "base", math.inf
+            n_held -= 1
+            if held or defers(z, eta):
+                n_held = n_held if held else hold - 1
                 assistant_logits = assistant.logits_and_hidden(text)[0][allowed].astype(np.float64)
                 scores = routed_scores(strategy, base_logits, assistant_logits, z, beta, alpha)
                 source = "assistant"
+                if strategy == "contrastive" and alpha > 0:
+                    log_a = log_softmax(assistant_logits)
+                    edge = float(np.min(np.abs(log_a - math.log(alpha) - np.max(log_a))))
             token = allowed[int(np.argmax(scores))] if chain is None else chain.choose(allowed, scores, len(text))
             logprob = float(log_softmax(scores)[allowed.index(token)])
             margin = float(np.diff(np.sort(scores)[-2:])[0]) if len(allowed) > 1 else math.inf
-            if 0.0 < eta < 1.0:
+            if 0.0 < eta < 1.0 and not held:
                 margin = min(margin, abs(z - math.log(eta) + math.log1p(-eta)))
-            steps.append(OracleStep(token, source, z, eta, logprob, margin))  # type: ignore[arg-type]
+            known = not held or strategy != "defer"  # a mixture hears the base anyway
+            steps.append(OracleStep(token, source, z if known else None, eta, logprob, margin, edge))  # type: ignore[arg-type]
             text.append(token)
             if base.is_eog(token) or assistant.is_eog(token):
                 return steps, "eos"

@@ -607,7 +607,7 @@ def test_a_report_is_written(tmp_path: Path) -> None:
     facts = ("Task e.jsonl", "checker number", "base b", "assistant a", "max_tokens 12", "temperature 1")
     assert all(fact in lines[0] for fact in facts)
     low, high = wilson_interval(3, 6)
-    assert f"| base | 6 | 50.0% | {low:.1%} to {high:.1%} | 0.0% | 0.000 | 8.0 | 6 |" in lines
+    assert f"| base | 6 | 50.0% | {low:.1%} to {high:.1%} | 0.0% | 0.000 | 0.000 | 1.000 | 8.0 | 6 |" in lines
     assert any(line.startswith("| base | assistant | 6 | -33.3 | ") for line in lines)
 
 
@@ -674,7 +674,7 @@ def test_tokens_per_second_are_of_what_was_written_alone(
     }
     lines = written["report.md"].read_text().splitlines()
     cells = {name: next(line for line in lines if line.startswith(f"| {name} | 6 |")).split("|") for name in n_timed}
-    assert {name: row[7].strip() for name, row in cells.items()} == {
+    assert {name: row[9].strip() for name, row in cells.items()} == {
         name: "8.0" if n else "" for name, n in n_timed.items()
     }
     assert {len(row) for row in cells.values()} == {lines[2].count("|") + 1}

@@ -283,6 +283,8 @@ class Cases:
     def _is_certain(self, case: Case, mirror: OraclePair, steps: list[o.OracleStep]) -> bool:
         if case.options["temperature"] == 0.0 and min(step.margin for step in steps) < MARGIN:
             return False
+        if min(step.edge for step in steps) < 4 * mirror.assistant.noise_size:
+            return False
         # Sampling has further boundaries: those of the draw, and of every truncation before it.
         for run in range(N_NOISY_RUNS):
             for model in (mirror.base, mirror.assistant):
@@ -330,7 +332,12 @@ class Cases:
                 "min_p": float(rng.choice([0.0, 0.05, 0.2])),
                 "typical_p": float(rng.choice([0.7, 1.0, 1.0])),
             }
-        return Case(index, attempt, name, prompt, self._draw_head(rng, mirror), threshold, options)
+        head = self._draw_head(rng, mirror)
+        options |= {"hold": int(rng.choice([1, 1, 2, 3, 6]))}
+        if rng.random() < 0.25:
+            # As likely above the threshold as below it, where z of the tiny models lies.
+            options["leave_threshold"] = round(float(rng.uniform(0.2, 0.9)), 3)
+        return Case(index, attempt, name, prompt, head, threshold, options)
 
     def _draw_head(self, rng: np.random.Generator, mirror: OraclePair) -> HeadSpec:
         kind = str(rng.choice(["linear", "linear", "mlp", "mlp", "token", "confidence", "entropy", "random"]))
@@ -390,7 +397,9 @@ def difference(completion: colm.Completion, outcome: Outcome) -> str:
             return f"token {t}: id {token.id}, oracle {step.token} (margin {step.margin})"
         for name, allowed in (("defer_logit", tolerance), ("logprob", tolerance), ("threshold", 1e-9)):
             value, expected = getattr(token, name), getattr(step, name)
-            if not math.isclose(value, expected, rel_tol=0.0, abs_tol=allowed):
+            if (value is None) != (expected is None):
+                return f"token {t}: {name} {value}, oracle {expected}"
+            if value is not None and not math.isclose(value, expected, rel_tol=0.0, abs_tol=allowed):
                 return f"token {t}: {name} {value}, oracle {expected}"
     if len(got) != len(steps):
         return f"{len(got)} tokens, oracle {len(steps)}"
@@ -441,6 +450,9 @@ def test_cases_cover_what_they_should(cases: Cases) -> None:
         "cosine",
         "exponential",
     )
+    at_least(30, Counter(case.options["hold"] for case in drawn), 1, 2, 3, 6)
+    at_least(40, Counter("leave_threshold" in case.options for case in drawn), True, False)
+    at_least(200, Counter(step.defer_logit is None for outcome in outcomes for step in outcome.steps), True, False)
     at_least(15, Counter(c.head.kind for c in drawn), "linear", "mlp", "token", "confidence", "entropy", "random")
     at_least(10, Counter(c.head.activation for c in drawn if c.head.widths), *colm.heads.ACTIVATIONS)
     at_least(30, Counter(f for case in drawn for f in case.head.features), *colm.heads.FEATURES)
@@ -524,7 +536,11 @@ def test_engine_agrees_with_oracle_on_real_models(
 
 def test_difference_finds_each_kind(cases: Cases) -> None:
     """The comparison itself: whatever is changed in the oracle's answer is noticed."""
-    index = next(i for i in range(N_CASES) if cases[i].reason == "length" and 0 < cases[i].case.threshold < 1)
+    index = next(
+        i
+        for i in range(N_CASES)
+        if cases[i].reason == "length" and 0 < cases[i].case.threshold < 1 and cases[i].steps[3].defer_logit is not None
+    )
     outcome = cases[index]
     completion = run_engine(cases.pair(outcome.case.pair)[1], outcome.case)
     assert difference(completion, outcome) == ""
@@ -538,7 +554,9 @@ def test_difference_finds_each_kind(cases: Cases) -> None:
 
     assert "id" in difference(completion, change(token=step.token ^ 1))
     assert "source" in difference(completion, change(source=other))
+    assert step.defer_logit is not None
     assert "defer_logit" in difference(completion, change(defer_logit=step.defer_logit + beyond))
+    assert "defer_logit" in difference(completion, change(defer_logit=None))
     assert "logprob" in difference(completion, change(logprob=step.logprob - beyond))
     assert "threshold" in difference(completion, change(threshold=step.threshold + 1e-6))
     assert "finish" in difference(completion, dataclasses.replace(outcome, reason="eos"))

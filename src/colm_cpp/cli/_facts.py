@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .. import _core
+from .._head_tables import known_runs
 from ..errors import HeadError, VocabMismatch
 from ..heads import Head
 from ..memory import estimate
@@ -72,10 +73,19 @@ def head_facts(path: str) -> dict[str, Any]:
         else [{"sha256": digest, "scale": scale} for digest, scale in head.base_adapters],
         "default_threshold": head.default_threshold,
         "calibration": [{"rate": r, "threshold": t} for r, t in zip(head.rates, head.thresholds, strict=True)],
+        "tables": _tables(head),
         "training": _json(head.training),
         "calibrated_on": _json(head.calibration),
         "file_bytes": os.path.getsize(path),
     }
+
+
+def _tables(head: Head) -> list[str]:
+    """What the head has calibration tables for, in words."""
+    try:
+        return [str(runs) for runs in known_runs(head)]
+    except HeadError as error:
+        return [str(error)]
 
 
 def _json(text: str | None) -> Any:

@@ -172,6 +172,10 @@ GENERATION = _table(
         "defer_rate": "Share of tokens to defer, 0 to 1. The head's calibration table gives the threshold. Replaces "
         "--threshold.",
         "target_rate": "Adjust the threshold during the text, so that this share of its tokens is deferred.",
+        "hold": "Number of tokens that the assistant writes each time that the head defers. The head is not asked "
+        "between them.",
+        "leave_threshold": "After a token of the assistant, defer when the defer probability exceeds this value, not "
+        "--threshold. A lower value makes runs longer. Unset: the same.",
         "strategy": "Distribution to sample from when the head defers: the assistant's (defer), a mixture of both "
         "models (compose), or their contrast (contrastive).",
         "beta": "Weight of the base with --strategy contrastive.",

@@ -31,6 +31,20 @@ __all__ = ["calibrate"]
 @option("Texts", "--chat/--no-chat", default=None, help="Apply the base's chat template. Unset: if it has one.")
 @parallel_option("Texts", "Number of answers to write at the same time.")
 @option(
+    "Head",
+    "--hold",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Number of tokens that the assistant writes each time that the head defers. The table holds for this number.",
+)
+@option(
+    "Head",
+    "--leave-threshold",
+    type=float,
+    help="After a token of the assistant, compare with this threshold. The table holds for it.",
+)
+@option(
     "Head", "--out", "-o", type=click.Path(path_type=Path), help="The head file to write.  [default: the head itself]"
 )
 @option("Head", "--default-rate", type=float, help="Make the threshold for this deferral rate the head's default.")
@@ -46,8 +60,10 @@ def calibrate(files: tuple[str, ...], out: Path | None, as_json: bool, **values:
 
     The result is a calibration table in the head file, in steps of 5%. --defer-rate reads this table. The weights of
     the head do not change. Without --out, the table is written into the head's own file. If that already has a table,
-    --force replaces it. If the command fails, the file does not change.
+    --force replaces it. If the command fails, the file does not change. A head can have a table for each --hold and
+    --leave-threshold.
     """
+    from .._head_tables import PLAIN, Runs, find_table
     from ..heads import Head
     from ..hub import is_hub_spec
     from ..learn.calibration import CHECKED_RATES
@@ -80,12 +96,14 @@ def calibrate(files: tuple[str, ...], out: Path | None, as_json: bool, **values:
     check("the head" if out is None else "--out", target, force=values["force"] or in_place, inputs=read)
     file = named.file()
     loaded = None if file is None else Head.load(file)
-    if in_place and loaded is not None and loaded.rates and not values["force"]:
+    runs = Runs.of(values)
+    if in_place and not values["force"] and loaded is not None and find_table(loaded, runs) is not None:
+        which = "" if runs == PLAIN else f" for {runs}"
         raise OptionError(
-            f"{target} already has a calibration table; give --force to replace it, or another file with --out"
+            f"{target} already has a calibration table{which}; give --force to replace it, or another file with --out"
         )
     problems = [p for path in prompts for p in load_prompts(path, skip=values["skip"], limit=values["limit"])]
-    options = {"max_tokens": values["max_tokens"], "temperature": values["temperature"], "seed": values["seed"]}
+    options = {key: values[key] for key in ("max_tokens", "temperature", "seed")} | runs.facts()
     with (
         log_to_stderr(values["verbose"]),
         load_pair(models, **loading(values)) as pair,
@@ -126,13 +144,15 @@ def calibrate(files: tuple[str, ...], out: Path | None, as_json: bool, **values:
         echo(one_line(f"{nearest}{why}use more prompts or longer texts for a more exact table"), err=True)
     if as_json:
         rows = [[m.wanted, m.threshold, m.measured, m.n_tokens] for m in result.measurements]
-        table = dict(zip(map(str, result.head.rates), result.head.thresholds, strict=True))
-        print_json({"head": str(target), "thresholds": table, "measurements": rows})
+        table = {str(rate): threshold for rate, threshold in result.table.items()}
+        facts = {"hold": runs.hold, "leave_threshold": runs.leave_threshold, "thresholds": table}
+        print_json({"head": str(target), **facts, "measurements": rows})
     else:
         rate = 0.2 if values["default_rate"] is None else values["default_rate"]
+        again = "".join(f" --{name.replace('_', '-')} {value:g}" for name, value in runs.facts().items())
         is_own = in_place and head is chosen.head
         given = "" if is_own else f" --head {quote(str(target))}"
-        _report(result, target, f"colm generate PROMPT {models_again(values)}{given} --defer-rate {rate:g}")
+        _report(result, target, f"colm generate PROMPT {models_again(values)}{given} --defer-rate {rate:g}{again}")
 
 
 def _head_and_prompts(files: tuple[str, ...], chosen: Preset) -> tuple[str, tuple[str, ...]]:
@@ -163,6 +183,6 @@ def _report(result: Calibrated, target: Path, next_command: str) -> None:
     for m in result.measurements:
         echo(f"{m.wanted:6.0%}  {m.threshold:9.4g}  {m.measured:8.1%}  {m.n_tokens:6d}")
     echo("rate    threshold")
-    for rate, threshold in zip(result.head.rates, result.head.thresholds, strict=True):
+    for rate, threshold in result.table.items():
         echo(f"{rate:6.0%}  {threshold:9.4g}")
     echo(f"{target}: calibrated; try {next_command}")

@@ -45,6 +45,24 @@ __all__ = ["evaluate"]
 )
 @option(
     "Configurations",
+    "--hold",
+    "holds",
+    multiple=True,
+    type=int,
+    help="Number of tokens that the assistant writes each time that a head defers. A head needs a calibration table "
+    "for each ('colm calibrate --hold'). Repeatable.  [default: 1]",
+)
+@option(
+    "Configurations",
+    "--leave-threshold",
+    "leave_thresholds",
+    multiple=True,
+    type=float,
+    help="After a token of the assistant, compare with this threshold. A head needs a calibration table for each. "
+    "Repeatable.",
+)
+@option(
+    "Configurations",
     "--arm",
     "arms",
     multiple=True,
@@ -145,6 +163,7 @@ def _other(name: str, given: str) -> Preset:
 
 
 def _answer(task: Any, out: Path, models: Preset, values: dict[str, Any]) -> Any:
+    from .._head_tables import Runs
     from ..learn.evaluation import check_heads, make_arms, named_heads
     from ..learn.evaluation import evaluate as answer_all
     from ..learn.identity import pair_identity
@@ -173,6 +192,11 @@ def _answer(task: Any, out: Path, models: Preset, values: dict[str, Any]) -> Any
         tuple(dict.fromkeys(values["rates"])) or (0.2,),
         random="random" in names,
         experts=others,
+        runs=[
+            Runs.of({"hold": hold, "leave_threshold": leave})
+            for leave in dict.fromkeys(values["leave_thresholds"] or (None,))
+            for hold in dict.fromkeys(values["holds"] or (1,))
+        ],
     )
     options = {key: values[key] for key in ("max_tokens", "temperature", "seed")}
     records = [out / "records" / f"{arm.name}.jsonl" for arm in arms]

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 __all__ = ["generate"]
 
-_DEFERRAL = ("threshold", "defer_rate", "target_rate", "strategy", "beta", "alpha", "schedule", "schedule_tokens")
+_DEFERRAL = (
+    *("threshold", "defer_rate", "target_rate", "hold", "leave_threshold"),
+    *("strategy", "beta", "alpha", "schedule", "schedule_tokens"),
+)
 _SAMPLING = tuple(name for name in GENERATION if name not in _DEFERRAL)
 _INTERRUPTED = "interrupted"
 

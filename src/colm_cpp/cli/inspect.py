@@ -194,6 +194,8 @@ def _head_table(facts: dict[str, Any]) -> Table:
         ("file", _bytes(facts["file_bytes"])),
     ]
     rows += _training_rows(facts["training"])
+    if facts["tables"]:
+        rows.append(("calibrated for", "; ".join(facts["tables"])))
     rows += [(f"rate {row['rate']:g}", f"threshold {row['threshold']:g}") for row in facts["calibration"]]
     return _table(rows)
 

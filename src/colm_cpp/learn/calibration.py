@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -18,12 +17,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from .._head_tables import PLAIN, Runs, add_table, find_table
 from ..errors import CorpusError, OptionError
 from ..heads import Head
 from ..options import ANSWER_OPTIONS
 from .evaluation import Arm, answers
 from .identity import pair_identity
 from .records import Record
+from .runs import eta_of, logit_of, runs_table
 from .tasks import Problem
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class Calibrated:
         off: rates whose best measurement misses the wanted rate by more than 3 points -> that measurement.
         stuck: rates in ``off`` whose search ended early, because the next threshold gives texts that were measured
             already. No other threshold would come nearer.
+        runs: how long the assistant kept its turn. The table holds for these runs.
     """
 
     head: Head
@@ -77,6 +79,12 @@ class Calibrated:
     measurements: tuple[Measurement, ...]
     off: dict[float, float]
     stuck: tuple[float, ...] = ()
+    runs: Runs = PLAIN
+
+    @property
+    def table(self) -> dict[float, float]:
+        """The calibration table: rate -> threshold."""
+        return dict(zip(*(find_table(self.head, self.runs) or ((), ())), strict=True))
 
 
 @dataclass(frozen=True)
@@ -84,20 +92,28 @@ class _Texts:
     """The texts of one threshold, to find other thresholds that would give the same."""
 
     threshold: float
-    z: npt.NDArray[np.float64]  # of every token
+    z: npt.NDArray[np.float64]  # of every token where the head was asked
+    by_text: tuple[npt.NDArray[np.float64], ...]
     n_tokens: int
     n_deferred: int
 
     @classmethod
     def of(cls, threshold: float, records: Sequence[Record]) -> _Texts:
         n_deferred = sum(record.n_deferred for record in records)
-        return cls(threshold, _logits(records), sum(record.n_tokens for record in records), n_deferred)
+        by_text = tuple(_logits([record]) for record in records)
+        return cls(threshold, _logits(records), by_text, sum(record.n_tokens for record in records), n_deferred)
+
+    def threshold_for(self, rate: float, runs: Runs) -> float:
+        """The threshold that would have deferred ``rate`` of the tokens, had the texts stayed the same."""
+        if runs == PLAIN:
+            return threshold_table(self.z, [rate])[0]
+        return runs_table(self.by_text, [rate], runs, every_token=False)[0]
 
     def stay_with(self, threshold: float) -> bool:
         """Whether ``threshold`` gives the same texts, because it decides every token alike."""
         if threshold == self.threshold:
             return True
-        low, high = sorted((_logit(threshold), _logit(self.threshold)))
+        low, high = sorted((logit_of(threshold), logit_of(self.threshold)))
         # Records round z: a token that near to one of the two might be on its other side.
         return not bool(np.any((self.z >= low - _ROUNDING) & (self.z <= high + _ROUNDING)))
 
@@ -117,7 +133,7 @@ def threshold_table(z: npt.NDArray[np.float64], rates: Sequence[float]) -> list[
             thresholds.append(0.0)
         else:
             at = float(np.quantile(z, 1.0 - rate))
-            thresholds.append(_eta(at))
+            thresholds.append(eta_of(at))
     return thresholds
 
 
@@ -136,9 +152,10 @@ def calibrate(
 
     Args:
         pair: the loaded pair.
-        head: the head. A table that it already has is replaced.
+        head: the head. A table that it already has for the same runs is replaced; others stay.
         problems: prompts that neither the head's training nor an evaluation uses.
-        options: generation options; the defaults are :data:`colm_cpp.options.ANSWER_OPTIONS`.
+        options: generation options; the defaults are :data:`colm_cpp.options.ANSWER_OPTIONS`. The table holds for their
+            ``hold`` and ``leave_threshold``.
         chat: apply the base's chat template.
         default_rate: also make this rate's threshold the head's default threshold. None: keep the default.
         n_parallel: texts that are written at a time.
@@ -151,6 +168,7 @@ def calibrate(
         CorpusError: there are no prompts, or the base wrote no token for them.
     """
     options = {**ANSWER_OPTIONS, **options}
+    runs = Runs.of(options)
     if not problems:
         raise CorpusError("there are no prompts to calibrate on; give a file with at least one")
     if default_rate is not None and not 0.0 <= default_rate <= 1.0:
@@ -167,10 +185,15 @@ def calibrate(
                     on_text(what, len(records), len(problems), record)
         return records
 
-    z = _logits(write("base alone", 1.0))
+    alone = write("base alone", 1.0)
+    z = _logits(alone)
     if not z.size:
         raise CorpusError("the base wrote no token for these prompts; give other prompts, or a larger max_tokens")
-    first = dict(zip(RATES, threshold_table(z, RATES), strict=True))
+    if runs == PLAIN:
+        first = dict(zip(RATES, threshold_table(z, RATES), strict=True))
+    else:
+        texts_alone = [_logits([record]) for record in alone]
+        first = dict(zip(RATES, runs_table(texts_alone, RATES, runs, every_token=True), strict=True))
     measurements: list[Measurement] = []
     nearest: dict[float, Measurement] = {}  # to each checked rate
     texts: list[_Texts] = []
@@ -193,7 +216,9 @@ def calibrate(
             if abs(measured - rate) <= TOLERANCE:
                 break
             # The states seen while deferring at about this rate say which threshold would have given it.
-            threshold = threshold_table(now.z, [rate])[0]
+            threshold = now.threshold_for(rate, runs)
+            if runs != PLAIN:  # a hold moves the rate in steps, and such a guess may jump to and fro
+                threshold = _between(measurements, rate) or threshold
         nearest[rate] = min((m for m in measurements if m.wanted == rate), key=lambda m: abs(m.measured - m.wanted))
     thresholds = _corrected(first, {rate: m.threshold for rate, m in nearest.items()})
     off = {rate: m.measured for rate, m in nearest.items() if abs(m.measured - rate) > TOLERANCE}
@@ -206,28 +231,28 @@ def calibrate(
         **pair_identity(pair.base, pair.assistant, pair.vocab_fingerprint),
         "measurements": [asdict(measurement) for measurement in measurements],
     }
-    changes: dict[str, Any] = {
-        "rates": RATES,
-        "thresholds": tuple(thresholds),
-        "calibration": json.dumps(facts, sort_keys=True),
-    }
+    table = dict(zip(RATES, thresholds, strict=True))
+    changes: dict[str, Any] = {"calibration": add_table(head.calibration, runs, table, facts)}
+    if runs == PLAIN:
+        changes |= {"rates": RATES, "thresholds": tuple(thresholds)}
     if default_rate is not None:
         changes["default_threshold"] = float(np.interp(default_rate, RATES, thresholds))
-    return Calibrated(head.replace(**changes), first, tuple(measurements), off, tuple(stuck))
+    return Calibrated(head.replace(**changes), first, tuple(measurements), off, tuple(stuck), runs)
+
+
+def _between(measurements: Sequence[Measurement], rate: float) -> float | None:
+    """The threshold for ``rate`` on a line, in logits, between the nearest measurements above and below it."""
+    above = [m for m in measurements if m.measured > rate]
+    below = [m for m in measurements if m.measured <= rate]
+    if not above or not below:
+        return None
+    high, low = min(above, key=lambda m: m.measured), max(below, key=lambda m: m.measured)
+    share = (rate - low.measured) / (high.measured - low.measured)
+    return eta_of(logit_of(low.threshold) + share * (logit_of(high.threshold) - logit_of(low.threshold)))
 
 
 def _logits(records: Sequence[Record]) -> npt.NDArray[np.float64]:
     return np.array([z for record in records for z in record.defer_logits if z is not None], np.float64)
-
-
-def _eta(z: float) -> float:
-    """The threshold whose logit is ``z``."""
-    return 1.0 / (1.0 + math.exp(-min(max(z, -80.0), 80.0)))
-
-
-def _logit(eta: float) -> float:
-    eta = min(max(eta, 1e-12), 1.0 - 1e-12)
-    return math.log(eta) - math.log1p(-eta)
 
 
 def _corrected(first: Mapping[float, float], settled: Mapping[float, float]) -> list[float]:
@@ -236,13 +261,13 @@ def _corrected(first: Mapping[float, float], settled: Mapping[float, float]) -> 
     The shift is interpolated between measured rates. Beyond them it is that of the nearest one. Both ends stay.
     """
     at = sorted(settled)
-    shifts = [_logit(settled[rate]) - _logit(first[rate]) for rate in at]
+    shifts = [logit_of(settled[rate]) - logit_of(first[rate]) for rate in at]
     thresholds = []
     for rate in RATES:
         if rate in (0.0, 1.0):
             thresholds.append(first[rate])
             continue
-        z = _logit(first[rate]) + float(np.interp(rate, at, shifts))
+        z = logit_of(first[rate]) + float(np.interp(rate, at, shifts))
         # A larger rate never has a larger threshold, whatever the noise of the measurements.
-        thresholds.append(min(_eta(z), thresholds[-1]))
+        thresholds.append(min(eta_of(z), thresholds[-1]))
     return thresholds

@@ -1,8 +1,8 @@
 """Costs of answers: by counts with step times, and by the clock.
 
-Counts do not depend on the load of the machine. The base makes one decode for each step. The assistant reads all unread
-tokens in one batch each time that it is asked. Each decode is weighted with its seconds, measured alone on the machine
-when the evaluation began, and kept in ``meta.json``.
+Counts do not depend on the load of the machine. The base makes one decode for each step and reads the tokens of a hold
+in it. The assistant reads all unread tokens in one batch each time that it is asked. Each decode is weighted with its
+seconds, measured alone on the machine when the evaluation began, and kept in ``meta.json``.
 """
 
 from __future__ import annotations
@@ -161,7 +161,11 @@ def _by_steps(record: Record, steps: StepTimes, base_step: float) -> tuple[float
     prompt = writing = 0.0
     if record.base_steps:
         prompt += float(_batches(steps.base, np.array([record.prompt_tokens], np.float64))[0])
-        writing += (record.base_steps - 1) * base_step  # the prompt's last token gave the first
+        if record.held:  # where it is asked next, it reads the run in one batch
+            sizes = np.diff(np.setdiff1d(np.arange(record.n_tokens), record.held)).astype(np.float64)
+            writing += float(np.sum(_batches(steps.base, sizes))) * base_step / steps.base[1]
+        else:
+            writing += (record.base_steps - 1) * base_step  # the prompt's last token gave the first
     asked = np.flatnonzero(np.frombuffer(record.sources.encode(), np.uint8) == ord("a"))
     if asked.size:
         # When it is first asked, the assistant reads the prompt too; then what was written since it was last asked.

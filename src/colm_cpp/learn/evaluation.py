@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from .._head_tables import PLAIN, Runs, threshold_for
 from ..adapters import adapter_digest, in_effect
 from ..bench import STEPS_N_CTX, time_steps
 from ..errors import ColmError, HeadError, OptionError
@@ -38,12 +39,13 @@ class Arm:
 
     Attributes:
         name: ``base``, ``assistant``, the name of another model, or a head's or another pair's name with a rate, such
-            as ``learned@20``.
+            as ``learned@20`` or ``learned@20+hold4``.
         head: the head that decides.
         threshold: eta.
         rate: the wanted deferral rate; None for a model alone.
         facts: the head and the options that its answers depend on, for ``meta.json``.
         expert: the name of another model or pair that answers, see :func:`make_arms`. None: the pair answers.
+        runs: how long the assistant keeps its turn.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Arm:
     rate: float | None
     facts: Mapping[str, Any]
     expert: str | None = None
+    runs: Runs = PLAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,7 @@ def make_arms(
     *,
     random: bool = True,
     experts: Mapping[str, str | os.PathLike[str] | Preset] | None = None,
+    runs: Sequence[Runs] = (PLAIN,),
 ) -> list[Arm]:
     """The arms of an evaluation.
 
@@ -91,11 +95,12 @@ def make_arms(
         random: also defer at random, at the same rates.
         experts: name -> file of another model that answers alone with its own chat template, such as a fine-tuned
             base; or another pair, whose own head decides at every rate. A pair without a head stands for its base,
-            which answers alone with its adapter. :func:`run` needs all of them loaded.
+            which answers alone with its adapter. :func:`evaluate` needs all of them loaded.
+        runs: heads, other pairs and ``random`` answer with each of these.
 
     Raises:
         OptionError: an unknown or unusable name, a rate outside (0, 1), or no arm at all.
-        HeadError: a head file without a calibration table.
+        HeadError: a head file without a calibration table for the runs.
         LoadError: a head file that cannot be read.
     """
     arms = []
@@ -115,14 +120,12 @@ def make_arms(
         _check_name("a model", name)
         if name in heads:
             raise OptionError(f"a model and a head are both named {name!r}; give one of them another name")
-        arms += _of_expert(name, model, rates)
+        arms += _of_expert(name, model, rates, runs)
     for name, path in heads.items():
         _check_name("a head", name)
-        arms += _of_head(name, path, rates)
+        arms += [arm for its in runs for arm in _of_head(name, path, rates, its)]
     if random:
-        for rate in rates:
-            facts = {"head": "random", "threshold": 1.0 - rate, "rate": rate}
-            arms.append(Arm(_arm_name("random", rate), "random", 1.0 - rate, rate, facts))
+        arms += [arm for its in runs for arm in _of_head("random", "random", rates, its)]
     if not arms:
         raise OptionError("no arm was given; give --arm, --head with --rate, or both")
     return arms
@@ -135,7 +138,9 @@ def _check_name(what: str, name: str) -> None:
         )
 
 
-def _of_expert(name: str, expert: str | os.PathLike[str] | Preset, rates: Sequence[float]) -> list[Arm]:
+def _of_expert(
+    name: str, expert: str | os.PathLike[str] | Preset, rates: Sequence[float], runs: Sequence[Runs]
+) -> list[Arm]:
     if not isinstance(expert, Preset):
         expert = Preset("", os.fspath(expert), os.fspath(expert), None)
     base = model_identity(resolve(expert.base))
@@ -145,22 +150,24 @@ def _of_expert(name: str, expert: str | os.PathLike[str] | Preset, rates: Sequen
     if expert.head is None:
         return [Arm(name, "never", 0.5, None, {"head": "never", "threshold": 0.5, "rate": None, "expert": base}, name)]
     pair = {"base": base, "assistant": model_identity(resolve(expert.assistant)), "system": expert.system}
-    return [replace(arm, facts={**arm.facts, "pair": pair}, expert=name) for arm in _of_head(name, expert.head, rates)]
+    arms = [arm for its in runs for arm in _of_head(name, expert.head, rates, its)]
+    return [replace(arm, facts={**arm.facts, "pair": pair}, expert=name) for arm in arms]
 
 
-def _of_head(name: str, head: str | os.PathLike[str], rates: Sequence[float]) -> list[Arm]:
+def _of_head(name: str, head: str | os.PathLike[str], rates: Sequence[float], runs: Runs) -> list[Arm]:
     file = find_head(head).file()
     loaded = os.fspath(head) if file is None else Head.load(file)
     identity = head_identity(head)
     if isinstance(loaded, str) and loaded != "random":
-        facts = {**identity, "threshold": DEFAULT_THRESHOLD, "rate": None}
-        return [Arm(name, loaded, DEFAULT_THRESHOLD, None, facts)]
-    if isinstance(loaded, Head) and not loaded.rates:
+        facts = {**identity, "threshold": DEFAULT_THRESHOLD, "rate": None, **runs.facts()}
+        return [Arm(_arm_name(name, None, runs), loaded, DEFAULT_THRESHOLD, None, facts, runs=runs)]
+    if isinstance(loaded, Head) and not loaded.rates and runs == PLAIN:
         raise HeadError(f"head {os.fspath(head)} has no calibration table; run colm calibrate on it first")
     arms = []
     for rate in rates:
-        eta = loaded.threshold_for_rate(rate) if isinstance(loaded, Head) else 1.0 - rate
-        arms.append(Arm(_arm_name(name, rate), loaded, eta, rate, {**identity, "threshold": eta, "rate": rate}))
+        eta = threshold_for(loaded, runs, rate) if isinstance(loaded, Head) else runs.random_threshold(rate)
+        facts = {**identity, "threshold": eta, "rate": rate, **runs.facts()}
+        arms.append(Arm(_arm_name(name, rate, runs), loaded, eta, rate, facts, runs=runs))
     return arms
 
 
@@ -199,8 +206,11 @@ def named_heads(texts: Sequence[str]) -> dict[str, str]:
     return heads
 
 
-def _arm_name(head: str, rate: float) -> str:
-    return f"{head}@{rate * 100:g}"
+def _arm_name(head: str, rate: float | None, runs: Runs) -> str:
+    at = "" if rate is None else f"@{rate * 100:g}"
+    hold = "" if runs.hold == 1 else f"+hold{runs.hold}"
+    leave = "" if runs.leave_threshold is None else f"+leave{runs.leave_threshold:g}"
+    return f"{head}{at}{hold}{leave}"
 
 
 def check_heads(pair: Pair, arms: Sequence[Arm], experts: Mapping[str, Pair] | None = None) -> None:
@@ -314,7 +324,8 @@ def answers(
         given = {**ANSWER_OPTIONS, **options}
         seed = (int(given["seed"]) + problem.index) % (2**32 - 1)
         # Without look-ahead, so that it does not depend on the machine what is asked, and in which batches.
-        return {"lookahead": 0, **given, "head": arm.head, "threshold": arm.threshold, "seed": seed}
+        decided = {**arm.runs.facts(), "head": arm.head, "threshold": arm.threshold, "seed": seed}
+        return {"lookahead": 0, **given, **decided}
 
     def prompt(asking: Pair, problem: Problem) -> list[int]:
         return asking.tokenize_chat(problem.messages) if chat else asking.tokenize(problem.prompt)

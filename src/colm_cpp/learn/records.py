@@ -42,7 +42,7 @@ class Record:
         ids: token ids, an end-of-generation token included.
         pieces: the text that each token added; joined, they are the answer.
         sources: the model that wrote each token, one letter each: ``b`` base, ``a`` assistant.
-        defer_logits: z_t at each token; None where it is infinite.
+        defer_logits: z_t at each token; None where it is infinite, or where the head was not asked.
         prompt_tokens: tokens in the prompt.
         base_steps: positions at which the base gave a distribution.
         assistant_calls: positions at which the assistant was asked.
@@ -51,6 +51,7 @@ class Record:
         n_parallel: answers that were written at a time. If more than 1, ``decode_s`` includes the work for the others.
         logprobs: log-probability of each token under the model that wrote it, in nats; None where it is infinite. The
             column is None in records of an older version.
+        held: the tokens where the head was not asked, because the assistant held its turn: their places, ascending.
     """
 
     problem: int
@@ -66,6 +67,7 @@ class Record:
     decode_s: float
     n_parallel: int = 1
     logprobs: tuple[float | None, ...] | None = None
+    held: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, problem: int, completion: Completion, n_parallel: int = 1) -> Record:
@@ -80,7 +82,9 @@ class Record:
             ids=tuple(token.id for token in tokens),
             pieces=tuple(token.text for token in tokens),
             sources="".join(_LETTERS[token.source] for token in tokens),
-            defer_logits=tuple(round(z, 4) if math.isfinite(z := token.defer_logit) else None for token in tokens),
+            defer_logits=tuple(
+                None if (z := token.defer_logit) is None or not math.isfinite(z) else round(z, 4) for token in tokens
+            ),
             prompt_tokens=stats.prompt_tokens,
             base_steps=stats.base_steps,
             assistant_calls=stats.assistant_calls,
@@ -88,6 +92,7 @@ class Record:
             decode_s=round(stats.decode_s, 4),
             n_parallel=n_parallel,
             logprobs=tuple(round(p, 4) if math.isfinite(p := token.logprob) else None for token in tokens),
+            held=tuple(place for place, token in enumerate(tokens) if token.defer_logit is None),
         )
 
     @property
@@ -105,9 +110,17 @@ class Record:
         """Tokens deferred."""
         return self.sources.count("a")
 
+    @property
+    def n_runs(self) -> int:
+        """Times that the turn went from the base to the assistant."""
+        return f"b{self.sources}".count("ba")
+
     def to_json(self) -> str:
         """One line."""
-        return json.dumps(asdict(self), ensure_ascii=True, separators=(",", ":"))
+        value = asdict(self)
+        if not self.held:  # as in every record of an older version
+            del value["held"]
+        return json.dumps(value, ensure_ascii=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, line: str) -> Record:
@@ -119,7 +132,8 @@ class Record:
         value = json.loads(line)
         if not isinstance(value, dict) or not is_record(value):
             raise ValueError("not a record")
-        for name in ("ids", "pieces", "defer_logits", "logprobs"):
+        value.setdefault("held", [])
+        for name in ("ids", "pieces", "defer_logits", "logprobs", "held"):
             if name == "logprobs" and value.get(name) is None:
                 continue
             if not isinstance(value[name], list):
@@ -132,6 +146,8 @@ class Record:
         real("decode_s", value["decode_s"])
         for id_ in value["ids"]:
             whole_number("an id", id_, 0, 2**31 - 1)
+        for place in value["held"]:
+            whole_number("a place of held", place, 0, len(value["ids"]) - 1)
         if value["finish_reason"] not in _REASONS:
             raise ValueError(f"finish_reason is {shown(value['finish_reason'])}; it must be one of {_REASONS}")
         if not isinstance(value["sources"], str) or set(value["sources"]) - set(_LETTERS.values()):
@@ -290,8 +306,8 @@ class RecordFolder:
 
 
 def is_record(value: Mapping[str, Any]) -> bool:
-    """Whether the object has the names of a record. The newest column may be missing."""
-    return value.keys() | {"logprobs"} == Record.__dataclass_fields__.keys()
+    """Whether the object has the names of a record. The newest columns may be missing."""
+    return value.keys() | {"logprobs", "held"} == Record.__dataclass_fields__.keys()
 
 
 def sources_of(record: Record) -> Sequence[Source]:

@@ -38,6 +38,8 @@ class ArmSummary:
             none.
         n_timed: the number of these answers.
         assistant_calls_per_token: how often the assistant was asked for each token written.
+        runs_per_token: how often the turn went from the base to the assistant, for each token written.
+        base_steps_per_token: how often the base gave a distribution, for each token written. A hold needs none.
         n_cut_off: answers that ended at ``max_tokens``.
         n_without_answer: texts in which the checker found no answer.
         s_per_problem: seconds for an answer, prefill included, computed from counts and the step times in
@@ -57,6 +59,8 @@ class ArmSummary:
     tokens_per_s: float | None
     n_timed: int
     assistant_calls_per_token: float
+    runs_per_token: float
+    base_steps_per_token: float
     n_cut_off: int
     n_without_answer: int
     s_per_problem: float | None = None
@@ -245,6 +249,8 @@ def _arm(name: str, rate: float | None, answers: _Answers, n_without: int) -> Ar
         tokens_per_s=sum(record.n_tokens for record in timed) / seconds if seconds > 0 else None,
         n_timed=len(timed),
         assistant_calls_per_token=sum(record.assistant_calls for record in records) / max(n_tokens, 1),
+        runs_per_token=sum(record.n_runs for record in records) / max(n_tokens, 1),
+        base_steps_per_token=sum(record.base_steps for record in records) / max(n_tokens, 1),
         n_cut_off=sum(record.finish_reason == "length" for record in records),
         n_without_answer=n_without,
         s_per_problem=None if per_problem is None else float(per_problem[0].mean()),

@@ -45,6 +45,8 @@ def to_markdown(summary: Summary) -> str:
         "95% interval",
         "deferral rate",
         "assistant calls per token",
+        "runs per token",
+        "base steps per token",
         "tokens/s",
         "ended at max_tokens",
     )
@@ -52,7 +54,8 @@ def to_markdown(summary: Summary) -> str:
     for arm in summary.arms:
         cells = [
             arm.name, str(arm.n_problems), f"{arm.accuracy:.1%}", f"{arm.low:.1%} to {arm.high:.1%}",
-            f"{arm.deferral_rate:.1%}", f"{arm.assistant_calls_per_token:.3f}", _speed(arm), str(arm.n_cut_off),
+            f"{arm.deferral_rate:.1%}", f"{arm.assistant_calls_per_token:.3f}", f"{arm.runs_per_token:.3f}",
+            f"{arm.base_steps_per_token:.3f}", _speed(arm), str(arm.n_cut_off),
         ]  # fmt: skip
         if counted:
             cells += [_number(arm.s_per_problem, 2), _number(arm.ms_per_token, 1)]

@@ -36,7 +36,7 @@ class TracedToken:
             several tokens is not whole yet.
         id: token id.
         source: whose turn it was.
-        defer_prob: probability of deferral, 0 to 1; None where it was not recorded.
+        defer_prob: probability of deferral, 0 to 1; None where it was not recorded, or where the head was not asked.
         other: other likely tokens at this position with their probabilities (None: zero or not recorded), likeliest
             first. They come from the distribution that chose the token. Empty where none were recorded.
     """
@@ -203,8 +203,12 @@ def _record(value: Any) -> Record:
 
 def traced(record: Record, title: str) -> TracedText:
     """The text of a record. What it continues is not in it."""
+    held = set(record.held)
     columns = zip(record.pieces, record.ids, sources_of(record), record.defer_logits, strict=True)
-    tokens = tuple(TracedToken(piece, id_, source, _probability(z, source)) for piece, id_, source, z in columns)
+    tokens = tuple(
+        TracedToken(piece, id_, source, None if i in held else _probability(z, source))
+        for i, (piece, id_, source, z) in enumerate(columns)
+    )
     return TracedText(title, None, tokens, record.finish_reason == "eos" and bool(tokens))
 
 
