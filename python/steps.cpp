@@ -62,8 +62,8 @@ py::dict to_dict(const Stats& stats) {
 py::list to_list(const std::vector<DecodeCall>& calls) {
     py::list result;
     for (const DecodeCall& call : calls)
-        result.append(
-            py::make_tuple(source_name(call.expert), call.position, call.n_tokens, call.outputs, call.hidden));
+        result.append(py::make_tuple(source_name(call.expert), call.position, call.n_tokens, call.outputs,
+                                     call.hidden));
     return result;
 }
 

@@ -8,10 +8,7 @@
 namespace colm {
 
 Decision::Decision(const Sequence& sequence, Router& router, const Choices& choices)
-    : router_(router),
-      choices_(choices),
-      scores_(router.head->n_scores()),
-      held_(router.policy.holds()) {
+    : router_(router), choices_(choices), scores_(router.head->n_scores()), held_(router.policy.holds()) {
     step_.threshold = router.policy.threshold_at(sequence.n_generated(), sequence.stats.n_deferred);
     input_.position = sequence.tokens.size();
     input_.seed = router.seed;

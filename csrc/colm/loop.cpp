@@ -95,14 +95,20 @@ std::shared_ptr<Text> Loop::add(Writing writing, int lookahead) {
     return text;
 }
 
-void Loop::cancel(Text& text) {
+bool Loop::cancel(Text& text) {
     const std::lock_guard<std::mutex> lock(inbox_mutex_);
     text.cancelled_.store(true);
-    if (computing_ == nullptr || in_step_.empty()) return;
-    if (!std::all_of(in_step_.begin(), in_step_.end(), [](const Text* t) { return t->cancelled_.load(); }))
-        return;
+    const bool in_step = std::find(in_step_.begin(), in_step_.end(), &text) != in_step_.end();
+    if (!in_step && slots_.leave_queue(text)) {
+        text.finish_reason_.store(FinishReason::cancelled);
+        return true;
+    }
+    if (computing_ == nullptr || in_step_.empty()) return false;
+    const auto cancelled = [](const Text* t) { return t->cancelled_.load(); };
+    if (!std::all_of(in_step_.begin(), in_step_.end(), cancelled)) return false;
     stopped_ = true;
     computing_->request();
+    return false;
 }
 
 // -- a step
@@ -138,6 +144,8 @@ std::vector<Event> Loop::step(Interrupt& interrupt) {
     if (std::exchange(damaged_, false))
         // Cells of a text whose values are not finite would reach those that share the cache.
         for (const auto& expert : experts_) expert->forget();
+    for (const auto& text : running_)
+        if (text->text->finish_reason() != FinishReason::none) slots_.leave(*text->text);
     running_.erase(
         std::remove_if(running_.begin(), running_.end(),
                        [](const auto& r) { return r->text->finish_reason() != FinishReason::none; }),

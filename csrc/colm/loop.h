@@ -55,8 +55,9 @@ class Loop {
     // Whether somebody waits for the text's next token: only such texts are moved. `first`: see Slots.
     void want(const std::shared_ptr<Text>& text, bool first = false) { slots_.want(text, first); }
     void rest(Text& text) { slots_.rest(text); }
-    // Ends a text as `cancelled`. Where nothing else is being computed, what is computed stops at once.
-    void cancel(Text& text);
+    // Ends a text as `cancelled`. Where nothing else is being computed, what is computed stops at once. True:
+    // it waited for a slot and has ended; no event tells of it.
+    bool cancel(Text& text);
     // Whether a text waits for a slot, and there is none.
     bool must_wait(const Text& text) const { return slots_.must_wait(text); }
 

@@ -71,6 +71,14 @@ void Slots::give(std::size_t slot, Text& text) {
     text.idle_ = Clock::duration::zero();
 }
 
+bool Slots::leave_queue(Text& text) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (text.has_slot_ || !text.wanted_) return false;
+    queue_.remove_if([&](const auto& other) { return other.get() == &text; });
+    text.wanted_ = false;
+    return true;
+}
+
 void Slots::leave(Text& text) {
     const std::lock_guard<std::mutex> lock(mutex_);
     std::replace(holders_.begin(), holders_.end(), &text, static_cast<Text*>(nullptr));

@@ -45,6 +45,8 @@ class Slots {
     bool must_wait(const Text& text) const;
     // Gives a text its slot. What had it before queues when it is next wanted.
     void give(std::size_t slot, Text& text);
+    // Takes the text from the queue, unless it has a slot. Whether it was in the queue.
+    bool leave_queue(Text& text);
     // Takes the text from its slot and from the queue.
     void leave(Text& text);
 

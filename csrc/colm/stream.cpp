@@ -189,7 +189,16 @@ std::optional<Event> Stream::wait(std::unique_lock<std::mutex>& lock, std::optio
 }
 
 void Stream::cancel_locked() {
-    for (const auto& text : texts_) shared_->loop_->cancel(*text);
+    std::vector<std::shared_ptr<Text>> going;
+    for (const auto& text : texts_) {
+        if (!shared_->loop_->cancel(*text)) {
+            going.push_back(text);
+            continue;
+        }
+        shared_->readers_.erase(text->id());
+        events_.push_back({text, std::nullopt});
+    }
+    texts_ = std::move(going);
     shared_->changed_.notify_all();
 }
 

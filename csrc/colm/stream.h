@@ -44,7 +44,7 @@ class SharedLoop {
     std::mutex mutex_;
     std::condition_variable changed_;
     bool computing_ = false;
-    std::size_t n_want_alone_ = 0;  // threads, which go before the next step
+    std::size_t n_want_alone_ = 0;                  // threads, which go before the next step
     std::thread::id computes_;                      // who
     std::map<TextId, Stream*> readers_;             // of texts that have not ended
     std::vector<std::thread::id> waiting_threads_;  // each as often as it waits

@@ -28,11 +28,11 @@ struct Step {
     Token token = kNoToken;
     // Whose turn it was. With a mixing strategy (compose, contrastive) the base took part in an assistant's.
     ExpertId expert = kBase;
-    // z_t, the largest score that the head gave an assistant; NaN where it was not asked, because one held its
-    // turn.
+    // z_t, the largest score that the head gave an assistant; NaN where it was not asked, because one held
+    // its turn.
     double defer_logit = 0.0;
-    double threshold = 0.0;    // eta in force at this position
-    double logprob = 0.0;      // natural log, under the routed distribution before temperature and truncation
+    double threshold = 0.0;  // eta in force at this position
+    double logprob = 0.0;    // natural log, under the routed distribution before temperature and truncation
     std::vector<TopLogprob> top_logprobs;  // descending; empty unless asked for
 };
 

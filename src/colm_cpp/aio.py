@@ -60,7 +60,7 @@ class _Worker:
 
         if self._thread is None:
             # A daemon: the end of the interpreter ends texts, and does not wait for them.
-            self._thread = threading.Thread(target=self._serve, name="colm-reader", daemon=True)
+            self._thread = threading.Thread(target=_serve, args=(self._work,), name="colm-reader", daemon=True)
             self._thread.start()
         self._work.put(run)
         try:
@@ -73,12 +73,15 @@ class _Worker:
             raise
 
     def close(self) -> None:
+        """Ends the thread after what it was asked. Later work gets another one."""
         if self._thread is not None:
             self._work.put(None)
+            self._work, self._thread = queue.SimpleQueue(), None
 
-    def _serve(self) -> None:
-        while (work := self._work.get()) is not None:
-            work()
+
+def _serve(given: queue.SimpleQueue[Callable[[], None] | None]) -> None:
+    while (work := given.get()) is not None:
+        work()
 
 
 class _AsyncStream(Generic[_Item]):

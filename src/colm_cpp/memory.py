@@ -245,7 +245,10 @@ class PairMemory:
         return [
             model.context(n_ctx, n_outputs=min(rows, self.n_batch), n_texts=n_parallel)
             for model, n_ctx, rows in zip(
-                (self.base, self.assistant), self.sizes, (base_rows(n_parallel), assistant_rows(n_parallel)), strict=True
+                (self.base, self.assistant),
+                self.sizes,
+                (base_rows(n_parallel), assistant_rows(n_parallel)),
+                strict=True,
             )
         ]
 

@@ -95,7 +95,7 @@ TEST(loop_writes_what_each_text_is_alone) {
         if (random.chance(0.3)) {
             for (std::size_t n = random.below(6); n > 0; --n) w.step();
             cancelled = random.below(jobs.size());
-            w.loop->cancel(*w.texts[*cancelled]);
+            w.cancel(*cancelled);
         }
         w.run();
         for (std::size_t i = 0; i < jobs.size(); ++i) {

@@ -229,6 +229,22 @@ struct World {
         }
     }
 
+    void cancel(std::size_t i) {
+        if (loop->cancel(*texts[i])) note_end(*texts[i]);
+    }
+    void note_end(const colm::Text& ended_text) {
+        Written& text = written[ended_text.id()];
+        ended.push_back(ended_text.id());
+        text.reason = ended_text.finish_reason();
+        text.sequence = ended_text.sequence();
+        text.end_step = ended_text.end_step();
+        try {
+            if (ended_text.error()) std::rethrow_exception(ended_text.error());
+        } catch (const colm::GenerationError& error) {
+            text.error = error.what();
+        }
+    }
+
     // Makes a step, and notes its events. Whether something happened.
     bool step() {
         std::vector<colm::Event> events = loop->step(interrupt);
@@ -239,15 +255,7 @@ struct World {
                 text.steps.push_back(std::move(*event.step));
                 continue;
             }
-            ended.push_back(event.text->id());
-            text.reason = event.text->finish_reason();
-            text.sequence = event.text->sequence();
-            text.end_step = event.text->end_step();
-            try {
-                if (event.text->error()) std::rethrow_exception(event.text->error());
-            } catch (const colm::GenerationError& error) {
-                text.error = error.what();
-            }
+            note_end(*event.text);
         }
         return !events.empty() || !loop->idle();
     }

@@ -183,11 +183,12 @@ def test_many_texts_share_the_calls(shared_pairs: SharedPairs) -> None:
     pair = shared_pairs(BASE, TWIN)
     banned = {token: float("-inf") for token in pair.base["eog_tokens"]}
     options: dict[str, Any] = {"threshold": 0.65, "temperature": 0, "max_tokens": 40, "logit_bias": banned}
-    alone = [pair.generate(prompt, lookahead=0, **options) for prompt in PROMPTS[:4]]
+    each = [{"seed": 1}] * 4
+    alone = [pair.generate(prompt, lookahead=0, seed=1, **options) for prompt in PROMPTS[:4]]
     n_deferred = sum(token.deferred for completion in alone for token in completion.tokens)
     calls = []
     for lookahead in (0, 8):
-        with pair.stream_batch(PROMPTS[:4], n_parallel=4, lookahead=lookahead, **options) as stream:
+        with pair.stream_batch(PROMPTS[:4], n_parallel=4, each=each, lookahead=lookahead, **options) as stream:
             results = dict(stream)
             calls.append(stream.counts["assistant_decodes"])
         for number, plain in enumerate(alone):
