@@ -30,6 +30,7 @@ _NAMES = (
     "generate",
     "inspect",
     "models",
+    "paths",
     "patterns",
     "score",
     "train",

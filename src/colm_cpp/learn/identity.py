@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ..names import head_file
+from ..options import LoadOptions
 from ._files import digest_of
 
-__all__ = ["head_identity", "model_identity", "pair_identity"]
+__all__ = ["head_identity", "lora_identity", "model_identity", "pair_identity"]
 
 _SAMPLED = 2**20
 
@@ -49,3 +50,14 @@ def pair_identity(base: Mapping[str, Any], assistant: Mapping[str, Any], fingerp
         "assistant_model": model_identity(assistant["path"]),
         "vocab_fingerprint": fingerprint,
     }
+
+
+def lora_identity(
+    options: Mapping[str, Any], base_options: Mapping[str, Any] | None, assistant_options: Mapping[str, Any] | None
+) -> tuple[list[list[Any]], list[list[Any]]]:
+    """The file names and scales of the adapters on the base and on the assistant that load options name."""
+    base, assistant = (
+        [[os.path.basename(path), scale] for path, scale in chosen.adapters()]
+        for chosen in LoadOptions.of_both(dict(options), base_options, assistant_options)  # type: ignore[arg-type]
+    )
+    return base, assistant

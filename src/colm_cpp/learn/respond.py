@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._shown import shortened, shown
+from .._shown import shown
 from ..errors import ChatTemplateError, ColmError, ContextFull, CorpusError, GenerationError, TokenizeError
 from ..options import ANSWER_OPTIONS, MAX_SEED, GenerationOptions, integer
-from ..output_file import write_file
 from ..pair import DEFAULT_THRESHOLD
 from ._files import lines, whole_number, whole_rows
 from ._lock import lock_folder
+from ._rows import add_row, begin_rows
 from .corpus import BadRow, Document
 from .identity import head_identity, model_identity
 from .selection import Corpus
@@ -130,10 +130,11 @@ def _write(
     n_parallel: int,
     on_progress: Callable[[Progress], None] | None,
 ) -> None:
-    n_done = _begin(path, {"format": FORMAT, "version": VERSION, **json.loads(json.dumps(facts))})
+    header = {"format": FORMAT, "version": VERSION, **facts}
+    n_done = begin_rows(path, header, _parse, "answers made from another corpus or with other options")
     n_tokens = 0
     written = _answers(pair, corpus, n_done, options, chat, system, n_parallel)
-    with path.open("ab") as file, closing(written):
+    with closing(written):
         for number, answer in written:
             if isinstance(answer, BadRow):
                 if strict:
@@ -142,47 +143,10 @@ def _write(
             else:
                 row = answer
                 n_tokens += len(row["ids"])
-            file.write(json.dumps(row).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+            add_row(path, row)
             if on_progress is not None:
                 bad = answer if isinstance(answer, BadRow) else None
                 on_progress(Progress(number + 1, corpus.n_documents, n_tokens, bad))
-
-
-def _begin(path: Path, header: dict[str, Any]) -> int:
-    """Writes the header, or checks what there is and cuts off a line that was not finished. Answers there are."""
-    beginning = json.dumps(header).encode() + b"\n"
-    known = None
-    ends: list[int] = []
-    if path.exists():
-        with path.open("rb") as file:
-            first = next(lines(file), b"")
-            known = _header(path, b"\n" if first is None else first, beginning)
-            if known is not None:
-                ends = [file.tell(), *(end for _, end in whole_rows(file, path, _parse, first=2))]
-    if len(ends) < 2:  # options that were refused before the first answer bind nobody
-        write_file(path, beginning)
-        return 0
-    if known != header:
-        raise CorpusError(f"{path} holds answers made from another corpus or with other options; use another folder")
-    os.truncate(path, ends[-1])
-    return len(ends) - 1
-
-
-def _header(path: Path, first: bytes, beginning: bytes) -> dict[str, Any] | None:
-    """What the first line says; None where it was being written when the process ended."""
-    if not first.endswith(b"\n") and beginning.startswith(first):
-        return None
-    try:
-        known = json.loads(first)
-        if not isinstance(known, dict) or known.get("format") != FORMAT or not first.endswith(b"\n"):
-            raise ValueError("it is not the header of a responses file")
-    except (ValueError, RecursionError) as error:
-        raise CorpusError(
-            f"{path} has a damaged first line ({shortened(str(error))}); delete the file, or use another folder"
-        ) from error
-    return known
 
 
 def _parse(line: bytes) -> Document | BadRow:

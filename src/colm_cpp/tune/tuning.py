@@ -106,7 +106,7 @@ def tune(
                 f"{folder.path} was scored with the base {folder.meta.get('base_model', {}).get('file')!r}, and "
                 f"{os.fspath(base)} is another file; score the texts with it"
             )
-    training, held_out = read_texts(folders, held_out=options.held_out, seed=options.seed)
+    training, held_out = read_texts(folders, held_out=options.held_out, seed=options.seed, label=options.label)
     start = _first_head(folders, options)
     path = Path(out)
     path.mkdir(parents=True, exist_ok=True)
