@@ -114,6 +114,7 @@ def _counted(n: int, noun: str) -> str:
 
 
 def _respond(texts: Any, out: Path, models: tuple[str, str], values: dict[str, Any]) -> Any:
+    from ..learn.identity import lora_identity
     from ..learn.respond import respond
     from ._loading import load_pair
     from ._progress import meter
@@ -122,8 +123,9 @@ def _respond(texts: Any, out: Path, models: tuple[str, str], values: dict[str, A
     options = {"max_tokens": values["max_tokens"], "temperature": values["temperature"], "seed": values["seed"] or 0}
     if values["defer_rate"] is not None:
         options["defer_rate"] = values["defer_rate"]
+    given = loading(values)
     with (
-        load_pair(*models, head, **loading(values)) as pair,
+        load_pair(*models, head, **given) as pair,
         meter("answering", shown=not values["quiet"]) as bar,
     ):
         start = time.monotonic()
@@ -144,5 +146,6 @@ def _respond(texts: Any, out: Path, models: tuple[str, str], values: dict[str, A
             system=values["system"],
             strict=values["strict"],
             n_parallel=values["n_parallel"],
+            lora=lora_identity(given["options"], given["base_options"], given["assistant_options"]),
             on_progress=on_progress,
         )

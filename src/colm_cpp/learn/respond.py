@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from ._lock import lock_folder
 from ._rows import add_row, begin_rows
 from .corpus import BadRow, Document
 from .identity import head_identity, model_identity
+from .records import source_letters
 from .selection import Corpus
 from .texts import prompt_messages, uses_chat
 
@@ -63,6 +64,7 @@ def respond(
     system: str | None = None,
     strict: bool = False,
     n_parallel: int = 1,
+    lora: tuple[Sequence[Any], Sequence[Any]] = ((), ()),
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Corpus:
     """Has the assistant or the pair answer every prompt of a corpus. An interrupted run is continued.
@@ -70,7 +72,8 @@ def respond(
     Args:
         pair: the loaded pair.
         corpus: prompts. Completions in it are ignored.
-        out: the folder. Its ``responses.jsonl`` keeps the answers with their tokens.
+        out: the folder. Its ``responses.jsonl`` keeps the answers with their tokens, and for a pair who wrote each
+            (``sources``: ``b`` base, ``a`` assistant).
         options: generation options; the defaults are :data:`colm_cpp.options.ANSWER_OPTIONS`. ``seed`` is the seed of
             the first prompt; each later prompt adds 1.
         head: the head that decides who writes. With ``always`` the assistant writes alone. A learned head gives texts
@@ -81,6 +84,7 @@ def respond(
         strict: stop at the first prompt that cannot be answered.
         n_parallel: answers that are written at a time, see :meth:`colm_cpp.Pair.stream_batch`. Answers are saved in the
             order of the prompts. If the process ends, finished answers that wait for an earlier one are lost.
+        lora: names and scales of the adapters that the pair was loaded with, see :func:`.identity.lora_identity`.
         on_progress: called after every answer.
 
     Returns:
@@ -109,6 +113,7 @@ def respond(
         "system": system,
         "assistant": model_identity(pair.assistant["path"]),
         **writers,
+        **{name: list(used) for name, used in zip(("base_lora", "assistant_lora"), lora, strict=True) if used},
     }
     path = Path(out) / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -245,10 +250,8 @@ def _row(document: Document, result: Completion | ColmError) -> dict[str, Any] |
         return BadRow(document.path, document.line, str(result))
     if isinstance(result, ColmError):
         raise result
-    ids = [token.id for token in result.tokens]
-    if result.end_token is not None:
-        ids.append(result.end_token.id)
-    if not ids:
+    tokens = [*result.tokens, *([] if result.end_token is None else [result.end_token])]
+    if not tokens:
         return BadRow(document.path, document.line, "its answer is empty")
     return {
         "file": document.path,
@@ -256,7 +259,8 @@ def _row(document: Document, result: Completion | ColmError) -> dict[str, Any] |
         "messages": list(document.messages),
         "prompt": document.prompt,
         "completion": result.text,
-        "ids": ids,
+        "ids": [token.id for token in tokens],
+        "sources": source_letters(tokens),
         "finish_reason": result.finish_reason,
     }
 

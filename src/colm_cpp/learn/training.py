@@ -267,6 +267,13 @@ def train(
             starting = _part(
                 folders, [_some(split.training, 0.5 * fits, split) for split in splits], options, continued
             )
+    own = [folder.path.name for folder in folders if "head" in (folder.meta.get("respond") or {})]
+    if own and (options.objective == "marginal" or options.label in ("a", "b")):
+        what = "objective marginal" if options.objective == "marginal" else f"label {options.label}"
+        notes.append(
+            f"{what} takes the tokens of the texts as right, but the pair itself wrote those of {', '.join(own)}; use "
+            "objective weak or regret with label differ or continuation, which ask the assistant"
+        )
     if training.inputs.n < FEW_TOKENS:
         notes.append(
             f"there are {training.inputs.n} training tokens; with fewer than {FEW_TOKENS} a head learns little but "
