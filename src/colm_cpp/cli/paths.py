@@ -13,6 +13,8 @@ from ._pair import chosen_models, loading, option, pair_arguments, parallel_opti
 
 __all__ = ["paths"]
 
+TOLD_AT = 0.02  # the share after which the time of the whole is foreseen
+
 
 @click.command(cls=SectionedCommand)
 @click.argument("scores", type=click.Path(path_type=Path))
@@ -57,20 +59,22 @@ def paths(scores: Path, **values: Any) -> None:
         meter("writing paths", shown=shown) as bar,
     ):
         start = time.monotonic()
-        first = True
+        told = False
 
         def on_plan(left: Any) -> None:
             if shown or values["dry_run"]:
                 bar.say(_planned(left))
 
         def on_progress(progress: Any) -> None:
-            nonlocal first
+            nonlocal told
             seconds = time.monotonic() - start
-            if first and shown and progress.share < 1.0:
-                bar.say(f"about {seconds / max(progress.share, 1e-9):.0f} seconds in all, judged by the first group")
-            first = False
+            if shown and not told and TOLD_AT <= progress.share < 1.0:
+                told = True
+                bar.say(
+                    f"about {seconds / progress.share:.0f} seconds in all, judged by the first {progress.share:.0%}"
+                )
             speed = progress.n_written / max(seconds, 1e-9)
-            bar.update(progress.share, f"{progress.n_positions} positions, {speed:.1f} tokens/s written")
+            bar.update(progress.share, f"{progress.n_written} tokens, {speed:.1f} tokens/s written")
 
         if values["dry_run"]:
             on_plan(plan(pair, folder, values["n_tokens"]))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .._shown import shown
-from ..errors import CorpusError
+from ..errors import ColmError, CorpusError
 from ..options import integer
 from ..pair import MAX_PARALLEL
 from ._lock import lock_folder
@@ -58,22 +58,20 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Sent after every group of texts.
+    """Sent after every path that was written, and after every group of texts.
 
     Attributes:
-        n_texts: texts done, by earlier runs too.
-        share: share of this run's tokens to write that is done, 0 to 1.
-        n_positions: positions done in this run.
+        n_texts: texts saved, by earlier runs too.
+        share: share of this run that is done, 0 to 1, by the tokens that its paths may need.
         n_written: tokens written in this run.
     """
 
     n_texts: int
     share: float
-    n_positions: int
     n_written: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Written:
     """What a run came to.
 
@@ -83,9 +81,9 @@ class Written:
         n_read: tokens that the assistant read in this run, those written included.
     """
 
-    n_positions: int
-    n_written: int
-    n_read: int
+    n_positions: int = 0
+    n_written: int = 0
+    n_read: int = 0
 
 
 @dataclass
@@ -145,7 +143,7 @@ def continue_paths(
         n_parallel: paths that are written at a time.
         lora: names and scales of the adapters that the pair was loaded with, see :func:`.identity.lora_identity`.
         on_plan: called before the first group with what is left to do.
-        on_progress: called after every group.
+        on_progress: called after every path and every group.
 
     Raises:
         OptionError: ``n_tokens`` or ``n_parallel`` outside its range.
@@ -165,17 +163,17 @@ def continue_paths(
         "n_batch": pair.assistant["n_batch"],
     }
     path = scores.path / FILE
-    n_written = n_read = n_positions = 0
+    done = Written()
     lock = lock_folder(scores.path)
     try:
-        done: list[int] = [0]
-        begin_rows(
-            path,
-            header,
-            lambda line: done.append(parse_group(line, done[-1])[0]),
-            "continuations made with other options",
-        )
-        groups = list(_groups(pair, scores, n_tokens, done[-1]))
+        n_saved = 0
+
+        def group_of(line: bytes) -> None:
+            nonlocal n_saved
+            n_saved, _ = parse_group(line, n_saved)
+
+        begin_rows(path, header, group_of, "continuations made with other options")
+        groups = list(_groups(pair, scores, n_tokens, n_saved))
         left = _planned(groups, n_tokens)
         if left.n_ctx > min(pair.base["n_ctx"], pair.assistant["n_ctx"]):
             raise CorpusError(
@@ -185,19 +183,24 @@ def continue_paths(
         if on_plan is not None:
             on_plan(left)
         n_due = 0
-        for group in groups:
-            n_due += _planned([group], n_tokens).n_to_write
-            forks, written, read = _write(pair, group, n_tokens, n_parallel)
-            add_row(path, {"texts": [group.texts[0].number, group.texts[-1].number + 1], "forks": forks})
-            n_positions += len(forks)
-            n_written += written
-            n_read += read
+
+        def report(n: int) -> None:
+            nonlocal n_due
+            n_due += n
             if on_progress is not None:
                 share = n_due / left.n_to_write if left.n_to_write else 1.0
-                on_progress(Progress(group.texts[-1].number + 1, share, n_positions, n_written))
+                on_progress(Progress(n_saved, share, done.n_written))
+
+        for group in groups:
+            forks = _write(pair, group, n_tokens, n_parallel, done, report)
+            end = group.texts[-1].number + 1
+            add_row(path, {"texts": [group.texts[0].number, end], "forks": forks})
+            done.n_positions += len(forks)
+            n_saved = end
+            report(0)
     finally:
         lock.release()
-    return Written(n_positions, n_written, n_read)
+    return done
 
 
 def _check_pair(pair: Pair, scores: Scores, lora: tuple[Sequence[Any], Sequence[Any]]) -> None:
@@ -258,8 +261,10 @@ def _known(scores: Scores, text: ScoredText, at: int, source: str, n_tokens: int
         logprob = float(scores["assistant_top_logprob"][row])
 
 
-def _write(pair: Pair, group: _Group, n_tokens: int, n_parallel: int) -> tuple[list[dict[str, Any]], int, int]:
-    """The group's forks as rows, and how many tokens were written and read for them."""
+def _write(
+    pair: Pair, group: _Group, n_tokens: int, n_parallel: int, done: Written, report: Callable[[int], None]
+) -> list[dict[str, Any]]:
+    """The group's forks as rows. Counts what is written, and reports for each path how many tokens it was due."""
     # From the end of each text to its beginning: every path then begins with what another has read.
     asked = [
         (text, at, path)
@@ -267,29 +272,25 @@ def _write(pair: Pair, group: _Group, n_tokens: int, n_parallel: int) -> tuple[l
         for path in both
         if not path.ended
     ]
-    n_written = n_read = 0
     if asked:
         prompts = [[*text.tokens[: text.positions[at]].tolist(), *path.ids] for text, at, path in asked]
-        each = [{"max_tokens": n_tokens - len(path.ids)} for _, _, path in asked]
-        # Two texts that share a beginning are joined by the engine, so no two need be begun alike here.
-        written = pair.generate_batch(
-            prompts,
-            n_parallel=n_parallel,
-            each=each,
-            head="always",
-            temperature=0.0,
-            seed=0,  # type: ignore[arg-type]
-        )
-        for (_, _, path), completion in zip(asked, written, strict=True):
-            _append(path, completion)
-            n_written += completion.stats.generated_tokens
-            n_read += completion.stats.assistant_tokens_read
+        due = [n_tokens - len(path.ids) for _, _, path in asked]
+        with pair.stream_batch(
+            prompts, n_parallel=n_parallel, each=[{"max_tokens": n} for n in due], head="always", temperature=0.0
+        ) as stream:
+            for number, result in stream:
+                if isinstance(result, ColmError):
+                    raise result
+                _append(asked[number][2], result)
+                done.n_written += result.stats.generated_tokens
+                done.n_read += result.stats.assistant_tokens_read
+                report(due[number])
     rows = []
     for text, at, own, other in group.forks:
         same = pair.detokenize(own.ids) == pair.detokenize(other.ids)
         fork = Fork(text.rows.start + at, Path(own.ids, own.logprobs), Path(other.ids, other.logprobs), same)
         rows.append(fork.to_row())
-    return rows, n_written, n_read
+    return rows
 
 
 def _append(path: _Begun, completion: Completion) -> None:

@@ -161,6 +161,7 @@ class Continuations:
         cost: nats of the assistant's likelihood that the base's token costs, ``[n_tokens]``; 0 where both models would
             write the same token, or the same text.
         divergent: whether the paths part, ``[n_tokens]``: where ``cost`` is above :data:`BOUND`.
+        forks: the paths, one entry for each position where the likeliest tokens differ.
         n_tokens: the most tokens of a path.
     """
 
@@ -173,19 +174,20 @@ class Continuations:
         path = scores.path / FILE
         if not path.exists():
             raise CorpusError(f"{scores.path} has no {FILE}; run colm paths {scores.path}, or use another label")
-        self.n_tokens, n_texts, forks = _read(path)
+        self.n_tokens, n_texts, self.forks = _read(path)
         if n_texts < scores.progress.n_texts:
             raise CorpusError(
                 f"{path} has the paths of {n_texts} of {scores.progress.n_texts} texts; run colm paths {scores.path} "
                 "again, which goes on there"
             )
-        if not np.array_equal([fork.row for fork in forks], differing_rows(scores)):
+        rows = [fork.row for fork in self.forks]
+        if not np.array_equal(rows, differing_rows(scores)):
             raise CorpusError(
                 f"{path} does not belong to these scores: its positions are not those where the likeliest tokens "
                 "differ; delete the file and run colm paths again"
             )
         self.cost = np.zeros(len(scores))
-        self.cost[[fork.row for fork in forks]] = [fork.cost for fork in forks]
+        self.cost[rows] = [fork.cost for fork in self.forks]
         self.divergent = self.cost > BOUND
 
     @classmethod
