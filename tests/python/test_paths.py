@@ -244,6 +244,8 @@ def test_the_cost_is_the_likelihood_lost_up_to_where_the_paths_agree_again() -> 
     apart = fork("abc", "xyz", [-0.1, -0.2, -0.3], [-2.0, -1.0, -0.5])
     assert apart.ends() == (3, 3)
     assert apart.cost == pytest.approx(3.5 - 0.6)
+    longer = fork("abc", "xyzxyz", [-0.1, -0.2, -0.3], [-2.0, -1.0, -0.5, -9.0, -9.0, -9.0])
+    assert longer.cost == apart.cost  # more tokens are less likely, whatever they say
     # "ab" or "x", then the same: the end of the longer path has no counterpart.
     again = fork("abcdefgh", "xcdefghij", [-0.1] * 8, [-3.0, *[-0.2] * 6, -50.0, -50.0])
     assert again.ends() == (8, 7)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Plan", "Progress", "Written", "continue_paths", "plan"]
 
-GROUP = 128  # paths that are begun together; each group makes contexts of its own
+GROUP = 64  # paths that are begun together; each group makes contexts of its own
 
 
 @dataclass(frozen=True, slots=True)

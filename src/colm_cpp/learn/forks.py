@@ -4,7 +4,7 @@ At a position where the two models' likeliest tokens differ, the assistant goes 
 to the end of the text (:mod:`.continuation` writes both). R2R (Fu et al., arXiv 2505.21600) lets the large model go on
 from both and asks a verifier whether the meaning changes: 89% of its tokens are identical, 6% differ and are neutral,
 5% part the paths. Here the assistant's likelihood is the verifier. With A = a, a_1, ... its own path and B = b, b_1,
-... the path behind the base's token, both up to where they agree again,
+... the path behind the base's token, both up to where they agree again or else equally long,
 
     cost = max(0, log P_assistant(A | x_<t) - log P_assistant(B | x_<t))   in nats.
 
@@ -77,9 +77,12 @@ class Fork:
     same_text: bool
 
     def ends(self) -> tuple[int, int]:
-        """How many tokens of the assistant's and of the base's path are compared: up to where neither goes on alone."""
+        """How many tokens of the assistant's and of the base's path are compared.
+
+        Where the paths agree again: up to where one of them ends. Else equally many, since every token costs something.
+        """
         own, other = self.assistant.ids, self.base.ids
-        best = (len(own), len(other), 0)
+        best = (0, 0, 0)
         for shift in range(1 - len(other), len(own)):
             # own[i + shift] beside other[i]: how many of the last pairs are the same?
             begin, end = max(0, -shift), min(len(other), len(own) - shift)
@@ -88,7 +91,8 @@ class Fork:
                 n += 1
             if n > best[2]:
                 best = (end + shift, end, n)
-        return best[:2] if best[2] >= AGREED else (len(own), len(other))
+        shorter = min(len(own), len(other))
+        return best[:2] if best[2] >= AGREED else (shorter, shorter)
 
     @property
     def cost(self) -> float:

@@ -58,6 +58,6 @@ def lora_identity(
     """The file names and scales of the adapters on the base and on the assistant that load options name."""
     base, assistant = (
         [[os.path.basename(path), scale] for path, scale in chosen.adapters()]
-        for chosen in LoadOptions.of_both(dict(options), base_options, assistant_options)  # type: ignore[arg-type]
+        for chosen in LoadOptions.of_both(dict(options), base_options, assistant_options)
     )
     return base, assistant
