@@ -342,12 +342,12 @@ def train(
         title = names[i] if names.count(names[i]) == 1 else str(folder.path)
         by_folder[title] = _metrics(z[at], held_out, at, len(splits[i].held_out))
     fitted = _metrics(deferral_logits(model, parameters, training.inputs), training, slice(None), training.n_texts)
-    notes += _doubts(options, metrics)
+    notes += _doubts(options.objective, metrics, options.label)
     head = _to_head(model, parameters, mean, scale, folders, options, name, metrics, by_folder)
     return Trained(head, metrics, by_folder, fitted, weak_fit, main_fit, tuple(notes))
 
 
-def _doubts(options: TrainingOptions, metrics: Metrics) -> list[str]:
+def _doubts(objective: str, metrics: Metrics, label: str = "differ") -> list[str]:
     """What speaks against a head, measured by what it was fitted for.
 
     ``marginal`` takes the text as the truth: the head should find label a better than plain confidence does, and make
@@ -356,7 +356,7 @@ def _doubts(options: TrainingOptions, metrics: Metrics) -> list[str]:
     where the paths part.
     """
     found = []
-    if options.objective == "marginal":
+    if objective == "marginal":
         what, ours, plain = "the tokens of label a", metrics.auc_a, metrics.confidence_auc_a
         best = min(metrics.base_nll, metrics.assistant_nll)
         if metrics.joint_nll >= best:
@@ -365,7 +365,7 @@ def _doubts(options: TrainingOptions, metrics: Metrics) -> list[str]:
                 f"on the held-out texts both models with this head (NLL {metrics.joint_nll:.3f}) are no better than "
                 f"the {name} alone ({best:.3f})"
             )
-    elif options.label == "continuation" and metrics.parting is not None:
+    elif label == "continuation" and metrics.parting is not None:
         what, ours, plain = "parting tokens", metrics.parting.auc, metrics.parting.confidence_auc
     else:
         what, ours, plain = "differing tokens", metrics.auc_differ, metrics.confidence_auc_differ
