@@ -32,6 +32,7 @@ _NAMES = (
     "generate",
     "inspect",
     "models",
+    "paths",
     "patterns",
     "score",
     "train",

@@ -50,7 +50,7 @@ def _number(section: str, name: str, help: str) -> Callable[[Command], Command]:
 @option(
     "Objective",
     "--label",
-    type=click.Choice(["a", "b", "differ"]),
+    type=click.Choice(["a", "b", "differ", "continuation"]),
     default=_DEFAULTS.label,
     show_default=True,
     help="Weak labels that the head starts from, as for 'colm train'.",

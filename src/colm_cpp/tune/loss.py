@@ -157,7 +157,7 @@ def _regret(torch: Any, top: Any, batch: Batch) -> Any:
     # No other token can be likelier than what the assistant's likeliest leaves.
     least = (-torch.expm1(batch.assistant_top_logprob)).clamp_min(1e-30).log()
     of_top = torch.minimum(least, batch.assistant_top_logprob)
-    of_top = torch.where(top == batch.base_top, batch.assistant_logprob_of_base_top, of_top)
     of_top = torch.where(top == batch.targets, batch.assistant_logprob, of_top)
+    of_top = torch.where(top == batch.base_top, batch.assistant_logprob_of_base_top, of_top)
     of_top = torch.where(top == batch.assistant_top, batch.assistant_top_logprob, of_top)
     return (batch.assistant_top_logprob - of_top).clamp(0.0, MAX_REGRET)
