@@ -144,9 +144,10 @@ def test_labels_that_take_the_text_as_right_are_doubted(options: dict[str, str],
 def test_answers_of_the_pair_with_another_adapter_are_not_continued(loop: SimpleNamespace) -> None:
     other = ["--base-option", f"lora={write_adapter(loop.folder / 'other.gguf', seed=5)}"]
     arguments = [a for a in loop.pair_arguments if a not in ("--base-option", f"lora={loop.adapter}")]
-    done = CliRunner().invoke(
-        main,
-        [str(a) for a in ("score", loop.texts, *arguments, *other, *loop.respond, "--out", loop.folder / "own")],
-    )
+    respond = ["--respond", "--head", "confidence", "--max-tokens", MAX_TOKENS]  # this head fits every adapter
+    out = ["--out", loop.folder / "confident"]
+    run("score", loop.texts, *loop.pair_arguments, *respond, *out, "--limit", "2")
+    command = ["score", loop.texts, *arguments, *other, *respond, *out]
+    done = CliRunner().invoke(main, [str(a) for a in command])
     assert done.exit_code == 1
     assert "other options" in done.output
