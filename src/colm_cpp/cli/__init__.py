@@ -29,6 +29,7 @@ _NAMES = (
     "export",
     "generate",
     "inspect",
+    "merge",
     "models",
     "patterns",
     "score",

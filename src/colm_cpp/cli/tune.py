@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ..tune.options import DTYPES, OBJECTIVES, TuneOptions
+from ..tune.quantizing import FILE_TYPES
 from ._help import SectionedCommand
 from ._options import Command
 from ._pair import option
@@ -96,9 +97,19 @@ def _number(section: str, name: str, help: str) -> Callable[[Command], Command]:
     help="Data type of the frozen weights. auto: bfloat16 if this machine computes it faster, else float32.",
 )
 @_number("Training", "seed", "Seed for the held-out texts, the order of the others, and the first weights.")
+@option(
+    "Output",
+    "--merge",
+    type=click.Choice(FILE_TYPES),
+    metavar="TYPE",
+    help="Also merge the adapter into the base and write the folder's merged-TYPE.gguf, such as q4_k_m; see "
+    "'colm merge'.",
+)
 @option("Output", "--json", "as_json", is_flag=True, help="Print one JSON object.")
 @option("Output", "--quiet", "-q", is_flag=True, help="Do not show progress.")
-def tune(scores: tuple[Path, ...], base: str, out: Path, as_json: bool, quiet: bool, **given: Any) -> None:
+def tune(
+    scores: tuple[Path, ...], base: str, out: Path, merge: str | None, as_json: bool, quiet: bool, **given: Any
+) -> None:
     """Train a LoRA adapter of the base together with a head.
 
     SCORES are folders made by 'colm score'. This command needs pip install 'colm-cpp[tune]'. To continue after an
@@ -110,8 +121,10 @@ def tune(scores: tuple[Path, ...], base: str, out: Path, as_json: bool, quiet: b
     from ..tune import tune as run
     from ._output import print_json
     from ._progress import meter
+    from .merge import merge_shown, merged_place, report
 
     options = TuneOptions(**given)
+    base = resolve(base)
     with meter("tuning", shown=not quiet) as bar:
 
         def on_agreement(found: Any) -> None:
@@ -132,11 +145,15 @@ def tune(scores: tuple[Path, ...], base: str, out: Path, as_json: bool, quiet: b
             step, speed = f"step {progress.step} of {progress.n_steps}", f"{progress.tokens_per_s:.0f} tokens/s"
             bar.update(progress.step / progress.n_steps, f"{step}, loss {progress.loss:.4f}, {speed}")
 
-        tuned = run(resolve(base), scores, out, options, on_agreement=on_agreement, on_progress=on_progress)
+        tuned = run(base, scores, out, options, on_agreement=on_agreement, on_progress=on_progress)
+    merged = None
+    if merge is not None:
+        merged = merge_shown(base, tuned.adapter, merged_place(tuned.adapter, merge), merge, force=True, quiet=quiet)
     if as_json:
         print_json(
             {
                 "adapter": str(tuned.adapter),
+                "merged": None if merged is None else str(merged.path),
                 "head": None if tuned.head is None else str(tuned.head),
                 "options": asdict(options),
                 "agreement": asdict(tuned.agreement),
@@ -158,3 +175,5 @@ def tune(scores: tuple[Path, ...], base: str, out: Path, as_json: bool, quiet: b
     ):
         click.echo(f"{label:42s} {getattr(tuned.before, name):7.3f} {getattr(tuned.best, name):7.3f}")
     click.echo(f"{tuned.adapter}: best at step {tuned.best.step}")
+    if merged is not None:
+        report(merged)
