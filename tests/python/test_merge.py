@@ -98,7 +98,7 @@ def test_every_key_and_the_tokenizer_stay(pair: SimpleNamespace, tmp_path: Path)
     assert facts == {
         "colm.merged.base_file": "base.gguf",
         "colm.merged.base_digest": model_identity(pair.base)["digest"],
-        "colm.merged.adapter_sha256": merging.digest_of(pair.adapter),
+        "colm.merged.adapters": json.dumps([[merging.digest_of(pair.adapter), 1.0]]),
         "general.quantization_version": 2,
     }
     assert after["general.file_type"][1] == gguf.LlamaFileType.MOSTLY_Q4_K_M
@@ -116,7 +116,8 @@ def test_tensors_that_the_adapter_leaves_alone_keep_their_bytes(pair: SimpleName
     for name in ("token_embd.weight", "output.weight", "output_norm.weight"):
         data = [next(t.data for t in gguf.GGUFReader(f).tensors if t.name == name) for f in (quantised, again)]
         assert np.array_equal(*data)
-    assert keys(again)["colm.merged.base_file"][1] == "q8_0.gguf"
+    assert keys(again)["colm.merged.base_file"][1] == "base.gguf"
+    assert json.loads(keys(again)["colm.merged.adapters"][1]) == [[merging.digest_of(pair.adapter), 1.0]] * 2
 
 
 def test_alpha_scales_as_llama_cpp_scales(pair: SimpleNamespace, tmp_path: Path) -> None:

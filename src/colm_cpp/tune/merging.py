@@ -8,6 +8,7 @@ that the adapter leaves alone, where the new file's type gives them the type tha
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import shutil
 import struct
@@ -34,8 +35,9 @@ __all__ = ["MERGED_KEYS", "Merged", "merge"]
 PathLike = str | os.PathLike[str]
 
 _PREFIX = "colm.merged."
-MERGED_KEYS = tuple(_PREFIX + name for name in ("base_file", "base_digest", "adapter_sha256"))
-"""Strings in a merged file: the base's name and digest (as in ``meta.json``), and the SHA-256 of the adapter's file."""
+MERGED_KEYS = tuple(_PREFIX + name for name in ("base_file", "base_digest", "adapters"))
+"""Strings in a merged file: the plain base's name and digest (as in ``meta.json``); SHA-256 and scale of each adapter
+that was merged into it, as JSON, such as ``[["9f86...", 1.0]]``. A head that was fitted to both fits the file."""
 
 _STRING, _F32 = 8, 0  # gguf_type, ggml_type
 _FIRST_KEY = 24  # magic, version, number of tensors, number of keys
@@ -104,7 +106,7 @@ def merge(
     changes = _changes(_opened(adapter, "adapter"), source, adapter, base)
     remove_leftovers(target.parent)
     _check_space(source, changes, type, target)
-    facts = (Path(base).name, model_identity(base)["digest"], digest_of(Path(adapter)))
+    facts = _facts(source, base, adapter)
 
     def report(share: float) -> None:
         if on_progress is not None:
@@ -113,7 +115,7 @@ def merge(
     merged = temporary_beside(target)
     try:
         with merged.open("xb") as file:
-            _write(file, source, changes, dict(zip(MERGED_KEYS, facts, strict=True)), lambda s: report(s / 2))
+            _write(file, source, changes, facts, lambda s: report(s / 2))
         with written_by_name(target) as final:
             n_tensors, n_fallback = quantize(merged, final, number, lambda s: report(0.5 + s / 2))
     finally:
@@ -134,6 +136,18 @@ def _opened(path: PathLike, what: str) -> Any:
         return gguf.GGUFReader(name)
     except (ValueError, IndexError, KeyError, OverflowError) as error:
         raise LoadError(f"the {what} {name} cannot be read by gguf: {shortened(str(error))}") from error
+
+
+def _facts(source: Any, base: PathLike, adapter: PathLike) -> dict[str, str]:
+    """What the new file says of itself. A base that was merged before stays the base that it was."""
+    name, digest, earlier = (_value(source, key) for key in MERGED_KEYS)
+    if earlier is None:
+        name, digest, earlier = Path(base).name, model_identity(base)["digest"], "[]"
+    try:
+        adapters = [*json.loads(earlier), (digest_of(Path(adapter)), 1.0)]
+    except (TypeError, ValueError) as error:
+        raise LoadError(f"{os.fspath(base)} is damaged: {MERGED_KEYS[2]} is {shown(earlier)}") from error
+    return dict(zip(MERGED_KEYS, (name, digest, json.dumps(adapters)), strict=True))
 
 
 def _value(reader: Any, key: str) -> Any:
