@@ -146,7 +146,11 @@ def with_adapter(libraries: Any, model: Any, rank: int, alpha: float, *, checkpo
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
-    return libraries.peft.get_peft_model(model, config)
+    adapted = libraries.peft.get_peft_model(model, config)
+    for module in adapted.modules():
+        if hasattr(module, "lora_A"):
+            module.cast_input_dtype_enabled = False  # to float32; see .loss.read
+    return adapted
 
 
 def _device(model: Any) -> Any:
