@@ -37,6 +37,8 @@ def write_lora(path: Path, base: Path, *, arch: str = "llama", **other: Any) -> 
     writer.add_string("adapter.type", "lora")
     if other.get("alpha", 8.0) is not None:
         writer.add_float32("adapter.lora.alpha", other.get("alpha", 8.0))
+    if other.get("digest"):
+        writer.add_string("colm.adapter.base_digest", other["digest"])
     if other.get("invocation"):
         writer.add_array("adapter.alora.invocation_tokens", [1, 2])
     for tensor in gguf.GGUFReader(base).tensors:
@@ -137,6 +139,7 @@ def test_alpha_scales_as_llama_cpp_scales(pair: SimpleNamespace, tmp_path: Path)
         ({"invocation": True}, "aLoRA"),
         ({"also": "token_embd.weight"}, "token_embd"),
         ({"infinite": True}, "finite"),
+        ({"digest": "0123456789abcdef"}, "another file"),
     ],
 )
 def test_what_cannot_be_merged_is_refused(

@@ -28,6 +28,7 @@ from ..learn.identity import model_identity
 from ..limits import free_memory
 from ..output_file import check_output, remove_leftovers, temporary_beside, written_by_name
 from ..paths import to_native
+from .adapter_file import BASE_KEY
 from .quantizing import bytes_per_weight, file_type, quantize
 
 __all__ = ["MERGED_KEYS", "Merged", "merge"]
@@ -103,10 +104,12 @@ def merge(
     target = Path(out)
     check_output(target, force=force, inputs=[base, adapter])
     source = _opened(base, "base")
-    changes = _changes(_opened(adapter, "adapter"), source, adapter, base)
+    trained = _opened(adapter, "adapter")
+    changes = _changes(trained, source, adapter, base)
+    facts = _facts(source, base, adapter)
+    _check_base(_value(trained, BASE_KEY), facts, adapter, base)
     remove_leftovers(target.parent)
     _check_space(source, changes, type, target)
-    facts = _facts(source, base, adapter)
 
     def report(share: float) -> None:
         if on_progress is not None:
@@ -148,6 +151,15 @@ def _facts(source: Any, base: PathLike, adapter: PathLike) -> dict[str, str]:
     except (TypeError, ValueError) as error:
         raise LoadError(f"{os.fspath(base)} is damaged: {MERGED_KEYS[2]} is {shown(earlier)}") from error
     return dict(zip(MERGED_KEYS, (name, digest, json.dumps(adapters)), strict=True))
+
+
+def _check_base(digest: str | None, facts: Mapping[str, str], adapter: PathLike, base: PathLike) -> None:
+    """Another base of the same shape would give a file that writes nonsense. Other tools' adapters do not say."""
+    if digest not in (None, model_identity(base)["digest"], facts[MERGED_KEYS[1]]):
+        raise LoadError(
+            f"the adapter {os.fspath(adapter)} was trained on a base with digest {shown(digest)}, and "
+            f"{os.fspath(base)} is another file; give that base"
+        )
 
 
 def _value(reader: Any, key: str) -> Any:

@@ -19,7 +19,7 @@ from ..learn.identity import model_identity
 from ..learn.scores import Scores
 from ..learn.training import TrainingOptions
 from ..learn.training import train as fit_head
-from ..output_file import write_file
+from ..output_file import write_file, written_by_name
 from ..paths import to_native
 from ._libraries import libraries
 from .adapter_file import adapter_tensors, write_adapter
@@ -215,15 +215,15 @@ def _write(
 ) -> Tuned:
     adapter, head_file = path / "adapter.gguf", path / "head.gguf"
     metadata = _core.inspect_gguf(to_native(Path(base)))["metadata"]
-    temporary = adapter.with_name(adapter.name + ".tmp")
-    write_adapter(
-        temporary,
-        adapter_tensors(model),
-        architecture=metadata["general.architecture"],
-        config=model.config,
-        alpha=options.alpha,
-    )
-    os.replace(temporary, adapter)
+    with written_by_name(adapter) as temporary:
+        write_adapter(
+            temporary,
+            adapter_tensors(model),
+            architecture=metadata["general.architecture"],
+            config=model.config,
+            alpha=options.alpha,
+            base_digest=model_identity(base)["digest"],
+        )
     facts = {
         "options": asdict(options),
         "agreement": asdict(compared),
