@@ -66,6 +66,7 @@ class Setting:
 
     def plain_step(self, optimizer: Any) -> None:
         """A step as the documentation of peft has it."""
+        self._casting(True)
         self.model.train()
         optimizer.zero_grad(set_to_none=True)
         groups = passes(self.texts, self.options.pass_tokens)
@@ -74,6 +75,13 @@ class Setting:
             (self.model(input_ids=ids, attention_mask=mask, labels=labels).loss / len(groups)).backward()
         torch.nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.requires_grad], 1.0)
         optimizer.step()
+        self._casting(False)
+
+    def _casting(self, on: bool) -> None:
+        """Whether each layer of the adapter casts its input to float32: peft's own way."""
+        for module in self.model.modules():
+            if hasattr(module, "lora_A"):
+                module.cast_input_dtype_enabled = on
 
     def optimizer(self) -> Any:
         """Of the plain loop."""
