@@ -270,10 +270,10 @@ def _write(
     for number, tensor in enumerate(tensors):
         if tensor.name in changes:
             size = 4 * int(tensor.n_elements)
-            file.write(memoryview(_changed(tensor, changes[tensor.name])).cast("B"))
+            file.write(_changed(tensor, changes[tensor.name]).data.cast("B"))
         else:
             size = int(tensor.n_bytes)
-            file.write(memoryview(np.ascontiguousarray(tensor.data)).cast("B"))
+            file.write(np.ascontiguousarray(tensor.data).data.cast("B"))
         file.write(bytes(-size % alignment))
         on_progress((number + 1) / len(tensors))
 
