@@ -31,6 +31,7 @@ _NAMES = (
     "export",
     "generate",
     "inspect",
+    "merge",
     "models",
     "paths",
     "patterns",

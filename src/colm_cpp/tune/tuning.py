@@ -172,6 +172,7 @@ def tune(
             architecture=header["general.architecture"],
             config=model.config,
             alpha=options.alpha,
+            base_digest=models.base["digest"],
         )
         head_file = None if options.objective == "sft" else path / "head.gguf"
         if head_file is not None:
