@@ -17,8 +17,6 @@ void register_backend(py::module_& module) {
     module.def("llama_version", &llama::version, "Version of the llama.cpp that this process loaded.");
     module.def("init_backend", &llama::init_backend, "Initialise llama.cpp and take over its log.");
     module.def("set_min_log_level", &llama::set_min_log_level, py::arg("level"));
-    module.def("max_devices", &llama::max_devices);
-    module.def("supports_gpu_offload", &llama::supports_gpu_offload);
     module.def("drain_log", [] {
         py::list lines;
         for (const llama::LogLine& line : llama::drain_log())
@@ -41,10 +39,11 @@ void register_backend(py::module_& module) {
     module.def(
         "inspect_gguf",
         [](const std::string& path) {
-            const llama::GgufInfo info = [&] {
+            const std::shared_ptr<const llama::GgufInfo> parsed = [&] {
                 const py::gil_scoped_release release;
                 return llama::inspect_gguf(path);
             }();
+            const llama::GgufInfo& info = *parsed;
             py::dict metadata;
             for (const auto& [key, value] : info.metadata) {
                 if (const auto* text = std::get_if<std::string>(&value))
@@ -60,7 +59,7 @@ void register_backend(py::module_& module) {
             for (const auto& [key, values] : info.small_int_arrays) small[to_str(key)] = values;
             result["array_lengths"] = lengths;
             result["small_int_arrays"] = small;
-            result["n_tensors"] = info.n_tensors;
+            result["n_tensors"] = info.tensors.size();
             result["n_parameters"] = info.n_parameters;
             result["tensor_bytes"] = info.tensor_bytes;
             result["file_bytes"] = info.file_bytes;
@@ -69,14 +68,6 @@ void register_backend(py::module_& module) {
             return result;
         },
         py::arg("path"), "What a GGUF file's header says, without loading tensors.");
-    module.def(
-        "shared_vocabulary",
-        [](const std::string& base, const std::string& assistant) {
-            const py::gil_scoped_release release;
-            return shared_vocabulary(llama::load_vocabulary(base), llama::load_vocabulary(assistant));
-        },
-        py::arg("base"), py::arg("assistant"),
-        "How many ids two model files share; VocabMismatch where they differ. Reads no weights.");
     module.def(
         "inspect_vocabulary",
         [](const std::string& path) {

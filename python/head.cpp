@@ -48,6 +48,7 @@ py::dict to_fields(const LearnedHead& head) {
     fields["base_name"] = text_or_none(info.base_name);
     fields["assistant_name"] = text_or_none(info.assistant_name);
     fields["vocab_fingerprint"] = text_or_none(info.vocab_fingerprint);
+    fields["base_adapters"] = info.base_adapters;
     fields["default_threshold"] = info.default_threshold;
     fields["rates"] = info.rates;
     fields["thresholds"] = info.thresholds;
@@ -102,8 +103,7 @@ py::array_t<float> features_of(const FloatArray& logits, const std::vector<std::
 }  // namespace
 
 void register_head(py::module_& module) {
-    py::class_<Head, std::shared_ptr<Head>>(module, "Head")
-        .def_property_readonly("needs_hidden", &Head::needs_hidden);
+    py::class_<Head, std::shared_ptr<Head>>(module, "Head");
     module.def(
         "read_head", [](const std::string& path) { return to_fields(*llama::read_head(path)); },
         py::arg("path"), "Read a head file into the fields of colm_cpp.Head.");

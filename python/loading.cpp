@@ -12,6 +12,11 @@ namespace {
 // The interpreter is ending, and loads in other threads must come to an end before it does.
 std::atomic<bool> exiting{false};
 
+py::str to_path(const std::string& bytes) {
+    return py::reinterpret_steal<py::str>(
+        PyUnicode_DecodeFSDefaultAndSize(bytes.data(), static_cast<py::ssize_t>(bytes.size())));
+}
+
 }  // namespace
 
 void stop_loading() { exiting.store(true); }
@@ -35,8 +40,7 @@ py::dict describe(const llama::LlamaModel& model) {
         return to_str(vocabulary.texts[static_cast<std::size_t>(token)]);
     };
     py::dict result;
-    result["path"] = py::reinterpret_steal<py::str>(
-        PyUnicode_DecodeFSDefaultAndSize(model.path().data(), static_cast<py::ssize_t>(model.path().size())));
+    result["path"] = to_path(model.path());
     result["description"] = to_str(model.description());
     result["name"] = to_str(model.metadata("general.name"));
     result["n_vocab"] = model.n_vocab();
@@ -53,6 +57,15 @@ py::dict describe(const llama::LlamaModel& model) {
     result["eog_tokens"] = vocabulary.eog;
     result["chat_template"] = to_str(model.chat_template());
     result["vocab_fingerprint"] = fingerprint(vocabulary);
+    py::list adapters;
+    for (const auto& [path, scale, digest] : model.adapters()) {
+        py::dict adapter;
+        adapter["path"] = to_path(path);
+        adapter["scale"] = scale;
+        adapter["sha256"] = digest;
+        adapters.append(adapter);
+    }
+    result["adapters"] = adapters;
     return result;
 }
 

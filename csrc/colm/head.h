@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "colm/distribution.h"
@@ -65,6 +66,8 @@ struct HeadInfo {
     std::string base_name;
     std::string assistant_name;
     std::string vocab_fingerprint;
+    // SHA-256 and scale of each adapter that the base had; empty: none, nullopt: the file does not say.
+    std::optional<std::vector<std::pair<std::string, float>>> base_adapters;
     std::optional<double> default_threshold;
     std::vector<float> rates;
     std::vector<float> thresholds;

@@ -131,6 +131,4 @@ std::vector<Device> devices() {
 
 std::size_t max_devices() { return llama_max_devices(); }
 
-bool supports_gpu_offload() { return llama_supports_gpu_offload(); }
-
 }  // namespace colm::llama

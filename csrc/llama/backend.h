@@ -57,6 +57,5 @@ std::vector<Device> devices();
 
 // Most devices that a tensor_split can name.
 std::size_t max_devices();
-bool supports_gpu_offload();
 
 }  // namespace colm::llama

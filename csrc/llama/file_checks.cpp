@@ -1,15 +1,14 @@
 #include "llama/file_checks.h"
 
 #include <ggml.h>
-#include <gguf.h>
 #include <llama.h>
 
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <memory>
 #include <optional>
-#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -139,14 +138,13 @@ void check_hyperparameters(const GgufInfo& info, const std::string& path) {
 
 // Integer and float64 tensors are in the format, but no operation takes them as weights. One holds ids
 // instead.
-void check_tensor_types(const gguf_context* gguf, const std::string& path) {
-    for (std::int64_t id = 0; id < gguf_get_n_tensors(gguf); ++id) {
-        const std::string name = gguf_get_tensor_name(gguf, id);
-        const ggml_type type = gguf_get_tensor_type(gguf, id);
+void check_tensor_types(const GgufInfo& info, const std::string& path) {
+    for (const GgufTensor& tensor : info.tensors) {
+        const auto type = static_cast<ggml_type>(tensor.type);
         const bool real = type == GGML_TYPE_F32 || type == GGML_TYPE_F16 || type == GGML_TYPE_BF16;
-        const bool holds_ids = name.find(kExpertIds) != std::string::npos && type == GGML_TYPE_I32;
+        const bool holds_ids = tensor.name.find(kExpertIds) != std::string::npos && type == GGML_TYPE_I32;
         if (!real && !holds_ids && !ggml_is_quantized(type))
-            throw LoadError(path + ": the tensor " + name + " is of type " + ggml_type_name(type) +
+            throw LoadError(path + ": the tensor " + tensor.name + " is of type " + ggml_type_name(type) +
                             ", which llama.cpp cannot compute with; convert the model again");
     }
 }
@@ -160,59 +158,43 @@ void check_id(std::int64_t id, std::int64_t n, const std::string& what, const st
 }
 
 // Which experts a token has, where that is a table.
-void check_expert_ids(const gguf_context* gguf, std::int64_t n_expert, const std::string& path) {
-    for (std::int64_t tensor = 0; tensor < gguf_get_n_tensors(gguf); ++tensor) {
-        const std::string name = gguf_get_tensor_name(gguf, tensor);
-        if (name.find(kExpertIds) == std::string::npos) continue;
+void check_expert_ids(const GgufInfo& info, std::int64_t n_expert, const std::string& path) {
+    for (const GgufTensor& tensor : info.tensors) {
+        if (tensor.name.find(kExpertIds) == std::string::npos) continue;
         std::ifstream file(std::filesystem::u8path(path), std::ios::binary);
-        file.seekg(
-            static_cast<std::streamoff>(gguf_get_data_offset(gguf) + gguf_get_tensor_offset(gguf, tensor)));
+        file.seekg(static_cast<std::streamoff>(tensor.offset));
         std::vector<std::int32_t> ids(1 << 16);
-        for (std::size_t left = gguf_get_tensor_size(gguf, tensor) / sizeof ids[0]; left > 0;
-             left -= ids.size()) {
+        for (std::size_t left = tensor.bytes / sizeof ids[0]; left > 0; left -= ids.size()) {
             ids.resize(std::min(ids.size(), left));
             file.read(reinterpret_cast<char*>(ids.data()),
                       static_cast<std::streamsize>(ids.size() * sizeof ids[0]));
-            for (const std::int32_t id : ids) check_id(id, n_expert, "the tensor " + name, path);
+            for (const std::int32_t id : ids) check_id(id, n_expert, "the tensor " + tensor.name, path);
         }
     }
 }
 
-// Which tokens are read in place of others.
-void check_substitutes(const gguf_context* gguf, const std::string& key, const std::string& path) {
-    const std::int64_t tokens = gguf_find_key(gguf, "tokenizer.ggml.tokens");
-    const std::int64_t found = gguf_find_key(gguf, key.c_str());
-    if (tokens < 0 || found < 0 || gguf_get_kv_type(gguf, found) != GGUF_TYPE_ARRAY ||
-        (gguf_get_arr_type(gguf, found) != GGUF_TYPE_INT32 &&
-         gguf_get_arr_type(gguf, found) != GGUF_TYPE_UINT32))
-        return;
-    const auto* ids = static_cast<const std::int32_t*>(gguf_get_arr_data(gguf, found));
-    for (std::size_t i = 0; i < gguf_get_arr_n(gguf, found); ++i)
-        check_id(ids[i], static_cast<std::int64_t>(gguf_get_arr_n(gguf, tokens)), "the key " + key, path);
-}
-
-// llama.cpp asserts that no two tokens have one text.
-void check_tokens(const gguf_context* gguf, const std::string& path) {
-    const std::int64_t id = gguf_find_key(gguf, "tokenizer.ggml.tokens");
-    if (id < 0) return;
-    if (gguf_get_kv_type(gguf, id) != GGUF_TYPE_ARRAY || gguf_get_arr_type(gguf, id) != GGUF_TYPE_STRING)
+void check_vocabulary(const GgufInfo& info, const std::string& path) {
+    const auto tokens = info.array_lengths.find("tokenizer.ggml.tokens");
+    if (!info.tokens_are_texts || info.metadata.count("tokenizer.ggml.tokens") > 0)
         throw LoadError(path + ": the key tokenizer.ggml.tokens is not an array of strings");
-    std::unordered_set<std::string> seen;
-    const std::size_t n = gguf_get_arr_n(gguf, id);
-    seen.reserve(n);
-    for (std::size_t i = 0; i < n; ++i) {
-        std::string text = gguf_get_arr_str(gguf, id, i);
-        if (text.empty()) text = "[EMPTY_" + std::to_string(i) + "]";  // as llama.cpp names it
-        if (!seen.insert(text).second)
-            throw LoadError(path + ": its vocabulary holds the text \"" + text + "\" twice, again at token " +
-                            std::to_string(i) + "; the file is damaged");
-    }
+    if (tokens == info.array_lengths.end()) return;
+    if (info.repeated_token)
+        throw LoadError(path + ": its vocabulary holds the text \"" + info.repeated_text +
+                        "\" twice, again at token " + std::to_string(*info.repeated_token) +
+                        "; the file is damaged");
+    // Which tokens are read in place of others.
+    const std::string key = architecture_of(info) + ".adapters.token_ids_substitute";
+    const auto substitutes = info.int_ranges.find(key);
+    if (substitutes == info.int_ranges.end()) return;
+    const auto [least, most] = substitutes->second;
+    for (const std::int64_t id : {least, most}) check_id(id, tokens->second, "the key " + key, path);
 }
 
 // How many positions the table of them has; 0 where there is none.
-std::int64_t positions_in(const gguf_context* gguf) {
-    const std::int64_t table = gguf_find_tensor(gguf, "position_embd.weight");
-    return table < 0 ? 0 : gguf_get_tensor_ne(gguf, table)[1];
+std::int64_t positions_in(const GgufInfo& info) {
+    for (const GgufTensor& tensor : info.tensors)
+        if (tensor.name == "position_embd.weight") return tensor.shape[1];
+    return 0;
 }
 
 void check_complete(const GgufInfo& info, const std::string& path) {
@@ -266,7 +248,8 @@ std::vector<std::string> later_parts(const GgufInfo& info, const std::string& pa
 std::string architecture_of(const GgufInfo& info) { return text_of(info, "general.architecture"); }
 
 std::int64_t check_model_file(const std::string& path) {
-    const GgufInfo info = inspect_gguf(path);
+    const std::shared_ptr<const GgufInfo> parsed = inspect_gguf(path);
+    const GgufInfo& info = *parsed;
     const std::string architecture = architecture_of(info);
     const std::vector<std::string> later = later_parts(info, path);
     if (architecture == "colm-head")
@@ -280,25 +263,24 @@ std::int64_t check_model_file(const std::string& path) {
     if (Metadata(info, path).text("tokenizer.ggml.model").value_or("") == "bert")
         throw LoadError(
             path + " has the tokenizer of an encoder (bert); decoder-only language models are supported");
-    const GgufPtr gguf = open_gguf(path);
-    check_tensor_types(gguf.get(), path);
-    check_tokens(gguf.get(), path);
-    check_substitutes(gguf.get(), architecture + ".adapters.token_ids_substitute", path);
+    check_tensor_types(info, path);
+    check_vocabulary(info, path);
     const std::int64_t n_expert = Metadata(info, path).integer(architecture + ".expert_count").value_or(0);
-    check_expert_ids(gguf.get(), n_expert, path);
-    std::int64_t n_positions = positions_in(gguf.get());
+    check_expert_ids(info, n_expert, path);
+    std::int64_t n_positions = positions_in(info);
     for (const std::string& part : later) {
-        check_complete(inspect_gguf(part), part);
-        const GgufPtr further = open_gguf(part);
-        check_tensor_types(further.get(), part);
-        check_expert_ids(further.get(), n_expert, part);
-        n_positions = std::max(n_positions, positions_in(further.get()));
+        const std::shared_ptr<const GgufInfo> further = inspect_gguf(part);
+        check_complete(*further, part);
+        check_tensor_types(*further, part);
+        check_expert_ids(*further, n_expert, part);
+        n_positions = std::max(n_positions, positions_in(*further));
     }
     return n_positions;
 }
 
 void check_adapter_file(const std::string& path) {
-    const GgufInfo info = inspect_gguf(path);
+    const std::shared_ptr<const GgufInfo> parsed = inspect_gguf(path);
+    const GgufInfo& info = *parsed;
     if (architecture_of(info) == "colm-head")
         throw LoadError(path + " is a deferral head, not a LoRA adapter; pass it as head=");
     if (!is_adapter(info))
@@ -311,16 +293,13 @@ void check_adapter_file(const std::string& path) {
     if (alpha != info.metadata.end() && std::get_if<double>(&alpha->second) == nullptr)
         metadata.refuse("adapter.lora.alpha", "is not a float32");
     metadata.require_finite();
-    if (info.n_tensors == 0)
+    if (info.tensors.empty())
         throw LoadError(path + " is a LoRA adapter without any tensor; convert it again");
-    const GgufPtr gguf = open_gguf(path);
-    check_tensor_types(gguf.get(), path);
-    for (std::int64_t id = 0; id < info.n_tensors; ++id) {
-        const std::int64_t* shape = gguf_get_tensor_ne(gguf.get(), id);
-        if (shape[2] != 1 || shape[3] != 1)
-            throw LoadError(path + ": the tensor " + gguf_get_tensor_name(gguf.get(), id) +
+    check_tensor_types(info, path);
+    for (const GgufTensor& tensor : info.tensors)
+        if (tensor.shape[2] != 1 || tensor.shape[3] != 1)
+            throw LoadError(path + ": the tensor " + tensor.name +
                             " has more than two dimensions; this is no LoRA adapter of a language model");
-    }
 }
 
 }  // namespace colm::llama

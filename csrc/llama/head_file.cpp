@@ -24,6 +24,7 @@ constexpr std::uint32_t kMaxEmbd = 1U << 20U;
 constexpr std::uint64_t kMaxWeights = 1U << 27U;
 constexpr std::size_t kMaxTopK = 64;
 constexpr std::size_t kMaxRates = 4096;
+constexpr std::size_t kMaxAdapters = 64;
 constexpr std::uint64_t kMaxHeaderBytes = 16U << 20U;
 
 // Typed access to the keys: gguf's own getters abort the process on a key of another type.
@@ -37,6 +38,11 @@ class Keys {
     }
     std::uint32_t number(const char* key) const {
         return gguf_get_val_u32(gguf_, find(key, GGUF_TYPE_UINT32, true));
+    }
+    std::optional<std::uint32_t> optional_number(const char* key) const {
+        const std::int64_t id = find(key, GGUF_TYPE_UINT32, false);
+        if (id < 0) return std::nullopt;
+        return gguf_get_val_u32(gguf_, id);
     }
     std::optional<float> real(const char* key) const {
         const std::int64_t id = find(key, GGUF_TYPE_FLOAT32, false);
@@ -80,6 +86,21 @@ class Keys {
     const std::string& path_;
 };
 
+std::optional<std::vector<std::pair<std::string, float>>> read_adapters(const Keys& keys,
+                                                                        const std::string& path) {
+    const std::optional<std::uint32_t> n = keys.optional_number("colm-head.n_base_adapters");
+    if (!n) return std::nullopt;
+    const std::vector<std::string> digests = keys.texts("colm-head.base_adapters");
+    const std::vector<float> scales = keys.reals("colm-head.base_adapter_scales");
+    if (*n > kMaxAdapters || digests.size() != *n || scales.size() != *n)
+        throw HeadError(path + ": n_base_adapters is " + std::to_string(*n) + " (at most " +
+                        std::to_string(kMaxAdapters) + "), but there are " + std::to_string(digests.size()) +
+                        " base_adapters and " + std::to_string(scales.size()) + " base_adapter_scales");
+    std::vector<std::pair<std::string, float>> adapters;
+    for (std::size_t i = 0; i < digests.size(); ++i) adapters.emplace_back(digests[i], scales[i]);
+    return adapters;
+}
+
 HeadInfo read_info(const gguf_context* gguf, const std::string& path) {
     const Keys keys(gguf, path);
     HeadInfo info;
@@ -109,6 +130,7 @@ HeadInfo read_info(const gguf_context* gguf, const std::string& path) {
     info.base_name = keys.text("colm-head.base_name", "");
     info.assistant_name = keys.text("colm-head.assistant_name", "");
     info.vocab_fingerprint = keys.text("colm-head.vocab_fingerprint", "");
+    info.base_adapters = read_adapters(keys, path);
     info.default_threshold = keys.real("colm-head.default_threshold");
     info.rates = keys.reals("colm-head.rates");
     info.thresholds = keys.reals("colm-head.thresholds");

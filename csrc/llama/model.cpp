@@ -64,7 +64,7 @@ void check_options(const ModelOptions& o) {
     for (const float value : {o.rope_freq_base, o.rope_freq_scale})
         require(std::isfinite(value) && value >= 0.0f,
                 "rope_freq_base and rope_freq_scale must be 0 or more");
-    for (const auto& [path, scale] : o.lora)
+    for (const auto& [path, scale, digest] : o.lora)
         require(std::isfinite(scale), "the scale of the adapter " + path + " is not finite");
 }
 
@@ -279,7 +279,7 @@ void LlamaModel::create_context() {
 }
 
 void LlamaModel::load_adapters(Weights& weights) const {
-    for (const auto& [path, scale] : options_.lora) {
+    for (const auto& [path, scale, digest] : options_.lora) {
         check_adapter_file(path);
         const std::uint64_t before = log_position();
         llama_adapter_lora* adapter = nullptr;

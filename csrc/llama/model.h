@@ -1,6 +1,8 @@
 // A GGUF model in llama.cpp, as the method sees it.
 #pragma once
 
+#include <llama-cpp.h>
+
 #include <atomic>
 #include <memory>
 #include <string>
@@ -9,7 +11,6 @@
 #include "colm/batch_model.h"
 #include "colm/language_model.h"
 #include "colm/vocabulary.h"
-#include "llama/handles.h"
 #include "llama/model_options.h"
 
 namespace colm::llama {
@@ -43,6 +44,8 @@ class LlamaModel final : public LanguageModel, public BatchModel {
     const Vocabulary& vocabulary() const { return weights_->vocabulary; }
     const llama_vocab* vocab() const { return llama_model_get_vocab(model()); }
     const std::string& path() const { return path_; }
+    // As in the options.
+    const auto& adapters() const { return options_.lora; }
     // The most tokens of one pass of the graph.
     std::size_t n_ubatch() const;
     std::size_t n_ctx_train() const;
@@ -58,7 +61,7 @@ class LlamaModel final : public LanguageModel, public BatchModel {
   private:
     // What all contexts of a model share. Adapters are freed with the model.
     struct Weights {
-        ModelPtr model;
+        llama_model_ptr model;
         Vocabulary vocabulary;
         std::vector<llama_adapter_lora*> adapters;
         std::vector<float> scales;
@@ -90,7 +93,7 @@ class LlamaModel final : public LanguageModel, public BatchModel {
     ModelOptions options_;
     std::string path_;
     std::shared_ptr<const Weights> weights_;
-    ContextPtr context_;  // declared after the weights, so that it dies first
+    llama_context_ptr context_;  // declared after the weights, so that it dies first
     Batch batch_;
     std::size_t n_embd_ = 0;
     std::size_t n_ctx_ = 0;

@@ -14,9 +14,9 @@ std::string llama_cpp_says(std::uint64_t since) {
     return why.empty() ? std::string() : " (llama.cpp: " + why + ")";
 }
 
-ModelPtr open_model(const std::string& path, const llama_model_params& params) {
+llama_model_ptr open_model(const std::string& path, const llama_model_params& params) {
     const std::uint64_t before = log_position();
-    ModelPtr model;
+    llama_model_ptr model;
     try {
         const AssertionGuard guard;
         model.reset(llama_model_load_from_file(path.c_str(), params));
@@ -32,7 +32,7 @@ Vocabulary load_vocabulary(const std::string& path) {
     check_model_file(path);
     llama_model_params params = llama_model_default_params();
     params.vocab_only = true;
-    const ModelPtr model = open_model(path, params);
+    const llama_model_ptr model = open_model(path, params);
     return read_vocabulary(model.get(), path);
 }
 

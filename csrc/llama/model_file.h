@@ -1,16 +1,17 @@
 // Opening model files: errors instead of null, and the vocabulary alone.
 #pragma once
 
+#include <llama-cpp.h>
+
 #include <cstdint>
 #include <string>
 
 #include "colm/vocabulary.h"
-#include "llama/handles.h"
 
 namespace colm::llama {
 
 // llama_model_load_from_file with a LoadError in place of null.
-ModelPtr open_model(const std::string& path, const llama_model_params& params);
+llama_model_ptr open_model(const std::string& path, const llama_model_params& params);
 
 // The vocabulary alone; the weights are not read.
 Vocabulary load_vocabulary(const std::string& path);

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
-#include <utility>
+#include <tuple>
 #include <vector>
 
 namespace colm::llama {
@@ -53,8 +53,8 @@ struct ModelOptions {
     float rope_freq_base = 0.0f;
     float rope_freq_scale = 0.0f;
 
-    // Adapters (path, scale).
-    std::vector<std::pair<std::string, float>> lora;
+    // Adapters (path, scale, SHA-256 of the file; the last only tells models with different adapters apart).
+    std::vector<std::tuple<std::string, float, std::string>> lora;
 
     // Called with the loaded fraction in [0, 1]; false stops the load.
     std::function<bool(float)> progress;

@@ -35,8 +35,8 @@ llama_sampler* new_chain() {
     return llama_sampler_chain_init(params);
 }
 
-SamplerPtr clone(const SamplerPtr& sampler) {
-    return SamplerPtr(sampler ? llama_sampler_clone(sampler.get()) : nullptr);
+llama_sampler_ptr clone(const llama_sampler_ptr& sampler) {
+    return llama_sampler_ptr(sampler ? llama_sampler_clone(sampler.get()) : nullptr);
 }
 
 }  // namespace

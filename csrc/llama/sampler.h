@@ -1,6 +1,8 @@
 // llama.cpp's sampler chain, and grammars, behind the method's Sampler.
 #pragma once
 
+#include <llama-cpp.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -12,7 +14,6 @@
 #include "colm/grammar_matcher.h"
 #include "colm/options.h"
 #include "colm/sampler.h"
-#include "llama/handles.h"
 #include "llama/vocab.h"
 
 namespace colm::llama {
@@ -57,10 +58,10 @@ class LlamaSampler final : public Sampler {
     std::vector<Token> biased_;
     std::size_t n_recent_ = 0;
     std::deque<Token> recent_;
-    SamplerPtr adjustments_;  // bias and penalties; null where there are none
+    llama_sampler_ptr adjustments_;  // bias and penalties; null where there are none
     std::shared_ptr<const TokenTexts> texts_;
     std::optional<GrammarMatcher> grammar_;
-    SamplerPtr choice_;
+    llama_sampler_ptr choice_;
     std::vector<llama_token_data> candidates_;
 };
 

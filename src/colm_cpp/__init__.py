@@ -22,6 +22,7 @@ from . import _compatibility  # noqa: E402
 _compatibility.check()
 
 from . import errors  # noqa: E402
+from .adapters import AdapterWarning  # noqa: E402
 from .batch import BatchStream  # noqa: E402
 from .errors import *  # noqa: E402, F403
 from .export import export_head  # noqa: E402
@@ -38,6 +39,7 @@ from .stream import TokenStream  # noqa: E402
 __version__ = _compatibility.version()
 
 __all__ = [
+    "AdapterWarning",
     "BatchStream",
     "Completion",
     "GenerationOptions",

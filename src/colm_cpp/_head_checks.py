@@ -6,6 +6,7 @@ Each takes a caller's value and returns it in the form that the head keeps.
 from __future__ import annotations
 
 import itertools
+import math
 import operator
 import re
 from collections.abc import Iterable, Sequence
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ._shown import shown
+from .adapters import in_effect
 from .errors import HeadError
 
 KINDS = ("linear", "mlp")
@@ -25,7 +27,9 @@ MAX_EMBD = 2**20
 MAX_LAYERS = 64
 MAX_WEIGHTS = 2**27
 MAX_RATES = 4096
+MAX_ADAPTERS = 64
 _MAX_TEXT = 2**20
+_MAX_SCALE = float(np.finfo(np.float32).max)
 
 
 def choice(field: str, value: object, known: tuple[str, ...]) -> str:
@@ -156,6 +160,22 @@ def fingerprint(value: object) -> str | None:
     if not isinstance(value, str) or re.fullmatch(r"[0-9a-fA-F]{16}", value) is None:
         raise HeadError(f"vocab_fingerprint is {shown(value)}; it must be 16 hexadecimal digits, or None")
     return value.lower()
+
+
+def adapters(value: object) -> tuple[tuple[str, float], ...] | None:
+    """Check the optional adapters of the base: SHA-256 and scale of each."""
+    if value is None:
+        return None
+    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) > MAX_ADAPTERS:
+        raise HeadError(f"base_adapters is {shown(value)}; it must be a sequence of at most {MAX_ADAPTERS}, or None")
+    for entry in value:
+        if not isinstance(entry, Sequence) or len(entry) != 2 or not isinstance(entry[1], int | float):
+            raise HeadError(f"base_adapters holds {shown(entry)}; each entry must be a SHA-256 and a scale")
+        if not isinstance(entry[0], str) or re.fullmatch(r"[0-9a-f]{64}", entry[0]) is None:
+            raise HeadError(f"base_adapters holds {shown(entry[0])}; a SHA-256 has 64 hexadecimal digits")
+        if not math.isfinite(entry[1]) or abs(entry[1]) > _MAX_SCALE:
+            raise HeadError(f"base_adapters holds the scale {shown(entry[1])}; it must be finite in float32")
+    return in_effect((digest, scale) for digest, scale in value)
 
 
 def unit(field: str, value: object) -> float:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import importlib
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import LoadError, MissingDependency
-from .output_file import write_file
+from .output_file import bytes_of, write_file
 from .paths import to_native
 
 if TYPE_CHECKING:
@@ -30,19 +29,12 @@ def write(head: Head, path: str | os.PathLike[str]) -> None:
     to_native(path)  # refuses what no file can be named
     target = Path(path)
     try:
-        write_file(target, _to_gguf(head))
+        write_file(target, bytes_of(lambda file: _write_gguf(head, file)))
     except OSError as exc:
         raise LoadError(
             f"cannot write the head file {target}: {exc.strerror or exc}; check that its folder exists, "
             "is writable and has space"
         ) from exc
-
-
-def _to_gguf(head: Head) -> bytes:
-    with tempfile.TemporaryDirectory(prefix="colm-head-") as folder:
-        file = Path(folder, "head.gguf")  # gguf writes to a path only
-        _write_gguf(head, file)
-        return file.read_bytes()
 
 
 def _write_gguf(head: Head, path: Path) -> None:
@@ -70,6 +62,11 @@ def _write_gguf(head: Head, path: Path) -> None:
             value = getattr(head, key)
             if value is not None:
                 writer.add_string(f"{ARCHITECTURE}.{key}", value)
+        if head.base_adapters is not None:
+            # gguf writes no empty arrays, so a count says that there is none.
+            writer.add_uint32(f"{ARCHITECTURE}.n_base_adapters", len(head.base_adapters))
+            writer.add_array(f"{ARCHITECTURE}.base_adapters", [digest for digest, _ in head.base_adapters])
+            writer.add_array(f"{ARCHITECTURE}.base_adapter_scales", [scale for _, scale in head.base_adapters])
         if head.default_threshold is not None:
             writer.add_float32(f"{ARCHITECTURE}.default_threshold", head.default_threshold)
         if head.rates:

@@ -9,9 +9,11 @@ from fractions import Fraction
 from typing import Any
 
 from ._formats import of_format
-from ._json_keywords import KEYWORDS, Document, Place, is_number, listed, refuse, shown
+from ._json_document import Document
+from ._json_keywords import KEYWORDS, Place, as_list, is_number, refuse
 from ._languages import Languages, TooMuchWork
 from ._regex import NotSupported, parse
+from ._shown import shown
 
 __all__ = ["distinct", "holds"]
 
@@ -63,7 +65,7 @@ def holds(document: Document, languages: Languages, at: str, value: Any) -> bool
     def sub(part: Any, *path: str | int) -> bool:
         return holds(document, languages, document.under(at, *path), part)
 
-    if "type" in schema and not set(_kinds(value)) & set(listed(schema["type"])):
+    if "type" in schema and not set(_kinds(value)) & set(as_list(schema["type"])):
         return False
     if "const" in schema and _same(value) != _same(schema["const"]):
         return False

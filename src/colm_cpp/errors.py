@@ -16,6 +16,7 @@ __all__ = [
     "ContextFull",
     "CorpusError",
     "DownloadError",
+    "FolderInUse",
     "ForkError",
     "GenerationError",
     "GrammarError",
@@ -63,6 +64,16 @@ class CorpusError(ColmError, ValueError):
     """Texts, problems or results on disk cannot be used; the message names the file, and the line if there is one."""
 
 
+class FolderInUse(ColmError, RuntimeError):
+    """Another process is writing to a folder of results.
+
+    Attributes:
+        folder: its path.
+    """
+
+    folder: str = ""
+
+
 class LoadError(ColmError, OSError):
     """A model, adapter or head file is missing, damaged, or not what was asked for."""
 
@@ -103,7 +114,7 @@ class HeadError(ColmError, ValueError):
 
 
 class HeadMismatch(HeadError):
-    """A deferral head was made for another base (its ``n_embd`` or vocabulary differs)."""
+    """A deferral head was made for another base: its ``n_embd``, vocabulary or LoRA adapters differ."""
 
 
 class TokenizeError(ColmError, ValueError):

@@ -11,6 +11,8 @@ __all__ = ["require"]
 
 _PACKAGES = {
     "matplotlib": ("Matplotlib", "matplotlib"),
+    "ml_dtypes": ("ml_dtypes", "ml_dtypes"),
+    "safetensors": ("safetensors", "safetensors ml_dtypes"),
     "scipy.optimize": ("SciPy", "scipy"),
     "torch": ("PyTorch", "torch"),
     "transformers": ("transformers", "transformers"),

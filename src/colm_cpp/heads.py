@@ -46,6 +46,9 @@ class Head:
         assistant_name: the assistant that the head was made for, for display.
         vocab_fingerprint: 16 hexadecimal digits (kept in lower case). If present, it must equal the
             base's.
+        base_adapters: SHA-256 of the file and scale of each LoRA adapter that the base had when the head was fitted.
+            ``()``: it had none. None: unknown. A pair whose base has other adapters refuses the head, or warns if the
+            head was fitted without one.
         default_threshold: eta in [0, 1]. None: 0.5.
         rates: the calibration table's deferral rates in [0, 1], strictly ascending; at most 4096.
         thresholds: the calibration table's thresholds in [0, 1], one for each of ``rates``.
@@ -70,6 +73,7 @@ class Head:
     base_name: str | None = None
     assistant_name: str | None = None
     vocab_fingerprint: str | None = None
+    base_adapters: tuple[tuple[str, float], ...] | None = None
     default_threshold: float | None = None
     rates: tuple[float, ...] = ()
     thresholds: tuple[float, ...] = ()
@@ -91,6 +95,7 @@ class Head:
         for field in ("name", "base_name", "assistant_name", "training", "calibration"):
             checks.text(field, getattr(self, field))
         put("vocab_fingerprint", checks.fingerprint(self.vocab_fingerprint))
+        put("base_adapters", checks.adapters(self.base_adapters))
         if self.default_threshold is not None:
             put("default_threshold", checks.unit("default_threshold", self.default_threshold))
         put("rates", checks.units("rates", self.rates))
@@ -115,7 +120,7 @@ class Head:
             features: see :class:`Head`. Default none.
             top_k: see :class:`Head`. Default 0.
             **metadata: any of ``name``, ``base_name``, ``assistant_name``, ``vocab_fingerprint``,
-                ``default_threshold``, ``rates``, ``thresholds``, ``training``, ``calibration``.
+                ``base_adapters``, ``default_threshold``, ``rates``, ``thresholds``, ``training``, ``calibration``.
 
         Raises:
             HeadError: the head is not well-formed.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from .names import HEAD_CHOICES, find_head, find_model, head_file
 from .options import LONG_N_UBATCH, MAX_LOOKAHEAD, GenerationOptions, LoadOptions, option_dict
 from .pair import DEFAULT_THRESHOLD, Pair
 from .paths import to_native
-from .preset import preset
+from .preset import Preset, preset
 from .prompts import refuse_messages
 from .results import Completion
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from .options import LoadOptionsDict, WritingOptionsDict
 
-__all__ = ["generate", "load"]
+__all__ = ["generate", "load", "metadata", "prepare", "quantised"]
 
 PathLike = str | os.PathLike[str]
 
@@ -41,7 +41,8 @@ _TINY_FILE = 16 * 2**20
 _FLOAT_FILE_TYPES = (0, 1, 32)  # of llama_ftype: F32, F16, BF16
 
 
-def _metadata(path: str) -> dict[str, Any]:
+def metadata(path: str) -> dict[str, Any]:
+    """The metadata of a GGUF file. Raises LoadError."""
     found: dict[str, Any] = _core.inspect_gguf(to_native(path))["metadata"]
     return found
 
@@ -51,7 +52,8 @@ def _trained_n_ctx(metadata: dict[str, Any]) -> int:
     return int(length) if isinstance(length, int) and length >= 2 else 0
 
 
-def _quantised(metadata: dict[str, Any]) -> bool:
+def quantised(metadata: dict[str, Any]) -> bool:
+    """Whether a model with this metadata has quantised weights."""
     return metadata.get("general.file_type", _FLOAT_FILE_TYPES[0]) not in _FLOAT_FILE_TYPES
 
 
@@ -60,7 +62,7 @@ def load(
     assistant: PathLike | None = None,
     head: PathLike | Head | None = None,
     *,
-    pair: str | None = None,
+    pair: PathLike | Preset | None = None,
     base_options: LoadOptionsDict | None = None,
     assistant_options: LoadOptionsDict | None = None,
     progress: Callable[[float], object] | None = None,
@@ -71,14 +73,15 @@ def load(
 
     Args:
         base: the base's GGUF file, or its place on the hub: ``hf:org/repo/file-pattern.gguf``, with ``@revision`` after
-            it for a branch, tag or commit. The name of a preset (:func:`colm_cpp.presets`), without ``assistant``,
-            loads both models and their head.
+            it for a branch, tag or commit. Without ``assistant``, ``base`` stands for a pair, see ``pair``.
         assistant: the assistant's GGUF file, or its place on the hub.
         head: the deferral head. One of: the path of a head file, or its place on the hub; a :class:`Head`; the name of
             a head in the package (:func:`colm_cpp.shipped_heads`) or of a preset; the name of a training-free head
             (``"confidence"``, ``"entropy"``, ``"random"``, ``"always"``, ``"never"``); a token of the base's
             vocabulary whose logit decides (``"<|defer|>"``). A head can also be given with each text.
-        pair: the name of a preset, instead of ``base`` and ``assistant``.
+        pair: instead of ``base`` and ``assistant``: the name of a preset (:func:`colm_cpp.presets`), a folder with a
+            ``pair.toml``, such a file (``docs/pairs.md``), or a :class:`Preset`. It loads both models, the adapter, and
+            the head unless ``head`` is given. Options that are given here replace those of the pair.
         base_options: options for the base alone. They replace ``options`` of the same name.
         assistant_options: options for the assistant alone. They replace ``options`` of the same name.
         progress: called with the loaded fraction, 0 to 1. Loading stops if it returns False.
@@ -89,41 +92,64 @@ def load(
 
     Raises:
         TypeError: an unknown option.
-        OptionError: an option outside its range, or an unknown preset.
+        OptionError: an option outside its range, an unknown preset, or an invalid key in a pair's file.
         LoadError: a file is missing, damaged, not a model, or llama.cpp refused it.
         NotEnoughMemory: the estimate exceeds what is free.
         VocabMismatch: the vocabularies differ; the message names the first differing token.
-        HeadError: ``head`` cannot be used as a head; HeadMismatch if it was made for another base.
+        HeadError: ``head`` cannot be used as a head; HeadMismatch if it was made for another base, or for the base with
+            other adapters.
         DownloadError: a file cannot be downloaded from the hub.
     """
     check_memory = flag("check_memory", check_memory)
-    if pair is not None:
-        base, assistant, head = _of_pair(pair, base, assistant, head)
-    elif base is None and assistant is None:
+    if base is None and assistant is None and pair is None:
         raise OptionError("load() needs base= and assistant=, or pair= with a name that colm.presets() lists")
-    elif assistant is None:
-        base, assistant, head = _named(os.fspath(base) if isinstance(base, os.PathLike) else base, head)
-    if base is None:
+    if assistant is None and pair is None:
+        base, pair = None, preset(base)
+    known = None if pair is None else _of_pair(pair, base, assistant)
+    if known is not None:
+        base, assistant = known.base, known.assistant
+    if base is None or assistant is None:
         raise TypeError("base= is of type NoneType; give a GGUF file's path, hf:org/repo/file or the name of a preset")
     if head is not None and not isinstance(head, (str, os.PathLike, Head)):
         raise HeadError(f"head is of type {type(head).__name__}; {HEAD_CHOICES}")
-    chosen = LoadOptions.of_both(options, base_options, assistant_options)
+    chosen = _options_of(known, options, base_options, assistant_options)
+    if head is None and known is not None:
+        head = _head_of(known)
     with busy():
-        return Pair(*_load(base, assistant, head, chosen, progress, check_memory))
+        loaded = _load(base, assistant, head, chosen, progress, check_memory)
+        return Pair(*loaded, system=None if known is None else known.system)
 
 
-def _named(name: object, head: PathLike | Head | None) -> tuple[str, str, PathLike | Head]:
-    """Both models of the preset, and ``head`` or else the preset's head."""
-    known = preset(name)
-    return known.base, known.assistant, known.head if head is None else head
-
-
-def _of_pair(
-    pair: str, base: PathLike | None, assistant: PathLike | None, head: PathLike | Head | None
-) -> tuple[str, str, PathLike | Head]:
+def _of_pair(pair: PathLike | Preset, base: PathLike | None, assistant: PathLike | None) -> Preset:
     if base is not None or assistant is not None:
-        raise OptionError(f"pair={pair!a} already names both models; leave out pair=, or base= and assistant=")
-    return _named(pair, head)
+        raise OptionError(
+            f"pair={pair if isinstance(pair, str) else str(pair)!a} already names both models; leave out pair=, or "
+            "base= and assistant="
+        )
+    return preset(pair)
+
+
+def _options_of(
+    known: Preset | None, options: Mapping[str, Any], base_options: object, assistant_options: object
+) -> tuple[LoadOptions, LoadOptions]:
+    if known is None:
+        return LoadOptions.of_both(options, base_options, assistant_options)
+    return LoadOptions.of_both(*known.load_options(options, base_options, assistant_options))
+
+
+def _head_of(known: Preset) -> str | Head | None:
+    """The preset's head; where the preset has a rate, with the threshold of that rate as its default.
+
+    Raises:
+        HeadError: the head has no calibration table for the rate.
+    """
+    if known.head is None or known.defer_rate is None:
+        return known.head
+    head = Head.load(known.head)
+    try:
+        return head.replace(default_threshold=head.threshold_for_rate(known.defer_rate))
+    except HeadError as error:
+        raise HeadError(f"{known.file}: {error}") from error
 
 
 def _load(
@@ -162,7 +188,7 @@ def prepare(
         # All batches are long here, and a longer pass is some percent faster.
         chosen = (_with_long_passes(chosen[0]), _with_long_passes(chosen[1]))
     paths = (find_model("base", base), find_model("assistant", assistant))
-    headers = [_metadata(path) for path in paths]
+    headers = [metadata(path) for path in paths]
     trained = [_trained_n_ctx(header) for header in headers]
     # By default both get the context that both were trained for.
     common = min((n for n in trained if n), default=0)
@@ -180,7 +206,7 @@ def prepare(
             n_ctx,
             _threads_for(path),
             [(resolve(adapter), scale) for adapter, scale in o.adapters()],
-            quantised=_quantised(header),
+            quantised=quantised(header),
         )
         for o, path, n_ctx, header in zip(chosen, paths, sizes, headers, strict=True)
     ]
@@ -201,7 +227,7 @@ def _threads_for(path: str) -> int:
 def generate(
     prompt: str | Sequence[int],
     *,
-    pair: str | None = None,
+    pair: PathLike | Preset | None = None,
     base: PathLike | None = None,
     assistant: PathLike | None = None,
     head: PathLike | Head | None = None,
@@ -219,10 +245,10 @@ def generate(
 
     Args:
         prompt: text or token ids.
-        pair: the name of a preset (:func:`colm_cpp.presets`), instead of ``base`` and ``assistant``.
+        pair: as for :func:`load`, instead of ``base`` and ``assistant``.
         base: as for :func:`load`, but no preset.
         assistant: as for :func:`load`.
-        head: as for :func:`load`. It is required unless ``pair`` is given.
+        head: as for :func:`load`. It is required unless ``pair`` is given and has a head.
         load_options: options of :class:`LoadOptions`, and ``base_options``, ``assistant_options``, ``check_memory`` and
             ``progress`` of :func:`load`.
         keep: keep the pair for the next call. False: free a pair that this call loads.
@@ -232,8 +258,10 @@ def generate(
     Raises:
         Everything that :func:`load` and :meth:`Pair.generate` raise.
     """
-    if pair is not None:
-        base, assistant, head = _of_pair(pair, base, assistant, head)
+    known = None if pair is None else _of_pair(pair, base, assistant)
+    if known is not None:
+        base, assistant = known.base, known.assistant
+        head = _head_of(known) if head is None else head
     given = dict(option_dict("load_options", load_options))
     if "check_memory" in given:
         given["check_memory"] = flag("check_memory", given["check_memory"])
@@ -248,6 +276,11 @@ def generate(
         raise HeadError(f"head is of type {type(head).__name__}; {HEAD_CHOICES}")
     file = None if isinstance(head, Head) else head_file(head)
     head = head if file is None else Head.load(file)  # before minutes of loading, too
+    if known is not None:
+        names = ("base_options", "assistant_options")
+        shared = {name: value for name, value in given.items() if name not in _NO_LOAD_OPTIONS}
+        merged = known.load_options(shared, *(given.get(name) for name in names))
+        given = {**given, **merged[0], **dict(zip(names, merged[1:], strict=True))}
     loaded, is_kept = _loaded_or_kept(base, assistant, given, keep)
     with contextlib.nullcontext() if is_kept else loaded:
         return loaded.generate(prompt, head=head, queue_timeout=queue_timeout, **options)

@@ -1,6 +1,6 @@
 """Resolving names of models, heads and presets, for the Python API and the command line.
 
-A preset (:func:`colm_cpp.presets`) names two models and a head. The name of a head is tried in this order: a
+A preset (:func:`colm_cpp.presets`) names a pair and its head. The name of a head is tried in this order: a
 training-free head, a head in the package, the head of a preset, a file, a token of the vocabulary. A path object, or a
 str such as ``./demo``, is always a file.
 """
@@ -13,7 +13,8 @@ from typing import Literal
 
 from .errors import OptionError
 from .hub import is_hub_spec, resolve
-from .preset import presets
+from .pair_file import read
+from .preset import is_preset, packaged_names, preset_files
 from .shipped import shipped_head, shipped_heads
 
 __all__ = [
@@ -32,8 +33,8 @@ TRAINING_FREE_HEADS = ("confidence", "entropy", "random", "always", "never")
 
 
 def head_names() -> tuple[str, ...]:
-    """Names of the heads in the package (:func:`colm_cpp.shipped_heads`) and of presets, for their heads."""
-    return tuple(dict.fromkeys([*shipped_heads(), *(known.name for known in presets())]))
+    """Names of the heads in the package (:func:`colm_cpp.shipped_heads`) and of its presets, for their heads."""
+    return tuple(dict.fromkeys([*shipped_heads(), *packaged_names()]))
 
 
 HEAD_CHOICES = (
@@ -73,12 +74,18 @@ def find_head(head: PathLike) -> NamedHead:
         return NamedHead("file", name, os.path.join(os.curdir, name) if is_hub_spec(name) else name)
     if name in TRAINING_FREE_HEADS:
         return NamedHead("training-free", name)
+    file = None if name in shipped_heads() else preset_files().get(name)
+    known = None if file is None else read(file, name)
+    if known is not None and known.head is not None:
+        place = None if known.head in TRAINING_FREE_HEADS else _file_or_token(known.head).place
+        return NamedHead("packaged" if known.packaged else "file", name, place)
+    return _file_or_token(name)
+
+
+def _file_or_token(name: str) -> NamedHead:
     packaged = shipped_head(name)
     if packaged is not None:
         return NamedHead("packaged", name, str(packaged))
-    for known in presets():
-        if known.name == name:
-            return NamedHead("packaged", name, find_head(known.head).place)
     if "\0" not in name and (is_hub_spec(name) or name.lower().endswith(".gguf") or os.path.exists(name)):
         return NamedHead("file", name, name)
     return NamedHead("token", name)
@@ -99,6 +106,6 @@ def find_model(name: str, value: object) -> str:
     """
     if not isinstance(value, (str, os.PathLike)):
         raise TypeError(f"{name}= is of type {type(value).__name__}; give the path of a GGUF file or hf:org/repo/file")
-    if isinstance(value, str) and value in {known.name for known in presets()} and not os.path.isfile(value):
+    if is_preset(value):
         raise OptionError(f"{name}={value!a} is a preset, which stands for two models; give pair={value!a} instead")
     return os.path.expanduser(resolve(value))

@@ -19,6 +19,7 @@ import numpy as np
 from . import _core
 from ._numbers import flag, real, share
 from ._shown import shown
+from .adapters import adapter_digest
 from .errors import OptionError
 from .grammar import response_grammar, to_gbnf
 from .paths import to_native
@@ -333,7 +334,7 @@ class LoadOptions:
         core.use_mlock = bool(self.use_mlock)
         core.rope_freq_base = float(self.rope_freq_base)
         core.rope_freq_scale = float(self.rope_freq_scale)
-        core.lora = [(to_native(adapter), scale) for adapter, scale in adapters]
+        core.lora = [(to_native(adapter), scale, adapter_digest(adapter)) for adapter, scale in adapters]
         return core
 
 

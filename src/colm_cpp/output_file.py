@@ -14,7 +14,8 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -25,6 +26,7 @@ from .errors import OptionError
 
 __all__ = [
     "OutputFile",
+    "bytes_of",
     "check_output",
     "descriptor_of",
     "is_stream",
@@ -90,6 +92,9 @@ class OutputFile:
             self._failed = True
             raise
 
+    def flush(self) -> None:
+        """For libraries that ask for it; :meth:`write` has done it."""
+
     def keep(self) -> None:
         """What was written is worth keeping, however the block ends."""
         self._kept = True
@@ -132,6 +137,14 @@ def write_file(path: PathLike, data: bytes) -> None:
     """
     with OutputFile(path) as file:
         file.write(data)
+
+
+def bytes_of(write: Callable[[Path], object]) -> bytes:
+    """What ``write`` puts into the file whose path it is given; for libraries that write to a path only."""
+    with tempfile.TemporaryDirectory(prefix="colm-") as folder:
+        file = Path(folder, "file")
+        write(file)
+        return file.read_bytes()
 
 
 def remove_leftovers(folder: Path) -> None:

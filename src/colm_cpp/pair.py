@@ -16,6 +16,7 @@ from ._busy import busy, check_usable, wait_until_idle
 from ._log import forward_log
 from ._numbers import seconds
 from ._shown import shown
+from .adapters import check_adapters
 from .batch import BatchStream, Request
 from .chat import Message, begins_with_bos, render_chat
 from .errors import ChatTemplateError, ColmError, HeadError, OptionError, PairClosed, TokenizeError
@@ -68,8 +69,16 @@ class Pair:
     A ``with`` block or :meth:`close` frees the models.
     """
 
-    def __init__(self, core: _core.Pair, head: PathLike | Head | None, memory: PairMemory | None = None) -> None:
+    def __init__(
+        self,
+        core: _core.Pair,
+        head: PathLike | Head | None,
+        memory: PairMemory | None = None,
+        *,
+        system: str | None = None,
+    ) -> None:
         self._core: _core.Pair | None = core
+        self._system = system
         self._memory = memory  # None: not checked
         self._facts = (core.base, core.assistant)  # each asking hashes the vocabulary
         self._streams: weakref.WeakSet[TokenStream] = weakref.WeakSet()
@@ -144,7 +153,8 @@ class Pair:
         """Answers ``messages``, a list of ``{"role": ..., "content": ...}``.
 
         Args:
-            messages: the conversation so far.
+            messages: the conversation so far. If it has no system message and the pair's file has one (``system``),
+                that comes first.
             chat_template: Jinja2 source. None: the template in the base's file.
             template_variables: additional variables for the template.
             queue_timeout: as for :meth:`generate`.
@@ -209,7 +219,7 @@ class Pair:
                 f"{base['path']} has no chat template; pass chat_template=, or call generate() with a finished prompt"
             )
         return render_chat(
-            messages,
+            self._with_system(messages),
             template,
             bos_token=base["bos_token"] or "",
             eos_token=base["eos_token"] or "",
@@ -217,6 +227,14 @@ class Pair:
             documents=documents,
             variables=template_variables,
         )
+
+    def _with_system(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """``messages``, behind the pair's system message where they have none."""
+        if self._system is None or isinstance(messages, str) or not isinstance(messages, Sequence):
+            return messages
+        if any(isinstance(message, Mapping) and message.get("role") == "system" for message in messages):
+            return messages
+        return [{"role": "system", "content": self._system}, *messages]
 
     def tokenize_chat(
         self,
@@ -605,6 +623,7 @@ class Pair:
             head.vocab_fingerprint or "",
         )
         core.check_head(learned)
+        check_adapters(head, self._facts[0])
         default = DEFAULT_THRESHOLD if head.default_threshold is None else head.default_threshold
         return _Prepared(learned, default, head.name or "(unnamed)", head)
 

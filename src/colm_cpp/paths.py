@@ -1,14 +1,15 @@
-"""Paths as the extension takes them."""
+"""Paths as the extension takes them, and digests of files."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 
 from ._shown import shown
 from .errors import LoadError
 
-__all__ = ["to_native"]
+__all__ = ["digest_of", "to_native"]
 
 _MAX_PATH = 32767 if sys.platform == "win32" else 4096
 
@@ -29,3 +30,12 @@ def to_native(path: str | os.PathLike[str]) -> bytes:
         return os.fsencode(name)
     except UnicodeEncodeError:
         raise LoadError(f"{shown(name)} holds a lone surrogate; no file has such a name") from None
+
+
+def digest_of(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's bytes. Raises OSError, or ValueError for a name that no file can have."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()

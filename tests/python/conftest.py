@@ -160,6 +160,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
     return noted
 
 
+@pytest.fixture(autouse=True)
+def _no_pairs_of_ones_own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs the tests may have presets."""
+    monkeypatch.setenv("COLM_PAIRS", str(tmp_path_factory.getbasetemp() / "no-pairs"))
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
     """`tiny_model(arch="llama", seed=1, ...)`: the path of a tiny model."""

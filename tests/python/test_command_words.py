@@ -127,7 +127,7 @@ def test_answers_have_one_set_of_defaults(command: str) -> None:
         ("score", learn.score, ["chat", "system", "top_k", "strict"]),
         ("bench", bench.run_bench, ["n_tokens", "rounds"]),
         ("calibrate", learn.calibrate, ["default_rate", "n_parallel"]),
-        ("evaluate", learn.run, ["n_parallel"]),
+        ("evaluate", learn.evaluate, ["n_parallel"]),
         ("score", learn.respond, ["n_parallel"]),
         ("generate", colm.Pair.stream_batch, ["n_parallel"]),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import subprocess
 import sys
 import zipfile
@@ -274,6 +275,47 @@ def test_a_sparse_npy_is_not_read(tmp_path: Path) -> None:
     assert grown < 32
 
 
+def sparse_safetensors(path: Path, name: str, shape: tuple[int, ...], last: bytes = b"\0") -> Path:
+    """A file of float32 zeros that takes no room, but for its last bytes."""
+    n_bytes = 4 * math.prod(shape)
+    header = json.dumps({name: {"dtype": "F32", "shape": shape, "data_offsets": [0, n_bytes]}}).encode()
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.seek(n_bytes - len(last), io.SEEK_CUR)
+        file.write(last)
+    return path
+
+
+@linux_only
+def test_of_a_matrix_of_64_gib_one_row_is_read(tmp_path: Path) -> None:
+    row = np.arange(1024, dtype="<f4")
+    sparse_safetensors(tmp_path / "model.safetensors", "lm_head.weight", (2**24, 1024), row.tobytes())
+    code = "assert export_head(path).weights[0][0].tolist() == list(range(1024))"
+    said, grown = measured(code, tmp_path)
+    assert said == ["OK"]
+    assert grown < 32
+
+
+@linux_only
+def test_sparse_safetensors_files_are_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "header.safetensors").open("wb") as file:
+        file.write((2**35).to_bytes(8, "little"))
+        file.truncate(2**36)
+    cases = [
+        tmp_path / "header.safetensors",
+        sparse_safetensors(tmp_path / "vector.safetensors", "theta", (2**34,)),
+        sparse_safetensors(tmp_path / "layer.safetensors", "layers.0.weight", (2**33, 2)),
+    ]
+    (header, *others), grown = measured("export_head(path)", *cases)
+    assert header.startswith("LoadError: ")
+    assert "header.safetensors is damaged or cut off: " in header
+    assert len(others) == 2
+    for said in others:
+        assert said.startswith("HeadError: ")
+        assert str(2**34) in said
+    assert grown < 32
+
+
 @linux_only
 def test_a_sparse_tokenizer_file_is_not_read(tmp_path: Path) -> None:
     header = json.dumps({"lm_head.weight": {"dtype": "F32", "shape": [1, 1], "data_offsets": [0, 4]}}).encode()
@@ -315,6 +357,6 @@ def test_a_safetensors_header_with_numbers_of_thousands_of_digits(tmp_path: Path
     for shape, offsets in (([int("9" * 4000)] * 2, [0, 4]), ([1], [0, int("9" * 4000)])):
         header = json.dumps({"theta": {"dtype": "F32", "shape": shape, "data_offsets": offsets}}).encode()
         (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
-        with pytest.raises(LoadError, match="theta") as caught:
+        with pytest.raises(LoadError, match=r"a\.safetensors is damaged or cut off: .* out of range") as caught:
             export_head(tmp_path / "a.safetensors")
         assert len(str(caught.value)) < 1000

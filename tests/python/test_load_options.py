@@ -8,7 +8,7 @@ import pytest
 from conftest import TinyModels, TinyPairs
 
 from colm_cpp import _core
-from colm_cpp.loading import _quantised, prepare
+from colm_cpp.loading import prepare, quantised
 from colm_cpp.options import LoadOptions
 
 
@@ -53,9 +53,9 @@ def test_mapped_unless_copied(
     assert chosen.to_core("x.gguf", 64, 1, [], quantised=quantised).use_mmap == mapped
 
 
-def test_what_is_quantised() -> None:
-    assert [_quantised({"general.file_type": n}) for n in (0, 1, 32, 2, 15)] == [False, False, False, True, True]
-    assert not _quantised({})
+def test_what_isquantised() -> None:
+    assert [quantised({"general.file_type": n}) for n in (0, 1, 32, 2, 15)] == [False, False, False, True, True]
+    assert not quantised({})
 
 
 def test_in_a_context(tiny_pair: TinyPairs) -> None:

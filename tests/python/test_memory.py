@@ -18,7 +18,7 @@ from conftest import ASSISTANT, BASE, TINY_LOAD, RealModels, TinyModels, TinyPai
 import colm_cpp as colm
 from colm_cpp import _core, memory
 from colm_cpp.errors import LoadError, NotEnoughMemory, OptionError
-from colm_cpp.learn import RecordFolder, Scorer, calibrate, load_prompts, load_task, make_arms, run
+from colm_cpp.learn import RecordFolder, Scorer, calibrate, evaluate, load_prompts, load_task, make_arms
 from colm_cpp.learn.respond import respond
 from colm_cpp.learn.selection import select
 from colm_cpp.limits import FreeMemory
@@ -126,7 +126,7 @@ def use_calibrate(pair: colm.Pair, prompts: Path) -> None:
 def use_evaluate(pair: colm.Pair, prompts: Path) -> None:
     arms = make_arms(["base", "assistant"], {}, [])
     folder = RecordFolder.create_or_open(prompts.parent / "records", {})
-    run(pair, load_task(prompts), folder, arms, {"max_tokens": 2}, chat=False, n_parallel=16)
+    evaluate(pair, load_task(prompts), folder, arms, {"max_tokens": 2}, chat=False, n_parallel=16)
 
 
 @pytest.mark.parametrize("use", [use_respond, use_calibrate, use_evaluate])

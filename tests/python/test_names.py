@@ -17,7 +17,8 @@ from colm_cpp.cli import main
 from colm_cpp.learn import make_arms
 from colm_cpp.learn.evaluation import named_head
 from colm_cpp.names import find_head
-from colm_cpp.preset import Preset, preset
+from colm_cpp.pair_file import to_toml
+from colm_cpp.preset import preset
 
 QWEN = "qwen2.5-coder-0.5b-1.5b"
 DEFER = tm.DEFER
@@ -41,8 +42,11 @@ def packaged(tiny_model: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyP
     theta = np.linspace(-1, 1, 32, dtype=np.float32)
     colm.Head.linear(theta, name="shipped", rates=(0.0, 1.0), thresholds=(1.0, 0.0)).save(folder / "tiny.gguf")
     monkeypatch.setattr("colm_cpp.shipped.FOLDER", folder)
-    known = Preset("tiny", str(tiny_model(**BASE)), str(tiny_model(**ASSISTANT)), "tiny", "tiny models")
-    monkeypatch.setattr("colm_cpp.preset._PRESETS", (known,))
+    own = tmp_path / "pairs"
+    own.mkdir()
+    models = {"base": str(tiny_model(**BASE)), "assistant": str(tiny_model(**ASSISTANT))}
+    (own / "tiny.toml").write_text(to_toml({**models, "head": "tiny"}))
+    monkeypatch.setenv("COLM_PAIRS", str(own))
     return "tiny"
 
 

@@ -234,12 +234,8 @@ def test_calibrate_replaces_a_table_only_when_told(
         refused(run(*command), "it failed in the middle")
     assert files["head"].read_bytes() == first
 
-    with monkeypatch.context() as patched:  # what is told beside the table may fail: the table is kept
-        patched.setattr("colm_cpp.learn.calibration.add_youden", fail)
-        result = run(*command)
+    result = run(*command)
     assert result.exit_code == 0, result.stderr
-    assert "colm: warning" in result.stderr
-    assert "it failed in the middle" in result.stderr
     assert colm.Head.load(files["head"]).rates
     np.testing.assert_array_equal(colm.Head.load(files["head"]).weights[0], np.linspace(-1, 1, 32, dtype="f4")[None])
 

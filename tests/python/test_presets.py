@@ -14,15 +14,19 @@ from colm_cpp import loading
 from colm_cpp.cli import main
 from colm_cpp.hub import HubFile
 from colm_cpp.options import LoadOptions
+from colm_cpp.pair_file import to_toml
 from colm_cpp.preset import Preset, preset
 
 
 @pytest.fixture
-def tiny_preset(tiny_model: TinyModels, monkeypatch: pytest.MonkeyPatch) -> Preset:
+def tiny_preset(tiny_model: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Preset:
     """One pair by the name of tiny, whose head is random."""
-    known = Preset("tiny", str(tiny_model(seed=1)), str(tiny_model(seed=2)), "random", "tiny models")
-    monkeypatch.setattr("colm_cpp.preset._PRESETS", (known,))
-    return known
+    models = {"base": str(tiny_model(seed=1)), "assistant": str(tiny_model(seed=2))}
+    own = tmp_path / "pairs"
+    own.mkdir()
+    (own / "tiny.toml").write_text(to_toml({"about": "tiny models", **models, "head": "random"}))
+    monkeypatch.setenv("COLM_PAIRS", str(own))
+    return preset("tiny")
 
 
 def test_what_there_is() -> None:

@@ -18,7 +18,7 @@ import colm_cpp as colm
 from colm_cpp.cli import main
 from colm_cpp.errors import CorpusError, OptionError
 from colm_cpp.learn import Record, RecordFolder, load_task, make_arms, make_checker, summarize
-from colm_cpp.learn import run as answer_all
+from colm_cpp.learn import evaluate as answer_all
 from colm_cpp.learn.costs import ROUTER_TOKENS, StepTimes, answer_costs, confidence
 from colm_cpp.learn.references import MEASURES, Experts, above, curve, reference
 from colm_cpp.report import evaluation as report
@@ -372,7 +372,7 @@ def test_plots_show_chord_and_router(tmp_path: Path, monkeypatch: pytest.MonkeyP
         }
 
     monkeypatch.setattr(figures.Figure, "savefig", noting)
-    report.write_report(summarize(folder, task, make_checker("number")), folder.path)
+    report.write_plots(summarize(folder, task, make_checker("number")), folder.path)
     assert plotted == {
         "accuracy_by_rate": {"chord": pytest.approx((0, 100)), "router": pytest.approx((0, 100))},
         "accuracy_by_speed": {"chord": pytest.approx((4, 2)), "router": pytest.approx((4, 4 / 3))},

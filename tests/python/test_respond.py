@@ -18,12 +18,12 @@ from conftest import ASSISTANT, BASE, TINY_LOAD, Asked, TinyModels
 
 import colm_cpp as colm
 from colm_cpp.cli import main
-from colm_cpp.errors import ChatTemplateError, CorpusError, HeadError, OptionError
-from colm_cpp.learn.corpus import BadRow, Document
+from colm_cpp.errors import ChatTemplateError, CorpusError, FolderInUse, HeadError, OptionError
+from colm_cpp.learn.corpus import BadRow, Corpus, Document
 from colm_cpp.learn.respond import FILE, Progress, respond
 from colm_cpp.learn.scores import Scores
 from colm_cpp.learn.scoring import Scorer, score
-from colm_cpp.learn.selection import Corpus, select
+from colm_cpp.learn.selection import select
 
 LOAD = {**TINY_LOAD, "n_ctx": 96}
 # Ends are made likely, so that some answers end by themselves and others at the limit.
@@ -424,7 +424,7 @@ def test_damaged_answers(pair: colm.Pair, prompts: Corpus, tmp_path: Path) -> No
 
 def test_two_writers(pair: colm.Pair, prompts: Corpus, tmp_path: Path) -> None:
     def second(progress: Progress) -> None:
-        with pytest.raises(CorpusError, match="another process"):
+        with pytest.raises(FolderInUse, match="another process"):
             respond(pair, prompts, tmp_path / "out", GREEDY)
 
     respond(pair, prompts, tmp_path / "out", GREEDY, on_progress=second)

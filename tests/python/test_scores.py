@@ -25,7 +25,7 @@ from conftest import ASSISTANT, BASE, TINY_LOAD, TinyModels
 from test_lora import write_adapter
 
 from colm_cpp.cli import main
-from colm_cpp.errors import CorpusError, OptionError
+from colm_cpp.errors import CorpusError, FolderInUse, OptionError
 from colm_cpp.learn import scores as scores_module
 from colm_cpp.learn.corpus import Document
 from colm_cpp.learn.identity import model_identity
@@ -213,6 +213,8 @@ def test_progress_and_meta(scorer: Scorer, corpus: list[Path], finished: Path, p
         "assistant_model": model_identity(pair_files[1]),
         "base_lora": [],
         "assistant_lora": [],
+        "base_adapters": None,
+        "assistant_adapters": None,
         "vocab_fingerprint": scorer.vocab_fingerprint,
         "n_embd": 32,
         "top_k": 10,
@@ -260,7 +262,7 @@ def test_a_killed_process_is_gone_on_with(
     with subprocess.Popen([sys.executable, "-c", CHILD, *arguments], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         n_texts = next(n for n in map(int, process.stdout) if n > 5)
-        with pytest.raises(CorpusError, match="another process"):
+        with pytest.raises(FolderInUse, match="another process"):
             score(scorer, select(corpus), folder)
         process.kill()
         assert process.wait() == -signal.SIGKILL
@@ -472,8 +474,8 @@ def test_other_models_are_refused(
         ((tiny_model(**CHAT_BASE, n_embd=64), pair_files[1]), {}, "base_model"),
         (pair_files, {"n_ctx": 32}, "n_batch"),
         (pair_files, {"n_batch": 32}, "n_batch"),
-        (pair_files, {"base_options": {"lora": adapter}}, "base_lora"),
-        (pair_files, {"base_options": {"lora": [(adapter, 0.5)]}}, "base_lora"),
+        (pair_files, {"base_options": {"lora": adapter}}, "base_adapters"),
+        (pair_files, {"base_options": {"lora": [(adapter, 0.5)]}}, "base_adapters"),
     ]
     for files, load, name in others:
         with (
@@ -521,8 +523,9 @@ def test_two_writers(scorer: Scorer, corpus: list[Path], finished: Path, tmp_pat
     folder = tmp_path / "scores"
 
     def second(progress: Progress) -> None:
-        with pytest.raises(CorpusError, match=f"another process.*{folder}"):
+        with pytest.raises(FolderInUse) as caught:
             score(scorer, select(corpus), folder)
+        assert caught.value.folder == str(folder)
 
     score(scorer, select(corpus), folder, on_progress=second)
     assert_same(folder, finished)

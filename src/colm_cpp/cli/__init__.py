@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import signal
 import threading
+import warnings
 from collections.abc import Iterator, MutableMapping
 from types import FrameType
 from typing import Any
@@ -14,9 +15,10 @@ import click
 from click.exceptions import Exit
 
 from .. import __version__, _core
+from ..adapters import AdapterWarning
 from ..errors import ColmError
 from ._flags import in_flags
-from ._output import one_line
+from ._output import echo, one_line
 
 __all__ = ["main"]
 
@@ -79,6 +81,23 @@ def _stoppable(came: list[int]) -> Iterator[None]:
             signal.signal(known, signal.SIG_DFL)
 
 
+@contextlib.contextmanager
+def _warnings_in_lines() -> Iterator[None]:
+    """Shows a warning about a head and its adapters as the commands show warnings, and once."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("once", AdapterWarning)
+        show = warnings.showwarning
+
+        def shown(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, AdapterWarning):
+                echo(one_line(f"colm: warning: {message}"), err=True)
+            else:
+                show(message, category, *where, **more)
+
+        warnings.showwarning = shown
+        yield
+
+
 class _Commands(MutableMapping[str, click.Command]):
     """The commands by their names. One is imported when it is asked for: some take long."""
 
@@ -126,7 +145,7 @@ class _Main(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         stopped_by: list[int] = []
         try:
-            with _stoppable(stopped_by):
+            with _stoppable(stopped_by), _warnings_in_lines():
                 return super().invoke(ctx)
         except ColmError as error:
             command = self.commands.get(ctx.invoked_subcommand or "", self)

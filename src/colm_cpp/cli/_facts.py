@@ -18,6 +18,7 @@ from ..shipped import shipped_heads
 
 if TYPE_CHECKING:
     from ..pair import Pair
+    from ..pair_file import Preset
 
 __all__ = ["ABOUT_HEADS", "file_facts", "head_facts", "model_facts", "pair_facts"]
 
@@ -66,6 +67,9 @@ def head_facts(path: str) -> dict[str, Any]:
         "base_name": head.base_name,
         "assistant_name": head.assistant_name,
         "vocab_fingerprint": head.vocab_fingerprint,
+        "base_adapters": None
+        if head.base_adapters is None
+        else [{"sha256": digest, "scale": scale} for digest, scale in head.base_adapters],
         "default_threshold": head.default_threshold,
         "calibration": [{"rate": r, "threshold": t} for r, t in zip(head.rates, head.thresholds, strict=True)],
         "training": _json(head.training),
@@ -134,7 +138,7 @@ def _quantisation(file_type: Any) -> str | None:
         return f"file type {file_type}"
 
 
-def pair_facts(base: str, assistant: str, head: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
+def pair_facts(known: Preset, head: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
     """Loads both models and says whether they, and the head, go together.
 
     ``compatible`` is False where they do not, with the ``reason``.
@@ -145,9 +149,10 @@ def pair_facts(base: str, assistant: str, head: str | None, options: Mapping[str
     """
     from ._loading import load_pair
 
-    facts: dict[str, Any] = {"base": base, "assistant": assistant, "head": head, "compatible": False, "reason": None}
+    facts: dict[str, Any] = {"base": known.base, "assistant": known.assistant, "head": head}
+    facts |= {"compatible": False, "reason": None}
     try:
-        pair = load_pair(base, assistant, None, options=options, base_options={}, assistant_options={})
+        pair = load_pair(known.without_head(), options=options, base_options={}, assistant_options={})
     except VocabMismatch as error:
         return {**facts, "reason": str(error), "differing_token": error.token_id if error.token_id >= 0 else None}
     with pair:
@@ -168,7 +173,7 @@ def _vocabularies(pair: Pair) -> dict[str, Any]:
         facts[f"{name}_model"] = {
             "n_vocab": model["n_vocab"],
             "tail": model["n_vocab"] - pair.n_shared,
-            **{key: model[key] for key in ("n_embd", "vocab_type", "bos_token", "eos_token", "add_bos")},
+            **{key: model[key] for key in ("n_embd", "vocab_type", "bos_token", "eos_token", "add_bos", "adapters")},
             "eog_tokens": list(model["eog_tokens"]),
             "vocab_fingerprint": model["vocab_fingerprint"],
             "can_rewind": model["can_rewind"],

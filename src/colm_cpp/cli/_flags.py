@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 
 import click
+from click.core import ParameterSource
 
-__all__ = ["in_flags"]
+__all__ = ["in_flags", "typed"]
 
 # What the API calls otherwise than the command does.
 _ALIASES = {"evaluate": {"rate": "rates"}, "export": {"default_threshold": "threshold"}}
@@ -53,6 +55,25 @@ def in_flags(message: str, command: click.Command) -> str:
         return f"{flag}{match['verb'] or ''}"
 
     return pattern.sub(replace, message)
+
+
+def typed(ctx: click.Context) -> str:
+    """The command line that is being run, without options that change nothing but what is printed."""
+    words = ["colm", str(ctx.info_name)]
+    options = []
+    for param in ctx.command.params:
+        name = param.name or ""
+        given = ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if not given or name in ("quiet", "verbose", "as_json"):
+            continue
+        value = ctx.params[name]
+        if isinstance(param, click.Argument):
+            words += map(str, value if isinstance(value, tuple) else (value,))
+        elif isinstance(param, click.Option) and param.is_flag:
+            options.append(param.opts[0] if value else param.secondary_opts[0])
+        else:
+            options += [param.opts[0], str(value)]
+    return shlex.join(words + options)
 
 
 def _assigned(text: str, flag: _Flag, value: str) -> str:

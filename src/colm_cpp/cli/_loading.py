@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ._output import is_terminal
@@ -11,14 +12,14 @@ from ._output import is_terminal
 if TYPE_CHECKING:
     from ..learn.scoring import Scorer
     from ..pair import Pair
+    from ..pair_file import Preset
 
 __all__ = ["load_demo", "load_pair", "load_progress", "load_scorer"]
 
 
 def load_pair(
-    base: str,
-    assistant: str,
-    head: str | None,
+    chosen: Preset,
+    head: str | None = None,
     *,
     options: Mapping[str, Any],
     base_options: Mapping[str, Any],
@@ -28,20 +29,25 @@ def load_pair(
 ) -> Pair:
     """:func:`colm_cpp.load`; hub files are fetched first, since the hub's client draws a bar of its own."""
     from ..loading import load
-    from ..names import find_model
 
-    paths = find_model("base", base), find_model("assistant", assistant)
+    chosen = _fetched(chosen)
     with load_progress(show_progress) as progress:
         return load(
-            paths[0],
-            paths[1],
-            head,
+            pair=chosen,
+            head=head,
             base_options=dict(base_options),  # type: ignore[arg-type]  # names are checked by load()
             assistant_options=dict(assistant_options),  # type: ignore[arg-type]
             progress=progress,
             check_memory=check_memory,
             **dict(options),
         )
+
+
+def _fetched(chosen: Preset) -> Preset:
+    from ..names import find_model
+
+    base, assistant = find_model("base", chosen.base), find_model("assistant", chosen.assistant)
+    return replace(chosen, base=base, assistant=assistant)
 
 
 def load_demo() -> Pair:
@@ -52,8 +58,7 @@ def load_demo() -> Pair:
 
 
 def load_scorer(
-    base: str,
-    assistant: str,
+    chosen: Preset,
     *,
     options: Mapping[str, Any],
     base_options: Mapping[str, Any],
@@ -64,19 +69,19 @@ def load_scorer(
 ) -> Scorer:
     """A :class:`colm_cpp.learn.Scorer`; ``n_ctx`` stands where the options name none."""
     from ..learn.scoring import Scorer
-    from ..names import find_model
 
-    paths = find_model("base", base), find_model("assistant", assistant)
+    chosen = _fetched(chosen)
+    shared, of_base, of_assistant = chosen.load_options(options, base_options, assistant_options)
     given = {} if n_ctx is None else {"n_ctx": n_ctx}
     with load_progress(show_progress) as progress:
         return Scorer(
-            paths[0],
-            paths[1],
-            base_options=dict(base_options),  # type: ignore[arg-type]  # names are checked by Scorer
-            assistant_options=dict(assistant_options),  # type: ignore[arg-type]
+            chosen.base,
+            chosen.assistant,
+            base_options=of_base,  # type: ignore[arg-type]  # names are checked by Scorer
+            assistant_options=of_assistant,  # type: ignore[arg-type]
             progress=progress,
             check_memory=check_memory,
-            **{**given, **options},
+            **{**given, **shared},
         )
 
 

@@ -11,7 +11,8 @@ import click
 
 from ..options import ANSWER_OPTIONS
 from ..pair import MAX_PARALLEL
-from ..preset import preset, presets
+from ..pair_file import Preset
+from ..preset import is_preset, packaged_names, preset
 from ._help import Option
 from ._options import LOAD, Command, collect, from_table, model_options, read_model_options
 
@@ -76,7 +77,7 @@ def pair_arguments(command: Command) -> Command:
 
 def model_arguments(command: Command) -> Command:
     """Adds ``--base``, ``--assistant``, and ``--pair`` that stands for both."""
-    command = pair_option("A preset instead of --base and --assistant")(command)
+    command = pair_option("Instead of --base and --assistant")(command)
     command = option("Models", "--assistant", metavar="MODEL", help="The assistant model.")(command)
     return option("Models", "--base", metavar="MODEL", help="The base model: a GGUF file or hf:org/repo/file.gguf.")(
         command
@@ -103,33 +104,40 @@ def answer_options(section: str, seed: str | None) -> Callable[[Command], Comman
 
 def pair_option(help: str) -> Callable[[Command], Command]:
     """Adds ``--pair``."""
-    names = " or ".join(known.name for known in presets())
-    return option("Models", "--pair", "pair", metavar="NAME", help=f"{help}: {names}.")
+    names = ", ".join(packaged_names())
+    return option(
+        "Models",
+        "--pair",
+        "pair",
+        metavar="PAIR",
+        help=f"{help}: the name of a preset ({names}, or one of your own, see 'colm models'), a folder with a "
+        "pair.toml, or such a file.",
+    )
 
 
-def chosen_models(values: Mapping[str, Any]) -> tuple[str, str, str | None]:
-    """Base, assistant, and the head of the preset; None without a preset.
+def chosen_models(values: Mapping[str, Any]) -> Preset:
+    """The pair of ``--pair``, or the two models that were given, which have no head.
 
     Raises:
         click.UsageError: neither a preset nor both models were given, or both were.
-        OptionError: there is no preset of that name.
+        OptionError: there is no preset of that name, or its file has an invalid key.
+        LoadError: the pair's file cannot be read.
     """
     base, assistant, name = values["base"], values["assistant"], values["pair"]
     if name is not None:
         if base is not None or assistant is not None:
             raise click.UsageError("--pair already gives both models; remove --base and --assistant, or remove --pair")
-        known = preset(name)
-        return known.base, known.assistant, known.head
+        return preset(name)
     for option_name, model in (("--base", base), ("--assistant", assistant)):
-        if model in {known.name for known in presets()} and not os.path.isfile(model):
+        if is_preset(model):
             raise click.UsageError(
                 f"{model} is a preset of two models, not one model; give --pair {model} instead of {option_name}"
             )
         if model is None:
             raise click.UsageError(
-                f"Missing option '{option_name}'; give both models, or a preset such as --pair {presets()[0].name}."
+                f"Missing option '{option_name}'; give both models, or a preset such as --pair {packaged_names()[0]}."
             )
-    return base, assistant, None
+    return Preset("", base, assistant, None)
 
 
 def models_again(values: Mapping[str, Any]) -> str:
@@ -139,7 +147,7 @@ def models_again(values: Mapping[str, Any]) -> str:
 
 
 def loading(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The keyword arguments of :func:`._loading.load_pair` behind the two models and the head."""
+    """The keyword arguments of :func:`._loading.load_pair` behind the pair and the head."""
     return {
         "options": collect(LOAD, values),
         "base_options": read_model_options(values["base_option"]),

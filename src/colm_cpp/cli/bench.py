@@ -54,14 +54,14 @@ def bench(n_tokens: int, rounds: int, prompt: str | None, as_json: bool, plot: P
     from ._output import is_terminal, log_to_stderr, open_console, print_json, wants_color
     from ._progress import meter
 
-    base, assistant, own_head = chosen_models(values)
-    head = own_head if values["head"] is None else values["head"]
-    check("--plot", plot, force=values["force"], inputs=read_by({**values, "head": head}, base, assistant))
+    models = chosen_models(values)
+    head = models.head if values["head"] is None else values["head"]
+    check("--plot", plot, force=values["force"], inputs=read_by({**values, "head": head}, *models.files()))
     if plot is not None:
         check_plot(plot)
     with (
         log_to_stderr(values["verbose"]),
-        load_pair(base, assistant, head or "random", **loading(values)) as pair,
+        load_pair(models, values["head"] or (None if models.head else "random"), **loading(values)) as pair,
         meter("measuring", shown=not values["quiet"]) as bar,
     ):
         measured = run_bench(

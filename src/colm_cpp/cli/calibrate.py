@@ -9,40 +9,44 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import ColmError, HeadError, OptionError
+from ..errors import HeadError, OptionError
+from ..names import NamedHead, find_head
 from ._files import check, read_by
 from ._help import SectionedCommand
 from ._pair import answer_options, chosen_models, loading, models_again, option, pair_arguments, parallel_option
 
 if TYPE_CHECKING:
     from ..learn.calibration import Calibrated
+    from ..pair_file import Preset
 
 __all__ = ["calibrate"]
 
 
 @click.command(cls=SectionedCommand)
-@click.argument("head")
-@click.argument("prompts", nargs=-1, required=True, type=click.Path())
+@click.argument("files", nargs=-1, required=True, metavar="[HEAD] PROMPTS...", type=click.Path())
 @pair_arguments
 @option("Texts", "--skip", type=int, default=0, show_default=True, help="Number of rows to skip in each file.")
 @option("Texts", "--limit", type=int, default=16, show_default=True, help="Maximum number of prompts per file.")
 @answer_options("Texts", "Seed for sampling.")
 @option("Texts", "--chat/--no-chat", default=None, help="Apply the base's chat template. Unset: if it has one.")
 @parallel_option("Texts", "Number of answers to write at the same time.")
-@option("Head", "--out", "-o", type=click.Path(path_type=Path), help="The head file to write.  [default: HEAD itself]")
+@option(
+    "Head", "--out", "-o", type=click.Path(path_type=Path), help="The head file to write.  [default: the head itself]"
+)
 @option("Head", "--default-rate", type=float, help="Make the threshold for this deferral rate the head's default.")
-@option("Head", "--force", is_flag=True, help="Replace the file of --out, or the calibration table in HEAD.")
+@option("Head", "--force", is_flag=True, help="Replace the file of --out, or the calibration table in the head.")
 @option("Output", "--json", "as_json", is_flag=True, help="Print one JSON object.")
-def calibrate(head: str, prompts: tuple[str, ...], out: Path | None, as_json: bool, **values: Any) -> None:
-    """Find the threshold of HEAD for each deferral rate from 5% to 95%.
+def calibrate(files: tuple[str, ...], out: Path | None, as_json: bool, **values: Any) -> None:
+    """Find the threshold of a head for each deferral rate from 5% to 95%.
 
     The pair answers PROMPTS, and the thresholds come from these answers. PROMPTS are JSON-lines files with 'prompt' or
     'messages'. Use prompts that the head was not trained on. HEAD is a head file, the name of a head in the package, or
-    confidence. A head in the package and confidence need --out, the name of a new head file.
+    confidence. A head in the package and confidence need --out, the name of a new head file. With --pair, HEAD may be
+    left out: then the pair's own head is calibrated.
 
     The result is a calibration table in the head file, in steps of 5%. --defer-rate reads this table. The weights of
-    the head do not change. Without --out, the table is written into HEAD itself. If HEAD already has a table, --force
-    replaces it. If the command fails, HEAD does not change.
+    the head do not change. Without --out, the table is written into the head's own file. If that already has a table,
+    --force replaces it. If the command fails, the file does not change.
     """
     from ..heads import Head
     from ..hub import is_hub_spec
@@ -50,27 +54,30 @@ def calibrate(head: str, prompts: tuple[str, ...], out: Path | None, as_json: bo
     from ..learn.calibration import calibrate as run
     from ..learn.tasks import load_prompts
     from ..learn.texts import uses_chat
-    from ..names import find_head
     from ._loading import load_pair
     from ._output import echo, log_to_stderr, one_line, print_json
     from ._progress import meter
 
-    models = chosen_models(values)[:2]
+    chosen = chosen_models(values)
+    models = chosen.without_head()
+    head, prompts = _head_and_prompts(files, chosen)
     named = find_head(head)
     if named.place is None and head != "confidence":
         raise HeadError(
             f"the {named.kind} head {head!a} has no file for a calibration table; calibrate a head file or confidence, "
             "or use --target-rate of 'colm generate'"
         )
-    own = os.path.expanduser(head) if named.kind == "file" and not is_hub_spec(head) else None
+    in_package = named.kind == "packaged" or (head is chosen.head and chosen.packaged)
+    local = named.place is not None and not in_package and not is_hub_spec(named.place)
+    own = os.path.expanduser(named.place) if local and named.place is not None else None
     target = out or (None if own is None else Path(own))
     if target is None:
         raise click.UsageError(
             f"--out is needed, because {head} is not a local head file; give a name for the new file"
         )
     in_place = own is not None and _same(target, own)
-    read = read_by(values, *models, *prompts, None if in_place else named.place)
-    check("HEAD" if out is None else "--out", target, force=values["force"] or in_place, inputs=read)
+    read = read_by(values, *models.files(), *prompts, None if in_place else named.place)
+    check("the head" if out is None else "--out", target, force=values["force"] or in_place, inputs=read)
     file = named.file()
     loaded = None if file is None else Head.load(file)
     if in_place and loaded is not None and loaded.rates and not values["force"]:
@@ -81,7 +88,7 @@ def calibrate(head: str, prompts: tuple[str, ...], out: Path | None, as_json: bo
     options = {"max_tokens": values["max_tokens"], "temperature": values["temperature"], "seed": values["seed"]}
     with (
         log_to_stderr(values["verbose"]),
-        load_pair(*models, None, **loading(values)) as pair,
+        load_pair(models, **loading(values)) as pair,
         meter("calibrating", shown=not values["quiet"]) as bar,
     ):
         if loaded is None:
@@ -112,13 +119,7 @@ def calibrate(head: str, prompts: tuple[str, ...], out: Path | None, as_json: bo
             n_parallel=values["n_parallel"],
             on_text=on_text,
         )
-    result.head.save(target)  # before anything more can fail
-    try:
-        result = _with_youden(result, models, values)
-    except ColmError as error:
-        echo(one_line(f"colm: warning: the Youden threshold could not be computed: {error}"), err=True)
-    else:
-        result.head.save(target)
+    result.head.save(target)
     for rate, measured in result.off.items():
         nearest = f"colm: warning: for the deferral rate {rate:.0%}, the closest measured rate is {measured:.1%}; "
         why = "other thresholds give the same texts, so the search stopped; " if rate in result.stuck else ""
@@ -126,29 +127,33 @@ def calibrate(head: str, prompts: tuple[str, ...], out: Path | None, as_json: bo
     if as_json:
         rows = [[m.wanted, m.threshold, m.measured, m.n_tokens] for m in result.measurements]
         table = dict(zip(map(str, result.head.rates), result.head.thresholds, strict=True))
-        print_json({"head": str(target), "thresholds": table, "measurements": rows, "youden": result.youden})
+        print_json({"head": str(target), "thresholds": table, "measurements": rows})
     else:
         rate = 0.2 if values["default_rate"] is None else values["default_rate"]
-        _report(
-            result,
-            target,
-            f"colm generate PROMPT {models_again(values)} --head {quote(str(target))} --defer-rate {rate:g}",
-        )
+        is_own = in_place and head is chosen.head
+        given = "" if is_own else f" --head {quote(str(target))}"
+        _report(result, target, f"colm generate PROMPT {models_again(values)}{given} --defer-rate {rate:g}")
+
+
+def _head_and_prompts(files: tuple[str, ...], chosen: Preset) -> tuple[str, tuple[str, ...]]:
+    """The head, and the files of prompts. The head of ``--pair`` need not be named."""
+    first = find_head(files[0])
+    if chosen.file is not None and not _is_head(first):
+        if chosen.head is None:
+            raise click.UsageError(f"{chosen.file} has no head; give HEAD before the prompts")
+        return chosen.head, files
+    if len(files) < 2:
+        raise click.UsageError("Missing argument 'PROMPTS...'; give the files of prompts behind the head")
+    return files[0], files[1:]
+
+
+def _is_head(named: NamedHead) -> bool:
+    """Whether this is a head rather than a file of prompts."""
+    return named.kind in ("training-free", "packaged") or (named.place or "").lower().endswith(".gguf")
 
 
 def _same(one: Path, other: str) -> bool:
     return one.exists() and os.path.exists(other) and os.path.samefile(one, other)
-
-
-def _with_youden(result: Calibrated, models: tuple[str, str], values: dict[str, Any]) -> Calibrated:
-    from ..learn.calibration import add_youden
-    from ._loading import load_scorer
-
-    # The same models again, loaded for reading whole texts rather than for writing one.
-    longest = max((len(text.tokens) for text in result.base_texts), default=2)
-    scorer = load_scorer(*models, n_ctx=max(longest, 2), **loading(values))
-    with scorer:
-        return add_youden(result, scorer)
 
 
 def _report(result: Calibrated, target: Path, next_command: str) -> None:
@@ -160,9 +165,4 @@ def _report(result: Calibrated, target: Path, next_command: str) -> None:
     echo("rate    threshold")
     for rate, threshold in zip(result.head.rates, result.head.thresholds, strict=True):
         echo(f"{rate:6.0%}  {threshold:9.4g}")
-    if result.youden is not None:
-        echo(
-            f"threshold {result.youden['threshold']:.4g} best separates the tokens where the models differ from the "
-            f"others (Youden's J {result.youden['j']:.3f})"
-        )
     echo(f"{target}: calibrated; try {next_command}")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +14,10 @@ from ..errors import OptionError
 from ._files import check_folder, head_place, read_by
 from ._help import SectionedCommand
 from ._pair import answer_options, chosen_models, loading, option, pair_arguments, parallel_option
+
+if TYPE_CHECKING:
+    from ..pair import Pair
+    from ..pair_file import Preset
 
 __all__ = ["evaluate"]
 
@@ -44,8 +49,10 @@ __all__ = ["evaluate"]
     "arms",
     multiple=True,
     metavar="ARM",
-    help="Another configuration: base, assistant, random, or NAME=MODEL for another model alone, such as a fine-tuned "
-    "base. Repeatable.  [default: base, assistant and random]",
+    help="Another configuration: base, assistant, random, NAME=MODEL for another model alone, such as a fine-tuned "
+    "base, NAME=PAIR for another pair (see --pair) with its own head at each --rate, or NAME=base:PAIR or "
+    "NAME=assistant:PAIR for one model of another pair alone, with its adapter. --lora, --base-option and "
+    "--assistant-option do not apply to these. Repeatable.  [default: base, assistant and random]",
 )
 @option(
     "Task",
@@ -115,9 +122,31 @@ def evaluate(task: str, out: Path, as_json: bool, **values: Any) -> None:
         write_plots(summary, out)
 
 
-def _answer(task: Any, out: Path, models: tuple[str, str, str | None], values: dict[str, Any]) -> Any:
+def _other(name: str, given: str) -> Preset:
+    """What NAME=... of --arm stands for: a pair, or with no head a model that answers alone."""
     from ..hub import resolve
-    from ..learn.evaluation import check_heads, make_arms, named_heads, run
+    from ..pair_file import Preset
+    from ..preset import is_preset, preset
+
+    which, colon, of = given.partition(":")
+    if colon and which in ("base", "assistant"):
+        known = preset(of)
+        if which == "base":
+            return replace(known.without_head(), assistant=known.base, assistant_options={})
+        options = known.assistant_options
+        return Preset(known.name, known.assistant, known.assistant, None, options=known.options, base_options=options)
+    if is_preset(given):
+        known = preset(given)
+        if known.head is None:
+            raise OptionError(f"--arm {name}={given}: this pair has no head; for its base give {name}=base:{given}")
+        return known
+    model = str(resolve(given))
+    return Preset("", model, model, None)
+
+
+def _answer(task: Any, out: Path, models: Preset, values: dict[str, Any]) -> Any:
+    from ..learn.evaluation import check_heads, make_arms, named_heads
+    from ..learn.evaluation import evaluate as answer_all
     from ..learn.identity import pair_identity
     from ..learn.records import FOLDER_FILES, RecordFolder
     from ..learn.texts import uses_chat
@@ -127,47 +156,47 @@ def _answer(task: Any, out: Path, models: tuple[str, str, str | None], values: d
     from ._progress import meter
 
     heads = named_heads(values["heads"])
-    base, assistant, own_head = models
-    if not values["heads"] and own_head is not None:
-        heads["learned"] = own_head
+    if not values["heads"] and models.head is not None:
+        heads["learned"] = models.head
     names = values["arms"] or ("base", "assistant", "random")
-    alone = {}
+    others: dict[str, Preset] = {}
     for name, equals, model in (entry.partition("=") for entry in names):
         if equals and not model:
             raise OptionError(f"--arm {name}= has no model; give a name and a file, such as tuned=base-tuned.gguf")
-        if name in alone:
+        if name in others:
             raise OptionError(f"--arm {name}= is given twice; give one of the models another name")
         if equals:
-            alone[name] = str(resolve(model))
+            others[name] = _other(name, model)
     arms = make_arms(
         [name for name in names if name != "random" and "=" not in name],
         heads,
         tuple(dict.fromkeys(values["rates"])) or (0.2,),
         random="random" in names,
-        experts=alone,
+        experts=others,
     )
     options = {key: values[key] for key in ("max_tokens", "temperature", "seed")}
     records = [out / "records" / f"{arm.name}.jsonl" for arm in arms]
     outputs = [out / "meta.json", *(out / name for name in FOLDER_FILES), *records]
-    refuse_inputs(outputs, read_by(values, base, assistant, task.path, *map(head_place, heads.values())))
+    of_others = [file for other in others.values() for file in (*other.files(), other.head and head_place(other.head))]
+    own = [*models.files(), task.path, *map(head_place, heads.values())]
+    refuse_inputs(outputs, read_by(values, *own, *of_others))
     with (
         log_to_stderr(values["verbose"]),
-        load_pair(base, assistant, None, **loading(values)) as pair,
-        contextlib.ExitStack() as others,
+        load_pair(models.without_head(), **loading(values)) as pair,
+        contextlib.ExitStack() as loaded,
         meter("evaluating", shown=not values["quiet"]) as bar,
     ):
-        # A pair of one model: its assistant is never asked, and without repacking shares the base's memory.
-        own = {**loading(values), "base_options": {}, "assistant_options": {"repack": False}}
-        experts = {name: others.enter_context(load_pair(model, model, None, **own)) for name, model in alone.items()}
+        experts = {name: loaded.enter_context(_load_other(other, values)) for name, other in others.items()}
         use_chat = uses_chat(pair.base, values["chat"])
         facts = {
+            "system": models.system,
             "task": Path(task.path).name,
             "task_sha256": task.digest,
             "chat": use_chat,
             "options": options,
             **pair_identity(pair.base, pair.assistant, pair.vocab_fingerprint),
         }
-        check_heads(pair, arms)  # before the folder is made
+        check_heads(pair, arms, experts)  # before the folder is made
         folder = RecordFolder.create_or_open(out, facts)
         start = time.monotonic()
         n_tokens = 0
@@ -180,7 +209,7 @@ def _answer(task: Any, out: Path, models: tuple[str, str, str | None], values: d
                 progress.done / progress.total, f"{progress.done} of {progress.total} answers, {speed:.1f} tokens/s"
             )
 
-        run(
+        answer_all(
             pair,
             task,
             folder,
@@ -192,3 +221,13 @@ def _answer(task: Any, out: Path, models: tuple[str, str, str | None], values: d
             experts=experts,
         )
     return folder
+
+
+def _load_other(other: Preset, values: dict[str, Any]) -> Pair:
+    from ._loading import load_pair
+
+    given = loading(values)
+    given["options"].pop("lora", None)
+    # The assistant of a model alone is never asked, and without repacking shares the base's memory.
+    of_assistant = {"repack": False} if other.head is None else {}
+    return load_pair(other.without_head(), **{**given, "base_options": {}, "assistant_options": of_assistant})

@@ -105,10 +105,10 @@ def generate(prompt: str | None, **values: Any) -> None:
     from ._output import is_terminal, log_to_stderr, open_writer, print_json, print_legend
     from ._trace import Trace
 
-    base, assistant, own_head = chosen_models(values)
-    head = own_head if values["head"] is None else values["head"]
+    models = chosen_models(values)
+    head = models.head if values["head"] is None else values["head"]
     if head is None:
-        raise click.UsageError("Missing option '--head'; give a head, or use a preset (--pair), which has one.")
+        raise click.UsageError("Missing option '--head'; give a head, or a pair that has one (--pair).")
     chat = values["chat"] or values["system"] is not None or values["chat_template"] is not None
     options = collect(GENERATION, values)
     grammar = read_grammar(values["grammar"], values["grammar_file"], values["json_schema"])
@@ -127,20 +127,19 @@ def generate(prompt: str | None, **values: Any) -> None:
     rows = read_batch(values["batch"], options) if many else []
     texts = (values["file"] or (None if prompt is not None or many else "-"), values["batch"])
     others = (values["grammar_file"], values["json_schema"], values["chat_template"])
-    inputs = read_by({**values, "head": head}, base, assistant, *texts, *others)
+    inputs = read_by({**values, "head": head}, *models.files(), *texts, *others)
     for name in ("out", "trace"):
         check(f"--{name}", values[name], force=values["force"], inputs=inputs, may_be_stdout=True)
     # A text may be appended to its own prompt, which has been read. Results of a batch would become rows.
-    check_stdout(inputs if many else read_by({**values, "head": head}, base, assistant, *others))
+    check_stdout(inputs if many else read_by({**values, "head": head}, *models.files(), *others))
 
     writer = open_writer(values["color"], silent=values["as_json"])
     with ExitStack() as stack:
         stack.enter_context(log_to_stderr(values["verbose"]))
         pair = stack.enter_context(
             load_pair(
-                base,
-                assistant,
-                head,
+                models,
+                values["head"],
                 options=loading,
                 base_options=own["base"],
                 assistant_options=own["assistant"],
@@ -163,7 +162,9 @@ def generate(prompt: str | None, **values: Any) -> None:
             )
             return
         stream, read = _start(pair, text, chat, values["system"], template, options)
-        names = {"base": base, "assistant": assistant, "head": head}
+        names: dict[str, Any] = {"base": models.base, "assistant": models.assistant, "head": head}
+        if models.adapter is not None:
+            names["adapter"] = dict(zip(("path", "scale"), models.adapter, strict=True))
         trace = None if values["trace"] is None else stack.enter_context(Trace(values["trace"]))
         if trace is not None:
             # The head stands among the names, in the words of the command line.

@@ -25,7 +25,7 @@ _MEMORY_OPTIONS = ("n_ctx", "n_batch", "n_ubatch", "type_k", "type_v", "n_gpu_la
 @click.argument("files", nargs=-1)
 @click.option("--base", metavar="MODEL", help="The base of a pair to check.")
 @click.option("--assistant", metavar="MODEL", help="The assistant of a pair to check.")
-@click.option("--pair", "pair", metavar="NAME", help="A preset to check, instead of --base and --assistant.")
+@click.option("--pair", "pair", metavar="PAIR", help="A pair to check, instead of --base and --assistant.")
 @click.option("--head", metavar="HEAD", help="A head to check with the pair (see --head of 'colm generate').")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @from_table(LOAD, "Options", _MEMORY_OPTIONS)
@@ -43,18 +43,20 @@ def inspect(
 ) -> None:
     """Show facts about models and heads, and check whether a pair fits together.
 
-    FILES are model files, head files, or names of heads. To check a pair, give --base and --assistant, or a preset with
-    --pair or as FILES. Both models are then loaded and their vocabularies are compared. Files on the hub are
-    downloaded. The exit code is 1 if the parts of a pair do not fit together, or if a file is truncated.
+    FILES are model files, head files, or names of heads. To check a pair, give --base and --assistant, or a pair with
+    --pair or as FILES: the name of a preset, a folder with a pair.toml, or such a file. Both models are then loaded and
+    their vocabularies are compared. Files on the hub are downloaded. The exit code is 1 if the parts of a pair do not
+    fit together, or if a file is truncated.
     """
     from ..names import find_head
     from ..options import LoadOptions
-    from ..preset import preset, presets
+    from ..pair_file import Preset
+    from ..preset import is_preset, preset
     from ..shipped import shipped_heads
     from ._facts import file_facts, pair_facts
 
-    pairs = [name for name in files if name in {known.name for known in presets()} - set(shipped_heads())]
-    if len(files) == 1 and pair is None and base is None and files[0] in {known.name for known in presets()}:
+    pairs = [name for name in files if is_preset(name) and name not in shipped_heads()]
+    if len(files) == 1 and pair is None and base is None and is_preset(files[0]):
         pair, files = files[0], ()
     elif pairs:
         raise click.UsageError(f"{pairs[0]} is a preset; give its name alone, or as --pair {pairs[0]}")
@@ -63,6 +65,8 @@ def inspect(
             raise click.UsageError("--pair already gives both models; remove --base and --assistant, or remove --pair")
         known = preset(pair)
         base, assistant, head = known.base, known.assistant, known.head if head is None else head
+    elif base is not None and assistant is not None:
+        known = Preset("", base, assistant, None)
     if not files and base is None and assistant is None:
         raise click.UsageError("nothing to inspect; give FILES, or --base and --assistant, or --pair")
     if (base is None) != (assistant is None):
@@ -84,7 +88,7 @@ def inspect(
     if base is not None and assistant is not None and not complaints:
         # What is to be known of the pair does not depend on the size of the context or on the device.
         small = {**given, "n_ctx": _SMALL_CONTEXT, "n_gpu_layers": 0}
-        facts["pair"] = pair_facts(base, assistant, head, small)
+        facts["pair"] = pair_facts(known, head, small)
         if not facts["pair"]["compatible"]:
             complaints.append(facts["pair"]["reason"])
     if as_json:
@@ -174,6 +178,8 @@ def _model_table(facts: dict[str, Any]) -> Table:
 
 def _head_table(facts: dict[str, Any]) -> Table:
     features = ", ".join(facts["features"]) + (f" (top_k {facts['top_k']})" if facts["top_k"] else "")
+    known = facts["base_adapters"]
+    adapters = None if known is None else [f"{a['sha256']} at scale {a['scale']:g}" for a in known]
     rows: list[tuple[str, ...]] = [
         ("head", _text(facts["name"])),
         ("kind", facts["kind"] + (f", {facts['activation']}" if facts["activation"] else "")),
@@ -183,6 +189,7 @@ def _head_table(facts: dict[str, Any]) -> Table:
         ("base", _text(facts["base_name"])),
         ("assistant", _text(facts["assistant_name"])),
         ("vocabulary", _text(facts["vocab_fingerprint"])),
+        ("adapters of the base", "" if adapters is None else "none" if not adapters else "\n".join(adapters)),
         ("default threshold", "" if facts["default_threshold"] is None else f"{facts['default_threshold']:g}"),
         ("file", _bytes(facts["file_bytes"])),
     ]
@@ -218,6 +225,10 @@ def _training_rows(training: Any) -> list[tuple[str, ...]]:
     return [("held-out NLL", ", ".join(losses)), ("AUC where models differ", ", ".join(areas))]
 
 
+def _adapters(model: dict[str, Any]) -> str:
+    return "\n".join(f"{a['path']} ({a['sha256'][:12]}) at scale {a['scale']:g}" for a in model["adapters"])
+
+
 def _pair_table(facts: dict[str, Any]) -> Table:
     base, assistant = facts["base_model"], facts["assistant_model"]
     labels = {
@@ -232,6 +243,7 @@ def _pair_table(facts: dict[str, Any]) -> Table:
     }
     rows: list[tuple[str, ...]] = [("shared ids", *[str(facts["n_shared"])] * 2)]
     rows += [(label, _text(base[key]), _text(assistant[key])) for key, label in labels.items()]
+    rows.append(("adapters", *(_adapters(model) for model in (base, assistant))))
     if facts["head"] is not None:
         rows.append(("head", facts["head"], "fits" if facts["compatible"] else "does not fit"))
     return _table(rows, ("", "base", "assistant"))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ._files import check_folder, read_by
 from ._help import SectionedCommand
 from ._pair import answer_options, chosen_models, loading, option, pair_arguments, parallel_option
+
+if TYPE_CHECKING:
+    from ..pair_file import Preset
 
 __all__ = ["score"]
 
@@ -69,21 +72,23 @@ def score(corpus: tuple[str, ...], out: Path, **values: Any) -> None:
     from ._output import echo, log_to_stderr
     from ._progress import meter
 
-    models = chosen_models(values)[:2]
+    models = chosen_models(values).without_head()
+    if values["system"] is None:
+        values["system"] = models.system
     respond = values["respond"]
     if values["head"] is not None and not respond:
         raise click.UsageError("--head needs --respond; add --respond, or remove --head")
     if values["defer_rate"] is not None and values["head"] is None:
         raise click.UsageError("--defer-rate needs --head and --respond; add them, or remove --defer-rate")
     check_folder("--out", out)
-    refuse_inputs(folder_files(out), read_by(values, *models, *corpus))
+    refuse_inputs(folder_files(out), read_by(values, *models.files(), *corpus))
     texts = select(corpus, limit=values["limit"], seed=values["seed"], needs_completion=not respond)
     shown = not values["quiet"]
     with log_to_stderr(values["verbose"]):
         if respond:
             texts = _respond(texts, out, models, values)
         with (
-            load_scorer(*models, **loading(values)) as scorer,
+            load_scorer(models, **loading(values)) as scorer,
             meter("scoring", shown=shown) as bar,
         ):
             start = time.monotonic()
@@ -113,7 +118,7 @@ def _counted(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
-def _respond(texts: Any, out: Path, models: tuple[str, str], values: dict[str, Any]) -> Any:
+def _respond(texts: Any, out: Path, models: Preset, values: dict[str, Any]) -> Any:
     from ..learn.respond import respond
     from ._loading import load_pair
     from ._progress import meter
@@ -123,7 +128,7 @@ def _respond(texts: Any, out: Path, models: tuple[str, str], values: dict[str, A
     if values["defer_rate"] is not None:
         options["defer_rate"] = values["defer_rate"]
     with (
-        load_pair(*models, head, **loading(values)) as pair,
+        load_pair(models, head, **loading(values)) as pair,
         meter("answering", shown=not values["quiet"]) as bar,
     ):
         start = time.monotonic()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import click
 
 from ..tune.options import DTYPES, OBJECTIVES, TuneOptions
+from ._flags import typed
 from ._help import SectionedCommand
 from ._options import Command
-from ._pair import option
+from ._pair import model_arguments, option
 
 __all__ = ["tune"]
 
@@ -26,20 +28,14 @@ def _number(section: str, name: str, help: str) -> Callable[[Command], Command]:
 
 @click.command(cls=SectionedCommand)
 @click.argument("scores", nargs=-1, required=True, type=click.Path(path_type=Path))
-@option(
-    "Models",
-    "--base",
-    required=True,
-    metavar="MODEL",
-    help="The base model that was scored: a GGUF file or hf:org/repo/file.gguf.",
-)
+@model_arguments
 @option(
     "Output",
     "--out",
     "-o",
     required=True,
     type=click.Path(path_type=Path),
-    help="Folder for the adapter, the head and the checkpoint.",
+    help="Folder for the tuned pair: adapter, head, pair.toml, card.md and the checkpoint.",
 )
 @option(
     "Objective",
@@ -98,19 +94,39 @@ def _number(section: str, name: str, help: str) -> Callable[[Command], Command]:
 @_number("Training", "seed", "Seed for the held-out texts, the order of the others, and the first weights.")
 @option("Output", "--json", "as_json", is_flag=True, help="Print one JSON object.")
 @option("Output", "--quiet", "-q", is_flag=True, help="Do not show progress.")
-def tune(scores: tuple[Path, ...], base: str, out: Path, as_json: bool, quiet: bool, **given: Any) -> None:
+@click.pass_context
+def tune(
+    ctx: click.Context,
+    /,
+    scores: tuple[Path, ...],
+    base: str | None,
+    assistant: str | None,
+    pair: str | None,
+    out: Path,
+    as_json: bool,
+    quiet: bool,
+    **given: Any,
+) -> None:
     """Train a LoRA adapter of the base together with a head.
 
-    SCORES are folders made by 'colm score'. This command needs pip install 'colm-cpp[tune]'. To continue after an
-    interruption, run the same command again.
+    SCORES are folders made by 'colm score'. The result is a folder for --pair: 'colm calibrate --pair DIR PROMPTS',
+    then 'colm generate --pair DIR'. --assistant says where the assistant is; without it, the file of its name beside
+    the base is taken. This command needs pip install 'colm-cpp[tune]'. To continue after an interruption, run the same
+    command again.
     """
     from dataclasses import asdict
 
-    from ..hub import resolve
+    from ..preset import preset
     from ..tune import tune as run
-    from ._output import print_json
+    from ..tune.pair_folder import HELD_OUT_ROWS
+    from ._output import one_line, print_json
     from ._progress import meter
 
+    if pair is not None and (base is not None or assistant is not None):
+        raise click.UsageError("--pair already gives both models; remove --base and --assistant, or remove --pair")
+    tuned_base = base if pair is None else preset(pair)
+    if tuned_base is None:
+        raise click.UsageError("Missing option '--base'; give the base that was scored, or the pair with --pair.")
     options = TuneOptions(**given)
     with meter("tuning", shown=not quiet) as bar:
 
@@ -132,12 +148,25 @@ def tune(scores: tuple[Path, ...], base: str, out: Path, as_json: bool, quiet: b
             step, speed = f"step {progress.step} of {progress.n_steps}", f"{progress.tokens_per_s:.0f} tokens/s"
             bar.update(progress.step / progress.n_steps, f"{step}, loss {progress.loss:.4f}, {speed}")
 
-        tuned = run(resolve(base), scores, out, options, on_agreement=on_agreement, on_progress=on_progress)
+        tuned = run(
+            tuned_base,
+            scores,
+            out,
+            options,
+            assistant=assistant,
+            command=typed(ctx),
+            on_agreement=on_agreement,
+            on_progress=on_progress,
+        )
+    for note in tuned.notes:
+        click.echo(one_line(f"colm: warning: {note}"), err=True)
     if as_json:
         print_json(
             {
                 "adapter": str(tuned.adapter),
                 "head": None if tuned.head is None else str(tuned.head),
+                "pair": str(tuned.pair),
+                "card": str(tuned.card),
                 "options": asdict(options),
                 "agreement": asdict(tuned.agreement),
                 "before": asdict(tuned.before),
@@ -149,12 +178,7 @@ def tune(scores: tuple[Path, ...], base: str, out: Path, as_json: bool, quiet: b
         )
         return
     click.echo(f"nats per token on {tuned.n_texts[1]} held-out texts      before   after")
-    for label, name in (
-        ("base", "base_nll"),
-        ("assistant", "assistant_nll"),
-        ("pair with this head", "joint_nll"),
-        ("better model at each token", "oracle_nll"),
-        ("mean defer probability", "mean_defer_prob"),
-    ):
+    for label, name in HELD_OUT_ROWS:
         click.echo(f"{label:42s} {getattr(tuned.before, name):7.3f} {getattr(tuned.best, name):7.3f}")
-    click.echo(f"{tuned.adapter}: best at step {tuned.best.step}")
+    then = f"; calibrate it next: colm calibrate --pair {quote(str(out))} PROMPTS.jsonl" if tuned.head else ""
+    click.echo(f"{tuned.pair}: best at step {tuned.best.step}{then}")

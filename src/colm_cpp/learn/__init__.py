@@ -15,14 +15,14 @@ Nothing here is imported by ``import colm_cpp``.
 
 from .calibration import Calibrated, calibrate
 from .checkers import CHECKERS, Checker, Verdict, make_checker
-from .corpus import BadRow, Document, read_documents
-from .evaluation import Arm, make_arms, run
+from .corpus import BadRow, Corpus, Document, read_documents
+from .evaluation import Arm, evaluate, make_arms
 from .records import Record, RecordFolder
 from .references import Above, Estimate, Reference
 from .respond import respond
 from .scores import Scores
 from .scoring import Scorer, score
-from .selection import Corpus, select
+from .selection import select
 from .summary import ArmSummary, Comparison, Summary, summarize
 from .tasks import Problem, Task, load_prompts, load_task
 from .training import Metrics, Trained, TrainingOptions, train
@@ -52,13 +52,13 @@ __all__ = [
     "TrainingOptions",
     "Verdict",
     "calibrate",
+    "evaluate",
     "load_prompts",
     "load_task",
     "make_arms",
     "make_checker",
     "read_documents",
     "respond",
-    "run",
     "score",
     "select",
     "summarize",

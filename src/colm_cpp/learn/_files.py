@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ from typing import Any, BinaryIO, TypeVar
 from .._shown import shortened, shown
 from ..errors import CorpusError
 
-__all__ = ["digest_of", "lines", "read_json", "real", "unfinished", "whole_number", "whole_rows", "why"]
+__all__ = ["lines", "read_json", "real", "unfinished", "whole_number", "whole_rows", "why"]
 
 # A line holds one text or one answer. A longer one would have to be held in memory to learn that it is damaged.
 MAX_LINE = 2**26
@@ -49,15 +48,6 @@ def read_json(path: Path, what: str, remedy: str) -> Any:
         return json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:  # ValueError: also a whole number of thousands of digits
         raise CorpusError(f"{path} is damaged ({shortened(str(error))}); {remedy}") from error
-
-
-def digest_of(path: Path) -> str:
-    """SHA-256 of a file's bytes. Raises OSError, or ValueError for a name that no file can have."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def lines(file: BinaryIO) -> Iterator[bytes | None]:

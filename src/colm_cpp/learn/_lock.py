@@ -6,7 +6,7 @@ from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from ..errors import CorpusError
+from ..errors import FolderInUse
 from ..output_file import remove_leftovers
 
 __all__ = ["lock_folder"]
@@ -16,12 +16,14 @@ def lock_folder(folder: Path) -> BaseFileLock:
     """Locks a folder until the lock is released or the process ends.
 
     Raises:
-        CorpusError: another process holds the lock.
+        FolderInUse: another process holds the lock.
     """
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise CorpusError(f"another process is writing to {folder}; wait for it, or use another folder") from None
+        error = FolderInUse(f"another process is writing to {folder}; wait for it, or use another folder")
+        error.folder = str(folder)
+        raise error from None
     remove_leftovers(folder)
     return lock

@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,15 +24,12 @@ from ..options import ANSWER_OPTIONS
 from .evaluation import Arm, answers
 from .identity import pair_identity
 from .records import Record
-from .statistics import youden_threshold
 from .tasks import Problem
-from .texts import Text
 
 if TYPE_CHECKING:
     from ..pair import Pair
-    from .scoring import Scorer
 
-__all__ = ["CHECKED_RATES", "RATES", "Calibrated", "Measurement", "add_youden", "calibrate", "threshold_table"]
+__all__ = ["CHECKED_RATES", "RATES", "Calibrated", "Measurement", "calibrate", "threshold_table"]
 
 RATES = tuple(round(0.05 * i, 2) for i in range(21))
 CHECKED_RATES = (0.1, 0.2, 0.4, 0.6)
@@ -73,10 +70,6 @@ class Calibrated:
         off: rates whose best measurement misses the wanted rate by more than 3 points -> that measurement.
         stuck: rates in ``off`` whose search ended early, because the next threshold gives texts that were measured
             already. No other threshold would come nearer.
-        base_texts: the texts that the base wrote alone, with their prompts.
-        base_logits: z_t at each token of these texts.
-        youden: the threshold that best separates tokens at which the models' likeliest tokens differ (Youden's J), and
-            its J.
     """
 
     head: Head
@@ -84,9 +77,6 @@ class Calibrated:
     measurements: tuple[Measurement, ...]
     off: dict[float, float]
     stuck: tuple[float, ...] = ()
-    base_texts: tuple[Text, ...] = ()
-    base_logits: tuple[tuple[float | None, ...], ...] = ()
-    youden: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -169,16 +159,15 @@ def calibrate(
     def write(what: str, threshold: float) -> list[Record]:
         arm = Arm(what, head, threshold, None, {})
         asked = [(problem, arm) for problem in problems]
-        records: dict[int, Record] = {}
+        records: list[Record] = []
         with closing(answers(pair, asked, options, chat=chat, n_parallel=n_parallel)) as written:
-            for number, record in written:
-                records[number] = record
+            for _, record in written:
+                records.append(record)
                 if on_text is not None:
                     on_text(what, len(records), len(problems), record)
-        return [records[number] for number in range(len(problems))]
+        return records
 
-    alone = write("base alone", 1.0)
-    z = _logits(alone)
+    z = _logits(write("base alone", 1.0))
     if not z.size:
         raise CorpusError("the base wrote no token for these prompts; give other prompts, or a larger max_tokens")
     first = dict(zip(RATES, threshold_table(z, RATES), strict=True))
@@ -224,50 +213,7 @@ def calibrate(
     }
     if default_rate is not None:
         changes["default_threshold"] = float(np.interp(default_rate, RATES, thresholds))
-    return Calibrated(
-        head.replace(**changes),
-        first,
-        tuple(measurements),
-        off,
-        tuple(stuck),
-        tuple(_text(pair, problem, record, chat) for problem, record in zip(problems, alone, strict=True)),
-        tuple(record.defer_logits for record in alone),
-    )
-
-
-def _text(pair: Pair, problem: Problem, record: Record, chat: bool) -> Text:
-    ids = pair.tokenize_chat(problem.messages) if chat else pair.tokenize(problem.prompt)
-    tokens = (*ids, *record.ids)
-    return Text("", problem.index, tokens, tuple(i >= len(ids) for i in range(len(tokens))))
-
-
-def add_youden(calibrated: Calibrated, scorer: Scorer) -> Calibrated:
-    """Adds the threshold that best separates, in the base's texts, the tokens that the assistant would have changed.
-
-    Args:
-        calibrated: a calibration.
-        scorer: the same pair, with a context as long as the longest text.
-
-    Returns:
-        The calibration with ``youden``. It is unchanged if the models differ everywhere or nowhere.
-    """
-    scores: list[float] = []
-    differs: list[bool] = []
-    for text, logits in zip(calibrated.base_texts, calibrated.base_logits, strict=True):
-        if not any(text.scored):
-            continue
-        columns, _ = scorer.score([text], top_k=1)
-        for z, differ in zip(logits, columns["base_top"] != columns["assistant_top"], strict=True):
-            if z is not None:
-                scores.append(z)
-                differs.append(bool(differ))
-    if all(differs) or not any(differs):
-        return calibrated
-    at, j = youden_threshold(scores, differs)
-    youden = {"threshold": _eta(at), "j": j}
-    facts = {**json.loads(calibrated.head.calibration or "{}"), "youden": youden}
-    head = calibrated.head.replace(calibration=json.dumps(facts, sort_keys=True))
-    return replace(calibrated, head=head, youden=youden)
+    return Calibrated(head.replace(**changes), first, tuple(measurements), off, tuple(stuck))
 
 
 def _logits(records: Sequence[Record]) -> npt.NDArray[np.float64]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from ..chat import is_message
 from ..errors import CorpusError
 from ._files import MAX_LINE, lines, why
 
-__all__ = ["BadRow", "Document", "Row", "json_rows", "read_documents"]
+__all__ = ["BadRow", "Corpus", "Document", "Row", "json_rows", "read_documents"]
 
 PathLike = str | os.PathLike[str]
 
@@ -74,6 +74,21 @@ class Document:
     prompt: str = ""
     completion: str = ""
     completion_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The same texts in the same order, each time they are read.
+
+    Attributes:
+        documents: returns an iterator over documents and bad rows.
+        n_documents: the number of both together.
+        facts: the files and options that the texts depend on, for ``meta.json``.
+    """
+
+    documents: Callable[[], Iterator[Document | BadRow]]
+    n_documents: int
+    facts: Mapping[str, Any]
 
 
 def json_rows(path: PathLike, stream: BinaryIO | None = None) -> Iterator[Row | BadRow]:

@@ -6,9 +6,10 @@ import os
 import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from ..adapters import adapter_digest, in_effect
 from ..bench import STEPS_N_CTX, time_steps
 from ..errors import ColmError, HeadError, OptionError
 from ..heads import Head
@@ -16,6 +17,7 @@ from ..hub import resolve
 from ..names import find_head
 from ..options import ANSWER_OPTIONS
 from ..pair import DEFAULT_THRESHOLD
+from ..pair_file import Preset
 from ._lock import lock_folder
 from .costs import StepTimes
 from .identity import head_identity, model_identity
@@ -25,7 +27,7 @@ from .tasks import Problem, Task
 if TYPE_CHECKING:
     from ..pair import Pair
 
-__all__ = ["Arm", "Progress", "answers", "check_heads", "make_arms", "named_heads", "run"]
+__all__ = ["Arm", "Progress", "answers", "check_heads", "evaluate", "make_arms", "named_heads"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -35,12 +37,13 @@ class Arm:
     """One configuration that answers the problems.
 
     Attributes:
-        name: ``base``, ``assistant``, or a head's name with a rate, such as ``learned@20``.
+        name: ``base``, ``assistant``, the name of another model, or a head's or another pair's name with a rate, such
+            as ``learned@20``.
         head: the head that decides.
         threshold: eta.
         rate: the wanted deferral rate; None for a model alone.
         facts: the head and the options that its answers depend on, for ``meta.json``.
-        expert: the name of another model that answers alone, see :func:`make_arms`. None: the pair answers.
+        expert: the name of another model or pair that answers, see :func:`make_arms`. None: the pair answers.
     """
 
     name: str
@@ -76,7 +79,7 @@ def make_arms(
     rates: Sequence[float],
     *,
     random: bool = True,
-    experts: Mapping[str, str | os.PathLike[str]] | None = None,
+    experts: Mapping[str, str | os.PathLike[str] | Preset] | None = None,
 ) -> list[Arm]:
     """The arms of an evaluation.
 
@@ -87,7 +90,8 @@ def make_arms(
         rates: deferral rates in (0, 1).
         random: also defer at random, at the same rates.
         experts: name -> file of another model that answers alone with its own chat template, such as a fine-tuned
-            base. :func:`run` needs it loaded.
+            base; or another pair, whose own head decides at every rate. A pair without a head stands for its base,
+            which answers alone with its adapter. :func:`run` needs all of them loaded.
 
     Raises:
         OptionError: an unknown or unusable name, a rate outside (0, 1), or no arm at all.
@@ -99,7 +103,7 @@ def make_arms(
         if name not in SINGLE_ARMS:
             raise OptionError(
                 f"arm {name!r} is unknown; give {', '.join(SINGLE_ARMS)}, random, NAME=MODEL for another model, "
-                "or --head for a head"
+                "NAME=PAIR for another pair, or --head for a head"
             )
         head = "never" if name == "base" else "always"
         arms.append(Arm(name, head, 0.5, None, {"head": head, "threshold": 0.5, "rate": None}))
@@ -111,8 +115,7 @@ def make_arms(
         _check_name("a model", name)
         if name in heads:
             raise OptionError(f"a model and a head are both named {name!r}; give one of them another name")
-        facts: dict[str, Any] = {"head": "never", "threshold": 0.5, "rate": None}
-        arms.append(Arm(name, "never", 0.5, None, {**facts, "expert": model_identity(resolve(model))}, name))
+        arms += _of_expert(name, model, rates)
     for name, path in heads.items():
         _check_name("a head", name)
         arms += _of_head(name, path, rates)
@@ -130,6 +133,19 @@ def _check_name(what: str, name: str) -> None:
         raise OptionError(
             f"{what} cannot be named {name!r}; use letters, digits, '.', '_' and '-', and not the name of an arm"
         )
+
+
+def _of_expert(name: str, expert: str | os.PathLike[str] | Preset, rates: Sequence[float]) -> list[Arm]:
+    if not isinstance(expert, Preset):
+        expert = Preset("", os.fspath(expert), os.fspath(expert), None)
+    base = model_identity(resolve(expert.base))
+    adapters = expert.load_options({})[1].get("lora", [])
+    if adapters:
+        base["adapters"] = in_effect((adapter_digest(resolve(path)), scale) for path, scale in adapters)
+    if expert.head is None:
+        return [Arm(name, "never", 0.5, None, {"head": "never", "threshold": 0.5, "rate": None, "expert": base}, name)]
+    pair = {"base": base, "assistant": model_identity(resolve(expert.assistant)), "system": expert.system}
+    return [replace(arm, facts={**arm.facts, "pair": pair}, expert=name) for arm in _of_head(name, expert.head, rates)]
 
 
 def _of_head(name: str, head: str | os.PathLike[str], rates: Sequence[float]) -> list[Arm]:
@@ -187,17 +203,21 @@ def _arm_name(head: str, rate: float) -> str:
     return f"{head}@{rate * 100:g}"
 
 
-def check_heads(pair: Pair, arms: Sequence[Arm]) -> None:
-    """Says before the first answer whether the pair can ask the head of every arm.
+def check_heads(pair: Pair, arms: Sequence[Arm], experts: Mapping[str, Pair] | None = None) -> None:
+    """Says before the first answer whether the pair of every arm can ask its head.
 
     Raises:
         HeadError: a head for another base (HeadMismatch), or one that is no file and no token of the base.
     """
-    for head in {id(arm.head): arm.head for arm in arms}.values():
-        pair._prepare(head)
+    for arm in {(id(arm.head), arm.expert): arm for arm in arms}.values():
+        _pair_of(arm, pair, experts)._prepare(arm.head)
 
 
-def run(
+def _pair_of(arm: Arm, pair: Pair, experts: Mapping[str, Pair] | None) -> Pair:
+    return pair if arm.expert is None else (experts or {})[arm.expert]
+
+
+def evaluate(
     pair: Pair,
     task: Task,
     folder: RecordFolder,
@@ -227,19 +247,19 @@ def run(
         n_parallel: answers that are written at a time, see :meth:`colm_cpp.Pair.stream_batch`. More than 1 is several
             times as fast, but does not show an arm's speed; the summary leaves such answers out of tokens/s.
         on_progress: called after every answer.
-        experts: name of an expert -> a loaded pair whose base it is, for every arm with an ``expert``.
+        experts: name of an expert -> the loaded pair, or a pair whose base it is, for every arm with an ``expert``.
 
     Raises:
-        CorpusError: another process is writing to the folder.
+        FolderInUse: another process is writing to the folder.
         OptionError: ``n_parallel`` outside its range.
         Everything that :meth:`colm_cpp.Pair.chat` raises.
     """
-    check_heads(pair, arms)
+    check_heads(pair, arms, experts)
     with lock_folder(folder.path):
-        _run(pair, task, folder, arms, options, chat, n_parallel, on_progress, experts or {})
+        _evaluate(pair, task, folder, arms, options, chat, n_parallel, on_progress, experts or {})
 
 
-def _run(
+def _evaluate(
     pair: Pair,
     task: Task,
     folder: RecordFolder,
@@ -290,9 +310,6 @@ def answers(
         experts: the pairs of arms that have an ``expert``.
     """
 
-    def pair_of(arm: Arm) -> Pair:
-        return pair if arm.expert is None else (experts or {})[arm.expert]
-
     def own(problem: Problem, arm: Arm) -> dict[str, Any]:
         given = {**ANSWER_OPTIONS, **options}
         seed = (int(given["seed"]) + problem.index) % (2**32 - 1)
@@ -304,13 +321,13 @@ def answers(
 
     if n_parallel == 1:
         for number, (problem, arm) in enumerate(asked):
-            asking = pair_of(arm)
+            asking = _pair_of(arm, pair, experts)
             asking.forget()
             yield number, Record.of(problem.index, asking.generate(prompt(asking, problem), **own(problem, arm)))
         return
     for expert in dict.fromkeys(arm.expert for _, arm in asked):
         numbers = [number for number, (_, arm) in enumerate(asked) if arm.expert == expert]
-        asking = pair_of(asked[numbers[0]][1])
+        asking = _pair_of(asked[numbers[0]][1], pair, experts)
         prompts = [prompt(asking, asked[number][0]) for number in numbers]
         each = [own(*asked[number]) for number in numbers]
         with asking.stream_batch(prompts, each=each, n_parallel=n_parallel) as stream:  # type: ignore[arg-type]

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..adapters import Adapters, in_effect, of_model
 from ..names import head_file
-from ._files import digest_of
+from ..paths import digest_of
 
-__all__ = ["head_identity", "model_identity", "pair_identity"]
+__all__ = ["base_adapters", "head_identity", "model_identity", "pair_identity"]
 
 _SAMPLED = 2**20
 
@@ -41,11 +42,27 @@ def head_identity(head: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def pair_identity(base: Mapping[str, Any], assistant: Mapping[str, Any], fingerprint: str) -> dict[str, Any]:
-    """Facts about a loaded pair for a ``meta.json``: names, files, vocabulary."""
+    """Facts about a loaded pair for a ``meta.json``: names, files, adapters, vocabulary.
+
+    A model without adapters has None there, as the files of earlier versions do, which lack these names.
+    """
     return {
         "base": base["name"],
         "assistant": assistant["name"],
         "base_model": model_identity(base["path"]),
         "assistant_model": model_identity(assistant["path"]),
+        "base_adapters": of_model(base) or None,
+        "assistant_adapters": of_model(assistant) or None,
         "vocab_fingerprint": fingerprint,
     }
+
+
+def base_adapters(meta: Mapping[str, Any]) -> Adapters | None:
+    """The adapters that the base had when texts were scored, out of their ``meta.json``.
+
+    None if they are unknown: earlier versions kept only the names of the adapters.
+    """
+    known = meta.get("base_adapters")
+    if known:
+        return in_effect((digest, scale) for digest, scale in known)
+    return () if meta.get("base_lora") == [] else None

@@ -102,7 +102,6 @@ class Inputs:
         """
         self._folders = folders
         self._rows = rows
-        self._use_hidden = use_hidden
         self._features = np.concatenate(
             [feature_columns(f, features, top_k)[r] for f, r in zip(folders, rows, strict=True)]
         )

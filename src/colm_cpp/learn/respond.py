@@ -18,9 +18,8 @@ from ..output_file import write_file
 from ..pair import DEFAULT_THRESHOLD
 from ._files import lines, whole_number, whole_rows
 from ._lock import lock_folder
-from .corpus import BadRow, Document
+from .corpus import BadRow, Corpus, Document
 from .identity import head_identity, model_identity
-from .selection import Corpus
 from .texts import prompt_messages, uses_chat
 
 if TYPE_CHECKING:
@@ -87,6 +86,7 @@ def respond(
         The answered corpus.
 
     Raises:
+        FolderInUse: another process is writing to the folder.
         CorpusError: the folder holds other answers; or, with ``strict``, a prompt cannot be answered.
         ChatTemplateError: ``chat`` is True and the base's file has no chat template.
         OptionError: ``n_parallel`` or an option of generation outside its range.

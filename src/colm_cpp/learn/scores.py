@@ -257,7 +257,8 @@ class ScoresWriter:
             facts: the facts that every score depends on, with ``n_embd`` and ``top_k``. Others are refused.
 
         Raises:
-            CorpusError: the folder holds other scores, cannot be read, or is being written by another process.
+            FolderInUse: another process is writing to the folder.
+            CorpusError: the folder holds other scores, or cannot be read.
         """
         self.path = Path(path)
         self.path.mkdir(parents=True, exist_ok=True)

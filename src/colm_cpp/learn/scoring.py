@@ -21,10 +21,9 @@ from .._shown import shown
 from ..errors import ContextFull, CorpusError, GenerationError, OptionError, PairClosed, TokenizeError
 from ..loading import prepare
 from ..options import LoadOptions
-from .corpus import BadRow
+from .corpus import BadRow, Corpus
 from .identity import pair_identity
 from .scores import MAX_TEXTS, ProgressMark, ScoresWriter
-from .selection import Corpus
 from .texts import Text, TextMaker, grouped
 
 if TYPE_CHECKING:

@@ -2,37 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from .._shown import shown
 from ..errors import CorpusError, OptionError
-from .corpus import BadRow, Document, read_documents
+from ..paths import digest_of
+from .corpus import BadRow, Corpus, Document, read_documents
 
-__all__ = ["Corpus", "select"]
+__all__ = ["select"]
 
 PathLike = str | os.PathLike[str]
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """The same texts in the same order, each time they are read.
-
-    Attributes:
-        documents: returns an iterator over documents and bad rows.
-        n_documents: the number of both together.
-        facts: the files and options that the texts depend on, for ``meta.json``.
-    """
-
-    documents: Callable[[], Iterator[Document | BadRow]]
-    n_documents: int
-    facts: Mapping[str, Any]
 
 
 def select(
@@ -71,12 +53,9 @@ def select(
 
 def _described(path: PathLike) -> dict[str, str]:
     try:
-        with Path(path).open("rb") as file:
-            digest = hashlib.sha256()
-            while block := file.read(2**20):
-                digest.update(block)
+        digest = digest_of(path)
     except OSError as error:
         raise CorpusError(
             f"{os.fspath(path)} cannot be read ({error.strerror}); check its name and permissions"
         ) from error
-    return {"file": os.path.basename(os.fspath(path)), "sha256": digest.hexdigest()}
+    return {"file": os.path.basename(os.fspath(path)), "sha256": digest}

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..errors import OptionError
 
-__all__ = ["FEW", "PairedDifference", "paired_difference", "roc_auc", "wilson_interval", "youden_threshold"]
+__all__ = ["FEW", "PairedDifference", "paired_difference", "roc_auc", "wilson_interval"]
 
 FEW = 30
 """With fewer problems than this, a report warns beside every p-value."""
@@ -127,79 +127,28 @@ def _tango_interval(wins: int, losses: int, n: int, confidence: float) -> tuple[
     return (-1.0 if losses == n else bound(-1.0)), (1.0 if wins == n else bound(1.0))
 
 
-def roc_auc(scores: npt.ArrayLike, labels: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> float:
+def roc_auc(scores: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     """The area under the ROC curve: how often a positive has a higher score than a negative, ties counted half.
 
     Args:
         scores: ``[n]``; infinite ones are allowed, NaN is not.
         labels: booleans or 0 and 1, ``[n]``.
-        weights: the weight of each score, ``[n]``, finite and not negative. None: equal weights.
 
     Returns:
-        The area, in [0, 1]; NaN if a class is missing or has weight 0.
+        The area, in [0, 1]; NaN if a class is missing.
 
     Raises:
         OptionError: the lengths differ, there are no scores, or a value is outside its range.
     """
     values, positive = _scores(scores), _classes("labels", labels)
     _same_length("scores", values.size, "labels", positive.size)
-    if weights is None:
-        weight = np.ones(values.size)
-    else:
-        weight = _numbers("weights", weights)
-        _same_length("scores", values.size, "weights", weight.size)
-        if not np.all(np.isfinite(weight)) or np.any(weight < 0):
-            raise OptionError("weights holds a value that is negative or not finite; each must be 0 or more")
-        weight = weight / max(float(weight.max()), np.finfo(np.float64).tiny)  # their sum must not overflow
     distinct, group = np.unique(values, return_inverse=True)
-    group = group.reshape(-1)
-    up = np.bincount(group, weights=weight * positive, minlength=distinct.size)
-    down = np.bincount(group, weights=weight * ~positive, minlength=distinct.size)
-    total_up, total_down = float(up.sum()), float(down.sum())
-    if total_up == 0.0 or total_down == 0.0:
-        return float("nan")
-    below = np.cumsum(down) - down / 2
-    return min(1.0, max(0.0, float(np.sum((up / total_up) * (below / total_down)))))
-
-
-def youden_threshold(scores: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[float, float]:
-    """The threshold t at which ``score > t`` best tells the classes apart, by J = sensitivity + specificity - 1.
-
-    Args:
-        scores: ``[n]``; infinite ones are allowed, NaN is not.
-        labels: booleans or 0 and 1, ``[n]``.
-
-    Returns:
-        (t, J), J in [0, 1]. t lies midway between two neighbouring scores; of equally good thresholds it is the
-        highest, which calls the fewest positive. Where nothing is better than calling none positive, J is 0 and t
-        the highest score.
-
-    Raises:
-        OptionError: the lengths differ, there are no scores, only one class is there, or a value is outside its range.
-    """
-    values, positive = _scores(scores), _classes("labels", labels)
-    _same_length("scores", values.size, "labels", positive.size)
-    n_up = int(positive.sum())
-    n_down = int(positive.size) - n_up
-    if n_up == 0 or n_down == 0:
-        raise OptionError("labels holds only one class; a threshold needs both classes")
-    distinct, group = np.unique(values, return_inverse=True)
-    group = group.reshape(-1)
     up = np.bincount(group[positive], minlength=distinct.size)
     down = np.bincount(group[~positive], minlength=distinct.size)
-    above_up = n_up - np.cumsum(up)  # [k]: positives with a score above the k-th
-    above_down = n_down - np.cumsum(down)
-    # In whole numbers, so that equally good thresholds compare equal.
-    merit = above_up.astype(np.int64) * n_down - above_down.astype(np.int64) * n_up
-    best = int(distinct.size - 1 - np.argmax(merit[::-1]))
-    j = float(merit[best]) / (n_up * n_down)
-    lower = float(distinct[best])
-    if best == distinct.size - 1:
-        return lower, j
-    upper = float(distinct[best + 1])
-    middle = lower / 2 + upper / 2
-    # Between neighbouring floats, or beside an infinite one, there is nothing midway.
-    return (middle if lower <= middle < upper else lower), j
+    if not up.any() or not down.any():
+        return float("nan")
+    below = np.cumsum(down) - down / 2
+    return float(np.sum(up * below) / (up.sum() * down.sum()))
 
 
 def _confidence(value: float) -> float:

@@ -141,10 +141,14 @@ def summarize(folder: RecordFolder, task: Task, checker: Checker) -> Summary:
         n_without = sum(verdict.extracted is None for verdict in verdicts.values())
         facts = folder.meta["arms"][name]
         own_steps = steps
-        if "expert" in facts:
-            of_experts = folder.meta.get("expert_steps", {})
-            own_steps = StepTimes.from_dict(of_experts[name]) if name in of_experts else None
-        answers[name] = _Answers(records, judged[name], own_steps, facts.get("head", "never"), "expert" in facts)
+        if "expert" in facts or "pair" in facts:
+            own, of_experts = name.partition("@")[0], folder.meta.get("expert_steps", {})
+            own_steps = StepTimes.from_dict(of_experts[own]) if own in of_experts else None
+        # Tokens of a pair with this assistant count as those of the pair itself do.
+        other = "expert" in facts or (
+            "pair" in facts and facts["pair"].get("assistant") != folder.meta.get("assistant_model")
+        )
+        answers[name] = _Answers(records, judged[name], own_steps, facts.get("head", "never"), other)
         arms.append(_arm(name, facts.get("rate"), answers[name], n_without))
     if not arms:
         raise CorpusError(f"{folder.path} holds no answer to these problems; run colm evaluate without --report-only")
@@ -166,7 +170,7 @@ class _Answers:
     correct: dict[int, bool]
     steps: StepTimes | None
     head: str
-    expert: bool  # another model than the pair's: its tokens are neither the base's nor the assistant's
+    expert: bool  # another model, or a pair with another assistant: its tokens are not this assistant's
 
     def costs(self, problems: list[int] | None = None) -> AnswerCosts:
         chosen = self.records.values() if problems is None else [self.records[i] for i in problems]

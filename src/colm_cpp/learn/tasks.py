@@ -11,7 +11,8 @@ from typing import Any
 from .._shown import shortened
 from ..chat import is_message
 from ..errors import CorpusError
-from ._files import digest_of, why
+from ..paths import digest_of
+from ._files import why
 from .corpus import BadRow, json_rows
 
 __all__ = ["Problem", "Task", "load_prompts", "load_task"]

@@ -17,6 +17,7 @@ from ..extras import require
 from ..heads import FEATURES, Head
 from ..options import integer
 from .fitting import Fit, LinearModel, MlpModel, Model, deferral_logits, fit
+from .identity import base_adapters
 from .inputs import Inputs
 from .objective import LABELS, Loss, MarginalLoss, RegretLoss, WeakLoss, make_label, sigmoid
 from .scores import Scores
@@ -242,6 +243,11 @@ def train(
     require("scipy.optimize", "the fit of a head")  # before minutes of reading
     _check_folders(folders)
     notes: list[str] = []
+    if folders[0].meta.get("base_lora") and base_adapters(folders[0].meta) is None:
+        notes.append(
+            f"{folders[0].path} does not say which adapters the base had, because an earlier version made it; the head "
+            "will not be compared with the adapters of the base"
+        )
     splits = [text_split(folder, options.held_out, options.seed) for folder in folders]
     fits = options.memory_limit / _size(folders, options)  # above 1: everything can be in memory
     training = _part(folders, [split.training for split in splits], options, in_memory=fits >= 1)
@@ -357,8 +363,18 @@ def _check_folders(folders: Sequence[Scores]) -> None:
         raise CorpusError("there are no scores to train on; name a folder made by colm score")
     first = folders[0]
     for folder in folders:
-        for key in ("vocab_fingerprint", "n_embd", "base", "assistant", "base_model", "assistant_model"):
-            if folder.meta.get(key) != first.meta.get(key):
+        for key in (
+            "vocab_fingerprint",
+            "n_embd",
+            "base",
+            "assistant",
+            "base_model",
+            "assistant_model",
+            "base_lora",
+            "base_adapters",
+            "assistant_adapters",
+        ):
+            if (folder.meta.get(key) or None) != (first.meta.get(key) or None):
                 raise CorpusError(
                     f"{folder.path} has {key} {shown(folder.meta.get(key))} and {first.path} has "
                     f"{shown(first.meta.get(key))}; train a head on scores of one pair"
@@ -509,6 +525,7 @@ def _to_head(
         name=name,
         base_name=meta["base"] or None,
         assistant_name=meta["assistant"] or None,
+        base_adapters=base_adapters(meta),
         vocab_fingerprint=meta["vocab_fingerprint"],
         training=json.dumps(facts, sort_keys=True),
     )

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import MissingDependency
 from ..extras import require
 from ..learn.costs import ROUTER_TOKENS, Measure
 from ..learn.references import curve
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from ..learn.references import Above, Estimate
     from ..learn.summary import ArmSummary, Summary
 
-__all__ = ["to_markdown", "write_plots", "write_report", "write_tables"]
+__all__ = ["to_markdown", "write_plots", "write_tables"]
 
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # told apart by colour-blind people too
 
@@ -32,7 +31,8 @@ def to_markdown(summary: Summary) -> str:
     """The table of the arms, and the table of their differences."""
     meta = summary.meta
     lines = [
-        f"Task {meta['task']}, checker {summary.checker}, base {meta['base']}, assistant {meta['assistant']}, "
+        f"Task {meta['task']}, checker {summary.checker}, base {meta['base']}{_with(meta.get('base_adapters'))}, "
+        f"assistant {meta['assistant']}{_with(meta.get('assistant_adapters'))}, "
         f"max_tokens {meta['options']['max_tokens']}, temperature {meta['options']['temperature']:g}.",
         "",
     ]
@@ -63,6 +63,8 @@ def to_markdown(summary: Summary) -> str:
         lines.append(_row(*cells, *[""] * (len(titles) + len(by_steps) - len(cells))))
     if summary.references:
         lines += ["", _what_references_are(summary)]
+    for said in _others(summary):
+        lines += ["", said]
     if any(arm.n_timed < arm.n_problems for arm in summary.arms):
         lines += ["", _timed_on(summary.arms)]
     lines += _above(summary)
@@ -81,6 +83,29 @@ def to_markdown(summary: Summary) -> str:
                 f"{100 * d.high:+.1f} | {_p_value(d.p_value, c.n_problems)} |"
             )
     return "\n".join(lines) + "\n"
+
+
+def _with(adapters: Any) -> str:
+    named = " and ".join(f"adapter {digest[:12]} at scale {scale:g}" for digest, scale in adapters or ())
+    return f" with {named}" if named else ""
+
+
+def _others(summary: Summary) -> list[str]:
+    """A sentence for each other model and pair."""
+    arms = {arm.name.partition("@")[0]: summary.meta["arms"].get(arm.name, {}) for arm in summary.arms}
+    said = []
+    for name, facts in arms.items():
+        if "expert" in facts:
+            said.append(f"{name} is the model {_model(facts['expert'])} alone.")
+        elif "pair" in facts:
+            pair = facts["pair"]
+            base, assistant = _model(pair["base"]), _model(pair["assistant"])
+            said.append(f"{name} is another pair: base {base}, assistant {assistant}, head {facts['head']}.")
+    return said
+
+
+def _model(identity: Any) -> str:
+    return f"{identity['file']}{_with(identity.get('adapters'))}"
 
 
 def _head(*titles: str) -> list[str]:
@@ -180,23 +205,6 @@ def _timed_on(arms: Sequence[ArmSummary]) -> str:
         return "tokens/s is empty, because no answer was written alone."
     shown = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     return f"tokens/s covers only the answers that were written one at a time: {shown} per arm."
-
-
-def write_report(summary: Summary, folder: str | os.PathLike[str]) -> tuple[dict[str, Path], str | None]:
-    """Writes report.md and report.json, and the plots where Matplotlib is installed.
-
-    Returns:
-        The files by name, and what is missing, in a sentence.
-
-    Raises:
-        OSError: they cannot be written; those that were there before stay.
-    """
-    written = write_tables(summary, folder)
-    try:
-        plots = write_plots(summary, Path(folder))
-    except MissingDependency as error:
-        return written, str(error)
-    return {**written, **{path.name: path for path in plots}}, None
 
 
 def write_tables(summary: Summary, folder: str | os.PathLike[str]) -> dict[str, Path]:

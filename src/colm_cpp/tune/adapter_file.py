@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import LoadError
+from ..output_file import bytes_of, write_file
 
 __all__ = ["adapter_tensors", "write_adapter"]
 
@@ -42,7 +42,7 @@ def write_adapter(
     alpha: float,
     dtype: npt.DTypeLike = np.float16,
 ) -> None:
-    """Writes an adapter file.
+    """Writes an adapter file, in one piece.
 
     Args:
         path: the file.
@@ -56,12 +56,21 @@ def write_adapter(
         LoadError: llama.cpp has no name for one of the weights.
     """
     gguf: Any = importlib.import_module("gguf")
-    writer = gguf.GGUFWriter(Path(path), architecture)
+    named = list(_named(gguf, tensors, architecture, config))
+    write_file(path, bytes_of(lambda file: _write(gguf.GGUFWriter(file, architecture), named, alpha, dtype)))
+
+
+def _write(
+    writer: Any,
+    named: Sequence[tuple[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]],
+    alpha: float,
+    dtype: npt.DTypeLike,
+) -> None:
     try:
         writer.add_string("general.type", "adapter")
         writer.add_string("adapter.type", "lora")
         writer.add_float32("adapter.lora.alpha", float(alpha))
-        for name, (a, b) in _named(gguf, tensors, architecture, config):
+        for name, (a, b) in named:
             writer.add_tensor(f"{name}.lora_a", np.ascontiguousarray(a, dtype=dtype))
             writer.add_tensor(f"{name}.lora_b", np.ascontiguousarray(b, dtype=dtype))
         writer.write_header_to_file()

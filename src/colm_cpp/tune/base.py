@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma3")
 LIMIT_FLOAT = 0.01
 LIMIT_QUANTISED = 0.25
 _COMPARED = 256  # scored tokens, about
-_FLOAT_FILE_TYPES = (0, 1, 32)  # of llama_ftype: F32, F16, BF16
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +76,6 @@ def load_base(libraries: Any, path: str | os.PathLike[str], dtype: Any) -> Any:
         ) from error
     model.requires_grad_(False)
     return model.eval()
-
-
-def quantised(path: str | os.PathLike[str]) -> bool:
-    """Whether a GGUF file's weights are quantised."""
-    metadata: Mapping[str, Any] = _core.inspect_gguf(to_native(Path(path)))["metadata"]
-    return metadata.get("general.file_type", 0) not in _FLOAT_FILE_TYPES
 
 
 def agreement(libraries: Any, model: Any, texts: list[TuneText], limit: float) -> Agreement:

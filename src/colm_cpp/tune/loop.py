@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CorpusError, GenerationError
+from ..output_file import OutputFile
 from .data import TuneText, passes, steps
 from .loss import Batch, losses, read
 from .options import TuneOptions
@@ -264,12 +264,8 @@ class Loop:
             "weights": self._weights(),
             "optimizer": self._optimizer.state_dict(),
         }
-        temporary = self._file.with_name(self._file.name + ".tmp")
-        with temporary.open("wb") as file:
+        with OutputFile(self._file) as file:
             self._torch.save(value, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self._file)
 
     def _restore(self) -> None:
         try:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from .._numbers import real
 from .._shown import shown
 from ..errors import OptionError
+from ..options import integer
 
 __all__ = ["OBJECTIVES", "TuneOptions"]
 
@@ -78,18 +80,16 @@ class TuneOptions:
             ("patience", 1, 1000),
             ("seed", 0, 2**32 - 1),
         ):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-                raise OptionError(f"{name} is {shown(value)}; it must be a whole number from {least} to {most}")
+            integer(name, getattr(self, name), least, most)
         for name in ("alpha", "learning_rate", "head_learning_rate", "max_grad_norm"):
-            if not 0.0 < getattr(self, name) < math.inf:
+            if not 0.0 < real(name, getattr(self, name)) < math.inf:
                 raise OptionError(f"{name} is {getattr(self, name)}; it must be a finite number above 0")
         for name in ("cost", "weight_decay"):
-            if not 0.0 <= getattr(self, name) < math.inf:
+            if not 0.0 <= real(name, getattr(self, name)) < math.inf:
                 raise OptionError(f"{name} is {getattr(self, name)}; it must be a finite number, 0 or more")
         if self.objective == "regret" and not self.cost:
             raise OptionError("cost is 0; objective 'regret' needs a price above 0, such as 0.1")
-        if not 0.0 < self.held_out < 1.0:
+        if not 0.0 < real("held_out", self.held_out) < 1.0:
             raise OptionError(f"held_out is {self.held_out}; it must be between 0 and 1, a share of the texts")
-        if not 0.0 <= self.warm_up < 1.0:
+        if not 0.0 <= real("warm_up", self.warm_up) < 1.0:
             raise OptionError(f"warm_up is {self.warm_up}; it must be from 0 to below 1, a share of the steps")

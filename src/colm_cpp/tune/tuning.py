@@ -11,16 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from .. import _core
-from ..errors import CorpusError
+from ..adapters import adapter_digest
+from ..errors import ColmError, CorpusError
 from ..heads import Head
+from ..hub import resolve
 from ..learn._lock import lock_folder
-from ..learn.identity import model_identity
 from ..learn.scores import Scores
 from ..learn.training import TrainingOptions
 from ..learn.training import train as fit_head
+from ..loading import metadata, quantised
 from ..output_file import write_file
-from ..paths import to_native
+from ..pair_file import Preset
 from ._libraries import libraries
 from .adapter_file import adapter_tensors, write_adapter
 from .base import (
@@ -29,13 +30,13 @@ from .base import (
     Agreement,
     agreement,
     load_base,
-    quantised,
     require_agreement,
     with_adapter,
 )
 from .data import read_texts
 from .loop import HeldOut, Loop, Progress
 from .options import TuneOptions
+from .pair_folder import models_of, write_card, write_pair
 
 __all__ = ["Tuned", "tune"]
 
@@ -50,47 +51,59 @@ class Tuned:
     Attributes:
         adapter: the adapter's file.
         head: the head's file; None for ``objective="sft"``.
+        pair: ``pair.toml``, which loads base, adapter, assistant and head.
+        card: ``card.md``, which says how they were made.
         agreement: of the torch model and llama.cpp's, before training.
         before: worth on the held-out texts before the first step.
         best: worth with the weights that were kept.
         history: every measurement.
         n_texts: training texts and held-out texts.
         dtype: of the frozen weights.
+        notes: warnings for the user.
     """
 
     adapter: Path
     head: Path | None
+    pair: Path
+    card: Path
     agreement: Agreement
     before: HeldOut
     best: HeldOut
     history: tuple[HeldOut, ...]
     n_texts: tuple[int, int]
     dtype: str
+    notes: tuple[str, ...] = ()
 
 
 def tune(
-    base: PathLike,
+    base: PathLike | Preset,
     scores: Sequence[PathLike],
     out: PathLike,
     options: TuneOptions,
     *,
+    assistant: PathLike | None = None,
+    command: str | None = None,
     on_agreement: Callable[[Agreement], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Tuned:
     """Trains a LoRA adapter of the base, and a head with it. A run that was killed goes on when it is called again.
 
     Args:
-        base: the base's GGUF file, that which was scored.
+        base: the base that was scored: its GGUF file, its place on the hub, or a pair, whose base it is.
         scores: folders made by ``colm score`` with the plain base.
-        out: the folder for ``adapter.gguf``, ``head.gguf``, ``tuning.json`` and the checkpoint.
+        out: the folder for ``adapter.gguf``, ``head.gguf``, ``pair.toml``, ``card.md``, ``tuning.json`` and the
+            checkpoint.
         options: see :class:`TuneOptions`.
+        assistant: the assistant that was scored, for ``pair.toml``; it is not loaded. None: that of the pair, or else
+            the file of its name beside the base.
+        command: the command that is being run, for ``card.md``.
         on_agreement: called once the torch model was compared with llama.cpp's.
         on_progress: called after each step.
 
     Raises:
         MissingDependency: torch, transformers, peft or SciPy is not installed.
-        CorpusError: scores of another base, with an adapter, or without their tokens; or ``out`` holds another
-            training, or is being written to.
+        CorpusError: scores of another base or assistant, with an adapter, or without their tokens; or ``out`` holds
+            another training, or is being written to.
         LoadError: the base's architecture is not supported, or torch computes something else than llama.cpp.
         GenerationError: the loss became infinite.
     """
@@ -99,21 +112,22 @@ def tune(
     folders = [Scores(folder) for folder in scores]
     if not folders:
         raise CorpusError("there are no scores to tune on; name a folder made by colm score")
-    identity = model_identity(base)
-    for folder in folders:
-        if folder.meta.get("base_model") != identity:
-            raise CorpusError(
-                f"{folder.path} was scored with the base {folder.meta.get('base_model', {}).get('file')!r}, and "
-                f"{os.fspath(base)} is another file; score the texts with it"
-            )
+    pair: Preset | None = None
+    if isinstance(base, Preset):
+        pair = base
+        base = pair.base
+        assistant = pair.assistant if assistant is None else assistant
+    path = Path(out)
+    models = models_of(pair, base, assistant, folders, path)
+    base = resolve(base)
     training, held_out = read_texts(folders, held_out=options.held_out, seed=options.seed)
     start = _first_head(folders, options)
-    path = Path(out)
     path.mkdir(parents=True, exist_ok=True)
     lock = lock_folder(path)
     try:
         model = load_base(found, base, torch.float32)
-        limit = LIMIT_QUANTISED if quantised(base) else LIMIT_FLOAT
+        header = metadata(base)
+        limit = LIMIT_QUANTISED if quantised(header) else LIMIT_FLOAT
         compared = agreement(found, model, held_out, limit)
         require_agreement(compared, base)
         if on_agreement is not None:
@@ -133,7 +147,7 @@ def tune(
             features=start.features,
             top_k=start.top_k,
             facts={
-                "base": identity,
+                "base": models.base,
                 "texts": [len(training), len(held_out)],
                 "scores": [_digest(folder) for folder in folders],
                 "dtype": str(dtype),
@@ -142,7 +156,65 @@ def tune(
             folder=path,
         )
         loop.run(on_progress)
-        return _write(found, path, base, model, head, start, loop, options, compared, (len(training), len(held_out)))
+        facts = {
+            "options": asdict(options),
+            "agreement": asdict(compared),
+            "before": asdict(loop.history[0]),
+            "best": asdict(loop.best),
+            "history": [asdict(measured) for measured in loop.history],
+            "texts": (len(training), len(held_out)),
+            "dtype": str(dtype).removeprefix("torch."),
+        }
+        adapter = path / "adapter.gguf"
+        write_adapter(
+            adapter,
+            adapter_tensors(model),
+            architecture=header["general.architecture"],
+            config=model.config,
+            alpha=options.alpha,
+        )
+        head_file = None if options.objective == "sft" else path / "head.gguf"
+        if head_file is not None:
+            _write_head(head_file, start, head, adapter, facts)
+        write_file(path / "tuning.json", (json.dumps(facts, indent=2, sort_keys=True) + "\n").encode())
+        n_texts = len(training), len(held_out)
+        card = write_card(
+            path,
+            models,
+            folders,
+            command=command,
+            options=asdict(options),
+            n_texts=n_texts,
+            adapter=adapter,
+            head=head_file,
+            before=loop.history[0],
+            best=loop.best,
+        )
+        systems = {folder.meta.get("system") for folder in folders}
+        notes = []
+        if len(systems) > 1:
+            notes.append(
+                "the scores have different system messages, so pair.toml has none; write the one that you want"
+            )
+        if models.missing is not None:
+            notes.append(
+                f"pair.toml names the assistant {models.missing}, but the file is not in {path}; put it there, write "
+                "its path into pair.toml, or give --assistant (assistant=)"
+            )
+        system = systems.pop() if len(systems) == 1 else None
+        return Tuned(
+            adapter=adapter,
+            head=head_file,
+            pair=write_pair(path, models, head=head_file, n_texts=n_texts[0], system=system),
+            card=card,
+            agreement=compared,
+            before=loop.history[0],
+            best=loop.best,
+            history=tuple(loop.history),
+            n_texts=n_texts,
+            dtype=str(facts["dtype"]),
+            notes=tuple(notes),
+        )
     finally:
         lock.release()
 
@@ -201,53 +273,25 @@ def _to_torch(torch: Any, head: Head) -> Any:
     return module
 
 
-def _write(
-    found: Any,
-    path: Path,
-    base: PathLike,
-    model: Any,
-    head: Any,
-    start: Head,
-    loop: Loop,
-    options: TuneOptions,
-    compared: Agreement,
-    n_texts: tuple[int, int],
-) -> Tuned:
-    adapter, head_file = path / "adapter.gguf", path / "head.gguf"
-    metadata = _core.inspect_gguf(to_native(Path(base)))["metadata"]
-    temporary = adapter.with_name(adapter.name + ".tmp")
-    write_adapter(
-        temporary,
-        adapter_tensors(model),
-        architecture=metadata["general.architecture"],
-        config=model.config,
-        alpha=options.alpha,
+def _write_head(file: Path, start: Head, head: Any, adapter: Path, facts: dict[str, Any]) -> None:
+    made = replace(
+        start,
+        weights=(head.weight.detach().cpu().numpy(),),
+        biases=(head.bias.detach().cpu().numpy(),),
+        base_adapters=((adapter_digest(adapter), 1.0),),
+        training=json.dumps(facts, sort_keys=True),
     )
-    os.replace(temporary, adapter)
-    facts = {
-        "options": asdict(options),
-        "agreement": asdict(compared),
-        "before": asdict(loop.history[0]),
-        "best": asdict(loop.best),
-        "history": [asdict(measured) for measured in loop.history],
-        "texts": n_texts,
-        "dtype": str(next(p for p in model.parameters() if not p.requires_grad).dtype).removeprefix("torch."),
-    }
-    if options.objective != "sft":
-        replace(
-            start,
-            weights=(head.weight.detach().cpu().numpy(),),
-            biases=(head.bias.detach().cpu().numpy(),),
-            training=json.dumps(facts, sort_keys=True),
-        ).save(head_file)
-    write_file(path / "tuning.json", (json.dumps(facts, indent=2, sort_keys=True) + "\n").encode())
-    return Tuned(
-        adapter=adapter,
-        head=None if options.objective == "sft" else head_file,
-        agreement=compared,
-        before=loop.history[0],
-        best=loop.best,
-        history=tuple(loop.history),
-        n_texts=n_texts,
-        dtype=str(facts["dtype"]),
-    )
+    _with_table_of(file, made).save(file)
+
+
+def _with_table_of(file: Path, made: Head) -> Head:
+    """``made``, with the calibration table of the same head in ``file``: tuning again does not lose it."""
+    try:
+        before = Head.load(file)
+    except ColmError:  # there is none, or it is damaged and will be replaced
+        return made
+    weights = [[array.tobytes() for array in head.weights + head.biases] for head in (before, made)]
+    if weights[0] != weights[1] or before.base_adapters != made.base_adapters:
+        return made
+    names = ("default_threshold", "rates", "thresholds", "calibration")
+    return replace(made, **{name: getattr(before, name) for name in names})
