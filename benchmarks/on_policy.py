@@ -17,7 +17,7 @@ import numpy.typing as npt
 from colm_cpp import Head
 from colm_cpp.learn import Scores, TrainingOptions, train
 from colm_cpp.learn.inputs import feature_columns
-from colm_cpp.learn.training import MAX_REGRET, _split
+from colm_cpp.learn.training import MAX_REGRET, text_split
 
 RATES = (0.05, 0.1, 0.15, 0.2, 0.3)
 
@@ -55,7 +55,7 @@ def main() -> None:
     }
     rows: dict[str, list[list[float]]] = {}
     for seed in range(args.seeds):
-        texts = _split(own, TrainingOptions().held_out, seed).held_out  # as train() does
+        texts = text_split(own, TrainingOptions().held_out, seed).held_out  # as train() does
         at = np.flatnonzero(np.isin(own["text"], texts))
         rows.setdefault("the head that wrote them", []).append(saved(z_of(head, at), regret[at]))
         rows.setdefault("plain confidence", []).append(saved(-np.asarray(own["base_log_odds"])[at], regret[at]))

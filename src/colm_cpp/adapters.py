@@ -6,6 +6,7 @@ files therefore keep the SHA-256 and the scale of each adapter that the base had
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
 from collections.abc import Iterable, Mapping
@@ -13,13 +14,27 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from . import _core
+from ._shown import shown
 from .errors import HeadMismatch, LoadError
 from .paths import digest_of, to_native
 
 if TYPE_CHECKING:
     from .heads import Head
 
-__all__ = ["AdapterWarning", "Adapters", "adapter_digest", "check_adapters", "described", "in_effect", "of_model"]
+__all__ = [
+    "MERGED_KEY",
+    "AdapterWarning",
+    "Adapters",
+    "adapter_digest",
+    "check_adapters",
+    "described",
+    "in_effect",
+    "of_model",
+]
+
+MERGED_KEY = "colm.merged.adapters"
+"""A string in a file that ``colm merge`` wrote: SHA-256 and scale of each adapter in it, as JSON."""
 
 # SHA-256 and scale of each adapter, ascending.
 Adapters: TypeAlias = "tuple[tuple[str, float], ...]"
@@ -55,8 +70,26 @@ def in_effect(adapters: Iterable[tuple[str, float]]) -> Adapters:
 
 
 def of_model(facts: Mapping[str, Any]) -> Adapters:
-    """The adapters of a loaded model, out of the facts about it (:attr:`colm_cpp.Pair.base`)."""
-    return in_effect((adapter["sha256"], adapter["scale"]) for adapter in facts["adapters"])
+    """The adapters of a loaded model, those merged into its file included.
+
+    Args:
+        facts: about the model, see :attr:`colm_cpp.Pair.base`.
+
+    Raises:
+        LoadError: the file has a damaged list of merged adapters.
+    """
+    loaded = [(adapter["sha256"], adapter["scale"]) for adapter in facts["adapters"]]
+    return in_effect([*_merged_into(facts["path"]), *loaded])
+
+
+def _merged_into(path: str) -> list[tuple[str, float]]:
+    text = _core.inspect_gguf(to_native(path))["metadata"].get(MERGED_KEY)
+    if text is None:
+        return []
+    try:
+        return [(str(digest), float(scale)) for digest, scale in json.loads(text)]
+    except (TypeError, ValueError, RecursionError) as error:
+        raise LoadError(f"{path} is damaged: {MERGED_KEY} is {shown(text)}; merge the adapter again") from error
 
 
 def check_adapters(head: Head, base: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 import numpy as np
 
@@ -32,6 +32,7 @@ __all__ = ["GenerationOptions", "GenerationOptionsDict", "LoadOptions", "LoadOpt
 PathLike = str | os.PathLike[str]
 KVType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
 StrategyName = Literal["defer", "compose", "contrastive"]
+STRATEGIES: tuple[StrategyName, ...] = get_args(StrategyName)
 ScheduleName = Literal["constant", "linear", "cosine", "exponential"]
 
 # ggml_type
@@ -63,7 +64,7 @@ _AUTO_LOOKAHEAD = -1  # kAutoLookahead
 _DECIMAL = re.compile(r"-?[0-9]{1,10}")
 
 
-def _choice(name: str, value: object, choices: Sequence[str]) -> None:
+def choice(name: str, value: object, choices: Sequence[str]) -> None:
     if not isinstance(value, str) or value not in choices:
         raise OptionError(f"{name} is {shown(value)}; it must be one of {', '.join(choices)}")
 
@@ -234,9 +235,9 @@ class LoadOptions:
                 self._keep_integer(name, 1, most)
         self._keep_integer("n_gpu_layers", -1, 2**20)
         self._keep_integer("main_gpu", 0, 2**10)
-        _choice("split_mode", self.split_mode, list(_SPLIT_MODES))
-        _choice("type_k", self.type_k, list(_KV_TYPES))
-        _choice("type_v", self.type_v, list(_KV_TYPES))
+        choice("split_mode", self.split_mode, list(_SPLIT_MODES))
+        choice("type_k", self.type_k, list(_KV_TYPES))
+        choice("type_v", self.type_v, list(_KV_TYPES))
         for name in ("offload_kqv", "flash_attn", "swa_full", "repack", "batch_invariant", "use_mmap", "use_mlock"):
             flag(name, getattr(self, name))
         for part in self._shares():
@@ -524,8 +525,8 @@ class GenerationOptions:
             OptionError: a value of the wrong type or outside its range.
             GrammarError: the JSON schema cannot be turned into a grammar.
         """
-        _choice("strategy", self.strategy, ["defer", "compose", "contrastive"])
-        _choice("schedule", self.schedule, ["constant", "linear", "cosine", "exponential"])
+        choice("strategy", self.strategy, STRATEGIES)
+        choice("schedule", self.schedule, ["constant", "linear", "cosine", "exponential"])
         core = _core.GenerationOptions()
 
         policy = _core.PolicyOptions()

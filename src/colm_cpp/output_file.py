@@ -10,12 +10,13 @@ descriptor that is open: it is written to itself, where its owner stands in it, 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
 import stat
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -32,7 +33,9 @@ __all__ = [
     "is_stream",
     "refuse_inputs",
     "remove_leftovers",
+    "temporary_beside",
     "write_file",
+    "written_by_name",
 ]
 
 PathLike = str | os.PathLike[str]
@@ -75,7 +78,7 @@ class OutputFile:
         mode = stat.S_IMODE(self.path.stat().st_mode) if self.path.exists() else 0o666
         # Beside the target, since os.replace is atomic only within one file system. Not by tempfile.mkstemp: that
         # would leave a file that no other user may read.
-        self._temporary = self.path.parent / f".colm-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+        self._temporary = temporary_beside(self.path)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         self._file = os.fdopen(os.open(self._temporary, flags, mode), "wb")
 
@@ -145,6 +148,36 @@ def bytes_of(write: Callable[[Path], object]) -> bytes:
         file = Path(folder, "file")
         write(file)
         return file.read_bytes()
+
+
+def temporary_beside(path: Path) -> Path:
+    """A new name in the folder of ``path``, which :func:`remove_leftovers` knows."""
+    return path.parent / f".colm-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+
+
+@contextlib.contextmanager
+def written_by_name(path: PathLike) -> Iterator[Path]:
+    """For libraries that write a file by its name: gives a temporary one.
+
+    The file gets the name ``path`` when the block ends without an exception. With an exception, the file that was there
+    before stays, and nothing else is left.
+
+    Raises:
+        OptionError: ``path`` is a link, or is no regular file.
+        OSError: the file cannot be written.
+    """
+    target = Path(path)
+    refuse_link(target)
+    if is_stream(target):
+        raise OptionError(f"{target} is not a regular file; name a file")
+    temporary = temporary_beside(target)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -318,6 +318,25 @@ def test_every_arm_answers_every_problem(pair: Pair, tmp_path: Path, head_file: 
     assert len(meta["mine@25"]["head_sha256"]) == 64
 
 
+def test_heads_answer_with_each_strategy(pair: Pair, tmp_path: Path, head_file: Path) -> None:
+    task = make_task(tmp_path / "t.jsonl")
+    arms = make_arms(["base"], {"mine": head_file}, [0.5], strategies=["defer", "compose"])
+    assert [arm.name for arm in arms] == ["base", "mine@50", "mine@50+compose", "random@50"]
+    folder = begin(tmp_path / "e", task)
+    answer_all(pair, task, folder, arms, OPTIONS, chat=False)
+    answers = contents(folder)
+    for problem, record in answers["mine@50+compose"].items():
+        options = {**OPTIONS, "seed": 7 + problem, "head": Head.load(head_file), "threshold": 0.6}
+        written = pair.generate(task.problems[problem].prompt, strategy="compose", **options)
+        again = Record.of(problem, written)
+        assert (record.ids, record.sources) == (again.ids, again.sources)
+    assert answers["mine@50+compose"] != answers["mine@50"]
+    assert folder.meta["arms"]["mine@50+compose"]["strategy"] == "compose"
+    assert "strategy" not in folder.meta["arms"]["mine@50"]  # folders of earlier versions go on
+    with pytest.raises(OptionError, match=r"'mix'.*compose"):
+        make_arms(["base"], {}, [0.5], strategies=["mix"])
+
+
 class _Interrupted(Exception):
     pass
 

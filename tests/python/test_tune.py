@@ -34,11 +34,12 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::Deprec
 
 QUICK = tune.TuneOptions(epochs=2, dtype="float32", learning_rate=1e-2, rank=4, batch_texts=8)
 N_TEXTS = 40
+EXACT: Any = {"type_k": "f32", "type_v": "f32"}  # the caches lose nothing either
 
 
-def scored(folder: Path, arch: str = "llama") -> SimpleNamespace:
+def scored(folder: Path, arch: str = "llama", **shape: Any) -> SimpleNamespace:
     """A tiny pair, and a folder of its scores."""
-    base = tm.make_model(folder / "base.gguf", arch=arch, seed=1)
+    base = tm.make_model(folder / "base.gguf", arch=arch, seed=1, **shape)
     assistant = tm.make_model(folder / "assistant.gguf", arch=arch, seed=2)
     texts = folder / "texts.jsonl"
     rows = [
@@ -46,7 +47,7 @@ def scored(folder: Path, arch: str = "llama") -> SimpleNamespace:
         for i in range(N_TEXTS)
     ]
     texts.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with learn.Scorer(base, assistant) as scorer:
+    with learn.Scorer(base, assistant, **EXACT) as scorer:
         learn.score(scorer, learn.select([texts]), folder / "scores")
     return SimpleNamespace(base=base, assistant=assistant, texts=texts, scores=folder / "scores")
 
@@ -64,7 +65,7 @@ def tuned(pair: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> tu
 def held_out_logprobs(pair: SimpleNamespace, adapter: Path | None, out: Path) -> np.ndarray[Any, Any]:
     """log P_base of the held-out tokens, by llama.cpp."""
     lora = {} if adapter is None else {"base_options": {"lora": [(str(adapter), 1.0)]}}
-    with learn.Scorer(pair.base, pair.assistant, **lora) as scorer:
+    with learn.Scorer(pair.base, pair.assistant, **EXACT, **lora) as scorer:
         learn.score(scorer, learn.select([pair.texts]), out)
     scores = learn.Scores(out)
     return scores["base_logprob"][np.isin(scores["text"], text_split(scores, QUICK.held_out, QUICK.seed).held_out)]
@@ -79,7 +80,7 @@ def test_the_held_out_loss_falls_and_the_best_measurement_is_kept(tuned: tune.Tu
     assert tuned.best == min(tuned.history, key=lambda measured: measured.loss)
 
 
-@pytest.mark.parametrize("arch", ["llama", "qwen2"])  # llama.cpp stores q and k of the first permuted
+@pytest.mark.parametrize("arch", tune.ARCHITECTURES)  # llama.cpp stores q and k of the first permuted
 def test_llama_cpp_with_the_adapter_computes_what_torch_does(
     arch: str, pair: SimpleNamespace, tuned: tune.Tuned, tmp_path: Path
 ) -> None:

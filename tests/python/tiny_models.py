@@ -24,8 +24,8 @@ import numpy.typing as npt
 
 F32: TypeAlias = npt.NDArray[np.float32]
 
-ARCHS = ("llama", "qwen2", "gemma3", "mamba", "jamba")
-"""Attention; attention with QKV biases; sliding window; recurrent; recurrent and attention layers in turn."""
+ARCHS = ("llama", "qwen2", "qwen3", "gemma3", "mamba", "jamba")
+"""Attention; with QKV biases; with Q and K norms; sliding window; recurrent; recurrent and attention layers in turn."""
 
 NORMAL = int(gguf.TokenType.NORMAL)
 UNKNOWN = int(gguf.TokenType.UNKNOWN)
@@ -352,9 +352,10 @@ class _Weights:
             if s.arch == "qwen2":
                 self.normal(f"{p}attn_{name}.bias", n_out, std=0.5)
         self.linear(f"{p}attn_output.weight", s.n_embd, s.n_embd, gain=1.4 * self.residual)
-        if s.arch == "gemma3":
+        if s.arch in ("qwen3", "gemma3"):
             self.norm(f"{p}attn_q_norm.weight", s.d_head, 1.6)
             self.norm(f"{p}attn_k_norm.weight", s.d_head, 1.6)
+        if s.arch == "gemma3":
             self.norm(f"{p}post_attention_norm.weight", s.n_embd, self.residual)
 
     def _ffn(self, p: str) -> None:
@@ -409,6 +410,9 @@ def make_model(
     add_bos: bool | None = None,
     row_scale: Mapping[str | int, float] | None = None,
     sliding_window: int = 16,
+    sliding_pattern: bool = True,
+    rope_factors: Sequence[float] | None = None,
+    extra_keys: Mapping[str, str | int | float] | None = None,
     name: str = "tiny",
 ) -> Path:
     """Write a random model and return its path.
@@ -418,7 +422,9 @@ def make_model(
     deviation of the logits. `row_scale` multiplies the output row of a token (untied models only): 0 makes
     its logit 0, which hardly ever is the largest and is rarely drawn; a large factor makes it likely in about
     half of the contexts.
-    `sliding_window` is gemma3's; its even layers have it.
+    `sliding_window` is gemma3's; its even layers have it, or with `sliding_pattern=False` those that llama.cpp gives
+    it: all but every sixth. `rope_factors` (n_embd / n_head / 2 of them) divide the
+    rotary frequencies, as in Llama 3. `extra_keys` are written behind the architecture's name.
     """
     if arch not in ARCHS:
         raise ValueError(f"unknown architecture {arch!r}")
@@ -463,11 +469,18 @@ def make_model(
         writer.add_ssm_inner_size(shape.d_inner)
         writer.add_ssm_state_size(shape.d_state)
         writer.add_ssm_time_step_rank(shape.dt_rank)
-    if arch == "gemma3":
+    if arch in ("qwen3", "gemma3"):
         writer.add_key_length(shape.d_head)
         writer.add_value_length(shape.d_head)
+    if arch == "gemma3":
         writer.add_sliding_window(sliding_window)
-        writer.add_sliding_window_pattern([i % 2 == 0 for i in range(n_layer)])
+        if sliding_pattern:
+            writer.add_sliding_window_pattern([i % 2 == 0 for i in range(n_layer)])
+    if rope_factors is not None:
+        tensors["rope_freqs.weight"] = np.array(rope_factors, np.float32)
+    for key, value in (extra_keys or {}).items():
+        add = {str: writer.add_string, int: writer.add_uint32, float: writer.add_float32}[type(value)]
+        add(f"{arch}.{key}", value)
     vocab.write(writer)
     if chat_template is not None:
         writer.add_chat_template(chat_template)

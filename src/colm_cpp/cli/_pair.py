@@ -52,14 +52,14 @@ def color_option(help: str) -> Callable[[Command], Command]:
     )
 
 
-def parallel_option(section: str, help: str) -> Callable[[Command], Command]:
+def parallel_option(section: str, help: str, default: int = 1) -> Callable[[Command], Command]:
     """Adds ``--parallel``."""
     return option(
         section,
         "--parallel",
         "n_parallel",
         type=click.IntRange(1, MAX_PARALLEL),
-        default=1,
+        default=default,
         show_default=True,
         help=help,
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import OptionError
+from ..options import STRATEGIES
 from ._files import check_folder, head_place, read_by
 from ._help import SectionedCommand
 from ._pair import answer_options, chosen_models, loading, option, pair_arguments, parallel_option
@@ -60,6 +61,14 @@ __all__ = ["evaluate"]
     type=float,
     help="After a token of the assistant, compare with this threshold. A head needs a calibration table for each. "
     "Repeatable.",
+)
+@option(
+    "Configurations",
+    "--strategy",
+    "strategies",
+    multiple=True,
+    type=click.Choice(STRATEGIES),
+    help="What a deferred token means, as for 'colm generate'. Repeatable.  [default: defer]",
 )
 @option(
     "Configurations",
@@ -197,6 +206,7 @@ def _answer(task: Any, out: Path, models: Preset, values: dict[str, Any]) -> Any
             for leave in dict.fromkeys(values["leave_thresholds"] or (None,))
             for hold in dict.fromkeys(values["holds"] or (1,))
         ],
+        strategies=tuple(dict.fromkeys(values["strategies"])) or STRATEGIES[:1],
     )
     options = {key: values[key] for key in ("max_tokens", "temperature", "seed")}
     records = [out / "records" / f"{arm.name}.jsonl" for arm in arms]

@@ -62,11 +62,12 @@ __all__ = ["train"]
 @option(
     "Objective",
     "--label",
-    type=click.Choice(["a", "b", "differ"]),
+    type=click.Choice(["a", "b", "differ", "continuation"]),
     default="a",
     show_default=True,
     help="Tokens to defer at the start of the fit (weak labels), by the most likely token of each model. a: the "
-    "assistant's is the text's token and the base's is not. b: the base's is not. differ: the two differ.",
+    "assistant's is the text's token and the base's is not. b: the base's is not. differ: the two differ. "
+    "continuation: what follows differs too, as 'colm paths' found; it also gives --objective regret its cost.",
 )
 @option("Objective", "--cost", type=float, default=0.1, show_default=True, help="Cost of a deferred token in nats.")
 @option(
@@ -179,6 +180,30 @@ def _report(trained: Trained, out: Path) -> None:
         share = f"at rate {float(rate):.0%}"
         rows.append([f"share of regret saved {share}", *(_number(m.saved[rate]) for _, m in columns)])
         rows.append([f"  with the confidence head {share}", *(_number(m.confidence_saved[rate]) for _, m in columns)])
+    if trained.held_out.parting is not None:
+        parts = [m.parting for _, m in columns]
+        for label, field in (
+            ("share of neutral tokens", "neutral_rate"),
+            ("share of divergent tokens", "divergent_rate"),
+            ("AUC, divergent tokens", "auc"),
+            ("AUC, divergent tokens, confidence head", "confidence_auc"),
+            ("path cost of never deferring, nats per token", "cost"),
+        ):
+            rows.append([label, *(_number(getattr(part, field)) for part in parts)])
+        for rate in trained.held_out.parting.found:
+            for what, field in (("divergent tokens found", "found"), ("path cost saved", "saved")):
+                rows.append(
+                    [
+                        f"share of {what} at rate {float(rate):.0%}",
+                        *(f"{getattr(part, field)[rate]:.3f}" for part in parts),
+                    ]
+                )
+                rows.append(
+                    [
+                        "  with the confidence head",
+                        *(f"{getattr(part, 'confidence_' + field)[rate]:.3f}" for part in parts),
+                    ]
+                )
     widths = [max(len(row[i]) for row in [titles, *rows]) for i in range(len(titles))]
     for row in [titles, *rows]:
         echo("  ".join([row[0].ljust(widths[0]), *(v.rjust(w) for v, w in zip(row[1:], widths[1:], strict=True))]))

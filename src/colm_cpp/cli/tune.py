@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from ..tune.options import DTYPES, OBJECTIVES, TuneOptions
+from ..tune.quantizing import FILE_TYPES
 from ._flags import typed
 from ._help import SectionedCommand
 from ._options import Command
@@ -50,7 +51,7 @@ def _number(section: str, name: str, help: str) -> Callable[[Command], Command]:
 @option(
     "Objective",
     "--label",
-    type=click.Choice(["a", "b", "differ"]),
+    type=click.Choice(["a", "b", "differ", "continuation"]),
     default=_DEFAULTS.label,
     show_default=True,
     help="Weak labels that the head starts from, as for 'colm train'.",
@@ -92,6 +93,14 @@ def _number(section: str, name: str, help: str) -> Callable[[Command], Command]:
     help="Data type of the frozen weights. auto: bfloat16 if this machine computes it faster, else float32.",
 )
 @_number("Training", "seed", "Seed for the held-out texts, the order of the others, and the first weights.")
+@option(
+    "Output",
+    "--merge",
+    type=click.Choice(FILE_TYPES),
+    metavar="TYPE",
+    help="Also merge the adapter into the base and write the folder's merged-TYPE.gguf, such as q4_k_m; see "
+    "'colm merge'.",
+)
 @option("Output", "--json", "as_json", is_flag=True, help="Print one JSON object.")
 @option("Output", "--quiet", "-q", is_flag=True, help="Do not show progress.")
 @click.pass_context
@@ -103,6 +112,7 @@ def tune(
     assistant: str | None,
     pair: str | None,
     out: Path,
+    merge: str | None,
     as_json: bool,
     quiet: bool,
     **given: Any,
@@ -116,11 +126,13 @@ def tune(
     """
     from dataclasses import asdict
 
+    from ..hub import resolve
     from ..preset import preset
     from ..tune import tune as run
     from ..tune.pair_folder import HELD_OUT_ROWS
     from ._output import one_line, print_json
     from ._progress import meter
+    from .merge import merge_shown, merged_place, report
 
     if pair is not None and (base is not None or assistant is not None):
         raise click.UsageError("--pair already gives both models; remove --base and --assistant, or remove --pair")
@@ -160,10 +172,15 @@ def tune(
         )
     for note in tuned.notes:
         click.echo(one_line(f"colm: warning: {note}"), err=True)
+    merged = None
+    if merge is not None:
+        file = resolve(tuned_base if isinstance(tuned_base, str) else tuned_base.base)
+        merged = merge_shown(file, tuned.adapter, merged_place(tuned.adapter, merge), merge, force=True, quiet=quiet)
     if as_json:
         print_json(
             {
                 "adapter": str(tuned.adapter),
+                "merged": None if merged is None else str(merged.path),
                 "head": None if tuned.head is None else str(tuned.head),
                 "pair": str(tuned.pair),
                 "card": str(tuned.card),
@@ -182,3 +199,5 @@ def tune(
         click.echo(f"{label:42s} {getattr(tuned.before, name):7.3f} {getattr(tuned.best, name):7.3f}")
     then = f"; calibrate it next: colm calibrate --pair {quote(str(out))} PROMPTS.jsonl" if tuned.head else ""
     click.echo(f"{tuned.pair}: best at step {tuned.best.step}{then}")
+    if merged is not None:
+        report(merged)

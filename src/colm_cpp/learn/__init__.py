@@ -15,8 +15,10 @@ Nothing here is imported by ``import colm_cpp``.
 
 from .calibration import Calibrated, calibrate
 from .checkers import CHECKERS, Checker, Verdict, make_checker
+from .continuation import continue_paths
 from .corpus import BadRow, Corpus, Document, read_documents
 from .evaluation import Arm, evaluate, make_arms
+from .forks import Continuations
 from .records import Record, RecordFolder
 from .references import Above, Estimate, Reference
 from .respond import respond
@@ -36,6 +38,7 @@ __all__ = [
     "Calibrated",
     "Checker",
     "Comparison",
+    "Continuations",
     "Corpus",
     "Document",
     "Estimate",
@@ -52,6 +55,7 @@ __all__ = [
     "TrainingOptions",
     "Verdict",
     "calibrate",
+    "continue_paths",
     "evaluate",
     "load_prompts",
     "load_task",

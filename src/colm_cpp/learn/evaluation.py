@@ -16,7 +16,7 @@ from ..errors import ColmError, HeadError, OptionError
 from ..heads import Head
 from ..hub import resolve
 from ..names import find_head
-from ..options import ANSWER_OPTIONS
+from ..options import ANSWER_OPTIONS, STRATEGIES, choice
 from ..pair import DEFAULT_THRESHOLD
 from ..pair_file import Preset
 from ._lock import lock_folder
@@ -46,6 +46,7 @@ class Arm:
         facts: the head and the options that its answers depend on, for ``meta.json``.
         expert: the name of another model or pair that answers, see :func:`make_arms`. None: the pair answers.
         runs: how long the assistant keeps its turn.
+        strategy: what a deferred position means, as for :meth:`colm_cpp.Pair.generate`.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Arm:
     facts: Mapping[str, Any]
     expert: str | None = None
     runs: Runs = PLAIN
+    strategy: str = STRATEGIES[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,7 @@ def make_arms(
     random: bool = True,
     experts: Mapping[str, str | os.PathLike[str] | Preset] | None = None,
     runs: Sequence[Runs] = (PLAIN,),
+    strategies: Sequence[str] = STRATEGIES[:1],
 ) -> list[Arm]:
     """The arms of an evaluation.
 
@@ -97,12 +100,15 @@ def make_arms(
             base; or another pair, whose own head decides at every rate. A pair without a head stands for its base,
             which answers alone with its adapter. :func:`evaluate` needs all of them loaded.
         runs: heads, other pairs and ``random`` answer with each of these.
+        strategies: heads and other pairs answer with each of these, see :meth:`colm_cpp.Pair.generate`.
 
     Raises:
-        OptionError: an unknown or unusable name, a rate outside (0, 1), or no arm at all.
+        OptionError: an unknown or unusable name or strategy, a rate outside (0, 1), or no arm at all.
         HeadError: a head file without a calibration table for the runs.
         LoadError: a head file that cannot be read.
     """
+    for strategy in strategies:
+        choice("strategy", strategy, STRATEGIES)
     arms = []
     for name in names:
         if name not in SINGLE_ARMS:
@@ -120,15 +126,29 @@ def make_arms(
         _check_name("a model", name)
         if name in heads:
             raise OptionError(f"a model and a head are both named {name!r}; give one of them another name")
-        arms += _of_expert(name, model, rates, runs)
+        arms += _in_each(strategies, _of_expert(name, model, rates, runs))
     for name, path in heads.items():
         _check_name("a head", name)
-        arms += [arm for its in runs for arm in _of_head(name, path, rates, its)]
+        arms += _in_each(strategies, [arm for its in runs for arm in _of_head(name, path, rates, its)])
     if random:
         arms += [arm for its in runs for arm in _of_head("random", "random", rates, its)]
     if not arms:
         raise OptionError("no arm was given; give --arm, --head with --rate, or both")
     return arms
+
+
+def _in_each(strategies: Sequence[str], arms: Sequence[Arm]) -> list[Arm]:
+    """The arms with each strategy. A model alone has none, so it stays as it is."""
+    given = []
+    for arm in arms:
+        alone = isinstance(arm.head, str) and arm.head in ("always", "never")
+        for strategy in STRATEGIES[:1] if alone else strategies:
+            if strategy == STRATEGIES[0]:
+                given.append(arm)
+            else:
+                facts = {**arm.facts, "strategy": strategy}
+                given.append(replace(arm, name=f"{arm.name}+{strategy}", facts=facts, strategy=strategy))
+    return given
 
 
 def _check_name(what: str, name: str) -> None:
@@ -324,7 +344,13 @@ def answers(
         given = {**ANSWER_OPTIONS, **options}
         seed = (int(given["seed"]) + problem.index) % (2**32 - 1)
         # Without look-ahead, so that it does not depend on the machine what is asked, and in which batches.
-        decided = {**arm.runs.facts(), "head": arm.head, "threshold": arm.threshold, "seed": seed}
+        decided = {
+            **arm.runs.facts(),
+            "strategy": arm.strategy,
+            "head": arm.head,
+            "threshold": arm.threshold,
+            "seed": seed,
+        }
         return {"lookahead": 0, **given, **decided}
 
     def prompt(asking: Pair, problem: Problem) -> list[int]:

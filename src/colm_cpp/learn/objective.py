@@ -10,7 +10,8 @@ that says where the assistant should write, each class with half of the weight.
 
 ``regret`` is ours. It compares the models' likeliest tokens and ignores the token of the text. If they differ and the
 base writes, r_t = log P_assistant(assistant's token) - log P_assistant(base's token) nats of the assistant's likelihood
-are lost; otherwise r_t is 0. Minimising 1/n sum_t [r_t log(1 + exp(-z_t)) + c log(1 + exp(z_t))] gives
+are lost; otherwise r_t is 0. With the label ``continuation``, r_t is the loss over what follows (:mod:`.forks`).
+Minimising 1/n sum_t [r_t log(1 + exp(-z_t)) + c log(1 + exp(z_t))] gives
 sigmoid(z_t) = E r_t / (E r_t + c). The threshold 0.5 then defers where the expected loss exceeds the price c, and every
 threshold defers the tokens with the largest expected loss.
 """
@@ -27,7 +28,7 @@ __all__ = ["LABELS", "Loss", "MarginalLoss", "RegretLoss", "WeakLoss", "log_sigm
 
 Floats = npt.NDArray[np.float64]
 
-LABELS = ("a", "b", "differ")
+LABELS = ("a", "b", "differ", "continuation")
 
 
 def sigmoid(z: Floats) -> Floats:

@@ -21,7 +21,17 @@ from ..output_file import write_file
 from ..results import Completion, FinishReason, Source, Token
 from ._files import read_json, real, unfinished, whole_number, whole_rows, why
 
-__all__ = ["FOLDER_FILES", "FORMAT", "SINGLE_ARMS", "VERSION", "Record", "RecordFolder", "is_record", "sources_of"]
+__all__ = [
+    "FOLDER_FILES",
+    "FORMAT",
+    "SINGLE_ARMS",
+    "VERSION",
+    "Record",
+    "RecordFolder",
+    "is_record",
+    "source_letters",
+    "sources_of",
+]
 
 FORMAT = "colm-evaluation"
 VERSION = 2
@@ -81,7 +91,7 @@ class Record:
             finish_reason=completion.finish_reason,
             ids=tuple(token.id for token in tokens),
             pieces=tuple(token.text for token in tokens),
-            sources="".join(_LETTERS[token.source] for token in tokens),
+            sources=source_letters(tokens),
             defer_logits=tuple(
                 None if (z := token.defer_logit) is None or not math.isfinite(z) else round(z, 4) for token in tokens
             ),
@@ -303,6 +313,11 @@ class RecordFolder:
             stream.write(record.to_json().encode() + b"\n")
             stream.flush()
             os.fsync(stream.fileno())
+
+
+def source_letters(tokens: Sequence[Token]) -> str:
+    """Who wrote each token, one letter each: ``b`` base, ``a`` assistant."""
+    return "".join(_LETTERS[token.source] for token in tokens)
 
 
 def is_record(value: Mapping[str, Any]) -> bool:

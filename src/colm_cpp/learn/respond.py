@@ -11,15 +11,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._shown import shortened, shown
+from .._shown import shown
+from ..adapters import of_model
 from ..errors import ChatTemplateError, ColmError, ContextFull, CorpusError, GenerationError, TokenizeError
 from ..options import ANSWER_OPTIONS, MAX_SEED, GenerationOptions, integer
-from ..output_file import write_file
 from ..pair import DEFAULT_THRESHOLD
 from ._files import lines, whole_number, whole_rows
 from ._lock import lock_folder
+from ._rows import add_row, begin_rows
 from .corpus import BadRow, Corpus, Document
 from .identity import head_identity, model_identity
+from .records import source_letters
 from .texts import prompt_messages, uses_chat
 
 if TYPE_CHECKING:
@@ -69,7 +71,8 @@ def respond(
     Args:
         pair: the loaded pair.
         corpus: prompts. Completions in it are ignored.
-        out: the folder. Its ``responses.jsonl`` keeps the answers with their tokens.
+        out: the folder. Its ``responses.jsonl`` keeps the answers with their tokens, and for a pair who wrote each
+            (``sources``: ``b`` base, ``a`` assistant).
         options: generation options; the defaults are :data:`colm_cpp.options.ANSWER_OPTIONS`. ``seed`` is the seed of
             the first prompt; each later prompt adds 1.
         head: the head that decides who writes. With ``always`` the assistant writes alone. A learned head gives texts
@@ -102,6 +105,7 @@ def respond(
     writers: dict[str, Any] = {}
     if head != ALWAYS:
         writers = {"base": model_identity(pair.base["path"]), **head_identity(head)}
+    adapters = {"base_adapters": of_model(pair.base) if writers else (), "assistant_adapters": of_model(pair.assistant)}
     facts = {
         **corpus.facts,
         "options": dict(options),
@@ -109,6 +113,7 @@ def respond(
         "system": system,
         "assistant": model_identity(pair.assistant["path"]),
         **writers,
+        **{name: used for name, used in adapters.items() if used},
     }
     path = Path(out) / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,10 +135,11 @@ def _write(
     n_parallel: int,
     on_progress: Callable[[Progress], None] | None,
 ) -> None:
-    n_done = _begin(path, {"format": FORMAT, "version": VERSION, **json.loads(json.dumps(facts))})
+    header = {"format": FORMAT, "version": VERSION, **facts}
+    n_done = begin_rows(path, header, _parse, "answers made from another corpus or with other options")
     n_tokens = 0
     written = _answers(pair, corpus, n_done, options, chat, system, n_parallel)
-    with path.open("ab") as file, closing(written):
+    with closing(written):
         for number, answer in written:
             if isinstance(answer, BadRow):
                 if strict:
@@ -142,47 +148,10 @@ def _write(
             else:
                 row = answer
                 n_tokens += len(row["ids"])
-            file.write(json.dumps(row).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+            add_row(path, row)
             if on_progress is not None:
                 bad = answer if isinstance(answer, BadRow) else None
                 on_progress(Progress(number + 1, corpus.n_documents, n_tokens, bad))
-
-
-def _begin(path: Path, header: dict[str, Any]) -> int:
-    """Writes the header, or checks what there is and cuts off a line that was not finished. Answers there are."""
-    beginning = json.dumps(header).encode() + b"\n"
-    known = None
-    ends: list[int] = []
-    if path.exists():
-        with path.open("rb") as file:
-            first = next(lines(file), b"")
-            known = _header(path, b"\n" if first is None else first, beginning)
-            if known is not None:
-                ends = [file.tell(), *(end for _, end in whole_rows(file, path, _parse, first=2))]
-    if len(ends) < 2:  # options that were refused before the first answer bind nobody
-        write_file(path, beginning)
-        return 0
-    if known != header:
-        raise CorpusError(f"{path} holds answers made from another corpus or with other options; use another folder")
-    os.truncate(path, ends[-1])
-    return len(ends) - 1
-
-
-def _header(path: Path, first: bytes, beginning: bytes) -> dict[str, Any] | None:
-    """What the first line says; None where it was being written when the process ended."""
-    if not first.endswith(b"\n") and beginning.startswith(first):
-        return None
-    try:
-        known = json.loads(first)
-        if not isinstance(known, dict) or known.get("format") != FORMAT or not first.endswith(b"\n"):
-            raise ValueError("it is not the header of a responses file")
-    except (ValueError, RecursionError) as error:
-        raise CorpusError(
-            f"{path} has a damaged first line ({shortened(str(error))}); delete the file, or use another folder"
-        ) from error
-    return known
 
 
 def _parse(line: bytes) -> Document | BadRow:
@@ -281,10 +250,8 @@ def _row(document: Document, result: Completion | ColmError) -> dict[str, Any] |
         return BadRow(document.path, document.line, str(result))
     if isinstance(result, ColmError):
         raise result
-    ids = [token.id for token in result.tokens]
-    if result.end_token is not None:
-        ids.append(result.end_token.id)
-    if not ids:
+    tokens = [*result.tokens, *([] if result.end_token is None else [result.end_token])]
+    if not tokens:
         return BadRow(document.path, document.line, "its answer is empty")
     return {
         "file": document.path,
@@ -292,7 +259,8 @@ def _row(document: Document, result: Completion | ColmError) -> dict[str, Any] |
         "messages": list(document.messages),
         "prompt": document.prompt,
         "completion": result.text,
-        "ids": ids,
+        "ids": [token.id for token in tokens],
+        "sources": source_letters(tokens),
         "finish_reason": result.finish_reason,
     }
 

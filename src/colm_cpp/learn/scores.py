@@ -54,8 +54,15 @@ COLUMNS: dict[str, type[np.generic]] = {
 
 
 def folder_files(folder: str | os.PathLike[str]) -> list[Path]:
-    """The files that a folder of scores has, with the answers that :func:`.respond.respond` keeps in it."""
-    names = ["meta.json", "progress.json", "texts.jsonl", "responses.jsonl", *(f"{name}.npy" for name in COLUMNS)]
+    """The files that a folder of scores has, with answers (:mod:`.respond`) and paths (:mod:`.continuation`) in it."""
+    names = [
+        "meta.json",
+        "progress.json",
+        "texts.jsonl",
+        "responses.jsonl",
+        "continuations.jsonl",
+        *(f"{name}.npy" for name in COLUMNS),
+    ]
     return [Path(folder, name) for name in names]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,9 +16,11 @@ from ..extras import require
 from ..heads import FEATURES, Head
 from ..options import integer
 from .fitting import Fit, LinearModel, MlpModel, Model, deferral_logits, fit
+from .forks import Continuations
 from .identity import base_adapters
 from .inputs import Inputs
 from .objective import LABELS, Loss, MarginalLoss, RegretLoss, WeakLoss, make_label, sigmoid
+from .parting import Parting, caught, finite, parting
 from .scores import Scores
 from .statistics import roc_auc
 
@@ -28,7 +29,6 @@ __all__ = ["FEATURE_SETS", "Metrics", "Trained", "TrainingOptions", "text_split"
 FEATURE_SETS: dict[str, tuple[str, ...]] = {"none": (), "logits": ("log_odds", "entropy", "margin", "top_k_logprobs")}
 FEW_TOKENS = 1000
 MAX_REGRET = 10.0  # nats: beyond it a token is as wrong as can be
-_RATES = (0.05, 0.1, 0.2, 0.4)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,8 @@ class TrainingOptions:
         use_hidden: False sets the weights of the hidden state to 0, for comparison.
         objective: ``"marginal"`` (the paper's, started from the weak labels), ``"weak"`` (the labels alone) or
             ``"regret"`` (the assistant's likelihood that is lost where the base writes); see :mod:`.objective`.
-        label: the weak label: ``"a"``, ``"b"`` or ``"differ"``; see :func:`.objective.make_label`.
+        label: the weak label: ``"a"``, ``"b"`` or ``"differ"``, see :func:`.objective.make_label`; or
+            ``"continuation"``: the paths part (:class:`.forks.Continuations`), which also gives ``"regret"`` its cost.
         cost: price of a deferred token in nats, for ``"marginal"`` and ``"regret"``.
         l2: L2 penalty on the weights of the standardised hidden state.
         feature_l2: L2 penalty on the weights of the standardised features.
@@ -134,6 +135,7 @@ class Metrics:
         regret: mean loss of the assistant's likelihood if the base writes; see :class:`.objective.RegretLoss`.
         saved: deferral rate -> share of the regret that is avoided, if the tokens with the largest z are deferred.
         confidence_saved: ``saved`` of plain confidence.
+        parting: the metrics of what follows; None where a folder has no continuations of all its texts.
     """
 
     n_texts: int
@@ -153,6 +155,7 @@ class Metrics:
     regret: float
     saved: dict[str, float]
     confidence_saved: dict[str, float]
+    parting: Parting | None = None
 
 
 @dataclass(frozen=True)
@@ -190,7 +193,13 @@ class _Part:
 
     def label(self, name: str) -> npt.NDArray[np.bool_]:
         """A weak label."""
+        if name == "continuation":
+            return self.columns["divergent"]
         return make_label(name, self.columns["token"], self.columns["base_top"], self.columns["assistant_top"])
+
+    def regret_by(self, label: str) -> npt.NDArray[np.float64]:
+        """What staying costs at each token in nats; with label continuation, over what follows."""
+        return np.minimum(self.columns["path_cost"], MAX_REGRET) if label == "continuation" else self.regret
 
     @property
     def regret(self) -> npt.NDArray[np.float64]:
@@ -248,18 +257,28 @@ def train(
             f"{folders[0].path} does not say which adapters the base had, because an earlier version made it; the head "
             "will not be compared with the adapters of the base"
         )
+    continued = _continuations(folders, required=options.label == "continuation")
     splits = [text_split(folder, options.held_out, options.seed) for folder in folders]
     fits = options.memory_limit / _size(folders, options)  # above 1: everything can be in memory
-    training = _part(folders, [split.training for split in splits], options, in_memory=fits >= 1)
-    held_out = _part(folders, [split.held_out for split in splits], options, in_memory=fits >= 1)
+    training = _part(folders, [split.training for split in splits], options, continued, in_memory=fits >= 1)
+    held_out = _part(folders, [split.held_out for split in splits], options, continued, in_memory=fits >= 1)
     # Of more than fits, some texts are kept in memory for what can do with them: they end the fits, and the weak
     # labels, where they are only a place to start from, are fitted to them. A pass from disk takes ten times as long.
     stopping = held_out
     starting = training
     if fits < 1:
-        stopping = _part(folders, [_some(split.held_out, 0.5 * fits, split) for split in splits], options)
+        stopping = _part(folders, [_some(split.held_out, 0.5 * fits, split) for split in splits], options, continued)
         if options.objective != "weak":
-            starting = _part(folders, [_some(split.training, 0.5 * fits, split) for split in splits], options)
+            starting = _part(
+                folders, [_some(split.training, 0.5 * fits, split) for split in splits], options, continued
+            )
+    own = [folder.path.name for folder in folders if "head" in (folder.meta.get("respond") or {})]
+    if own and (options.objective == "marginal" or options.label in ("a", "b")):
+        what = "objective marginal" if options.objective == "marginal" else f"label {options.label}"
+        notes.append(
+            f"{what} takes the tokens of the texts as right, but the pair itself wrote those of {', '.join(own)}; use "
+            "objective weak or regret with label differ or continuation, which ask the assistant"
+        )
     if training.inputs.n < FEW_TOKENS:
         notes.append(
             f"there are {training.inputs.n} training tokens; with fewer than {FEW_TOKENS} a head learns little but "
@@ -314,7 +333,9 @@ def train(
         main_fit = run("marginal", parameters, training, lambda part: part.marginal(options.cost))
         parameters = main_fit.parameters
     elif options.objective == "regret":
-        main_fit = run("regret", parameters, training, lambda part: RegretLoss(part.regret, options.cost))
+        main_fit = run(
+            "regret", parameters, training, lambda part: RegretLoss(part.regret_by(options.label), options.cost)
+        )
         parameters = main_fit.parameters
 
     z = deferral_logits(model, parameters, held_out.inputs)
@@ -326,17 +347,18 @@ def train(
         title = names[i] if names.count(names[i]) == 1 else str(folder.path)
         by_folder[title] = _metrics(z[at], held_out, at, len(splits[i].held_out))
     fitted = _metrics(deferral_logits(model, parameters, training.inputs), training, slice(None), training.n_texts)
-    notes += _doubts(options.objective, metrics)
+    notes += _doubts(options.objective, metrics, options.label)
     head = _to_head(model, parameters, mean, scale, folders, options, name, metrics, by_folder)
     return Trained(head, metrics, by_folder, fitted, weak_fit, main_fit, tuple(notes))
 
 
-def _doubts(objective: str, metrics: Metrics) -> list[str]:
+def _doubts(objective: str, metrics: Metrics, label: str = "differ") -> list[str]:
     """What speaks against a head, measured by what it was fitted for.
 
     ``marginal`` takes the text as the truth: the head should find label a better than plain confidence does, and make
     the text likelier than either model alone. Whether the likeliest tokens differ says nothing there: where they do,
-    the base may be right. The other objectives are judged by the differing tokens.
+    the base may be right. The other objectives are judged by the differing tokens, or with label continuation by those
+    where the paths part.
     """
     found = []
     if objective == "marginal":
@@ -348,6 +370,8 @@ def _doubts(objective: str, metrics: Metrics) -> list[str]:
                 f"on the held-out texts both models with this head (NLL {metrics.joint_nll:.3f}) are no better than "
                 f"the {name} alone ({best:.3f})"
             )
+    elif label == "continuation" and metrics.parting is not None:
+        what, ours, plain = "parting tokens", metrics.parting.auc, metrics.parting.confidence_auc
     else:
         what, ours, plain = "differing tokens", metrics.auc_differ, metrics.confidence_auc_differ
     if ours is not None and plain is not None and ours <= plain:
@@ -371,6 +395,7 @@ def _check_folders(folders: Sequence[Scores]) -> None:
             "base_model",
             "assistant_model",
             "base_lora",
+            "assistant_lora",
             "base_adapters",
             "assistant_adapters",
         ):
@@ -382,6 +407,14 @@ def _check_folders(folders: Sequence[Scores]) -> None:
         wrong = folder.bad_values()
         if wrong is not None:
             raise CorpusError(f"{folder.path}: {wrong}; a model is damaged, or the scores are. Score the texts again")
+
+
+def _continuations(folders: Sequence[Scores], *, required: bool) -> list[Continuations] | None:
+    """The continuations of all folders; None where one has none, unless they are required."""
+    if required:
+        return [Continuations(folder) for folder in folders]
+    found = [known for folder in folders if (known := Continuations.if_whole(folder)) is not None]
+    return found if len(found) == len(folders) else None
 
 
 @dataclass(frozen=True)
@@ -430,6 +463,7 @@ def _part(
     folders: Sequence[Scores],
     texts: Sequence[npt.NDArray[np.int64]],
     options: TrainingOptions,
+    continued: Sequence[Continuations] | None = None,
     *,
     in_memory: bool = True,
 ) -> _Part:
@@ -449,19 +483,14 @@ def _part(
     columns = {
         name: np.concatenate([folder[name][r] for folder, r in zip(folders, rows, strict=True)]) for name in _COLUMNS
     }
+    if continued is not None:
+        for name, values in (
+            ("divergent", [c.divergent for c in continued]),
+            ("path_cost", [c.cost for c in continued]),
+        ):
+            columns[name] = np.concatenate([value[r] for value, r in zip(values, rows, strict=True)])
     of_folder = np.repeat(np.arange(len(folders), dtype=np.int32), [len(r) for r in rows])
     return _Part(inputs, columns, of_folder, sum(len(chosen) for chosen in texts))
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _caught(scores: npt.NDArray[np.float64], worth: npt.NDArray[np.float64]) -> dict[str, float]:
-    """For each rate the share of ``worth`` that the tokens with the largest scores have."""
-    order = np.argsort(-scores, kind="stable")
-    total = float(worth.sum()) or 1.0
-    return {f"{rate:g}": float(worth[order[: round(rate * len(order))]].sum()) / total for rate in _RATES}
 
 
 def _metrics(z: npt.NDArray[np.float64], part: _Part, at: slice | npt.NDArray[np.int64], n_texts: int) -> Metrics:
@@ -479,16 +508,19 @@ def _metrics(z: npt.NDArray[np.float64], part: _Part, at: slice | npt.NDArray[np
         joint_nll=value,
         oracle_nll=-float(np.maximum(base, assistant).mean()),
         mean_defer_prob=float(sigmoid(z).mean()),
-        auc_a=_finite(roc_auc(z, label_a)),
-        auc_differ=_finite(roc_auc(z, differ)),
-        confidence_auc_a=_finite(roc_auc(doubt, label_a)),
-        confidence_auc_differ=_finite(roc_auc(doubt, differ)),
+        auc_a=finite(roc_auc(z, label_a)),
+        auc_differ=finite(roc_auc(z, differ)),
+        confidence_auc_a=finite(roc_auc(doubt, label_a)),
+        confidence_auc_differ=finite(roc_auc(doubt, differ)),
         differ_rate=float(differ.mean()),
-        caught=_caught(z, differ.astype(np.float64)),
-        confidence_caught=_caught(doubt, differ.astype(np.float64)),
+        caught=caught(z, differ.astype(np.float64)),
+        confidence_caught=caught(doubt, differ.astype(np.float64)),
         regret=float(regret.mean()),
-        saved=_caught(z, regret),
-        confidence_saved=_caught(doubt, regret),
+        saved=caught(z, regret),
+        confidence_saved=caught(doubt, regret),
+        parting=None
+        if "divergent" not in part.columns
+        else parting(z, doubt, differ, part.columns["divergent"][at], part.columns["path_cost"][at]),
     )
 
 

@@ -1,12 +1,27 @@
-"""Tuning the base together with the head: what ``colm tune`` does, as functions (extra ``colm-cpp[tune]``).
+"""Tuning the base together with the head: what ``colm tune`` and ``colm merge`` do, as functions.
 
-Nothing here is imported by ``import colm_cpp`` or ``colm_cpp.learn``; torch, transformers and peft are imported when
-:func:`tune` runs.
+Nothing here is imported by ``import colm_cpp`` or ``colm_cpp.learn``. torch, transformers and peft (extra
+``colm-cpp[tune]``) are imported when :func:`tune` runs; :func:`merge` needs none of them.
 """
 
-from .base import ARCHITECTURES, Agreement
+from .architecture import ARCHITECTURES
+from .base import Agreement
 from .loop import HeldOut, Progress
+from .merging import Merged, merge
 from .options import OBJECTIVES, TuneOptions
+from .quantizing import FILE_TYPES
 from .tuning import Tuned, tune
 
-__all__ = ["ARCHITECTURES", "OBJECTIVES", "Agreement", "HeldOut", "Progress", "TuneOptions", "Tuned", "tune"]
+__all__ = [
+    "ARCHITECTURES",
+    "FILE_TYPES",
+    "OBJECTIVES",
+    "Agreement",
+    "HeldOut",
+    "Merged",
+    "Progress",
+    "TuneOptions",
+    "Tuned",
+    "merge",
+    "tune",
+]

@@ -13,7 +13,10 @@ import numpy.typing as npt
 from ..errors import LoadError
 from ..output_file import bytes_of, write_file
 
-__all__ = ["adapter_tensors", "write_adapter"]
+__all__ = ["BASE_KEY", "adapter_tensors", "write_adapter"]
+
+BASE_KEY = "colm.adapter.base_digest"
+"""The digest of the base that the adapter was trained on, as in ``meta.json``."""
 
 _PREFIX = "base_model.model."
 # llama.cpp rotates pairs of neighbours where these models' q and k have the halves of a head.
@@ -40,6 +43,7 @@ def write_adapter(
     architecture: str,
     config: Any,
     alpha: float,
+    base_digest: str,
     dtype: npt.DTypeLike = np.float16,
 ) -> None:
     """Writes an adapter file, in one piece.
@@ -50,6 +54,7 @@ def write_adapter(
         architecture: the base's, as its file names it.
         config: the torch model's configuration.
         alpha: LoRA's alpha; llama.cpp scales by alpha / rank.
+        base_digest: see :data:`BASE_KEY`.
         dtype: of the matrices. float16 is read faster than float32 and is as good.
 
     Raises:
@@ -57,19 +62,23 @@ def write_adapter(
     """
     gguf: Any = importlib.import_module("gguf")
     named = list(_named(gguf, tensors, architecture, config))
-    write_file(path, bytes_of(lambda file: _write(gguf.GGUFWriter(file, architecture), named, alpha, dtype)))
+    write_file(
+        path, bytes_of(lambda file: _write(gguf.GGUFWriter(file, architecture), named, alpha, base_digest, dtype))
+    )
 
 
 def _write(
     writer: Any,
     named: Sequence[tuple[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]],
     alpha: float,
+    base_digest: str,
     dtype: npt.DTypeLike,
 ) -> None:
     try:
         writer.add_string("general.type", "adapter")
         writer.add_string("adapter.type", "lora")
         writer.add_float32("adapter.lora.alpha", float(alpha))
+        writer.add_string(BASE_KEY, base_digest)
         for name, (a, b) in named:
             writer.add_tensor(f"{name}.lora_a", np.ascontiguousarray(a, dtype=dtype))
             writer.add_tensor(f"{name}.lora_b", np.ascontiguousarray(b, dtype=dtype))

@@ -9,17 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from .. import _core
 from ..cores import usable_cores
 from ..errors import CorpusError, LoadError
-from ..paths import to_native
+from .architecture import GgufFacts
 from .data import TuneText
 from .loss import Batch, read
 
-__all__ = ["ARCHITECTURES", "Agreement", "agreement", "load_base", "require_agreement", "with_adapter"]
+__all__ = ["Agreement", "agreement", "load_base", "require_agreement", "with_adapter"]
 
-# Those whose torch model was compared with llama.cpp's, by the architecture's name in the file.
-ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma3")
 # Mean difference of log-probabilities, in nats. A quantised file differs, since llama.cpp rounds activations too.
 LIMIT_FLOAT = 0.01
 LIMIT_QUANTISED = 0.25
@@ -54,26 +51,26 @@ def load_base(libraries: Any, path: str | os.PathLike[str], dtype: Any) -> Any:
         dtype: a torch type.
 
     Raises:
-        LoadError: the architecture is none of :data:`ARCHITECTURES`, or transformers cannot read the file.
+        LoadError: the architecture is not supported, or transformers cannot read the file.
     """
     file = Path(path)
-    metadata: dict[str, Any] = _core.inspect_gguf(to_native(file))["metadata"]
-    architecture = metadata.get("general.architecture")
-    if architecture not in ARCHITECTURES:
-        raise LoadError(
-            f"{file} is of architecture {architecture!r}; only these can be tuned: {', '.join(ARCHITECTURES)}"
-        )
+    facts = GgufFacts(file)
     libraries.transformers.logging.set_verbosity_error()
     libraries.transformers.utils.logging.disable_progress_bar()
     libraries.torch.set_num_threads(usable_cores())
     try:
+        where = {"gguf_file": file.name, "local_files_only": True}
+        config = libraries.transformers.AutoConfig.from_pretrained(str(file.parent), **where)
+        for name, value in facts.corrections().items():
+            setattr(config, name, value)
         model = libraries.transformers.AutoModelForCausalLM.from_pretrained(
-            str(file.parent), gguf_file=file.name, dtype=dtype, local_files_only=True
+            str(file.parent), config=config, dtype=dtype, **where
         )
     except (ValueError, KeyError, OSError, RuntimeError, NotImplementedError) as error:
         raise LoadError(
             f"{file} cannot be read by transformers {libraries.transformers.__version__}: {error}"
         ) from error
+    facts.correct(model)
     model.requires_grad_(False)
     return model.eval()
 
@@ -139,7 +136,11 @@ def with_adapter(libraries: Any, model: Any, rank: int, alpha: float, *, checkpo
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
-    return libraries.peft.get_peft_model(model, config)
+    adapted = libraries.peft.get_peft_model(model, config)
+    for module in adapted.modules():
+        if hasattr(module, "lora_A"):
+            module.cast_input_dtype_enabled = False  # to float32; see .loss.read
+    return adapted
 
 
 def _device(model: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CorpusError
+from ..learn.forks import Continuations
+from ..learn.scored import scored_texts
 from ..learn.scores import Scores
 from ..learn.training import text_split
 
@@ -29,7 +30,7 @@ class TuneText:
         assistant_top: the assistant's likeliest tokens, ``[n]``.
         assistant_top_logprob: their log-probabilities, ``[n]``.
         base_top: the likeliest tokens of the base as it was, ``[n]``.
-        assistant_logprob_of_base_top: the assistant's log-probabilities of these, ``[n]``.
+        assistant_logprob_of_base_top: the assistant's log-probabilities of these, ``[n]``; see :func:`read_texts`.
         base_logprob: log P_base of the scored tokens, by llama.cpp, ``[n]``.
         base_hidden: the base's hidden states, by llama.cpp, ``[n, n_embd]``.
     """
@@ -45,11 +46,17 @@ class TuneText:
     base_hidden: npt.NDArray[np.float16]
 
 
-def read_texts(folders: Sequence[Scores], *, held_out: float, seed: int) -> tuple[list[TuneText], list[TuneText]]:
+def read_texts(
+    folders: Sequence[Scores], *, held_out: float, seed: int, label: str = "a"
+) -> tuple[list[TuneText], list[TuneText]]:
     """Training and held-out texts; the split is that of ``colm train`` with the same share and seed.
 
+    With label ``continuation`` the base's likeliest token is as unlikely as its whole path: regret is then the cost of
+    the path.
+
     Raises:
-        CorpusError: a folder was scored with an adapter, lacks its texts' tokens, or holds a single text.
+        CorpusError: a folder was scored with an adapter, lacks its texts' tokens or their continuations, or holds a
+            single text.
     """
     training: list[TuneText] = []
     rest: list[TuneText] = []
@@ -58,41 +65,30 @@ def read_texts(folders: Sequence[Scores], *, held_out: float, seed: int) -> tupl
             raise CorpusError(
                 f"{folder.path} was scored with an adapter on the base; tune on scores of the plain base file"
             )
-        texts = list(_texts(folder))
+        texts = list(_texts(folder, Continuations(folder).cost if label == "continuation" else None))
         split = text_split(folder, held_out, seed)
         training += [texts[i] for i in split.training]
         rest += [texts[i] for i in split.held_out]
     return training, rest
 
 
-def _texts(folder: Scores) -> Iterator[TuneText]:
-    begin = 0
-    with (folder.path / "texts.jsonl").open(encoding="utf-8") as lines:
-        for number, line in zip(range(folder.progress.n_texts), lines, strict=False):
-            described = json.loads(line)
-            tokens, n = described.get("tokens"), described["n_scored"]
-            if tokens is None:
-                raise CorpusError(
-                    f"{folder.path} was made by an earlier version, which kept no tokens of the texts; score them "
-                    "again into a new folder"
-                )
-            positions = np.concatenate([np.arange(first, last) for first, last in described["scored"]])
-            rows = slice(begin, begin + n)
-            ids = np.asarray(tokens, np.int64)
-            if len(positions) != n or not np.array_equal(ids[positions], folder["token"][rows]):
-                raise CorpusError(f"{folder.path}: the tokens of text {number} are not those that were scored")
-            begin += n
-            yield TuneText(
-                tokens=ids,
-                positions=positions,
-                assistant_logprob=folder["assistant_logprob"][rows],
-                assistant_top=folder["assistant_top"][rows].astype(np.int64),
-                assistant_top_logprob=folder["assistant_top_logprob"][rows],
-                base_top=folder["base_top"][rows].astype(np.int64),
-                assistant_logprob_of_base_top=folder["assistant_logprob_of_base_top"][rows],
-                base_logprob=folder["base_logprob"][rows],
-                base_hidden=folder["base_hidden"][rows],
-            )
+def _texts(folder: Scores, cost: npt.NDArray[np.float64] | None) -> Iterator[TuneText]:
+    of_base_top = folder["assistant_logprob_of_base_top"]
+    if cost is not None:
+        of_base_top = (folder["assistant_top_logprob"] - cost).astype(np.float32)
+    for text in scored_texts(folder):
+        rows = text.rows
+        yield TuneText(
+            tokens=text.tokens,
+            positions=text.positions,
+            assistant_logprob=folder["assistant_logprob"][rows],
+            assistant_top=folder["assistant_top"][rows].astype(np.int64),
+            assistant_top_logprob=folder["assistant_top_logprob"][rows],
+            base_top=folder["base_top"][rows].astype(np.int64),
+            assistant_logprob_of_base_top=of_base_top[rows],
+            base_logprob=folder["base_logprob"][rows],
+            base_hidden=folder["base_hidden"][rows],
+        )
 
 
 def passes(texts: Sequence[TuneText], pass_tokens: int) -> list[list[TuneText]]:

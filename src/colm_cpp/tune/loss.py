@@ -74,7 +74,8 @@ def read(torch: Any, model: Any, batch: Batch, features: Sequence[str], top_k: i
 
     The vocabulary product is made at scored tokens only, in chunks; the backward pass computes their logits again.
     """
-    states = _body(model)(input_ids=batch.ids, use_cache=False).last_hidden_state  # [B, L, n_embd]
+    with _products(torch, model, batch.ids.device.type):
+        states = _body(model)(input_ids=batch.ids, use_cache=False).last_hidden_state  # [B, L, n_embd]
     hidden = states.flatten(0, 1)[batch.before]
     head = model.get_output_embeddings()
     scale = _logit_scale(model)
@@ -98,6 +99,15 @@ def read(torch: Any, model: Any, batch: Batch, features: Sequence[str], top_k: i
             parts.append(chunk(hidden[at], batch.targets[at]))
     logprob, top, values = (torch.cat(part) for part in zip(*parts, strict=True))
     return BaseOutputs(hidden.float(), logprob, top, values)
+
+
+def _products(torch: Any, model: Any, device: str) -> Any:
+    """Has the adapter's products made in the type of the frozen weights, although it is kept in float32.
+
+    Else each of its layers would keep a float32 copy of its input, and multiply without the instructions for bfloat16.
+    """
+    dtype = model.get_output_embeddings().weight.dtype
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
 
 
 def _body(model: Any) -> Any:
@@ -157,7 +167,7 @@ def _regret(torch: Any, top: Any, batch: Batch) -> Any:
     # No other token can be likelier than what the assistant's likeliest leaves.
     least = (-torch.expm1(batch.assistant_top_logprob)).clamp_min(1e-30).log()
     of_top = torch.minimum(least, batch.assistant_top_logprob)
-    of_top = torch.where(top == batch.base_top, batch.assistant_logprob_of_base_top, of_top)
     of_top = torch.where(top == batch.targets, batch.assistant_logprob, of_top)
+    of_top = torch.where(top == batch.base_top, batch.assistant_logprob_of_base_top, of_top)
     of_top = torch.where(top == batch.assistant_top, batch.assistant_top_logprob, of_top)
     return (batch.assistant_top_logprob - of_top).clamp(0.0, MAX_REGRET)

@@ -36,7 +36,8 @@ class TuneOptions:
         max_grad_norm: gradients are scaled down to this norm.
         weight_decay: of the adapter.
         cost: price of a deferred token in nats (``"marginal"``, ``"regret"``).
-        label: weak label that the head starts from; see :func:`colm_cpp.learn.objective.make_label`.
+        label: weak label that the head starts from; see :class:`colm_cpp.learn.TrainingOptions`. With
+            ``"continuation"``, ``"regret"`` weighs the cost of what follows.
         features: what the head sees beside the hidden state; see :class:`colm_cpp.learn.TrainingOptions`.
         held_out: share of the texts that end the training and are reported on.
         evaluations: measurements on the held-out texts in each epoch.

@@ -120,7 +120,7 @@ def tune(
     path = Path(out)
     models = models_of(pair, base, assistant, folders, path)
     base = resolve(base)
-    training, held_out = read_texts(folders, held_out=options.held_out, seed=options.seed)
+    training, held_out = read_texts(folders, held_out=options.held_out, seed=options.seed, label=options.label)
     start = _first_head(folders, options)
     path.mkdir(parents=True, exist_ok=True)
     lock = lock_folder(path)
@@ -172,6 +172,7 @@ def tune(
             architecture=header["general.architecture"],
             config=model.config,
             alpha=options.alpha,
+            base_digest=models.base["digest"],
         )
         head_file = None if options.objective == "sft" else path / "head.gguf"
         if head_file is not None:

@@ -1,0 +1,107 @@
+"""``colm paths``: what follows either model's token, where they would write different ones."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ._help import SectionedCommand
+from ._pair import chosen_models, loading, option, pair_arguments, parallel_option
+
+__all__ = ["paths"]
+
+TOLD_AT = 0.02  # the share after which the time of the whole is foreseen
+
+
+@click.command(cls=SectionedCommand)
+@click.argument("scores", type=click.Path(path_type=Path))
+@pair_arguments
+@option(
+    "Paths",
+    "--tokens",
+    "n_tokens",
+    type=int,
+    default=32,
+    show_default=True,
+    help="Maximum number of tokens per path, its first token included.",
+)
+@parallel_option("Paths", "Number of paths to write at the same time.", default=16)
+@option("Paths", "--dry-run", is_flag=True, help="Only print how much there is to write.")
+def paths(scores: Path, **values: Any) -> None:
+    """Write how the text goes on from either model's token, for training with '--label continuation'.
+
+    SCORES is a folder made by 'colm score'. Wherever the most likely tokens of the two models differ, the assistant
+    continues the text from both. The paths are stored in the folder. To continue after an interruption, run the same
+    command again.
+    """
+    from ..learn.continuation import continue_paths, plan
+    from ..learn.forks import Continuations
+    from ..learn.scores import Scores
+    from ._loading import load_pair
+    from ._output import echo, log_to_stderr
+    from ._progress import meter
+
+    models = chosen_models(values).without_head()
+    folder = Scores(scores)
+    given = loading(values)
+    # Room for a path behind the longest text that can have been scored.
+    given["options"].setdefault("n_ctx", int(folder.meta["n_ctx"]) + values["n_tokens"])
+    shown = not values["quiet"]
+    start = time.monotonic()
+    with (
+        log_to_stderr(values["verbose"]),
+        load_pair(models, "always", **given) as pair,
+        meter("writing paths", shown=shown) as bar,
+    ):
+        start = time.monotonic()
+        told = False
+
+        def on_plan(left: Any) -> None:
+            if shown or values["dry_run"]:
+                bar.say(_planned(left))
+
+        def on_progress(progress: Any) -> None:
+            nonlocal told
+            seconds = time.monotonic() - start
+            if shown and not told and TOLD_AT <= progress.share < 1.0:
+                told = True
+                bar.say(
+                    f"about {seconds / progress.share:.0f} seconds in all, judged by the first {progress.share:.0%}"
+                )
+            speed = progress.n_written / max(seconds, 1e-9)
+            bar.update(progress.share, f"{progress.n_written} tokens, {speed:.1f} tokens/s written")
+
+        if values["dry_run"]:
+            on_plan(plan(pair, folder, values["n_tokens"]))
+            return
+        done = continue_paths(
+            pair,
+            folder,
+            n_tokens=values["n_tokens"],
+            n_parallel=values["n_parallel"],
+            on_plan=on_plan,
+            on_progress=on_progress,
+        )
+    seconds = time.monotonic() - start
+    echo(
+        f"{scores}: paths of {done.n_positions} positions, {done.n_written} tokens written and {done.n_read} read in "
+        f"{seconds:.1f} seconds"
+    )
+    found = Continuations(folder)
+    differ = float((folder["base_top"] != folder["assistant_top"]).mean())
+    part = float(found.divergent.mean())
+    echo(
+        f"of {len(folder)} tokens, {1 - differ:.1%} identical, {differ - part:.1%} neutral, {part:.1%} divergent; the "
+        f"base's tokens cost {found.cost.mean():.3f} nats per token"
+    )
+
+
+def _planned(left: Any) -> str:
+    return (
+        f"{left.n_texts} texts, {left.n_scored} tokens; the models differ at {left.n_positions} of them. To write: at "
+        f"most {left.n_to_write} tokens ({left.n_known} are known from the scores). To read first: about "
+        f"{left.n_to_read} tokens"
+    )
