@@ -200,7 +200,9 @@ class AsyncForms:
     ) -> list[Completion] | list[Completion | ColmError]:
         """:meth:`Pair.generate_batch`. Cancelling the task cancels all texts."""
         async with self.astream_batch(prompts, each=each, **options) as stream:
-            return self._pair._in_order({number: result async for number, result in stream}, return_exceptions)
+            finished = {number: result async for number, result in stream}
+        completions: list[Completion] | list[Completion | ColmError] = self._pair._in_order(finished, return_exceptions)
+        return completions
 
     def astream_batch(
         self, prompts: Iterable[Prompt], *, each: Iterable[Mapping[str, Any]] | None = None, **options: Any
