@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Plan", "Progress", "Written", "continue_paths", "plan"]
 
-GROUP = 64  # paths that are begun together; each group makes contexts of its own
+GROUP = 64  # paths that are begun together, with empty caches
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +271,7 @@ def _write(
     if asked:
         prompts = [[*text.tokens[: text.positions[at]].tolist(), *path.ids] for text, at, path in asked]
         due = [n_tokens - len(path.ids) for _, _, path in asked]
+        pair.forget()  # what earlier groups left in the caches would round the log-probabilities differently
         with pair.stream_batch(
             prompts, n_parallel=n_parallel, each=[{"max_tokens": n} for n in due], head="always", temperature=0.0
         ) as stream:
