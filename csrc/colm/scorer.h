@@ -6,8 +6,8 @@
 #include <memory>
 #include <vector>
 
-#include "colm/language_model.h"
 #include "colm/distribution.h"
+#include "colm/language_model.h"
 #include "colm/types.h"
 
 namespace colm {
