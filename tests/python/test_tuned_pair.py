@@ -142,6 +142,10 @@ def test_from_calibration_to_evaluation(models: SimpleNamespace, tuned: Path, tm
     done = run(*asked)
     assert done.exit_code == 0, done.stderr
     arms = json.loads(done.stdout)["meta"]["arms"]
+    answered = [file.read_bytes() for file in sorted((out / "records").iterdir())]
+    again = run(*asked)  # goes on where all is done
+    assert again.exit_code == 0, again.stderr
+    assert [file.read_bytes() for file in sorted((out / "records").iterdir())] == answered
     assert set(arms) == {"base", "assistant", "plain@50", "plain-base", "big", "learned@50"}
     meta = json.loads((out / "meta.json").read_text())
     assert meta["base_adapters"] == [[adapter_digest(folder / "adapter.gguf"), 1.0]]

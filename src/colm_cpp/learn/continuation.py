@@ -9,7 +9,6 @@ run goes on with the same batches and ends in the same bytes.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -204,8 +203,7 @@ def continue_paths(
 
 def _check_pair(pair: Pair, scores: Scores) -> None:
     """Raises CorpusError where the scores are of other models or adapters."""
-    identity = pair_identity(pair.base, pair.assistant, pair.base["vocab_fingerprint"])
-    loaded = json.loads(json.dumps(identity))  # as meta.json holds them
+    loaded = pair_identity(pair.base, pair.assistant, pair.base["vocab_fingerprint"])
     for key, value in loaded.items():
         if scores.meta.get(key) != value:
             raise CorpusError(

@@ -21,7 +21,7 @@ from ..pair import DEFAULT_THRESHOLD
 from ..pair_file import Preset
 from ._lock import lock_folder
 from .costs import StepTimes
-from .identity import head_identity, model_identity
+from .identity import adapters_identity, head_identity, model_identity
 from .records import SINGLE_ARMS, Record, RecordFolder
 from .tasks import Problem, Task
 
@@ -166,7 +166,9 @@ def _of_expert(
     base = model_identity(resolve(expert.base))
     adapters = expert.load_options({})[1].get("lora", [])
     if adapters:
-        base["adapters"] = in_effect((adapter_digest(resolve(path)), scale) for path, scale in adapters)
+        base["adapters"] = adapters_identity(
+            in_effect((adapter_digest(resolve(path)), scale) for path, scale in adapters)
+        )
     if expert.head is None:
         return [Arm(name, "never", 0.5, None, {"head": "never", "threshold": 0.5, "rate": None, "expert": base}, name)]
     pair = {"base": base, "assistant": model_identity(resolve(expert.assistant)), "system": expert.system}

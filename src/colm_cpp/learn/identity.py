@@ -12,7 +12,7 @@ from ..adapters import Adapters, in_effect, of_model
 from ..names import head_file
 from ..paths import digest_of
 
-__all__ = ["base_adapters", "head_identity", "model_identity", "pair_identity"]
+__all__ = ["adapters_identity", "base_adapters", "head_identity", "model_identity", "pair_identity"]
 
 _SAMPLED = 2**20
 
@@ -51,10 +51,15 @@ def pair_identity(base: Mapping[str, Any], assistant: Mapping[str, Any], fingerp
         "assistant": assistant["name"],
         "base_model": model_identity(base["path"]),
         "assistant_model": model_identity(assistant["path"]),
-        "base_adapters": of_model(base) or None,
-        "assistant_adapters": of_model(assistant) or None,
+        "base_adapters": adapters_identity(of_model(base)),
+        "assistant_adapters": adapters_identity(of_model(assistant)),
         "vocab_fingerprint": fingerprint,
     }
+
+
+def adapters_identity(adapters: Adapters) -> list[list[Any]] | None:
+    """Adapters as a file holds them, in lists, so that they compare with what is read back. None: there are none."""
+    return [list(adapter) for adapter in adapters] or None
 
 
 def base_adapters(meta: Mapping[str, Any]) -> Adapters | None:

@@ -20,7 +20,7 @@ from ._files import lines, whole_number, whole_rows
 from ._lock import lock_folder
 from ._rows import add_row, begin_rows
 from .corpus import BadRow, Corpus, Document
-from .identity import head_identity, model_identity
+from .identity import adapters_identity, head_identity, model_identity
 from .records import source_letters
 from .texts import prompt_messages, uses_chat
 
@@ -105,7 +105,11 @@ def respond(
     writers: dict[str, Any] = {}
     if head != ALWAYS:
         writers = {"base": model_identity(pair.base["path"]), **head_identity(head)}
-    adapters = {"base_adapters": of_model(pair.base) if writers else (), "assistant_adapters": of_model(pair.assistant)}
+    of_base = of_model(pair.base) if writers else ()
+    adapters = {
+        "base_adapters": adapters_identity(of_base),
+        "assistant_adapters": adapters_identity(of_model(pair.assistant)),
+    }
     facts = {
         **corpus.facts,
         "options": dict(options),
