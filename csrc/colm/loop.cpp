@@ -86,7 +86,6 @@ std::size_t Loop::n_ctx() const {
 }
 
 // -- from any thread
-// ------------------------------------------------------------------------------------------
 
 std::shared_ptr<Text> Loop::add(Writing writing, int lookahead) {
     const std::lock_guard<std::mutex> lock(inbox_mutex_);
@@ -112,7 +111,6 @@ bool Loop::cancel(Text& text) {
 }
 
 // -- a step
-// ---------------------------------------------------------------------------------------------------
 
 std::vector<Event> Loop::step(Interrupt& interrupt) {
     const Moving moving = begin_step(interrupt);
@@ -282,7 +280,6 @@ Question Loop::question(Running& text, ExpertId expert) const {
 }
 
 // -- the base
-// -------------------------------------------------------------------------------------------------
 
 void Loop::read_base(const Moving& moving, Interrupt& interrupt) {
     std::vector<Question> questions;
@@ -368,7 +365,6 @@ bool Loop::may_go_on(const Running& text) const {
 }
 
 // -- the other experts
-// ----------------------------------------------------------------------------------------
 
 // Whether the text cannot go on before its expert is asked.
 bool Loop::blocked(const Running& text) const {
@@ -504,7 +500,6 @@ void Loop::hear(Running& text, const Answer& answer) {
 }
 
 // -- what becomes of a text
-// -----------------------------------------------------------------------------------
 
 void Loop::hand_over(Running& text) {
     while (!text.error && !text.writing.finished() && text.draft.ready()) {

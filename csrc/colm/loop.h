@@ -2,9 +2,8 @@
 //
 // A step moves all texts that have a slot and whose readers wait. Each text drafts for itself (draft.h):
 //   1. the base reads the next token of every text that can go on, in one batch;
-//   2. each text's Decision says who writes the next token. What stays with the base is chosen at once. What
-//   is
-//      deferred becomes a draft token, or waits for its expert;
+//   2. each text's Decision says who writes the next token. The base's tokens are chosen at once. A deferred
+//      token becomes a draft token, or waits for its expert;
 //   3. where a text can go no further, its expert is asked: about this text, and in the same batch about all
 //      others that have something open;
 //   4. tokens that are certain now go to their texts, and leave as events once their text is certain, too.

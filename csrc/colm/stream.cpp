@@ -26,7 +26,6 @@ constexpr Seconds kPoll{0.05};
 }  // namespace
 
 // -- the loop
-// -------------------------------------------------------------------------------------------------
 
 void SharedLoop::refuse_this_thread() const {
     if (computing_ && computes_ == std::this_thread::get_id())
@@ -88,7 +87,6 @@ void SharedLoop::step(std::unique_lock<std::mutex>& lock, Interrupt& interrupt) 
 }
 
 // -- a reader
-// -------------------------------------------------------------------------------------------------
 
 Stream::Stream(std::shared_ptr<SharedLoop> loop, std::function<bool()> poll_interrupt)
     : shared_(std::move(loop)), interrupt_(std::move(poll_interrupt)) {}

@@ -49,6 +49,10 @@ class Runs:
         leave = {} if self.leave_threshold is None else {"leave_threshold": self.leave_threshold}
         return ({} if self.hold == 1 else {"hold": self.hold}) | leave
 
+    def flags(self) -> str:
+        """The same for a command line, with a space before each: `` --hold 4 --leave-threshold 0.2``."""
+        return "".join(f" --{name.replace('_', '-')} {value:g}" for name, value in self.facts().items())
+
     def __str__(self) -> str:
         """``hold=4 and leave_threshold=0.2``; the message of an error says it so."""
         return " and ".join(f"{name}={value:g}" for name, value in (self.facts() or {"hold": 1}).items())
@@ -83,8 +87,7 @@ def threshold_for(head: Head, runs: Runs, rate: float) -> float:
     what = (
         "" if runs == PLAIN and not known else f" for {runs}, only for {'; '.join(known)}" if known else f" for {runs}"
     )
-    flags = "".join(f" --{name.replace('_', '-')} {value:g}" for name, value in runs.facts().items())
-    command = f"'colm calibrate{flags}'" if flags else "colm calibrate"
+    command = "colm calibrate" if runs == PLAIN else f"'colm calibrate{runs.flags()}'"
     raise HeadError(
         f"head {head.name or '(unnamed)'} has no calibration table{what}, so no threshold is known for the deferral "
         f"rate {rate:.0%}; run {command} on it, or give threshold= or target_rate= instead"

@@ -149,10 +149,11 @@ def calibrate(files: tuple[str, ...], out: Path | None, as_json: bool, **values:
         print_json({"head": str(target), **facts, "measurements": rows})
     else:
         rate = 0.2 if values["default_rate"] is None else values["default_rate"]
-        again = "".join(f" --{name.replace('_', '-')} {value:g}" for name, value in runs.facts().items())
         is_own = in_place and head is chosen.head
         given = "" if is_own else f" --head {quote(str(target))}"
-        _report(result, target, f"colm generate PROMPT {models_again(values)}{given} --defer-rate {rate:g}{again}")
+        _report(
+            result, target, f"colm generate PROMPT {models_again(values)}{given} --defer-rate {rate:g}{runs.flags()}"
+        )
 
 
 def _head_and_prompts(files: tuple[str, ...], chosen: Preset) -> tuple[str, tuple[str, ...]]:
