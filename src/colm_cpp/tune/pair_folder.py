@@ -184,9 +184,9 @@ def write_card(
     lines += ["", "## Use", ""]
     if head is None:
         lines += [
-            f'`colm.load({name!r}, head="always")` loads base, adapter and assistant. To fit a head, score texts with '
-            f"`colm score TEXTS --pair {name} --out SCORES`, then run `colm train SCORES --out {name}/head.gguf`, and "
-            'add `head = "head.gguf"` to pair.toml.',
+            f'`colm.load({name!r}, head="always")` loads base, adapter and assistant. To fit a head, run '
+            f"`colm train {name}/scores/* --out {name}/head.gguf`, and add "
+            '`head = "head.gguf"` to pair.toml.',
         ]
     else:
         lines += [
