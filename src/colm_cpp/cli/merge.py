@@ -80,7 +80,7 @@ def merge(adapter: Path, base: str, type: str, out: Path | None, force: bool, as
     """
     from dataclasses import asdict
 
-    from ..hub import resolve
+    from ..sources.hub import resolve
 
     file = adapter / "adapter.gguf" if adapter.is_dir() else adapter
     target = merged_place(file, type) if out is None else out

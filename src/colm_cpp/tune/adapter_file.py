@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import LoadError
-from ..output_file import bytes_of, write_file
+from ..files.output_file import bytes_of, write_file
 
 __all__ = ["BASE_KEY", "adapter_tensors", "write_adapter"]
 
