@@ -198,7 +198,8 @@ def test_path_objects_pass_through(server: HubServer) -> None:
 
 
 def test_import_loads_no_client() -> None:
-    code = "import sys; from colm_cpp.sources import hub; hub.resolve('x.gguf'); print('huggingface_hub' in sys.modules)"
+    code = "from colm_cpp.sources.hub import resolve; resolve('x.gguf')\n"
+    code += "import sys; print('huggingface_hub' in sys.modules)"
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.returncode) == ("False\n", 0), done.stderr
