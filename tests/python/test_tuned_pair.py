@@ -17,11 +17,11 @@ from click.testing import CliRunner
 
 import colm_cpp as colm
 from colm_cpp import learn, tune
-from colm_cpp.adapters import adapter_digest
 from colm_cpp.cli import main
 from colm_cpp.errors import CorpusError, OptionError
-from colm_cpp.pair_file import read, to_toml
-from colm_cpp.preset import preset
+from colm_cpp.heads.adapters import adapter_digest
+from colm_cpp.sources.pair_file import read, to_toml
+from colm_cpp.sources.preset import preset
 from colm_cpp.tune.pair_folder import models_of
 
 if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers", "peft")):

@@ -81,8 +81,8 @@ def merge(
     """
     from dataclasses import asdict
 
-    from ..hub import resolve
-    from ..preset import preset
+    from ..sources.hub import resolve
+    from ..sources.preset import preset
 
     if base is None:
         if not adapter.is_dir():

@@ -133,8 +133,8 @@ def tune(
     """
     from dataclasses import asdict
 
-    from ..hub import resolve
-    from ..preset import preset
+    from ..sources.hub import resolve
+    from ..sources.preset import preset
     from ..tune import tune as run
     from ..tune.pair_folder import HELD_OUT_ROWS
     from ._output import one_line, print_json

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..engine.loading import metadata
 from ..errors import LoadError
-from ..loading import metadata
-from ..output_file import bytes_of, write_file
+from ..files.output_file import bytes_of, write_file
 
 __all__ = ["BASE_KEY", "StartAdapter", "adapter_tensors", "read_adapter", "write_adapter"]
 

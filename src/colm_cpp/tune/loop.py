@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CorpusError, GenerationError
-from ..output_file import OutputFile
+from ..files.output_file import OutputFile
 from .data import TuneText, passes, steps
 from .loss import Batch, losses, read
 from .options import TuneOptions

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..adapters import Adapters
-from ..learn.identity import adapters_identity
+from ..heads.adapters import Adapters
 from ..learn.scores import MAX_TEXTS, Scores, ScoresWriter
+from ..sources.identity import adapters_identity
 from .data import TuneText, passes, texts_of
 from .loss import Batch, assistant_logprob_of, read
 

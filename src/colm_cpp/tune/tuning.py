@@ -11,28 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from ..adapters import adapter_digest
+from ..engine.loading import metadata, quantised
 from ..errors import ColmError, CorpusError
-from ..heads import Head
-from ..hub import resolve
-from ..learn._lock import lock_folder
+from ..files.lock import lock_folder
+from ..files.output_file import write_file
+from ..heads.adapters import adapter_digest
+from ..heads.head import Head
 from ..learn.scores import Scores
 from ..learn.training import TrainingOptions
 from ..learn.training import train as fit_head
-from ..loading import metadata, quantised
-from ..output_file import write_file
-from ..pair_file import Preset
+from ..sources.hub import resolve
+from ..sources.pair_file import Preset
 from ._libraries import libraries
 from .adapter_file import adapter_tensors, read_adapter, write_adapter
-from .base import (
-    LIMIT_FLOAT,
-    LIMIT_QUANTISED,
-    Agreement,
-    agreement,
-    load_base,
-    require_agreement,
-    with_adapter,
-)
+from .base import LIMIT_FLOAT, LIMIT_QUANTISED, Agreement, agreement, load_base, require_agreement, with_adapter
 from .data import read_texts
 from .loop import HeldOut, Loop, Progress
 from .options import TuneOptions
