@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="keep the merged files there; default: a temporary folder")
     given = parser.parse_args()
     llama_cpp.llama_log_set(QUIET, llama_cpp.ctypes.c_void_p(0))
-    _, held_out = read_texts([Scores(given.scores)], held_out=0.1, seed=0)
+    _, held_out, _ = read_texts([Scores(given.scores)], held_out=0.1, seed=0)
     texts = [text for text in held_out if given.read <= len(text.tokens) <= 500][: given.texts]
     with tempfile.TemporaryDirectory() as temporary:
         arms = [

@@ -35,7 +35,7 @@ class Setting:
 
     def __init__(self, base: str, scores: str, n_texts: int, dtype: str) -> None:
         found = libraries()
-        training, held_out = read_texts([Scores(scores)], held_out=0.1, seed=0)
+        training, held_out, _ = read_texts([Scores(scores)], held_out=0.1, seed=0)
         self.texts, self.held_out = training[:n_texts], held_out[:1]
         self.options = TuneOptions(batch_texts=n_texts, epochs=100)
         model = load_base(found, base, torch.float32)

@@ -341,8 +341,8 @@ def test_scores_of_the_base_with_and_without_an_adapter_are_not_mixed(continued:
 def test_tuning_weighs_the_cost_of_the_path(continued: learn.Scores, tmp_path: Path) -> None:
     from colm_cpp.tune.data import read_texts
 
-    texts = [t for part in read_texts([continued], held_out=0.2, seed=0, label="continuation") for t in part]
-    plain = [t for part in read_texts([continued], held_out=0.2, seed=0) for t in part]
+    texts = [t for part in read_texts([continued], held_out=0.2, seed=0, label="continuation")[:2] for t in part]
+    plain = [t for part in read_texts([continued], held_out=0.2, seed=0)[:2] for t in part]
     cost = sorted(float(c) for t in texts for c in t.assistant_top_logprob - t.assistant_logprob_of_base_top)
     assert cost == pytest.approx(sorted(Continuations(continued).cost), abs=1e-4)
     assert cost != pytest.approx(

@@ -25,7 +25,9 @@ from colm_cpp import learn, tune
 from colm_cpp.cli import main
 from colm_cpp.errors import CorpusError, LoadError, OptionError
 from colm_cpp.learn.objective import MarginalLoss, RegretLoss
+from colm_cpp.learn.scores import COLUMNS
 from colm_cpp.learn.training import text_split
+from colm_cpp.tune.data import read_texts
 
 if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers", "peft")):
     pytest.skip("tuning needs torch, transformers and peft: pip install 'colm-cpp[tune]'", allow_module_level=True)
@@ -72,7 +74,7 @@ def held_out_logprobs(pair: SimpleNamespace, adapter: Path | None, out: Path) ->
 
 
 def test_the_held_out_loss_falls_and_the_best_measurement_is_kept(tuned: tune.Tuned) -> None:
-    assert tuned.n_texts == (36, 4)
+    assert tuned.n_texts == (28, 4)
     assert tuned.best.joint_nll < 0.8 * tuned.before.joint_nll
     assert tuned.best.base_nll < 0.8 * tuned.before.base_nll
     assert tuned.best.assistant_nll == pytest.approx(tuned.before.assistant_nll)
@@ -103,20 +105,28 @@ def test_the_head_is_for_this_base_and_loads(pair: SimpleNamespace, tuned: tune.
         assert loaded.generate("The quick 3", max_tokens=4, temperature=0).stats.generated_tokens == 4
 
 
-def test_the_texts_are_scored_with_the_tuned_base(pair: SimpleNamespace, tuned: tune.Tuned, tmp_path: Path) -> None:
+def test_the_tuned_base_scores_the_texts_that_it_has_not_seen(
+    pair: SimpleNamespace, tuned: tune.Tuned, tmp_path: Path
+) -> None:
     held_out_logprobs(pair, tuned.adapter, tmp_path / "again")
-    ours, theirs = learn.Scores(tuned.adapter.parent / "scores" / "1-scores"), learn.Scores(tmp_path / "again")
+    ours, all_of_them = learn.Scores(tuned.adapter.parent / "scores" / "1-scores"), learn.Scores(tmp_path / "again")
     plain = learn.Scores(pair.scores)
-    assert ours.progress == theirs.progress
-    assert ours.meta["base_adapters"] == theirs.meta["base_adapters"]
-    assert (ours.path / "texts.jsonl").read_bytes() == (theirs.path / "texts.jsonl").read_bytes()
-    for column in ("text", "token", "base_top", "assistant_top", "assistant_logprob", "assistant_top_logprob"):
+    training, _, (unseen,) = read_texts([plain], held_out=0.1, head_share=0.2, seed=0)
+    assert len(training) + len(unseen.texts) == N_TEXTS
+    assert ours.progress.n_texts == len(unseen.texts) == 12
+    for places, n in ((unseen.split.training, 8), (unseen.split.held_out, 4)):
+        assert len(places) == n
+    assert set(unseen.texts[unseen.split.held_out]) == set(text_split(plain, 0.1, 0).held_out)
+    assert ours.meta["base_adapters"] == all_of_them.meta["base_adapters"]
+    rows = np.isin(all_of_them["text"], unseen.texts)
+    theirs = {column: all_of_them[column][rows] for column in COLUMNS}
+    for column in ("token", "base_top", "assistant_top", "assistant_logprob", "assistant_top_logprob"):
         assert np.array_equal(ours[column], theirs[column]), column
     for column in ("base_logprob", "base_top_k_logprobs", "base_entropy", "base_log_odds", "base_hidden"):
         assert np.abs(ours[column] - theirs[column]).max() < 0.02, column
     # The assistant's log-probability of the base's token is exact where it was known, and else the least possible.
     known = (ours["base_top"] == ours["token"]) | (ours["base_top"] == ours["assistant_top"])
-    known |= ours["base_top"] == plain["base_top"]
+    known |= ours["base_top"] == plain["base_top"][rows]
     of_top, exact = ours["assistant_logprob_of_base_top"], theirs["assistant_logprob_of_base_top"]
     assert 0 < known.sum() < len(known)
     assert of_top[known] == pytest.approx(exact[known], abs=1e-4)
@@ -260,13 +270,12 @@ def test_the_losses_are_those_of_the_head_fit(tmp_path: Path) -> None:
 def test_the_gradient_of_adapter_and_head_is_that_of_finite_differences(objective: str, pair: SimpleNamespace) -> None:
     from colm_cpp.tune._libraries import libraries
     from colm_cpp.tune.base import load_base, with_adapter
-    from colm_cpp.tune.data import read_texts
     from colm_cpp.tune.loss import Batch as Texts
     from colm_cpp.tune.loss import losses, read
 
     found = libraries()
     torch = found.torch
-    texts, _ = read_texts([learn.Scores(pair.scores)], held_out=0.1, seed=0)
+    texts, *_ = read_texts([learn.Scores(pair.scores)], held_out=0.1, seed=0)
     torch.manual_seed(0)
     model = with_adapter(found, load_base(found, pair.base, torch.float32), 2, 4.0, checkpointing=False).double()
     for name, parameter in model.named_parameters():

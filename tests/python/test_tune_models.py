@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::Deprec
 def compared(folder: Path, arch: str, **shape: Any) -> tune.Agreement:
     """How torch and llama.cpp compare on some texts."""
     found, pair = libraries(), scored(folder, arch, **shape)
-    texts, _ = read_texts([learn.Scores(pair.scores)], held_out=0.1, seed=0)
+    texts, *_ = read_texts([learn.Scores(pair.scores)], held_out=0.1, seed=0)
     return agreement(found, load_base(found, pair.base, found.torch.float32), texts, 0.01)
 
 

@@ -90,7 +90,7 @@ def test_several_folders_are_read_in_turn(pair: SimpleNamespace, tmp_path: Path)
     (tmp_path / "other").mkdir()
     other = scored(tmp_path / "other")
     both = [Scores(pair.scores), Scores(other.scores)]
-    training, held_out = read_texts(both, held_out=0.1, seed=0)
+    training, held_out, _ = read_texts(both, held_out=0.1, seed=0)
     alone = [read_texts([folder], held_out=0.1, seed=0) for folder in both]
     assert list(map(key, training)) == [key(text) for texts, _ in alone for text in texts]
     assert list(map(key, held_out)) == [key(text) for _, texts in alone for text in texts]

@@ -82,6 +82,12 @@ def _number(section: str, name: str, help: str) -> Callable[[Command], Command]:
 @_number(
     "Training", "held_out", "Share of the texts to hold out. Training stops by their loss, and the report covers them."
 )
+@_number(
+    "Training",
+    "head_share",
+    "Share of the texts that the adapter does not see. The final head is fitted to them. 0: keep the head that was "
+    "trained with the adapter.",
+)
 @_number("Training", "evaluations", "Number of evaluations on the held-out texts per epoch.")
 @_number("Training", "patience", "Stop after this many evaluations without a better held-out loss.")
 @option(

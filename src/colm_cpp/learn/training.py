@@ -24,7 +24,7 @@ from .objective import LABELS, Loss, MarginalLoss, RegretLoss, WeakLoss, make_la
 from .parting import Parting, caught, finite, parting
 from .scores import Scores
 
-__all__ = ["FEATURE_SETS", "Metrics", "Trained", "TrainingOptions", "text_split", "train"]
+__all__ = ["FEATURE_SETS", "Metrics", "Split", "Trained", "TrainingOptions", "text_split", "train"]
 
 FEATURE_SETS: dict[str, tuple[str, ...]] = {"none": (), "logits": ("log_odds", "entropy", "margin", "top_k_logprobs")}
 FEW_TOKENS = 1000
@@ -234,6 +234,7 @@ def train(
     options: TrainingOptions,
     *,
     name: str | None = None,
+    splits: Sequence[Split] | None = None,
     on_iteration: Callable[[str, int, float, float], None] | None = None,
 ) -> Trained:
     """Fits a head.
@@ -242,6 +243,7 @@ def train(
         folders: scored texts of one pair.
         options: see :class:`TrainingOptions`.
         name: the head's name, for display.
+        splits: for each folder, which texts the head is fitted to and which are held out. None: by :func:`text_split`.
         on_iteration: called with what is fitted, iteration, training loss and held-out loss.
 
     Raises:
@@ -258,7 +260,8 @@ def train(
             "will not be compared with the adapters of the base"
         )
     continued = _continuations(folders, required=options.label == "continuation")
-    splits = [text_split(folder, options.held_out, options.seed) for folder in folders]
+    if splits is None:
+        splits = [text_split(folder, options.held_out, options.seed) for folder in folders]
     fits = options.memory_limit / _size(folders, options)  # above 1: everything can be in memory
     training = _part(folders, [split.training for split in splits], options, continued, in_memory=fits >= 1)
     held_out = _part(folders, [split.held_out for split in splits], options, continued, in_memory=fits >= 1)

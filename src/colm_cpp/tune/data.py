@@ -12,9 +12,9 @@ from ..errors import CorpusError
 from ..learn.forks import Continuations
 from ..learn.scored import scored_texts
 from ..learn.scores import Scores
-from ..learn.training import text_split
+from ..learn.training import Split, text_split
 
-__all__ = ["TuneText", "passes", "read_texts", "steps", "texts_of"]
+__all__ = ["TuneText", "Unseen", "passes", "read_texts", "steps", "texts_of"]
 
 POOL = 16  # steps whose texts are sorted by length together
 
@@ -46,10 +46,28 @@ class TuneText:
     base_hidden: npt.NDArray[np.float16]
 
 
+@dataclass(frozen=True, eq=False)
+class Unseen:
+    """The texts of a folder that the adapter is not trained on.
+
+    A head that is fitted to the adapter's own texts takes the base for better than it is: it has seen them.
+
+    Attributes:
+        texts: numbers in the folder, ascending.
+        split: which of ``texts`` a head is fitted to, and which are held out, as indices into ``texts``.
+    """
+
+    texts: npt.NDArray[np.int64]
+    split: Split
+
+
 def read_texts(
-    folders: Sequence[Scores], *, held_out: float, seed: int, label: str = "a"
-) -> tuple[list[TuneText], list[TuneText]]:
-    """Training and held-out texts; the split is that of ``colm train`` with the same share and seed.
+    folders: Sequence[Scores], *, held_out: float, seed: int, head_share: float = 0.0, label: str = "a"
+) -> tuple[list[TuneText], list[TuneText], list[Unseen]]:
+    """Training texts, held-out texts, and what of each folder the adapter does not see.
+
+    The held-out texts are those of ``colm train`` with the same share and seed. ``head_share`` of all texts, but one at
+    least and never the last, are neither trained on nor held out.
 
     With label ``continuation`` the base's likeliest token is as unlikely as its whole path: regret is then the cost of
     the path.
@@ -60,6 +78,7 @@ def read_texts(
     """
     training: list[TuneText] = []
     rest: list[TuneText] = []
+    unseen: list[Unseen] = []
     for folder in folders:
         if folder.meta.get("base_lora"):
             raise CorpusError(
@@ -67,9 +86,14 @@ def read_texts(
             )
         texts = texts_of(folder, label)
         split = text_split(folder, held_out, seed)
-        training += [texts[i] for i in split.training]
+        n_head = min(max(1, round(head_share * len(texts))), len(split.training) - 1) if head_share else 0
+        of_head, of_adapter = split.training[:n_head], split.training[n_head:]
+        training += [texts[i] for i in of_adapter]
         rest += [texts[i] for i in split.held_out]
-    return training, rest
+        chosen = np.sort(np.concatenate([of_head, split.held_out]))
+        places = Split(np.searchsorted(chosen, of_head), np.searchsorted(chosen, split.held_out))
+        unseen.append(Unseen(chosen, places))
+    return training, rest, unseen
 
 
 def texts_of(folder: Scores, label: str = "a") -> list[TuneText]:

@@ -39,6 +39,8 @@ class TuneOptions:
             ``"continuation"``, ``"regret"`` weighs the cost of what follows.
         features: what the head sees beside the hidden state; see :class:`colm_cpp.learn.TrainingOptions`.
         held_out: share of the texts that end the training and are reported on.
+        head_share: share of the texts that the adapter does not see. The tuned base reads them afterwards, and a head
+            is fitted to them. 0: the head that was trained with the adapter is kept.
         evaluations: measurements on the held-out texts in each epoch.
         patience: measurements without a better held-out loss before training stops.
         checkpointing: compute activations again in the backward pass: less memory, a third slower.
@@ -61,6 +63,7 @@ class TuneOptions:
     label: str = "a"
     features: str = "logits"
     held_out: float = 0.1
+    head_share: float = 0.2
     evaluations: int = 4
     patience: int = 4
     checkpointing: bool = False
@@ -91,5 +94,9 @@ class TuneOptions:
             raise OptionError("cost is 0; objective 'regret' needs a price above 0, such as 0.1")
         if not 0.0 < real("held_out", self.held_out) < 1.0:
             raise OptionError(f"held_out is {self.held_out}; it must be between 0 and 1, a share of the texts")
+        if not 0.0 <= real("head_share", self.head_share) < 1.0 - self.held_out:
+            raise OptionError(
+                f"head_share is {self.head_share}; it must be 0 or more and, with held_out {self.held_out}, below 1"
+            )
         if not 0.0 <= real("warm_up", self.warm_up) < 1.0:
             raise OptionError(f"warm_up is {self.warm_up}; it must be from 0 to below 1, a share of the steps")

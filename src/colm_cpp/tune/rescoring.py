@@ -1,11 +1,10 @@
-"""The scored texts once more, read by the tuned base: a folder of scores that heads are fitted to."""
+"""Scored texts once more, read by the tuned base: a folder of scores that heads are fitted to."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ def rescore(
     torch: Any,
     model: Any,
     folder: Scores,
+    chosen: npt.NDArray[np.int64],
     path: Path,
     adapters: Adapters,
     *,
@@ -43,6 +43,7 @@ def rescore(
         torch: the library.
         model: the base with its adapter.
         folder: what was scored with the plain base.
+        chosen: which of its texts, ascending.
         path: the new folder.
         adapters: what the base has now.
         pass_tokens: see :class:`.options.TuneOptions`.
@@ -56,29 +57,31 @@ def rescore(
         "base_lora": [["adapter.gguf", scale] for _, scale in adapters],
         "base_adapters": adapters_identity(adapters),
     }
-    texts = texts_of(folder)
+    of_folder = texts_of(folder)
+    described = (folder.path / "texts.jsonl").read_bytes().splitlines()
+    texts = [of_folder[i] for i in chosen]
+    rows_of_text = np.searchsorted(folder["text"], np.arange(len(of_folder) + 1))
     model.eval()
-    with ScoresWriter(path, facts) as writer, (folder.path / "texts.jsonl").open("rb") as lines, torch.no_grad():
-        described = map(json.loads, islice(lines, writer.done.n_texts, len(texts)))
+    with ScoresWriter(path, facts) as writer, torch.no_grad():
         for begin in range(writer.done.n_texts, len(texts), MAX_TEXTS):
-            group = texts[begin : begin + MAX_TEXTS]
-            facts_of = list(islice(described, len(group)))
-            first = writer.done.n_tokens
-            rows = slice(first, first + sum(text["n_scored"] for text in facts_of))
+            numbers = chosen[begin : begin + MAX_TEXTS]
+            lines = [json.loads(described[i]) for i in numbers]
+            rows = np.concatenate([np.arange(rows_of_text[i], rows_of_text[i + 1]) for i in numbers])
+            n_texts = begin + len(numbers)
             done = replace(
                 writer.done,
-                n_documents=begin + len(group),
-                n_texts=begin + len(group),
-                n_tokens=rows.stop,
-                n_read=writer.done.n_read + sum(text["n_tokens"] for text in facts_of),
-                n_truncated=writer.done.n_truncated + sum(text["truncated"] for text in facts_of),
-                complete=begin + len(group) == len(texts),
+                n_documents=n_texts,
+                n_texts=n_texts,
+                n_tokens=writer.done.n_tokens + len(rows),
+                n_read=writer.done.n_read + sum(line["n_tokens"] for line in lines),
+                n_truncated=writer.done.n_truncated + sum(line["truncated"] for line in lines),
+                complete=n_texts == len(texts),
             )
-            columns = _columns(torch, model, group, pass_tokens, writer.meta["top_k"])
+            columns = _columns(torch, model, texts[begin:n_texts], pass_tokens, writer.meta["top_k"])
             columns |= {name: folder[name][rows] for name in _OF_ASSISTANT}
-            writer.add(columns, facts_of, done)
+            writer.add(columns, lines, done)
             if on_progress is not None:
-                on_progress(done.n_texts / len(texts))
+                on_progress(n_texts / len(texts))
     return Scores(path)
 
 

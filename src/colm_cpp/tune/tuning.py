@@ -18,7 +18,7 @@ from ..files.output_file import write_file
 from ..heads.adapters import adapter_digest
 from ..heads.head import Head
 from ..learn.scores import Scores
-from ..learn.training import TrainingOptions
+from ..learn.training import Split, TrainingOptions
 from ..learn.training import train as fit_head
 from ..sources.hub import resolve
 from ..sources.pair_file import Preset
@@ -50,7 +50,7 @@ class Tuned:
         before: worth on the held-out texts before the first step.
         best: worth with the weights that were kept.
         history: every measurement.
-        n_texts: training texts and held-out texts.
+        n_texts: texts that the adapter was trained on, and held-out texts.
         dtype: of the frozen weights.
         notes: warnings for the user.
     """
@@ -83,8 +83,9 @@ def tune(
 ) -> Tuned:
     """Trains a LoRA adapter of the base, and a head with it. A run that was killed goes on when it is called again.
 
-    Then the tuned base reads all texts once more. These scores stay in ``out/scores``, for ``colm train``. A head is
-    fitted to them; it replaces the one that was trained with the adapter if the held-out texts say that it is better.
+    Then the tuned base reads the texts that the adapter has not seen. These scores stay in ``out/scores``, for ``colm
+    train``. A head is fitted to them; it replaces the one that was trained with the adapter if the held-out texts say
+    that it is better.
 
     Args:
         base: the base that was scored: its GGUF file, its place on the hub, or a pair, whose base it is.
@@ -124,7 +125,13 @@ def tune(
     first = None if adapter is None else read_adapter(adapter, models.base["digest"])
     if first is not None:
         options = replace(options, rank=first.rank, alpha=first.alpha)
-    training, held_out = read_texts(folders, held_out=options.held_out, seed=options.seed, label=options.label)
+    training, held_out, unseen = read_texts(
+        folders,
+        held_out=options.held_out,
+        seed=options.seed,
+        head_share=options.head_share,
+        label=options.label,
+    )
     start = _first_head(folders, options)
     path.mkdir(parents=True, exist_ok=True)
     lock = lock_folder(path)
@@ -174,20 +181,31 @@ def tune(
         )
         adapters = ((adapter_digest(file), 1.0),)
         rescored = []
-        for i, folder in enumerate(folders):
+        for i, folder in enumerate(folders if options.head_share else ()):
 
-            def shown(share: float, i: int = i) -> None:
+            def report(share: float, i: int = i) -> None:
                 if on_rescored is not None:
                     on_rescored((i + share) / len(folders))
 
             place = path / "scores" / f"{i + 1}-{folder.path.resolve().name}"
             rescored.append(
-                rescore(torch, model, folder, place, adapters, pass_tokens=options.pass_tokens, on_progress=shown)
+                rescore(
+                    torch,
+                    model,
+                    folder,
+                    unseen[i].texts,
+                    place,
+                    adapters,
+                    pass_tokens=options.pass_tokens,
+                    on_progress=report,
+                )
             )
         best = loop.best
         made = None
         if options.objective != "sft":
-            made, best = _better(_from_torch(start, head), best, rescored, options)
+            made = _from_torch(start, head)
+            if rescored and options.label != "continuation":
+                made, best = _better(made, best, rescored, [of.split for of in unseen], options)
         facts = {
             "options": asdict(options),
             "agreement": asdict(compared),
@@ -303,24 +321,23 @@ def _from_torch(start: Head, head: Any) -> Head:
     return replace(start, weights=(head.weight.detach().cpu().numpy(),), biases=(head.bias.detach().cpu().numpy(),))
 
 
-def _better(trained: Head, measured: HeldOut, folders: Sequence[Scores], options: TuneOptions) -> tuple[Head, HeldOut]:
+def _better(
+    trained: Head, measured: HeldOut, folders: Sequence[Scores], splits: Sequence[Split], options: TuneOptions
+) -> tuple[Head, HeldOut]:
     """The head that was trained with the adapter, or one fitted to what the base is now; and its worth.
 
-    The likelihood decides. Regret is measured only by the fit itself, so the fitted head is taken, except where the
-    label is of continuations, which start from what the plain base would write.
+    The likelihood decides. Regret is measured only by the fit itself, so the fitted head is taken. Continuations start
+    from what the plain base would write, so that no head is fitted with that label.
     """
-    if options.label == "continuation":
-        return trained, measured
     fitting = TrainingOptions(
         objective="regret" if options.objective == "regret" else "marginal",
         label=options.label,
         cost=options.cost,
         features=options.features,
         top_k=TOP_K,
-        held_out=options.held_out,
         seed=options.seed,
     )
-    fitted = fit_head(folders, fitting)
+    fitted = fit_head(folders, fitting, splits=splits)
     found = fitted.held_out
     price = options.cost * (found.mean_defer_prob - measured.mean_defer_prob)
     if options.objective == "marginal" and found.joint_nll + price >= measured.joint_nll:
