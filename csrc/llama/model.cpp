@@ -79,13 +79,22 @@ ModelOptions reading_rows_alike(ModelOptions options) {
     return options;
 }
 
+// Whether weights that were loaded with the one serve a model with the other.
+bool same_weights(const ModelOptions& a, const ModelOptions& b) {
+    const auto of_weights = [](const ModelOptions& o) {
+        return std::tie(o.path, o.lora, o.n_gpu_layers, o.main_gpu, o.split_mode, o.tensor_split, o.repack,
+                        o.use_mmap, o.use_mlock);
+    };
+    return of_weights(a) == of_weights(b);
+}
+
 bool report_progress(float fraction, void* callback) {
     return (*static_cast<const std::function<bool(float)>*>(callback))(fraction);
 }
 
 }  // namespace
 
-LlamaModel::LlamaModel(const ModelOptions& options)
+LlamaModel::LlamaModel(const ModelOptions& options, const LlamaModel* loaded)
     : options_(options.batch_invariant ? reading_rows_alike(options) : options), path_(options.path) {
     init_backend();
     check_options(options_);
@@ -93,7 +102,16 @@ LlamaModel::LlamaModel(const ModelOptions& options)
     require(n_positions == 0 || options_.n_ctx <= n_positions,
             "n_ctx is " + std::to_string(options_.n_ctx) + " and " + path_ + " has positions for " +
                 std::to_string(n_positions) + " tokens; n_ctx must not be more");
-    load(options_);
+    if (loaded == nullptr) {
+        load(options_);
+    } else {
+        require(
+            same_weights(options_, loaded->options_),
+            path_ +
+                " is loaded with other options of weights than were asked for; use the same lora, repack, "
+                "use_mmap, use_mlock and GPU options");
+        weights_ = loaded->weights_;
+    }
     const auto progress = std::exchange(options_.progress, {});  // borrows from the caller
     create_context();
     add_adapters();
