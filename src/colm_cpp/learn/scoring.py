@@ -14,21 +14,21 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from .._busy import busy
-from .._log import forward_log, set_up_log
 from .._numbers import flag
 from .._shown import shown
+from ..corpus.documents import BadRow, Corpus
+from ..corpus.texts import Text, TextMaker, grouped
+from ..engine.loading import prepare
 from ..errors import ContextFull, CorpusError, GenerationError, OptionError, PairClosed, TokenizeError
-from ..loading import prepare
+from ..llama.busy import busy
+from ..llama.log import forward_log, set_up_log
 from ..options import LoadOptions
-from .corpus import BadRow, Corpus
-from .identity import pair_identity
+from ..sources.identity import pair_identity
 from .scores import MAX_TEXTS, ProgressMark, ScoresWriter
-from .texts import Text, TextMaker, grouped
 
 if TYPE_CHECKING:
+    from ..engine.pair import Pair
     from ..options import LoadOptionsDict
-    from ..pair import Pair
 
 __all__ = ["Progress", "Scorer", "score"]
 
@@ -98,7 +98,7 @@ class Scorer:
                 core.n_sequences = self.n_texts
             try:
                 of = None if weights_of is None else weights_of._open_core()
-                self._core: _core.ScoringPair | None = _core.ScoringPair(*core_options, progress, of)
+                self._core: _core.ScoringPair | None = _core.ScoringPair(core_options[0], core_options[1], progress, of)
             finally:
                 forward_log()
         self.lora = tuple([(os.path.basename(path), scale) for path, scale in o.adapters()] for o in chosen)
