@@ -1,7 +1,6 @@
 #include "colm/text_stream.h"
 
 #include <algorithm>
-#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -9,74 +8,20 @@
 #include "check.h"
 #include "colm/error.h"
 #include "reference.h"
+#include "reference_utf8.h"
 
 using colm::StreamedStep;
-using colm::take_utf8;
 using colm::TextStream;
+using reference::beginnings;
+using reference::bytes;
+using reference::decode;
+using reference::encode;
+using reference::kReplacement;
 using reference::Random;
 
 namespace {
 
 using Pieces = std::vector<std::string>;
-
-const std::string kReplacement = "\xEF\xBF\xBD";
-
-std::string bytes(std::initializer_list<int> values) {
-    std::string all;
-    for (const int value : values) all += static_cast<char>(static_cast<unsigned char>(value));
-    return all;
-}
-
-std::string encode(unsigned code) {
-    const auto tail = [code](int shift) { return static_cast<int>(0x80U | ((code >> shift) & 0x3FU)); };
-    if (code < 0x80) return bytes({static_cast<int>(code)});
-    if (code < 0x800) return bytes({static_cast<int>(0xC0U | (code >> 6)), tail(0)});
-    if (code < 0x10000) return bytes({static_cast<int>(0xE0U | (code >> 12)), tail(6), tail(0)});
-    return bytes({static_cast<int>(0xF0U | (code >> 18)), tail(12), tail(6), tail(0)});
-}
-
-// Every beginning of a character that lacks at least one byte, found by encoding the characters, and the
-// length that the character has.
-const std::map<std::string, std::size_t>& beginnings() {
-    static const std::map<std::string, std::size_t> all = [] {
-        std::map<std::string, std::size_t> found;
-        // 64 neighbours differ in their last byte only.
-        for (unsigned code = 0x80; code < 0x110000; code += 64) {
-            if (code >= 0xD800 && code < 0xE000) continue;
-            const std::string character = encode(code);
-            for (std::size_t n = 1; n < character.size(); ++n)
-                found[character.substr(0, n)] = character.size();
-        }
-        return found;
-    }();
-    return all;
-}
-
-// bytes.decode(errors="replace"), as Unicode puts it: each longest beginning of a character becomes one
-// U+FFFD.
-std::string decode(const std::string& input) {
-    std::string text;
-    for (std::size_t i = 0; i < input.size();) {
-        if (static_cast<unsigned char>(input[i]) < 0x80) {
-            text += input[i++];
-            continue;
-        }
-        std::size_t n = 0;
-        std::size_t length = 0;
-        while (i + n < input.size()) {
-            const auto longer = beginnings().find(input.substr(i, n + 1));
-            if (longer == beginnings().end()) break;
-            length = longer->second;
-            ++n;
-        }
-        // Any byte of the form 10xxxxxx is right in the last place.
-        const bool whole = n > 0 && n + 1 == length && i + n < input.size() &&
-                           (static_cast<unsigned char>(input[i + n]) & 0xC0U) == 0x80U;
-        text += whole ? input.substr(i, length) : kReplacement;
-        i += whole ? length : std::max<std::size_t>(n, 1);
-    }
-    return text;
-}
 
 // The text up to the stop string that is complete first; of those, the one that began first.
 std::string cut(const std::string& text, const Pieces& stop) {
@@ -197,92 +142,6 @@ void check_stream(const Pieces& stop, const Pieces& pieces) {
 }
 
 }  // namespace
-
-TEST_CASE("utf8: replaces as python does") {
-    // Made by Python 3.11: bytes.decode("utf-8", "replace").encode()
-    const std::vector<std::pair<std::string, std::string>> cases = {
-        {bytes({0x70, 0x6C, 0x61, 0x69, 0x6E}), bytes({0x70, 0x6C, 0x61, 0x69, 0x6E})},
-        {bytes({0xC3, 0xA9, 0xE2, 0x82, 0xAC, 0xF0, 0x9F, 0x98, 0x80}),
-         bytes({0xC3, 0xA9, 0xE2, 0x82, 0xAC, 0xF0, 0x9F, 0x98, 0x80})},
-        {bytes({0x80}), bytes({0xEF, 0xBF, 0xBD})},
-        {bytes({0xBF, 0xBF}), bytes({0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD})},
-        {bytes({0x61, 0xC3}), bytes({0x61, 0xEF, 0xBF, 0xBD})},
-        {bytes({0xC3, 0x28}), bytes({0xEF, 0xBF, 0xBD, 0x28})},
-        {bytes({0xC0, 0xAF}), bytes({0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD})},
-        {bytes({0xC1, 0xBF}), bytes({0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD})},
-        {bytes({0xE0, 0x80, 0x80}), bytes({0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD})},
-        {bytes({0xE0, 0x9F, 0xBF}), bytes({0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD})},
-        {bytes({0xE0, 0xA0, 0x80}), bytes({0xE0, 0xA0, 0x80})},
-        {bytes({0xED, 0xA0, 0x80}), bytes({0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD})},
-        {bytes({0xED, 0xBF, 0xBF}), bytes({0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD})},
-        {bytes({0xED, 0x9F, 0xBF}), bytes({0xED, 0x9F, 0xBF})},
-        {bytes({0xED, 0xA0, 0xBD, 0xED, 0xB8, 0x80}),
-         bytes({0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD,
-                0xEF, 0xBF, 0xBD})},
-        {bytes({0xF0, 0x80, 0x80, 0x80}),
-         bytes({0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD})},
-        {bytes({0xF0, 0x8F, 0xBF, 0xBF}),
-         bytes({0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD})},
-        {bytes({0xF0, 0x90, 0x80, 0x80}), bytes({0xF0, 0x90, 0x80, 0x80})},
-        {bytes({0xF4, 0x8F, 0xBF, 0xBF}), bytes({0xF4, 0x8F, 0xBF, 0xBF})},
-        {bytes({0xF4, 0x90, 0x80, 0x80}),
-         bytes({0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD})},
-        {bytes({0xF5, 0x80, 0x80, 0x80}),
-         bytes({0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD})},
-        {bytes({0xFE, 0xFF}), bytes({0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD})},
-        {bytes({0xE2, 0x82}), bytes({0xEF, 0xBF, 0xBD})},
-        {bytes({0xE2, 0x82, 0xE2, 0x82, 0xAC}), bytes({0xEF, 0xBF, 0xBD, 0xE2, 0x82, 0xAC})},
-        {bytes({0xF0, 0x9F, 0x98}), bytes({0xEF, 0xBF, 0xBD})},
-        {bytes({0xF0, 0x9F, 0x98, 0x41}), bytes({0xEF, 0xBF, 0xBD, 0x41})},
-        {bytes({0xF0, 0x9F}), bytes({0xEF, 0xBF, 0xBD})},
-        {bytes({0xF0, 0x9F, 0x41, 0x98, 0x80}),
-         bytes({0xEF, 0xBF, 0xBD, 0x41, 0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD})},
-        {bytes({0xF0}), bytes({0xEF, 0xBF, 0xBD})},
-        {bytes({0xF0, 0xF0, 0x9F, 0x98, 0x80}), bytes({0xEF, 0xBF, 0xBD, 0xF0, 0x9F, 0x98, 0x80})},
-        {bytes({0xC3, 0xC3, 0xA9}), bytes({0xEF, 0xBF, 0xBD, 0xC3, 0xA9})},
-        {bytes({0xEF, 0xBF, 0xBD}), bytes({0xEF, 0xBF, 0xBD})},
-        {bytes({0xE2, 0x28, 0xA1}), bytes({0xEF, 0xBF, 0xBD, 0x28, 0xEF, 0xBF, 0xBD})},
-        {bytes({0x00, 0x7F}), bytes({0x00, 0x7F})},
-    };
-    for (const auto& [input, expected] : cases) {
-        std::string rest = input;
-        REQUIRE_EQ(take_utf8(rest, true), expected);
-        REQUIRE_EQ(rest, "");
-        REQUIRE_EQ(decode(input), expected);  // the reference of the tests below
-    }
-}
-
-TEST_CASE("utf8: every character passes") {
-    for (unsigned code = 1; code < 0x110000; code += code < 0x3000 ? 1 : 61) {
-        if (code >= 0xD800 && code < 0xE000) continue;
-        const std::string character = encode(code);
-        std::string rest = character;
-        REQUIRE_EQ(take_utf8(rest, false), character);
-        REQUIRE_EQ(rest, "");
-        for (std::size_t n = 1; n < character.size(); ++n) {
-            rest = character.substr(0, n);
-            REQUIRE_EQ(take_utf8(rest, false), "");
-            REQUIRE_EQ(rest, character.substr(0, n));
-            REQUIRE_EQ(take_utf8(rest, true), kReplacement);
-            REQUIRE_EQ(rest, "");
-        }
-    }
-}
-
-TEST_CASE("utf8: only an incomplete end waits") {
-    std::string rest = "ab\xE2\x82\xAC\xF0\x9F";
-    REQUIRE_EQ(take_utf8(rest, false), "ab\xE2\x82\xAC");
-    REQUIRE_EQ(rest, "\xF0\x9F");
-    rest += "x";
-    REQUIRE_EQ(take_utf8(rest, false), kReplacement + "x");
-    // What can no longer become a character does not wait for more bytes.
-    for (const std::string& invalid : {bytes({0xC0}), bytes({0xFF}), bytes({0x80}), bytes({0xED, 0xA0})}) {
-        rest = invalid;
-        std::string expected;
-        for (std::size_t i = 0; i < invalid.size(); ++i) expected += kReplacement;
-        REQUIRE_EQ(take_utf8(rest, false), expected);
-    }
-}
 
 TEST_CASE("text_stream: character over several tokens") {
     // It belongs to the last of its tokens, and none of them leaves before.
