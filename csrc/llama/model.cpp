@@ -28,7 +28,7 @@ bool report_progress(float fraction, void* callback) {
 LlamaModel::LlamaModel(const ModelOptions& options, const LlamaModel* loaded)
     : options_(options.batch_invariant ? reading_rows_alike(options) : options), path_(options.path) {
     init_backend();
-    check_options(options_);
+    check_model_options(options_);
     const std::int64_t n_positions = check_model_file(path_);
     require(n_positions == 0 || options_.n_ctx <= n_positions,
             "n_ctx is " + std::to_string(options_.n_ctx) + " and " + path_ + " has positions for " +
@@ -59,7 +59,7 @@ LlamaModel::LlamaModel(const ModelOptions& options, const LlamaModel* loaded)
 
 LlamaModel::LlamaModel(std::shared_ptr<const Weights> weights, ModelOptions options)
     : options_(std::move(options)), path_(options_.path), weights_(std::move(weights)) {
-    check_options(options_);
+    check_model_options(options_);
     create_context();
     add_adapters();
     Interrupt never;

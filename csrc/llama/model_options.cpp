@@ -28,7 +28,7 @@ void require(bool condition, const std::string& message) {
     if (!condition) throw OptionError(message);
 }
 
-void check_options(const ModelOptions& o) {
+void check_model_options(const ModelOptions& o) {
     require_range("n_ctx", o.n_ctx, 2, kMaxContext);
     require_range("n_batch", o.n_batch, 1, 1 << 20);
     require_range("n_ubatch", o.n_ubatch, 1, 1 << 20);

@@ -69,7 +69,7 @@ struct ModelOptions {
 void require(bool condition, const std::string& message);
 
 // Throws OptionError for an option outside its range, whatever the file.
-void check_options(const ModelOptions& options);
+void check_model_options(const ModelOptions& options);
 
 // With those of llama.cpp's kernels on a CPU that treat a row alike whatever stands beside it, as far as
 // that can be chosen: repacked weights have kernels for four rows at once, and attention over f16 and f32
