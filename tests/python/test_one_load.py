@@ -26,9 +26,9 @@ from colm_cpp.machine.limits import FreeMemory
 
 LOAD = {**TINY_LOAD, "n_ctx": 64}
 ROWS = [
-    {"prompt": "the river", "completion": "over the lazy dog"},
-    {"prompt": "the fox", "completion": "a reference"},
-    {"prompt": "seven apples", "completion": "three pears and the patient"},
+    {"prompt": "the river", "completion": "over the lazy dog", "answer": "1"},
+    {"prompt": "the fox", "completion": "a reference", "answer": "2"},
+    {"prompt": "seven apples", "completion": "three pears and the patient", "answer": "3"},
 ]
 
 
@@ -79,7 +79,13 @@ def scored(scorer: Scorer, rows: Path, out: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"batch_invariant": True}, {"n_ubatch": 8}, {"type_k": "f32", "type_v": "f32"}, {"repack": False}],
+    [
+        {},
+        {"batch_invariant": True, "flash_attn": True, "type_k": "bf16", "type_v": "bf16"},
+        {"n_ubatch": 8},
+        {"type_k": "f32", "type_v": "f32"},
+        {"repack": False},
+    ],
     ids=str,
 )
 def test_scores_on_the_weights_of_a_pair(
@@ -150,7 +156,7 @@ def test_weights_in_memory_are_not_counted_again(files: tuple[Path, Path], monke
         ["score", "{rows}", "--out", "{out}", "--respond", "--max-tokens", "4", "--parallel", "3"],
         ["calibrate", "confidence", "{rows}", "--out", "{out}", "--max-tokens", "4"],
         ["evaluate", "{rows}", "--out", "{out}", "--max-tokens", "4"],
-        ["bench", "--max-tokens", "4"],
+        ["bench", "--tokens", "4"],
         ["generate", "the fox", "--head", "confidence", "--max-tokens", "4"],
     ],
     ids=lambda command: " ".join(command[:1] + command[4:]),
@@ -159,7 +165,7 @@ def test_commands(
     command: list[str], files: tuple[Path, Path], rows: Path, loads: Counter[str], tmp_path: Path
 ) -> None:
     given = [word.format(rows=rows, out=tmp_path / "out.gguf") for word in command]
-    models = ["--base", str(files[0]), "--assistant", str(files[1]), "--n-ctx", "64", "--n-threads", "1"]
+    models = ["--base", str(files[0]), "--assistant", str(files[1]), "--n-ctx", "256", "--n-threads", "1"]
     result = CliRunner().invoke(main, [*given, *models], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert loads == Counter({str(file): 1 for file in files})
