@@ -3,6 +3,7 @@
 
 #include "bindings.h"
 #include "colm/error.h"
+#include "llama/pair.h"
 #include "llama/scoring_pair.h"
 #include "loading.h"
 
@@ -66,11 +67,12 @@ py::tuple score(ScoringPair& self, std::vector<Text> texts, std::size_t top_k) {
 
 void register_scoring(py::module_& module) {
     py::class_<ScoringPair, std::shared_ptr<ScoringPair>>(module, "ScoringPair")
-        .def(
-            py::init([](const ModelOptions& base, const ModelOptions& assistant, const py::object& progress) {
-                return load_models<ScoringPair>(base, assistant, progress);
-            }),
-            py::arg("base"), py::arg("assistant"), py::arg("progress") = py::none())
+        .def(py::init([](const ModelOptions& base, const ModelOptions& assistant, const py::object& progress,
+                         const llama::Pair* weights_of) {
+                 return load_models<ScoringPair>(base, assistant, progress, weights_of);
+             }),
+             py::arg("base"), py::arg("assistant"), py::arg("progress") = py::none(),
+             py::arg("weights_of") = py::none())
         .def("score", &score, py::arg("texts"), py::arg("top_k"))
         .def("tokenize", &ScoringPair::tokenize, py::arg("text"), py::arg("add_special"),
              py::arg("parse_special"), py::call_guard<py::gil_scoped_release>())

@@ -18,7 +18,7 @@ namespace {
 // half of a step's time outside llama.cpp is spent here. (Sanitizers are not ready when such functions are
 // resolved.)
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && \
-    !defined(__SANITIZE_ADDRESS__)
+    !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 #define COLM_CLONES __attribute__((target_clones("arch=x86-64-v3", "default")))
 #else
 #define COLM_CLONES

@@ -39,6 +39,11 @@ struct Grammar {
     static constexpr std::size_t kMostRepeats = 100'000;
     static constexpr std::size_t kMostSymbols = 1'000'000;
 
+    static constexpr char32_t kLastChar = 0x10FFFF;
+
+    // A set of these characters, or of all others.
+    static std::vector<Range> set_of(std::vector<Range> ranges, bool inverse);
+
     // Whether some set holds the character, and where it does, which characters the sets cannot tell from it.
     std::uint32_t char_class(char32_t c) const;
     bool has(std::uint32_t set, char32_t c) const;

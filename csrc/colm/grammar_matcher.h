@@ -9,6 +9,8 @@
 
 namespace colm {
 
+class GrammarAutomaton;
+
 // Reads a text and says which tokens may follow. Copies are cheap and independent, but they and the original
 // share data, so only one thread at a time may use them.
 //
@@ -37,7 +39,6 @@ class GrammarMatcher {
     bool accept(Token token, std::string_view bytes);
 
   private:
-    class Automaton;
     // The first bytes of a character that the rest of is to come.
     struct Partial {
         char32_t value = 0;
@@ -47,7 +48,7 @@ class GrammarMatcher {
 
     std::uint32_t read(std::uint32_t state, Partial& partial, std::string_view bytes);
 
-    std::shared_ptr<Automaton> automaton_;
+    std::shared_ptr<GrammarAutomaton> automaton_;
     std::uint32_t state_ = 0;
     Partial partial_;
 };

@@ -5,7 +5,9 @@ set(COLM_SOURCES
     ${CMAKE_CURRENT_LIST_DIR}/distribution.cpp
     ${CMAKE_CURRENT_LIST_DIR}/draft.cpp
     ${CMAKE_CURRENT_LIST_DIR}/estimates.cpp
+    ${CMAKE_CURRENT_LIST_DIR}/gbnf_parser.cpp
     ${CMAKE_CURRENT_LIST_DIR}/grammar.cpp
+    ${CMAKE_CURRENT_LIST_DIR}/grammar_automaton.cpp
     ${CMAKE_CURRENT_LIST_DIR}/grammar_matcher.cpp
     ${CMAKE_CURRENT_LIST_DIR}/head.cpp
     ${CMAKE_CURRENT_LIST_DIR}/local_expert.cpp

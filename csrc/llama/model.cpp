@@ -1,10 +1,8 @@
 #include "llama/model.h"
 
 #include <algorithm>
-#include <cmath>
 #include <exception>
 #include <initializer_list>
-#include <iterator>
 #include <tuple>
 #include <utility>
 
@@ -18,66 +16,8 @@
 namespace colm::llama {
 namespace {
 
-constexpr int kMaxThreads = 512;    // GGML_MAX_N_THREADS
-constexpr int kMaxSequences = 256;  // LLAMA_MAX_SEQ
-constexpr int kMaxContext = 1 << 28;
 // Tokens of a pass of an invariant model at most; look-ahead asks for no more outputs.
 constexpr std::size_t kMostInvariant = 16;
-
-void require(bool condition, const std::string& message) {
-    if (!condition) throw OptionError(message);
-}
-
-void require_range(const char* name, double value, double low, double high) {
-    require(value >= low && value <= high,
-            std::string(name) + " is " + std::to_string(static_cast<long long>(value)) +
-                "; it must be between " + std::to_string(static_cast<long long>(low)) + " and " +
-                std::to_string(static_cast<long long>(high)));
-}
-
-void check_options(const ModelOptions& o) {
-    require_range("n_ctx", o.n_ctx, 2, kMaxContext);
-    require_range("n_batch", o.n_batch, 1, 1 << 20);
-    require_range("n_ubatch", o.n_ubatch, 1, 1 << 20);
-    require_range("n_sequences", o.n_sequences, 1, kMaxSequences);
-    require_range("n_outputs", o.n_outputs, 1, 1 << 20);
-    require_range("n_threads", o.n_threads, 1, kMaxThreads);
-    require_range("n_threads_batch", o.n_threads_batch, 1, kMaxThreads);
-    require_range("n_gpu_layers", o.n_gpu_layers, -1, 1 << 20);
-    require_range("split_mode", o.split_mode, 0, 2);
-    require_range("flash_attn", o.flash_attn, -1, 1);
-    require(o.main_gpu >= 0, "main_gpu is " + std::to_string(o.main_gpu) + "; it must be 0 or more");
-    require(o.tensor_split.size() <= max_devices(),
-            "tensor_split names " + std::to_string(o.tensor_split.size()) + " devices; at most " +
-                std::to_string(max_devices()) + " are possible");
-    for (const float share : o.tensor_split)
-        require(std::isfinite(share) && share >= 0.0f,
-                "tensor_split holds " + std::to_string(share) + "; shares are 0 or more");
-    for (const auto& [name, type] : {std::pair("type_k", o.type_k), std::pair("type_v", o.type_v)}) {
-        constexpr int kTypes[] = {GGML_TYPE_F32,    GGML_TYPE_F16,  GGML_TYPE_BF16,
-                                  GGML_TYPE_Q8_0,   GGML_TYPE_Q4_0, GGML_TYPE_Q4_1,
-                                  GGML_TYPE_IQ4_NL, GGML_TYPE_Q5_0, GGML_TYPE_Q5_1};
-        require(std::find(std::begin(kTypes), std::end(kTypes), type) != std::end(kTypes),
-                std::string(name) + " is ggml type " + std::to_string(type) +
-                    "; a KV cache can be f32, f16, bf16, q8_0, q4_0, q4_1, iq4_nl, q5_0 or q5_1");
-    }
-    for (const float value : {o.rope_freq_base, o.rope_freq_scale})
-        require(std::isfinite(value) && value >= 0.0f,
-                "rope_freq_base and rope_freq_scale must be 0 or more");
-    for (const auto& [path, scale, digest] : o.lora)
-        require(std::isfinite(scale), "the scale of the adapter " + path + " is not finite");
-}
-
-// Of llama.cpp's kernels on a CPU, those that treat a row the same way whatever stands beside it, as far as
-// that can be chosen: repacked weights have kernels for four rows at once, and attention over f16 and f32
-// caches has others for one row and for many, as all attention without flash attention has.
-ModelOptions reading_rows_alike(ModelOptions options) {
-    options.repack = false;
-    if (options.flash_attn < 0) options.flash_attn = 1;
-    for (int* type : {&options.type_k, &options.type_v})
-        if (*type == GGML_TYPE_F16) *type = GGML_TYPE_BF16;
-    return options;
-}
 
 bool report_progress(float fraction, void* callback) {
     return (*static_cast<const std::function<bool(float)>*>(callback))(fraction);
@@ -85,15 +25,24 @@ bool report_progress(float fraction, void* callback) {
 
 }  // namespace
 
-LlamaModel::LlamaModel(const ModelOptions& options)
+LlamaModel::LlamaModel(const ModelOptions& options, const LlamaModel* loaded)
     : options_(options.batch_invariant ? reading_rows_alike(options) : options), path_(options.path) {
     init_backend();
-    check_options(options_);
+    check_model_options(options_);
     const std::int64_t n_positions = check_model_file(path_);
     require(n_positions == 0 || options_.n_ctx <= n_positions,
             "n_ctx is " + std::to_string(options_.n_ctx) + " and " + path_ + " has positions for " +
                 std::to_string(n_positions) + " tokens; n_ctx must not be more");
-    load(options_);
+    if (loaded == nullptr) {
+        load(options_);
+    } else {
+        require(
+            same_weights(options_, loaded->options_),
+            path_ +
+                " is loaded with other options of weights than were asked for; use the same lora, repack, "
+                "use_mmap, use_mlock and GPU options");
+        weights_ = loaded->weights_;
+    }
     const auto progress = std::exchange(options_.progress, {});  // borrows from the caller
     create_context();
     add_adapters();
@@ -110,7 +59,7 @@ LlamaModel::LlamaModel(const ModelOptions& options)
 
 LlamaModel::LlamaModel(std::shared_ptr<const Weights> weights, ModelOptions options)
     : options_(std::move(options)), path_(options_.path), weights_(std::move(weights)) {
-    check_options(options_);
+    check_model_options(options_);
     create_context();
     add_adapters();
     Interrupt never;
@@ -305,74 +254,6 @@ void LlamaModel::add_adapters() {
     if (!adapters.empty() &&
         llama_set_adapters_lora(context_.get(), adapters.data(), adapters.size(), scales.data()) != 0)
         throw LoadError("the adapters of " + path_ + " cannot be applied" + llama_cpp_says(before));
-}
-
-void LlamaModel::set_token(std::size_t i, const BatchToken& token) {
-    batch_.tokens[i] = token.token;
-    batch_.positions[i] = static_cast<llama_pos>(token.position);
-    batch_.sequences[i] = static_cast<llama_seq_id>(token.sequence);
-    batch_.seq_ids[i] = &batch_.sequences[i];
-    batch_.outputs[i] = token.output;
-}
-
-void LlamaModel::decode(std::size_t n_tokens, bool hidden, Interrupt& interrupt) {
-    if (hidden && !no_hidden_.empty())
-        throw GenerationError(path_ + " gives no hidden state (" + no_hidden_ +
-                              "); use a head that does not look at it, like \"entropy\"");
-    if (hidden != embeddings_) {
-        llama_set_embeddings(context_.get(), hidden);
-        embeddings_ = hidden;
-    }
-    interrupt_ = &interrupt;
-    const std::uint64_t before = log_position();
-    std::int32_t status = 0;
-    std::string thrown;
-    try {
-        const AssertionGuard guard;
-        status = llama_decode(context_.get(), {static_cast<std::int32_t>(n_tokens), batch_.tokens.data(),
-                                               nullptr, batch_.positions.data(), batch_.n_seq_ids.data(),
-                                               batch_.seq_ids.data(), batch_.outputs.data()});
-    } catch (const std::exception& error) {
-        status = -1;
-        thrown = error.what();
-    }
-    interrupt_ = nullptr;
-    if (status == 2) throw Cancelled();
-    if (status != 0)
-        throw GenerationError("llama_decode failed with status " + std::to_string(status) + " on " +
-                              std::to_string(n_tokens) + " tokens at position " +
-                              std::to_string(batch_.positions[0]) + " of " + path_ +
-                              (thrown.empty() ? llama_cpp_says(before) : " (" + thrown + ")"));
-}
-
-void LlamaModel::eval_batch(View<const BatchToken> tokens, bool hidden, Interrupt& interrupt) {
-    std::size_t n_outputs = 0;
-    for (std::size_t i = 0; i < std::min(tokens.size, n_batch_); ++i) {
-        const BatchToken& token = tokens[i];
-        if (token.position >= n_ctx_ || token.sequence >= n_sequences_ || (hidden && !token.output))
-            throw GenerationError(
-                "token " + std::to_string(i) + " of a batch (position " + std::to_string(token.position) +
-                ", sequence " + std::to_string(token.sequence) + ") does not fit n_ctx " +
-                std::to_string(n_ctx_) + " and " + std::to_string(n_sequences_) + " sequences");
-        n_outputs += token.output ? 1 : 0;
-        set_token(i, token);
-    }
-    if (tokens.size == 0 || tokens.size > n_batch_ || n_outputs > n_outputs_)
-        throw GenerationError("a batch of " + std::to_string(tokens.size) + " tokens with " +
-                              std::to_string(n_outputs) + " outputs does not fit n_batch " +
-                              std::to_string(n_batch_) + " and " + std::to_string(n_outputs_) + " outputs");
-    decode(tokens.size, hidden, interrupt);
-}
-
-Output LlamaModel::output(std::size_t i) {
-    Output output;
-    const std::uint64_t before = log_position();
-    const auto at = static_cast<std::int32_t>(i);
-    output.logits = {llama_get_logits_ith(context_.get(), at), n_vocab()};
-    if (embeddings_) output.hidden = llama_get_embeddings_ith(context_.get(), at);
-    if (output.logits.data == nullptr || (embeddings_ && output.hidden == nullptr))
-        throw GenerationError("llama.cpp gave no output for " + path_ + llama_cpp_says(before));
-    return output;
 }
 
 std::size_t LlamaModel::copy(std::size_t from, std::size_t to, std::size_t n_tokens) {

@@ -16,8 +16,10 @@ namespace colm::llama {
 
 class LlamaModel final : public LanguageModel {
   public:
-    // Throws OptionError for an option outside its range, LoadError for everything about the file.
-    explicit LlamaModel(const ModelOptions& options);
+    // Loads the file, or with `loaded` takes the weights of that model, which must have been loaded with the
+    // same options of weights. Throws OptionError for an option outside its range, LoadError for everything
+    // about the file.
+    explicit LlamaModel(const ModelOptions& options, const LlamaModel* loaded = nullptr);
 
     // Another context on the same weights, for `n_sequences` texts at a time, each with a cache of its own
     // for as many tokens as this one holds, and `n_outputs` outputs in a batch. Throws OptionError,

@@ -11,6 +11,8 @@ namespace colm::llama {
 
 // The base reads a run of up to this many of the assistant's tokens with their hidden states in one batch.
 inline constexpr std::uint32_t kMostRunOutputs = 8;
+inline constexpr int kMaxSequences = 256;  // LLAMA_MAX_SEQ
+inline constexpr int kMaxContext = 1 << 28;
 
 struct ModelOptions {
     std::string path;
@@ -62,5 +64,19 @@ struct ModelOptions {
     // Called with the loaded fraction in [0, 1]; false stops the load.
     std::function<bool(float)> progress;
 };
+
+// Throws OptionError with the message where the condition is false.
+void require(bool condition, const std::string& message);
+
+// Throws OptionError for an option outside its range, whatever the file.
+void check_model_options(const ModelOptions& options);
+
+// With those of llama.cpp's kernels on a CPU that treat a row alike whatever stands beside it, as far as
+// that can be chosen: repacked weights have kernels for four rows at once, and attention over f16 and f32
+// caches has others for one row and for many, as all attention without flash attention has.
+ModelOptions reading_rows_alike(ModelOptions options);
+
+// Whether weights that were loaded with the one serve a model with the other.
+bool same_weights(const ModelOptions& a, const ModelOptions& b);
 
 }  // namespace colm::llama

@@ -9,13 +9,15 @@
 
 #include "colm/scorer.h"
 #include "llama/model.h"
+#include "llama/pair.h"
 
 namespace colm::llama {
 
 class ScoringPair {
   public:
-    // Loads both models. Throws OptionError, LoadError or VocabMismatch.
-    ScoringPair(const ModelOptions& base, const ModelOptions& assistant);
+    // Loads both models, or makes contexts on the weights of a pair that was loaded with the same options of
+    // weights. They stay when the pair goes. Throws OptionError, LoadError or VocabMismatch.
+    ScoringPair(const ModelOptions& base, const ModelOptions& assistant, const Pair* loaded = nullptr);
 
     // The base's scores, with its hidden states, and the assistant's; the assistant's probes are the base's
     // likeliest tokens. Errors are those of Scorer::score().

@@ -191,7 +191,11 @@ class Stream:
 
 class ScoringPair:
     def __init__(
-        self, base: ModelOptions, assistant: ModelOptions, progress: Callable[[float], object] | None = None
+        self,
+        base: ModelOptions,
+        assistant: ModelOptions,
+        progress: Callable[[float], object] | None = None,
+        weights_of: Pair | None = None,
     ) -> None: ...
     def score(
         self, texts: Sequence[tuple[Sequence[int], Sequence[int]]], top_k: int

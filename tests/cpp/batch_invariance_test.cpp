@@ -96,35 +96,35 @@ std::size_t measured(std::size_t from, What what, FakeModelOptions options = one
 
 }  // namespace
 
-TEST(batch_invariance_finds_the_size_from_which_batches_round_otherwise) {
+TEST_CASE("batch_invariance: finds the size from which batches round otherwise") {
     for (const What what : {What::logits, What::hidden, What::behind}) {
-        CHECK_EQ(measured(2, what), std::size_t{1});
-        CHECK_EQ(measured(3, what), std::size_t{2});
-        CHECK_EQ(measured(8, what), std::size_t{7});
-        CHECK_EQ(measured(100, what), std::size_t{12});
+        REQUIRE_EQ(measured(2, what), std::size_t{1});
+        REQUIRE_EQ(measured(3, what), std::size_t{2});
+        REQUIRE_EQ(measured(8, what), std::size_t{7});
+        REQUIRE_EQ(measured(100, what), std::size_t{12});
     }
 }
 
-TEST(batch_invariance_keeps_to_the_batch_and_the_context) {
+TEST_CASE("batch_invariance: keeps to the batch and the context") {
     FakeModelOptions options = one_text();
     options.n_batch = 5;
-    CHECK_EQ(measured(100, What::logits, options), std::size_t{5});
+    REQUIRE_EQ(measured(100, What::logits, options), std::size_t{5});
     options.n_batch = 16;
     options.n_outputs = 4;
-    CHECK_EQ(measured(100, What::logits, options), std::size_t{4});
+    REQUIRE_EQ(measured(100, What::logits, options), std::size_t{4});
     options.n_outputs = 16;
     options.n_ctx = 14;
-    CHECK_EQ(measured(100, What::logits, options), std::size_t{12});
+    REQUIRE_EQ(measured(100, What::logits, options), std::size_t{12});
     options.n_ctx = 13;
-    CHECK_EQ(measured(100, What::logits, options), std::size_t{1});
+    REQUIRE_EQ(measured(100, What::logits, options), std::size_t{1});
     options.n_ctx = 700;
-    CHECK_EQ(measured(6, What::logits, options), std::size_t{5});
+    REQUIRE_EQ(measured(6, What::logits, options), std::size_t{5});
 }
 
-TEST(batch_invariance_of_a_model_that_cannot_go_back_is_one) {
+TEST_CASE("batch_invariance: of a model that cannot go back is one") {
     FakeModelOptions options = one_text();
     options.can_rewind = false;
-    CHECK_EQ(measured(100, What::logits, options), std::size_t{1});
+    REQUIRE_EQ(measured(100, What::logits, options), std::size_t{1});
     options.admits_it = false;
-    CHECK_EQ(measured(100, What::logits, options), std::size_t{1});
+    REQUIRE_EQ(measured(100, What::logits, options), std::size_t{1});
 }

@@ -26,22 +26,22 @@ const std::vector<std::size_t> kSizes = {2, 7, 8, 9, 1023, 1024, 1025, 1031, 204
 void check_against_reference(const std::vector<float>& logits) {
     const std::size_t top = reference::argmax(logits);
     const Distribution d = summarize(view(logits), 5);
-    CHECK_EQ(d.top, top);
-    CHECK_EQ(d.top_logit, logits[top]);
-    CHECK_NEAR(d.log_normalizer, reference::log_sum(logits), 2e-6);
-    CHECK_NEAR(d.entropy, reference::entropy(logits), 2e-5);
+    REQUIRE_EQ(d.top, top);
+    REQUIRE_EQ(d.top_logit, logits[top]);
+    REQUIRE_EQ(d.log_normalizer, about(reference::log_sum(logits), 2e-6));
+    REQUIRE_EQ(d.entropy, about(reference::entropy(logits), 2e-5));
     // Tolerance: logits are floats, and so are their differences. Near the floor, what lies below it may
     // count too.
     const double rest = reference::log_sum(logits, top);
     const double floor = logits[top] - 87.0;
     if (rest > floor + 30.0) {
-        CHECK_NEAR(d.log_rest, rest, 5e-6);
+        REQUIRE_EQ(d.log_rest, about(rest, 5e-6));
     } else {
-        CHECK(d.log_rest >= floor - 5e-6);
-        CHECK(d.log_rest < floor + 30.1);
+        REQUIRE(d.log_rest >= floor - 5e-6);
+        REQUIRE(d.log_rest < floor + 30.1);
     }
-    CHECK_EQ(d.log_odds(), d.top_logit - d.log_rest);
-    CHECK_NEAR(d.top_logprob(), logits[top] - reference::log_sum(logits), 2e-6);
+    REQUIRE_EQ(d.log_odds(), d.top_logit - d.log_rest);
+    REQUIRE_EQ(d.top_logprob(), about(logits[top] - reference::log_sum(logits), 2e-6));
 
     std::vector<float> largest = logits;
     largest.erase(std::remove(largest.begin(), largest.end(), -kInf), largest.end());
@@ -50,20 +50,20 @@ void check_against_reference(const std::vector<float>& logits) {
          {std::size_t{0}, std::size_t{1}, std::size_t{5}, std::size_t{40}, logits.size() + 3}) {
         const std::vector<float> expected(
             largest.begin(), largest.begin() + static_cast<std::ptrdiff_t>(std::min(k, largest.size())));
-        CHECK_EQ(summarize(view(logits), k).top_logits, expected);
+        REQUIRE_EQ(summarize(view(logits), k).top_logits, expected);
     }
 }
 
 }  // namespace
 
-TEST(distribution_agrees_with_naive_sums) {
+TEST_CASE("distribution: agrees with naive sums") {
     Random random(1);
     for (const std::size_t n : kSizes)
         for (const double scale : {0.01, 1.0, 10.0, 60.0})
             check_against_reference(random.values(n, -scale, scale));
 }
 
-TEST(distribution_agrees_far_from_zero) {
+TEST_CASE("distribution: agrees far from zero") {
     Random random(2);
     for (const std::size_t n : kSizes)
         for (const double offset : {-1000.0, 1000.0}) {
@@ -72,7 +72,7 @@ TEST(distribution_agrees_far_from_zero) {
         }
 }
 
-TEST(distribution_agrees_with_minus_infinities) {
+TEST_CASE("distribution: agrees with minus infinities") {
     Random random(3);
     for (const std::size_t n : kSizes) {
         for (const double share : {0.1, 0.9}) {
@@ -89,7 +89,7 @@ TEST(distribution_agrees_with_minus_infinities) {
     }
 }
 
-TEST(distribution_top_at_every_place) {
+TEST_CASE("distribution: top at every place") {
     Random random(4);
     for (const std::size_t n : kSizes) {
         for (const std::size_t at : {std::size_t{0}, std::size_t{1}, n / 2, n - 2, n - 1}) {
@@ -102,7 +102,7 @@ TEST(distribution_top_at_every_place) {
     }
 }
 
-TEST(distribution_rising_and_falling) {
+TEST_CASE("distribution: rising and falling") {
     // Rising: the top changes in every block, and what was summed is restated each time.
     for (const std::size_t n : kSizes) {
         for (const double slope : {0.001, 0.02, 0.5}) {
@@ -116,107 +116,108 @@ TEST(distribution_rising_and_falling) {
     }
 }
 
-TEST(distribution_all_equal) {
+TEST_CASE("distribution: all equal") {
     for (const std::size_t n : kSizes) {
         const Distribution d = summarize(view(std::vector<float>(n, 2.5f)));
-        CHECK_EQ(d.top, 0);
-        CHECK_NEAR(d.entropy, std::log(static_cast<double>(n)), 1e-6);
-        CHECK_NEAR(d.log_odds(), -std::log(static_cast<double>(n - 1)), 1e-6);
+        REQUIRE_EQ(d.top, 0);
+        REQUIRE_EQ(d.entropy, about(std::log(static_cast<double>(n)), 1e-6));
+        REQUIRE_EQ(d.log_odds(), about(-std::log(static_cast<double>(n - 1)), 1e-6));
         check_against_reference(std::vector<float>(n, 2.5f));
     }
 }
 
-TEST(distribution_first_of_equal_tops) {
+TEST_CASE("distribution: first of equal tops") {
     std::vector<float> logits(4000, 0.0f);
     logits[3000] = logits[1500] = logits[1501] = logits[3999] = 4.0f;
-    CHECK_EQ(summarize(view(logits)).top, 1500);
+    REQUIRE_EQ(summarize(view(logits)).top, 1500);
     check_against_reference(logits);
 }
 
-TEST(distribution_of_one_token) {
+TEST_CASE("distribution: of one token") {
     const Distribution d = summarize(view(std::vector<float>{-7.0f}), 3);
-    CHECK_EQ(d.top, 0);
-    CHECK_EQ(d.log_normalizer, -7.0);
-    CHECK_EQ(d.top_logprob(), 0.0);
-    CHECK_EQ(d.entropy, 0.0);
-    CHECK_EQ(d.log_odds(), 87.0);  // the floor of log_rest
-    CHECK_EQ(d.top_logits, std::vector<float>{-7.0f});
+    REQUIRE_EQ(d.top, 0);
+    REQUIRE_EQ(d.log_normalizer, -7.0);
+    REQUIRE_EQ(d.top_logprob(), 0.0);
+    REQUIRE_EQ(d.entropy, 0.0);
+    REQUIRE_EQ(d.log_odds(), 87.0);  // the floor of log_rest
+    REQUIRE_EQ(d.top_logits, std::vector<float>{-7.0f});
 }
 
-TEST(distribution_log_odds_do_not_cancel) {
+TEST_CASE("distribution: log odds do not cancel") {
     // 1 - p1 is 0 in double precision here, and log(1 - p1) with it.
     const std::vector<float> logits = {0.0f, 60.0f, 1.0f, -2.0f};
-    CHECK_NEAR(summarize(view(logits)).log_odds(), 60.0 - std::log(1.0 + std::exp(1.0) + std::exp(-2.0)),
-               1e-6);
-    CHECK_NEAR(summarize(view(logits)).entropy, reference::entropy(logits), 1e-12);
+    REQUIRE_EQ(summarize(view(logits)).log_odds(),
+               about(60.0 - std::log(1.0 + std::exp(1.0) + std::exp(-2.0)), 1e-6));
+    REQUIRE_EQ(summarize(view(logits)).entropy, about(reference::entropy(logits), 1e-12));
 }
 
-TEST(distribution_exponential_is_accurate) {
+TEST_CASE("distribution: exponential is accurate") {
     // One other token: its probability relative to the top's is a single exponential.
     for (double x = 0.0; x < 86.5; x += 0.0137) {
         const std::vector<float> logits = {0.0f, static_cast<float>(-x)};
-        CHECK_NEAR(summarize(view(logits)).log_rest, logits[1], 2e-7);
+        REQUIRE_EQ(summarize(view(logits)).log_rest, about(logits[1], 2e-7));
     }
 }
 
-TEST(distribution_log_rest_has_a_floor) {
+TEST_CASE("distribution: log rest has a floor") {
     for (const float other : {-kInf, -3e38f, -1000.0f, -50.0f}) {
         const Distribution d = summarize(view(std::vector<float>{other, 50.0f}));
-        CHECK_NEAR(d.log_rest, 50.0 - 87.0, 1e-5);
-        CHECK_NEAR(d.entropy, 0.0, 1e-30);
-        CHECK_EQ(d.log_normalizer, 50.0);
+        REQUIRE_EQ(d.log_rest, about(50.0 - 87.0, 1e-5));
+        REQUIRE_EQ(d.entropy, about(0.0, 1e-30));
+        REQUIRE_EQ(d.log_normalizer, 50.0);
     }
 }
 
-TEST(distribution_extremes_of_float) {
+TEST_CASE("distribution: extremes of float") {
     const Distribution d = summarize(view(std::vector<float>{-3e38f, 3e38f, 0.0f}));
-    CHECK_EQ(d.top, 1);
-    CHECK_NEAR(d.top_logprob(), 0.0, 1e-30);
-    CHECK_NEAR(d.entropy, 0.0, 1e-30);
+    REQUIRE_EQ(d.top, 1);
+    REQUIRE_EQ(d.top_logprob(), about(0.0, 1e-30));
+    REQUIRE_EQ(d.entropy, about(0.0, 1e-30));
 }
 
-TEST(distribution_throws_without_a_possible_token) {
+TEST_CASE("distribution: throws without a possible token") {
     for (const std::size_t n : {1, 8, 1025}) {
         const std::vector<float> logits(n, -kInf);
-        CHECK_THROWS(GenerationError, summarize(view(logits)), "no token can follow");
+        REQUIRE_THROWS_WITH_AS(summarize(view(logits)), doctest::Contains("no token can follow"),
+                               GenerationError);
     }
-    CHECK_THROWS(GenerationError, summarize({}), "no token can follow");
+    REQUIRE_THROWS_WITH_AS(summarize({}), doctest::Contains("no token can follow"), GenerationError);
 }
 
-TEST(distribution_throws_for_infinity) {
+TEST_CASE("distribution: throws for infinity") {
     for (const std::size_t n : kSizes) {
         for (const std::size_t at : {std::size_t{0}, n / 2, n - 1}) {
             std::vector<float> logits(n, 1.0f);
             logits[at] = kInf;
-            CHECK_THROWS(GenerationError, summarize(view(logits), 2), "damaged");
+            REQUIRE_THROWS_WITH_AS(summarize(view(logits), 2), doctest::Contains("damaged"), GenerationError);
             logits[n - 1 - at] = kInf;
-            CHECK_THROWS(GenerationError, summarize(view(logits), 2), "damaged");
+            REQUIRE_THROWS_WITH_AS(summarize(view(logits), 2), doctest::Contains("damaged"), GenerationError);
         }
     }
 }
 
-TEST(distribution_throws_for_nan) {
+TEST_CASE("distribution: throws for nan") {
     for (const std::size_t n : kSizes) {
         for (const std::size_t at : {std::size_t{0}, std::size_t{1}, n / 2, n - 2, n - 1}) {
             Random random(5);
             std::vector<float> logits = random.values(n, -3.0, 3.0);
             logits[at] = kNan;
-            CHECK_THROWS(GenerationError, summarize(view(logits), 2), "nan");
+            REQUIRE_THROWS_WITH_AS(summarize(view(logits), 2), doctest::Contains("nan"), GenerationError);
             logits[at] = -kNan;
-            CHECK_THROWS(GenerationError, summarize(view(logits), 2), "nan");
+            REQUIRE_THROWS_WITH_AS(summarize(view(logits), 2), doctest::Contains("nan"), GenerationError);
         }
     }
-    CHECK_THROWS(GenerationError, summarize(view(std::vector<float>{kNan})), "");
+    REQUIRE_THROWS_AS(summarize(view(std::vector<float>{kNan})), GenerationError);
 }
 
-TEST(distribution_throws_for_nan_before_any_possible_token) {
+TEST_CASE("distribution: throws for nan before any possible token") {
     std::vector<float> logits(3000, -kInf);
     logits[10] = kNan;
     logits[2500] = 1.0f;
-    CHECK_THROWS(GenerationError, summarize(view(logits), 2), "nan");
+    REQUIRE_THROWS_WITH_AS(summarize(view(logits), 2), doctest::Contains("nan"), GenerationError);
 }
 
-TEST(top_logprobs_are_the_largest_in_order) {
+TEST_CASE("top_logprobs: are the largest in order") {
     Random random(6);
     for (const std::size_t n : {std::size_t{3}, std::size_t{50}, std::size_t{2000}}) {
         std::vector<float> logits = random.values(n, -10.0, 10.0);
@@ -227,26 +228,26 @@ TEST(top_logprobs_are_the_largest_in_order) {
         std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return logits[a] > logits[b]; });
         for (const std::size_t count : {std::size_t{0}, std::size_t{1}, std::size_t{2}, std::size_t{20}, n}) {
             const auto best = colm::top_logprobs(view(logits), d, count);
-            CHECK_EQ(best.size(), std::min(count, n - 1));  // not the impossible one
+            REQUIRE_EQ(best.size(), std::min(count, n - 1));  // not the impossible one
             for (std::size_t i = 0; i < best.size(); ++i) {
-                CHECK_EQ(best[i].token, order[i]);
-                CHECK_NEAR(best[i].logprob, logits[order[i]] - reference::log_sum(logits), 2e-6);
+                REQUIRE_EQ(best[i].token, order[i]);
+                REQUIRE_EQ(best[i].logprob, about(logits[order[i]] - reference::log_sum(logits), 2e-6));
             }
         }
     }
 }
 
-TEST(top_logprobs_of_equals_are_the_first) {
+TEST_CASE("top_logprobs: of equals are the first") {
     const std::vector<float> logits = {1.0f, 5.0f, 1.0f, 5.0f, 1.0f};
     const auto best = colm::top_logprobs(view(logits), summarize(view(logits)), 4);
-    CHECK_EQ(best.size(), 4);
-    CHECK_EQ(best[0].token, 1);
-    CHECK_EQ(best[1].token, 3);
-    CHECK_EQ(best[2].token, 0);
-    CHECK_EQ(best[3].token, 2);
+    REQUIRE_EQ(best.size(), 4);
+    REQUIRE_EQ(best[0].token, 1);
+    REQUIRE_EQ(best[1].token, 3);
+    REQUIRE_EQ(best[2].token, 0);
+    REQUIRE_EQ(best[3].token, 2);
 }
 
-TEST(distribution_finds_the_largest) {
+TEST_CASE("distribution: finds the largest") {
     Random random(7);
     for (const std::size_t size : kSizes)
         for (const std::size_t n :
@@ -262,10 +263,10 @@ TEST(distribution_finds_the_largest) {
                              [&](std::size_t a, std::size_t b) { return logits[a] > logits[b]; });
             order.resize(std::min(order.size(), n));
             const std::vector<colm::Candidate> found = colm::largest(view(logits), n);
-            CHECK_EQ(found.size(), order.size());
+            REQUIRE_EQ(found.size(), order.size());
             for (std::size_t i = 0; i < found.size(); ++i) {
-                CHECK_EQ(found[i].token, static_cast<colm::Token>(order[i]));
-                CHECK_EQ(found[i].logit, logits[order[i]]);
+                REQUIRE_EQ(found[i].token, static_cast<colm::Token>(order[i]));
+                REQUIRE_EQ(found[i].logit, logits[order[i]]);
             }
         }
 }

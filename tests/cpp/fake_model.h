@@ -54,23 +54,23 @@ class FakeModel final : public colm::LanguageModel {
         batches.emplace_back(tokens.begin(), tokens.end());
         log.push_back(shown(batches.back(), hidden));
         sizes.push_back(tokens.size);
-        CHECK(tokens.size >= 1);
-        CHECK(tokens.size <= options_.n_batch);
+        REQUIRE(tokens.size >= 1);
+        REQUIRE(tokens.size <= options_.n_batch);
         outputs_.clear();
         std::vector<Text> texts = texts_;
         std::size_t n_outputs = 0;
         for (const colm::BatchToken& token : batches.back()) {
-            CHECK(token.sequence < options_.n_sequences);
-            CHECK(!unknown_[token.sequence]);
-            CHECK_EQ(token.position, texts[token.sequence].size());
+            REQUIRE(token.sequence < options_.n_sequences);
+            REQUIRE(!unknown_[token.sequence]);
+            REQUIRE_EQ(token.position, texts[token.sequence].size());
             texts[token.sequence].push_back(token.token);
-            CHECK(token.output || !hidden);
+            REQUIRE((token.output || !hidden));
             n_outputs += token.output ? 1 : 0;
         }
-        CHECK(n_outputs <= options_.n_outputs);
+        REQUIRE(n_outputs <= options_.n_outputs);
         std::size_t n_held = 0;
         for (const Text& text : texts) n_held += text.size();
-        CHECK(n_held <= options_.n_ctx);
+        REQUIRE(n_held <= options_.n_ctx);
         if (on_eval) {
             try {
                 on_eval(index, interrupt);
@@ -89,8 +89,8 @@ class FakeModel final : public colm::LanguageModel {
             Text& text = texts_[token.sequence];
             text.push_back(token.token);
             Kept kept{token.output, logits_(text), hidden ? hidden_(text) : std::vector<float>()};
-            CHECK_EQ(kept.logits.size(), options_.n_vocab);
-            CHECK(!hidden || kept.hidden.size() == options_.n_embd);
+            REQUIRE_EQ(kept.logits.size(), options_.n_vocab);
+            REQUIRE((!hidden || kept.hidden.size() == options_.n_embd));
             for (float& logit : kept.logits) {
                 damaged = damaged || std::isnan(logit);
                 if (poisoned_) logit = reference::kNan;
@@ -101,8 +101,8 @@ class FakeModel final : public colm::LanguageModel {
     }
 
     colm::Output output(std::size_t i) override {
-        CHECK(i < outputs_.size());
-        CHECK(outputs_[i].wanted);
+        REQUIRE(i < outputs_.size());
+        REQUIRE(outputs_[i].wanted);
         colm::Output output;
         output.logits = {outputs_[i].logits.data(), outputs_[i].logits.size()};
         if (!outputs_[i].hidden.empty()) output.hidden = outputs_[i].hidden.data();
@@ -110,9 +110,9 @@ class FakeModel final : public colm::LanguageModel {
     }
 
     std::size_t rewind(std::size_t sequence, std::size_t n_tokens) override {
-        CHECK(sequence < options_.n_sequences);
+        REQUIRE(sequence < options_.n_sequences);
         Text& text = texts_[sequence];
-        CHECK(n_tokens <= text.size());
+        REQUIRE(n_tokens <= text.size());
         const bool back = n_tokens < text.size() || unknown_[sequence];
         text.resize(back && !options_.can_rewind ? 0 : n_tokens);
         unknown_[sequence] = false;
@@ -122,7 +122,7 @@ class FakeModel final : public colm::LanguageModel {
     }
 
     std::vector<std::uint8_t> save(std::size_t sequence) override {
-        CHECK(!unknown_[sequence]);
+        REQUIRE(!unknown_[sequence]);
         const Text& text = texts_[sequence];
         log.push_back("save " + std::to_string(sequence));
         std::vector<std::uint8_t> bytes(text.size() * sizeof(colm::Token));
@@ -132,7 +132,7 @@ class FakeModel final : public colm::LanguageModel {
 
     bool restore(std::size_t sequence, const std::vector<std::uint8_t>& bytes) override {
         log.push_back("restore " + std::to_string(sequence));
-        CHECK(texts_[sequence].empty());
+        REQUIRE(texts_[sequence].empty());
         if (!can_restore) return false;
         texts_[sequence].resize(bytes.size() / sizeof(colm::Token));
         std::memcpy(texts_[sequence].data(), bytes.data(), bytes.size());
@@ -142,9 +142,13 @@ class FakeModel final : public colm::LanguageModel {
     std::size_t copy(std::size_t from, std::size_t to, std::size_t n_tokens) override {
         log.push_back("copy " + std::to_string(n_tokens) + " from " + std::to_string(from) + " to " +
                       std::to_string(to));
-        CHECK(from < options_.n_sequences && to < options_.n_sequences && from != to);
-        CHECK(!unknown_[from] && texts_[to].empty());
-        CHECK(n_tokens >= 1 && n_tokens <= texts_[from].size());
+        REQUIRE(from < options_.n_sequences);
+        REQUIRE(to < options_.n_sequences);
+        REQUIRE(from != to);
+        REQUIRE(!unknown_[from]);
+        REQUIRE(texts_[to].empty());
+        REQUIRE(n_tokens >= 1);
+        REQUIRE(n_tokens <= texts_[from].size());
         if (!options_.can_rewind) return 0;
         const auto begin = texts_[from].begin();
         texts_[to].assign(begin, begin + static_cast<std::ptrdiff_t>(n_tokens));
@@ -152,7 +156,7 @@ class FakeModel final : public colm::LanguageModel {
     }
 
     void forget(std::size_t sequence) override {
-        CHECK(sequence < options_.n_sequences);
+        REQUIRE(sequence < options_.n_sequences);
         log.push_back("forget " + std::to_string(sequence));
         texts_[sequence].clear();
         unknown_[sequence] = false;

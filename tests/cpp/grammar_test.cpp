@@ -30,7 +30,7 @@ bool begins(GrammarMatcher& matcher, std::string_view text) {
     for (std::size_t i = 0; i < text.size(); ++i) {
         matcher.begin_step();
         const bool allowed = matcher.allows(colm::kNoToken, text.substr(i, 1));
-        CHECK_EQ(matcher.accept(colm::kNoToken, text.substr(i, 1)), allowed);
+        REQUIRE_EQ(matcher.accept(colm::kNoToken, text.substr(i, 1)), allowed);
         if (!allowed) return false;
     }
     return true;
@@ -58,27 +58,27 @@ std::string repeated(const std::string& text, std::size_t n) {
 
 }  // namespace
 
-TEST(grammar_reads_every_construct) {
+TEST_CASE("grammar: reads every construct") {
     const std::string gbnf =
         "# a comment\nroot ::= item (\", \" item){0,2} # another\n"
         "item ::= [a-c]+ | \"\\x41\\u00e9\\\"\" | [^\\]a-z-]? |\n  . \"!\"";
     for (const char* text : {"abc", "A\xC3\xA9\"", "a, b, c", "Q", "", "z!", "\xF0\x9F\x98\x80!, -!"})
-        CHECK(accepts(gbnf, text));
-    for (const char* text : {"a, b, c, a", "d", "-", "AA", "z", "]", "a,b"}) CHECK(!accepts(gbnf, text));
+        REQUIRE(accepts(gbnf, text));
+    for (const char* text : {"a, b, c, a", "d", "-", "AA", "z", "]", "a,b"}) REQUIRE(!accepts(gbnf, text));
 }
 
-TEST(grammar_counts_repetitions) {
+TEST_CASE("grammar: counts repetitions") {
     for (std::size_t n = 0; n < 8; ++n) {
         const std::string text = repeated("ab", n);
-        CHECK_EQ(accepts("root ::= \"ab\"{2,5}", text), n >= 2 && n <= 5);
-        CHECK_EQ(accepts("root ::= \"ab\"{3}", text), n == 3);
-        CHECK_EQ(accepts("root ::= (\"a\" \"b\"){4,}", text), n >= 4);
-        CHECK_EQ(accepts("root ::= \"ab\"{0,0}", text), n == 0);
-        CHECK(accepts("root ::= ((\"ab\"?)*)*", text));
+        REQUIRE_EQ(accepts("root ::= \"ab\"{2,5}", text), n >= 2 && n <= 5);
+        REQUIRE_EQ(accepts("root ::= \"ab\"{3}", text), n == 3);
+        REQUIRE_EQ(accepts("root ::= (\"a\" \"b\"){4,}", text), n >= 4);
+        REQUIRE_EQ(accepts("root ::= \"ab\"{0,0}", text), n == 0);
+        REQUIRE(accepts("root ::= ((\"ab\"?)*)*", text));
     }
 }
 
-TEST(grammar_follows_all_ways_at_once) {
+TEST_CASE("grammar: follows all ways at once") {
     // 2^30 ways to begin, and 2^300.
     std::string chain = "root ::= r0\n";
     for (int i = 0; i < 30; ++i) {
@@ -86,29 +86,29 @@ TEST(grammar_follows_all_ways_at_once) {
         chain += "r" + std::to_string(i) + " ::= " + next + " \"a\" | " + next + " \"b\"\n";
     }
     chain += "r30 ::= \"a\"";
-    CHECK(accepts(chain, "a" + repeated("ab", 15)));
-    CHECK(!accepts(chain, "a" + repeated("ab", 16)));
+    REQUIRE(accepts(chain, "a" + repeated("ab", 15)));
+    REQUIRE(!accepts(chain, "a" + repeated("ab", 16)));
     std::string optional = "root ::=";
     for (int i = 0; i < 300; ++i) optional += " \"a\"?";
-    CHECK(accepts(optional, repeated("a", 300)));
-    CHECK(!accepts(optional, repeated("a", 301)));
-    CHECK(accepts("root ::= (\"a\"? ){0,50}", ""));
-    CHECK(accepts("root ::= ((\"a\"?){0,50}){0,50}", repeated("a", 2500)));
-    CHECK(!accepts("root ::= ((\"a\"?){0,50}){0,50}", repeated("a", 2501)));
+    REQUIRE(accepts(optional, repeated("a", 300)));
+    REQUIRE(!accepts(optional, repeated("a", 301)));
+    REQUIRE(accepts("root ::= (\"a\"? ){0,50}", ""));
+    REQUIRE(accepts("root ::= ((\"a\"?){0,50}){0,50}", repeated("a", 2500)));
+    REQUIRE(!accepts("root ::= ((\"a\"?){0,50}){0,50}", repeated("a", 2501)));
     for (std::size_t n = 1; n < 40; ++n)
-        CHECK_EQ(accepts("root ::= \"a\" root root | \"a\"", repeated("a", n)), n % 2 == 1);
+        REQUIRE_EQ(accepts("root ::= \"a\" root root | \"a\"", repeated("a", n)), n % 2 == 1);
 }
 
-TEST(grammar_finds_the_few_that_fit_among_many) {
+TEST_CASE("grammar: finds the few that fit among many") {
     std::string gbnf = "root ::= [^q-z] \"!\" | [\\u3040-\\u309F]";
     for (int i = 0; i < 2000; ++i) gbnf += " | \"value " + std::to_string(i) + ".\"";
     for (const char* text : {"value 0.", "value 1999.", "v!", "p!", "\xE3\x81\x82"})
-        CHECK_EQ(accepts(gbnf, text), std::string(text) != "v!");
+        REQUIRE_EQ(accepts(gbnf, text), std::string(text) != "v!");
     for (const char* text : {"value 2000.", "value 1.5", "value ", "q!", "\xE3\x82\xA2"})
-        CHECK(!accepts(gbnf, text));
+        REQUIRE(!accepts(gbnf, text));
 }
 
-TEST(grammar_that_is_too_ambiguous_is_refused) {
+TEST_CASE("grammar: that is too ambiguous is refused") {
     // At the beginning each of many rules may be one of many alternatives.
     std::string gbnf = "root ::=";
     for (int i = 0; i < 2500; ++i) gbnf += " any?";
@@ -116,85 +116,85 @@ TEST(grammar_that_is_too_ambiguous_is_refused) {
     for (int i = 0; i < 2500; ++i) gbnf += " | \"a\" \"b\"";
     try {
         matcher(gbnf);
-        check::fail(__FILE__, __LINE__, "not refused");
+        FAIL("not refused");
     } catch (const GrammarError& error) {
-        CHECK_EQ(std::string(error.kind()), "GrammarError");
-        CHECK_EQ(error.fields().at(1).first, "limit");
-        CHECK_EQ(std::get<std::int64_t>(error.fields().at(1).second), GrammarMatcher::kMostWork);
+        REQUIRE_EQ(std::string(error.kind()), "GrammarError");
+        REQUIRE_EQ(error.fields().at(1).first, "limit");
+        REQUIRE_EQ(std::get<std::int64_t>(error.fields().at(1).second), GrammarMatcher::kMostWork);
     }
     // Places to remember may also become too many while a text grows; the bound is between tokens then.
     GrammarMatcher m = matcher("root ::= \"a\" | \"a\" root | \"a\" root root | \"a\" root root root");
-    CHECK(begins(m, repeated("a", 100)));
-    CHECK(m.may_end());
+    REQUIRE(begins(m, repeated("a", 100)));
+    REQUIRE(m.may_end());
 }
 
-TEST(grammar_forgets_what_it_needs_no_more) {
+TEST_CASE("grammar: forgets what it needs no more") {
     // Each depth is remembered while it is new; what is beyond the limit is let go, and the text goes on.
     GrammarMatcher m = matcher("root ::= \"(\" root \")\" | [a-z]{0,100000}");
-    CHECK(begins(m, repeated("(", 20) + repeated("abcdefghij", 4000)));
+    REQUIRE(begins(m, repeated("(", 20) + repeated("abcdefghij", 4000)));
     GrammarMatcher copy = m;
-    CHECK(begins(m, repeated(")", 20)));
-    CHECK(m.may_end());
-    CHECK(!copy.may_end());
-    CHECK(begins(copy, "a)"));
+    REQUIRE(begins(m, repeated(")", 20)));
+    REQUIRE(m.may_end());
+    REQUIRE(!copy.may_end());
+    REQUIRE(begins(copy, "a)"));
 }
 
-TEST(grammar_reads_tokens_by_id) {
+TEST_CASE("grammar: reads tokens by id") {
     const std::string gbnf = "root ::= <think> !<[5]> <[7]>? \"x\"";
     GrammarMatcher m = matcher(gbnf);
-    CHECK(!m.allows(4, ""));
-    CHECK(!m.allows(4, "<think>"));  // the token, not its text
-    CHECK(m.accept(kThink, ""));
-    CHECK(!m.allows(5, "a"));
-    CHECK(!m.accept(5, "a"));
-    CHECK(m.accept(6, "anything"));
+    REQUIRE(!m.allows(4, ""));
+    REQUIRE(!m.allows(4, "<think>"));  // the token, not its text
+    REQUIRE(m.accept(kThink, ""));
+    REQUIRE(!m.allows(5, "a"));
+    REQUIRE(!m.accept(5, "a"));
+    REQUIRE(m.accept(6, "anything"));
     GrammarMatcher copy = m;
-    CHECK(m.accept(7, ""));
-    CHECK(m.accept(1, "x"));
-    CHECK(m.may_end());
-    CHECK(copy.accept(1, "x"));
-    CHECK(copy.may_end());
-    CHECK(refusal("root ::= <[10]>").find("9") != std::string::npos);
-    CHECK(refusal("root ::= <unknown>").find("<unknown>") != std::string::npos);
+    REQUIRE(m.accept(7, ""));
+    REQUIRE(m.accept(1, "x"));
+    REQUIRE(m.may_end());
+    REQUIRE(copy.accept(1, "x"));
+    REQUIRE(copy.may_end());
+    REQUIRE(refusal("root ::= <[10]>").find("9") != std::string::npos);
+    REQUIRE(refusal("root ::= <unknown>").find("<unknown>") != std::string::npos);
 }
 
-TEST(grammar_token_may_be_meant_by_id_and_by_text) {
+TEST_CASE("grammar: token may be meant by id and by text") {
     const std::string gbnf = "root ::= \"x\" \"1\" | <[2]> \"2\"";
     for (const char* end : {"1", "2"}) {
         GrammarMatcher m = matcher(gbnf);
-        CHECK(m.accept(2, "x"));
-        CHECK(m.accept(colm::kNoToken, end));
-        CHECK(m.may_end());
+        REQUIRE(m.accept(2, "x"));
+        REQUIRE(m.accept(colm::kNoToken, end));
+        REQUIRE(m.may_end());
     }
     GrammarMatcher m = matcher(gbnf);
-    CHECK(m.accept(4, "x"));
-    CHECK(!m.allows(colm::kNoToken, "2"));
+    REQUIRE(m.accept(4, "x"));
+    REQUIRE(!m.allows(colm::kNoToken, "2"));
 }
 
-TEST(grammar_holds_texts_to_utf8) {
+TEST_CASE("grammar: holds texts to utf8") {
     const std::string any = "root ::= .*";
     for (const char* text : {"\x80", "\xC0\x80", "\xC1\xBF", "\xE0\x80\x80", "\xED\xA0\x80",
                              "\xF4\x90\x80\x80", "\xF5", "a\xC3("})
-        CHECK(!accepts(any, text));
+        REQUIRE(!accepts(any, text));
     for (const char* text :
          {"\x7F", "\xC2\x80", "\xE0\xA0\x80", "\xED\x9F\xBF", "\xEE\x80\x80", "\xF4\x8F\xBF\xBF"})
-        CHECK(accepts(any, text));
-    CHECK(!accepts(any, std::string_view("\0", 1)));
+        REQUIRE(accepts(any, text));
+    REQUIRE(!accepts(any, std::string_view("\0", 1)));
     // Only the beginnings of characters that fit may be written.
     GrammarMatcher m = matcher("root ::= [\\u3040-\\u309F]");
-    CHECK(!m.allows(colm::kNoToken, "\xE4"));
-    CHECK(!m.allows(colm::kNoToken, "\xE3\x83"));
-    CHECK(m.accept(colm::kNoToken, "\xE3"));
-    CHECK(!m.may_end());
-    CHECK(!m.allows(colm::kNoToken, "\x83"));
-    CHECK(m.accept(colm::kNoToken, "\x81"));
-    CHECK(m.accept(colm::kNoToken, "\x82"));
-    CHECK(m.may_end());
+    REQUIRE(!m.allows(colm::kNoToken, "\xE4"));
+    REQUIRE(!m.allows(colm::kNoToken, "\xE3\x83"));
+    REQUIRE(m.accept(colm::kNoToken, "\xE3"));
+    REQUIRE(!m.may_end());
+    REQUIRE(!m.allows(colm::kNoToken, "\x83"));
+    REQUIRE(m.accept(colm::kNoToken, "\x81"));
+    REQUIRE(m.accept(colm::kNoToken, "\x82"));
+    REQUIRE(m.may_end());
     // `[^a]` may be any character of two bytes.
-    CHECK(matcher("root ::= [^a]").allows(colm::kNoToken, "\xC3"));
+    REQUIRE(matcher("root ::= [^a]").allows(colm::kNoToken, "\xC3"));
 }
 
-TEST(grammar_says_where_it_is_wrong) {
+TEST_CASE("grammar: says where it is wrong") {
     const std::vector<std::pair<const char*, const char*>> cases = {
         {"root ::= \"a", "closing \""},
         {"root ::= (\"a\"", "closing )"},
@@ -214,24 +214,24 @@ TEST(grammar_says_where_it_is_wrong) {
         {"a ::= \"x\"\nroot ::= a )", "line 2, column 12"}};
     for (const auto& [gbnf, part] : cases) {
         const std::string message = refusal(gbnf);
-        if (message.find(part) == std::string::npos) CHECK_EQ(message, part);
+        if (message.find(part) == std::string::npos) REQUIRE_EQ(message, part);
     }
     for (const char* gbnf : {"root ::= root \"a\" | \"b\"", "root ::= a\na ::= b\nb ::= a \"x\"",
                              "root ::= empty root \"x\" | \"b\"\nempty ::= nothing\nnothing ::= \"\"",
                              "root ::= (\"a\"? root) \"b\""})
-        CHECK(refusal(gbnf).find("left recursion") != std::string::npos);
+        REQUIRE(refusal(gbnf).find("left recursion") != std::string::npos);
     // A rule that ends by calling itself is none.
-    CHECK_EQ(refusal("root ::= root | \"a\""), "");
-    CHECK_EQ(refusal("root ::= \"\"*"), "");
+    REQUIRE_EQ(refusal("root ::= root | \"a\""), "");
+    REQUIRE_EQ(refusal("root ::= \"\"*"), "");
 }
 
-TEST(grammar_is_bounded_before_it_is_built) {
-    CHECK(refusal("root ::= " + std::string(1000, '(') + "\"a\"" + std::string(1000, ')')).find("500") !=
-          std::string::npos);
+TEST_CASE("grammar: is bounded before it is built") {
+    REQUIRE(refusal("root ::= " + std::string(1000, '(') + "\"a\"" + std::string(1000, ')')).find("500") !=
+            std::string::npos);
     std::string many = "root ::= \"a\"\n";
     for (int i = 0; i < 60'000; ++i) many += "r" + std::to_string(i) + " ::= \"a\"\n";
-    CHECK(refusal(many).find("50000") != std::string::npos);
-    CHECK(refusal("root ::= " + repeated("\"a\"{0,100000} ", 5)).find("1000000") != std::string::npos);
-    CHECK(refusal(std::string(std::size_t{1} << 23, ' ')).find("4194304") != std::string::npos);
-    CHECK(accepts("root ::= [a-z]{0,100000}", "abc"));
+    REQUIRE(refusal(many).find("50000") != std::string::npos);
+    REQUIRE(refusal("root ::= " + repeated("\"a\"{0,100000} ", 5)).find("1000000") != std::string::npos);
+    REQUIRE(refusal(std::string(std::size_t{1} << 23, ' ')).find("4194304") != std::string::npos);
+    REQUIRE(accepts("root ::= [a-z]{0,100000}", "abc"));
 }

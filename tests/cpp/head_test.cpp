@@ -70,14 +70,14 @@ std::vector<float> features_of(const std::vector<float>& logits, const std::vect
     for (const Feature feature : features) n += feature == Feature::top_k_logprobs ? top_k : 1;
     std::vector<float> out(n + 1, 1234.0f);
     compute_features(summarize(view(logits), std::max<std::size_t>(top_k, 2)), features, top_k, out.data());
-    CHECK_EQ(out.back(), 1234.0f);  // not one too many
+    REQUIRE_EQ(out.back(), 1234.0f);  // not one too many
     out.pop_back();
     return out;
 }
 
 }  // namespace
 
-TEST(head_learned_agrees_with_naive_layers) {
+TEST_CASE("head: learned agrees with naive layers") {
     Random random(1);
     const std::vector<std::vector<Feature>> sets = {
         {},
@@ -106,14 +106,14 @@ TEST(head_learned_agrees_with_naive_layers) {
                     HeadInput input;
                     input.hidden = hidden.data();
                     input.distribution = &distribution;
-                    CHECK_NEAR(head.defer_logit(input), run_naively(activation, layers, inputs), 2e-5);
+                    REQUIRE_EQ(head.defer_logit(input), about(run_naively(activation, layers, inputs), 2e-5));
                 }
             }
         }
     }
 }
 
-TEST(head_linear_by_hand) {
+TEST_CASE("head: linear by hand") {
     // z = 2 h0 - h1 + 0.5 entropy + 3
     const LearnedHead head(make_info(2, {Feature::entropy}), {HeadLayer{3, 1, {2.0f, -1.0f, 0.5f}, {3.0f}}});
     const std::vector<float> hidden = {0.25f, 4.0f};
@@ -121,13 +121,13 @@ TEST(head_linear_by_hand) {
     HeadInput input;
     input.hidden = hidden.data();
     input.distribution = &distribution;
-    CHECK_NEAR(head.defer_logit(input), 0.5 - 4.0 + 0.5 * std::log(8.0) + 3.0, 1e-6);
-    CHECK(head.needs_hidden());
-    CHECK_EQ(head.defer_token(), colm::kNoToken);
-    CHECK_EQ(head.n_features(), 1);
+    REQUIRE_EQ(head.defer_logit(input), about(0.5 - 4.0 + 0.5 * std::log(8.0) + 3.0, 1e-6));
+    REQUIRE(head.needs_hidden());
+    REQUIRE_EQ(head.defer_token(), colm::kNoToken);
+    REQUIRE_EQ(head.n_features(), 1);
 }
 
-TEST(head_activations_are_between_the_layers_only) {
+TEST_CASE("head: activations are between the layers only") {
     // A negative result passes the last layer; a negative hidden value does not pass relu.
     const LearnedHead head(make_info(1), {HeadLayer{1, 2, {1.0f, -1.0f}, {0.0f, 0.0f}},
                                           HeadLayer{2, 1, {-5.0f, 7.0f}, {-1.0f}}});
@@ -136,43 +136,43 @@ TEST(head_activations_are_between_the_layers_only) {
     HeadInput input;
     input.hidden = &hidden;
     input.distribution = &distribution;
-    CHECK_EQ(head.defer_logit(input), -11.0);
+    REQUIRE_EQ(head.defer_logit(input), -11.0);
 }
 
-TEST(head_features_in_the_order_asked_for) {
+TEST_CASE("head: features in the order asked for") {
     const std::vector<float> logits = {0.5f, 2.0f, -1.0f, 1.5f, 0.0f};
     const double norm = reference::log_sum(logits);
     const std::vector<float> out = features_of(
         logits, {Feature::margin, Feature::top_k_logprobs, Feature::entropy, Feature::log_odds}, 3);
-    CHECK_EQ(out.size(), 6);
-    CHECK_NEAR(out[0], 0.5, 1e-6);
-    CHECK_NEAR(out[1], 2.0 - norm, 1e-6);
-    CHECK_NEAR(out[2], 1.5 - norm, 1e-6);
-    CHECK_NEAR(out[3], 0.5 - norm, 1e-6);
-    CHECK_NEAR(out[4], reference::entropy(logits), 1e-6);
+    REQUIRE_EQ(out.size(), 6);
+    REQUIRE_EQ(out[0], about(0.5, 1e-6));
+    REQUIRE_EQ(out[1], about(2.0 - norm, 1e-6));
+    REQUIRE_EQ(out[2], about(1.5 - norm, 1e-6));
+    REQUIRE_EQ(out[3], about(0.5 - norm, 1e-6));
+    REQUIRE_EQ(out[4], about(reference::entropy(logits), 1e-6));
     const double p = reference::softmax(logits)[1];
-    CHECK_NEAR(out[5], reference::logit(p), 1e-6);
+    REQUIRE_EQ(out[5], about(reference::logit(p), 1e-6));
 }
 
-TEST(head_log_odds_feature_is_clipped) {
-    CHECK_EQ(features_of({0.0f, 80.0f}, {Feature::log_odds}, 0), std::vector<float>{50.0f});
-    CHECK_EQ(features_of({1.0f}, {Feature::log_odds}, 0), std::vector<float>{50.0f});
-    CHECK_NEAR(features_of({0.0f, 49.0f}, {Feature::log_odds}, 0)[0], 49.0, 1e-5);
-    CHECK_NEAR(features_of(std::vector<float>(3000, 1.0f), {Feature::log_odds}, 0)[0], -std::log(2999.0),
-               1e-5);
+TEST_CASE("head: log odds feature is clipped") {
+    REQUIRE_EQ(features_of({0.0f, 80.0f}, {Feature::log_odds}, 0), std::vector<float>{50.0f});
+    REQUIRE_EQ(features_of({1.0f}, {Feature::log_odds}, 0), std::vector<float>{50.0f});
+    REQUIRE_EQ(features_of({0.0f, 49.0f}, {Feature::log_odds}, 0)[0], about(49.0, 1e-5));
+    REQUIRE_EQ(features_of(std::vector<float>(3000, 1.0f), {Feature::log_odds}, 0)[0],
+               about(-std::log(2999.0), 1e-5));
 }
 
-TEST(head_top_k_feature_repeats_the_last_possible) {
+TEST_CASE("head: top k feature repeats the last possible") {
     const float minus = -reference::kInf;
     const std::vector<float> out = features_of({minus, 1.0f, minus, 0.0f}, {Feature::top_k_logprobs}, 4);
-    CHECK_EQ(out.size(), 4);
-    CHECK_NEAR(out[0], -std::log1p(std::exp(-1.0)), 1e-6);
-    CHECK_NEAR(out[1], -1.0 - std::log1p(std::exp(-1.0)), 1e-6);
-    CHECK_EQ(out[2], out[1]);
-    CHECK_EQ(out[3], out[1]);
+    REQUIRE_EQ(out.size(), 4);
+    REQUIRE_EQ(out[0], about(-std::log1p(std::exp(-1.0)), 1e-6));
+    REQUIRE_EQ(out[1], about(-1.0 - std::log1p(std::exp(-1.0)), 1e-6));
+    REQUIRE_EQ(out[2], out[1]);
+    REQUIRE_EQ(out[3], out[1]);
 }
 
-TEST(head_asks_for_the_top_logits_its_features_need) {
+TEST_CASE("head: asks for the top logits its features need") {
     Random random(2);
     const auto n_top = [&](std::vector<Feature> features, std::size_t top_k) {
         std::size_t n = 3;
@@ -180,16 +180,16 @@ TEST(head_asks_for_the_top_logits_its_features_need) {
         const LearnedHead head(make_info(3, std::move(features), top_k), {random_layer(random, n, 1)});
         return head.n_top_logits();
     };
-    CHECK_EQ(n_top({}, 9), 0);
-    CHECK_EQ(n_top({Feature::log_odds, Feature::entropy}, 9), 0);
-    CHECK_EQ(n_top({Feature::margin}, 9), 2);
-    CHECK_EQ(n_top({Feature::top_k_logprobs}, 9), 9);
-    CHECK_EQ(n_top({Feature::margin, Feature::top_k_logprobs}, 9), 9);
-    CHECK_EQ(n_top({Feature::top_k_logprobs, Feature::margin}, 1), 2);
-    CHECK_EQ(n_top({Feature::margin, Feature::top_k_logprobs}, 1), 2);
+    REQUIRE_EQ(n_top({}, 9), 0);
+    REQUIRE_EQ(n_top({Feature::log_odds, Feature::entropy}, 9), 0);
+    REQUIRE_EQ(n_top({Feature::margin}, 9), 2);
+    REQUIRE_EQ(n_top({Feature::top_k_logprobs}, 9), 9);
+    REQUIRE_EQ(n_top({Feature::margin, Feature::top_k_logprobs}, 9), 9);
+    REQUIRE_EQ(n_top({Feature::top_k_logprobs, Feature::margin}, 1), 2);
+    REQUIRE_EQ(n_top({Feature::margin, Feature::top_k_logprobs}, 1), 2);
 }
 
-TEST(head_checks_its_shapes) {
+TEST_CASE("head: checks its shapes") {
     const auto make = [](std::vector<HeadLayer> layers) {
         return LearnedHead(make_info(2), std::move(layers));
     };
@@ -197,53 +197,58 @@ TEST(head_checks_its_shapes) {
     const HeadLayer wide{2, 3, std::vector<float>(6), std::vector<float>(3)};
     make({good});
     make({wide, HeadLayer{3, 1, std::vector<float>(3), {0.0f}}});
-    CHECK_THROWS(HeadError, make({}), "no layers");
-    CHECK_THROWS(HeadError, make({HeadLayer{3, 1, std::vector<float>(3), {0.0f}}}),
-                 "layer 0 of the head takes 3 inputs; it is given 2");
-    CHECK_THROWS(HeadError, make({wide, good}), "layer 1 of the head takes 2 inputs; it is given 3");
-    CHECK_THROWS(HeadError, make({wide}), "gives 3 outputs, not 1");
-    CHECK_THROWS(HeadError, make({HeadLayer{2, 1, {1.0f}, {0.0f}}}), "wrong size");
-    CHECK_THROWS(HeadError, make({HeadLayer{2, 1, {1.0f, 1.0f}, {}}}), "wrong size");
-    CHECK_THROWS(HeadError, make({HeadLayer{2, 0, {}, {}}}), "wrong size");
+    REQUIRE_THROWS_WITH_AS(make({}), doctest::Contains("no layers"), HeadError);
+    REQUIRE_THROWS_WITH_AS(make({HeadLayer{3, 1, std::vector<float>(3), {0.0f}}}),
+                           doctest::Contains("layer 0 of the head takes 3 inputs; it is given 2"), HeadError);
+    REQUIRE_THROWS_WITH_AS(make({wide, good}),
+                           doctest::Contains("layer 1 of the head takes 2 inputs; it is given 3"), HeadError);
+    REQUIRE_THROWS_WITH_AS(make({wide}), doctest::Contains("gives 3 outputs, not 1"), HeadError);
+    REQUIRE_THROWS_WITH_AS(make({HeadLayer{2, 1, {1.0f}, {0.0f}}}), doctest::Contains("wrong size"),
+                           HeadError);
+    REQUIRE_THROWS_WITH_AS(make({HeadLayer{2, 1, {1.0f, 1.0f}, {}}}), doctest::Contains("wrong size"),
+                           HeadError);
+    REQUIRE_THROWS_WITH_AS(make({HeadLayer{2, 0, {}, {}}}), doctest::Contains("wrong size"), HeadError);
     // Features count as inputs.
-    CHECK_THROWS(HeadError, LearnedHead(make_info(2, {Feature::entropy}), {good}), "it is given 3");
-    CHECK_THROWS(HeadError, LearnedHead(make_info(2, {Feature::top_k_logprobs}, 5), {good}), "it is given 7");
+    REQUIRE_THROWS_WITH_AS(LearnedHead(make_info(2, {Feature::entropy}), {good}),
+                           doctest::Contains("it is given 3"), HeadError);
+    REQUIRE_THROWS_WITH_AS(LearnedHead(make_info(2, {Feature::top_k_logprobs}, 5), {good}),
+                           doctest::Contains("it is given 7"), HeadError);
 }
 
-TEST(head_token_gives_the_logit_of_its_token) {
+TEST_CASE("head: token gives the logit of its token") {
     const colm::TokenHead head(17);
     HeadInput input;
     input.token_logit = -2.25f;
-    CHECK_EQ(head.defer_logit(input), -2.25);
-    CHECK_EQ(head.defer_token(), 17);
-    CHECK(!head.needs_hidden());
-    CHECK_EQ(head.n_top_logits(), 0);
+    REQUIRE_EQ(head.defer_logit(input), -2.25);
+    REQUIRE_EQ(head.defer_token(), 17);
+    REQUIRE(!head.needs_hidden());
+    REQUIRE_EQ(head.n_top_logits(), 0);
 }
 
-TEST(head_confidence_is_one_minus_the_top_probability) {
+TEST_CASE("head: confidence is one minus the top probability") {
     Random random(3);
     const auto head = colm::make_training_free_head("confidence");
     for (const std::size_t n : {2, 30, 2000}) {
         const std::vector<float> logits = random.values(n, -3.0, 3.0);
         const double p = reference::softmax(logits)[reference::argmax(logits)];
-        CHECK_NEAR(reference::sigmoid(defer_logit(*head, logits)), 1.0 - p, 1e-6);
+        REQUIRE_EQ(reference::sigmoid(defer_logit(*head, logits)), about(1.0 - p, 1e-6));
     }
-    CHECK_NEAR(defer_logit(*head, {60.0f, 0.0f}), -60.0, 1e-5);  // where 1 - p rounds to 0
+    REQUIRE_EQ(defer_logit(*head, {60.0f, 0.0f}), about(-60.0, 1e-5));  // where 1 - p rounds to 0
 }
 
-TEST(head_entropy_is_one_minus_the_inverse_perplexity) {
+TEST_CASE("head: entropy is one minus the inverse perplexity") {
     Random random(4);
     const auto head = colm::make_training_free_head("entropy");
     for (const std::size_t n : {2, 30, 2000}) {
         const std::vector<float> logits = random.values(n, -3.0, 3.0);
-        CHECK_NEAR(reference::sigmoid(defer_logit(*head, logits)),
-                   1.0 - std::exp(-reference::entropy(logits)), 1e-6);
+        REQUIRE_EQ(reference::sigmoid(defer_logit(*head, logits)),
+                   about(1.0 - std::exp(-reference::entropy(logits)), 1e-6));
     }
-    CHECK_NEAR(defer_logit(*head, std::vector<float>(1000, 0.0f)), std::log(999.0), 1e-5);
-    CHECK_EQ(defer_logit(*head, {1.0f}), -reference::kInfD);  // certain: never defer
+    REQUIRE_EQ(defer_logit(*head, std::vector<float>(1000, 0.0f)), about(std::log(999.0), 1e-5));
+    REQUIRE_EQ(defer_logit(*head, {1.0f}), -reference::kInfD);  // certain: never defer
 }
 
-TEST(head_random_follows_splitmix64) {
+TEST_CASE("head: random follows splitmix64") {
     const auto head = colm::make_training_free_head("random");
     const auto z = [&](std::uint32_t seed, std::size_t position) {
         HeadInput input;
@@ -256,15 +261,15 @@ TEST(head_random_follows_splitmix64) {
         return std::log(u / (1.0 - u));
     };
     // Published first outputs of splitmix64 with state 0 (twice) and with state 1234567.
-    CHECK_NEAR(z(0, 0), from_bits(0xE220A8397B1DCDAFULL), 1e-12);
-    CHECK_NEAR(z(1, 0), from_bits(0x6E789E6AA1B965F4ULL), 1e-12);
-    CHECK_NEAR(z(0, 1234567), from_bits(6457827717110365317ULL), 1e-12);
-    CHECK_NEAR(z(1, 1234567), from_bits(3203168211198807973ULL), 1e-12);
+    REQUIRE_EQ(z(0, 0), about(from_bits(0xE220A8397B1DCDAFULL), 1e-12));
+    REQUIRE_EQ(z(1, 0), about(from_bits(0x6E789E6AA1B965F4ULL), 1e-12));
+    REQUIRE_EQ(z(0, 1234567), about(from_bits(6457827717110365317ULL), 1e-12));
+    REQUIRE_EQ(z(1, 1234567), about(from_bits(3203168211198807973ULL), 1e-12));
     // The largest seed does not wrap in 32 bits.
-    CHECK(z(0xFFFFFFFFU, 3) != z(0x7FFFFFFFU, 3));
+    REQUIRE(z(0xFFFFFFFFU, 3) != z(0x7FFFFFFFU, 3));
 }
 
-TEST(head_random_is_uniform) {
+TEST_CASE("head: random is uniform") {
     const auto head = colm::make_training_free_head("random");
     std::vector<int> bins(10);
     for (std::uint32_t seed = 0; seed < 10; ++seed) {
@@ -275,17 +280,17 @@ TEST(head_random_is_uniform) {
             ++bins[static_cast<std::size_t>(reference::sigmoid(head->defer_logit(input)) * 10.0)];
         }
     }
-    for (const int count : bins) CHECK_NEAR(count, 2000, 200);  // more than four standard deviations
+    for (const int count : bins) REQUIRE_EQ(count, about(2000, 200));  // more than four standard deviations
 }
 
-TEST(head_training_free_names) {
+TEST_CASE("head: training free names") {
     for (const char* name : {"confidence", "entropy", "random"}) {
         const auto head = colm::make_training_free_head(name);
-        CHECK(head != nullptr);
-        CHECK(!head->needs_hidden());
-        CHECK_EQ(head->n_top_logits(), 0);
-        CHECK_EQ(head->defer_token(), colm::kNoToken);
+        REQUIRE(head != nullptr);
+        REQUIRE(!head->needs_hidden());
+        REQUIRE_EQ(head->n_top_logits(), 0);
+        REQUIRE_EQ(head->defer_token(), colm::kNoToken);
     }
-    CHECK(colm::make_training_free_head("") == nullptr);
-    CHECK(colm::make_training_free_head("Confidence") == nullptr);
+    REQUIRE(colm::make_training_free_head("") == nullptr);
+    REQUIRE(colm::make_training_free_head("Confidence") == nullptr);
 }

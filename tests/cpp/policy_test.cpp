@@ -24,87 +24,90 @@ double threshold(Schedule schedule, double eta, int k, std::size_t n) {
 
 }  // namespace
 
-TEST(policy_defers_above_the_logit_of_the_threshold) {
+TEST_CASE("policy: defers above the logit of the threshold") {
     for (const double eta : {0.001, 0.1, 0.5, 0.9, 0.999}) {
         const double edge = std::log(eta / (1.0 - eta));
-        CHECK(Policy::defers(edge + 1e-9, eta));
-        CHECK(!Policy::defers(edge - 1e-9, eta));
-        CHECK(Policy::defers(kInfD, eta));
-        CHECK(!Policy::defers(-kInfD, eta));
+        REQUIRE(Policy::defers(edge + 1e-9, eta));
+        REQUIRE(!Policy::defers(edge - 1e-9, eta));
+        REQUIRE(Policy::defers(kInfD, eta));
+        REQUIRE(!Policy::defers(-kInfD, eta));
     }
-    CHECK(!Policy::defers(0.0, 0.5));  // at the threshold itself: stay
+    REQUIRE(!Policy::defers(0.0, 0.5));  // at the threshold itself: stay
 }
 
-TEST(policy_ends_hold_for_infinities) {
+TEST_CASE("policy: ends hold for infinities") {
     for (const double z : {-kInfD, -1e300, 0.0, 1e300, kInfD}) {
-        CHECK(Policy::defers(z, 0.0));
-        CHECK(!Policy::defers(z, 1.0));
+        REQUIRE(Policy::defers(z, 0.0));
+        REQUIRE(!Policy::defers(z, 1.0));
     }
 }
 
-TEST(policy_is_exact_near_the_ends) {
+TEST_CASE("policy: is exact near the ends") {
     // The logit of the smallest positive threshold is about -744.
     const double tiny = 5e-324;
-    CHECK(Policy::defers(-744.0, tiny));
-    CHECK(!Policy::defers(-745.0, tiny));
+    REQUIRE(Policy::defers(-744.0, tiny));
+    REQUIRE(!Policy::defers(-745.0, tiny));
     const double almost_one = 1.0 - 0x1p-53;
-    CHECK(Policy::defers(36.8, almost_one));
-    CHECK(!Policy::defers(36.7, almost_one));
+    REQUIRE(Policy::defers(36.8, almost_one));
+    REQUIRE(!Policy::defers(36.7, almost_one));
 }
 
-TEST(policy_refuses_nan) {
+TEST_CASE("policy: refuses nan") {
     for (const double eta : {0.0, 0.5, 1.0})
-        CHECK_THROWS(colm::GenerationError, Policy::defers(kNanD, eta), "deferral logit is NaN");
+        REQUIRE_THROWS_WITH_AS(Policy::defers(kNanD, eta), doctest::Contains("deferral logit is NaN"),
+                               colm::GenerationError);
 }
 
-TEST(policy_constant_schedule) {
-    for (const std::size_t n : {0, 5, 10, 1000}) CHECK_EQ(threshold(Schedule::constant, 0.3, 10, n), 0.3);
+TEST_CASE("policy: constant schedule") {
+    for (const std::size_t n : {0, 5, 10, 1000}) REQUIRE_EQ(threshold(Schedule::constant, 0.3, 10, n), 0.3);
 }
 
-TEST(policy_moving_schedules_go_from_one_to_the_threshold) {
+TEST_CASE("policy: moving schedules go from one to the threshold") {
     for (const Schedule schedule : kMoving) {
         for (const double eta : {0.0, 0.2, 0.7, 1.0}) {
-            CHECK_EQ(threshold(schedule, eta, 10, 0), 1.0);
-            CHECK_EQ(threshold(schedule, eta, 10, 10), eta);
-            CHECK_EQ(threshold(schedule, eta, 10, 11), eta);
-            CHECK_EQ(threshold(schedule, eta, 10, 1000000), eta);
+            REQUIRE_EQ(threshold(schedule, eta, 10, 0), 1.0);
+            REQUIRE_EQ(threshold(schedule, eta, 10, 10), eta);
+            REQUIRE_EQ(threshold(schedule, eta, 10, 11), eta);
+            REQUIRE_EQ(threshold(schedule, eta, 10, 1000000), eta);
             double last = 1.0;
             for (std::size_t n = 1; n < 10; ++n) {
                 const double now = threshold(schedule, eta, 10, n);
-                CHECK(eta == 1.0 ? now == 1.0 : now < last);
-                CHECK(now >= eta);
+                REQUIRE((eta == 1.0 ? now == 1.0 : now < last));
+                REQUIRE(now >= eta);
                 last = now;
             }
         }
     }
 }
 
-TEST(policy_schedules_between_the_ends) {
-    CHECK_NEAR(threshold(Schedule::linear, 0.2, 10, 5), 0.6, 1e-15);
-    CHECK_NEAR(threshold(Schedule::linear, 0.2, 10, 1), 0.92, 1e-15);
-    CHECK_NEAR(threshold(Schedule::cosine, 0.2, 10, 5), 0.6, 1e-15);
-    CHECK_NEAR(threshold(Schedule::cosine, 0.2, 12, 4), 0.2 + 0.8 * 0.75, 1e-15);  // cos(60 degrees)
-    CHECK_NEAR(threshold(Schedule::exponential, 0.25, 10, 5), 0.5, 1e-15);
-    CHECK_NEAR(threshold(Schedule::exponential, 0.008, 9, 3), 0.2, 1e-15);
-    CHECK_NEAR(threshold(Schedule::exponential, 0.0, 8, 4), 0.01, 1e-15);  // the floor of 1e-4
-    CHECK_NEAR(threshold(Schedule::exponential, 1e-9, 8, 4), 0.01, 1e-15);
+TEST_CASE("policy: schedules between the ends") {
+    REQUIRE_EQ(threshold(Schedule::linear, 0.2, 10, 5), about(0.6, 1e-15));
+    REQUIRE_EQ(threshold(Schedule::linear, 0.2, 10, 1), about(0.92, 1e-15));
+    REQUIRE_EQ(threshold(Schedule::cosine, 0.2, 10, 5), about(0.6, 1e-15));
+    REQUIRE_EQ(threshold(Schedule::cosine, 0.2, 12, 4), about(0.2 + 0.8 * 0.75, 1e-15));  // cos(60 degrees)
+    REQUIRE_EQ(threshold(Schedule::exponential, 0.25, 10, 5), about(0.5, 1e-15));
+    REQUIRE_EQ(threshold(Schedule::exponential, 0.008, 9, 3), about(0.2, 1e-15));
+    REQUIRE_EQ(threshold(Schedule::exponential, 0.0, 8, 4), about(0.01, 1e-15));  // the floor of 1e-4
+    REQUIRE_EQ(threshold(Schedule::exponential, 1e-9, 8, 4), about(0.01, 1e-15));
 }
 
-TEST(policy_schedule_of_no_tokens) {
-    for (const Schedule schedule : kMoving) CHECK_EQ(threshold(schedule, 0.4, 0, 0), 0.4);
+TEST_CASE("policy: schedule of no tokens") {
+    for (const Schedule schedule : kMoving) REQUIRE_EQ(threshold(schedule, 0.4, 0, 0), 0.4);
 }
 
-TEST(policy_schedule_of_one_token) {
+TEST_CASE("policy: schedule of one token") {
     for (const Schedule schedule : kMoving) {
-        CHECK_EQ(threshold(schedule, 0.4, 1, 0), 1.0);
-        CHECK_EQ(threshold(schedule, 0.4, 1, 1), 0.4);
+        REQUIRE_EQ(threshold(schedule, 0.4, 1, 0), 1.0);
+        REQUIRE_EQ(threshold(schedule, 0.4, 1, 1), 0.4);
     }
 }
 
-TEST(policy_checks_its_options) {
+TEST_CASE("policy: checks its options") {
     for (const double eta : {-0.1, 1.1, kNanD, kInfD, -kInfD})
-        CHECK_THROWS(OptionError, Policy(PolicyOptions{eta, Schedule::constant, 0}), "between 0 and 1");
-    CHECK_THROWS(OptionError, Policy(PolicyOptions{0.5, Schedule::linear, -1}), "schedule_tokens is -1");
+        REQUIRE_THROWS_WITH_AS(Policy(PolicyOptions{eta, Schedule::constant, 0}),
+                               doctest::Contains("between 0 and 1"), OptionError);
+    REQUIRE_THROWS_WITH_AS(Policy(PolicyOptions{0.5, Schedule::linear, -1}),
+                           doctest::Contains("schedule_tokens is -1"), OptionError);
 }
 
 namespace {
@@ -137,7 +140,7 @@ double steered_rate(double target, double eta, double mean, double deviation, st
 
 }  // namespace
 
-TEST(policy_steers_to_the_target_rate) {
+TEST_CASE("policy: steers to the target rate") {
     // Within 3 points after 200 tokens from any start within 2.5 deviations of where it has to be.
     struct Quantile {
         double rate;
@@ -150,41 +153,42 @@ TEST(policy_steers_to_the_target_rate) {
                 for (const double deviation : {0.5, 2.0, 6.0}) {
                     const double start = std::log(eta / (1.0 - eta));
                     if (std::abs(start - mean - q.deviations * deviation) > 2.5 * deviation) continue;
-                    CHECK_NEAR(steered_rate(q.rate, eta, mean, deviation, 200), q.rate, 0.03);
+                    REQUIRE_EQ(steered_rate(q.rate, eta, mean, deviation, 200), about(q.rate, 0.03));
                     ++n_cases;
                 }
-    CHECK(n_cases > 60);
+    REQUIRE(n_cases > 60);
 }
 
-TEST(policy_steering_corrects_a_start_that_is_far_off) {
-    CHECK_NEAR(steered_rate(0.2, 0.999, -8.0, 1.0, 1000), 0.2, 0.04);
+TEST_CASE("policy: steering corrects a start that is far off") {
+    REQUIRE_EQ(steered_rate(0.2, 0.999, -8.0, 1.0, 1000), about(0.2, 0.04));
 }
 
-TEST(policy_steering_follows_the_formula) {
+TEST_CASE("policy: steering follows the formula") {
     Policy policy(aiming_at(0.25, 0.5));
     // Before it knows how z varies: logit = 0.75 (deferred - 0.25 generated).
-    CHECK_NEAR(policy.threshold_at(4, 3), 1.0 / (1.0 + std::exp(-1.5)), 1e-12);
+    REQUIRE_EQ(policy.threshold_at(4, 3), about(1.0 / (1.0 + std::exp(-1.5)), 1e-12));
     for (int i = 0; i < 10; ++i) policy.observe(i % 2 == 0 ? 6.0 : -6.0, false);
     policy.observe(kInfD, true);  // tells nothing
     policy.observe(-kInfD, false);
     const double deviation = std::sqrt(10.0 * 36.0 / 9.0);
-    CHECK_NEAR(policy.threshold_at(8, 3), 1.0 / (1.0 + std::exp(-0.75 * deviation)), 1e-12);
+    REQUIRE_EQ(policy.threshold_at(8, 3), about(1.0 / (1.0 + std::exp(-0.75 * deviation)), 1e-12));
 }
 
-TEST(policy_target_rates_at_the_ends_need_no_steering) {
-    CHECK_EQ(Policy(aiming_at(0.0)).threshold_at(10, 5), 1.0);
-    CHECK_EQ(Policy(aiming_at(1.0)).threshold_at(10, 5), 0.0);
+TEST_CASE("policy: target rates at the ends need no steering") {
+    REQUIRE_EQ(Policy(aiming_at(0.0)).threshold_at(10, 5), 1.0);
+    REQUIRE_EQ(Policy(aiming_at(1.0)).threshold_at(10, 5), 0.0);
     // A start at either end stays within what a double can hold.
     for (const double eta : {0.0, 1.0}) {
         const double moved = Policy(aiming_at(0.5, eta)).threshold_at(0, 0);
-        CHECK(moved > 0.0 && moved < 1.0);
+        REQUIRE(moved > 0.0);
+        REQUIRE(moved < 1.0);
     }
 }
 
-TEST(policy_refuses_bad_target_rates) {
+TEST_CASE("policy: refuses bad target rates") {
     for (const double rate : {-0.01, 1.01, kNanD})
-        CHECK_THROWS(OptionError, Policy(aiming_at(rate)), "target_rate is");
+        REQUIRE_THROWS_WITH_AS(Policy(aiming_at(rate)), doctest::Contains("target_rate is"), OptionError);
     PolicyOptions both = aiming_at(0.5);
     both.schedule = Schedule::linear;
-    CHECK_THROWS(OptionError, Policy(both), "leave one of them out");
+    REQUIRE_THROWS_WITH_AS(Policy{both}, doctest::Contains("leave one of them out"), OptionError);
 }

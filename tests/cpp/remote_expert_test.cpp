@@ -182,18 +182,18 @@ Job job_of(std::uint32_t seed, int lookahead) {
 
 // Log-probabilities apart, which are rounded otherwise, and alternatives beyond those that it names.
 void check_like(const Written& got, const Written& expected) {
-    CHECK_EQ(got.error, expected.error);
-    CHECK_EQ(got.sequence.tokens, expected.sequence.tokens);
-    CHECK_EQ(got.steps.size(), expected.steps.size());
+    REQUIRE_EQ(got.error, expected.error);
+    REQUIRE_EQ(got.sequence.tokens, expected.sequence.tokens);
+    REQUIRE_EQ(got.steps.size(), expected.steps.size());
     for (std::size_t i = 0; i < got.steps.size(); ++i) {
-        CHECK_EQ(got.steps[i].step.expert, expected.steps[i].step.expert);
-        CHECK_NEAR(got.steps[i].step.logprob, expected.steps[i].step.logprob, 1e-5);
+        REQUIRE_EQ(got.steps[i].step.expert, expected.steps[i].step.expert);
+        REQUIRE_EQ(got.steps[i].step.logprob, about(expected.steps[i].step.logprob, 1e-5));
     }
 }
 
 }  // namespace
 
-TEST(remote_expert_writes_what_a_local_one_writes) {
+TEST_CASE("remote_expert: writes what a local one writes") {
     for (const int lookahead : {0, 2, colm::kAutoLookahead}) {
         Models models;
         models.assistant = nearly(models.base, 9, kVocab, 0.4);
@@ -207,11 +207,11 @@ TEST(remote_expert_writes_what_a_local_one_writes) {
             check_like(w.written.at(i), write_alone(models, jobs[i], w.loop->n_ctx()));
             n_deferred += w.written.at(i).sequence.stats.n_deferred;
         }
-        CHECK(n_deferred > 20);
+        REQUIRE(n_deferred > 20);
     }
 }
 
-TEST(remote_expert_is_not_waited_for_while_others_can_go_on) {
+TEST_CASE("remote_expert: is not waited for while others can go on") {
     RemoteWorld w{Models(), {}, 20};
     std::vector<Job> jobs = {job_of(0, 0), job_of(1, 0)};
     jobs[0].head = named("always");
@@ -222,25 +222,25 @@ TEST(remote_expert_is_not_waited_for_while_others_can_go_on) {
         w.step();
         ++n_steps;
     }
-    CHECK_EQ(n_steps, 20);  // one token each
-    CHECK_EQ(w.remote->n_waits, 0);
-    CHECK(w.written[0].steps.size() < 10);
+    REQUIRE_EQ(n_steps, 20);  // one token each
+    REQUIRE_EQ(w.remote->n_waits, 0);
+    REQUIRE(w.written[0].steps.size() < 10);
     w.run();
-    CHECK(w.remote->n_waits > 0);
+    REQUIRE(w.remote->n_waits > 0);
 }
 
-TEST(remote_expert_that_fails_fails_its_texts) {
+TEST_CASE("remote_expert: that fails fails its texts") {
     RemoteWorld w{Models()};
     std::vector<Job> jobs = {job_of(0, 0), job_of(1, 0)};
     jobs[1].head = named("never");
     w.remote->fails_at = 0;
     w.add(jobs);
     w.run();
-    CHECK_EQ(w.written[0].error, "the service is down");
-    CHECK_EQ(w.written[1].steps.size(), 20);
+    REQUIRE_EQ(w.written[0].error, "the service is down");
+    REQUIRE_EQ(w.written[1].steps.size(), 20);
 }
 
-TEST(remote_expert_answers_about_a_cancelled_text_are_dropped) {
+TEST_CASE("remote_expert: answers about a cancelled text are dropped") {
     Models models;
     RemoteWorld w(models, {}, 10);
     std::vector<Job> jobs = {job_of(0, 0), job_of(1, 0)};
@@ -251,18 +251,20 @@ TEST(remote_expert_answers_about_a_cancelled_text_are_dropped) {
     jobs[1].head = named("always");
     w.add(jobs, 1);
     w.run();
-    CHECK_EQ(w.written[0].reason, colm::FinishReason::cancelled);
+    REQUIRE_EQ(w.written[0].reason, colm::FinishReason::cancelled);
     check_like(w.written[1], write_alone(models, jobs[1], w.loop->n_ctx()));
 }
 
-TEST(remote_expert_s_distribution_is_summed_up) {
+TEST_CASE("remote_expert: s distribution is summed up") {
     const std::vector<Candidate> likeliest = {{4, std::log(0.5f)}, {2, std::log(0.2f)}};
     const colm::Distribution d = colm::summarize({likeliest.data(), likeliest.size()}, 0.3, 1);
-    CHECK_EQ(d.top, 4);
-    CHECK_NEAR(d.log_normalizer, 0.0, 1e-12);
-    CHECK_NEAR(d.log_odds(), 0.0, 1e-6);
-    CHECK_NEAR(d.entropy, 0.5 * std::log(2.0) + 0.2 * std::log(5.0) - 0.3 * std::log(0.3), 1e-6);
-    CHECK_EQ(d.top_logits.size(), 1);
-    CHECK_THROWS(colm::GenerationError, colm::summarize({likeliest.data(), 0}, 1.0), "named none");
-    CHECK_THROWS(colm::GenerationError, colm::summarize({likeliest.data(), 2}, 7.0), "no probabilities");
+    REQUIRE_EQ(d.top, 4);
+    REQUIRE_EQ(d.log_normalizer, about(0.0, 1e-12));
+    REQUIRE_EQ(d.log_odds(), about(0.0, 1e-6));
+    REQUIRE_EQ(d.entropy, about(0.5 * std::log(2.0) + 0.2 * std::log(5.0) - 0.3 * std::log(0.3), 1e-6));
+    REQUIRE_EQ(d.top_logits.size(), 1);
+    REQUIRE_THROWS_WITH_AS(colm::summarize({likeliest.data(), 0}, 1.0), doctest::Contains("named none"),
+                           colm::GenerationError);
+    REQUIRE_THROWS_WITH_AS(colm::summarize({likeliest.data(), 2}, 7.0), doctest::Contains("no probabilities"),
+                           colm::GenerationError);
 }

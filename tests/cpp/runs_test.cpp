@@ -66,48 +66,48 @@ Job job_of(int hold, HeadPtr head, int max_tokens) {
 
 }  // namespace
 
-TEST(runs_hold_lasts_that_many_tokens) {
+TEST_CASE("runs: hold lasts that many tokens") {
     const std::vector<double> z = {-1, 1, -1, -1, -1, -1, 1, 1, 1, 1, -1};
-    CHECK_EQ(written_by(runs(1), z), "babbbbaaaab");
-    CHECK_EQ(written_by(runs(3), z), "baa-a-bbaa-a-aa-");
-    CHECK_EQ(written_by(runs(100), z), "baa-a-a-a-a-a-a-a-a-");
+    REQUIRE_EQ(written_by(runs(1), z), "babbbbaaaab");
+    REQUIRE_EQ(written_by(runs(3), z), "baa-a-bbaa-a-aa-");
+    REQUIRE_EQ(written_by(runs(100), z), "baa-a-a-a-a-a-a-a-a-");
 }
 
-TEST(runs_a_new_decision_begins_a_new_hold) {
-    CHECK_EQ(written_by(runs(2), {1, 9, 1, 9, -1, 9, 1}), "aa-aa-baa-");
+TEST_CASE("runs: a new decision begins a new hold") {
+    REQUIRE_EQ(written_by(runs(2), {1, 9, 1, 9, -1, 9, 1}), "aa-aa-baa-");
 }
 
-TEST(runs_leave_threshold_is_asked_behind_the_assistant_alone) {
+TEST_CASE("runs: leave threshold is asked behind the assistant alone") {
     // Enter above 0.8 (z > 1.39), leave at 0.3 (z <= -0.85).
     const std::vector<double> z = {0, 1.3, 1.5, 0, -0.8, -0.9, 0, 1.5, -3};
-    CHECK_EQ(written_by(runs(1, 0.3, 0.8), z), "bbaaabbab");
-    CHECK_EQ(written_by(runs(1, std::nullopt, 0.8), z), "bbabbbbab");
+    REQUIRE_EQ(written_by(runs(1, 0.3, 0.8), z), "bbaaabbab");
+    REQUIRE_EQ(written_by(runs(1, std::nullopt, 0.8), z), "bbabbbbab");
     // Above the threshold it counts as the threshold.
-    CHECK_EQ(written_by(runs(1, 0.95, 0.8), {1.5, 1.5, 1.3}), "aab");
+    REQUIRE_EQ(written_by(runs(1, 0.95, 0.8), {1.5, 1.5, 1.3}), "aab");
     // With a hold, the head is asked behind each one.
-    CHECK_EQ(written_by(runs(2, 0.3, 0.8), z), "bbaa-aa-aa-b");
+    REQUIRE_EQ(written_by(runs(2, 0.3, 0.8), z), "bbaa-aa-aa-b");
 }
 
-TEST(runs_schedule_and_target_rate_move_both_thresholds) {
+TEST_CASE("runs: schedule and target rate move both thresholds") {
     PolicyOptions options = runs(1, 0.2, 0.6);
     options.schedule = colm::Schedule::linear;
     options.schedule_tokens = 10;
     Policy scheduled(options);
-    CHECK_NEAR(scheduled.threshold_at(5, 0), 0.8, 1e-15);
+    REQUIRE_EQ(scheduled.threshold_at(5, 0), about(0.8, 1e-15));
     scheduled.observe(9.0, true);
-    CHECK_NEAR(scheduled.threshold_at(5, 0), 0.6, 1e-15);
-    CHECK_NEAR(scheduled.threshold_at(10, 0), 0.2, 1e-15);
+    REQUIRE_EQ(scheduled.threshold_at(5, 0), about(0.6, 1e-15));
+    REQUIRE_EQ(scheduled.threshold_at(10, 0), about(0.2, 1e-15));
 
     options = runs(4, 0.2, 0.6);
     options.target_rate = 0.25;
     Policy steered(options);
     // 8 deferred of 16 where 4 are wanted: the gain is half of that without a hold.
-    CHECK_NEAR(steered.threshold_at(16, 8), reference::sigmoid(reference::logit(0.6) + 1.5), 1e-12);
+    REQUIRE_EQ(steered.threshold_at(16, 8), about(reference::sigmoid(reference::logit(0.6) + 1.5), 1e-12));
     steered.observe(kNanD, true);
-    CHECK_NEAR(steered.threshold_at(16, 8), reference::sigmoid(reference::logit(0.2) + 1.5), 1e-12);
+    REQUIRE_EQ(steered.threshold_at(16, 8), about(reference::sigmoid(reference::logit(0.2) + 1.5), 1e-12));
 }
 
-TEST(runs_target_rate_counts_held_tokens) {
+TEST_CASE("runs: target rate counts held tokens") {
     for (const int hold : {1, 2, 4, 8})
         for (const std::optional<double> leave : {std::optional<double>(), std::optional<double>(0.3)}) {
             PolicyOptions options = runs(hold, leave);
@@ -123,17 +123,18 @@ TEST(runs_target_rate_counts_held_tokens) {
                 if (deferred) ++n_deferred;
                 policy.observe(held ? kNanD : z, deferred);
             }
-            CHECK_NEAR(static_cast<double>(n_deferred) / static_cast<double>(n), 0.2, 0.02);
+            REQUIRE_EQ(static_cast<double>(n_deferred) / static_cast<double>(n), about(0.2, 0.02));
         }
 }
 
-TEST(runs_options_are_checked) {
-    for (const int hold : {0, -1}) CHECK_THROWS(OptionError, Policy(runs(hold)), "hold is");
+TEST_CASE("runs: options are checked") {
+    for (const int hold : {0, -1})
+        REQUIRE_THROWS_WITH_AS(Policy(runs(hold)), doctest::Contains("hold is"), OptionError);
     for (const double leave : {-0.1, 1.1, kNanD})
-        CHECK_THROWS(OptionError, Policy(runs(1, leave)), "leave_threshold is");
+        REQUIRE_THROWS_WITH_AS(Policy(runs(1, leave)), doctest::Contains("leave_threshold is"), OptionError);
 }
 
-TEST(runs_the_base_reads_nothing_in_a_hold_and_then_all_of_it) {
+TEST_CASE("runs: the base reads nothing in a hold and then all of it") {
     for (const bool hidden : {false, true}) {
         auto head = std::make_shared<CountingHead>();
         head->hidden = hidden;
@@ -144,25 +145,25 @@ TEST(runs_the_base_reads_nothing_in_a_hold_and_then_all_of_it) {
         for (std::size_t i = 0; i < 4; ++i) {
             w.step();
             const Step& step = w.written[0].steps.at(i).step;
-            CHECK_EQ(step.expert, 1);
-            CHECK_EQ(std::isnan(step.defer_logit), i > 0);
+            REQUIRE_EQ(step.expert, 1);
+            REQUIRE_EQ(std::isnan(step.defer_logit), i > 0);
         }
-        CHECK_EQ(head->n_asked, 1U);
-        CHECK_EQ(w.base->n_read, 3U);
+        REQUIRE_EQ(head->n_asked, 1U);
+        REQUIRE_EQ(w.base->n_read, 3U);
         w.base->take_log();
         w.run();
-        CHECK_EQ(head->n_asked, 2U);
+        REQUIRE_EQ(head->n_asked, 2U);
         // One decode reads the run.
         const std::vector<std::string> log = w.base->take_log();
-        CHECK_EQ(log.size(), 1U);
-        CHECK(log.front().rfind("0@3: ", 0) == 0);
-        CHECK_EQ(w.base->n_read, 7U);
-        CHECK_EQ(w.written[0].sequence.stats.base_steps, 2U);
-        CHECK_EQ(w.written[0].sequence.stats.n_deferred, 5U);
+        REQUIRE_EQ(log.size(), 1U);
+        REQUIRE(log.front().rfind("0@3: ", 0) == 0);
+        REQUIRE_EQ(w.base->n_read, 7U);
+        REQUIRE_EQ(w.written[0].sequence.stats.base_steps, 2U);
+        REQUIRE_EQ(w.written[0].sequence.stats.n_deferred, 5U);
     }
 }
 
-TEST(runs_longer_than_the_outputs_are_read_in_two_batches) {
+TEST_CASE("runs: longer than the outputs are read in two batches") {
     auto head = std::make_shared<CountingHead>();
     head->hidden = true;
     Limits limits;
@@ -174,10 +175,10 @@ TEST(runs_longer_than_the_outputs_are_read_in_two_batches) {
     std::vector<std::int32_t> sizes;
     for (const colm::DecodeCall& call : w.written[0].sequence.calls)
         if (call.expert == kBase) sizes.push_back(call.n_tokens);
-    CHECK_EQ(sizes, (std::vector<std::int32_t>{2, 1, 3, 1, 1}));
+    REQUIRE_EQ(sizes, (std::vector<std::int32_t>{2, 1, 3, 1, 1}));
 }
 
-TEST(runs_mixtures_hear_the_base_in_a_hold) {
+TEST_CASE("runs: mixtures hear the base in a hold") {
     for (const Strategy strategy : {Strategy::compose, Strategy::contrastive}) {
         Job job = job_of(3, named("confidence"), 30);
         job.policy.threshold = 0.75;
@@ -189,11 +190,11 @@ TEST(runs_mixtures_hear_the_base_in_a_hold) {
         check_text(written, write_alone(Models(), job, w.loop->n_ctx()));
         std::size_t n_below = 0;
         for (const auto& [step, text] : written.steps) {
-            CHECK(std::isfinite(step.defer_logit));
+            REQUIRE(std::isfinite(step.defer_logit));
             const bool above = Policy::defers(step.defer_logit, step.threshold);
             if (step.expert != kBase && !above) ++n_below;
         }
-        CHECK(n_below > 0);  // the assistant's all the same
-        CHECK_EQ(written.sequence.stats.base_steps, written.steps.size());
+        REQUIRE(n_below > 0);  // the assistant's all the same
+        REQUIRE_EQ(written.sequence.stats.base_steps, written.steps.size());
     }
 }

@@ -58,29 +58,30 @@ void compare(const FakeModel& model, const std::vector<ScoredText>& texts, const
             const double norm = reference::log_sum(logits);
             std::vector<double> log_p;
             for (const float logit : logits) log_p.push_back(logit - norm);
-            CHECK_NEAR(scores.logprob[row], log_p[static_cast<std::size_t>(text.tokens[t])], 1e-5);
+            REQUIRE_EQ(scores.logprob[row], about(log_p[static_cast<std::size_t>(text.tokens[t])], 1e-5));
             const std::size_t top = reference::argmax(logits);
-            CHECK_EQ(static_cast<std::size_t>(scores.top[row]), top);
-            CHECK_NEAR(scores.top_logprob[row], log_p[top], 1e-5);
-            CHECK_NEAR(scores.entropy[row], reference::entropy(logits), 1e-5);
-            CHECK_NEAR(scores.log_odds[row], logits[top] - reference::log_sum(logits, top), 1e-4);
+            REQUIRE_EQ(static_cast<std::size_t>(scores.top[row]), top);
+            REQUIRE_EQ(scores.top_logprob[row], about(log_p[top], 1e-5));
+            REQUIRE_EQ(scores.entropy[row], about(reference::entropy(logits), 1e-5));
+            REQUIRE_EQ(scores.log_odds[row], about(logits[top] - reference::log_sum(logits, top), 1e-4));
             std::vector<double> sorted = log_p;
             std::sort(sorted.rbegin(), sorted.rend());
             for (std::size_t k = 0; k < top_k; ++k)
-                CHECK_NEAR(scores.top_k_logprobs[row * top_k + k], sorted[k], 1e-5);
+                REQUIRE_EQ(scores.top_k_logprobs[row * top_k + k], about(sorted[k], 1e-5));
             if (!probes.empty())
-                CHECK_NEAR(scores.probe_logprob[row], log_p[static_cast<std::size_t>(probes[row])], 1e-5);
+                REQUIRE_EQ(scores.probe_logprob[row],
+                           about(log_p[static_cast<std::size_t>(probes[row])], 1e-5));
             if (hidden)
                 for (std::size_t d = 0; d < kEmbd; ++d)
-                    CHECK_EQ(scores.hidden[row * kEmbd + d], model.hidden(before)[d]);
+                    REQUIRE_EQ(scores.hidden[row * kEmbd + d], model.hidden(before)[d]);
             ++row;
         }
-    CHECK_EQ(scores.logprob.size(), row);
+    REQUIRE_EQ(scores.logprob.size(), row);
 }
 
 }  // namespace
 
-TEST(scorer_gives_what_reading_token_by_token_gives) {
+TEST_CASE("scorer: gives what reading token by token gives") {
     reference::Random random(5);
     for (std::uint32_t round = 0; round < 60; ++round) {
         FakeModelOptions limits;
@@ -104,13 +105,13 @@ TEST(scorer_gives_what_reading_token_by_token_gives) {
         const Scores scores = scorer.score(texts, wanted, interrupt);
         compare(*model, texts, scores, n_shared, blocked, wanted.top_k, wanted.hidden, probes);
         // An output for each scored token and no other; nothing is left in the context.
-        CHECK_EQ(model->n_outputs_made, n);
-        CHECK_EQ(scores.n_calls, model->sizes.size());
-        CHECK_EQ(model->n_clears, 2);
+        REQUIRE_EQ(model->n_outputs_made, n);
+        REQUIRE_EQ(scores.n_calls, model->sizes.size());
+        REQUIRE_EQ(model->n_clears, 2);
     }
 }
 
-TEST(scorer_reads_prompts_together_and_completions_together) {
+TEST_CASE("scorer: reads prompts together and completions together") {
     FakeModelOptions limits;
     limits.n_batch = 100;
     limits.n_outputs = 100;
@@ -121,10 +122,10 @@ TEST(scorer_reads_prompts_together_and_completions_together) {
     // last.
     scorer.score({text_of({1, 2, 3, 4, 5, 6}, {0, 0, 0, 0, 1, 1}), text_of({1, 2, 3, 4, 5}, {0, 0, 1, 1, 1})},
                  {}, interrupt);
-    CHECK_EQ(model->sizes, (std::vector<std::size_t>{4, 5}));
+    REQUIRE_EQ(model->sizes, (std::vector<std::size_t>{4, 5}));
 }
 
-TEST(scorer_takes_turns_of_several) {
+TEST_CASE("scorer: takes turns of several") {
     FakeModelOptions limits;
     limits.n_batch = 100;
     limits.n_outputs = 100;
@@ -133,52 +134,57 @@ TEST(scorer_takes_turns_of_several) {
     Interrupt interrupt;
     const std::vector<ScoredText> texts = {text_of({1, 2, 3, 4, 5, 6}, {0, 1, 0, 0, 1, 0})};
     const Scores scores = scorer.score(texts, {}, interrupt);
-    CHECK_EQ(model->sizes,
-             (std::vector<std::size_t>{1, 2, 1}));  // what follows the last scored token is not read
+    REQUIRE_EQ(model->sizes,
+               (std::vector<std::size_t>{1, 2, 1}));  // what follows the last scored token is not read
     compare(*model, texts, scores, kVocab, {}, 0, false, {});
 }
 
-TEST(scorer_of_texts_without_scored_tokens_reads_nothing) {
+TEST_CASE("scorer: of texts without scored tokens reads nothing") {
     const auto model = random_model(1);
     Scorer scorer(model, kVocab, {});
     Interrupt interrupt;
-    CHECK_EQ(scorer.score({text_of({1, 2}, {0, 0}), text_of({}, {})}, {}, interrupt).logprob.size(), 0U);
-    CHECK(model->sizes.empty());
+    REQUIRE_EQ(scorer.score({text_of({1, 2}, {0, 0}), text_of({}, {})}, {}, interrupt).logprob.size(), 0U);
+    REQUIRE(model->sizes.empty());
 }
 
-TEST(scorer_refuses_what_does_not_fit) {
+TEST_CASE("scorer: refuses what does not fit") {
     const auto model = random_model(1);
     Scorer scorer(model, 8, {5});
     Interrupt interrupt;
     const auto score = [&](const std::vector<ScoredText>& texts) { scorer.score(texts, {}, interrupt); };
-    CHECK_THROWS(colm::ContextFull, score(std::vector<ScoredText>(5, text_of({1, 2}, {0, 1}))), "5 texts");
-    CHECK_THROWS(colm::ContextFull, score({text_of(Text(65, 1), std::vector<std::uint8_t>(65, 0))}),
-                 "65 tokens");
-    CHECK_THROWS(colm::OptionError, score({text_of({1, 2}, {1, 1})}), "first token");
-    CHECK_THROWS(colm::OptionError, score({text_of({1, 2}, {0})}), "one for each");
+    REQUIRE_THROWS_WITH_AS(score(std::vector<ScoredText>(5, text_of({1, 2}, {0, 1}))),
+                           doctest::Contains("5 texts"), colm::ContextFull);
+    REQUIRE_THROWS_WITH_AS(score({text_of(Text(65, 1), std::vector<std::uint8_t>(65, 0))}),
+                           doctest::Contains("65 tokens"), colm::ContextFull);
+    REQUIRE_THROWS_WITH_AS(score({text_of({1, 2}, {1, 1})}), doctest::Contains("first token"),
+                           colm::OptionError);
+    REQUIRE_THROWS_WITH_AS(score({text_of({1, 2}, {0})}), doctest::Contains("one for each"),
+                           colm::OptionError);
     for (const Token token : {-1, 5, 8, 9})
-        CHECK_THROWS(colm::TokenizeError, score({text_of({1, token}, {0, 1})}), "do not share");
+        REQUIRE_THROWS_WITH_AS(score({text_of({1, token}, {0, 1})}), doctest::Contains("do not share"),
+                               colm::TokenizeError);
     Scorer::Wanted wanted;
     const std::vector<Token> probes = {1, 2};
     wanted.probes = {probes.data(), probes.size()};
-    CHECK_THROWS(colm::OptionError, scorer.score({text_of({1, 2}, {0, 1})}, wanted, interrupt), "2 probes");
+    REQUIRE_THROWS_WITH_AS(scorer.score({text_of({1, 2}, {0, 1})}, wanted, interrupt),
+                           doctest::Contains("2 probes"), colm::OptionError);
 }
 
-TEST(scorer_names_text_and_token_of_damaged_logits) {
+TEST_CASE("scorer: names text and token of damaged logits") {
     const auto model =
         std::make_shared<FakeModel>(FakeModelOptions{}, damaged_at(random_function(1, kVocab), {4, 5}));
     Scorer scorer(model, kVocab, {});
     Interrupt interrupt;
-    CHECK_THROWS(colm::GenerationError,
-                 scorer.score({text_of({1, 2, 3}, {0, 1, 1}), text_of({4, 5, 6}, {0, 1, 1})}, {}, interrupt),
-                 "text 1, token 2");
+    REQUIRE_THROWS_WITH_AS(
+        scorer.score({text_of({1, 2, 3}, {0, 1, 1}), text_of({4, 5, 6}, {0, 1, 1})}, {}, interrupt),
+        doctest::Contains("text 1, token 2"), colm::GenerationError);
 }
 
-TEST(scorer_stops_when_asked_to) {
+TEST_CASE("scorer: stops when asked to") {
     const auto model = random_model(1);
     Scorer scorer(model, kVocab, {});
     Interrupt interrupt;
     interrupt.request();
-    CHECK_THROWS(colm::Cancelled, scorer.score({text_of({1, 2, 3}, {0, 1, 1})}, {}, interrupt), "");
-    CHECK(model->sizes.empty());
+    REQUIRE_THROWS_AS(scorer.score({text_of({1, 2, 3}, {0, 1, 1})}, {}, interrupt), colm::Cancelled);
+    REQUIRE(model->sizes.empty());
 }

@@ -55,7 +55,7 @@ bool ends(const Event& event) { return !event.step; }
 
 }  // namespace
 
-TEST(stream_threads_share_the_slots) {
+TEST_CASE("stream: threads share the slots") {
     for (const std::size_t n_slots : {1, 2, 4}) {
         Shared shared(n_slots);
         std::vector<std::thread> threads;
@@ -73,15 +73,15 @@ TEST(stream_threads_share_the_slots) {
                 got[i] = text->sequence().tokens;
             });
         for (std::thread& thread : threads) thread.join();
-        for (std::size_t i = 0; i < got.size(); ++i) CHECK_EQ(got[i], shared.alone(Shared::job(i)));
+        for (std::size_t i = 0; i < got.size(); ++i) REQUIRE_EQ(got[i], shared.alone(Shared::job(i)));
         // Every text is read once: whoever has a slot keeps it to the end of the text.
-        CHECK_EQ(shared.world->base->n_read, 6 * 21);
-        CHECK(shared.world->base->batches.size() <= 6 * 20);
-        if (n_slots == 4) CHECK(shared.world->base->batches.size() <= 3 * 20);
+        REQUIRE_EQ(shared.world->base->n_read, 6 * 21);
+        REQUIRE(shared.world->base->batches.size() <= 6 * 20);
+        if (n_slots == 4) REQUIRE(shared.world->base->batches.size() <= 3 * 20);
     }
 }
 
-TEST(stream_one_is_read_by_several_threads) {
+TEST_CASE("stream: one is read by several threads") {
     Shared shared(1, {}, 0);
     Stream stream(shared.loop, {});
     const auto text = shared.add(stream, Shared::job(0, 100));
@@ -93,11 +93,11 @@ TEST(stream_one_is_read_by_several_threads) {
                 if (event->step) ++n;
         });
     for (std::thread& thread : threads) thread.join();
-    CHECK_EQ(n.load(), 100);
-    CHECK_EQ(text->finish_reason(), FinishReason::length);
+    REQUIRE_EQ(n.load(), 100);
+    REQUIRE_EQ(text->finish_reason(), FinishReason::length);
 }
 
-TEST(stream_whose_reader_is_gone_blocks_nobody) {
+TEST_CASE("stream: whose reader is gone blocks nobody") {
     Shared shared(1);
     Stream left(shared.loop, {});
     const auto text = shared.add(left, Shared::job(0));
@@ -106,15 +106,15 @@ TEST(stream_whose_reader_is_gone_blocks_nobody) {
         Stream stream(shared.loop, {});
         const auto start = std::chrono::steady_clock::now();
         shared.add(stream, Shared::job(1, 2));
-        CHECK_EQ(stream.until(ends).size(), 3);
-        CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(5));
+        REQUIRE_EQ(stream.until(ends).size(), 3);
+        REQUIRE(std::chrono::steady_clock::now() - start < std::chrono::seconds(5));
     });
     other.join();
     left.until(ends);  // it goes on where it stood
-    CHECK_EQ(text->sequence().tokens, shared.alone(Shared::job(0)));
+    REQUIRE_EQ(text->sequence().tokens, shared.alone(Shared::job(0)));
 }
 
-TEST(stream_a_thread_s_own_texts_do_not_wait_for_each_other) {
+TEST_CASE("stream: a thread s own texts do not wait for each other") {
     Shared shared(1);
     Stream one(shared.loop, {});
     Stream two(shared.loop, {});
@@ -122,15 +122,15 @@ TEST(stream_a_thread_s_own_texts_do_not_wait_for_each_other) {
     const auto b = shared.add(two, Shared::job(1));
     const auto start = std::chrono::steady_clock::now();
     for (int i = 0; i < 5; ++i) {
-        CHECK(one.next());
-        CHECK(two.next());
+        REQUIRE(one.next());
+        REQUIRE(two.next());
     }
-    CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(5));
-    CHECK_EQ(a->sequence().n_generated(), 5);
-    CHECK_EQ(b->sequence().n_generated(), 5);
+    REQUIRE(std::chrono::steady_clock::now() - start < std::chrono::seconds(5));
+    REQUIRE_EQ(a->sequence().n_generated(), 5);
+    REQUIRE_EQ(b->sequence().n_generated(), 5);
 }
 
-TEST(stream_waits_no_longer_than_it_may) {
+TEST_CASE("stream: waits no longer than it may") {
     Shared shared(1, {}, 5);
     std::atomic<bool> begun{false};
     shared.on_decode = [&] { begun = true; };
@@ -145,17 +145,17 @@ TEST(stream_waits_no_longer_than_it_may) {
     for (const double timeout : {0.0, 0.05}) {
         try {
             stream.next(timeout);
-            CHECK(false);
+            REQUIRE(false);
         } catch (const colm::QueueTimeout& error) {
-            CHECK(std::get<double>(error.fields()[0].second) >= timeout);
+            REQUIRE(std::get<double>(error.fields()[0].second) >= timeout);
         }
     }
     other.join();
     stream.until(ends, 0.0);  // it stands where it stood
-    CHECK_EQ(text->sequence().tokens, shared.alone(Shared::job(1)));
+    REQUIRE_EQ(text->sequence().tokens, shared.alone(Shared::job(1)));
 }
 
-TEST(stream_cancel_and_close_from_other_threads) {
+TEST_CASE("stream: cancel and close from other threads") {
     Shared shared(2, {}, 2);
     Stream kept(shared.loop, {});
     const auto goes_on = shared.add(kept, Shared::job(0, 60));
@@ -167,20 +167,21 @@ TEST(stream_cancel_and_close_from_other_threads) {
     threads.emplace_back([&] { kept.until(ends); });
     threads.emplace_back([&] {
         const std::vector<Event> events = stream.until(ends);
-        CHECK(!events.empty() && !events.back().step);
+        REQUIRE(!events.empty());
+        REQUIRE(!events.back().step);
     });
     threads.emplace_back([&] { closed.until(ends); });
     std::this_thread::sleep_for(milliseconds(20));
     stream.cancel();
     closed.close();
     for (std::thread& thread : threads) thread.join();
-    CHECK_EQ(cancelled->finish_reason(), FinishReason::cancelled);
-    CHECK_EQ(goes_on->sequence().tokens, shared.alone(Shared::job(0, 60)));
-    CHECK_EQ(closed.n_texts(), 0);
-    CHECK(!closed.next());
+    REQUIRE_EQ(cancelled->finish_reason(), FinishReason::cancelled);
+    REQUIRE_EQ(goes_on->sequence().tokens, shared.alone(Shared::job(0, 60)));
+    REQUIRE_EQ(closed.n_texts(), 0);
+    REQUIRE(!closed.next());
 }
 
-TEST(stream_interrupted_ends_its_own_texts_alone) {
+TEST_CASE("stream: interrupted ends its own texts alone") {
     Shared shared(2, {}, 2);
     std::atomic<bool> stop{false};
     Stream kept(shared.loop, {});
@@ -193,27 +194,27 @@ TEST(stream_interrupted_ends_its_own_texts_alone) {
     stop = true;
     asked.join();
     other.join();
-    CHECK(text->sequence().n_generated() < 190);
-    CHECK_EQ(goes_on->sequence().tokens, shared.alone(Shared::job(0, 60)));
+    REQUIRE(text->sequence().n_generated() < 190);
+    REQUIRE_EQ(goes_on->sequence().tokens, shared.alone(Shared::job(0, 60)));
 }
 
-TEST(stream_refuses_to_wait_for_itself) {
+TEST_CASE("stream: refuses to wait for itself") {
     Shared shared(1);
     bool refused = false;
     shared.on_decode = [&] {
         Stream inner(shared.loop, {});
         shared.add(inner, Shared::job(1));
-        CHECK_THROWS(colm::GenerationError, inner.next(), "very thread");
+        REQUIRE_THROWS_WITH_AS(inner.next(), doctest::Contains("very thread"), colm::GenerationError);
         refused = true;
     };
     Stream stream(shared.loop, {});
     const auto text = shared.add(stream, Shared::job(0, 3));
     stream.until(ends);
-    CHECK(refused);
-    CHECK_EQ(text->sequence().tokens, shared.alone(Shared::job(0, 3)));
+    REQUIRE(refused);
+    REQUIRE_EQ(text->sequence().tokens, shared.alone(Shared::job(0, 3)));
 }
 
-TEST(stream_many_texts_of_one_reader) {
+TEST_CASE("stream: many texts of one reader") {
     Shared shared(3);
     Stream stream(shared.loop, {});
     std::vector<std::shared_ptr<colm::Text>> texts;
@@ -221,7 +222,7 @@ TEST(stream_many_texts_of_one_reader) {
         texts.push_back(shared.add(stream, Shared::job(i, 3 + static_cast<int>(i))));
     std::size_t n_ended = 0;
     while (const auto event = stream.next()) n_ended += event->step ? 0 : 1;
-    CHECK_EQ(n_ended, 7);
+    REQUIRE_EQ(n_ended, 7);
     for (std::size_t i = 0; i < 7; ++i)
-        CHECK_EQ(texts[i]->sequence().tokens, shared.alone(Shared::job(i, 3 + static_cast<int>(i))));
+        REQUIRE_EQ(texts[i]->sequence().tokens, shared.alone(Shared::job(i, 3 + static_cast<int>(i))));
 }

@@ -1,7 +1,6 @@
 #include "colm/text_stream.h"
 
 #include <algorithm>
-#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -9,74 +8,20 @@
 #include "check.h"
 #include "colm/error.h"
 #include "reference.h"
+#include "reference_utf8.h"
 
 using colm::StreamedStep;
-using colm::take_utf8;
 using colm::TextStream;
+using reference::beginnings;
+using reference::bytes;
+using reference::decode;
+using reference::encode;
+using reference::kReplacement;
 using reference::Random;
 
 namespace {
 
 using Pieces = std::vector<std::string>;
-
-const std::string kReplacement = "\xEF\xBF\xBD";
-
-std::string bytes(std::initializer_list<int> values) {
-    std::string all;
-    for (const int value : values) all += static_cast<char>(static_cast<unsigned char>(value));
-    return all;
-}
-
-std::string encode(unsigned code) {
-    const auto tail = [code](int shift) { return static_cast<int>(0x80U | ((code >> shift) & 0x3FU)); };
-    if (code < 0x80) return bytes({static_cast<int>(code)});
-    if (code < 0x800) return bytes({static_cast<int>(0xC0U | (code >> 6)), tail(0)});
-    if (code < 0x10000) return bytes({static_cast<int>(0xE0U | (code >> 12)), tail(6), tail(0)});
-    return bytes({static_cast<int>(0xF0U | (code >> 18)), tail(12), tail(6), tail(0)});
-}
-
-// Every beginning of a character that lacks at least one byte, found by encoding the characters, and the
-// length that the character has.
-const std::map<std::string, std::size_t>& beginnings() {
-    static const std::map<std::string, std::size_t> all = [] {
-        std::map<std::string, std::size_t> found;
-        // 64 neighbours differ in their last byte only.
-        for (unsigned code = 0x80; code < 0x110000; code += 64) {
-            if (code >= 0xD800 && code < 0xE000) continue;
-            const std::string character = encode(code);
-            for (std::size_t n = 1; n < character.size(); ++n)
-                found[character.substr(0, n)] = character.size();
-        }
-        return found;
-    }();
-    return all;
-}
-
-// bytes.decode(errors="replace"), as Unicode puts it: each longest beginning of a character becomes one
-// U+FFFD.
-std::string decode(const std::string& input) {
-    std::string text;
-    for (std::size_t i = 0; i < input.size();) {
-        if (static_cast<unsigned char>(input[i]) < 0x80) {
-            text += input[i++];
-            continue;
-        }
-        std::size_t n = 0;
-        std::size_t length = 0;
-        while (i + n < input.size()) {
-            const auto longer = beginnings().find(input.substr(i, n + 1));
-            if (longer == beginnings().end()) break;
-            length = longer->second;
-            ++n;
-        }
-        // Any byte of the form 10xxxxxx is right in the last place.
-        const bool whole = n > 0 && n + 1 == length && i + n < input.size() &&
-                           (static_cast<unsigned char>(input[i + n]) & 0xC0U) == 0x80U;
-        text += whole ? input.substr(i, length) : kReplacement;
-        i += whole ? length : std::max<std::size_t>(n, 1);
-    }
-    return text;
-}
 
 // The text up to the stop string that is complete first; of those, the one that began first.
 std::string cut(const std::string& text, const Pieces& stop) {
@@ -103,13 +48,13 @@ struct Run {
     void finish() {
         stream.finish();
         collect();
-        CHECK_EQ(texts.size(), n_pushed);
+        REQUIRE_EQ(texts.size(), n_pushed);
     }
     void collect() {
         while (!stream.empty()) {
             const StreamedStep step = stream.pop();
-            CHECK_EQ(step.step.token, texts.size());  // in order, none twice
-            CHECK_EQ(decode(step.text), step.text);   // valid by itself
+            REQUIRE_EQ(step.step.token, texts.size());  // in order, none twice
+            REQUIRE_EQ(decode(step.text), step.text);   // valid by itself
             texts.push_back(step.text);
             text += step.text;
         }
@@ -185,217 +130,131 @@ void check_stream(const Pieces& stop, const Pieces& pieces) {
             for (std::size_t n = 0; n < s.size(); ++n) {
                 const std::string whole = cut(decode(all + s.substr(n)), stop);
                 if (whole.compare(0, run.text.size(), run.text) != 0)
-                    CHECK_EQ(run.text, "a beginning of " + whole);
+                    REQUIRE_EQ(run.text, "a beginning of " + whole);
             }
         }
     }
     run.finish();
     std::string every;
     for (const std::string& piece : pieces) every += piece;
-    CHECK_EQ(run.text, cut(decode(every), stop));
-    CHECK_EQ(run.stream.stopped(), run.text.size() < decode(every).size());
+    REQUIRE_EQ(run.text, cut(decode(every), stop));
+    REQUIRE_EQ(run.stream.stopped(), run.text.size() < decode(every).size());
 }
 
 }  // namespace
 
-TEST(utf8_replaces_as_python_does) {
-    // Made by Python 3.11: bytes.decode("utf-8", "replace").encode()
-    const std::vector<std::pair<std::string, std::string>> cases = {
-        {bytes({0x70, 0x6C, 0x61, 0x69, 0x6E}), bytes({0x70, 0x6C, 0x61, 0x69, 0x6E})},
-        {bytes({0xC3, 0xA9, 0xE2, 0x82, 0xAC, 0xF0, 0x9F, 0x98, 0x80}),
-         bytes({0xC3, 0xA9, 0xE2, 0x82, 0xAC, 0xF0, 0x9F, 0x98, 0x80})},
-        {bytes({0x80}), bytes({0xEF, 0xBF, 0xBD})},
-        {bytes({0xBF, 0xBF}), bytes({0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD})},
-        {bytes({0x61, 0xC3}), bytes({0x61, 0xEF, 0xBF, 0xBD})},
-        {bytes({0xC3, 0x28}), bytes({0xEF, 0xBF, 0xBD, 0x28})},
-        {bytes({0xC0, 0xAF}), bytes({0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD})},
-        {bytes({0xC1, 0xBF}), bytes({0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD})},
-        {bytes({0xE0, 0x80, 0x80}), bytes({0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD})},
-        {bytes({0xE0, 0x9F, 0xBF}), bytes({0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD})},
-        {bytes({0xE0, 0xA0, 0x80}), bytes({0xE0, 0xA0, 0x80})},
-        {bytes({0xED, 0xA0, 0x80}), bytes({0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD})},
-        {bytes({0xED, 0xBF, 0xBF}), bytes({0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD})},
-        {bytes({0xED, 0x9F, 0xBF}), bytes({0xED, 0x9F, 0xBF})},
-        {bytes({0xED, 0xA0, 0xBD, 0xED, 0xB8, 0x80}),
-         bytes({0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD,
-                0xEF, 0xBF, 0xBD})},
-        {bytes({0xF0, 0x80, 0x80, 0x80}),
-         bytes({0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD})},
-        {bytes({0xF0, 0x8F, 0xBF, 0xBF}),
-         bytes({0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD})},
-        {bytes({0xF0, 0x90, 0x80, 0x80}), bytes({0xF0, 0x90, 0x80, 0x80})},
-        {bytes({0xF4, 0x8F, 0xBF, 0xBF}), bytes({0xF4, 0x8F, 0xBF, 0xBF})},
-        {bytes({0xF4, 0x90, 0x80, 0x80}),
-         bytes({0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD})},
-        {bytes({0xF5, 0x80, 0x80, 0x80}),
-         bytes({0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD})},
-        {bytes({0xFE, 0xFF}), bytes({0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD})},
-        {bytes({0xE2, 0x82}), bytes({0xEF, 0xBF, 0xBD})},
-        {bytes({0xE2, 0x82, 0xE2, 0x82, 0xAC}), bytes({0xEF, 0xBF, 0xBD, 0xE2, 0x82, 0xAC})},
-        {bytes({0xF0, 0x9F, 0x98}), bytes({0xEF, 0xBF, 0xBD})},
-        {bytes({0xF0, 0x9F, 0x98, 0x41}), bytes({0xEF, 0xBF, 0xBD, 0x41})},
-        {bytes({0xF0, 0x9F}), bytes({0xEF, 0xBF, 0xBD})},
-        {bytes({0xF0, 0x9F, 0x41, 0x98, 0x80}),
-         bytes({0xEF, 0xBF, 0xBD, 0x41, 0xEF, 0xBF, 0xBD, 0xEF, 0xBF, 0xBD})},
-        {bytes({0xF0}), bytes({0xEF, 0xBF, 0xBD})},
-        {bytes({0xF0, 0xF0, 0x9F, 0x98, 0x80}), bytes({0xEF, 0xBF, 0xBD, 0xF0, 0x9F, 0x98, 0x80})},
-        {bytes({0xC3, 0xC3, 0xA9}), bytes({0xEF, 0xBF, 0xBD, 0xC3, 0xA9})},
-        {bytes({0xEF, 0xBF, 0xBD}), bytes({0xEF, 0xBF, 0xBD})},
-        {bytes({0xE2, 0x28, 0xA1}), bytes({0xEF, 0xBF, 0xBD, 0x28, 0xEF, 0xBF, 0xBD})},
-        {bytes({0x00, 0x7F}), bytes({0x00, 0x7F})},
-    };
-    for (const auto& [input, expected] : cases) {
-        std::string rest = input;
-        CHECK_EQ(take_utf8(rest, true), expected);
-        CHECK_EQ(rest, "");
-        CHECK_EQ(decode(input), expected);  // the reference of the tests below
-    }
-}
-
-TEST(utf8_every_character_passes) {
-    for (unsigned code = 1; code < 0x110000; code += code < 0x3000 ? 1 : 61) {
-        if (code >= 0xD800 && code < 0xE000) continue;
-        const std::string character = encode(code);
-        std::string rest = character;
-        CHECK_EQ(take_utf8(rest, false), character);
-        CHECK_EQ(rest, "");
-        for (std::size_t n = 1; n < character.size(); ++n) {
-            rest = character.substr(0, n);
-            CHECK_EQ(take_utf8(rest, false), "");
-            CHECK_EQ(rest, character.substr(0, n));
-            CHECK_EQ(take_utf8(rest, true), kReplacement);
-            CHECK_EQ(rest, "");
-        }
-    }
-}
-
-TEST(utf8_only_an_incomplete_end_waits) {
-    std::string rest = "ab\xE2\x82\xAC\xF0\x9F";
-    CHECK_EQ(take_utf8(rest, false), "ab\xE2\x82\xAC");
-    CHECK_EQ(rest, "\xF0\x9F");
-    rest += "x";
-    CHECK_EQ(take_utf8(rest, false), kReplacement + "x");
-    // What can no longer become a character does not wait for more bytes.
-    for (const std::string& invalid : {bytes({0xC0}), bytes({0xFF}), bytes({0x80}), bytes({0xED, 0xA0})}) {
-        rest = invalid;
-        std::string expected;
-        for (std::size_t i = 0; i < invalid.size(); ++i) expected += kReplacement;
-        CHECK_EQ(take_utf8(rest, false), expected);
-    }
-}
-
-TEST(text_stream_character_over_several_tokens) {
+TEST_CASE("text_stream: character over several tokens") {
     // It belongs to the last of its tokens, and none of them leaves before.
-    CHECK_EQ(texts_of({}, {"a", "\xC3", "\xA9", "b"}), (Pieces{"a", "", "\xC3\xA9", "b"}));
-    CHECK_EQ(released({}, {"a", "\xC3", "\xA9", "b"}), (Counts{1, 1, 3, 4}));
-    CHECK_EQ(texts_of({}, {"\xF0", "\x9F", "\x98", "\x80"}), (Pieces{"", "", "", "\xF0\x9F\x98\x80"}));
-    CHECK_EQ(released({}, {"\xF0", "\x9F", "\x98", "\x80"}), (Counts{0, 0, 0, 4}));
-    CHECK_EQ(texts_of({}, {"\xF0\x9F", "\x98\x80!"}), (Pieces{"", "\xF0\x9F\x98\x80!"}));
+    REQUIRE_EQ(texts_of({}, {"a", "\xC3", "\xA9", "b"}), (Pieces{"a", "", "\xC3\xA9", "b"}));
+    REQUIRE_EQ(released({}, {"a", "\xC3", "\xA9", "b"}), (Counts{1, 1, 3, 4}));
+    REQUIRE_EQ(texts_of({}, {"\xF0", "\x9F", "\x98", "\x80"}), (Pieces{"", "", "", "\xF0\x9F\x98\x80"}));
+    REQUIRE_EQ(released({}, {"\xF0", "\x9F", "\x98", "\x80"}), (Counts{0, 0, 0, 4}));
+    REQUIRE_EQ(texts_of({}, {"\xF0\x9F", "\x98\x80!"}), (Pieces{"", "\xF0\x9F\x98\x80!"}));
     // With a control token inside.
-    CHECK_EQ(texts_of({}, {"\xE2\x82", "", "\xAC"}), (Pieces{"", "", "\xE2\x82\xAC"}));
-    CHECK_EQ(released({}, {"\xE2\x82", "", "\xAC"}), (Counts{0, 0, 3}));
+    REQUIRE_EQ(texts_of({}, {"\xE2\x82", "", "\xAC"}), (Pieces{"", "", "\xE2\x82\xAC"}));
+    REQUIRE_EQ(released({}, {"\xE2\x82", "", "\xAC"}), (Counts{0, 0, 3}));
 }
 
-TEST(text_stream_token_completes_one_character_and_begins_another) {
+TEST_CASE("text_stream: token completes one character and begins another") {
     const Pieces pieces = {"\xC3", "\xA9\xE2", "\x82\xAC\xF0\x9F", "\x98\x80"};
-    CHECK_EQ(texts_of({}, pieces), (Pieces{"", "\xC3\xA9", "\xE2\x82\xAC", "\xF0\x9F\x98\x80"}));
-    CHECK_EQ(released({}, pieces), (Counts{0, 1, 2, 4}));
+    REQUIRE_EQ(texts_of({}, pieces), (Pieces{"", "\xC3\xA9", "\xE2\x82\xAC", "\xF0\x9F\x98\x80"}));
+    REQUIRE_EQ(released({}, pieces), (Counts{0, 1, 2, 4}));
 }
 
-TEST(text_stream_broken_characters_over_tokens) {
-    CHECK_EQ(texts_of({}, {"\xE2", "x"}), (Pieces{"", kReplacement + "x"}));
-    CHECK_EQ(texts_of({}, {"\xE2", "\xE2", "\x82\xAC"}), (Pieces{"", kReplacement, "\xE2\x82\xAC"}));
-    CHECK_EQ(released({}, {"\xE2", "\xE2", "\x82\xAC"}), (Counts{0, 1, 3}));
-    CHECK_EQ(texts_of({}, {"\xED", "\xA0", "\x80"}),
-             (Pieces{"", kReplacement + kReplacement, kReplacement}));  // a surrogate
+TEST_CASE("text_stream: broken characters over tokens") {
+    REQUIRE_EQ(texts_of({}, {"\xE2", "x"}), (Pieces{"", kReplacement + "x"}));
+    REQUIRE_EQ(texts_of({}, {"\xE2", "\xE2", "\x82\xAC"}), (Pieces{"", kReplacement, "\xE2\x82\xAC"}));
+    REQUIRE_EQ(released({}, {"\xE2", "\xE2", "\x82\xAC"}), (Counts{0, 1, 3}));
+    REQUIRE_EQ(texts_of({}, {"\xED", "\xA0", "\x80"}),
+               (Pieces{"", kReplacement + kReplacement, kReplacement}));  // a surrogate
 }
 
-TEST(text_stream_character_cut_short_at_the_end) {
-    CHECK_EQ(texts_of({}, {"ok", "\xF0\x9F", "\x98"}), (Pieces{"ok", "", kReplacement}));
-    CHECK_EQ(texts_of({}, {"a\xE2"}), (Pieces{"a" + kReplacement}));
-    CHECK_EQ(texts_of({}, {"a\xE2", "\x82"}), (Pieces{"a", kReplacement}));
-    CHECK_EQ(texts_of({"stop"}, {"st\xE2"}), (Pieces{"st" + kReplacement}));
+TEST_CASE("text_stream: character cut short at the end") {
+    REQUIRE_EQ(texts_of({}, {"ok", "\xF0\x9F", "\x98"}), (Pieces{"ok", "", kReplacement}));
+    REQUIRE_EQ(texts_of({}, {"a\xE2"}), (Pieces{"a" + kReplacement}));
+    REQUIRE_EQ(texts_of({}, {"a\xE2", "\x82"}), (Pieces{"a", kReplacement}));
+    REQUIRE_EQ(texts_of({"stop"}, {"st\xE2"}), (Pieces{"st" + kReplacement}));
 }
 
-TEST(text_stream_nothing_at_all) {
-    CHECK_EQ(texts_of({}, {}), Pieces{});
-    CHECK_EQ(texts_of({"x"}, {""}), Pieces{""});
-    CHECK_EQ(released({"x"}, {"", ""}), (Counts{1, 2}));
+TEST_CASE("text_stream: nothing at all") {
+    REQUIRE_EQ(texts_of({}, {}), Pieces{});
+    REQUIRE_EQ(texts_of({"x"}, {""}), Pieces{""});
+    REQUIRE_EQ(released({"x"}, {"", ""}), (Counts{1, 2}));
 }
 
-TEST(text_stream_stop_in_one_token) {
-    CHECK_EQ(texts_of({"STOP"}, {"hello STOP world"}), (Pieces{"hello "}));
-    CHECK_EQ(texts_of({"STOP"}, {"STOP"}), (Pieces{""}));
-    CHECK_EQ(texts_of({"\n"}, {"a", "b\n\nc", "d"}), (Pieces{"a", "b"}));
+TEST_CASE("text_stream: stop in one token") {
+    REQUIRE_EQ(texts_of({"STOP"}, {"hello STOP world"}), (Pieces{"hello "}));
+    REQUIRE_EQ(texts_of({"STOP"}, {"STOP"}), (Pieces{""}));
+    REQUIRE_EQ(texts_of({"\n"}, {"a", "b\n\nc", "d"}), (Pieces{"a", "b"}));
 }
 
-TEST(text_stream_stop_over_several_tokens) {
+TEST_CASE("text_stream: stop over several tokens") {
     const Pieces pieces = {"x", "ya", "b", "cz", "never"};
-    CHECK_EQ(texts_of({"abc"}, pieces), (Pieces{"x", "y", "", ""}));
+    REQUIRE_EQ(texts_of({"abc"}, pieces), (Pieces{"x", "y", "", ""}));
     Run run({"abc"});
     run.push("x");
-    CHECK_EQ(run.text, "x");
+    REQUIRE_EQ(run.text, "x");
     run.push("ya");
     run.push("b");
-    CHECK_EQ(run.text, "x");
-    CHECK(!run.stream.stopped());
+    REQUIRE_EQ(run.text, "x");
+    REQUIRE(!run.stream.stopped());
     run.push("cz");
-    CHECK(run.stream.stopped());
-    CHECK_EQ(run.text, "xy");
+    REQUIRE(run.stream.stopped());
+    REQUIRE_EQ(run.text, "xy");
     run.finish();
-    CHECK_EQ(run.text, "xy");
+    REQUIRE_EQ(run.text, "xy");
 }
 
-TEST(text_stream_beginning_of_a_stop_that_is_none) {
-    CHECK_EQ(texts_of({"abc"}, {"a", "b", "d"}), (Pieces{"a", "b", "d"}));
-    CHECK_EQ(released({"abc"}, {"a", "b", "d"}), (Counts{0, 0, 3}));
+TEST_CASE("text_stream: beginning of a stop that is none") {
+    REQUIRE_EQ(texts_of({"abc"}, {"a", "b", "d"}), (Pieces{"a", "b", "d"}));
+    REQUIRE_EQ(released({"abc"}, {"a", "b", "d"}), (Counts{0, 0, 3}));
     // At the end of the text it is let go.
-    CHECK_EQ(texts_of({"abc"}, {"xa", "b"}), (Pieces{"xa", "b"}));
+    REQUIRE_EQ(texts_of({"abc"}, {"xa", "b"}), (Pieces{"xa", "b"}));
 }
 
-TEST(text_stream_stop_begins_inside_what_is_held) {
+TEST_CASE("text_stream: stop begins inside what is held") {
     // "aab" waits as "aa", and the second "a" is where the stop string begins.
-    CHECK_EQ(texts_of({"aab"}, {"a", "a", "a", "b"}), (Pieces{"a", "", "", ""}));
-    CHECK_EQ(released({"aab"}, {"a", "a", "a"}), (Counts{0, 0, 1}));
-    CHECK_EQ(texts_of({"abab!"}, {"ab", "ab", "ab", "!"}), (Pieces{"ab", "", "", ""}));
-    CHECK_EQ(texts_of({"abab!"}, {"ab", "ab", "ab", "?"}), (Pieces{"ab", "ab", "ab", "?"}));
-    CHECK_EQ(texts_of({"abac"}, {"aba", "bac"}), (Pieces{"ab", ""}));
+    REQUIRE_EQ(texts_of({"aab"}, {"a", "a", "a", "b"}), (Pieces{"a", "", "", ""}));
+    REQUIRE_EQ(released({"aab"}, {"a", "a", "a"}), (Counts{0, 0, 1}));
+    REQUIRE_EQ(texts_of({"abab!"}, {"ab", "ab", "ab", "!"}), (Pieces{"ab", "", "", ""}));
+    REQUIRE_EQ(texts_of({"abab!"}, {"ab", "ab", "ab", "?"}), (Pieces{"ab", "ab", "ab", "?"}));
+    REQUIRE_EQ(texts_of({"abac"}, {"aba", "bac"}), (Pieces{"ab", ""}));
 }
 
-TEST(text_stream_earlier_of_two_stops) {
-    CHECK_EQ(texts_of({"cd", "bc"}, {"abcd"}), (Pieces{"a"}));
-    CHECK_EQ(texts_of({"bc", "cd"}, {"a", "b", "c", "d"}), (Pieces{"a", "", ""}));
-    CHECK_EQ(texts_of({"d", "bcd"}, {"abcd"}), (Pieces{"a"}));  // both end there
-    CHECK_EQ(texts_of({"d", "bcd"}, {"a", "b", "c", "d"}), (Pieces{"a", "", "", ""}));
-    CHECK_EQ(texts_of({"zzz", "b"}, {"abzzz"}), (Pieces{"a"}));
-    CHECK_EQ(texts_of({"ab", "abc"}, {"xabc"}), (Pieces{"x"}));
+TEST_CASE("text_stream: earlier of two stops") {
+    REQUIRE_EQ(texts_of({"cd", "bc"}, {"abcd"}), (Pieces{"a"}));
+    REQUIRE_EQ(texts_of({"bc", "cd"}, {"a", "b", "c", "d"}), (Pieces{"a", "", ""}));
+    REQUIRE_EQ(texts_of({"d", "bcd"}, {"abcd"}), (Pieces{"a"}));  // both end there
+    REQUIRE_EQ(texts_of({"d", "bcd"}, {"a", "b", "c", "d"}), (Pieces{"a", "", "", ""}));
+    REQUIRE_EQ(texts_of({"zzz", "b"}, {"abzzz"}), (Pieces{"a"}));
+    REQUIRE_EQ(texts_of({"ab", "abc"}, {"xabc"}), (Pieces{"x"}));
     // The longest possible beginning is what waits, whichever stop string it is of.
-    CHECK_EQ(released({"b", "xay"}, {"x", "a", "z"}), (Counts{0, 0, 3}));
-    CHECK_EQ(released({"xay", "ab"}, {"x", "a", "z"}), (Counts{0, 0, 3}));
+    REQUIRE_EQ(released({"b", "xay"}, {"x", "a", "z"}), (Counts{0, 0, 3}));
+    REQUIRE_EQ(released({"xay", "ab"}, {"x", "a", "z"}), (Counts{0, 0, 3}));
 }
 
-TEST(text_stream_stop_inside_another_stop) {
+TEST_CASE("text_stream: stop inside another stop") {
     // "c" appears before "abcd" is complete, whatever the tokens are.
-    CHECK_EQ(texts_of({"abcd", "c"}, {"a", "b", "c", "d"}), (Pieces{"a", "b", ""}));
-    CHECK_EQ(texts_of({"abcd", "c"}, {"abc", "d"}), (Pieces{"ab"}));
-    CHECK_EQ(texts_of({"abcd", "c"}, {"abcd"}), (Pieces{"ab"}));
-    CHECK_EQ(texts_of({"c", "abcd"}, {"ab", "cd"}), (Pieces{"ab", ""}));
+    REQUIRE_EQ(texts_of({"abcd", "c"}, {"a", "b", "c", "d"}), (Pieces{"a", "b", ""}));
+    REQUIRE_EQ(texts_of({"abcd", "c"}, {"abc", "d"}), (Pieces{"ab"}));
+    REQUIRE_EQ(texts_of({"abcd", "c"}, {"abcd"}), (Pieces{"ab"}));
+    REQUIRE_EQ(texts_of({"c", "abcd"}, {"ab", "cd"}), (Pieces{"ab", ""}));
 }
 
-TEST(text_stream_stop_of_split_characters) {
+TEST_CASE("text_stream: stop of split characters") {
     const std::string euro = "\xE2\x82\xAC";
-    CHECK_EQ(texts_of({euro}, {"a\xE2", "\x82",
-                               "\xAC"
-                               "b"}),
-             (Pieces{"a", "", ""}));
-    CHECK_EQ(texts_of({"b" + euro}, {"ab", "\xE2\x82", "\xAC"}), (Pieces{"a", "", ""}));
+    REQUIRE_EQ(texts_of({euro}, {"a\xE2", "\x82",
+                                 "\xAC"
+                                 "b"}),
+               (Pieces{"a", "", ""}));
+    REQUIRE_EQ(texts_of({"b" + euro}, {"ab", "\xE2\x82", "\xAC"}), (Pieces{"a", "", ""}));
     // The same first bytes, another character.
-    CHECK_EQ(texts_of({"b" + euro}, {"ab", "\xE2\x82", "\xAD"}), (Pieces{"ab", "", "\xE2\x82\xAD"}));
+    REQUIRE_EQ(texts_of({"b" + euro}, {"ab", "\xE2\x82", "\xAD"}), (Pieces{"ab", "", "\xE2\x82\xAD"}));
     // A stop string right behind a character that its token completes.
-    CHECK_EQ(texts_of({"|"}, {"a\xE2", "\x82\xAC|\xF0"}), (Pieces{"a", euro}));
+    REQUIRE_EQ(texts_of({"|"}, {"a\xE2", "\x82\xAC|\xF0"}), (Pieces{"a", euro}));
 }
 
-TEST(text_stream_random_bytes_without_stop) {
+TEST_CASE("text_stream: random bytes without stop") {
     Random random(1);
     for (int round = 0; round < 300; ++round) {
         const std::string input = random_bytes(random, random.below(40));
@@ -403,7 +262,7 @@ TEST(text_stream_random_bytes_without_stop) {
     }
 }
 
-TEST(text_stream_random_bytes_with_stops) {
+TEST_CASE("text_stream: random bytes with stops") {
     Random random(2);
     const std::vector<Pieces> stops = {{"ab"},
                                        {"aab"},
@@ -418,7 +277,7 @@ TEST(text_stream_random_bytes_with_stops) {
     }
 }
 
-TEST(text_stream_random_letters_with_stops) {
+TEST_CASE("text_stream: random letters with stops") {
     // Few letters, so that beginnings of stop strings are everywhere.
     Random random(3);
     const std::vector<Pieces> stops = {{"aabaab"}, {"ababb", "bbb"}, {"aaaa", "abba", "bab"}};
@@ -429,7 +288,7 @@ TEST(text_stream_random_letters_with_stops) {
     }
 }
 
-TEST(text_stream_lets_go_of_all_that_is_certain) {
+TEST_CASE("text_stream: lets go of all that is certain") {
     // Nothing waits that is neither the beginning of a stop string nor of a character.
     Random random(4);
     for (int round = 0; round < 500; ++round) {
@@ -448,12 +307,12 @@ TEST(text_stream_lets_go_of_all_that_is_certain) {
             if (all.size() >= 2 && all.compare(all.size() - 2, 2, "ab") == 0) certain -= 2;
             const auto n =
                 std::count_if(ends.begin(), ends.end(), [&](std::size_t end) { return end <= certain; });
-            CHECK_EQ(static_cast<std::size_t>(n), run.texts.size());
+            REQUIRE_EQ(static_cast<std::size_t>(n), run.texts.size());
         }
     }
 }
 
-TEST(text_stream_keeps_the_steps_as_they_came) {
+TEST_CASE("text_stream: keeps the steps as they came") {
     TextStream stream({"xyz"});
     colm::Step step;
     step.token = 41;
@@ -463,18 +322,19 @@ TEST(text_stream_keeps_the_steps_as_they_came) {
     step.logprob = -0.125;
     step.top_logprobs = {{41, -0.125}, {7, -3.0}};
     stream.push(step, "x");
-    CHECK(stream.empty());
+    REQUIRE(stream.empty());
     stream.finish();
     const colm::Step out = stream.pop().step;
-    CHECK_EQ(out.token, 41);
-    CHECK(out.expert == 1);
-    CHECK_EQ(out.defer_logit, 1.5);
-    CHECK_EQ(out.threshold, 0.25);
-    CHECK_EQ(out.logprob, -0.125);
-    CHECK_EQ(out.top_logprobs.size(), 2);
-    CHECK_EQ(out.top_logprobs[1].token, 7);
+    REQUIRE_EQ(out.token, 41);
+    REQUIRE(out.expert == 1);
+    REQUIRE_EQ(out.defer_logit, 1.5);
+    REQUIRE_EQ(out.threshold, 0.25);
+    REQUIRE_EQ(out.logprob, -0.125);
+    REQUIRE_EQ(out.top_logprobs.size(), 2);
+    REQUIRE_EQ(out.top_logprobs[1].token, 7);
 }
 
-TEST(text_stream_refuses_an_empty_stop) {
-    CHECK_THROWS(colm::OptionError, TextStream({"a", ""}), "stop string is empty");
+TEST_CASE("text_stream: refuses an empty stop") {
+    REQUIRE_THROWS_WITH_AS(TextStream({"a", ""}), doctest::Contains("stop string is empty"),
+                           colm::OptionError);
 }

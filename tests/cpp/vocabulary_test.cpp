@@ -1,6 +1,7 @@
 #include "colm/vocabulary.h"
 
 #include <cstdint>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -33,7 +34,7 @@ VocabMismatch mismatch(const Vocabulary& base, const Vocabulary& assistant) {
     } catch (const VocabMismatch& error) {
         return error;
     }
-    check::fail(__FILE__, __LINE__, "no mismatch");
+    throw std::logic_error("no mismatch");
 }
 
 std::int64_t token_id(const VocabMismatch& error) {
@@ -45,120 +46,122 @@ std::string text(const VocabMismatch& error, std::size_t i) {
 
 }  // namespace
 
-TEST(vocabulary_size_without_padding) {
-    CHECK_EQ(make({}).size_without_padding(), 0);
-    CHECK_EQ(make({"a", "b"}).size_without_padding(), 2);
-    CHECK_EQ(make({"a", "b", "c"}, 2).size_without_padding(), 1);
-    CHECK_EQ(make({"a", "b"}, 2).size_without_padding(), 0);
+TEST_CASE("vocabulary: size without padding") {
+    REQUIRE_EQ(make({}).size_without_padding(), 0);
+    REQUIRE_EQ(make({"a", "b"}).size_without_padding(), 2);
+    REQUIRE_EQ(make({"a", "b", "c"}, 2).size_without_padding(), 1);
+    REQUIRE_EQ(make({"a", "b"}, 2).size_without_padding(), 0);
     Vocabulary v = make({"a", "b", "c", "d"}, 1);
     v.unused[1] = 1;  // a hole inside is no padding
-    CHECK_EQ(v.size_without_padding(), 3);
+    REQUIRE_EQ(v.size_without_padding(), 3);
 }
 
-TEST(vocabulary_shared_is_the_shorter) {
+TEST_CASE("vocabulary: shared is the shorter") {
     const Vocabulary v = make({"a", "b", "c"});
-    CHECK_EQ(shared_vocabulary(v, v), 3);
-    CHECK_EQ(shared_vocabulary(v, make({"a", "b", "c", "<added>"})), 3);
-    CHECK_EQ(shared_vocabulary(make({"a", "b", "c", "<added>"}), v), 3);
-    CHECK_EQ(shared_vocabulary(v, make({"a", "b", "c", "[PAD3]", "[PAD4]"}, 2)), 3);
-    CHECK_EQ(shared_vocabulary(make({"a", "b", "[PAD2]"}, 1), make({"a", "b", "c"})), 2);
-    CHECK_EQ(shared_vocabulary(make({"a", "b", "[PAD2]"}, 1), make({"a", "b", "<pad2>", "<pad3>"}, 2)), 2);
+    REQUIRE_EQ(shared_vocabulary(v, v), 3);
+    REQUIRE_EQ(shared_vocabulary(v, make({"a", "b", "c", "<added>"})), 3);
+    REQUIRE_EQ(shared_vocabulary(make({"a", "b", "c", "<added>"}), v), 3);
+    REQUIRE_EQ(shared_vocabulary(v, make({"a", "b", "c", "[PAD3]", "[PAD4]"}, 2)), 3);
+    REQUIRE_EQ(shared_vocabulary(make({"a", "b", "[PAD2]"}, 1), make({"a", "b", "c"})), 2);
+    REQUIRE_EQ(shared_vocabulary(make({"a", "b", "[PAD2]"}, 1), make({"a", "b", "<pad2>", "<pad3>"}, 2)), 2);
 }
 
-TEST(shown_texts_are_short_and_plain) {
+TEST_CASE("shown: texts are short and plain") {
     using colm::shown;
-    CHECK_EQ(shown(""), "\"\"");
-    CHECK_EQ(shown("a\xc3\xbc"), "\"a\xc3\xbc\"");
-    CHECK_EQ(shown(std::string("a\n\0\x7f", 4)), "\"a\\x0a\\x00\\x7f\"");
-    CHECK_EQ(shown(std::string(200, 'x')), "\"" + std::string(200, 'x') + "\"");
-    CHECK_EQ(shown(std::string(1000, 'x')), "\"" + std::string(200, 'x') + "...\"");
+    REQUIRE_EQ(shown(""), "\"\"");
+    REQUIRE_EQ(shown("a\xc3\xbc"), "\"a\xc3\xbc\"");
+    REQUIRE_EQ(shown(std::string("a\n\0\x7f", 4)), "\"a\\x0a\\x00\\x7f\"");
+    REQUIRE_EQ(shown(std::string(200, 'x')), "\"" + std::string(200, 'x') + "\"");
+    REQUIRE_EQ(shown(std::string(1000, 'x')), "\"" + std::string(200, 'x') + "...\"");
     // A character of two bytes across the end is left out as a whole.
-    CHECK_EQ(shown(std::string(199, 'x') + "\xc3\xbc"), "\"" + std::string(199, 'x') + "...\"");
-    CHECK_EQ(shown(std::string(300, '\x80')).size() <= 205, true);
+    REQUIRE_EQ(shown(std::string(199, 'x') + "\xc3\xbc"), "\"" + std::string(199, 'x') + "...\"");
+    REQUIRE_EQ(shown(std::string(300, '\x80')).size() <= 205, true);
 }
 
-TEST(vocabulary_other_texts_are_a_mismatch) {
+TEST_CASE("vocabulary: other texts are a mismatch") {
     const VocabMismatch error = mismatch(make({"a", "b", "c"}), make({"a", "x", "y", "z"}));
-    CHECK_EQ(token_id(error), 1);
-    CHECK_EQ(text(error, 1), "b");
-    CHECK_EQ(text(error, 2), "x");
-    CHECK_EQ(error.fields().at(0).first, "token_id");
-    CHECK_EQ(error.fields().at(1).first, "base_text");
-    CHECK_EQ(error.fields().at(2).first, "assistant_text");
-    CHECK_EQ(std::string(error.kind()), "VocabMismatch");
-    CHECK_THROWS(VocabMismatch, shared_vocabulary(make({"a", "b"}), make({"a", "x"})),
-                 "token 1 is \"b\" for the base and \"x\" for the assistant");
+    REQUIRE_EQ(token_id(error), 1);
+    REQUIRE_EQ(text(error, 1), "b");
+    REQUIRE_EQ(text(error, 2), "x");
+    REQUIRE_EQ(error.fields().at(0).first, "token_id");
+    REQUIRE_EQ(error.fields().at(1).first, "base_text");
+    REQUIRE_EQ(error.fields().at(2).first, "assistant_text");
+    REQUIRE_EQ(std::string(error.kind()), "VocabMismatch");
+    REQUIRE_THROWS_WITH_AS(shared_vocabulary(make({"a", "b"}), make({"a", "x"})),
+                           doctest::Contains("token 1 is \"b\" for the base and \"x\" for the assistant"),
+                           VocabMismatch);
     // The last shared id counts too.
-    CHECK_EQ(token_id(mismatch(make({"a", "b", "c"}), make({"a", "b", "C", "d"}))), 2);
+    REQUIRE_EQ(token_id(mismatch(make({"a", "b", "c"}), make({"a", "b", "C", "d"}))), 2);
 }
 
-TEST(vocabulary_other_types_are_a_mismatch) {
+TEST_CASE("vocabulary: other types are a mismatch") {
     Vocabulary spm = make({"a"});
     spm.type = "SPM";
     const VocabMismatch error = mismatch(make({"a"}), spm);
-    CHECK_EQ(token_id(error), -1);
-    CHECK_EQ(text(error, 1), "BPE");
-    CHECK_EQ(text(error, 2), "SPM");
+    REQUIRE_EQ(token_id(error), -1);
+    REQUIRE_EQ(text(error, 1), "BPE");
+    REQUIRE_EQ(text(error, 2), "SPM");
 }
 
-TEST(vocabulary_added_tokens_have_to_agree) {
+TEST_CASE("vocabulary: added tokens have to agree") {
     const Vocabulary plain = make({"a", "b", "c"});
     Vocabulary bos = plain;
     bos.bos = 1;
-    CHECK_EQ(shared_vocabulary(plain, bos), 3);  // a BOS that is not added does not matter
+    REQUIRE_EQ(shared_vocabulary(plain, bos), 3);  // a BOS that is not added does not matter
     bos.add_bos = true;
-    CHECK_THROWS(
-        VocabMismatch, shared_vocabulary(plain, bos),
-        "the base's tokenizer adds no token before the text; the assistant's adds token 1 before the text");
-    CHECK_EQ(shared_vocabulary(bos, bos), 3);
+    REQUIRE_THROWS_WITH_AS(shared_vocabulary(plain, bos),
+                           doctest::Contains("the base's tokenizer adds no token before the text; the "
+                                             "assistant's adds token 1 before the text"),
+                           VocabMismatch);
+    REQUIRE_EQ(shared_vocabulary(bos, bos), 3);
     Vocabulary other = bos;
     other.bos = 2;
-    CHECK_THROWS(VocabMismatch, shared_vocabulary(bos, other), "adds token 2");
+    REQUIRE_THROWS_WITH_AS(shared_vocabulary(bos, other), doctest::Contains("adds token 2"), VocabMismatch);
 
     Vocabulary eos = plain;
     eos.eos = 2;
-    CHECK_EQ(shared_vocabulary(plain, eos), 3);
+    REQUIRE_EQ(shared_vocabulary(plain, eos), 3);
     eos.add_eos = true;  // not done, since texts are written on
-    CHECK_EQ(shared_vocabulary(eos, plain), 3);
+    REQUIRE_EQ(shared_vocabulary(eos, plain), 3);
 }
 
-TEST(vocabulary_end_of_generation_may_differ) {
+TEST_CASE("vocabulary: end of generation may differ") {
     Vocabulary base = make({"a", "b"});
     Vocabulary assistant = base;
     base.eog = {1};
     assistant.eog = {0, 1};
-    CHECK_EQ(shared_vocabulary(base, assistant), 2);
+    REQUIRE_EQ(shared_vocabulary(base, assistant), 2);
 }
 
-TEST(vocabulary_padding_inside_is_unused_by_both) {
+TEST_CASE("vocabulary: padding inside is unused by both") {
     Vocabulary base = make({"a", "b", "c", "d", "e"});
     Vocabulary assistant = base;
     base.unused = {0, 1, 1, 0, 1};
     assistant.unused = {0, 1, 0, 1, 1};
-    CHECK_EQ(padding_inside(base, assistant, 4), std::vector<colm::Token>{1});
-    CHECK_EQ(padding_inside(base, assistant, 5), (std::vector<colm::Token>{1, 4}));
-    CHECK(padding_inside(base, assistant, 0).empty());
+    REQUIRE_EQ(padding_inside(base, assistant, 4), std::vector<colm::Token>{1});
+    REQUIRE_EQ(padding_inside(base, assistant, 5), (std::vector<colm::Token>{1, 4}));
+    REQUIRE(padding_inside(base, assistant, 0).empty());
 }
 
-TEST(vocabulary_fingerprint_is_fnv1a) {
+TEST_CASE("vocabulary: fingerprint is fnv1a") {
     // From Python: h = 0xcbf29ce484222325; for b in b"BPE\xffa\xffbc\xff": h = ((h ^ b) * 0x100000001b3) %
     // 2**64
-    CHECK_EQ(fingerprint(make({"a", "bc"})), "e0b040c9e4e09c85");
-    CHECK_EQ(fingerprint(make({"a", "bc", "[PAD]"}, 1)), "e0b040c9e4e09c85");
-    CHECK_EQ(fingerprint(make({})), "3fd205a75f617e93");
+    REQUIRE_EQ(fingerprint(make({"a", "bc"})), "e0b040c9e4e09c85");
+    REQUIRE_EQ(fingerprint(make({"a", "bc", "[PAD]"}, 1)), "e0b040c9e4e09c85");
+    REQUIRE_EQ(fingerprint(make({})), "3fd205a75f617e93");
 }
 
-TEST(vocabulary_fingerprint_sees_every_difference) {
+TEST_CASE("vocabulary: fingerprint sees every difference") {
     const std::string one = fingerprint(make({"ab", "c"}));
-    CHECK(one != fingerprint(make({"a", "bc"})));
-    CHECK(one != fingerprint(make({"ab", "c", ""})));
-    CHECK(one != fingerprint(make({"c", "ab"})));
+    REQUIRE(one != fingerprint(make({"a", "bc"})));
+    REQUIRE(one != fingerprint(make({"ab", "c", ""})));
+    REQUIRE(one != fingerprint(make({"c", "ab"})));
     Vocabulary spm = make({"ab", "c"});
     spm.type = "SPM";
-    CHECK(one != fingerprint(spm));
+    REQUIRE(one != fingerprint(spm));
     Vocabulary same = make({"ab", "c"});
     same.add_bos = true;
     same.eog = {1};
-    CHECK_EQ(one, fingerprint(same));
-    CHECK_EQ(one.size(), 16);
+    REQUIRE_EQ(one, fingerprint(same));
+    REQUIRE_EQ(one.size(), 16);
 }

@@ -250,7 +250,7 @@ struct World {
         std::vector<colm::Event> events = loop->step(interrupt);
         for (colm::Event& event : events) {
             Written& text = written[event.text->id()];
-            CHECK_EQ(text.reason, colm::FinishReason::none);
+            REQUIRE_EQ(text.reason, colm::FinishReason::none);
             if (event.step) {
                 text.steps.push_back(std::move(*event.step));
                 continue;
@@ -262,7 +262,7 @@ struct World {
     void run() {
         while (step()) {
         }
-        CHECK_EQ(ended.size(), texts.size());
+        REQUIRE_EQ(ended.size(), texts.size());
     }
 
     std::shared_ptr<FakeModel> base;
@@ -275,31 +275,31 @@ struct World {
 };
 
 inline void check_step(const colm::Step& got, const colm::Step& expected) {
-    CHECK_EQ(got.token, expected.token);
-    CHECK_EQ(got.expert, expected.expert);
-    CHECK_EQ(std::isnan(got.defer_logit), std::isnan(expected.defer_logit));
-    if (!std::isnan(got.defer_logit)) CHECK_EQ(got.defer_logit, expected.defer_logit);
-    CHECK_EQ(got.threshold, expected.threshold);
-    CHECK_EQ(got.logprob, expected.logprob);
-    CHECK_EQ(got.top_logprobs.size(), expected.top_logprobs.size());
+    REQUIRE_EQ(got.token, expected.token);
+    REQUIRE_EQ(got.expert, expected.expert);
+    REQUIRE_EQ(std::isnan(got.defer_logit), std::isnan(expected.defer_logit));
+    if (!std::isnan(got.defer_logit)) REQUIRE_EQ(got.defer_logit, expected.defer_logit);
+    REQUIRE_EQ(got.threshold, expected.threshold);
+    REQUIRE_EQ(got.logprob, expected.logprob);
+    REQUIRE_EQ(got.top_logprobs.size(), expected.top_logprobs.size());
     for (std::size_t k = 0; k < got.top_logprobs.size(); ++k) {
-        CHECK_EQ(got.top_logprobs[k].token, expected.top_logprobs[k].token);
-        CHECK_EQ(got.top_logprobs[k].logprob, expected.top_logprobs[k].logprob);
+        REQUIRE_EQ(got.top_logprobs[k].token, expected.top_logprobs[k].token);
+        REQUIRE_EQ(got.top_logprobs[k].logprob, expected.top_logprobs[k].logprob);
     }
 }
 
 inline void check_text(const Written& got, const Written& expected) {
-    CHECK_EQ(got.error, expected.error);
-    CHECK_EQ(got.reason, expected.reason);
-    CHECK_EQ(got.sequence.tokens, expected.sequence.tokens);
-    CHECK_EQ(got.sequence.n_prompt, expected.sequence.n_prompt);
-    CHECK_EQ(got.sequence.stats.n_deferred, expected.sequence.stats.n_deferred);
-    CHECK_EQ(got.steps.size(), expected.steps.size());
+    REQUIRE_EQ(got.error, expected.error);
+    REQUIRE_EQ(got.reason, expected.reason);
+    REQUIRE_EQ(got.sequence.tokens, expected.sequence.tokens);
+    REQUIRE_EQ(got.sequence.n_prompt, expected.sequence.n_prompt);
+    REQUIRE_EQ(got.sequence.stats.n_deferred, expected.sequence.stats.n_deferred);
+    REQUIRE_EQ(got.steps.size(), expected.steps.size());
     for (std::size_t i = 0; i < got.steps.size(); ++i) {
         check_step(got.steps[i].step, expected.steps[i].step);
-        CHECK_EQ(got.steps[i].text, expected.steps[i].text);
+        REQUIRE_EQ(got.steps[i].text, expected.steps[i].text);
     }
-    CHECK_EQ(got.end_step.has_value(), expected.end_step.has_value());
+    REQUIRE_EQ(got.end_step.has_value(), expected.end_step.has_value());
     if (got.end_step) check_step(*got.end_step, *expected.end_step);
 }
 

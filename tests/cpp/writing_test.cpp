@@ -51,27 +51,27 @@ Texts texts(Writing& writing) {
 
 }  // namespace
 
-TEST(writing_is_full_after_max_tokens) {
+TEST_CASE("writing: is full after max tokens") {
     Writing writing = make({2, {}});
-    CHECK_EQ(writing.sequence().n_prompt, 2);
+    REQUIRE_EQ(writing.sequence().n_prompt, 2);
     for (int i = 0; i < 2; ++i) {
         writing.end_if_full();
-        CHECK(!writing.finished());
-        CHECK_EQ(writing.finish_reason(), FinishReason::none);
+        REQUIRE(!writing.finished());
+        REQUIRE_EQ(writing.finish_reason(), FinishReason::none);
         write(writing, 1);
     }
     writing.end_if_full();
-    CHECK_EQ(writing.finish_reason(), FinishReason::length);
-    CHECK_EQ(texts(writing), (Texts{"a", "a"}));
-    CHECK_EQ(writing.sequence().tokens, (Text{1, 2, 1, 1}));
-    CHECK_EQ(writing.sequence().stats.n_deferred, 2);
+    REQUIRE_EQ(writing.finish_reason(), FinishReason::length);
+    REQUIRE_EQ(texts(writing), (Texts{"a", "a"}));
+    REQUIRE_EQ(writing.sequence().tokens, (Text{1, 2, 1, 1}));
+    REQUIRE_EQ(writing.sequence().stats.n_deferred, 2);
 
     Writing none = make({0, {}});
     none.end_if_full();
-    CHECK_EQ(none.finish_reason(), FinishReason::length);
+    REQUIRE_EQ(none.finish_reason(), FinishReason::length);
 }
 
-TEST(writing_ends_at_a_control_token_that_is_a_stop_string) {
+TEST_CASE("writing: ends at a control token that is a stop string") {
     // Token 4 stands for a byte that is no character yet; as a stop token it ends the text all the same.
     Writing::Limits limits;
     limits.stop = {"stop"};
@@ -79,68 +79,69 @@ TEST(writing_ends_at_a_control_token_that_is_a_stop_string) {
     Writing writing = make(limits);
     write(writing, 1);
     write(writing, 2);  // held back: "stop" may follow
-    CHECK(!writing.finished());
+    REQUIRE(!writing.finished());
     write(writing, 3);
-    CHECK_EQ(writing.finish_reason(), FinishReason::stop);
+    REQUIRE_EQ(writing.finish_reason(), FinishReason::stop);
     Writing other = make(limits);
     write(other, 1);
     write(other, 0);
-    CHECK_EQ(other.finish_reason(), FinishReason::eos);
+    REQUIRE_EQ(other.finish_reason(), FinishReason::eos);
 }
 
-TEST(writing_is_full_where_the_context_is) {
+TEST_CASE("writing: is full where the context is") {
     for (const int max_tokens : {-1, 128}) {
         Writing writing = make({max_tokens, {}}, 3);
         writing.end_if_full();
-        CHECK(!writing.finished());
+        REQUIRE(!writing.finished());
         write(writing, 1);
         writing.end_if_full();
-        CHECK_EQ(writing.finish_reason(), FinishReason::length);
+        REQUIRE_EQ(writing.finish_reason(), FinishReason::length);
     }
 }
 
-TEST(writing_ends_at_eos_and_lets_go_of_what_waited) {
+TEST_CASE("writing: ends at eos and lets go of what waited") {
     Writing writing = make({128, {"stop"}});
     write(writing, 2);
-    CHECK(writing.empty());  // it may become "stop"
-    CHECK(!writing.end_step());
+    REQUIRE(writing.empty());  // it may become "stop"
+    REQUIRE(!writing.end_step());
     write(writing, 0);
-    CHECK_EQ(writing.finish_reason(), FinishReason::eos);
-    CHECK_EQ(texts(writing), (Texts{"st"}));
-    CHECK_EQ(writing.end_step()->token, 0);
-    CHECK_EQ(writing.end_step()->expert, kAssistant);
+    REQUIRE_EQ(writing.finish_reason(), FinishReason::eos);
+    REQUIRE_EQ(texts(writing), (Texts{"st"}));
+    REQUIRE_EQ(writing.end_step()->token, 0);
+    REQUIRE_EQ(writing.end_step()->expert, kAssistant);
 }
 
-TEST(writing_ends_at_a_stop_string) {
+TEST_CASE("writing: ends at a stop string") {
     Writing writing = make({128, {"stop"}});
     write(writing, 1);
     write(writing, 2);
-    CHECK(!writing.finished());
+    REQUIRE(!writing.finished());
     write(writing, 3);
-    CHECK_EQ(writing.finish_reason(), FinishReason::stop);
-    CHECK_EQ(texts(writing), (Texts{"a", "", ""}));
-    CHECK(!writing.end_step());
+    REQUIRE_EQ(writing.finish_reason(), FinishReason::stop);
+    REQUIRE_EQ(texts(writing), (Texts{"a", "", ""}));
+    REQUIRE(!writing.end_step());
 }
 
-TEST(writing_that_failed_lets_nothing_more_go) {
+TEST_CASE("writing: that failed lets nothing more go") {
     Writing writing = make({128, {"stop"}});
     write(writing, 1);
     write(writing, 2);
     writing.finish(FinishReason::failed);
-    CHECK_EQ(writing.finish_reason(), FinishReason::failed);
-    CHECK_EQ(texts(writing), (Texts{"a"}));
+    REQUIRE_EQ(writing.finish_reason(), FinishReason::failed);
+    REQUIRE_EQ(texts(writing), (Texts{"a"}));
     // Cancelled, what was held back is all there is.
     Writing cancelled = make({128, {"stop"}});
     write(cancelled, 2);
     write(cancelled, 4);
     cancelled.finish(FinishReason::cancelled);
-    CHECK_EQ(texts(cancelled), (Texts{"st", "\xEF\xBF\xBD"}));
+    REQUIRE_EQ(texts(cancelled), (Texts{"st", "\xEF\xBF\xBD"}));
 }
 
-TEST(writing_checks_its_arguments) {
-    CHECK_THROWS(colm::OptionError, make({-2, {}}), "max_tokens is -2");
-    CHECK_THROWS(colm::OptionError, make({1, {""}}), "stop string is empty");
-    CHECK_THROWS(colm::TokenizeError, make({}, 64, {}), "no tokens");
-    CHECK_THROWS(colm::ContextFull, make({}, 1), "the prompt has 2 tokens and the context holds 1");
+TEST_CASE("writing: checks its arguments") {
+    REQUIRE_THROWS_WITH_AS(make({-2, {}}), doctest::Contains("max_tokens is -2"), colm::OptionError);
+    REQUIRE_THROWS_WITH_AS(make({1, {""}}), doctest::Contains("stop string is empty"), colm::OptionError);
+    REQUIRE_THROWS_WITH_AS(make({}, 64, {}), doctest::Contains("no tokens"), colm::TokenizeError);
+    REQUIRE_THROWS_WITH_AS(make({}, 1), doctest::Contains("the prompt has 2 tokens and the context holds 1"),
+                           colm::ContextFull);
     make({}, 2);
 }

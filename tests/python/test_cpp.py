@@ -1,4 +1,4 @@
-"""The C++ unit tests of csrc/colm (tests/cpp): they are built and run once, into build/cpp-tests."""
+"""The C++ unit tests of csrc/colm (tests/cpp), each a test of its own. One build serves all; ctest runs them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,21 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "tests" / "cpp"
 BUILD = ROOT / "build" / "cpp-tests"
 # The tools that pip installed beside this interpreter come first.
 PATH = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])
+CASES = [
+    name
+    for path in sorted(SOURCES.glob("*_test.cpp"))
+    for name in re.findall(r'^TEST_CASE\("(.+?)"\)', path.read_text(encoding="utf-8"), re.MULTILINE)
+]
 
 
 def tool(name: str) -> str:
@@ -44,30 +51,33 @@ def run_or_fail(*command: str | Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def output() -> tuple[int, str]:
-    """Exit code and output of all C++ tests."""
+def results() -> dict[str, str | None]:
+    """What each case that ctest ran has printed, if it failed."""
     # On Windows the default generator finds the compiler by itself; Ninja would need its environment.
     generator = [] if sys.platform == "win32" else ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}"]
-    run_or_fail(tool("cmake"), "-S", SOURCES, "-B", BUILD, *generator)
-    run_or_fail(tool("cmake"), "--build", BUILD)
-    done = run(BUILD / ("colm_tests.exe" if sys.platform == "win32" else "colm_tests"))
-    return done.returncode, done.stdout
+    BUILD.mkdir(parents=True, exist_ok=True)
+    report = BUILD / "junit.xml"
+    with FileLock(BUILD / "pytest.lock"):
+        run_or_fail(tool("cmake"), "-S", SOURCES, "-B", BUILD, *generator)
+        run_or_fail(tool("cmake"), "--build", BUILD)
+        report.unlink(missing_ok=True)
+        done = run(tool("ctest"), "--test-dir", BUILD, "-C", "Debug", "--no-tests=error", "--output-junit", report)
+        if not report.exists():
+            pytest.fail(done.stdout, pytrace=False)
+        cases = [(case.attrib["name"], case) for case in ElementTree.parse(report).iter("testcase")]
+    found = {name: None if case.get("status") == "run" else case.findtext("system-out", "") for name, case in cases}
+    assert len(found) == len(cases), "two cases have one name"
+    return found
 
 
-def test_cpp_unit_tests_pass(output: tuple[int, str]) -> None:
-    code, text = output
-    # Lines that are no "ok": failures, and what a sanitizer printed before it ended the process.
-    rest = [line for line in text.splitlines() if not line.startswith("ok ")]
-    assert (code, rest) == (0, []), "\n".join(rest)
+@pytest.mark.parametrize("case", CASES)
+def test_cpp(results: dict[str, str | None], case: str) -> None:
+    assert case in results, "ctest has not run it"
+    printed = results[case]
+    if printed is not None:
+        pytest.fail(printed, pytrace=False)
 
 
-def test_cpp_unit_tests_are_all_run(output: tuple[int, str]) -> None:
-    written = [
-        name
-        for path in sorted(SOURCES.glob("*_test.cpp"))
-        for name in re.findall(r"^TEST\((\w+)\)", path.read_text(encoding="utf-8"), re.MULTILINE)
-    ]
-    run_names = re.findall(r"^(?:ok|FAILED) (\w+)", output[1], re.MULTILINE)
-    assert len(written) > 100
-    assert sorted(set(written) - set(run_names)) == []
-    assert len(run_names) == len(written)
+def test_every_cpp_case_is_one_of_these(results: dict[str, str | None]) -> None:
+    assert len(CASES) > 100
+    assert set(results) == set(CASES)

@@ -12,11 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 from conftest import ASSISTANT, BASE, TINY_LOAD, TinyModels
 
 import colm_cpp as colm
 from colm_cpp import _core
+from colm_cpp.tune.architecture import GgufFacts
 
 IN_ACCESS, IN_OPEN = 0x01, 0x20
 EARLIER = 1_000_000_000  # seconds: long enough ago that the file cannot have changed twice within a tick
@@ -118,3 +120,22 @@ def test_loading_a_pair_parses_each_header_once(tiny_model: TinyModels, tmp_path
     for path in paths:
         settle(path, EARLIER + 1)
     assert opened(load, *paths) == [n + parse for n in by_llama_cpp]
+
+
+@pytest.mark.parametrize(("arch", "n"), [("qwen2", 0), ("qwen3", 0), ("llama", 1)])
+def test_tuning_parses_a_header_in_python_only_where_it_must(
+    arch: str, n: int, tiny_model: TinyModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That takes seconds for a large vocabulary. Llama 3 has factors of its rotary frequencies, as a tensor."""
+    made: list[str] = []
+    reader = gguf.GGUFReader
+
+    def counted(path: str) -> Any:
+        made.append(path)
+        return reader(path)
+
+    monkeypatch.setattr(gguf, "GGUFReader", counted)
+    facts = GgufFacts(tiny_model(**{**BASE, "arch": arch}))
+    facts.corrections()
+    facts.correct(object())
+    assert len(made) == n

@@ -65,14 +65,13 @@ def load_scorer(
     assistant_options: Mapping[str, Any],
     check_memory: bool = True,
     show_progress: bool = True,
-    n_ctx: int | None = None,
+    weights_of: Pair | None = None,
 ) -> Scorer:
-    """A :class:`colm_cpp.learn.Scorer`; ``n_ctx`` stands where the options name none."""
+    """A :class:`colm_cpp.learn.Scorer`. With ``weights_of`` nothing is loaded."""
     from ..learn.scoring import Scorer
 
     chosen = _fetched(chosen)
     shared, of_base, of_assistant = chosen.load_options(options, base_options, assistant_options)
-    given = {} if n_ctx is None else {"n_ctx": n_ctx}
     with load_progress(show_progress) as progress:
         return Scorer(
             chosen.base,
@@ -81,7 +80,8 @@ def load_scorer(
             assistant_options=of_assistant,  # type: ignore[arg-type]
             progress=progress,
             check_memory=check_memory,
-            **{**given, **shared},
+            weights_of=weights_of,
+            **shared,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from ._help import SectionedCommand
 from ._pair import answer_options, chosen_models, loading, option, pair_arguments, parallel_option
 
 if TYPE_CHECKING:
-    from ..sources.pair_file import Preset
+    from ..engine.pair import Pair
 
 __all__ = ["score"]
 
@@ -68,7 +69,7 @@ def score(corpus: tuple[str, ...], out: Path, **values: Any) -> None:
     from ..files.output_file import refuse_inputs
     from ..learn.scores import folder_files
     from ..learn.scoring import score as run
-    from ._loading import load_scorer
+    from ._loading import load_pair, load_scorer
     from ._output import echo, log_to_stderr
     from ._progress import meter
 
@@ -84,13 +85,16 @@ def score(corpus: tuple[str, ...], out: Path, **values: Any) -> None:
     refuse_inputs(folder_files(out), read_by(values, *models.files(), *corpus))
     texts = select(corpus, limit=values["limit"], seed=values["seed"], needs_completion=not respond)
     shown = not values["quiet"]
-    with log_to_stderr(values["verbose"]):
+    with log_to_stderr(values["verbose"]), contextlib.ExitStack() as loaded:
+        pair = None
         if respond:
-            texts = _respond(texts, out, models, values)
-        with (
-            load_scorer(models, **loading(values)) as scorer,
-            meter("scoring", shown=shown) as bar,
-        ):
+            pair = loaded.enter_context(load_pair(models, values["head"] or "always", **loading(values)))
+            texts = _respond(pair, texts, out, values)
+            pair.forget()  # the contexts that only answering needed
+        scorer = loaded.enter_context(load_scorer(models, weights_of=pair, **loading(values)))
+        if pair is not None:
+            pair.close()
+        with meter("scoring", shown=shown) as bar:
             start = time.monotonic()
 
             def on_progress(progress: Any) -> None:
@@ -118,19 +122,15 @@ def _counted(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
-def _respond(texts: Any, out: Path, models: Preset, values: dict[str, Any]) -> Any:
+def _respond(pair: Pair, texts: Any, out: Path, values: dict[str, Any]) -> Any:
     from ..learn.respond import respond
-    from ._loading import load_pair
     from ._progress import meter
 
     head = values["head"] or "always"
     options = {"max_tokens": values["max_tokens"], "temperature": values["temperature"], "seed": values["seed"] or 0}
     if values["defer_rate"] is not None:
         options["defer_rate"] = values["defer_rate"]
-    with (
-        load_pair(models, head, **loading(values)) as pair,
-        meter("answering", shown=not values["quiet"]) as bar,
-    ):
+    with meter("answering", shown=not values["quiet"]) as bar:
         start = time.monotonic()
 
         def on_progress(progress: Any) -> None:

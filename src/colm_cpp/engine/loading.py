@@ -192,10 +192,11 @@ def prepare(
     n_sequences: int = 1,
     n_outputs: int = 1,
     n_slots: int = 1,
+    loaded: bool = False,
 ) -> tuple[list[_core.ModelOptions], PairMemory | None]:
     """Checks files and memory. Returns the extension's options for both models, and the memory that they take.
 
-    The memory is None without ``check_memory``. Errors are those of load().
+    The memory is None without ``check_memory``. ``loaded``: the weights are in memory. Errors are those of load().
     """
     set_up_log()
     if n_sequences > 1:
@@ -215,7 +216,7 @@ def prepare(
         scores = n_sequences > 1
         rows = (n_outputs, n_outputs) if scores else (base_rows(n_slots), max(n_outputs, assistant_rows(n_slots)))
         most = (min(rows[0], chosen[0].n_batch), min(rows[1], chosen[1].n_batch))
-        memory.check_load(most, n_sequences if scores else n_slots, shared=scores)
+        memory.check_load(most, n_sequences if scores else n_slots, shared=scores, loaded=loaded)
     prepared = [
         o.to_core(
             path,

@@ -208,17 +208,23 @@ class PairMemory:
     sizes: tuple[int, int]
     n_batch: int
 
-    def check_load(self, n_outputs: tuple[int, int], n_texts: int, *, shared: bool = True) -> None:
+    def check_load(
+        self, n_outputs: tuple[int, int], n_texts: int, *, shared: bool = True, loaded: bool = False
+    ) -> None:
         """Checks both models, each with a context for ``n_texts`` texts and ``n_outputs`` rows of logits.
 
-        ``shared``: see :meth:`ModelMemory.context`.
+        ``shared``: see :meth:`ModelMemory.context`. ``loaded``: the weights are in memory, and only contexts are made.
 
         Raises:
             NotEnoughMemory: names needed and free memory, and the options that need less.
         """
         models = zip((self.base, self.assistant), self.sizes, n_outputs, strict=True)
-        needs = [model.loaded(n_ctx, n_outputs=n, n_texts=n_texts, shared=shared) for model, n_ctx, n in models]
-        _check(needs, "loading this pair", "a smaller n_ctx, a smaller KV type or smaller files need less")
+        needs = [
+            (model.context if loaded else model.loaded)(n_ctx, n_outputs=n, n_texts=n_texts, shared=shared)
+            for model, n_ctx, n in models
+        ]
+        what = "a context of this pair" if loaded else "loading this pair"
+        _check(needs, what, "a smaller n_ctx, a smaller KV type or smaller files need less")
 
     def check_batch(self, n_parallel: int) -> None:
         """Checks a further context of each model, for ``n_parallel`` texts of ``n_ctx`` tokens each.

@@ -27,6 +27,7 @@ from ..sources.identity import pair_identity
 from .scores import MAX_TEXTS, ProgressMark, ScoresWriter
 
 if TYPE_CHECKING:
+    from ..engine.pair import Pair
     from ..options import LoadOptionsDict
 
 __all__ = ["Progress", "Scorer", "score"]
@@ -69,11 +70,14 @@ class Scorer:
         assistant_options: LoadOptionsDict | None = None,
         progress: Callable[[float], object] | None = None,
         check_memory: bool = True,
+        weights_of: Pair | None = None,
         **options: Any,
     ) -> None:
         """Loads the pair. Arguments and errors are those of :func:`colm_cpp.load`.
 
         ``n_ctx`` is the length of the longest text and the size of a group of texts; it defaults to 1024.
+        ``weights_of`` is a pair that was loaded from the same files with the same options. Its weights are used, so
+        that nothing is loaded. They stay when the pair is closed.
         """
         options.setdefault("n_ctx", 1024)
         chosen = LoadOptions.of_both(options, base_options, assistant_options)
@@ -86,13 +90,15 @@ class Scorer:
                 check_memory=flag("check_memory", check_memory),
                 n_sequences=MAX_TEXTS,
                 n_outputs=MAX_OUTPUTS,
+                loaded=weights_of is not None,
             )
             # llama.cpp makes no context with fewer outputs than sequences.
             self.n_texts = min(MAX_TEXTS, *(core.n_outputs for core in core_options))
             for core in core_options:
                 core.n_sequences = self.n_texts
             try:
-                self._core: _core.ScoringPair | None = _core.ScoringPair(core_options[0], core_options[1], progress)
+                of = None if weights_of is None else weights_of._open_core()
+                self._core: _core.ScoringPair | None = _core.ScoringPair(core_options[0], core_options[1], progress, of)
             finally:
                 forward_log()
         self.lora = tuple([(os.path.basename(path), scale) for path, scale in o.adapters()] for o in chosen)

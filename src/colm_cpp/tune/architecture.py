@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,12 @@ class GgufFacts:
                 f"{file} scales its positions ({architecture}.rope.scaling.type is {shown(self._scaling)}), which "
                 "cannot be tuned; choose a model without"
             )
+
+    @cached_property
+    def _reader(self) -> Any:
+        """Of what the header's facts leave out. It takes seconds to make, for a large vocabulary."""
         gguf: Any = importlib.import_module("gguf")
-        self._reader: Any = gguf.GGUFReader(str(file))
+        return gguf.GGUFReader(str(self.file))
 
     def _get(self, key: str, default: Any = None) -> Any:
         return self._metadata.get(f"{self.architecture}.{key}", default)
@@ -91,6 +96,8 @@ class GgufFacts:
 
     def correct(self, model: Any) -> None:
         """Puts right what is no value of the configuration: Llama 3's factors of the rotary frequencies."""
+        if self.architecture != "llama":  # llama.cpp reads them of no other
+            return
         factors = [tensor for tensor in self._reader.tensors if tensor.name == "rope_freqs.weight"]
         if factors:
             frequencies = model.model.rotary_emb.inv_freq
