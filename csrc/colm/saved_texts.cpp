@@ -1,6 +1,8 @@
 #include "colm/saved_texts.h"
 
 #include <algorithm>
+#include <numeric>
+#include <optional>
 #include <utility>
 
 namespace colm {
@@ -9,7 +11,10 @@ namespace {
 // Reading so few tokens takes no longer than copying them.
 constexpr std::size_t kLeast = 32;
 
-std::size_t bytes_of(const std::vector<std::unique_ptr<SavedSlot>>& saved) {
+// A beginning that is no longer says nothing about whether two texts belong together.
+constexpr std::size_t kLeastCommon = 16;
+
+std::size_t bytes_of(const SavedTexts::Saved& saved) {
     std::size_t n = 0;
     for (const auto& slot : saved) n += slot ? slot->bytes() : 0;
     return n;
@@ -17,8 +22,34 @@ std::size_t bytes_of(const std::vector<std::unique_ptr<SavedSlot>>& saved) {
 
 }  // namespace
 
-void SavedTexts::exchange(const std::vector<std::unique_ptr<Expert>>& experts, std::size_t slot,
-                          const std::vector<Token>& tokens) {
+SavedTexts::SavedTexts(std::size_t n_slots, std::size_t most_bytes)
+    : most_bytes_(most_bytes), slots_by_age_(n_slots) {
+    std::iota(slots_by_age_.begin(), slots_by_age_.end(), std::size_t{0});
+}
+
+std::size_t SavedTexts::choose(const Experts& experts, const std::vector<std::size_t>& free,
+                               const std::vector<Token>& tokens) {
+    std::optional<std::size_t> best;
+    std::size_t most = kLeastCommon;
+    for (const std::size_t slot : free) {
+        std::size_t n_known = 0;
+        std::size_t n_held = 0;
+        for (const auto& expert : experts) {
+            n_known += expert->n_known(slot, tokens);
+            n_held += expert->n_held(slot);
+        }
+        if (n_known < most || 2 * n_known < n_held) continue;
+        most = n_known + 1;
+        best = slot;
+    }
+    const auto chosen = std::find_if(slots_by_age_.begin(), slots_by_age_.end(), [&](std::size_t slot) {
+        return best ? slot == *best : std::find(free.begin(), free.end(), slot) != free.end();
+    });
+    std::rotate(chosen, chosen + 1, slots_by_age_.end());
+    return slots_by_age_.back();
+}
+
+void SavedTexts::exchange(const Experts& experts, std::size_t slot, const std::vector<Token>& tokens) {
     if (most_bytes_ == 0) return;
     std::size_t n_here = 0;
     for (const auto& expert : experts) n_here += expert->n_known(slot, tokens);
@@ -44,21 +75,25 @@ void SavedTexts::exchange(const std::vector<std::unique_ptr<Expert>>& experts, s
 }
 
 // What the new text will not use of the slot.
-void SavedTexts::save(const std::vector<std::unique_ptr<Expert>>& experts, std::size_t slot,
-                      const std::vector<Token>& tokens) {
+void SavedTexts::save(const Experts& experts, std::size_t slot, const std::vector<Token>& tokens) {
     std::size_t n_lost = 0;
     for (const auto& expert : experts) n_lost += expert->n_held(slot) - expert->n_known(slot, tokens);
     if (n_lost < kLeast) return;
     Saved kept;
     for (const auto& expert : experts) kept.push_back(expert->save(slot));
-    const std::size_t size = bytes_of(kept);
-    if (size == 0 || size > most_bytes_) return;
+    keep(std::move(kept));
+}
+
+bool SavedTexts::keep(Saved saved) {
+    const std::size_t size = bytes_of(saved);
+    if (size == 0 || size > most_bytes_) return false;
     while (bytes_ + size > most_bytes_) {
         bytes_ -= bytes_of(saved_.front());
         saved_.pop_front();
     }
     bytes_ += size;
-    saved_.push_back(std::move(kept));
+    saved_.push_back(std::move(saved));
+    return true;
 }
 
 void SavedTexts::clear() {

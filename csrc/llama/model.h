@@ -35,8 +35,10 @@ class LlamaModel final : public LanguageModel {
     void eval_batch(View<const BatchToken> slots, bool hidden, Interrupt& interrupt) override;
     Output output(std::size_t i) override;
     std::size_t rewind(std::size_t sequence, std::size_t n_tokens) override;
+    std::vector<std::uint8_t> checkpoint(std::size_t sequence) override;
+    bool go_back(std::size_t sequence, std::size_t n_tokens, const std::vector<std::uint8_t>& bytes) override;
     std::vector<std::uint8_t> save(std::size_t sequence) override;
-    bool restore(std::size_t sequence, const std::vector<std::uint8_t>& bytes) override;
+    bool restore(std::size_t sequence, std::size_t n_tokens, const std::vector<std::uint8_t>& bytes) override;
     std::size_t copy(std::size_t from, std::size_t to, std::size_t n_tokens) override;
     void forget(std::size_t sequence) override;
     void clear() override;
@@ -87,6 +89,8 @@ class LlamaModel final : public LanguageModel {
     void warm_up(Interrupt& interrupt);
     void first_passes(bool hidden, Interrupt& interrupt);
     void add_adapters();
+    std::vector<std::uint8_t> state(std::size_t sequence, llama_state_seq_flags flags);
+    bool set_state(std::size_t sequence, const std::vector<std::uint8_t>& bytes, llama_state_seq_flags flags);
     void set_token(std::size_t i, const BatchToken& token);
     void decode(std::size_t n_tokens, bool hidden, Interrupt& interrupt);
 
