@@ -114,8 +114,7 @@ std::vector<Event> Loop::step(Interrupt& interrupt) {
             cancelled = nullptr;
         }
     }
-    idle_ = moving.empty() && std::none_of(running_.begin(), running_.end(),
-                                           [](const auto& r) { return r->asked.has_value(); });
+    idle_ = computed.empty();
     if (cancelled) std::rethrow_exception(cancelled);
     return std::exchange(events_, {});
 }
@@ -481,6 +480,13 @@ void Loop::fail(Running& text) {
 void Loop::forget() {
     for (const auto& expert : experts_) expert->forget();
     saved_.clear();
+}
+
+bool Loop::know(const std::vector<KnownText>& texts) {
+    forget();
+    if (saved_.know(experts_, texts)) return true;
+    forget();
+    return false;
 }
 
 }  // namespace colm

@@ -71,8 +71,11 @@ class Loop {
     std::size_t n_slots() const { return slots_.size(); }
     std::size_t n_steps() const { return n_steps_; }
 
-    // Not beside a step: forgets what was read and saved, and looks inside.
+    // Not beside a step: forgets what was read and saved; gives it, and knows it again instead of what it
+    // knew (false: an expert refused a text, and nothing is known); looks inside.
     void forget();
+    std::vector<KnownText> known() const { return saved_.known(experts_); }
+    bool know(const std::vector<KnownText>& texts);
     const Experts& experts() const { return experts_; }
     const Estimates& estimates() const { return estimates_; }
     const SavedTexts& saved() const { return saved_; }

@@ -42,11 +42,12 @@ std::size_t SavedTexts::choose(const Experts& experts, const std::vector<std::si
         most = n_known + 1;
         best = slot;
     }
-    const auto chosen = std::find_if(slots_by_age_.begin(), slots_by_age_.end(), [&](std::size_t slot) {
-        return best ? slot == *best : std::find(free.begin(), free.end(), slot) != free.end();
-    });
-    std::rotate(chosen, chosen + 1, slots_by_age_.end());
-    return slots_by_age_.back();
+    if (!best)
+        best = *std::find_if(slots_by_age_.begin(), slots_by_age_.end(), [&](std::size_t slot) {
+            return std::find(free.begin(), free.end(), slot) != free.end();
+        });
+    use(*best);
+    return *best;
 }
 
 void SavedTexts::exchange(const Experts& experts, std::size_t slot, const std::vector<Token>& tokens) {
@@ -84,15 +85,44 @@ void SavedTexts::save(const Experts& experts, std::size_t slot, const std::vecto
     keep(std::move(kept));
 }
 
-bool SavedTexts::keep(Saved saved) {
+// Of those that are too many the oldest go.
+void SavedTexts::keep(Saved saved) {
     const std::size_t size = bytes_of(saved);
-    if (size == 0 || size > most_bytes_) return false;
+    if (size == 0 || size > most_bytes_) return;
     while (bytes_ + size > most_bytes_) {
         bytes_ -= bytes_of(saved_.front());
         saved_.pop_front();
     }
     bytes_ += size;
     saved_.push_back(std::move(saved));
+}
+
+void SavedTexts::use(std::size_t slot) {
+    const auto place = std::find(slots_by_age_.begin(), slots_by_age_.end(), slot);
+    std::rotate(place, place + 1, slots_by_age_.end());
+}
+
+std::vector<KnownText> SavedTexts::known(const Experts& experts) const {
+    std::vector<KnownText> texts;
+    for (const Saved& saved : saved_) texts.push_back({std::nullopt, saved});
+    for (const std::size_t slot : slots_by_age_) {
+        Saved parts;
+        for (const auto& expert : experts) parts.push_back(expert->save(slot));
+        if (bytes_of(parts) > 0) texts.push_back({slot, std::move(parts)});
+    }
+    return texts;
+}
+
+bool SavedTexts::know(const Experts& experts, const std::vector<KnownText>& texts) {
+    for (const KnownText& text : texts) {
+        if (!text.slot || *text.slot >= slots_by_age_.size()) {
+            keep(text.parts);
+            continue;
+        }
+        for (std::size_t e = 0; e < text.parts.size(); ++e)
+            if (text.parts[e] && !experts[e]->restore(*text.slot, *text.parts[e])) return false;
+        use(*text.slot);
+    }
     return true;
 }
 

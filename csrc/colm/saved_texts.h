@@ -5,11 +5,19 @@
 #include <cstddef>
 #include <list>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "colm/expert.h"
 
 namespace colm {
+
+// A text that experts know: its slot, where it stands in one, and what each expert knows; null where one knows
+// nothing.
+struct KnownText {
+    std::optional<std::size_t> slot;
+    std::vector<std::shared_ptr<const SavedSlot>> parts;
+};
 
 class SavedTexts {
   public:
@@ -26,17 +34,19 @@ class SavedTexts {
     // Before a new text takes `slot`: saves what is lost there, and restores what was saved of this text.
     // `tokens` is the new text.
     void exchange(const Experts& experts, std::size_t slot, const std::vector<Token>& tokens);
-    // Keeps a text, and drops the oldest ones where they are too many. Whether there is room for it.
-    bool keep(Saved saved);
-    // The oldest first.
-    const std::list<Saved>& all() const { return saved_; }
-    const std::vector<std::size_t>& slots_by_age() const { return slots_by_age_; }
+    // All that is saved, and what slots hold; the oldest first.
+    std::vector<KnownText> known(const Experts& experts) const;
+    // The way back, into slots that hold nothing; a text whose slot there is not is saved. False: an expert
+    // refused one.
+    bool know(const Experts& experts, const std::vector<KnownText>& texts);
     void clear();
     std::size_t bytes() const { return bytes_; }
     std::size_t size() const { return saved_.size(); }
 
   private:
     void save(const Experts& experts, std::size_t slot, const std::vector<Token>& tokens);
+    void keep(Saved saved);
+    void use(std::size_t slot);
 
     std::size_t most_bytes_;
     std::size_t bytes_ = 0;

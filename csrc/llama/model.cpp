@@ -466,6 +466,13 @@ bool LlamaModel::restore(std::size_t sequence, std::size_t n_tokens, const std::
                static_cast<llama_pos>(n_tokens) - 1;
 }
 
+bool LlamaModel::is_state(const std::vector<std::uint8_t>& bytes) {
+    constexpr std::size_t kMagic = 4;
+    const std::vector<std::uint8_t> own = save(0);
+    return own.size() >= kMagic && bytes.size() >= kMagic &&
+           std::equal(own.begin(), own.begin() + kMagic, bytes.begin());
+}
+
 std::size_t LlamaModel::n_ctx_train() const {
     return static_cast<std::size_t>(llama_model_n_ctx_train(model()));
 }

@@ -48,6 +48,9 @@ class LlamaModel final : public LanguageModel {
     const std::string& path() const { return path_; }
     // As in the options.
     const auto& adapters() const { return options_.lora; }
+    const ModelOptions& options() const { return options_; }
+    // Whether bytes begin as the states of sequences do.
+    bool is_state(const std::vector<std::uint8_t>& bytes);
     // The most tokens of one pass of the graph.
     std::size_t n_ubatch() const { return n_ubatch_; }
     std::size_t n_ctx_train() const;
