@@ -205,7 +205,7 @@ void Loop::attempt(Running& text, const Work& work) {
         text.decision.reset();
         damaged_ = true;
         if (text.draft.n_open() == 0) return fail(text);
-        text.draft.forget_open(text.router());
+        text.draft.forget_open(text.deciders());
         text.may_draft = false;
     } catch (...) {
         fail(text);
@@ -220,7 +220,7 @@ void Loop::read_base(const Moving& moving, Interrupt& interrupt) {
         text->stats().lookahead = text->draft.lookahead() != 0 && can_look_ahead(1);
         if (text->error || text->decision || !may_go_on(*text)) continue;
         attempt(*text, [&] {
-            text->decision = std::make_unique<Decision>(text->draft.text(), text->router(), choices_);
+            text->decision = std::make_unique<Decision>(text->draft.text(), text->deciders(), choices_);
             // A draft needs the base's choice, whoever decides.
             const bool drafts = text->draft.lookahead() > 0 && text->may_draft &&
                                 !text->decision->needs_base() && can_look_ahead(text->decision->expert());
@@ -283,7 +283,7 @@ void Loop::decide(Running& text, bool heard_base) {
     const ExpertId expert = decision.expert();
     estimates_.position(expert != kBase);
     if (expert == kBase) {
-        draft.add(decision.choose(), text.router());
+        draft.add(decision.choose(), text.deciders());
         text.decision.reset();
         return;
     }
@@ -293,7 +293,7 @@ void Loop::decide(Running& text, bool heard_base) {
         if (draft.n_open() > 0 || fixed || estimates_.worth_going_on({p}, expert, 1)) {
             const Step step = decision.draft();
             if (step.token != kNoToken)
-                return draft.add_draft_token(std::move(text.decision), step, p, text.router());
+                return draft.add_draft_token(std::move(text.decision), step, p, text.deciders());
         }
     }
     if (heard_base) decision.keep_base();
@@ -373,7 +373,7 @@ void Loop::ask(Running& text, std::vector<std::vector<Question>>& questions) {
     Draft& draft = text.draft;
     // Where the next token does not depend on the base, the expert writes it in the same batch.
     if (!text.decision && draft.can_go_on()) {
-        auto next = std::make_unique<Decision>(draft.text(), text.router(), choices_);
+        auto next = std::make_unique<Decision>(draft.text(), text.deciders(), choices_);
         if (!next->needs_base() && next->expert() == draft.first_expert()) text.decision = std::move(next);
     }
     Asked asked;
@@ -406,11 +406,11 @@ void Loop::hear(Running& text, const Answer& answer, Clock::time_point begin) {
                 if (text.decision->needs_base())
                     estimates_.verified(text.decision->base_log_odds(),
                                         step.token == text.decision->base_top());
-                text.draft.add(step, text.router());
+                text.draft.add(step, text.deciders());
                 text.decision.reset();
             } else {
                 const double log_odds = text.draft.first_log_odds();
-                asked.going = text.draft.verify(*answer.prediction, text.router());
+                asked.going = text.draft.verify(*answer.prediction, text.deciders());
                 estimates_.verified(log_odds, asked.going);
                 ++stats.n_drafted;
                 if (asked.going) ++stats.n_accepted;
@@ -422,7 +422,7 @@ void Loop::hear(Running& text, const Answer& answer, Clock::time_point begin) {
             if (answer.count == 0)
                 fail(text);
             else if (text.draft.n_open() > 0)
-                text.draft.forget_open(text.router());
+                text.draft.forget_open(text.deciders());
         } catch (...) {
             asked.going = false;
             fail(text);

@@ -29,13 +29,13 @@ struct Running {
           writing(std::move(w)),
           draft(writing.sequence(), lookahead, writing.limit(), writing.ends_text()),
           excluded(choices.blocked) {
-        const Token head = router().head->defer_token();
+        const Token head = deciders().head->defer_token();
         if (head != kNoToken && static_cast<std::size_t>(head) < choices.n_shared) excluded.push_back(head);
     }
 
     Sequence& sequence() { return writing.sequence(); }
     Stats& stats() { return writing.sequence().stats; }
-    Router& router() { return writing.router(); }
+    Deciders& deciders() { return writing.deciders(); }
     bool open() const { return draft.n_open() > 0 || decision; }
     bool waits_for(ExpertId expert) const { return asked && asked->expert == expert; }
 
@@ -46,8 +46,8 @@ struct Running {
         question.excluded = {excluded.data(), excluded.size()};
         question.calls = &sequence().calls;
         if (expert != kBase) return question;
-        question.hidden = router().head->needs_hidden();
-        question.probe = router().head->defer_token();
+        question.hidden = deciders().head->needs_hidden();
+        question.probe = deciders().head->defer_token();
         return question;
     }
 
