@@ -98,9 +98,16 @@ void register_session(py::module_& module) {
                "known.");
     module.def("know_texts", &know_texts, py::arg("pair"), py::arg("texts"),
                py::call_guard<py::gil_scoped_release>(), "Forget every text, and know these instead.");
-    module.def("state_options", [](const Pair& pair) {
-        return py::make_tuple(state_options(pair.base()), state_options(pair.assistant()));
-    });
+    module.def(
+        "state_options",
+        [](Pair& pair) {
+            py::dict result;
+            result["n_parallel"] = pair.loop()->n_slots();
+            result["base"] = state_options(pair.base());
+            result["assistant"] = state_options(pair.assistant());
+            return result;
+        },
+        py::arg("pair"));
 }
 
 }  // namespace colm::python

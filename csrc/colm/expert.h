@@ -70,8 +70,9 @@ class Expert {
     // Takes questions. Nothing need be computed before collect().
     virtual void ask(std::vector<Question> questions) = 0;
     // Hands out the answers that there are, those of a question in order. Where there is none it waits for
-    // some milliseconds, with `wait`. A local model answers all but those that need many tokens read, of which
-    // it reads a part; each call brings them further. Throws Cancelled; open questions are dropped then.
+    // some milliseconds, with `wait`. A local model answers all but those that need many tokens read, of
+    // which it reads a part; each call brings them further. Throws Cancelled; open questions are dropped
+    // then.
     using Use = std::function<void(const Answer&)>;
     virtual void collect(bool wait, Interrupt& interrupt, const Use& use) = 0;
     // Takes back the question about a slot, if there is one.

@@ -157,7 +157,7 @@ void LocalExpert::copy_beginning(const Question& question) {
 void LocalExpert::read_planned(Interrupt& interrupt, const Use& use) {
     bool hidden = false;
     bool leads = false;
-    bool begun = true;  // all of them
+    bool begun = true;   // all of them
     bool parts = false;  // a long prompt ends, which is where texts part
     std::size_t n_tokens = 0;
     for (Open& open : open_) {

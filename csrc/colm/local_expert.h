@@ -50,11 +50,11 @@ class LocalExpert final : public Expert {
         std::vector<Token> held;  // the tokens read
         Checkpoints checkpoints;
         std::size_t n_checked = 0;  // tokens when the last one was made, or tried
-        bool uncertain = false;  // a decode failed half-way, so the model may hold more
+        bool uncertain = false;     // a decode failed half-way, so the model may hold more
     };
     struct Open {
         Question question;
-        std::size_t turn = 0;   // in the order in which they were asked
+        std::size_t turn = 0;  // in the order in which they were asked
         bool begun = false;
         bool is_long = false;   // where it begins and where it ends, texts may part
         std::size_t until = 0;  // how far it is read in this call

@@ -39,7 +39,8 @@ struct SavedSlot {
     std::size_t n_known(const std::vector<Token>& tokens) const;
 };
 
-// Likewise of a slot: what `held` is worth to a text that begins with `tokens`, whose last one is always read.
+// Likewise of a slot: what `held` is worth to a text that begins with `tokens`, whose last one is always
+// read.
 std::size_t n_known(const std::vector<Token>& held, const Checkpoints& checkpoints, bool goes_back,
                     const std::vector<Token>& tokens);
 

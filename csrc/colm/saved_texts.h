@@ -12,8 +12,8 @@
 
 namespace colm {
 
-// A text that experts know: its slot, where it stands in one, and what each expert knows; null where one knows
-// nothing.
+// A text that experts know: its slot, where it stands in one, and what each expert knows; null where one
+// knows nothing.
 struct KnownText {
     std::optional<std::size_t> slot;
     std::vector<std::shared_ptr<const SavedSlot>> parts;

@@ -277,6 +277,8 @@ void LlamaModel::create_context() {
     batch_.seq_ids.resize(n_batch_);
     batch_.sequences.resize(n_batch_);
     batch_.outputs.resize(n_batch_);
+    state_mark_ = save(0);  // of a sequence that holds nothing
+    state_mark_.resize(std::min(state_mark_.size(), sizeof(std::uint32_t)));
 }
 
 void LlamaModel::load_adapters(Weights& weights) const {
@@ -466,11 +468,9 @@ bool LlamaModel::restore(std::size_t sequence, std::size_t n_tokens, const std::
                static_cast<llama_pos>(n_tokens) - 1;
 }
 
-bool LlamaModel::is_state(const std::vector<std::uint8_t>& bytes) {
-    constexpr std::size_t kMagic = 4;
-    const std::vector<std::uint8_t> own = save(0);
-    return own.size() >= kMagic && bytes.size() >= kMagic &&
-           std::equal(own.begin(), own.begin() + kMagic, bytes.begin());
+bool LlamaModel::is_state(const std::vector<std::uint8_t>& bytes) const {
+    return !state_mark_.empty() && bytes.size() > state_mark_.size() &&
+           std::equal(state_mark_.begin(), state_mark_.end(), bytes.begin());
 }
 
 std::size_t LlamaModel::n_ctx_train() const {

@@ -50,7 +50,7 @@ class LlamaModel final : public LanguageModel {
     const auto& adapters() const { return options_.lora; }
     const ModelOptions& options() const { return options_; }
     // Whether bytes begin as the states of sequences do.
-    bool is_state(const std::vector<std::uint8_t>& bytes);
+    bool is_state(const std::vector<std::uint8_t>& bytes) const;
     // The most tokens of one pass of the graph.
     std::size_t n_ubatch() const { return n_ubatch_; }
     std::size_t n_ctx_train() const;
@@ -109,6 +109,7 @@ class LlamaModel final : public LanguageModel {
     std::size_t n_outputs_ = 1;
     std::size_t n_sequences_ = 1;
     std::uint32_t invariant_pass_ = 0;  // tokens of a pass at most, of a model that is invariant
+    std::vector<std::uint8_t> state_mark_;  // how llama.cpp's states of sequences begin
     bool can_rewind_ = true;
     bool swa_full_ = true;
     bool embeddings_ = false;         // what the context is switched to

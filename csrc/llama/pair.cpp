@@ -28,14 +28,15 @@ void check_saved(LocalExpert& expert, const SavedSlot& saved) {
                            "; load the pair with a larger one");
     for (const Token token : saved.held)
         if (token < 0 || static_cast<std::size_t>(token) >= model.n_vocab())
-            throw SessionError("a text in it has token " + std::to_string(token) + ", which " +
-                               model.path() + " does not know");
+            throw SessionError("a text in it has token " + std::to_string(token) + ", which " + model.path() +
+                               " does not know");
     std::size_t before = 0;
     for (const Checkpoint& checkpoint : saved.checkpoints) {
         if (checkpoint.n_tokens <= before || checkpoint.n_tokens > n)
             throw SessionError("a checkpoint in it lies outside its text");
         before = checkpoint.n_tokens;
-        if (!model.is_state(*checkpoint.state)) throw SessionError("a checkpoint in it is none of llama.cpp's");
+        if (!model.is_state(*checkpoint.state))
+            throw SessionError("a checkpoint in it is none of llama.cpp's");
     }
     if (!model.is_state(saved.state)) throw SessionError("a state in it is none of llama.cpp's");
 }
@@ -139,8 +140,7 @@ void Pair::know_texts(const std::vector<KnownText>& texts) {
             if (text.parts.size() != loop.experts().size())
                 throw SessionError("a text in it is of " + std::to_string(text.parts.size()) + " models");
             for (std::size_t e = 0; e < text.parts.size(); ++e)
-                if (text.parts[e])
-                    check_saved(static_cast<LocalExpert&>(*loop.experts()[e]), *text.parts[e]);
+                if (text.parts[e]) check_saved(static_cast<LocalExpert&>(*loop.experts()[e]), *text.parts[e]);
         }
         if (!loop.know(texts))
             throw SessionError("llama.cpp refuses a state in it; was it saved with other options?");

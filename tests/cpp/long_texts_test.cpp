@@ -13,7 +13,8 @@ using Text = FakeModel::Text;
 Text long_text(std::size_t n, Token first, Token step = 7) {
     Text text;
     for (std::size_t i = 0; i < n; ++i)
-        text.push_back(static_cast<Token>((static_cast<std::size_t>(first) + i * static_cast<std::size_t>(step) + i * i) % kVocab));
+        text.push_back(static_cast<Token>(
+            (static_cast<std::size_t>(first) + i * static_cast<std::size_t>(step) + i * i) % kVocab));
     return text;
 }
 
