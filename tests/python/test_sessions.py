@@ -325,7 +325,11 @@ def test_the_command_goes_on_from_a_session(tiny_model: TinyModels, tmp_path: Pa
     prompt, more = "the patient was given a new medicine " * 12, "and then"
     models = ["--base", str(tiny_model(arch="llama")), "--assistant", str(tiny_model(arch="qwen2"))]
     session = tmp_path / "session"
-    common = [*models, *"--head random --max-tokens 5 --temperature 0 --json --session".split(), str(session)]
+    common = [
+        *models,
+        *["--head", "random", "--max-tokens", "5", "--temperature", "0", "--json", "--session"],
+        str(session),
+    ]
     read = []
     for given in (prompt, prompt, prompt + more):
         done = CliRunner().invoke(main, ["generate", given, *common])
