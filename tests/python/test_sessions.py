@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from conftest import TinyModels, TinyPairs, ids
+from conftest import BASE, TinyModels, TinyPairs, ids
 
 import colm_cpp as colm
 from colm_cpp.cli import main
 from colm_cpp.files.output_file import OutputFile
 
 LOAD: dict[str, Any] = {"n_ctx": 1024, "n_batch": 256}
-OPTIONS: dict[str, Any] = {"temperature": 0, "head": "random", "threshold": 0.5, "max_tokens": 12}
+OPTIONS: dict[str, Any] = {"temperature": 0, "head": "random", "threshold": 0.5, "max_tokens": 12, "seed": 1}
 PAIRS = {
     "attention": ({"arch": "llama"}, {"arch": "qwen2"}),
     "hybrid and recurrent": ({"arch": "jamba"}, {"arch": "mamba"}),
@@ -135,7 +135,7 @@ def test_what_is_no_session_is_refused(saved: tuple[colm.Pair, Path], tiny_model
     ("models", "load", "named"),
     [
         ({"seed": 7}, {}, "base.file"),
-        ({}, {"type_k": "f32"}, "base.type_k"),
+        ({}, {"type_k": "bf16"}, "base.type_k"),
         ({}, {"assistant_options": {"rope_freq_base": 5000.0}}, "assistant.rope_freq_base"),
         ({}, {"n_parallel": 2}, "n_parallel"),
         ({}, {"batch_invariant": True}, "base."),
@@ -144,7 +144,7 @@ def test_what_is_no_session_is_refused(saved: tuple[colm.Pair, Path], tiny_model
 def test_another_pair_s_session_is_refused(
     saved: tuple[colm.Pair, Path], tiny_pair: TinyPairs, models: dict[str, Any], load: dict[str, Any], named: str
 ) -> None:
-    other = tiny_pair({"arch": "llama", **models}, **{**LOAD, **load})
+    other = tiny_pair({**BASE, **models}, **{**LOAD, **load})
     assert named in refused(other, saved[1], colm.SessionMismatch)
 
 
