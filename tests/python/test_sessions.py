@@ -106,8 +106,8 @@ def test_a_damaged_file_is_refused_and_changes_nothing(saved: tuple[colm.Pair, P
     data = path.read_bytes()
     header = int.from_bytes(data[15:23], "little")
     chosen = random.Random(1)
-    places = [*range(60), *(chosen.randrange(header) + 55 for _ in range(60))]
-    places += [chosen.randrange(len(data)) for _ in range(60)]
+    places = [0, 12, 13, 14, 15, 22, 23, 54, 55, *(chosen.randrange(header) + 55 for _ in range(15))]
+    places += [chosen.randrange(len(data)) for _ in range(15)]
     for place in places:
         flipped = bytearray(data)
         flipped[place] ^= 1 << chosen.randrange(8)
@@ -176,8 +176,9 @@ def rewritten(path: Path, change: Callable[[dict[str, Any], list[bytearray]], No
     path.write_bytes(beginning + head + b"".join(blobs))
 
 
+@pytest.mark.parametrize("rounds", [16, pytest.param(300, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", PAIRS)
-def test_what_was_made_up_never_ends_the_process(tiny_pair: TinyPairs, tmp_path: Path, kind: str) -> None:
+def test_what_was_made_up_never_ends_the_process(tiny_pair: TinyPairs, tmp_path: Path, kind: str, rounds: int) -> None:
     """States of another shape with right checksums: refused, or read as values. The pair writes on."""
     base, assistant = PAIRS[kind]
     pair = tiny_pair(base, assistant, **LOAD, swa_full=kind != "windowed")
@@ -187,7 +188,7 @@ def test_what_was_made_up_never_ends_the_process(tiny_pair: TinyPairs, tmp_path:
     whole = path.read_bytes()
     chosen = random.Random(2)
     n_refused = 0
-    for round_ in range(60):
+    for round_ in range(rounds):
 
         def change(header: dict[str, Any], blobs: list[bytearray], round_: int = round_) -> None:
             blob = chosen.choice(blobs)
@@ -206,7 +207,7 @@ def test_what_was_made_up_never_ends_the_process(tiny_pair: TinyPairs, tmp_path:
         except colm.SessionError:
             n_refused += 1
         pair.generate([*text(1), 7], **OPTIONS)
-    assert n_refused >= 15
+    assert n_refused >= rounds // 4
     path.write_bytes(whole)
     pair.load_session(path)
     for first in (1, 2):
