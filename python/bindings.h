@@ -24,5 +24,6 @@ void register_grammar(pybind11::module_& module);
 void register_stream(pybind11::module_& module);
 void register_pair(pybind11::module_& module);
 void register_scoring(pybind11::module_& module);
+void register_session(pybind11::module_& module);
 
 }  // namespace colm::python

@@ -11,4 +11,5 @@ PYBIND11_MODULE(_core, module) {
     colm::python::register_pair(module);
     colm::python::register_stream(module);
     colm::python::register_scoring(module);
+    colm::python::register_session(module);
 }

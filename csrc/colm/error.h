@@ -35,6 +35,10 @@ struct LoadError : Error {
     explicit LoadError(const std::string& message) : Error("LoadError", message) {}
 };
 
+struct SessionError : Error {
+    explicit SessionError(const std::string& message) : Error("SessionError", message) {}
+};
+
 struct VocabMismatch : Error {
     VocabMismatch(const std::string& message, std::int64_t token_id, const std::string& base_text,
                   const std::string& assistant_text)

@@ -10,6 +10,7 @@
 
 #include "colm/distribution.h"
 #include "colm/interrupt.h"
+#include "colm/saved_slot.h"
 #include "colm/types.h"
 
 namespace colm {
@@ -54,15 +55,6 @@ struct Answer {
     std::exception_ptr error;
 };
 
-// What an expert knew of a text, outside its slot.
-class SavedSlot {
-  public:
-    virtual ~SavedSlot() = default;
-    virtual std::size_t bytes() const = 0;
-    // How many tokens at the beginning of `tokens` need not be read again once it is restored.
-    virtual std::size_t n_known(const std::vector<Token>& tokens) const = 0;
-};
-
 class Expert {
   public:
     virtual ~Expert() = default;
@@ -78,20 +70,21 @@ class Expert {
     // Takes questions. Nothing need be computed before collect().
     virtual void ask(std::vector<Question> questions) = 0;
     // Hands out the answers that there are, those of a question in order. Where there is none it waits for
-    // some milliseconds, with `wait`. A local model always answers all. Throws Cancelled; open questions are
-    // dropped then.
+    // some milliseconds, with `wait`. A local model answers all but those that need many tokens read, of
+    // which it reads a part; each call brings them further. Throws Cancelled; open questions are dropped
+    // then.
     using Use = std::function<void(const Answer&)>;
     virtual void collect(bool wait, Interrupt& interrupt, const Use& use) = 0;
     // Takes back the question about a slot, if there is one.
     virtual void drop(std::size_t slot) = 0;
 
-    // How many tokens at the beginning of `tokens` a slot holds, and how many it holds in all.
+    // How many tokens at the beginning of `tokens` need not be read in a slot, and how many it holds in all.
     virtual std::size_t n_known(std::size_t slot, const std::vector<Token>& tokens) const = 0;
     virtual std::size_t n_held(std::size_t slot) const = 0;
     // Forgets every text.
     virtual void forget() = 0;
     // A copy of what a slot holds, and back into any slot. Null and false where that is not possible.
-    virtual std::unique_ptr<SavedSlot> save(std::size_t slot) = 0;
+    virtual std::shared_ptr<const SavedSlot> save(std::size_t slot) = 0;
     virtual bool restore(std::size_t slot, const SavedSlot& saved) = 0;
 };
 

@@ -51,14 +51,22 @@ class LanguageModel {
     // Whether rewind() keeps a part of a text.
     virtual bool can_rewind() const = 0;
     // Forgets all but the first `n_tokens` tokens of a sequence. Returns how many it kept: n_tokens, or 0
-    // where the architecture cannot go back (recurrent state) and the text has to be read again. Also after
-    // an eval_batch() that threw, of what the sequence held before it.
+    // where the architecture cannot go back (recurrent state); what the sequence holds is then unknown until
+    // go_back() or forget(). Also after an eval_batch() that threw, of what the sequence held before it.
     virtual std::size_t rewind(std::size_t sequence, std::size_t n_tokens) = 0;
-
-    // A sequence as bytes, and back into a sequence that holds nothing. Empty, and false, where llama.cpp
+    // Of a model that cannot rewind: what later tokens overwrite, as bytes. With them a sequence that still
+    // begins with the `n_tokens` tokens it held then goes back to them. Empty, and false, where llama.cpp
     // cannot.
+    virtual std::vector<std::uint8_t> checkpoint(std::size_t) { return {}; }
+    virtual bool go_back(std::size_t, std::size_t /*n_tokens*/, const std::vector<std::uint8_t>&) {
+        return false;
+    }
+
+    // A sequence as bytes, and back into a sequence that holds nothing: `n_tokens` tokens. Empty, and false,
+    // where llama.cpp cannot.
     virtual std::vector<std::uint8_t> save(std::size_t sequence) = 0;
-    virtual bool restore(std::size_t sequence, const std::vector<std::uint8_t>& bytes) = 0;
+    virtual bool restore(std::size_t sequence, std::size_t n_tokens,
+                         const std::vector<std::uint8_t>& bytes) = 0;
 
     // Gives sequence `to`, which holds nothing, the first `n_tokens` tokens of sequence `from`. Returns how
     // many it has: n_tokens, or 0 where the architecture cannot hold a part of a text (recurrent state).

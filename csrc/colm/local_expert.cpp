@@ -11,12 +11,11 @@ namespace {
 
 // A copy costs as much as reading a few tokens.
 constexpr std::size_t kLeastShared = 16;
-
-// How many tokens at the beginning are the same, `most` at most.
-std::size_t n_common(const std::vector<Token>& a, const std::vector<Token>& b, std::size_t most) {
-    const auto end = a.begin() + static_cast<std::ptrdiff_t>(std::min({a.size(), b.size(), most}));
-    return static_cast<std::size_t>(std::mismatch(a.begin(), end, b.begin()).first - a.begin());
-}
+// Reading so few tokens keeps nobody waiting.
+constexpr std::size_t kFew = 64;
+// Tokens between checkpoints, and fewer where a prompt begins or ends: there texts part most often.
+constexpr std::size_t kApart = 256;
+constexpr std::size_t kLeastApart = 32;
 
 // The token before the first distribution that is wanted; what is before it can be read without an output.
 std::size_t first_output(const Question& question) {
@@ -28,25 +27,18 @@ std::size_t last_token(const Question& question) {
     return question.counts.empty() ? question.n_along : question.counts.back();
 }
 
-struct Saved final : SavedSlot {
-    std::vector<Token> held;
-    std::vector<std::uint8_t> state;
-    bool goes_back = true;
-
-    std::size_t bytes() const override { return state.size() + held.size() * sizeof(Token); }
-    std::size_t n_known(const std::vector<Token>& tokens) const override {
-        const std::size_t n = n_common(held, tokens, tokens.size() - 1);
-        return goes_back || n == held.size() ? n : 0;
-    }
-};
-
 }  // namespace
 
-LocalExpert::LocalExpert(std::shared_ptr<LanguageModel> model, ExpertId id, std::size_t n_ids)
-    : model_(std::move(model)), id_(id), n_ids_(n_ids), slots_(model_->n_sequences()) {}
+LocalExpert::LocalExpert(std::shared_ptr<LanguageModel> model, ExpertId id, std::size_t n_ids,
+                         std::size_t checkpoint_bytes)
+    : model_(std::move(model)),
+      id_(id),
+      n_ids_(n_ids),
+      most_checkpoint_bytes_(checkpoint_bytes),
+      slots_(model_->n_sequences()) {}
 
 void LocalExpert::ask(std::vector<Question> questions) {
-    for (Question& question : questions) open_.push_back({std::move(question)});
+    for (Question& question : questions) open_.push_back({std::move(question), next_turn_++});
     // llama.cpp computes in one pass only what stands in rising sequences without a gap.
     std::sort(open_.begin(), open_.end(),
               [](const Open& a, const Open& b) { return a.question.slot < b.question.slot; });
@@ -59,27 +51,9 @@ void LocalExpert::drop(std::size_t slot) {
 
 void LocalExpert::collect(bool, Interrupt& interrupt, const Use& use) {
     try {
-        bool hidden = false;
-        bool leads = false;
-        for (const Open& open : open_) {
-            go_back(open.question);
-            hidden = hidden || open.question.hidden;
-        }
-        share_beginnings(interrupt, use);
-        std::size_t n_tokens = 0;
-        bool begun = true;  // all of them
-        for (const Open& open : open_) {
-            const std::size_t n_held = slots_[open.question.slot].held.size();
-            leads = leads || n_held < first_output(open.question);
-            begun = begun && n_held > 0;
-            n_tokens += last_token(open.question) - n_held;
-        }
-        // With hidden states every token of a batch is an output, and pays for the vocabulary: what comes
-        // before is read without them. But a few tokens behind texts, such as a run of another expert's, cost
-        // less in one batch than in two.
-        const bool few = begun && n_tokens <= std::min(model_->n_outputs(), model_->n_batch());
-        if (hidden && leads && !few) read(0, open_.size(), false, interrupt, use);
-        read(0, open_.size(), true, interrupt, use);
+        for (const Open& open : open_) go_back(open.question);
+        plan(interrupt, use);
+        read_planned(interrupt, use);
     } catch (const Cancelled&) {
         open_.clear();
         throw;
@@ -94,54 +68,122 @@ void LocalExpert::collect(bool, Interrupt& interrupt, const Use& use) {
         open_.clear();
         throw;
     }
-    open_.clear();
+    const auto is_done = [](const Open& open) { return open.done || open.question.counts.empty(); };
+    open_.erase(std::remove_if(open_.begin(), open_.end(), is_done), open_.end());
 }
 
 // To the beginning that slot and text have in common. The token before the first distribution that is wanted
 // is always read again.
 void LocalExpert::go_back(const Question& question) {
     Slot& slot = slots_[question.slot];
-    const std::size_t n = n_common(slot.held, *question.tokens, first_output(question));
+    std::size_t n = n_common(slot.held, *question.tokens, first_output(question));
     if (n == slot.held.size() && !slot.uncertain) return;
-    const std::size_t n_kept = model_->rewind(question.slot, n);
-    if (n_kept < n) goes_back_ = false;
-    slot.held.resize(n_kept);
+    if (model_->rewind(question.slot, n) < n) {
+        goes_back_ = false;
+        const Checkpoint* last = last_within(slot.checkpoints, n);
+        n = last == nullptr ? 0 : last->n_tokens;
+        if (n == 0 || !model_->go_back(question.slot, n, *last->state)) {
+            model_->forget(question.slot);
+            n = 0;
+        }
+    }
+    slot.held.resize(n);
     slot.uncertain = false;
+    while (!slot.checkpoints.empty() && slot.checkpoints.back().n_tokens > n) slot.checkpoints.pop_back();
+    slot.n_checked = slot.checkpoints.empty() ? 0 : slot.checkpoints.back().n_tokens;
 }
 
-// Texts get what they have in common with another slot, where that is more than their own slot has. Where
-// only unread texts share it, one of them is read first.
-void LocalExpert::share_beginnings(Interrupt& interrupt, const Use& use) {
-    if (!goes_back()) return;  // then a part of a text cannot be copied either
-    for (std::size_t i = 0; i < open_.size(); ++i) {
-        const Question& question = open_[i].question;
-        const std::size_t most = first_output(question);
-        std::vector<Token>& own = slots_[question.slot].held;
-        if (own.size() + kLeastShared > most) continue;
-        std::size_t from = question.slot;
-        std::size_t n_shared = own.size();
-        for (std::size_t s = 0; s < slots_.size(); ++s) {
-            if (slots_[s].uncertain) continue;
-            const std::size_t n = n_common(slots_[s].held, *question.tokens, most);
-            if (n > n_shared) {
-                n_shared = n;
-                from = s;
-            }
-        }
-        std::size_t n_later = 0;
-        for (std::size_t k = i + 1; k < open_.size(); ++k) {
-            const Question& later = open_[k].question;
-            if (slots_[later.slot].held.size() + kLeastShared <= first_output(later))
-                n_later = std::max(n_later, n_common(*later.tokens, *question.tokens, most));
-        }
-        if (n_shared >= own.size() + kLeastShared) {
-            if (!own.empty()) model_->forget(question.slot);
-            const std::size_t n = model_->copy(from, question.slot, n_shared);
-            const auto begin = slots_[from].held.begin();
-            own.assign(begin, begin + static_cast<std::ptrdiff_t>(n));
-        }
-        if (n_later >= own.size() + kLeastShared) read(i, i + 1, false, interrupt, use);
+// How far each question is read in this call. One that needs few tokens before its first output is read
+// whole. The others get a batch of tokens together, the one that was asked first before all: so a long text
+// is read in pieces, and between them the others go on.
+void LocalExpert::plan(Interrupt& interrupt, const Use& use) {
+    std::vector<Open*> in_turn;
+    std::size_t n_few = 0;
+    for (Open& open : open_) {
+        const std::size_t n_held = slots_[open.question.slot].held.size();
+        in_turn.push_back(&open);
+        if (first_output(open.question) <= n_held + kFew) n_few += last_token(open.question) - n_held;
     }
+    std::sort(in_turn.begin(), in_turn.end(), [](const Open* a, const Open* b) { return a->turn < b->turn; });
+    // With the few it is one batch, unless that leaves little.
+    std::size_t left = model_->n_batch() - std::min(n_few, model_->n_batch() / 2);
+    for (auto next = in_turn.begin(); next != in_turn.end(); ++next) {
+        Open& open = **next;
+        const Question& question = open.question;
+        const std::size_t first = first_output(question);
+        if (goes_back()) copy_beginning(question);
+        const std::size_t n_held = slots_[question.slot].held.size();
+        // How much further another one has the same tokens, where that is worth a copy.
+        const auto n_same = [&](const Open* other) {
+            const std::size_t most = std::min(first, first_output(other->question));
+            const std::size_t n = n_common(*other->question.tokens, *question.tokens, most);
+            return goes_back() && n >= n_held + kLeastShared ? n : 0;
+        };
+        if (std::any_of(in_turn.begin(), next, [&](const Open* other) {
+                return n_same(other) > slots_[other->question.slot].held.size();
+            })) {
+            open.until = n_held;  // that one has not read all of it
+            continue;
+        }
+        const bool few = first <= n_held + kFew;
+        open.until = few || first <= n_held + left ? last_token(question) : n_held + left;
+        if (!few) left -= std::min(left, open.until - n_held);
+        if (std::any_of(next + 1, in_turn.end(), [&](const Open* later) { return n_same(later) > 0; })) {
+            const auto i = static_cast<std::size_t>(&open - open_.data());
+            read(i, i + 1, false, interrupt, use);
+        }
+    }
+}
+
+// A text gets what it has in common with another slot, where that is more than its own slot has.
+void LocalExpert::copy_beginning(const Question& question) {
+    std::vector<Token>& own = slots_[question.slot].held;
+    std::size_t from = question.slot;
+    std::size_t n_shared = own.size() + kLeastShared - 1;
+    for (std::size_t s = 0; s < slots_.size(); ++s) {
+        if (slots_[s].uncertain) continue;
+        const std::size_t n = n_common(slots_[s].held, *question.tokens, first_output(question));
+        if (n <= n_shared) continue;
+        n_shared = n;
+        from = s;
+    }
+    if (from == question.slot) return;
+    if (!own.empty()) model_->forget(question.slot);
+    const std::size_t n = model_->copy(from, question.slot, n_shared);
+    const auto begin = slots_[from].held.begin();
+    own.assign(begin, begin + static_cast<std::ptrdiff_t>(n));
+}
+
+void LocalExpert::read_planned(Interrupt& interrupt, const Use& use) {
+    bool hidden = false;
+    bool leads = false;
+    bool begun = true;   // all of them
+    bool parts = false;  // a long prompt ends, which is where texts part
+    std::size_t n_tokens = 0;
+    for (Open& open : open_) {
+        const Question& question = open.question;
+        const std::size_t n_held = slots_[question.slot].held.size();
+        if (!std::exchange(open.begun, true)) {
+            open.is_long = first_output(question) >= n_held + kLeastApart;
+            if (open.is_long) keep_checkpoint(question.slot, kLeastApart);
+        }
+        hidden = hidden || (question.hidden && open.until == last_token(question));
+        leads = leads || n_held < std::min(open.until, first_output(question));
+        parts = parts || (open.is_long && open.until >= first_output(question));
+        begun = begun && n_held > 0;
+        n_tokens += open.until - n_held;
+    }
+    // With hidden states every token of a batch is an output, and pays for the vocabulary: what comes before
+    // is read without them. But a few tokens behind texts, such as a run of another expert's, cost less in
+    // one batch than in two.
+    const bool few = begun && n_tokens <= std::min(model_->n_outputs(), model_->n_batch());
+    if ((hidden && leads && !few) || (parts && keeps_checkpoints())) {
+        read(0, open_.size(), false, interrupt, use);
+        for (const Open& open : open_)
+            if (open.is_long && slots_[open.question.slot].held.size() == first_output(open.question))
+                keep_checkpoint(open.question.slot, kLeastApart);
+    }
+    read(0, open_.size(), true, interrupt, use);
 }
 
 // Collects tokens of several texts, decodes them, and answers.
@@ -182,11 +224,12 @@ class LocalExpert::Batch {
             of.held.push_back(slot.token);
             of.uncertain = false;
         }
-        slots_.clear();
         calls_.clear();
         n_kept_ = 0;
         for (const auto& [open, place] : std::exchange(wanted_, {}))
             expert_.answer(*open, place, hidden_, use_);
+        for (const BatchToken& slot : std::exchange(slots_, {}))
+            expert_.keep_checkpoint(slot.sequence, kApart);
     }
 
   private:
@@ -202,14 +245,14 @@ class LocalExpert::Batch {
 
 void LocalExpert::read(std::size_t begin, std::size_t end, bool outputs, Interrupt& interrupt,
                        const Use& use) {
+    const auto whole = [](const Open& open) { return open.until == last_token(open.question); };
     bool hidden = false;
-    for (const Open& open : open_) hidden = hidden || (outputs && open.question.hidden);
+    for (const Open& open : open_) hidden = hidden || (outputs && open.question.hidden && whole(open));
     Batch batch(*this, hidden, interrupt, use);
     for (std::size_t i = begin; i < end; ++i) {
         Open& open = open_[i];
         const Question& question = open.question;
-        const std::size_t last = last_token(question);
-        const std::size_t n = outputs ? last : first_output(question);
+        const std::size_t n = outputs ? open.until : std::min(open.until, first_output(question));
         // A copy: an answer may take the text back before all of it is read.
         const std::vector<Token> tokens = *question.tokens;
         std::size_t next = 0;
@@ -239,10 +282,51 @@ void LocalExpert::answer(Open& open, std::size_t place, bool hidden, const Use& 
     use(answer);
 }
 
+// -- what it knows of texts
+
+bool LocalExpert::keeps_checkpoints() const { return !goes_back() && most_checkpoint_bytes_ > 0; }
+
+std::size_t LocalExpert::checkpoint_bytes() const {
+    std::size_t n = 0;
+    for (const Slot& slot : slots_) n += bytes_of(slot.checkpoints);
+    return n;
+}
+
+// Makes a checkpoint of a slot, if the last one lies `apart` tokens back.
+void LocalExpert::keep_checkpoint(std::size_t number, std::size_t apart) {
+    Slot& slot = slots_[number];
+    if (!keeps_checkpoints() || slot.held.size() < slot.n_checked + apart) return;
+    slot.n_checked = slot.held.size();
+    auto state = std::make_shared<const Bytes>(model_->checkpoint(number));
+    if (state->empty() || state->size() > most_checkpoint_bytes_) return;
+    slot.checkpoints.push_back({slot.held.size(), std::move(state)});
+    drop_checkpoints();
+}
+
+// Until they are no more than they may be: those first that are missed least, because others are near.
+void LocalExpert::drop_checkpoints() {
+    while (checkpoint_bytes() > most_checkpoint_bytes_) {
+        Slot* from = nullptr;
+        std::size_t place = 0;
+        std::size_t least = std::numeric_limits<std::size_t>::max();
+        for (Slot& slot : slots_) {
+            const Checkpoints& all = slot.checkpoints;
+            for (std::size_t i = 0; i < all.size(); ++i) {
+                const std::size_t before = i == 0 ? 0 : all[i - 1].n_tokens;
+                // The last one is nearest to where texts go on.
+                const std::size_t after = i + 1 < all.size() ? all[i + 1].n_tokens : 2 * slot.held.size();
+                if (after - before >= least) continue;
+                least = after - before;
+                from = &slot;
+                place = i;
+            }
+        }
+        from->checkpoints.erase(from->checkpoints.begin() + static_cast<std::ptrdiff_t>(place));
+    }
+}
+
 std::size_t LocalExpert::n_known(std::size_t slot, const std::vector<Token>& tokens) const {
-    const std::vector<Token>& held = slots_[slot].held;
-    const std::size_t n = n_common(held, tokens, tokens.size() - 1);
-    return goes_back() || n == held.size() ? n : 0;
+    return colm::n_known(slots_[slot].held, slots_[slot].checkpoints, goes_back(), tokens);
 }
 
 void LocalExpert::forget() {
@@ -250,26 +334,28 @@ void LocalExpert::forget() {
     std::fill(slots_.begin(), slots_.end(), Slot{});
 }
 
-std::unique_ptr<SavedSlot> LocalExpert::save(std::size_t slot) {
-    if (slots_[slot].held.empty() || slots_[slot].uncertain) return nullptr;
-    auto saved = std::make_unique<Saved>();
-    saved->state = model_->save(slot);
+std::shared_ptr<const SavedSlot> LocalExpert::save(std::size_t number) {
+    const Slot& slot = slots_[number];
+    if (slot.held.empty() || slot.uncertain) return nullptr;
+    auto saved = std::make_shared<SavedSlot>();
+    saved->state = model_->save(number);
     if (saved->state.empty()) return nullptr;
-    saved->held = slots_[slot].held;
+    saved->held = slot.held;
+    saved->checkpoints = slot.checkpoints;
     saved->goes_back = goes_back();
     return saved;
 }
 
-bool LocalExpert::restore(std::size_t slot, const SavedSlot& saved) {
-    const auto* own = dynamic_cast<const Saved*>(&saved);
-    if (own == nullptr) return false;
-    model_->forget(slot);
-    slots_[slot] = {};
-    if (!model_->restore(slot, own->state)) {
-        model_->forget(slot);
+bool LocalExpert::restore(std::size_t number, const SavedSlot& saved) {
+    model_->forget(number);
+    slots_[number] = {};
+    if (saved.held.size() > n_ctx() || !model_->restore(number, saved.held.size(), saved.state)) {
+        model_->forget(number);
         return false;
     }
-    slots_[slot].held = own->held;
+    slots_[number].held = saved.held;
+    slots_[number].checkpoints = saved.checkpoints;
+    drop_checkpoints();
     return true;
 }
 

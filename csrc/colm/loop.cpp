@@ -1,7 +1,6 @@
 #include "colm/loop.h"
 
 #include <algorithm>
-#include <numeric>
 #include <utility>
 
 #include "colm/error.h"
@@ -15,8 +14,6 @@ using Clock = Loop::Clock;
 constexpr std::size_t kMeasuredBatch = 32;
 // Tokens that may lie beyond a text: draft tokens, and what the base wrote behind them.
 constexpr std::size_t kMostAhead = 32;
-// A beginning that is no longer says nothing about whether two texts belong together.
-constexpr std::size_t kLeastCommon = 16;
 
 double seconds_since(Clock::time_point start) {
     return std::chrono::duration<double>(Clock::now() - start).count();
@@ -30,52 +27,12 @@ bool has_nan(View<const float> logits) {
 
 }  // namespace
 
-// What an expert was asked about a text.
-struct Loop::Asked {
-    ExpertId expert = kBase;
-    std::size_t n_open = 0;  // draft tokens to verify
-    bool next = false;       // and the token behind them, which waits
-    bool going = true;       // until a draft token was rejected
-    Clock::time_point begin{};
-    std::size_t n_calls = 0;  // decodes before
-};
-
-struct Loop::Running {
-    Running(std::shared_ptr<Text> shown, Writing w, int lookahead, const Choices& choices)
-        : text(std::move(shown)),
-          writing(std::move(w)),
-          draft(writing.sequence(), lookahead, writing.limit(), writing.ends_text()),
-          excluded(choices.blocked) {
-        const Token head = deciders().head->defer_token();
-        if (head != kNoToken && static_cast<std::size_t>(head) < choices.n_shared) excluded.push_back(head);
-    }
-
-    Sequence& sequence() { return writing.sequence(); }
-    Stats& stats() { return writing.sequence().stats; }
-    Deciders& deciders() { return writing.deciders(); }
-    bool open() const { return draft.n_open() > 0 || decision; }
-
-    std::shared_ptr<Text> text;
-    Writing writing;
-    Draft draft;
-    std::vector<Token> excluded;  // ids that are never chosen in this text
-    std::optional<std::size_t> slot;
-    // Of the position behind the draft, while the base is asked about it or it waits for its expert.
-    std::unique_ptr<Decision> decision;
-    std::optional<Asked> asked;
-    bool may_draft = true;  // not after an error behind an open draft token
-    std::exception_ptr error;
-};
-
 Loop::Loop(Experts experts, Choices choices, std::size_t cache_bytes)
     : experts_(std::move(experts)),
       choices_(std::move(choices)),
       estimates_(experts_.size()),
       slots_(experts_.front()->n_slots()),
-      saved_(cache_bytes),
-      slots_by_age_(slots_.size()) {
-    std::iota(slots_by_age_.begin(), slots_by_age_.end(), std::size_t{0});
-}
+      saved_(slots_.size(), cache_bytes) {}
 
 Loop::~Loop() = default;
 
@@ -115,28 +72,28 @@ bool Loop::cancel(Text& text) {
 std::vector<Event> Loop::step(Interrupt& interrupt) {
     const Moving moving = begin_step(interrupt);
     const auto begin = Clock::now();
-    std::vector<double> prefill_s;
-    for (Running* text : moving) prefill_s.push_back(text->stats().prefill_s);
+    std::vector<std::pair<Running*, double>> computed;  // and what reading its prompt took before
+    for (const auto& text : running_)
+        if (is_computed(*text)) computed.emplace_back(text.get(), text->stats().prefill_s);
     std::exception_ptr cancelled;
     try {
         if (!moving.empty()) {
             interrupt.check();
             ++n_steps_;
-            read_base(moving, interrupt);
         }
+        read_base(moving, interrupt);
         ask_experts(moving, interrupt);
     } catch (...) {
         cancelled = std::current_exception();
-        for (Running* text : moving) {
-            // What the base was asked, and what an expert was, is asked anew.
-            if (!text->asked) continue;
-            if (text->asked->expert == kBase) text->decision.reset();
-            experts_[text->asked->expert]->drop(*text->slot);
-            text->asked.reset();
-        }
+        for (const auto& text : running_) take_back(*text);
     }
-    for (std::size_t i = 0; i < moving.size(); ++i)
-        moving[i]->stats().decode_s += seconds_since(begin) - (moving[i]->stats().prefill_s - prefill_s[i]);
+    for (const auto& [text, prefill_s] : computed) {
+        Stats& stats = text->stats();
+        if (text->waits_for(kBase) && stats.base_steps == 0)
+            stats.prefill_s += seconds_since(begin);
+        else
+            stats.decode_s += seconds_since(begin) - (stats.prefill_s - prefill_s);
+    }
     for (const auto& text : running_)
         if (text->slot) hand_over(*text);
     if (std::exchange(damaged_, false))
@@ -157,8 +114,7 @@ std::vector<Event> Loop::step(Interrupt& interrupt) {
             cancelled = nullptr;
         }
     }
-    idle_ = moving.empty() && std::none_of(running_.begin(), running_.end(),
-                                           [](const auto& r) { return r->asked.has_value(); });
+    idle_ = computed.empty();
     if (cancelled) std::rethrow_exception(cancelled);
     return std::exchange(events_, {});
 }
@@ -173,9 +129,15 @@ Loop::Moving Loop::begin_step(Interrupt& interrupt) {
         if (text != nullptr && !text->asked && slots_.wanted(*text->text)) moving.push_back(text);
     }
     const std::lock_guard<std::mutex> lock(inbox_mutex_);
-    for (const Running* text : moving) in_step_.push_back(text->text.get());
+    for (const auto& text : running_)
+        if (is_computed(*text)) in_step_.push_back(text->text.get());
     computing_ = &interrupt;
     return moving;
+}
+
+// Whether a step moves the text, or an expert has yet to answer about it.
+bool Loop::is_computed(const Running& text) const {
+    return text.slot && (text.asked || slots_.wanted(*text.text));
 }
 
 // New texts, and those that were cancelled.
@@ -206,44 +168,27 @@ void Loop::fill_slots() {
         if (free.empty()) return;
         Running& text = **it;
         const std::vector<Token>& tokens = text.draft.text().tokens;
-        const std::size_t slot = slot_for(free, tokens);
+        const std::size_t slot = saved_.choose(experts_, free, tokens);
         if (Running* before = running_at(slot)) {
-            for (const auto& expert : experts_) expert->drop(slot);
-            before->asked.reset();
+            take_back(*before);
             before->slot.reset();
         }
         saved_.exchange(experts_, slot, tokens);
         slots_.give(slot, *waiting);
         text.slot = slot;
         text.text->begun_.store(true);
-        slots_by_age_.erase(std::find(slots_by_age_.begin(), slots_by_age_.end(), slot));
-        slots_by_age_.push_back(slot);
     }
 }
 
-// The slot that holds the longest beginning of the text, where that is most of what the slot holds; else the
-// one that was not used for longest.
-std::size_t Loop::slot_for(const std::vector<std::size_t>& free, const std::vector<Token>& tokens) const {
-    std::optional<std::size_t> best;
-    std::size_t most = kLeastCommon;
-    for (const std::size_t slot : free) {
-        std::size_t n_known = 0;
-        std::size_t n_held = 0;
-        for (const auto& expert : experts_) {
-            n_known += expert->n_known(slot, tokens);
-            n_held += expert->n_held(slot);
-        }
-        if (n_known < most || 2 * n_known < n_held) continue;
-        most = n_known + 1;
-        best = slot;
-    }
-    if (best) return *best;
-    return *std::find_if(slots_by_age_.begin(), slots_by_age_.end(), [&](std::size_t slot) {
-        return std::find(free.begin(), free.end(), slot) != free.end();
-    });
+// What an expert was asked about it is asked anew.
+void Loop::take_back(Running& text) {
+    if (!text.asked) return;
+    if (text.asked->expert == kBase) text.decision.reset();
+    experts_[text.asked->expert]->drop(*text.slot);
+    text.asked.reset();
 }
 
-Loop::Running* Loop::running_at(std::size_t slot) const {
+Running* Loop::running_at(std::size_t slot) const {
     const auto it =
         std::find_if(running_.begin(), running_.end(), [&](const auto& r) { return r->slot == slot; });
     return it == running_.end() ? nullptr : it->get();
@@ -267,23 +212,10 @@ void Loop::attempt(Running& text, const Work& work) {
     }
 }
 
-Question Loop::question(Running& text, ExpertId expert) const {
-    Question question;
-    question.slot = *text.slot;
-    question.tokens = &text.draft.text().tokens;
-    question.excluded = {text.excluded.data(), text.excluded.size()};
-    question.calls = &text.sequence().calls;
-    if (expert != kBase) return question;
-    question.hidden = text.deciders().head->needs_hidden();
-    question.probe = text.deciders().head->defer_token();
-    return question;
-}
-
 // -- the base
 
 void Loop::read_base(const Moving& moving, Interrupt& interrupt) {
     std::vector<Question> questions;
-    const auto begin = Clock::now();
     for (Running* text : moving) {
         text->stats().lookahead = text->draft.lookahead() != 0 && can_look_ahead(1);
         if (text->error || text->decision || !may_go_on(*text)) continue;
@@ -293,36 +225,55 @@ void Loop::read_base(const Moving& moving, Interrupt& interrupt) {
             const bool drafts = text->draft.lookahead() > 0 && text->may_draft &&
                                 !text->decision->needs_base() && can_look_ahead(text->decision->expert());
             if (!text->decision->needs_base() && !drafts) return decide(*text, false);
-            Question asked = question(*text, kBase);
+            Question asked = text->question(kBase);
             asked.counts = {asked.tokens->size()};
             questions.push_back(std::move(asked));
-            text->asked = Asked{kBase, 0, true, true, begin, text->sequence().calls.size()};
+            text->asked = Asked{kBase, 0, true, true};
         });
     }
-    if (questions.empty()) return;
-    const std::size_t n_texts = questions.size();
-    std::size_t n_read = 0;
-    double seconds = 0.0;
+    const auto begin = Clock::now();
     std::size_t n_answered = 0;
-    const auto hear_base = [&](const Answer& answer) {
-        ++n_answered;
+    const Heard heard = collect(kBase, std::move(questions), moving, interrupt, [&](const Answer& answer) {
         Running& text = *running_at(answer.slot);
-        const Asked asked = *std::exchange(text.asked, std::nullopt);
-        const std::size_t n = tokens_read(text.sequence().calls, asked.n_calls);
-        Stats& stats = text.stats();
-        stats.base_tokens_read += n;
-        n_read += n;
-        if (n_read <= n) seconds = seconds_since(begin);
+        text.asked.reset();
+        ++n_answered;
         attempt(text, [&] {
             if (answer.error) std::rethrow_exception(answer.error);
-            if (stats.base_steps++ == 0) stats.prefill_s += seconds_since(begin);
+            if (text.stats().base_steps++ == 0) text.stats().prefill_s += seconds_since(begin);
             text.decision->hear_base(*answer.prediction);
             decide(text, true);
         });
-    };
-    experts_[kBase]->ask(std::move(questions));
-    while (n_answered < n_texts) experts_[kBase]->collect(true, interrupt, hear_base);
-    if (n_read == n_texts) estimates_.reading(kBase, n_texts, seconds);
+    });
+    if (heard.seconds && heard.n_read == n_answered) estimates_.reading(kBase, n_answered, *heard.seconds);
+}
+
+// Asks an expert, and hears what it answers now; notes what it read.
+Loop::Heard Loop::collect(ExpertId expert, std::vector<Question> questions, const Moving& moving,
+                          Interrupt& interrupt, const Expert::Use& hear) {
+    Heard heard;
+    const auto waits = [expert](const auto& text) { return text->waits_for(expert); };
+    if (questions.empty() && std::none_of(running_.begin(), running_.end(), waits)) return heard;
+    std::vector<std::size_t> n_calls;
+    for (const auto& text : running_) n_calls.push_back(text->sequence().calls.size());
+    const bool others_go_on =
+        std::any_of(moving.begin(), moving.end(), [](const Running* text) { return !text->asked; });
+    const auto begin = Clock::now();
+    if (!questions.empty()) experts_[expert]->ask(std::move(questions));
+    experts_[expert]->collect(!others_go_on, interrupt, [&](const Answer& answer) {
+        if (!heard.seconds) heard.seconds = seconds_since(begin);
+        hear(answer);
+    });
+    // A part of a long text says nothing about batches of a few tokens.
+    if (std::any_of(running_.begin(), running_.end(), waits)) heard.seconds.reset();
+    for (std::size_t i = 0; i < n_calls.size(); ++i) {
+        const std::vector<DecodeCall>& calls = running_[i]->sequence().calls;
+        const std::size_t n = tokens_read(calls, n_calls[i]);
+        Stats& stats = running_[i]->stats();
+        (expert == kBase ? stats.base_tokens_read : stats.assistant_tokens_read) += n;
+        heard.n_read += n;
+        heard.n_most = std::max(heard.n_most, calls.size() - n_calls[i]);
+    }
+    return heard;
 }
 
 // What becomes of a position, once it is known who writes it.
@@ -389,14 +340,14 @@ void Loop::ask_experts(const Moving& moving, Interrupt& interrupt) {
     std::vector<std::vector<Question>> questions(experts_.size());
     if (must_ask(moving)) {
         for (Running* text : moving)
-            if (!text->error && text->open()) attempt(*text, [&] { ask(*text, questions); });
+            if (!text->error && !text->asked && text->open()) attempt(*text, [&] { ask(*text, questions); });
         // Every token is read once all the same, and the runs that are read are equally long for all texts,
         // which llama.cpp computes in one pass.
         for (ExpertId expert = 1; expert < questions.size(); ++expert) {
             if (questions[expert].empty()) continue;
             for (Running* text : moving) {
-                if (text->error || text->open()) continue;
-                Question along = question(*text, expert);
+                if (text->error || text->asked || text->open()) continue;
+                Question along = text->question(expert);
                 along.n_along = along.tokens->size() - 1;  // without the token of this step
                 const std::size_t n_held = experts_[expert]->n_held(*text->slot);
                 if (n_held > 0 && n_held < along.n_along) questions[expert].push_back(std::move(along));
@@ -404,32 +355,16 @@ void Loop::ask_experts(const Moving& moving, Interrupt& interrupt) {
         }
     }
     for (ExpertId expert = 1; expert < questions.size(); ++expert) {
-        const auto is_away = [&](const auto& r) { return r->asked && r->asked->expert == expert; };
-        if (questions[expert].empty() && std::none_of(running_.begin(), running_.end(), is_away)) continue;
-        std::vector<std::size_t> n_calls;
-        for (const Running* text : moving) n_calls.push_back(text->writing.sequence().calls.size());
-        bool moved = false;
-        for (const Running* text : moving) moved = moved || !text->asked;
         const auto begin = Clock::now();
-        std::optional<double> seconds;
-        std::size_t n_counts = 0;
-        if (!questions[expert].empty()) experts_[expert]->ask(std::move(questions[expert]));
-        experts_[expert]->collect(!moved, interrupt, [&](const Answer& answer) {
-            if (!seconds) seconds = seconds_since(begin);
-            ++n_counts;
-            hear(*running_at(answer.slot), answer);
-        });
-        std::size_t n_read = 0;
-        std::size_t n_most = 0;
-        for (std::size_t i = 0; i < moving.size(); ++i) {
-            const std::vector<DecodeCall>& calls = moving[i]->sequence().calls;
-            const std::size_t n = tokens_read(calls, n_calls[i]);
-            moving[i]->stats().assistant_tokens_read += n;
-            n_read += n;
-            n_most = std::max(n_most, calls.size() - n_calls[i]);
-        }
-        if (n_read == 0) n_read = n_counts;  // it does not say
-        if (seconds && n_most <= 1 && n_read <= kMeasuredBatch) estimates_.reading(expert, n_read, *seconds);
+        std::size_t n_answers = 0;
+        Heard heard =
+            collect(expert, std::move(questions[expert]), moving, interrupt, [&](const Answer& answer) {
+                ++n_answers;
+                hear(*running_at(answer.slot), answer, begin);
+            });
+        if (heard.n_read == 0) heard.n_read = n_answers;  // it does not say
+        if (heard.seconds && heard.n_most <= 1 && heard.n_read <= kMeasuredBatch)
+            estimates_.reading(expert, heard.n_read, *heard.seconds);
     }
 }
 
@@ -443,24 +378,22 @@ void Loop::ask(Running& text, std::vector<std::vector<Question>>& questions) {
     }
     Asked asked;
     asked.expert = draft.n_open() > 0 ? draft.first_expert() : text.decision->expert();
-    Question question = this->question(text, asked.expert);
+    Question question = text.question(asked.expert);
     if (draft.n_open() > 0) question.counts = draft.open_positions();
     asked.n_open = question.counts.size();
     asked.next = text.decision && asked.n_open == draft.n_open() && text.decision->expert() == asked.expert &&
                  asked.n_open < experts_[asked.expert]->n_counts();
     if (asked.next) question.counts.push_back(question.tokens->size());
-    asked.begin = Clock::now();
-    asked.n_calls = text.sequence().calls.size();
     text.asked = asked;
     questions[asked.expert].push_back(std::move(question));
 }
 
-// An expert's answer about one open position.
-void Loop::hear(Running& text, const Answer& answer) {
+// An expert's answer about one open position. In this step it was waited for since `begin`.
+void Loop::hear(Running& text, const Answer& answer, Clock::time_point begin) {
     Asked& asked = *text.asked;
     Stats& stats = text.stats();
     if (answer.count == 0 && !answer.error && stats.assistant_calls++ == 0)
-        stats.prefill_s += seconds_since(asked.begin);
+        stats.prefill_s += seconds_since(begin);
     const bool last = answer.error || answer.count + 1 == asked.n_open + (asked.next ? 1 : 0);
     if (!asked.going) {
         // Behind a rejected draft token. What it shows of the cache concerns the other texts all the same.
@@ -547,6 +480,13 @@ void Loop::fail(Running& text) {
 void Loop::forget() {
     for (const auto& expert : experts_) expert->forget();
     saved_.clear();
+}
+
+bool Loop::know(const std::vector<KnownText>& texts) {
+    forget();
+    if (saved_.know(experts_, texts)) return true;
+    forget();
+    return false;
 }
 
 }  // namespace colm

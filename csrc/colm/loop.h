@@ -20,13 +20,11 @@
 #include <optional>
 #include <vector>
 
-#include "colm/draft.h"
 #include "colm/estimates.h"
 #include "colm/expert.h"
+#include "colm/running.h"
 #include "colm/saved_texts.h"
 #include "colm/slots.h"
-#include "colm/text.h"
-#include "colm/writing.h"
 
 namespace colm {
 
@@ -73,27 +71,37 @@ class Loop {
     std::size_t n_slots() const { return slots_.size(); }
     std::size_t n_steps() const { return n_steps_; }
 
-    // Not beside a step: forgets what was read and saved, and looks inside.
+    // Not beside a step: forgets what was read and saved; gives it, and knows it again instead of what it
+    // knew (false: an expert refused a text, and nothing is known); looks inside.
     void forget();
+    std::vector<KnownText> known() const { return saved_.known(experts_); }
+    bool know(const std::vector<KnownText>& texts);
     const Experts& experts() const { return experts_; }
     const Estimates& estimates() const { return estimates_; }
     const SavedTexts& saved() const { return saved_; }
     const Choices& choices() const { return choices_; }
 
   private:
-    struct Running;
-    struct Asked;
     using Moving = std::vector<Running*>;
+    // What an expert read in a step, the most decodes of a text, and how long it took; no time where it has
+    // yet to answer.
+    struct Heard {
+        std::size_t n_read = 0;
+        std::size_t n_most = 0;
+        std::optional<double> seconds;
+    };
 
     Moving begin_step(Interrupt& interrupt);
     void take_in();
     void fill_slots();
-    std::size_t slot_for(const std::vector<std::size_t>& free, const std::vector<Token>& tokens) const;
+    void take_back(Running& text);
     void read_base(const Moving& moving, Interrupt& interrupt);
     void decide(Running& text, bool heard_base);
     void ask_experts(const Moving& moving, Interrupt& interrupt);
     void ask(Running& text, std::vector<std::vector<Question>>& questions);
-    void hear(Running& text, const Answer& answer);
+    void hear(Running& text, const Answer& answer, Clock::time_point begin);
+    Heard collect(ExpertId expert, std::vector<Question> questions, const Moving& moving,
+                  Interrupt& interrupt, const Expert::Use& hear);
     void hand_over(Running& text);
     void end(Running& text, FinishReason reason);
     void fail(Running& text);
@@ -104,7 +112,7 @@ class Loop {
     bool blocked(const Running& text) const;
     bool must_ask(const Moving& moving) const;
     bool can_look_ahead(ExpertId expert) const;
-    Question question(Running& text, ExpertId expert) const;
+    bool is_computed(const Running& text) const;
     Running* running_at(std::size_t slot) const;
 
     Experts experts_;
@@ -113,7 +121,6 @@ class Loop {
     Slots slots_;
     SavedTexts saved_;
     std::vector<std::unique_ptr<Running>> running_;  // in order of their ids
-    std::vector<std::size_t> slots_by_age_;          // the one that was not used for longest first
     std::vector<Event> events_;
     std::atomic<std::size_t> n_steps_{0};
     bool damaged_ = false;  // an error in this step may come from what the caches hold

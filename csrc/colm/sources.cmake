@@ -14,6 +14,7 @@ set(COLM_SOURCES
     ${CMAKE_CURRENT_LIST_DIR}/loop.cpp
     ${CMAKE_CURRENT_LIST_DIR}/policy.cpp
     ${CMAKE_CURRENT_LIST_DIR}/replay.cpp
+    ${CMAKE_CURRENT_LIST_DIR}/saved_slot.cpp
     ${CMAKE_CURRENT_LIST_DIR}/saved_texts.cpp
     ${CMAKE_CURRENT_LIST_DIR}/scorer.cpp
     ${CMAKE_CURRENT_LIST_DIR}/slots.cpp

@@ -226,6 +226,8 @@ void LlamaModel::create_context() {
     batch_.seq_ids.resize(n_batch_);
     batch_.sequences.resize(n_batch_);
     batch_.outputs.resize(n_batch_);
+    state_mark_ = save(0);  // of a sequence that holds nothing
+    state_mark_.resize(std::min(state_mark_.size(), sizeof(std::uint32_t)));
 }
 
 void LlamaModel::load_adapters(Weights& weights) const {
@@ -290,19 +292,20 @@ std::size_t LlamaModel::rewind(std::size_t sequence, std::size_t n_tokens) {
         const bool recurrent = !can_rewind_;  // a state has no first position
         if (last == static_cast<llama_pos>(n_tokens) - 1 && (complete || recurrent)) return n_tokens;
     }
-    if (n_sequences_ == 1)
+    if (n_tokens == 0 && n_sequences_ == 1)
         clear();
-    else
+    else if (n_tokens == 0)
         forget(sequence);
     return 0;
 }
 
-std::vector<std::uint8_t> LlamaModel::save(std::size_t sequence) {
+std::vector<std::uint8_t> LlamaModel::state(std::size_t sequence, llama_state_seq_flags flags) {
     const auto text = static_cast<llama_seq_id>(sequence);
     try {
         const AssertionGuard guard;
-        std::vector<std::uint8_t> bytes(llama_state_seq_get_size(context_.get(), text));
-        const std::size_t n = llama_state_seq_get_data(context_.get(), bytes.data(), bytes.size(), text);
+        std::vector<std::uint8_t> bytes(llama_state_seq_get_size_ext(context_.get(), text, flags));
+        const std::size_t n =
+            llama_state_seq_get_data_ext(context_.get(), bytes.data(), bytes.size(), text, flags);
         bytes.resize(n);
         return bytes;
     } catch (const std::exception&) {
@@ -310,14 +313,45 @@ std::vector<std::uint8_t> LlamaModel::save(std::size_t sequence) {
     }
 }
 
-bool LlamaModel::restore(std::size_t sequence, const std::vector<std::uint8_t>& bytes) {
+bool LlamaModel::set_state(std::size_t sequence, const std::vector<std::uint8_t>& bytes,
+                           llama_state_seq_flags flags) {
     try {
         const AssertionGuard guard;
-        return llama_state_seq_set_data(context_.get(), bytes.data(), bytes.size(),
-                                        static_cast<llama_seq_id>(sequence)) > 0;
+        return llama_state_seq_set_data_ext(context_.get(), bytes.data(), bytes.size(),
+                                            static_cast<llama_seq_id>(sequence), flags) == bytes.size();
     } catch (const std::exception&) {
         return false;
     }
+}
+
+// Without the cache of all tokens that a hybrid model's attention, and a windowed one's, has beside the rest:
+// that can be cut off.
+std::vector<std::uint8_t> LlamaModel::checkpoint(std::size_t sequence) {
+    return state(sequence, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY);
+}
+
+bool LlamaModel::go_back(std::size_t sequence, std::size_t n_tokens, const std::vector<std::uint8_t>& bytes) {
+    const auto text = static_cast<llama_seq_id>(sequence);
+    const auto n = static_cast<llama_pos>(n_tokens);
+    if (!set_state(sequence, bytes, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY)) return false;
+    // What was put back ends there, so that only the cache of all tokens is cut.
+    llama_memory_t memory = llama_get_memory(context_.get());
+    return llama_memory_seq_rm(memory, text, n, -1) && llama_memory_seq_pos_max(memory, text) == n - 1;
+}
+
+std::vector<std::uint8_t> LlamaModel::save(std::size_t sequence) {
+    return state(sequence, LLAMA_STATE_SEQ_FLAGS_NONE);
+}
+
+bool LlamaModel::restore(std::size_t sequence, std::size_t n_tokens, const std::vector<std::uint8_t>& bytes) {
+    return set_state(sequence, bytes, LLAMA_STATE_SEQ_FLAGS_NONE) &&
+           llama_memory_seq_pos_max(llama_get_memory(context_.get()), static_cast<llama_seq_id>(sequence)) ==
+               static_cast<llama_pos>(n_tokens) - 1;
+}
+
+bool LlamaModel::is_state(const std::vector<std::uint8_t>& bytes) const {
+    return !state_mark_.empty() && bytes.size() > state_mark_.size() &&
+           std::equal(state_mark_.begin(), state_mark_.end(), bytes.begin());
 }
 
 std::size_t LlamaModel::n_ctx_train() const {

@@ -37,8 +37,10 @@ class LlamaModel final : public LanguageModel {
     void eval_batch(View<const BatchToken> slots, bool hidden, Interrupt& interrupt) override;
     Output output(std::size_t i) override;
     std::size_t rewind(std::size_t sequence, std::size_t n_tokens) override;
+    std::vector<std::uint8_t> checkpoint(std::size_t sequence) override;
+    bool go_back(std::size_t sequence, std::size_t n_tokens, const std::vector<std::uint8_t>& bytes) override;
     std::vector<std::uint8_t> save(std::size_t sequence) override;
-    bool restore(std::size_t sequence, const std::vector<std::uint8_t>& bytes) override;
+    bool restore(std::size_t sequence, std::size_t n_tokens, const std::vector<std::uint8_t>& bytes) override;
     std::size_t copy(std::size_t from, std::size_t to, std::size_t n_tokens) override;
     void forget(std::size_t sequence) override;
     void clear() override;
@@ -48,6 +50,9 @@ class LlamaModel final : public LanguageModel {
     const std::string& path() const { return path_; }
     // As in the options.
     const auto& adapters() const { return options_.lora; }
+    const ModelOptions& options() const { return options_; }
+    // Whether bytes begin as the states of sequences do.
+    bool is_state(const std::vector<std::uint8_t>& bytes) const;
     // The most tokens of one pass of the graph.
     std::size_t n_ubatch() const { return n_ubatch_; }
     std::size_t n_ctx_train() const;
@@ -89,6 +94,8 @@ class LlamaModel final : public LanguageModel {
     void warm_up(Interrupt& interrupt);
     void first_passes(bool hidden, Interrupt& interrupt);
     void add_adapters();
+    std::vector<std::uint8_t> state(std::size_t sequence, llama_state_seq_flags flags);
+    bool set_state(std::size_t sequence, const std::vector<std::uint8_t>& bytes, llama_state_seq_flags flags);
     void set_token(std::size_t i, const BatchToken& token);
     void decode(std::size_t n_tokens, bool hidden, Interrupt& interrupt);
 
@@ -104,6 +111,7 @@ class LlamaModel final : public LanguageModel {
     std::size_t n_outputs_ = 1;
     std::size_t n_sequences_ = 1;
     std::uint32_t invariant_pass_ = 0;  // tokens of a pass at most, of a model that is invariant
+    std::vector<std::uint8_t> state_mark_;  // how llama.cpp's states of sequences begin
     bool can_rewind_ = true;
     bool swa_full_ = true;
     bool embeddings_ = false;         // what the context is switched to

@@ -19,6 +19,28 @@ std::size_t n_rows(std::size_t n_slots) {
     return std::max({std::size_t{kMostLookahead + 1}, n_slots, std::min<std::size_t>(4 * n_slots, 64)});
 }
 
+void check_saved(LocalExpert& expert, const SavedSlot& saved) {
+    auto& model = static_cast<LlamaModel&>(expert.model());
+    const std::size_t n = saved.held.size();
+    if (n == 0 || n > expert.n_ctx())
+        throw SessionError("a text in it has " + std::to_string(n) + " tokens and " + model.path() +
+                           " was loaded with n_ctx " + std::to_string(expert.n_ctx()) +
+                           "; load the pair with a larger one");
+    for (const Token token : saved.held)
+        if (token < 0 || static_cast<std::size_t>(token) >= model.n_vocab())
+            throw SessionError("a text in it has token " + std::to_string(token) + ", which " + model.path() +
+                               " does not know");
+    std::size_t before = 0;
+    for (const Checkpoint& checkpoint : saved.checkpoints) {
+        if (checkpoint.n_tokens <= before || checkpoint.n_tokens > n)
+            throw SessionError("a checkpoint in it lies outside its text");
+        before = checkpoint.n_tokens;
+        if (!model.is_state(*checkpoint.state))
+            throw SessionError("a checkpoint in it is none of llama.cpp's");
+    }
+    if (!model.is_state(saved.state)) throw SessionError("a state in it is none of llama.cpp's");
+}
+
 }  // namespace
 
 void check_options(const GenerationOptions& options) {
@@ -66,10 +88,16 @@ Pair::Pair(const ModelOptions& base_options, const ModelOptions& assistant_optio
 std::shared_ptr<SharedLoop> Pair::make_loop(std::shared_ptr<LlamaModel> base,
                                             std::shared_ptr<LlamaModel> assistant) const {
     Loop::Experts experts;
-    experts.push_back(std::make_unique<LocalExpert>(std::move(base), kBase, n_shared_));
-    experts.push_back(std::make_unique<LocalExpert>(std::move(assistant), ExpertId{1}, n_shared_));
+    std::size_t left = cache_bytes_;
+    for (auto& model : {std::move(base), std::move(assistant)}) {
+        // A quarter is for the checkpoints of a model that needs them, of texts that are in slots.
+        const std::size_t of_checkpoints = model->can_rewind() ? 0 : cache_bytes_ / 4;
+        left -= of_checkpoints;
+        experts.push_back(std::make_unique<LocalExpert>(model, static_cast<ExpertId>(experts.size()),
+                                                        n_shared_, of_checkpoints));
+    }
     return std::make_shared<SharedLoop>(
-        std::make_unique<Loop>(std::move(experts), Choices{n_shared_, blocked_}, cache_bytes_));
+        std::make_unique<Loop>(std::move(experts), Choices{n_shared_, blocked_}, left));
 }
 
 std::shared_ptr<SharedLoop> Pair::make_loop(std::size_t n_slots) const {
@@ -97,6 +125,26 @@ void Pair::forget() {
         wide_.reset();
     }
     loop_->alone([](Loop& loop) { loop.forget(); });
+}
+
+std::vector<KnownText> Pair::known_texts() {
+    std::vector<KnownText> texts;
+    loop_->alone([&](Loop& loop) { texts = loop.known(); });
+    return texts;
+}
+
+// llama.cpp is given only what fits.
+void Pair::know_texts(const std::vector<KnownText>& texts) {
+    loop_->alone([&](Loop& loop) {
+        for (const KnownText& text : texts) {
+            if (text.parts.size() != loop.experts().size())
+                throw SessionError("a text in it is of " + std::to_string(text.parts.size()) + " models");
+            for (std::size_t e = 0; e < text.parts.size(); ++e)
+                if (text.parts[e]) check_saved(static_cast<LocalExpert&>(*loop.experts()[e]), *text.parts[e]);
+        }
+        if (!loop.know(texts))
+            throw SessionError("llama.cpp refuses a state in it; was it saved with other options?");
+    });
 }
 
 Writing Pair::write(std::vector<Token> prompt, std::shared_ptr<const Head> head,
@@ -182,8 +230,8 @@ std::vector<double> Pair::replay(const std::vector<Token>& tokens, const std::ve
         for (const auto& expert : loop.experts())
             models.push_back(&static_cast<LocalExpert&>(*expert).model());
         loop.forget();
+        const std::shared_ptr<void> after(nullptr, [&loop](void*) { loop.forget(); });  // an error, too
         seconds = colm::replay(models, tokens, calls, interrupt);
-        loop.forget();
     });
     return seconds;
 }

@@ -32,6 +32,11 @@ class Pair {
     bool has_loop(std::size_t n_slots) const;
     // Forgets every text that was read.
     void forget();
+    // What the pair's own slots hold, and what is saved of other texts.
+    std::vector<KnownText> known_texts();
+    // Forgets every text, and knows these instead. Throws SessionError where one does not fit the models; the
+    // pair then knows none.
+    void know_texts(const std::vector<KnownText>& texts);
 
     // A text to be written. Throws OptionError, GrammarError, TokenizeError, ContextFull, HeadMismatch.
     Writing write(std::vector<Token> prompt, std::shared_ptr<const Head> head,

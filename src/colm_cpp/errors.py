@@ -29,6 +29,8 @@ __all__ = [
     "OutOfMemory",
     "PairClosed",
     "QueueTimeout",
+    "SessionError",
+    "SessionMismatch",
     "TokenizeError",
     "VocabMismatch",
 ]
@@ -76,6 +78,14 @@ class FolderInUse(ColmError, RuntimeError):
 
 class LoadError(ColmError, OSError):
     """A model, adapter or head file is missing, damaged, or not what was asked for."""
+
+
+class SessionError(LoadError):
+    """A saved session is missing, damaged, or no session."""
+
+
+class SessionMismatch(SessionError):
+    """A session was saved with other models, options or versions than those of the pair that loads it."""
 
 
 class OutOfMemory(ColmError, MemoryError):

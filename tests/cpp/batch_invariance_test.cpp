@@ -34,8 +34,8 @@ class Rounding final : public colm::LanguageModel {
         return model_.rewind(sequence, n);
     }
     std::vector<std::uint8_t> save(std::size_t sequence) override { return model_.save(sequence); }
-    bool restore(std::size_t sequence, const std::vector<std::uint8_t>& bytes) override {
-        return model_.restore(sequence, bytes);
+    bool restore(std::size_t sequence, std::size_t n, const std::vector<std::uint8_t>& bytes) override {
+        return model_.restore(sequence, n, bytes);
     }
     std::size_t copy(std::size_t from, std::size_t to, std::size_t n) override {
         return model_.copy(from, to, n);

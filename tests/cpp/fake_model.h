@@ -114,11 +114,39 @@ class FakeModel final : public colm::LanguageModel {
         Text& text = texts_[sequence];
         REQUIRE(n_tokens <= text.size());
         const bool back = n_tokens < text.size() || unknown_[sequence];
-        text.resize(back && !options_.can_rewind ? 0 : n_tokens);
-        unknown_[sequence] = false;
+        const std::size_t n = back && !options_.can_rewind ? 0 : n_tokens;
+        // What is held after a refusal is not known, but go_back() may find its beginning there.
+        unknown_[sequence] = n < n_tokens;
+        if (n == n_tokens) text.resize(n);
         log.push_back("rewind " + std::to_string(sequence) + ": " + std::to_string(n_tokens) + " -> " +
-                      std::to_string(text.size()));
-        return text.size();
+                      std::to_string(n));
+        return n;
+    }
+
+    // The last token and how many there are: the rest has to be held.
+    std::vector<std::uint8_t> checkpoint(std::size_t sequence) override {
+        CHECK(!unknown_[sequence] && !options_.can_rewind);
+        const Text& text = texts_[sequence];
+        ++n_checkpoints;
+        const colm::Token state[2] = {static_cast<colm::Token>(text.size()), text.back()};
+        std::vector<std::uint8_t> bytes(sizeof state);
+        std::memcpy(bytes.data(), state, sizeof state);
+        return bytes;
+    }
+
+    bool go_back(std::size_t sequence, std::size_t n_tokens,
+                 const std::vector<std::uint8_t>& bytes) override {
+        log.push_back("back " + std::to_string(sequence) + " to " + std::to_string(n_tokens));
+        if (!can_restore) return false;
+        colm::Token state[2];
+        CHECK_EQ(bytes.size(), sizeof state);
+        std::memcpy(state, bytes.data(), sizeof state);
+        Text& text = texts_[sequence];
+        CHECK_EQ(static_cast<std::size_t>(state[0]), n_tokens);
+        CHECK(n_tokens >= 1 && n_tokens <= text.size() && text[n_tokens - 1] == state[1]);
+        text.resize(n_tokens);
+        unknown_[sequence] = false;
+        return true;
     }
 
     std::vector<std::uint8_t> save(std::size_t sequence) override {
@@ -130,10 +158,12 @@ class FakeModel final : public colm::LanguageModel {
         return bytes;
     }
 
-    bool restore(std::size_t sequence, const std::vector<std::uint8_t>& bytes) override {
+    bool restore(std::size_t sequence, std::size_t n_tokens,
+                 const std::vector<std::uint8_t>& bytes) override {
         log.push_back("restore " + std::to_string(sequence));
         REQUIRE(texts_[sequence].empty());
         if (!can_restore) return false;
+        CHECK_EQ(bytes.size(), n_tokens * sizeof(colm::Token));
         texts_[sequence].resize(bytes.size() / sizeof(colm::Token));
         std::memcpy(texts_[sequence].data(), bytes.data(), bytes.size());
         return true;
@@ -187,6 +217,7 @@ class FakeModel final : public colm::LanguageModel {
     std::size_t n_outputs_made = 0;
     std::size_t n_read = 0;  // tokens
     int n_clears = 0;
+    int n_checkpoints = 0;
     bool can_restore = true;
 
   private:

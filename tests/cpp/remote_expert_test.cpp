@@ -89,7 +89,7 @@ class TableExpert final : public colm::Expert {
     std::size_t n_known(std::size_t, const Text& tokens) const override { return tokens.size() - 1; }
     std::size_t n_held(std::size_t) const override { return 0; }
     void forget() override {}
-    std::unique_ptr<colm::SavedSlot> save(std::size_t) override { return nullptr; }
+    std::shared_ptr<const colm::SavedSlot> save(std::size_t) override { return nullptr; }
     bool restore(std::size_t, const colm::SavedSlot&) override { return false; }
 
     std::size_t fails_at = 1000;

@@ -195,6 +195,7 @@ struct Limits {
     std::size_t assistant_batch = 64;
     std::size_t n_outputs = 48;  // of the assistant
     std::size_t cache_bytes = 0;
+    std::size_t checkpoint_bytes = 0;  // of each model
     bool can_rewind = true;
 };
 
@@ -204,8 +205,9 @@ struct World {
                     models.hidden)),
           assistant(make(limits, limits.assistant_batch, limits.n_outputs, models.assistant, {})) {
         colm::Loop::Experts experts;
-        experts.push_back(std::make_unique<colm::LocalExpert>(base, colm::kBase, models.choices.n_shared));
-        experts.push_back(std::make_unique<colm::LocalExpert>(assistant, 1, models.choices.n_shared));
+        for (colm::ExpertId id : {0, 1})
+            experts.push_back(std::make_unique<colm::LocalExpert>(
+                id == 0 ? base : assistant, id, models.choices.n_shared, limits.checkpoint_bytes));
         loop = std::make_unique<colm::Loop>(std::move(experts), models.choices, limits.cache_bytes);
     }
 

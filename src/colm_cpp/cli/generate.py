@@ -81,6 +81,14 @@ _INTERRUPTED = "interrupted"
     metavar="FILE",
     help="Write every token to FILE as JSON lines (- is stdout). After Ctrl-C, FILE has the tokens so far.",
 )
+@option(
+    "Output",
+    "--session",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Begin with what the models have read before, if FILE exists, and write what they have read now to FILE. So a "
+    "prompt that goes on from an earlier one is read from there (docs/sessions.md). Not with --batch.",
+)
 @force_option("Replace the file of --out or --trace if it exists.")
 @color_option("Colour the assistant's tokens.")
 @option("Output", "--quiet", "-q", is_flag=True, help="Show no progress and no summary line.")
@@ -132,7 +140,9 @@ def generate(prompt: str | None, **values: Any) -> None:
     others = (values["grammar_file"], values["json_schema"], values["chat_template"])
     inputs = read_by({**values, "head": head}, *models.files(), *texts, *others)
     for name in ("out", "trace"):
-        check(f"--{name}", values[name], force=values["force"], inputs=inputs, may_be_stdout=True)
+        read = [*inputs, values["session"]]
+        check(f"--{name}", values[name], force=values["force"], inputs=read, may_be_stdout=True)
+    check("--session", values["session"], force=True, inputs=inputs)
     # A text may be appended to its own prompt, which has been read. Results of a batch would become rows.
     check_stdout(inputs if many else read_by({**values, "head": head}, *models.files(), *others))
 
@@ -164,6 +174,9 @@ def generate(prompt: str | None, **values: Any) -> None:
                 show_progress=not values["quiet"],
             )
             return
+        session = values["session"]
+        if session is not None and session.exists():
+            pair.load_session(session)
         stream, read = _start(pair, text, chat, values["system"], template, options)
         names: dict[str, Any] = {"base": models.base, "assistant": models.assistant, "head": head}
         if models.adapter is not None:
@@ -189,6 +202,8 @@ def generate(prompt: str | None, **values: Any) -> None:
                 }
             )
         finished = _run(stream, writer, trace)
+        if session is not None:
+            pair.save_session(session)
         if finished is not None and values["as_json"]:
             print_json({"prompt": read, **names, **finished.to_dict()})
         if not values["quiet"] and (is_terminal("stdout") or is_terminal("stderr")) and not values["as_json"]:
@@ -205,7 +220,7 @@ def _check_batch(many: bool, prompt: str | None, values: dict[str, Any]) -> None
                     f"--{name.removeprefix('n_')} needs --batch; remove it, or give a file of prompts with --batch"
                 )
         return
-    for what, given in (("PROMPT", prompt), ("--file", values["file"]), ("--trace", values["trace"])):
+    for what, given in (("PROMPT", prompt), *((f"--{name}", values[name]) for name in ("file", "trace", "session"))):
         if given is not None:
             raise click.UsageError(f"{what} cannot be used with --batch; remove one of the two")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import queue
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -209,6 +210,21 @@ class AsyncForms:
     ) -> AsyncBatchStream:
         """:meth:`Pair.stream_batch`, for ``async for``."""
         return AsyncBatchStream(self._pair.stream_batch(prompts, each=each, **options))
+
+    async def asave_session(self, path: str | os.PathLike[str]) -> None:
+        """:meth:`Pair.save_session`. A task that is cancelled waits until the file is written."""
+        await self._in_thread(lambda: self._pair.save_session(path))
+
+    async def aload_session(self, path: str | os.PathLike[str]) -> None:
+        """:meth:`Pair.load_session`. A task that is cancelled waits until the session is loaded."""
+        await self._in_thread(lambda: self._pair.load_session(path))
+
+    async def _in_thread(self, work: Callable[[], None]) -> None:
+        worker = _Worker()
+        try:
+            await worker.do(work, lambda: None)
+        finally:
+            worker.close()
 
     @property
     def _pair(self) -> Any:

@@ -96,7 +96,9 @@ def load(
         n_parallel: slots, 1 to 256: texts that the pair writes at a time. Each slot has ``n_ctx`` tokens of its own in
             both models' KV caches. A new text takes the slot that holds the longest beginning of it.
         cache_mb: megabytes of memory at most for what slots held before other texts took them. Several long chats can
-            then alternate without being read again. 0: nothing is kept.
+            then alternate without being read again. Of a model that cannot go back (recurrent, hybrid, a sliding window
+            with ``swa_full=False``) a quarter is for checkpoints inside the texts in slots: a text that changes is read
+            from the last one before the change. 0: nothing is kept.
         **options: options for both models; see :class:`LoadOptions`.
 
     Raises:

@@ -28,6 +28,7 @@ from ..sources.names import HEAD_CHOICES, TRAINING_FREE_HEADS, head_file
 from .aio import AsyncForms
 from .batch import BatchStream, Request
 from .prompts import Prompt, check_prompts, is_conversation, refuse_messages, with_own
+from .session import read_session, write_session
 from .stream import TokenStream
 
 if TYPE_CHECKING:
@@ -510,6 +511,43 @@ class Pair(AsyncForms):
         """Clears both KV caches, so that the next prompt gets a full prefill."""
         with busy():
             self._open_core().reset()
+
+    def save_session(self, path: PathLike) -> None:
+        """Writes what both models have read of texts to ``path``, so that another process need not read it again.
+
+        These are the texts in the pair's slots and those kept beside them (``cache_mb``), with their tokens: whoever
+        reads the file can read the texts. It is about as large as both models' KV caches of these texts. What a wider
+        batch has read is not part of it. The file appears in one step. Other threads' texts wait while the states are
+        copied, not while the file is written; the copy takes memory of that size.
+
+        Raises:
+            OptionError: ``path`` is a link.
+            OSError: the file cannot be written; what was there before stays.
+            PairClosed, ForkError: as for :meth:`generate`.
+        """
+        core = self._open_core()
+        with busy():
+            write_session(path, core)
+
+    def load_session(self, path: PathLike) -> None:
+        """Takes what :meth:`save_session` wrote. What this pair had read before is forgotten.
+
+        A text that goes on from one in the session is then read from there. Texts beyond ``cache_mb`` are left out, but
+        for those in slots. Texts in progress go on, and are read again.
+
+        The session must be of the same models (size, first and last MiB of the files), adapters and ``n_parallel``,
+        with the same ``type_k``, ``type_v``, ``flash_attn``, ``swa_full``, ``rope_freq_base``, ``rope_freq_scale`` and
+        ``batch_invariant``, and of the same llama.cpp. ``n_ctx`` may differ as long as the texts fit.
+
+        Raises:
+            SessionError: the file is missing, damaged or no session, or a text in it is longer than ``n_ctx``.
+                SessionMismatch: it is of other models, options or versions. The pair is as it was, unless llama.cpp
+                refused a state: then it has forgotten every text.
+            PairClosed, ForkError: as for :meth:`generate`.
+        """
+        core = self._open_core()
+        with busy():
+            read_session(path, core)
 
     def close(self) -> None:
         """Ends every text and frees both models. Texts in progress raise PairClosed. A second call does nothing."""
