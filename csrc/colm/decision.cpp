@@ -90,7 +90,7 @@ Step Decision::chosen(Token token, const Routed& routed) {
     if (token == kNoToken) throw GenerationError(deciders_.sampler->why_none());
     step_.token = token;
     step_.logprob = routed.logits[static_cast<std::size_t>(token)] - routed.distribution.log_normalizer;
-    step_.top_logprobs = top_logprobs(routed.logits, routed.distribution, deciders_.n_logprobs);
+    step_.top_logprobs = top_logprobs(routed.logits, routed.distribution, deciders_.logprobs);
     return step_;
 }
 

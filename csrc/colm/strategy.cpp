@@ -2,24 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <limits>
-#include <string>
-
-#include "colm/error.h"
 
 namespace colm {
 namespace {
-
-// Larger weights leave nothing of the assistant, and in the end no finite logit.
-constexpr double kMaxBeta = 1000.0;
-
-// Short where std::to_string() writes hundreds of digits.
-std::string text_of(double value) {
-    char text[32];
-    std::snprintf(text, sizeof text, "%g", value);
-    return text;
-}
 
 // log sigmoid(x)
 double log_sigmoid(double x) { return x >= 0 ? -std::log1p(std::exp(-x)) : x - std::log1p(std::exp(x)); }
@@ -32,12 +18,7 @@ double log_add(double a, double b) {
 
 }  // namespace
 
-Mixer::Mixer(const StrategyOptions& options) : options_(options) {
-    if (!(options.beta >= 0.0 && options.beta <= kMaxBeta))
-        throw OptionError("beta is " + text_of(options.beta) + "; it must be from 0 to " + text_of(kMaxBeta));
-    if (!(options.alpha > 0.0 && options.alpha <= 1.0))
-        throw OptionError("alpha is " + text_of(options.alpha) + "; it must be above 0 and at most 1");
-}
+Mixer::Mixer(const StrategyOptions& options) : options_(options) { check_ranges(options); }
 
 Routed Mixer::mix(const Routed& base, const Routed& assistant, double defer_logit) {
     if (options_.strategy == Strategy::defer) return assistant;

@@ -1,6 +1,5 @@
 """The C++ engine of colm_cpp. Private: use the names in colm_cpp."""
 
-import enum
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -47,89 +46,27 @@ class Inside:
     @property
     def ever(self) -> bool: ...
 
-class Schedule(enum.Enum):
-    constant = 0
-    linear = 1
-    cosine = 2
-    exponential = 3
-
-class Strategy(enum.Enum):
-    defer = 0
-    compose = 1
-    contrastive = 2
-
 class Grammar:
     def __init__(self, gbnf: str | bytes) -> None: ...
     def begins(self, text: str | bytes) -> bool: ...
     def accepts(self, text: str | bytes) -> bool: ...
 
+# Options by name: csrc/llama/model_options.h and csrc/colm/options.h list them.
 class ModelOptions:
-    path: str | bytes
-    n_ctx: int
-    n_batch: int
-    n_ubatch: int
-    n_threads: int
-    n_threads_batch: int
-    n_sequences: int
-    n_outputs: int
-    n_gpu_layers: int
-    main_gpu: int
-    split_mode: int
-    tensor_split: list[float]
-    offload_kqv: bool
-    flash_attn: int
-    type_k: int
-    type_v: int
-    swa_full: bool
-    repack: bool
-    batch_invariant: bool
-    use_mmap: bool
-    use_mlock: bool
-    rope_freq_base: float
-    rope_freq_scale: float
-    lora: list[tuple[str, float, str]] | list[tuple[bytes, float, str]]
-    def __init__(self) -> None: ...
-
-class PolicyOptions:
-    threshold: float
-    schedule: Schedule
-    schedule_tokens: int
-    target_rate: float | None
-    hold: int
-    leave_threshold: float | None
-    def __init__(self) -> None: ...
-
-class StrategyOptions:
-    strategy: Strategy
-    beta: float
-    alpha: float
-    def __init__(self) -> None: ...
-
-class SamplingOptions:
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    typical_p: float
-    repeat_penalty: float
-    frequency_penalty: float
-    presence_penalty: float
-    penalty_last_n: int
-    seed: int
-    logit_bias: list[tuple[int, float]]
-    grammar: str
-    def __init__(self) -> None: ...
+    def __init__(self, values: dict[str, Any]) -> None: ...
+    @property
+    def values(self) -> dict[str, Any]: ...
+    @staticmethod
+    def ranges() -> dict[str, tuple[float, float, bool] | list[str] | None]: ...
 
 class GenerationOptions:
-    policy: PolicyOptions
-    strategy: StrategyOptions
-    sampling: SamplingOptions
-    max_tokens: int
-    stop: list[str]
-    n_logprobs: int
-    lookahead: int
-    def __init__(self) -> None: ...
-    def check(self) -> None: ...
+    def __init__(self, values: dict[str, Any]) -> None: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def values(self) -> dict[str, Any]: ...
+    @staticmethod
+    def ranges() -> dict[str, tuple[float, float, bool] | list[str] | None]: ...
 
 class Head: ...
 

@@ -10,7 +10,7 @@ import click
 
 from ._files import check_folder, read_by
 from ._help import SectionedCommand
-from ._pair import answer_options, chosen_models, loading, option, pair_arguments, parallel_option
+from ._pair import answer_options, chosen_models, loading, option, pair_arguments, parallel_option, slots
 
 if TYPE_CHECKING:
     from ..sources.pair_file import Preset
@@ -128,7 +128,7 @@ def _respond(texts: Any, out: Path, models: Preset, values: dict[str, Any]) -> A
     if values["defer_rate"] is not None:
         options["defer_rate"] = values["defer_rate"]
     with (
-        load_pair(models, head, **loading(values)) as pair,
+        load_pair(models, head, **loading(values), **slots(values)) as pair,
         meter("answering", shown=not values["quiet"]) as bar,
     ):
         start = time.monotonic()
