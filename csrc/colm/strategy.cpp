@@ -20,28 +20,27 @@ double log_add(double a, double b) {
 
 Mixer::Mixer(const StrategyOptions& options) : options_(options) { check_ranges(options); }
 
-Routed Mixer::mix(const Routed& base, const Routed& assistant, double defer_logit) {
-    if (options_.strategy == Strategy::defer) return assistant;
-    const std::size_t n = assistant.logits.size;
+Routed Mixer::mix(const Routed& base, const Routed& expert, double defer_logit) {
+    if (options_.strategy == Strategy::defer) return expert;
+    const std::size_t n = expert.logits.size;
     const double base_norm = base.distribution.log_normalizer;
-    const double assistant_norm = assistant.distribution.log_normalizer;
+    const double expert_norm = expert.distribution.log_normalizer;
     mixed_.resize(n);
     if (options_.strategy == Strategy::compose) {
         const double log_stay = log_sigmoid(-defer_logit) - base_norm;
-        const double log_defer = log_sigmoid(defer_logit) - assistant_norm;
+        const double log_defer = log_sigmoid(defer_logit) - expert_norm;
         for (std::size_t i = 0; i < n; ++i)
-            mixed_[i] =
-                static_cast<float>(log_add(base.logits[i] + log_stay, assistant.logits[i] + log_defer));
+            mixed_[i] = static_cast<float>(log_add(base.logits[i] + log_stay, expert.logits[i] + log_defer));
     } else {
-        const double cutoff = std::log(options_.alpha) + assistant.distribution.top_logprob();
+        const double cutoff = std::log(options_.alpha) + expert.distribution.top_logprob();
         for (std::size_t i = 0; i < n; ++i) {
-            const double expert = assistant.logits[i] - assistant_norm;
+            const double of_expert = expert.logits[i] - expert_norm;
             // An id that the base rules out is as unlikely as the floor of its distribution, not infinitely
-            // good; one that the assistant rules out is below the cutoff.
-            const double amateur =
+            // good; one that the expert rules out is below the cutoff.
+            const double of_base =
                 std::max(base.logits[i] - base_norm, base.distribution.top_logprob() - 87.0);
-            mixed_[i] = expert >= cutoff ? static_cast<float>(expert - options_.beta * amateur)
-                                         : -std::numeric_limits<float>::infinity();
+            mixed_[i] = of_expert >= cutoff ? static_cast<float>(of_expert - options_.beta * of_base)
+                                            : -std::numeric_limits<float>::infinity();
         }
     }
     const View<const float> logits{mixed_.data(), n};

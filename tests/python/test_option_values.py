@@ -82,7 +82,10 @@ def test_a_text_is_no_number(pair: colm.Pair, name: str, value: Any) -> None:
 
 
 def test_gpu_shares_may_be_an_array() -> None:
-    assert LoadOptions(tensor_split=np.array([0.25, 0.75])).to_core("a", 8, 1, []).values["tensor_split"] == [0.25, 0.75]  # type: ignore[arg-type]
+    assert LoadOptions(tensor_split=np.array([0.25, 0.75])).to_core("a", 8, 1, []).values["tensor_split"] == [
+        0.25,
+        0.75,
+    ]  # type: ignore[arg-type]
     assert LoadOptions(tensor_split=(1, 2)).to_core("a", 8, 1, []).values["tensor_split"] == [1, 2]
 
 

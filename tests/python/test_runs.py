@@ -239,7 +239,7 @@ def test_records_keep_who_was_asked(pair: colm.Pair) -> None:
     assert record.held == tuple(i for i, token in enumerate(out.tokens) if token.defer_logit is None)
     assert len(record.held) > 3
     assert Record.from_json(record.to_json()) == record
-    assert record.n_runs == len([run for run in record.sources.split("b") if run])
+    assert record.n_runs == len([run for run in record.experts.split("0") if run])
     assert [token.defer_prob is None for token in traced(record, "t").tokens] == [
         i in record.held for i in range(record.n_tokens)
     ]

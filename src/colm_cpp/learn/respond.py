@@ -16,7 +16,7 @@ from .._shown import shown
 from ..corpus.documents import BadRow, Corpus, Document
 from ..corpus.texts import prompt_messages, uses_chat
 from ..errors import ChatTemplateError, ColmError, ContextFull, CorpusError, GenerationError, TokenizeError
-from ..evaluate.records import source_letters
+from ..evaluate.records import expert_digits
 from ..files.lock import lock_folder
 from ..files.reading import lines, whole_number, whole_rows
 from ..files.rows import add_row, begin_rows
@@ -72,7 +72,7 @@ def respond(
         pair: the loaded pair.
         corpus: prompts. Completions in it are ignored.
         out: the folder. Its ``responses.jsonl`` keeps the answers with their tokens, and for a pair who wrote each
-            (``sources``: ``b`` base, ``a`` assistant).
+            (``experts``: 0 base, 1 assistant).
         options: generation options; the defaults are :data:`colm_cpp.options.ANSWER_OPTIONS`. ``seed`` is the seed of
             the first prompt; each later prompt adds 1.
         head: the head that decides who writes. With ``always`` the assistant writes alone. A learned head gives texts
@@ -263,7 +263,7 @@ def _row(document: Document, result: Completion | ColmError) -> dict[str, Any] |
         "prompt": document.prompt,
         "completion": result.text,
         "ids": [token.id for token in tokens],
-        "sources": source_letters(tokens),
+        "experts": expert_digits(tokens),
         "finish_reason": result.finish_reason,
     }
 
