@@ -27,7 +27,7 @@ def source_of(expert: int) -> Source:
     return "base" if expert == BASE else "assistant"
 
 
-def expert_of(source: Source) -> int:
+def expert_of(source: str) -> int:
     """The expert that the API calls so."""
     return BASE if source == "base" else BASE + 1
 

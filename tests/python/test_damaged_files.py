@@ -119,7 +119,7 @@ def a_token(i: int) -> Token:
 
 
 def make_record(problem: int) -> Record:
-    return Record(problem, "eos", (1, 2), ("a ", "b"), "ba", (0.5, None), 3, 2, 1, 0.25, 0.5)
+    return Record(problem, "eos", (1, 2), ("a ", "b"), "01", (0.5, None), 3, 2, 1, 0.25, 0.5)
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from ..heads.tables import Runs, threshold_for
 from ..llama.busy import busy, check_usable, wait_until_idle
 from ..llama.log import forward_log
 from ..options import MAX_PARALLEL, GenerationOptions, seed_of
-from ..results import Completion, Source, expert_of
+from ..results import Completion, expert_of
 from ..sources.names import HEAD_CHOICES, TRAINING_FREE_HEADS, head_file
 from .aio import AsyncForms
 from .batch import BatchStream, Request
@@ -465,10 +465,11 @@ class Pair(AsyncForms):
 
     # -- what it is -------------------------------------------------------------------------------------------
 
-    def _replay(self, tokens: Sequence[int], calls: Sequence[tuple[Source, int, int, bool, bool]]) -> list[float]:
+    def _replay(self, tokens: Sequence[int], calls: Sequence[tuple[str, int, int, bool, bool]]) -> list[float]:
         """Repeats these decodes alone and returns the seconds of each. The KV caches are cleared."""
         with busy():
-            return self._open_core().replay(tokens, [(expert_of(source), *call) for source, *call in calls])
+            of_experts = [(expert_of(source), at, n, logits, hidden) for source, at, n, logits, hidden in calls]
+            return self._open_core().replay(tokens, of_experts)
 
     @property
     def n_ctx(self) -> int:

@@ -9,7 +9,7 @@ from .. import _core
 from ..errors import PairClosed, QueueTimeout
 from ..llama.busy import busy
 from ..llama.log import forward_log
-from ..results import Completion, FinishReason, Source, Stats, Token, Tokens, TopLogprob, source_of
+from ..results import Completion, FinishReason, Stats, Token, Tokens, TopLogprob, source_of
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -128,11 +128,11 @@ class TokenStream:
         return _summary(self._text, self._pair, self.seed)[0]
 
     @property
-    def calls(self) -> list[tuple[Source, int, int, bool, bool]]:
+    def calls(self) -> list[tuple[str, int, int, bool, bool]]:
         """Every call of llama_decode so far, in order: (model, position, n_tokens, logits wanted, hidden wanted)."""
         if self._stream is None:
             raise PairClosed("the pair of this stream was closed; read calls before closing it")
-        return [(source_of(expert), *call) for expert, *call in self._text.calls()]
+        return [(source_of(expert), at, n, logits, hidden) for expert, at, n, logits, hidden in self._text.calls()]
 
     @property
     def token_ids(self) -> list[int]:
