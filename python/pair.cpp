@@ -40,11 +40,10 @@ void register_pair(py::module_& module) {
         .def(
             "replay",
             [](Pair& self, const std::vector<Token>& tokens,
-               const std::vector<std::tuple<std::string, int, int, bool, bool>>& calls) {
+               const std::vector<std::tuple<ExpertId, int, int, bool, bool>>& calls) {
                 std::vector<DecodeCall> schedule;
-                for (const auto& [model, position, n_tokens, outputs, hidden] : calls)
-                    schedule.push_back(
-                        {model == "base" ? kBase : ExpertId{1}, position, n_tokens, outputs, hidden});
+                for (const auto& [expert, position, n_tokens, outputs, hidden] : calls)
+                    schedule.push_back({expert, position, n_tokens, outputs, hidden});
                 Interrupt interrupt(signal_poll());
                 try {
                     const py::gil_scoped_release release;

@@ -7,12 +7,6 @@
 namespace py = pybind11;
 
 namespace colm::python {
-namespace {
-
-const char* source_name(ExpertId source) { return source == kBase ? "base" : "assistant"; }
-
-}  // namespace
-
 const char* reason_name(FinishReason reason) {
     switch (reason) {
         case FinishReason::none:
@@ -36,8 +30,7 @@ py::tuple to_tuple(const Step& step, const std::string& text) {
     for (const TopLogprob& entry : step.top_logprobs) top.append(py::make_tuple(entry.token, entry.logprob));
     const py::object defer_logit =
         std::isnan(step.defer_logit) ? py::object(py::none()) : py::float_(step.defer_logit);
-    return py::make_tuple(step.token, text, source_name(step.expert), defer_logit, step.threshold,
-                          step.logprob, top);
+    return py::make_tuple(step.token, text, step.expert, defer_logit, step.threshold, step.logprob, top);
 }
 
 py::object to_tuple(const std::optional<Step>& step) {
@@ -62,8 +55,7 @@ py::dict to_dict(const Stats& stats) {
 py::list to_list(const std::vector<DecodeCall>& calls) {
     py::list result;
     for (const DecodeCall& call : calls)
-        result.append(py::make_tuple(source_name(call.expert), call.position, call.n_tokens, call.outputs,
-                                     call.hidden));
+        result.append(py::make_tuple(call.expert, call.position, call.n_tokens, call.outputs, call.hidden));
     return result;
 }
 

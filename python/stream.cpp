@@ -129,7 +129,7 @@ void register_stream(py::module_& module) {
         .def("stats", [](const Text& self) { return to_dict(self.sequence().stats); })
         .def(
             "calls", [](const Text& self) { return to_list(self.sequence().calls); },
-            "Every llama_decode made: (model, position, n_tokens, outputs, hidden), in order.");
+            "Every llama_decode made: (expert, position, n_tokens, outputs, hidden), in order.");
 
     py::class_<Reader, std::shared_ptr<Reader>>(module, "Stream")
         .def(py::init([](Pair& pair, std::size_t n_parallel) {

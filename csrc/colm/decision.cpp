@@ -77,12 +77,12 @@ Step Decision::choose() { return chosen(sample(base_), base_); }
 
 Step Decision::choose(const Prediction& prediction) {
     step_.expert = expert();
-    const Routed assistant = route(prediction, 0, spread_);
-    const Routed routed = deciders_.mixer.mix(base_, assistant, step_.defer_logit);
+    const Routed of_expert = route(prediction, 0, spread_);
+    const Routed routed = deciders_.mixer.mix(base_, of_expert, step_.defer_logit);
     const Token token = sample(routed);
     if (token == kNoToken && deciders_.mixer.strategy() == Strategy::contrastive)
         // The plausibility cutoff left nothing that the grammar or a ban allows.
-        return chosen(sample(assistant), assistant);
+        return chosen(sample(of_expert), of_expert);
     return chosen(token, routed);
 }
 
@@ -90,7 +90,7 @@ Step Decision::chosen(Token token, const Routed& routed) {
     if (token == kNoToken) throw GenerationError(deciders_.sampler->why_none());
     step_.token = token;
     step_.logprob = routed.logits[static_cast<std::size_t>(token)] - routed.distribution.log_normalizer;
-    step_.top_logprobs = top_logprobs(routed.logits, routed.distribution, deciders_.n_logprobs);
+    step_.top_logprobs = top_logprobs(routed.logits, routed.distribution, deciders_.logprobs);
     return step_;
 }
 

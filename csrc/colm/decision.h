@@ -23,7 +23,7 @@ struct Deciders {
     Mixer mixer;
     std::unique_ptr<Sampler> sampler;
     std::uint32_t seed = 0;
-    std::size_t n_logprobs = 0;
+    std::size_t logprobs = 0;
 };
 
 // The ids that can be chosen: those from 0 that both models share, but for the ones that stand for no token.

@@ -20,23 +20,10 @@ constexpr double kLargestLogit = 30.0;
 }  // namespace
 
 Policy::Policy(const PolicyOptions& options) : options_(options) {
-    if (!(options.threshold >= 0.0 && options.threshold <= 1.0))
-        throw OptionError("threshold is " + std::to_string(options.threshold) +
-                          "; it must be between 0 and 1");
-    if (options.schedule_tokens < 0)
-        throw OptionError("schedule_tokens is " + std::to_string(options.schedule_tokens) +
-                          "; it must be 0 or more");
-    if (options.hold < 1)
-        throw OptionError("hold is " + std::to_string(options.hold) + "; it must be 1 or more");
-    if (const auto& leave = options.leave_threshold; leave && !(*leave >= 0.0 && *leave <= 1.0))
-        throw OptionError("leave_threshold is " + std::to_string(*leave) + "; it must be between 0 and 1");
+    check_ranges(options);
     options_.leave_threshold =
         std::min(options.leave_threshold.value_or(options.threshold), options.threshold);
-    if (!options.target_rate) return;
-    if (!(*options.target_rate >= 0.0 && *options.target_rate <= 1.0))
-        throw OptionError("target_rate is " + std::to_string(*options.target_rate) +
-                          "; a deferral rate lies between 0 and 1");
-    if (options.schedule != Schedule::constant)
+    if (options.target_rate && options.schedule != Schedule::constant)
         throw OptionError("a schedule and target_rate both move the threshold; leave one of them out");
 }
 

@@ -2,24 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <limits>
-#include <string>
-
-#include "colm/error.h"
 
 namespace colm {
 namespace {
-
-// Larger weights leave nothing of the assistant, and in the end no finite logit.
-constexpr double kMaxBeta = 1000.0;
-
-// Short where std::to_string() writes hundreds of digits.
-std::string text_of(double value) {
-    char text[32];
-    std::snprintf(text, sizeof text, "%g", value);
-    return text;
-}
 
 // log sigmoid(x)
 double log_sigmoid(double x) { return x >= 0 ? -std::log1p(std::exp(-x)) : x - std::log1p(std::exp(x)); }
@@ -32,35 +18,29 @@ double log_add(double a, double b) {
 
 }  // namespace
 
-Mixer::Mixer(const StrategyOptions& options) : options_(options) {
-    if (!(options.beta >= 0.0 && options.beta <= kMaxBeta))
-        throw OptionError("beta is " + text_of(options.beta) + "; it must be from 0 to " + text_of(kMaxBeta));
-    if (!(options.alpha > 0.0 && options.alpha <= 1.0))
-        throw OptionError("alpha is " + text_of(options.alpha) + "; it must be above 0 and at most 1");
-}
+Mixer::Mixer(const StrategyOptions& options) : options_(options) { check_ranges(options); }
 
-Routed Mixer::mix(const Routed& base, const Routed& assistant, double defer_logit) {
-    if (options_.strategy == Strategy::defer) return assistant;
-    const std::size_t n = assistant.logits.size;
+Routed Mixer::mix(const Routed& base, const Routed& expert, double defer_logit) {
+    if (options_.strategy == Strategy::defer) return expert;
+    const std::size_t n = expert.logits.size;
     const double base_norm = base.distribution.log_normalizer;
-    const double assistant_norm = assistant.distribution.log_normalizer;
+    const double expert_norm = expert.distribution.log_normalizer;
     mixed_.resize(n);
     if (options_.strategy == Strategy::compose) {
         const double log_stay = log_sigmoid(-defer_logit) - base_norm;
-        const double log_defer = log_sigmoid(defer_logit) - assistant_norm;
+        const double log_defer = log_sigmoid(defer_logit) - expert_norm;
         for (std::size_t i = 0; i < n; ++i)
-            mixed_[i] =
-                static_cast<float>(log_add(base.logits[i] + log_stay, assistant.logits[i] + log_defer));
+            mixed_[i] = static_cast<float>(log_add(base.logits[i] + log_stay, expert.logits[i] + log_defer));
     } else {
-        const double cutoff = std::log(options_.alpha) + assistant.distribution.top_logprob();
+        const double cutoff = std::log(options_.alpha) + expert.distribution.top_logprob();
         for (std::size_t i = 0; i < n; ++i) {
-            const double expert = assistant.logits[i] - assistant_norm;
+            const double of_expert = expert.logits[i] - expert_norm;
             // An id that the base rules out is as unlikely as the floor of its distribution, not infinitely
-            // good; one that the assistant rules out is below the cutoff.
-            const double amateur =
+            // good; one that the expert rules out is below the cutoff.
+            const double of_base =
                 std::max(base.logits[i] - base_norm, base.distribution.top_logprob() - 87.0);
-            mixed_[i] = expert >= cutoff ? static_cast<float>(expert - options_.beta * amateur)
-                                         : -std::numeric_limits<float>::infinity();
+            mixed_[i] = of_expert >= cutoff ? static_cast<float>(of_expert - options_.beta * of_base)
+                                            : -std::numeric_limits<float>::infinity();
         }
     }
     const View<const float> logits{mixed_.data(), n};

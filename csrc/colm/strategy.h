@@ -19,9 +19,9 @@ class Mixer {
     // Throws OptionError for beta outside [0, 1000] or alpha outside (0, 1].
     explicit Mixer(const StrategyOptions& options);
 
-    // The distribution at a deferred position. Requires base and assistant over the same ids; `defer_logit`
-    // weighs the mixture of `compose`. The result borrows from `assistant` or from this object.
-    Routed mix(const Routed& base, const Routed& assistant, double defer_logit);
+    // The distribution at a position that is deferred to `expert`. Requires both over the same ids;
+    // `defer_logit` weighs the mixture of `compose`. The result borrows from `expert` or from this object.
+    Routed mix(const Routed& base, const Routed& expert, double defer_logit);
 
     Strategy strategy() const { return options_.strategy; }
     // Whether the base's distribution has a part in a deferred token.

@@ -11,35 +11,13 @@
 #include "llama/backend.h"
 
 namespace colm::llama {
-namespace {
-
-constexpr int kMaxThreads = 512;  // GGML_MAX_N_THREADS
-
-void require_range(const char* name, double value, double low, double high) {
-    require(value >= low && value <= high,
-            std::string(name) + " is " + std::to_string(static_cast<long long>(value)) +
-                "; it must be between " + std::to_string(static_cast<long long>(low)) + " and " +
-                std::to_string(static_cast<long long>(high)));
-}
-
-}  // namespace
 
 void require(bool condition, const std::string& message) {
     if (!condition) throw OptionError(message);
 }
 
 void check_model_options(const ModelOptions& o) {
-    require_range("n_ctx", o.n_ctx, 2, kMaxContext);
-    require_range("n_batch", o.n_batch, 1, 1 << 20);
-    require_range("n_ubatch", o.n_ubatch, 1, 1 << 20);
-    require_range("n_sequences", o.n_sequences, 1, kMaxSequences);
-    require_range("n_outputs", o.n_outputs, 1, 1 << 20);
-    require_range("n_threads", o.n_threads, 1, kMaxThreads);
-    require_range("n_threads_batch", o.n_threads_batch, 1, kMaxThreads);
-    require_range("n_gpu_layers", o.n_gpu_layers, -1, 1 << 20);
-    require_range("split_mode", o.split_mode, 0, 2);
-    require_range("flash_attn", o.flash_attn, -1, 1);
-    require(o.main_gpu >= 0, "main_gpu is " + std::to_string(o.main_gpu) + "; it must be 0 or more");
+    check_ranges(o);
     require(o.tensor_split.size() <= max_devices(),
             "tensor_split names " + std::to_string(o.tensor_split.size()) + " devices; at most " +
                 std::to_string(max_devices()) + " are possible");
@@ -54,9 +32,6 @@ void check_model_options(const ModelOptions& o) {
                 std::string(name) + " is ggml type " + std::to_string(type) +
                     "; a KV cache can be f32, f16, bf16, q8_0, q4_0, q4_1, iq4_nl, q5_0 or q5_1");
     }
-    for (const float value : {o.rope_freq_base, o.rope_freq_scale})
-        require(std::isfinite(value) && value >= 0.0f,
-                "rope_freq_base and rope_freq_scale must be 0 or more");
     for (const auto& [path, scale, digest] : o.lora)
         require(std::isfinite(scale), "the scale of the adapter " + path + " is not finite");
 }

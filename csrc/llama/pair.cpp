@@ -48,13 +48,7 @@ void check_options(const GenerationOptions& options) {
     const Mixer mixer(options.strategy);
     const TextStream text(options.stop);
     LlamaSampler::check(options.sampling);
-    if (options.n_logprobs < 0)
-        throw OptionError("logprobs is " + std::to_string(options.n_logprobs) + "; it must be 0 or more");
-    if (options.lookahead != kAutoLookahead && (options.lookahead < 0 || options.lookahead > kMostLookahead))
-        throw OptionError("lookahead is " + std::to_string(options.lookahead) +
-                          "; it must be between 0 and " + std::to_string(kMostLookahead) + ", or \"auto\"");
-    if (options.max_tokens < -1)
-        throw OptionError("max_tokens is " + std::to_string(options.max_tokens) + "; it must be 0 or more");
+    check_ranges<TextOptions>(options);
 }
 
 Pair::Pair(const ModelOptions& base_options, const ModelOptions& assistant_options, std::size_t n_parallel,
@@ -166,7 +160,7 @@ Writing Pair::write(std::vector<Token> prompt, std::shared_ptr<const Head> head,
         std::make_unique<LlamaSampler>(options.sampling, base_->vocab(), n_shared_,
                                        options.sampling.grammar.empty() ? nullptr : token_texts()),
         options.sampling.seed,
-        static_cast<std::size_t>(options.n_logprobs)};
+        static_cast<std::size_t>(options.logprobs)};
     // The closures outlive this object where a text does; the loop that writes it owns the vocabulary.
     const llama_vocab* vocab = base_->vocab();
     const auto piece_of = [vocab](Token token) { return piece(vocab, token, false); };

@@ -18,17 +18,6 @@ constexpr int kFew = 256;
 // And those with the tokens that bias and penalties can change.
 constexpr std::size_t kMostPicked = kFew + 64;
 
-// Shortest decimal that names the value the user typed ("0.95", not "0.949999988").
-std::string number(double value) {
-    char text[32];
-    std::snprintf(text, sizeof text, "%.7g", value);
-    return text;
-}
-
-void require(bool condition, const char* name, double value, const char* limit) {
-    if (!condition) throw OptionError(std::string(name) + " is " + number(value) + "; it must be " + limit);
-}
-
 llama_sampler* new_chain() {
     llama_sampler_chain_params params = llama_sampler_chain_default_params();
     params.no_perf = true;
@@ -42,21 +31,11 @@ llama_sampler_ptr clone(const llama_sampler_ptr& sampler) {
 }  // namespace
 
 void LlamaSampler::check(const SamplingOptions& o) {
-    require(std::isfinite(o.temperature) && o.temperature >= 0, "temperature", o.temperature, "0 or more");
-    require(o.top_p >= 0 && o.top_p <= 1, "top_p", o.top_p, "between 0 and 1");
-    require(o.min_p >= 0 && o.min_p <= 1, "min_p", o.min_p, "between 0 and 1");
-    require(o.typical_p > 0 && o.typical_p <= 1, "typical_p", o.typical_p, "above 0 and at most 1");
-    require(std::isfinite(o.repeat_penalty) && o.repeat_penalty > 0, "repeat_penalty", o.repeat_penalty,
-            "above 0");
-    require(std::isfinite(o.frequency_penalty), "frequency_penalty", o.frequency_penalty, "finite");
-    require(std::isfinite(o.presence_penalty), "presence_penalty", o.presence_penalty, "finite");
-    require(o.penalty_last_n >= 0, "penalty_last_n", o.penalty_last_n, "0 or more");
-    require(o.seed != LLAMA_DEFAULT_SEED, "seed", o.seed,
-            "below 4294967295, which llama.cpp takes for \"random\"");
+    check_ranges(o);
     for (const auto& [token, bias] : o.logit_bias) {
-        (void)token;
-        require(std::isfinite(bias) || bias == kMinusInfinity, "a logit_bias", bias,
-                "finite, or -inf to ban a token");
+        if (std::isfinite(bias) || bias == kMinusInfinity) continue;
+        throw OptionError("the logit_bias of token " + std::to_string(token) + " is " + std::to_string(bias) +
+                          "; it must be a finite number, or -inf to ban the token");
     }
 }
 

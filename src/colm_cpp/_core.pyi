@@ -1,14 +1,13 @@
 """The C++ engine of colm_cpp. Private: use the names in colm_cpp."""
 
-import enum
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-# A token: (id, text, source, defer_logit or None, threshold, logprob, [(id, logprob), ...])
-_Step: TypeAlias = tuple[int, str, str, float | None, float, float, list[tuple[int, float]]]
+# A token: (id, text, expert, defer_logit or None, threshold, logprob, [(id, logprob), ...])
+_Step: TypeAlias = tuple[int, str, int, float | None, float, float, list[tuple[int, float]]]
 
 BUILT_FOR_LLAMA_CPP_PYTHON: str
 BUILT_FOR_LLAMA_VERSION: str
@@ -47,89 +46,27 @@ class Inside:
     @property
     def ever(self) -> bool: ...
 
-class Schedule(enum.Enum):
-    constant = 0
-    linear = 1
-    cosine = 2
-    exponential = 3
-
-class Strategy(enum.Enum):
-    defer = 0
-    compose = 1
-    contrastive = 2
-
 class Grammar:
     def __init__(self, gbnf: str | bytes) -> None: ...
     def begins(self, text: str | bytes) -> bool: ...
     def accepts(self, text: str | bytes) -> bool: ...
 
+# Options by name: csrc/llama/model_options.h and csrc/colm/options.h list them.
 class ModelOptions:
-    path: str | bytes
-    n_ctx: int
-    n_batch: int
-    n_ubatch: int
-    n_threads: int
-    n_threads_batch: int
-    n_sequences: int
-    n_outputs: int
-    n_gpu_layers: int
-    main_gpu: int
-    split_mode: int
-    tensor_split: list[float]
-    offload_kqv: bool
-    flash_attn: int
-    type_k: int
-    type_v: int
-    swa_full: bool
-    repack: bool
-    batch_invariant: bool
-    use_mmap: bool
-    use_mlock: bool
-    rope_freq_base: float
-    rope_freq_scale: float
-    lora: list[tuple[str, float, str]] | list[tuple[bytes, float, str]]
-    def __init__(self) -> None: ...
-
-class PolicyOptions:
-    threshold: float
-    schedule: Schedule
-    schedule_tokens: int
-    target_rate: float | None
-    hold: int
-    leave_threshold: float | None
-    def __init__(self) -> None: ...
-
-class StrategyOptions:
-    strategy: Strategy
-    beta: float
-    alpha: float
-    def __init__(self) -> None: ...
-
-class SamplingOptions:
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    typical_p: float
-    repeat_penalty: float
-    frequency_penalty: float
-    presence_penalty: float
-    penalty_last_n: int
-    seed: int
-    logit_bias: list[tuple[int, float]]
-    grammar: str
-    def __init__(self) -> None: ...
+    def __init__(self, values: dict[str, Any]) -> None: ...
+    @property
+    def values(self) -> dict[str, Any]: ...
+    @staticmethod
+    def ranges() -> dict[str, tuple[float, float, bool] | list[str] | None]: ...
 
 class GenerationOptions:
-    policy: PolicyOptions
-    strategy: StrategyOptions
-    sampling: SamplingOptions
-    max_tokens: int
-    stop: list[str]
-    n_logprobs: int
-    lookahead: int
-    def __init__(self) -> None: ...
-    def check(self) -> None: ...
+    def __init__(self, values: dict[str, Any]) -> None: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def values(self) -> dict[str, Any]: ...
+    @staticmethod
+    def ranges() -> dict[str, tuple[float, float, bool] | list[str] | None]: ...
 
 class Head: ...
 
@@ -147,7 +84,7 @@ class Pair:
     def check_head(self, head: Head) -> None: ...
     def tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]: ...
     def detokenize(self, tokens: Sequence[int], special: bool) -> str: ...
-    def replay(self, tokens: Sequence[int], calls: Sequence[tuple[str, int, int, bool, bool]]) -> list[float]: ...
+    def replay(self, tokens: Sequence[int], calls: Sequence[tuple[int, int, int, bool, bool]]) -> list[float]: ...
     def reset(self) -> None: ...
     @property
     def n_ctx(self) -> int: ...
@@ -187,7 +124,7 @@ class Text:
     @property
     def end_step(self) -> _Step | None: ...
     def stats(self) -> dict[str, Any]: ...
-    def calls(self) -> list[tuple[str, int, int, bool, bool]]: ...
+    def calls(self) -> list[tuple[int, int, int, bool, bool]]: ...
 
 class Stream:
     def __init__(self, pair: Pair, n_parallel: int = 1) -> None: ...

@@ -12,6 +12,7 @@ from typing import Any, Literal
 __all__ = ["Completion", "FinishReason", "Source", "Stats", "Token", "Tokens", "TopLogprob"]
 
 Source = Literal["base", "assistant"]
+BASE = 0  # the expert whose distribution the head looks at; the assistants are 1 and above
 FinishReason = Literal["stop", "length", "eos", "cancelled"]
 
 
@@ -19,6 +20,16 @@ _SHOWN_TOKENS = 3
 _SHOWN_TEXT = 60
 # Seen on a light page and on a dark one.
 _TINTS = {"base": "rgba(140, 140, 140, .18)", "assistant": "rgba(255, 140, 0, .38)"}
+
+
+def source_of(expert: int) -> Source:
+    """What the API calls an expert."""
+    return "base" if expert == BASE else "assistant"
+
+
+def expert_of(source: str) -> int:
+    """The expert that the API calls so."""
+    return BASE if source == "base" else BASE + 1
 
 
 def defer_prob(z: float) -> float:
@@ -50,7 +61,7 @@ class Token:
         text: the text that this token added. The texts of all tokens together are the whole text. A character that
             spans several tokens belongs to the last of them. Text from the beginning of a stop string on belongs to
             no token.
-        source: the model that chose the token, ``"base"`` or ``"assistant"``.
+        expert: the model that chose the token: 0 is the base, 1 the assistant.
         defer_logit: z_t, the deferral logit. None where the head was not asked, because the assistant held its turn
             (the option ``hold``).
         threshold: eta, the threshold at this position: the leave threshold after a token of the assistant.
@@ -61,11 +72,16 @@ class Token:
 
     id: int
     text: str
-    source: Source
+    expert: int
     defer_logit: float | None
     threshold: float
     logprob: float
     top_logprobs: tuple[TopLogprob, ...] = ()
+
+    @property
+    def source(self) -> Source:
+        """``expert`` in words: ``"base"`` or ``"assistant"``."""
+        return source_of(self.expert)
 
     @property
     def defer_prob(self) -> float | None:
@@ -74,20 +90,20 @@ class Token:
 
     @property
     def deferred(self) -> bool:
-        """Whether it was the assistant's turn."""
-        return self.source == "assistant"
+        """Whether it was an assistant's turn."""
+        return self.expert != BASE
 
     def __repr__(self) -> str:
         p = "None" if self.defer_prob is None else f"{self.defer_prob:.2f}"
         return f"Token({self.text!r}, {self.source}, id={self.id}, defer_prob={p})"
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready fields, ``defer_prob`` included."""
+        """JSON-ready fields, ``source`` and ``defer_prob`` included."""
         fields = dataclasses.asdict(self)
         for name in ("defer_logit", "logprob"):
             if fields[name] is not None and not math.isfinite(fields[name]):  # JSON has no infinities
                 fields[name] = None
-        return {**fields, "defer_prob": self.defer_prob}
+        return {**fields, "source": self.source, "defer_prob": self.defer_prob}
 
 
 class Tokens(tuple[Token, ...]):

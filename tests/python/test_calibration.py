@@ -55,9 +55,9 @@ def endless(pair: Pair) -> dict[int, float]:
     return dict.fromkeys(pair.base["eog_tokens"], -math.inf)
 
 
-def sources(completion: Completion) -> str:
+def experts(completion: Completion) -> str:
     tokens = [*completion.tokens, *([completion.end_token] if completion.end_token else [])]
-    return "".join(token.source[0] for token in tokens)
+    return "".join(str(token.expert) for token in tokens)
 
 
 def ids(completion: Completion) -> list[int]:
@@ -70,7 +70,7 @@ def afresh(pair: Pair, **options: Any) -> str:
     for problem in PROBLEMS:
         pair.forget()
         own = {**OPTIONS, "seed": OPTIONS["seed"] + problem.index, **options}
-        written.append(sources(pair.generate(problem.prompt, **own)))
+        written.append(experts(pair.generate(problem.prompt, **own)))
     return "".join(written)
 
 
@@ -132,10 +132,10 @@ def test_rates_are_as_asked_when_texts_are_written_afresh(
         written = afresh(wide, head=result.head, defer_rate=rate)
         assert len(written) > 100
         wanted, tolerance = (result.off[rate], 0.01) if rate in result.off else (rate, TOLERANCE + 0.005)
-        assert written.count("a") / len(written) == pytest.approx(wanted, abs=tolerance)
+        assert written.count("1") / len(written) == pytest.approx(wanted, abs=tolerance)
     # Between what was measured as well, with more room.
     written = afresh(wide, head=result.head, defer_rate=0.3)
-    assert written.count("a") / len(written) == pytest.approx(0.3, abs=0.08)
+    assert written.count("1") / len(written) == pytest.approx(0.3, abs=0.08)
     assert set(afresh(wide, head=result.head, defer_rate=0.0)) == {"b"}
     assert set(afresh(wide, head=result.head, defer_rate=1.0)) == {"a"}
 
@@ -184,7 +184,7 @@ def test_what_is_not_written_again_would_be_the_same(name: str, wide: Pair) -> N
         PROBLEMS[:1],
         {**OPTIONS, "max_tokens": 6},
         chat=False,
-        on_text=lambda what, done, total, record: written.setdefault(what, []).append(record.sources),
+        on_text=lambda what, done, total, record: written.setdefault(what, []).append(record.experts),
     )
     known = [m for m in result.measurements if not m.written]
     assert known
@@ -193,8 +193,8 @@ def test_what_is_not_written_again_would_be_the_same(name: str, wide: Pair) -> N
         again = wide.generate(
             PROBLEMS[0].prompt, **{**OPTIONS, "max_tokens": 6}, head=head, threshold=measurement.threshold, lookahead=0
         )
-        assert sources(again) in {text for texts in written.values() for text in texts}
-        assert sources(again).count("a") == measurement.n_deferred
+        assert experts(again) in {text for texts in written.values() for text in texts}
+        assert experts(again).count("1") == measurement.n_deferred
 
 
 @pytest.mark.parametrize("n_parallel", [1, 3])
@@ -207,15 +207,15 @@ def test_every_text_is_reported(n_parallel: int, wide: Pair) -> None:
         {**OPTIONS, "max_tokens": 4},
         chat=False,
         n_parallel=n_parallel,
-        on_text=lambda what, done, total, record: seen.append((what, done, total, record.sources)),
+        on_text=lambda what, done, total, record: seen.append((what, done, total, record.experts)),
     )
     assert [entry[:3] for entry in seen[:3]] == [("base alone", i, 3) for i in (1, 2, 3)]
-    assert set("".join(entry[3] for entry in seen[:3])) == {"b"}
+    assert set("".join(entry[3] for entry in seen[:3])) == {"0"}
     written_anew = [measurement for measurement in result.measurements if measurement.written]
     assert len(seen) == 3 * (1 + len(written_anew))
     for i, measurement in enumerate(written_anew):
         written = "".join(entry[3] for entry in seen[3 * (i + 1) : 3 * (i + 2)])
-        assert (measurement.n_tokens, measurement.n_deferred) == (len(written), written.count("a"))
+        assert (measurement.n_tokens, measurement.n_deferred) == (len(written), written.count("1"))
 
 
 @pytest.mark.parametrize("name", list(HEADS))
@@ -264,7 +264,7 @@ def test_a_rate_is_its_threshold(name: str, rate: float, wide: Pair, calibrated:
     explicit = wide.generate("The city", threshold=head.threshold_for_rate(rate), **options)
     assert by_rate.tokens == explicit.tokens
     assert {token.threshold for token in by_rate.tokens} == {head.threshold_for_rate(rate)}
-    assert set(sources(by_rate)) == {"a", "b"}
+    assert set(experts(by_rate)) == {"0", "1"}
 
 
 def test_random_needs_no_table(wide: Pair) -> None:
@@ -333,9 +333,9 @@ def test_a_text_keeps_to_its_target(name: str, temperature: float, given: float 
     assert moves == {True}
 
 
-@pytest.mark.parametrize(("rate", "who"), [(0.0, "b"), (1.0, "a")])
+@pytest.mark.parametrize(("rate", "who"), [(0.0, "0"), (1.0, "1")])
 def test_the_ends_of_the_target_are_the_models_alone(rate: float, who: str, wide: Pair) -> None:
-    assert set(sources(wide.generate("The answer", target_rate=rate, max_tokens=30, seed=1))) == {who}
+    assert set(experts(wide.generate("The answer", target_rate=rate, max_tokens=30, seed=1))) == {who}
 
 
 def test_a_target_starts_from_the_table_where_there_is_one(wide: Pair, calibrated: dict[str, Calibrated]) -> None:
@@ -365,10 +365,10 @@ def test_confidence_from_a_file_is_confidence(wide: Pair, tmp_path: Path) -> Non
         written.append(wide.generate("Once more", head=head, threshold=0.7, max_tokens=100, temperature=1.0, seed=2))
     for other in written[1:]:
         assert ids(other) == ids(written[0])
-        assert sources(other) == sources(written[0])
+        assert experts(other) == experts(written[0])
         for ours, theirs in zip(other.tokens, written[0].tokens, strict=True):
             assert ours.defer_logit == pytest.approx(theirs.defer_logit, abs=1e-4)
-    assert set(sources(written[0])) == {"a", "b"}
+    assert set(experts(written[0])) == {"0", "1"}
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

@@ -22,9 +22,9 @@ import colm_cpp as colm
 from colm_cpp import learn
 from colm_cpp.cli import _options, _output, main
 from colm_cpp.cli._flags import in_flags
-from colm_cpp.engine.pair import DEFAULT_PARALLEL, MAX_PARALLEL
+from colm_cpp.engine.pair import DEFAULT_PARALLEL
 from colm_cpp.evaluate import bench
-from colm_cpp.options import ANSWER_OPTIONS
+from colm_cpp.options import ANSWER_OPTIONS, MAX_PARALLEL
 from colm_cpp.report.visible import HIDDEN
 
 BIDI = "\u202e"

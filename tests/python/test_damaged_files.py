@@ -115,11 +115,11 @@ class Work:
 
 def a_token(i: int) -> Token:
     likely = tuple(TopLogprob(k, f"t{k}", -0.5 - k) for k in range(2))
-    return Token(i, f"t{i}", "base" if i % 2 else "assistant", 0.25, 0.5, -0.5, likely)
+    return Token(i, f"t{i}", 1 - i % 2, 0.25, 0.5, -0.5, likely)
 
 
 def make_record(problem: int) -> Record:
-    return Record(problem, "eos", (1, 2), ("a ", "b"), "ba", (0.5, None), 3, 2, 1, 0.25, 0.5)
+    return Record(problem, "eos", (1, 2), ("a ", "b"), "01", (0.5, None), 3, 2, 1, 0.25, 0.5)
 
 
 @pytest.fixture(scope="module")

@@ -80,8 +80,8 @@ class TestPair:
         results = others = 0
         for answer in answered["together"]:
             text = ""
-            for piece, source in zip(answer.record.pieces, answer.record.sources, strict=True):
-                if source == "a":
+            for piece, expert in zip(answer.record.pieces, answer.record.experts, strict=True):
+                if expert == "1":
                     # behind an equals sign, or within the number behind it
                     if re.search(r"= ?\d*$", text) and re.fullmatch(r" ?\d?", piece):
                         results += 1

@@ -24,7 +24,6 @@ from colm_cpp import Head, Pair
 from colm_cpp.cli import main
 from colm_cpp.errors import ContextFull, CorpusError, FolderInUse, HeadError, OptionError
 from colm_cpp.evaluate.evaluation import Progress
-from colm_cpp.evaluate.records import sources_of
 from colm_cpp.evaluate.statistics import paired_difference, wilson_interval
 from colm_cpp.learn import Arm, Record, RecordFolder, Task, load_prompts, load_task, make_arms, make_checker, summarize
 from colm_cpp.learn import evaluate as answer_all
@@ -51,7 +50,7 @@ def make_record(problem: int = 0, sources: str = "bab", **changes: Any) -> Recor
         finish_reason="eos",
         ids=tuple(range(n)),
         pieces=tuple(f"p{i} " for i in range(n)),
-        sources=sources,
+        experts=sources.translate(str.maketrans("ba", "01")),
         defer_logits=(0.5,) * n,
         prompt_tokens=3,
         base_steps=n,
@@ -146,11 +145,22 @@ def test_a_record_is_read_as_it_was_written() -> None:
     assert Record.from_json(line) == record
     assert record.text == "é\n\u2028日"
     assert (record.n_tokens, record.n_deferred) == (4, 2)
-    assert sources_of(record) == ["assistant", "base", "base", "assistant"]
+    assert (record.experts, record.n_runs) == ("1001", 2)
+
+
+def test_a_record_of_an_older_version_is_read() -> None:
+    """It has letters for the experts."""
+    record = make_record(3, "abba")
+    value = json.loads(record.to_json())
+    assert value.pop("experts") == "1001"
+    assert Record.from_json(json.dumps({**value, "sources": "abba"})) == record
+    for other in ({"sources": "abbc"}, {"sources": "abba", "experts": "1001"}, {"sources": 1}):
+        with pytest.raises(ValueError, match=r"sources|not a record"):
+            Record.from_json(json.dumps({**value, **other}))
 
 
 @pytest.mark.parametrize(
-    "changes", [{"more": 1}, {"sources": "b"}, {"ids": [1]}, {"pieces": None}], ids=["more", "sources", "ids", "pieces"]
+    "changes", [{"more": 1}, {"experts": "0"}, {"ids": [1]}, {"pieces": None}], ids=["more", "experts", "ids", "pieces"]
 )
 def test_what_is_no_record(changes: dict[str, Any]) -> None:
     with pytest.raises((ValueError, TypeError)):
@@ -296,15 +306,15 @@ def test_every_arm_answers_every_problem(pair: Pair, tmp_path: Path, head_file: 
     assert list(answers) == [arm.name for arm in arms]
     assert all(list(records) == [0, 1, 2, 3] for records in answers.values())
     for record in answers["base"].values():
-        assert set(record.sources) == {"b"}
+        assert set(record.experts) == {"0"}
         assert (record.assistant_calls, record.base_steps) == (0, record.n_tokens)
         assert record.prompt_tokens > 0
     for record in answers["assistant"].values():
-        assert set(record.sources) == {"a"}
+        assert set(record.experts) == {"1"}
         assert (record.assistant_calls, record.base_steps) == (record.n_tokens, 0)
     for name in ("random@50", "mine@50"):
-        written = "".join(record.sources for record in answers[name].values())
-        assert set(written) == {"a", "b"}
+        written = "".join(record.experts for record in answers[name].values())
+        assert set(written) == {"0", "1"}
         for record in answers[name].values():
             assert record.base_steps == record.n_tokens
             assert record.assistant_calls == record.n_deferred
@@ -329,7 +339,7 @@ def test_heads_answer_with_each_strategy(pair: Pair, tmp_path: Path, head_file: 
         options = {**OPTIONS, "seed": 7 + problem, "head": Head.load(head_file), "threshold": 0.6}
         written = pair.generate(task.problems[problem].prompt, strategy="compose", **options)
         again = Record.of(problem, written)
-        assert (record.ids, record.sources) == (again.ids, again.sources)
+        assert (record.ids, record.experts) == (again.ids, again.experts)
     assert answers["mine@50+compose"] != answers["mine@50"]
     assert folder.meta["arms"]["mine@50+compose"]["strategy"] == "compose"
     assert "strategy" not in folder.meta["arms"]["mine@50"]  # folders of earlier versions go on
@@ -415,7 +425,7 @@ def test_many_at_once(ending: Pair, tmp_path: Path, head_file: Path, asked: Aske
     assert [(p.done, p.total, p.made) for p in seen] == [(i, 16, i) for i in range(1, 17)]
     assert all(together.read(p.arm)[p.record.problem] == p.record for p in seen)
     assert_same_answers(together, alone)
-    assert "a" in "".join(record.sources for record in together.read("mine@50").values())
+    assert "1" in "".join(record.experts for record in together.read("mine@50").values())
     for folder, n in ((alone, 1), (together, 3)):
         assert {record.n_parallel for answers in contents(folder).values() for record in answers.values()} == {n}
 
@@ -748,7 +758,7 @@ def test_the_command_end_to_end(tiny_model: TinyModels, tmp_path: Path, head_fil
     folder = RecordFolder.open(out)
     assert folder.meta["options"] == {"max_tokens": 8, "temperature": 1.0, "seed": 3}
     assert folder.meta["chat"] is False
-    assert all(set(record.sources) == {"a"} for record in folder.read("assistant").values())
+    assert all(set(record.experts) == {"1"} for record in folder.read("assistant").values())
     assert {path.name for path in out.glob("*.png")} == {
         f"accuracy_by_{name}.png" for name in ("rate", "speed", "cost")
     }

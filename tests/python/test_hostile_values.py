@@ -127,7 +127,7 @@ def test_numbers_of_thousands_of_digits_in_files(tmp_path: Path) -> None:
     assert isinstance(first, BadRow)
     assert len(str(first)) < 1000
     assert not isinstance(second, BadRow)
-    record = Record(0, "eos", (1,), ("a",), "b", (None,), 1, 1, 1, 0.1, 0.1)
+    record = Record(0, "eos", (1,), ("a",), "0", (None,), 1, 1, 1, 0.1, 0.1)
     for name in ("problem", "ids", "prefill_s", "n_parallel"):
         value = json.loads(record.to_json())
         value[name] = int("9" * 4000)

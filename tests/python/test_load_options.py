@@ -50,7 +50,7 @@ def test_mapped_unless_copied(
     with_gpu(monkeypatch, has_gpu=has_gpu)
     chosen = LoadOptions(**options)
     assert chosen.maps_file(quantised=quantised) == mapped
-    assert chosen.to_core("x.gguf", 64, 1, [], quantised=quantised).use_mmap == mapped
+    assert chosen.to_core("x.gguf", 64, 1, [], quantised=quantised).values["use_mmap"] == mapped
 
 
 def test_what_isquantised() -> None:
@@ -68,4 +68,4 @@ def test_scoring_takes_longer_passes(tiny_model: TinyModels, monkeypatch: pytest
     for n_sequences, given, size in ((1, None, 128), (8, None, 512), (8, 32, 32)):
         chosen = LoadOptions(n_ubatch=given), LoadOptions(n_ubatch=given)
         for core in prepare(*files, chosen, check_memory=False, n_sequences=n_sequences)[0]:
-            assert core.n_ubatch == size
+            assert core.values["n_ubatch"] == size

@@ -88,8 +88,8 @@ def test_the_texts_are_those_of_the_tuned_pair(loop: SimpleNamespace) -> None:
     for row, text in zip(own, written, strict=True):
         tokens = [*text.tokens, *([text.end_token] if text.end_token else [])]
         assert row["ids"] == [token.id for token in tokens]
-        assert row["sources"] == "".join(token.source[0] for token in tokens)
-    assert set("".join(row["sources"] for row in own)) == {"a", "b"}
+        assert row["experts"] == "".join(str(token.expert) for token in tokens)
+    assert set("".join(row["experts"] for row in own)) == {"0", "1"}
     # What was scored is what was written, and nothing else.
     scored = learn.Scores(loop.folder / "own")
     assert scored["token"].tolist() == [id_ for row in own for id_ in row["ids"]]
@@ -112,8 +112,8 @@ def test_the_base_of_the_scores_carries_the_adapter(loop: SimpleNamespace) -> No
 def test_the_labels_are_what_the_assistant_says_of_the_pairs_own_text(loop: SimpleNamespace) -> None:
     """Where the assistant wrote, the text is its likeliest token; where the base wrote, its own."""
     own = learn.Scores(loop.folder / "own")
-    sources = np.array(list("".join(row["sources"] for row in answers(loop))))
-    by_assistant = sources == "a"
+    experts = np.array(list("".join(row["experts"] for row in answers(loop))))
+    by_assistant = experts == "1"
     assert (own["token"] == np.where(by_assistant, own["assistant_top"], own["base_top"])).mean() > 0.99
     differ = own["base_top"] != own["assistant_top"]
     assert (differ & ~by_assistant).any()  # there the base's token stands in the text, and costs something

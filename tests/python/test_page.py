@@ -25,14 +25,14 @@ def text(number: int) -> TracedText:
         TracedToken(
             piece,
             i,
-            "assistant" if i % 4 == 3 else "base",
+            int(i % 4 == 3),
             0.123 + i / 100,
             other=((" five", 0.25), ("y" * 60, 0.125)) if i % 5 == 0 else (),
         )
         for i, piece in enumerate(pieces)
     ]
     title = f"a-folder-with-a-rather-long-name_and_no_blank_{number}, learned@20, problem {number}"
-    return TracedText(title, "a prompt " + "z" * 200, (*tokens, TracedToken("", 99, "base", 0.5)), True)
+    return TracedText(title, "a prompt " + "z" * 200, (*tokens, TracedToken("", 99, 0, 0.5)), True)
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from colm_cpp.report.script import SCRIPT
 from colm_cpp.report.style import STYLE
 from colm_cpp.report.traces import TracedText, TracedToken, read_texts
 from colm_cpp.report.visible import on_one_line, visible
-from colm_cpp.results import Source, Stats, Token, TopLogprob
+from colm_cpp.results import Source, Stats, Token, TopLogprob, expert_of
 
 CODES = dict(zip(PARTS, "FDOPSCMNW+E", strict=True))
 """A letter for each part."""
@@ -38,7 +38,7 @@ def make_text(pieces: list[str], sources: str = "", *, ended: bool = False, titl
     """A text with a source letter a token; p is 0.9 where deferred and 0.1 elsewhere."""
     letters = sources or "b" * len(pieces)
     tokens = tuple(
-        TracedToken(piece, i, "assistant" if letter == "a" else "base", 0.9 if letter == "a" else 0.1)
+        TracedToken(piece, i, int(letter == "a"), 0.9 if letter == "a" else 0.1)
         for i, (piece, letter) in enumerate(zip(pieces, letters, strict=True))
     )
     return TracedText(title, None, tokens, ended)
@@ -51,7 +51,7 @@ def make_record(problem: int, pieces: list[str], sources: str, reason: str = "le
         finish_reason=reason,  # type: ignore[arg-type]
         ids=tuple(range(len(pieces))),
         pieces=tuple(pieces),
-        sources=sources,
+        experts=sources.translate(str.maketrans("ba", "01")),
         defer_logits=tuple(1.0 if letter == "a" else -1.0 for letter in sources),
         prompt_tokens=3,
         base_steps=len(pieces),
@@ -79,7 +79,7 @@ def make_evaluation(path: Path, arms: dict[str, list[dict[str, Any]]]) -> Path:
 
 
 def make_token(text: str, id_: int, source: Source = "base", **other: Any) -> Token:
-    return Token(id=id_, text=text, source=source, defer_logit=0.0, threshold=0.5, logprob=-0.5, **other)
+    return Token(id=id_, text=text, expert=expert_of(source), defer_logit=0.0, threshold=0.5, logprob=-0.5, **other)
 
 
 def make_trace(path: Path, *, end: bool = True) -> Path:
@@ -185,6 +185,8 @@ class TestRead:
             ('{"id": 1, "text": "a"}', "id, text and source"),
             ('{"id": true, "text": "a", "source": "base"}', "its id "),
             ('{"id": 1, "text": "a", "source": "b"}', "'b'"),
+            ('{"id": 1, "text": "a", "source": "base", "expert": 1}', "expert is 1"),
+            ('{"id": 1, "text": "a", "source": "base", "expert": "0"}', "expert is '0'"),
             ('{"id": 1, "text": "a", "source": "base", "defer_prob": 1.5}', "defer_prob.* 1.5.*0 to 1"),
             ('{"id": 1, "text": "a", "source": "base", "defer_prob": NaN}', "defer_prob.* nan"),
             ('{"id": 1, "text": "a", "source": "base", "top_logprobs": {"a": 1}}', "top_logprobs"),
@@ -201,12 +203,25 @@ class TestRead:
         with pytest.raises(CorpusError, match=rf"x:{number} .*{message}"):
             read_texts([path])
 
+    def test_a_trace_of_an_older_version(self, tmp_path: Path) -> None:
+        """It says the source of a token and has no number for the expert."""
+        path = tmp_path / "x"
+        header = json.dumps({"format": "colm-trace", "version": 1})
+        tokens = [make_token("a", 1).to_dict(), make_token("b", 2, "assistant").to_dict()]
+        texts = []
+        for old in (False, True):
+            lines = [{name: value for name, value in token.items() if not old or name != "expert"} for token in tokens]
+            path.write_text("\n".join([header, *map(json.dumps, lines)]) + "\n", encoding="utf-8")
+            texts += read_texts([path])
+        assert texts[0] == texts[1]
+        assert [(token.expert, token.source) for token in texts[0].tokens] == [(0, "base"), (1, "assistant")]
+
     @pytest.mark.parametrize(
         "change",
         [
-            {"sources": "bx"},
-            {"sources": ["b", "a"]},
-            {"sources": "b"},
+            {"experts": "0x"},
+            {"experts": ["0", "1"]},
+            {"experts": "0"},
             {"ids": [1, "2"]},
             {"ids": None},
             {"pieces": ["a", 2]},
@@ -338,7 +353,7 @@ class TestPatterns:
         assert [token.text for token in find_patterns(texts, min_count=3).most_deferred] == ["x"]
 
     def test_unknown_probabilities_are_left_out(self) -> None:
-        tokens = (TracedToken("a", 0, "base", None), TracedToken("b", 1, "assistant", 0.8))
+        tokens = (TracedToken("a", 0, 0, None), TracedToken("b", 1, 1, 0.8))
         assert find_patterns([TracedText("t", None, tokens)]).mean_defer_prob == 0.8
         assert find_patterns([TracedText("t", None, tokens[:1])]).mean_defer_prob is None
 
@@ -456,7 +471,7 @@ class TestPage:
         ("p", "shown"), [(0.0, "0.000"), (1e-9, "<0.001"), (0.0014, "0.001"), (0.9996, ">0.999"), (1.0, "1.000")]
     )
     def test_small_is_not_none(self, p: float, shown: str) -> None:
-        text = TracedText("t", None, (TracedToken("x", 0, "base", p),))
+        text = TracedText("t", None, (TracedToken("x", 0, 0, p),))
         (title,) = _Page(render_page([text], find_patterns([text]))).titles
         assert f"defer probability {shown}," in title
 

@@ -133,7 +133,7 @@ def test_tiny_models_have_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     def threads(**options: Any) -> list[tuple[int, int]]:
         chosen = (LoadOptions(**options), LoadOptions(**options))
         prepared, _ = loading.prepare(known.base, known.assistant, chosen, check_memory=False)
-        return [(core.n_threads, core.n_threads_batch) for core in prepared]
+        return [(core.values["n_threads"], core.values["n_threads_batch"]) for core in prepared]
 
     assert threads() == [(1, 1), (1, 1)]
     assert threads(n_threads=3, n_threads_batch=5) == [(3, 5), (3, 5)]

@@ -33,7 +33,7 @@ def record(problem: int = 0, sources: str = "bab", **changes: Any) -> Record:
         finish_reason="eos",
         ids=(1,) * n,
         pieces=("x",) * n,
-        sources=sources,
+        experts=sources.translate(str.maketrans("ba", "01")),
         defer_logits=(0.5,) * n,
         prompt_tokens=8,
         base_steps=0 if set(sources) == {"a"} else n,
@@ -471,7 +471,7 @@ def test_another_model_answers_alone(parallel: tuple[str, ...], tiny_model: Tiny
     )
     folder = RecordFolder.open(out)
     answers = folder.read("tuned")
-    assert {record.sources for record in answers.values()} <= {"b" * n for n in range(1, 9)}
+    assert {record.experts for record in answers.values()} <= {"0" * n for n in range(1, 9)}
     # What it wrote is what the model writes by itself, at the speed of its own decodes.
     with colm.load(tuned, tuned, "never", n_ctx=256, n_threads=1) as alone:
         for i, record in answers.items():

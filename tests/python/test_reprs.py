@@ -52,8 +52,7 @@ class Spans(html.parser.HTMLParser):
 
 
 def completion(texts: list[str]) -> colm.Completion:
-    sources: list[Any] = ["base", "assistant"]
-    made = [colm.Token(i, text, sources[i % 2], 0.5, 0.3, -1.0) for i, text in enumerate(texts)]
+    made = [colm.Token(i, text, i % 2, 0.5, 0.3, -1.0) for i, text in enumerate(texts)]
     stats = colm.Stats(3, len(texts), 0.5, 4, 2, False, 0, 0, 7, 7, 0.1, 0.5, 12.34, 99)
     return colm.Completion("".join(texts), colm.results.Tokens(made), "eos", stats)
 

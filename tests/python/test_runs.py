@@ -239,7 +239,7 @@ def test_records_keep_who_was_asked(pair: colm.Pair) -> None:
     assert record.held == tuple(i for i, token in enumerate(out.tokens) if token.defer_logit is None)
     assert len(record.held) > 3
     assert Record.from_json(record.to_json()) == record
-    assert record.n_runs == len([run for run in record.sources.split("b") if run])
+    assert record.n_runs == len([run for run in record.experts.split("0") if run])
     assert [token.defer_prob is None for token in traced(record, "t").tokens] == [
         i in record.held for i in range(record.n_tokens)
     ]
@@ -253,7 +253,7 @@ def test_records_keep_who_was_asked(pair: colm.Pair) -> None:
 
 def test_costs_count_one_decode_for_a_run() -> None:
     steps = StepTimes({1: 1.0, 2: 1.5, 4: 2.0}, {1: 3.0, 8: 6.0}, 1.2)
-    record = Record(0, "eos", tuple(range(6)), ("x",) * 6, "baaabb", (0.0,) * 6, 2, 4, 3, 0.0, 0.0, held=(2, 3))
+    record = Record(0, "eos", tuple(range(6)), ("x",) * 6, "011100", (0.0,) * 6, 2, 4, 3, 0.0, 0.0, held=(2, 3))
     costs = answer_costs([record], steps)
     assert costs.writing_s is not None
     # The base is asked for tokens 0, 1, 4 and 5: it reads 1, then 3, then 1.

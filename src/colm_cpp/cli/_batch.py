@@ -70,7 +70,6 @@ def read_batch(path: str, options: Mapping[str, Any]) -> list[BatchRow]:
 
 
 def _row(line: int, value: dict[str, Any], options: Mapping[str, Any]) -> BatchRow:
-    from ..engine.pair import DEFAULT_THRESHOLD
     from ..options import GenerationOptions
 
     name, prompt, messages, inner = (value.get(key) for key in _ROW_KEYS)
@@ -93,7 +92,7 @@ def _row(line: int, value: dict[str, Any], options: Mapping[str, Any]) -> BatchR
         return BatchRow(line, name, error=f"{twice[0]} is given twice, in the row and in its options; remove one")
     own = {**outer, **(inner or {})}
     try:
-        GenerationOptions.of({**options, **own}).to_core(DEFAULT_THRESHOLD)
+        GenerationOptions.of({**options, **own})
     except (ColmError, TypeError) as error:
         return BatchRow(line, name, error=str(error))
     return BatchRow(line, name, prompt, tuple(messages or ()), own)
@@ -187,11 +186,11 @@ def write_batch(
 def _options(row: BatchRow, number: int, options: dict[str, Any]) -> dict[str, Any]:
     """Those of one text. The first row has the given seed, each later one the next."""
     from ..engine.pair import CHAT_TEMPERATURE
-    from ..options import MAX_SEED
+    from ..options import seed_of
 
     own = {**({"temperature": CHAT_TEMPERATURE} if row.messages else {}), **options}
     if own.get("seed") is not None:
-        own["seed"] = (own["seed"] + number) % (MAX_SEED + 1)
+        own["seed"] = seed_of(own["seed"], number)
     return {**own, **(row.options or {})}
 
 

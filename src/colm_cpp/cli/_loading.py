@@ -26,6 +26,7 @@ def load_pair(
     assistant_options: Mapping[str, Any],
     check_memory: bool = True,
     show_progress: bool = True,
+    **slots: Any,
 ) -> Pair:
     """:func:`colm_cpp.load`; hub files are fetched first, since the hub's client draws a bar of its own."""
     from ..engine.loading import load
@@ -39,6 +40,7 @@ def load_pair(
             assistant_options=dict(assistant_options),  # type: ignore[arg-type]
             progress=progress,
             check_memory=check_memory,
+            **slots,
             **dict(options),
         )
 

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import types
-import typing
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from ..errors import OptionError
-from ..heads.head import Head
-from ..options import GenerationOptions, GenerationOptionsDict, LoadOptions, LoadOptionsDict, reject_unknown
+from ..options import (
+    Choice,
+    Flag,
+    GenerationOptions,
+    Kind,
+    LoadOptions,
+    Own,
+    SlotOptions,
+    Whole,
+    option_of,
+    reject_unknown,
+)
 from ._help import Option
 
-__all__ = ["GENERATION", "LOAD", "collect", "from_table", "model_options", "read_model_options"]
+__all__ = ["GENERATION", "LOAD", "SLOTS", "collect", "flag_of", "from_table", "model_options", "read_model_options"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -52,16 +61,20 @@ class _Bias(_ParamType):
             )
 
 
-class _Lookahead(_ParamType):
-    name = "N|auto"
+class _WholeOr(_ParamType):
+    """A whole number or the word that stands beside it."""
+
+    def __init__(self, kind: Whole) -> None:
+        self.kind = kind
+        self.name = f"N|{kind.word}"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
-        if value == "auto":
-            return "auto"
+        if value == self.kind.word:
+            return str(value)
         try:
             return int(value)
         except ValueError:
-            self.fail(f"{value!r} is neither a whole number nor 'auto'; give 0 to 15, or auto", param, ctx)
+            self.fail(f"{value!r} is no whole number; give {self.kind.least} to {self.kind.most}, or {self.kind.word}")
 
 
 class _Adapter(_ParamType):
@@ -87,10 +100,11 @@ class Spec:
     default: Any
     optional: bool
     multiple: bool
+    section: str
 
     def decorator(self, section: str) -> Callable[[Command], Command]:
         """What adds it to a command. Its value stays None (or empty) unless it is given."""
-        flag = self.name.removeprefix("use_").replace("_", "-")
+        flag = flag_of(self.name).removeprefix("--")
         is_flag = self.type is click.BOOL
         shown = str(self.default)
         if is_flag and self.default is not None:
@@ -108,108 +122,56 @@ class Spec:
         )
 
 
-# Types that the annotation alone does not give: (type, may be repeated).
+# Types of options that take their values from the command line in a form of its own: (type, may be repeated).
 _SPECIAL: dict[str, tuple[click.ParamType[Any], bool]] = {
     "tensor_split": (_Floats(), False),
     "lora": (_Adapter(), True),
     "stop": (click.STRING, True),
     "logit_bias": (_Bias(), True),
-    "lookahead": (_Lookahead(), False),
 }
 
 
-def _table(options: type, hints: Mapping[str, Any], helps: Mapping[str, str]) -> dict[str, Spec]:
-    defaults = {field.name: field.default for field in dataclasses.fields(options)}
+def flag_of(name: str) -> str:
+    """``use_mmap`` is ``--mmap``, ``n_parallel`` ``--parallel``."""
+    return "--parallel" if name == "n_parallel" else "--" + name.removeprefix("use_").replace("_", "-")
+
+
+def _type(kind: Kind) -> click.ParamType[Any]:
+    if isinstance(kind, Whole):
+        return click.INT if kind.word is None else _WholeOr(kind)
+    if isinstance(kind, Choice):
+        return click.Choice(kind.names)
+    return click.BOOL if isinstance(kind, Flag) else click.FLOAT
+
+
+def _table(options: type) -> dict[str, Spec]:
+    names = {field.name for field in dataclasses.fields(options)}
     table = {}
-    for name, text in helps.items():
-        hint = hints[name]
-        optional = type(None) in typing.get_args(hint)
-        if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
-            hint = next(part for part in typing.get_args(hint) if part is not type(None))
-        kind, multiple = _SPECIAL.get(name, (None, False))
-        if kind is None and typing.get_origin(hint) is Literal:
-            kind = click.Choice(typing.get_args(hint))
-        kind = kind or {bool: click.BOOL, int: click.INT, float: click.FLOAT}[hint]
-        table[name] = Spec(name, text, kind, defaults[name], optional, multiple)
+    for field in dataclasses.fields(options):
+        known = option_of(field)
+        if isinstance(known.kind, Own) and field.name not in _SPECIAL:
+            continue  # the head and the grammar have flags of their own
+        kind, multiple = _SPECIAL.get(field.name) or (_type(known.kind), False)
+        help = re.sub(r"``(\w+)``", lambda name: flag_of(name[1]) if name[1] in names else name[1], known.help)
+        help = help.replace("None: ", "Unset: ") + (" Repeatable." if multiple else "")
+        optional = "None" in str(field.type)
+        table[field.name] = Spec(field.name, help, kind, field.default, optional, multiple, known.section)
     return table
 
 
-LOAD = _table(
-    LoadOptions,
-    typing.get_type_hints(LoadOptionsDict),
-    {
-        "n_ctx": "Context length in tokens; 0: the length that the model was trained with. Unset: 4096, or the "
-        "trained length if it is shorter.",
-        "n_batch": "Maximum tokens per llama.cpp call during prefill.",
-        "n_ubatch": "Maximum tokens per forward pass. Unset: 128, or 512 with a GPU.",
-        "n_threads": "Threads for decoding single tokens. Unset: the number of usable physical cores.",
-        "n_threads_batch": "Threads for prefill. Unset: the value of --n-threads.",
-        "n_gpu_layers": "Number of layers on the GPU; -1: all.",
-        "main_gpu": "The GPU that holds the whole model when --split-mode is none.",
-        "split_mode": "How to split a model over several GPUs.",
-        "tensor_split": "Share of the model for each GPU, such as 1,2. Unset: in proportion to free memory.",
-        "offload_kqv": "Keep the KV cache on the GPU.",
-        "flash_attn": "Use flash attention. Unset: on if the device supports it, off with an f32 KV cache.",
-        "type_k": "Data type of the keys in the KV cache.",
-        "type_v": "Data type of the values in the KV cache.",
-        "swa_full": "Keep a full-size KV cache for sliding-window layers.",
-        "repack": "Store the weights in a layout that is faster on this CPU.",
-        "batch_invariant": "Compute the same logits for a text whatever else is in the batch; slower.",
-        "use_mmap": "Map the model file into memory instead of reading it. Unset: on, unless its weights are repacked "
-        "for the CPU.",
-        "use_mlock": "Lock the models in RAM, so that they are not swapped out.",
-        "rope_freq_base": "RoPE base frequency; 0: the model's own value.",
-        "rope_freq_scale": "RoPE frequency scale; 0: the model's own value.",
-        "lora": "A LoRA adapter to apply. SCALE is 1 unless given. Repeatable.",
-    },
-)
-GENERATION = _table(
-    GenerationOptions,
-    typing.get_type_hints(GenerationOptionsDict, localns={"Head": Head}),
-    {
-        "threshold": "Defer when the defer probability exceeds this value; 1: never defer. Unset: the head's default, "
-        "or 0.5.",
-        "defer_rate": "Share of tokens to defer, 0 to 1. The head's calibration table gives the threshold. Replaces "
-        "--threshold.",
-        "target_rate": "Adjust the threshold during the text, so that this share of its tokens is deferred.",
-        "hold": "Number of tokens that the assistant writes each time that the head defers. The head is not asked "
-        "between them.",
-        "leave_threshold": "After a token of the assistant, defer when the defer probability exceeds this value, not "
-        "--threshold. A lower value makes runs longer. Unset: the same.",
-        "strategy": "Distribution to sample from when the head defers: the assistant's (defer), a mixture of both "
-        "models (compose), or their contrast (contrastive).",
-        "beta": "Weight of the base with --strategy contrastive.",
-        "alpha": "With --strategy contrastive: drop tokens whose probability is below this share of the assistant's "
-        "top probability.",
-        "schedule": "How the threshold falls from 1 to its value during the first --schedule-tokens tokens.",
-        "schedule_tokens": "Length of the --schedule in tokens.",
-        "max_tokens": "Maximum number of new tokens; -1: until the context is full.",
-        "temperature": "Sampling temperature; 0 is greedy. With --chat the default is 0.2.",
-        "top_k": "Keep the k most likely tokens; 0 is off.",
-        "top_p": "Nucleus sampling; 1 is off.",
-        "min_p": "Drop tokens whose probability is below this share of the top probability; 0 is off.",
-        "typical_p": "Locally typical sampling; 1 is off.",
-        "repeat_penalty": "Divide the logits of recent tokens by this number; 1 is off.",
-        "frequency_penalty": "Subtract this from a logit for each recent occurrence of the token; 0 is off.",
-        "presence_penalty": "Subtract this once from the logit of each recent token; 0 is off.",
-        "seed": "Seed for sampling and for the 'random' head. Unset: a random seed, which is reported.",
-        "stop": "End the text just before this string. Repeatable.",
-        "logit_bias": "Add BIAS to the logit of token ID; -inf bans the token. Repeatable.",
-        "logprobs": "Report this many of the most likely tokens at each position, in --json and --trace.",
-        "lookahead": "Maximum number of deferred tokens that the base drafts before the assistant verifies them, "
-        "0 to 15 or auto.",
-    },
-)
+LOAD = _table(LoadOptions)
+SLOTS = _table(SlotOptions)
+GENERATION = _table(GenerationOptions)
 
 
 def from_table(
-    table: Mapping[str, Spec], section: str, only: Iterable[str] | None = None
+    table: Mapping[str, Spec], section: str | None = None, only: Iterable[str] | None = None
 ) -> Callable[[Command], Command]:
-    """A decorator that adds the options of ``table``, all or those named in ``only``."""
+    """A decorator that adds the options of ``table``, all or those named in ``only``. None: each in its own section."""
 
     def decorate(command: Command) -> Command:
         for name in reversed(list(table if only is None else only)):
-            command = table[name].decorator(section)(command)
+            command = table[name].decorator(section or table[name].section)(command)
         return command
 
     return decorate

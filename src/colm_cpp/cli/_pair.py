@@ -9,12 +9,11 @@ from typing import Any
 
 import click
 
-from ..engine.pair import MAX_PARALLEL
-from ..options import ANSWER_OPTIONS
+from ..options import ANSWER_OPTIONS, MAX_PARALLEL
 from ..sources.pair_file import Preset
 from ..sources.preset import is_preset, packaged_names, preset
 from ._help import Option
-from ._options import LOAD, Command, collect, from_table, model_options, read_model_options
+from ._options import LOAD, SLOTS, Command, collect, from_table, model_options, read_model_options
 
 __all__ = [
     "HEAD_HELP",
@@ -28,6 +27,7 @@ __all__ = [
     "pair_arguments",
     "pair_option",
     "parallel_option",
+    "slots",
 ]
 
 HEAD_HELP = (
@@ -69,7 +69,7 @@ def pair_arguments(command: Command) -> Command:
     """Adds ``--base``, ``--assistant`` and the options of loading."""
     command = option("Loading", "--no-check-memory", is_flag=True, help="Load even if memory seems too small.")(command)
     command = model_options(command)
-    command = from_table(LOAD, "Loading")(command)
+    command = from_table(LOAD, "Loading")(from_table(SLOTS, "Loading", ["cache_mb"])(command))
     command = option("Output", "--verbose", "-v", is_flag=True, help="Show llama.cpp's log on stderr.")(command)
     command = option("Output", "--quiet", "-q", is_flag=True, help="Do not show progress.")(command)
     return model_arguments(command)
@@ -154,4 +154,12 @@ def loading(values: Mapping[str, Any]) -> dict[str, Any]:
         "assistant_options": read_model_options(values["assistant_option"]),
         "check_memory": not values["no_check_memory"],
         "show_progress": not (values["quiet"] or values["verbose"]),
+    }
+
+
+def slots(values: Mapping[str, Any], n_parallel: int | None = None) -> dict[str, Any]:
+    """The keyword arguments of :func:`._loading.load_pair` for the pair's slots, by default those of ``--parallel``."""
+    return {
+        "n_parallel": n_parallel or values.get("n_parallel") or 1,
+        **collect(SLOTS, {"cache_mb": values["cache_mb"]}),
     }

@@ -9,7 +9,7 @@ import click
 
 from ._files import check, force_option, read_by, write_result
 from ._help import SectionedCommand
-from ._pair import chosen_models, loading, option, pair_arguments
+from ._pair import chosen_models, loading, option, pair_arguments, slots
 
 __all__ = ["bench"]
 
@@ -61,7 +61,9 @@ def bench(n_tokens: int, rounds: int, prompt: str | None, as_json: bool, plot: P
         check_plot(plot)
     with (
         log_to_stderr(values["verbose"]),
-        load_pair(models, values["head"] or (None if models.head else "random"), **loading(values)) as pair,
+        load_pair(
+            models, values["head"] or (None if models.head else "random"), **loading(values), **slots(values)
+        ) as pair,
         meter("measuring", shown=not values["quiet"]) as bar,
     ):
         measured = run_bench(

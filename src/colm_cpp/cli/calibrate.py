@@ -13,7 +13,7 @@ from ..errors import HeadError, OptionError
 from ..sources.names import NamedHead, find_head
 from ._files import check, read_by
 from ._help import SectionedCommand
-from ._pair import answer_options, chosen_models, loading, models_again, option, pair_arguments, parallel_option
+from ._pair import answer_options, chosen_models, loading, models_again, option, pair_arguments, parallel_option, slots
 
 if TYPE_CHECKING:
     from ..learn.calibration import Calibrated
@@ -106,7 +106,7 @@ def calibrate(files: tuple[str, ...], out: Path | None, as_json: bool, **values:
     options = {key: values[key] for key in ("max_tokens", "temperature", "seed")} | runs.facts()
     with (
         log_to_stderr(values["verbose"]),
-        load_pair(models, **loading(values)) as pair,
+        load_pair(models, **loading(values), **slots(values)) as pair,
         meter("calibrating", shown=not values["quiet"]) as bar,
     ):
         if loaded is None:

@@ -14,7 +14,7 @@ from ..errors import OptionError
 from ..options import STRATEGIES
 from ._files import check_folder, head_place, read_by
 from ._help import SectionedCommand
-from ._pair import answer_options, chosen_models, loading, option, pair_arguments, parallel_option
+from ._pair import answer_options, chosen_models, loading, option, pair_arguments, parallel_option, slots
 
 if TYPE_CHECKING:
     from ..engine.pair import Pair
@@ -216,7 +216,7 @@ def _answer(task: Any, out: Path, models: Preset, values: dict[str, Any]) -> Any
     refuse_inputs(outputs, read_by(values, *own, *of_others))
     with (
         log_to_stderr(values["verbose"]),
-        load_pair(models.without_head(), **loading(values)) as pair,
+        load_pair(models.without_head(), **loading(values), **slots(values)) as pair,
         contextlib.ExitStack() as loaded,
         meter("evaluating", shown=not values["quiet"]) as bar,
     ):
@@ -260,7 +260,7 @@ def _answer(task: Any, out: Path, models: Preset, values: dict[str, Any]) -> Any
 def _load_other(other: Preset, values: dict[str, Any]) -> Pair:
     from ._loading import load_pair
 
-    given = loading(values)
+    given = {**loading(values), **slots(values)}
     given["options"].pop("lora", None)
     # The assistant of a model alone is never asked, and without repacking shares the base's memory.
     of_assistant = {"repack": False} if other.head is None else {}

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..engine.pair import DEFAULT_PARALLEL, MAX_PARALLEL
+from ..engine.pair import DEFAULT_PARALLEL
+from ..options import MAX_PARALLEL
 from ._batch import read_batch, write_batch
 from ._files import check, check_stdout, force_option, read_by
 from ._help import SectionedCommand
 from ._inputs import read_grammar, read_prompt, read_text, user_messages
-from ._options import GENERATION, LOAD, collect, from_table, model_options, read_model_options
-from ._pair import HEAD_HELP, chosen_models, color_option, model_arguments, option
+from ._options import GENERATION, LOAD, SLOTS, collect, from_table, model_options, read_model_options
+from ._pair import HEAD_HELP, chosen_models, color_option, model_arguments, option, slots
 
 if TYPE_CHECKING:
     from ..engine.pair import Pair
@@ -25,11 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["generate"]
 
-_DEFERRAL = (
-    *("threshold", "defer_rate", "target_rate", "hold", "leave_threshold"),
-    *("strategy", "beta", "alpha", "schedule", "schedule_tokens"),
-)
-_SAMPLING = tuple(name for name in GENERATION if name not in _DEFERRAL)
 _INTERRUPTED = "interrupted"
 
 
@@ -60,8 +56,7 @@ _INTERRUPTED = "interrupted"
 @option(
     "Prompt", "--chat-template", metavar="FILE", help="Jinja template to use instead of the base's; implies --chat."
 )
-@from_table(GENERATION, "Deferral", _DEFERRAL)
-@from_table(GENERATION, "Text", _SAMPLING)
+@from_table(GENERATION)
 @option("Text", "--grammar", metavar="TEXT", help="GBNF grammar that the text must follow.")
 @option("Text", "--grammar-file", metavar="FILE", help="File with a GBNF grammar that the text must follow.")
 @option("Text", "--json-schema", metavar="FILE", help="File with a JSON schema that the text must follow.")
@@ -101,6 +96,7 @@ _INTERRUPTED = "interrupted"
     help="With --batch: number of texts to write at the same time. Each needs a KV cache of --n-ctx tokens. "
     f"[default: {DEFAULT_PARALLEL}]",
 )
+@from_table(SLOTS, "Loading", ["cache_mb"])
 @from_table(LOAD, "Loading")
 @model_options
 @option("Loading", "--no-check-memory", is_flag=True, help="Load even if memory seems too small.")
@@ -110,7 +106,7 @@ def generate(prompt: str | None, **values: Any) -> None:
     With --batch FILE, many prompts are continued at the same time. Each gives one JSON line with its number. If a text
     fails, its line has an 'error' field.
     """
-    from ..engine.pair import CHAT_TEMPERATURE, DEFAULT_THRESHOLD
+    from ..engine.pair import CHAT_TEMPERATURE
     from ..options import GenerationOptions
     from ._loading import load_pair
     from ._output import is_terminal, log_to_stderr, open_writer, print_json, print_legend
@@ -131,17 +127,17 @@ def generate(prompt: str | None, **values: Any) -> None:
     many = values["batch"] is not None
     _check_batch(many, prompt, values)
     text = "" if many else read_prompt(prompt, values["file"], may_be_empty=chat)
-    effective = GenerationOptions.of(options)
-    effective.to_core(DEFAULT_THRESHOLD)  # raises for a bad value now, not after minutes of loading
+    effective = GenerationOptions.of(options)  # raises for a bad value now, not after minutes of loading
     loading = collect(LOAD, values)
     own = {model: read_model_options(values[f"{model}_option"]) for model in ("base", "assistant")}
     rows = read_batch(values["batch"], options) if many else []
+    n_parallel = min(values["n_parallel"] or DEFAULT_PARALLEL, len(rows)) if many else 1
     texts = (values["file"] or (None if prompt is not None or many else "-"), values["batch"])
     others = (values["grammar_file"], values["json_schema"], values["chat_template"])
     inputs = read_by({**values, "head": head}, *models.files(), *texts, *others)
     for name in ("out", "trace"):
-        read = [*inputs, values["session"]]
-        check(f"--{name}", values[name], force=values["force"], inputs=read, may_be_stdout=True)
+        used = [*inputs, values["session"]]
+        check(f"--{name}", values[name], force=values["force"], inputs=used, may_be_stdout=True)
     check("--session", values["session"], force=True, inputs=inputs)
     # A text may be appended to its own prompt, which has been read. Results of a batch would become rows.
     check_stdout(inputs if many else read_by({**values, "head": head}, *models.files(), *others))
@@ -158,6 +154,7 @@ def generate(prompt: str | None, **values: Any) -> None:
                 assistant_options=own["assistant"],
                 check_memory=not values["no_check_memory"],
                 show_progress=not (values["quiet"] or values["verbose"]),
+                **slots(values, n_parallel),
             )
         )
         if many:
@@ -168,7 +165,7 @@ def generate(prompt: str | None, **values: Any) -> None:
                 chat=chat,
                 system=values["system"],
                 template=template,
-                n_parallel=values["n_parallel"] or DEFAULT_PARALLEL,
+                n_parallel=n_parallel,
                 out=values["out"],
                 every_token=values["as_json"],
                 show_progress=not values["quiet"],

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ._help import SectionedCommand
-from ._pair import chosen_models, loading, option, pair_arguments, parallel_option
+from ._pair import chosen_models, loading, option, pair_arguments, parallel_option, slots
 
 __all__ = ["paths"]
 
@@ -53,7 +53,7 @@ def paths(scores: Path, **values: Any) -> None:
     start = time.monotonic()
     with (
         log_to_stderr(values["verbose"]),
-        load_pair(models, "always", **given) as pair,
+        load_pair(models, "always", **given, **slots(values)) as pair,
         meter("writing paths", shown=shown) as bar,
     ):
         start = time.monotonic()

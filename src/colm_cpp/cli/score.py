@@ -11,7 +11,7 @@ import click
 
 from ._files import check_folder, read_by
 from ._help import SectionedCommand
-from ._pair import answer_options, chosen_models, loading, option, pair_arguments, parallel_option
+from ._pair import answer_options, chosen_models, loading, option, pair_arguments, parallel_option, slots
 
 if TYPE_CHECKING:
     from ..engine.pair import Pair
@@ -88,7 +88,9 @@ def score(corpus: tuple[str, ...], out: Path, **values: Any) -> None:
     with log_to_stderr(values["verbose"]), contextlib.ExitStack() as loaded:
         pair = None
         if respond:
-            pair = loaded.enter_context(load_pair(models, values["head"] or "always", **loading(values)))
+            pair = loaded.enter_context(
+                load_pair(models, values["head"] or "always", **loading(values), **slots(values))
+            )
             texts = _respond(pair, texts, out, values)
             pair.forget()  # the contexts that only answering needed
         scorer = loaded.enter_context(load_scorer(models, weights_of=pair, **loading(values)))

@@ -87,7 +87,7 @@ class BatchStream:
                 return number, error
             finally:
                 forward_log()
-            self._given[text.id] = number, options.sampling.seed
+            self._given[text.id] = number, options.seed
         try:
             with busy():
                 finished = stream.finished()

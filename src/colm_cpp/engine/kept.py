@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..options import LoadOptions
+from ..options import LoadOptions, SlotOptions
 from ..sources.hub import is_hub_spec
 from .pair import Pair
 
@@ -30,7 +30,7 @@ class Wanted:
     Attributes:
         models: base and assistant, each a path or a place on the hub.
         options: the load options of base and assistant, as text.
-        slots: the pair's ``n_parallel`` and ``cache_mb``, as text.
+        slots: the pair's slots, as text.
     """
 
     models: tuple[str, str]
@@ -39,9 +39,9 @@ class Wanted:
 
     @classmethod
     def of(
-        cls, base: PathLike, assistant: PathLike, options: tuple[LoadOptions, LoadOptions], slots: tuple[object, object]
+        cls, base: PathLike, assistant: PathLike, options: tuple[LoadOptions, LoadOptions], slots: SlotOptions
     ) -> Wanted:
-        """``options``: the load options of base and assistant. ``slots``: ``n_parallel`` and ``cache_mb``."""
+        """``options``: the load options of base and assistant."""
         return cls((_place(base), _place(assistant)), (repr(options[0]), repr(options[1])), repr(slots))
 
 

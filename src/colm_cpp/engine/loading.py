@@ -5,25 +5,25 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from .. import _core
-from .._numbers import flag, integer
+from .._numbers import flag
 from ..errors import HeadError, OptionError
 from ..files.paths import to_native
 from ..heads.head import Head
 from ..llama.busy import busy
 from ..llama.log import forward_log, set_up_log
 from ..machine.cores import usable_cores
-from ..options import LONG_N_UBATCH, GenerationOptions, LoadOptions, option_dict
+from ..options import LONG_N_UBATCH, GenerationOptions, LoadOptions, SlotOptions, option_dict
 from ..results import Completion
 from ..sources.hub import resolve
 from ..sources.names import HEAD_CHOICES, find_head, find_model, head_file
 from ..sources.preset import Preset, preset
 from . import kept
 from .memory import ModelMemory, PairMemory, assistant_rows, base_rows
-from .pair import DEFAULT_THRESHOLD, MAX_PARALLEL, Pair
+from .pair import Pair
 from .prompts import refuse_messages
 
 if TYPE_CHECKING:
@@ -37,8 +37,7 @@ PathLike = str | os.PathLike[str]
 
 # Parameters of load() that are no model options.
 _NO_LOAD_OPTIONS = ("base_options", "assistant_options", "progress", "check_memory", "n_parallel", "cache_mb")
-DEFAULT_CACHE_MB = 256
-MAX_CACHE_MB = 1 << 20
+_DEFAULT_SLOTS = SlotOptions()
 
 _TINY_FILE = 16 * 2**20
 _FLOAT_FILE_TYPES = (0, 1, 32)  # of llama_ftype: F32, F16, BF16
@@ -70,8 +69,8 @@ def load(
     assistant_options: LoadOptionsDict | None = None,
     progress: Callable[[float], object] | None = None,
     check_memory: bool = True,
-    n_parallel: int = 1,
-    cache_mb: int = DEFAULT_CACHE_MB,
+    n_parallel: int = _DEFAULT_SLOTS.n_parallel,
+    cache_mb: int = _DEFAULT_SLOTS.cache_mb,
     **options: Unpack[LoadOptionsDict],
 ) -> Pair:
     """Loads a pair of models that share one vocabulary.
@@ -93,12 +92,8 @@ def load(
         check_memory: compare estimated with free memory before loading, and before a batch
             (:meth:`Pair.stream_batch`). Free memory is the least that the machine, the process's control groups and
             ``ulimit -v`` allow.
-        n_parallel: slots, 1 to 256: texts that the pair writes at a time. Each slot has ``n_ctx`` tokens of its own in
-            both models' KV caches. A new text takes the slot that holds the longest beginning of it.
-        cache_mb: megabytes of memory at most for what slots held before other texts took them. Several long chats can
-            then alternate without being read again. Of a model that cannot go back (recurrent, hybrid, a sliding window
-            with ``swa_full=False``) a quarter is for checkpoints inside the texts in slots: a text that changes is read
-            from the last one before the change. 0: nothing is kept.
+        n_parallel: slots, 1 to 256: texts that the pair writes at a time; see :class:`.options.SlotOptions`.
+        cache_mb: megabytes of memory at most for what slots held before other texts took them. 0: nothing is kept.
         **options: options for both models; see :class:`LoadOptions`.
 
     Raises:
@@ -124,12 +119,11 @@ def load(
     if head is not None and not isinstance(head, (str, os.PathLike, Head)):
         raise HeadError(f"head is of type {type(head).__name__}; {HEAD_CHOICES}")
     chosen = _options_of(known, options, base_options, assistant_options)
-    n_parallel = integer("n_parallel", n_parallel, 1, MAX_PARALLEL)
-    cache_mb = integer("cache_mb", cache_mb, 0, MAX_CACHE_MB)
+    slots = SlotOptions(n_parallel=n_parallel, cache_mb=cache_mb)
     if head is None and known is not None:
         head = _head_of(known)
     with busy():
-        loaded = _load(base, assistant, head, chosen, progress, check_memory, n_parallel, cache_mb)
+        loaded = _load(base, assistant, head, chosen, progress, check_memory, slots)
         return Pair(*loaded, system=None if known is None else known.system)
 
 
@@ -172,14 +166,13 @@ def _load(
     chosen: tuple[LoadOptions, LoadOptions],
     progress: Callable[[float], object] | None,
     check_memory: bool,
-    n_parallel: int,
-    cache_mb: int,
+    slots: SlotOptions,
 ) -> tuple[_core.Pair, PathLike | Head | None, PairMemory | None]:
     if isinstance(head, (str, os.PathLike)) and (named := find_head(head)).kind == "file":
         head = Head.load(str(named.file()))  # a bad head file is reported before minutes of loading
-    core_options, memory = prepare(base, assistant, chosen, check_memory=check_memory, n_slots=n_parallel)
+    core_options, memory = prepare(base, assistant, chosen, check_memory=check_memory, n_slots=slots.n_parallel)
     try:
-        core = _core.Pair(core_options[0], core_options[1], progress, n_parallel, cache_mb << 20)
+        core = _core.Pair(core_options[0], core_options[1], progress, slots.n_parallel, slots.cache_mb << 20)
     finally:
         forward_log()
     return core, head, memory
@@ -219,6 +212,8 @@ def prepare(
         rows = (n_outputs, n_outputs) if scores else (base_rows(n_slots), max(n_outputs, assistant_rows(n_slots)))
         most = (min(rows[0], chosen[0].n_batch), min(rows[1], chosen[1].n_batch))
         memory.check_load(most, n_sequences if scores else n_slots, shared=scores, loaded=loaded)
+    # llama.cpp makes no context with fewer outputs than sequences.
+    n_sequences = min(n_sequences, n_outputs, *(o.n_batch for o in chosen))
     prepared = [
         o.to_core(
             path,
@@ -226,12 +221,11 @@ def prepare(
             _threads_for(path),
             [(resolve(adapter), scale) for adapter, scale in o.adapters()],
             quantised=quantised(header),
+            n_sequences=n_sequences,
+            n_outputs=n_outputs,
         )
         for o, path, n_ctx, header in zip(chosen, paths, sizes, headers, strict=True)
     ]
-    for core in prepared:
-        core.n_sequences = n_sequences
-        core.n_outputs = min(n_outputs, core.n_batch)
     return prepared, memory
 
 
@@ -289,12 +283,12 @@ def generate(
         raise OptionError("generate() needs base= and assistant=, or pair= with a name that colm.presets() lists")
     if head is None:
         raise HeadError(f"generate() needs a deferral head; {HEAD_CHOICES}")
-    GenerationOptions.of({**options, "head": head}).to_core(DEFAULT_THRESHOLD)  # before minutes of loading
+    checked = GenerationOptions.of({**options, "head": head})  # before minutes of loading
     refuse_messages(prompt)
     if not isinstance(head, (str, os.PathLike, Head)):
         raise HeadError(f"head is of type {type(head).__name__}; {HEAD_CHOICES}")
     file = None if isinstance(head, Head) else head_file(head)
-    head = head if file is None else Head.load(file)  # before minutes of loading, too
+    checked = checked if file is None else replace(checked, head=Head.load(file))  # before minutes of loading, too
     if known is not None:
         names = ("base_options", "assistant_options")
         shared = {name: value for name, value in given.items() if name not in _NO_LOAD_OPTIONS}
@@ -302,14 +296,15 @@ def generate(
         given = {**given, **merged[0], **dict(zip(names, merged[1:], strict=True))}
     loaded, is_kept = _loaded_or_kept(base, assistant, given, keep)
     with contextlib.nullcontext() if is_kept else loaded:
-        return loaded.generate(prompt, head=head, queue_timeout=queue_timeout, **options)
+        return loaded._generate(prompt, checked, queue_timeout)
 
 
 def _loaded_or_kept(base: PathLike, assistant: PathLike, given: dict[str, Any], keep: bool) -> tuple[Pair, bool]:
     """The kept pair if it fits, else a newly loaded one; and whether the result is kept."""
     shared = {name: value for name, value in given.items() if name not in _NO_LOAD_OPTIONS}
     chosen = LoadOptions.of_both(shared, given.get("base_options"), given.get("assistant_options"))
-    slots = given.get("n_parallel", 1), given.get("cache_mb", DEFAULT_CACHE_MB)
+    names = [field.name for field in fields(SlotOptions)]
+    slots = SlotOptions(**{name: given[name] for name in names if name in given})
     wanted = kept.Wanted.of(base, assistant, chosen, slots)
     with kept.loading:
         known = kept.kept(wanted)

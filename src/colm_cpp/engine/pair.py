@@ -22,8 +22,8 @@ from ..heads.head import Head
 from ..heads.tables import Runs, threshold_for
 from ..llama.busy import busy, check_usable, wait_until_idle
 from ..llama.log import forward_log
-from ..options import MAX_SEED, GenerationOptions
-from ..results import Completion
+from ..options import MAX_PARALLEL, GenerationOptions, seed_of
+from ..results import Completion, expert_of
 from ..sources.names import HEAD_CHOICES, TRAINING_FREE_HEADS, head_file
 from .aio import AsyncForms
 from .batch import BatchStream, Request
@@ -44,7 +44,6 @@ __all__ = ["Pair"]
 PathLike = str | os.PathLike[str]
 DEFAULT_THRESHOLD = 0.5
 DEFAULT_PARALLEL = 8
-MAX_PARALLEL = 256  # llama.cpp's sequences
 MAX_IDS = 1 << 24  # of one call of detokenize(), from an iterator
 CHAT_TEMPERATURE = 0.2  # that of llama_cpp.Llama.create_chat_completion
 
@@ -125,8 +124,15 @@ class Pair(AsyncForms):
             ForkError: this process was forked while the pair was in use.
             KeyboardInterrupt: Ctrl-C; the pair stays usable.
         """
+        return self._generate(prompt, GenerationOptions.of(options), queue_timeout)
+
+    def _generate(
+        self, prompt: str | Sequence[int], options: GenerationOptions, queue_timeout: float | None = None
+    ) -> Completion:
+        """:meth:`generate` with options that were checked before."""
         with busy():
-            return self.stream(prompt, queue_timeout=queue_timeout, **options).completion()
+            core = self._open_core()
+            return self._start(core, self._to_tokens(core, prompt), options, queue_timeout).completion()
 
     def stream(
         self,
@@ -358,10 +364,9 @@ class Pair(AsyncForms):
         core = self._open_core()
         check_prompts(prompts, each)
         heads: _Known = {}
-        if options.get("head") is not None or each is None:  # otherwise each text may bring its own
-            self._options_of(GenerationOptions.of(options), heads)
-        else:
-            GenerationOptions.of(options).to_core(DEFAULT_THRESHOLD)
+        checked = GenerationOptions.of(options)
+        if checked.head is not None or each is None:  # otherwise each text may bring its own
+            self._options_of(checked, heads)
         n_parallel = integer("n_parallel", n_parallel, 1, MAX_PARALLEL)
         if self._memory is not None and not core.has_loop(n_parallel):
             self._memory.check_batch(n_parallel)
@@ -370,7 +375,9 @@ class Pair(AsyncForms):
                 texts = _core.Stream(core, n_parallel)
             finally:
                 forward_log()
-        stream = BatchStream(core, texts, n_parallel, self._requests(core, prompts, each, options, heads))
+        stream = BatchStream(
+            core, texts, n_parallel, self._requests(core, prompts, each, checked, "temperature" in options, heads)
+        )
         with _registry_lock:
             self._open_core()  # it may have been closed meanwhile
             self._batches.add(stream)
@@ -381,27 +388,26 @@ class Pair(AsyncForms):
         core: _core.Pair,
         prompts: Iterable[Prompt],
         each: Iterable[GenerationOptionsDict] | None,
-        options: GenerationOptionsDict,
+        options: GenerationOptions,
+        has_temperature: bool,
         heads: _Known,
     ) -> Iterator[Callable[[], Request]]:
-        seed = options.get("seed")
-        # A NumPy scalar would overflow in the sum below.
-        first_seed = None if seed is None else integer("seed", seed, 0, MAX_SEED)
         for number, (prompt, extra) in enumerate(with_own(prompts, each)):
 
             def make(number: int = number, prompt: Prompt = prompt, extra: Any = extra) -> Request:
                 if not isinstance(extra, Mapping):
                     raise OptionError(f"the entry of each= for this prompt is {shown(extra)}; give a dict of options")
-                merged: dict[str, Any] = {**options, **extra}
-                if first_seed is not None and "seed" not in extra:
-                    merged["seed"] = (first_seed + number) % (MAX_SEED + 1)
+                own: dict[str, Any] = dict(extra)
+                if options.seed is not None:
+                    own.setdefault("seed", seed_of(options.seed, number))
                 if is_conversation(prompt):
-                    merged.setdefault("temperature", CHAT_TEMPERATURE)
+                    if not has_temperature:
+                        own.setdefault("temperature", CHAT_TEMPERATURE)
                     tokens = self.tokenize_chat(prompt)
                 else:
                     tokens = self._to_tokens(core, prompt)
                 try:
-                    checked = GenerationOptions.of(merged)
+                    checked = options.replaced(own)
                 except TypeError as error:  # an unknown name in each=; in options it was refused before
                     raise OptionError(str(error)) from None
                 return (tokens, *self._options_of(checked, heads))
@@ -463,7 +469,8 @@ class Pair(AsyncForms):
     def _replay(self, tokens: Sequence[int], calls: Sequence[tuple[str, int, int, bool, bool]]) -> list[float]:
         """Repeats these decodes alone and returns the seconds of each. The KV caches are cleared."""
         with busy():
-            return self._open_core().replay(tokens, calls)
+            of_experts = [(expert_of(source), at, n, logits, hidden) for source, at, n, logits, hidden in calls]
+            return self._open_core().replay(tokens, of_experts)
 
     @property
     def n_ctx(self) -> int:
@@ -634,7 +641,7 @@ class Pair(AsyncForms):
             text = texts.add(core, tokens, head, core_options)
         finally:
             forward_log()
-        stream = TokenStream(core, texts, text, core_options.sampling.seed, timeout)
+        stream = TokenStream(core, texts, text, core_options.seed, timeout)
         with _registry_lock:
             self._open_core()  # it may have been closed meanwhile
             self._streams.add(stream)

@@ -9,7 +9,7 @@ from .. import _core
 from ..errors import PairClosed, QueueTimeout
 from ..llama.busy import busy
 from ..llama.log import forward_log
-from ..results import Completion, FinishReason, Stats, Token, Tokens, TopLogprob
+from ..results import Completion, FinishReason, Stats, Token, Tokens, TopLogprob, source_of
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -132,7 +132,7 @@ class TokenStream:
         """Every call of llama_decode so far, in order: (model, position, n_tokens, logits wanted, hidden wanted)."""
         if self._stream is None:
             raise PairClosed("the pair of this stream was closed; read calls before closing it")
-        return self._text.calls()
+        return [(source_of(expert), at, n, logits, hidden) for expert, at, n, logits, hidden in self._text.calls()]
 
     @property
     def token_ids(self) -> list[int]:
@@ -231,11 +231,11 @@ def _summary(text: _core.Text, pair: _core.Pair, seed: int) -> tuple[Stats, Toke
 
 
 def _to_token(step: tuple[Any, ...], pair: _core.Pair) -> Token:
-    token, text, source, defer_logit, threshold, logprob, top = step
+    token, text, expert, defer_logit, threshold, logprob, top = step
     return Token(
         id=token,
         text=text,
-        source=source,
+        expert=expert,
         defer_logit=defer_logit,
         threshold=threshold,
         logprob=logprob,

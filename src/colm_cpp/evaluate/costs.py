@@ -166,7 +166,7 @@ def _by_steps(record: Record, steps: StepTimes, base_step: float) -> tuple[float
             writing += float(np.sum(_batches(steps.base, sizes))) * base_step / steps.base[1]
         else:
             writing += (record.base_steps - 1) * base_step  # the prompt's last token gave the first
-    asked = np.flatnonzero(np.frombuffer(record.sources.encode(), np.uint8) == ord("a"))
+    asked = np.flatnonzero(np.frombuffer(record.experts.encode(), np.uint8) != ord("0"))
     if asked.size:
         # When it is first asked, the assistant reads the prompt too; then what was written since it was last asked.
         first = np.array([record.prompt_tokens + asked[0]], np.float64)

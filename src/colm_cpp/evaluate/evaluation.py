@@ -15,7 +15,7 @@ from ..files.lock import lock_folder
 from ..heads.adapters import adapter_digest, in_effect
 from ..heads.head import Head
 from ..heads.tables import PLAIN, Runs, threshold_for
-from ..options import ANSWER_OPTIONS, STRATEGIES, choice
+from ..options import ANSWER_OPTIONS, STRATEGIES, GenerationOptions, choice, seed_of
 from ..sources.hub import resolve
 from ..sources.identity import adapters_identity, head_identity, model_identity
 from ..sources.names import find_head
@@ -342,16 +342,16 @@ def answers(
         experts: the pairs of arms that have an ``expert``.
     """
 
+    given = GenerationOptions.checked({**ANSWER_OPTIONS, **options})
+
     def own(problem: Problem, arm: Arm) -> dict[str, Any]:
-        given = {**ANSWER_OPTIONS, **options}
-        seed = (int(given["seed"]) + problem.index) % (2**32 - 1)
         # Without look-ahead, so that it does not depend on the machine what is asked, and in which batches.
         decided = {
             **arm.runs.facts(),
             "strategy": arm.strategy,
             "head": arm.head,
             "threshold": arm.threshold,
-            "seed": seed,
+            "seed": seed_of(given["seed"], problem.index),
         }
         return {"lookahead": 0, **given, **decided}
 

@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,7 +20,7 @@ from .._shown import shortened, shown
 from ..errors import CorpusError
 from ..files.output_file import write_file
 from ..files.reading import read_json, real, unfinished, whole_number, whole_rows, why
-from ..results import Completion, FinishReason, Source, Token
+from ..results import BASE, Completion, FinishReason, Token
 
 __all__ = [
     "FOLDER_FILES",
@@ -28,9 +29,8 @@ __all__ = [
     "VERSION",
     "Record",
     "RecordFolder",
+    "expert_digits",
     "is_record",
-    "source_letters",
-    "sources_of",
 ]
 
 FORMAT = "colm-evaluation"
@@ -38,7 +38,8 @@ VERSION = 2
 SINGLE_ARMS = ("base", "assistant")  # the models alone
 # Beside meta.json: what an evaluation's folder has.
 FOLDER_FILES = ("records", "report.md", "report.json", "accuracy_by_rate.png", "accuracy_by_speed.png")
-_LETTERS: dict[Source, str] = {"base": "b", "assistant": "a"}
+_DIGITS = frozenset("01")
+_OF_LETTERS = str.maketrans("ba", "01")  # of a record of an older version
 _REASONS = get_args(FinishReason)
 
 
@@ -51,7 +52,7 @@ class Record:
         finish_reason: why the answer ended.
         ids: token ids, an end-of-generation token included.
         pieces: the text that each token added; joined, they are the answer.
-        sources: the model that wrote each token, one letter each: ``b`` base, ``a`` assistant.
+        experts: the model that wrote each token, one digit each: 0 base, 1 assistant.
         defer_logits: z_t at each token; None where it is infinite, or where the head was not asked.
         prompt_tokens: tokens in the prompt.
         base_steps: positions at which the base gave a distribution.
@@ -68,7 +69,7 @@ class Record:
     finish_reason: FinishReason
     ids: tuple[int, ...]
     pieces: tuple[str, ...]
-    sources: str
+    experts: str
     defer_logits: tuple[float | None, ...]
     prompt_tokens: int
     base_steps: int
@@ -91,7 +92,7 @@ class Record:
             finish_reason=completion.finish_reason,
             ids=tuple(token.id for token in tokens),
             pieces=tuple(token.text for token in tokens),
-            sources=source_letters(tokens),
+            experts=expert_digits(tokens),
             defer_logits=tuple(
                 None if (z := token.defer_logit) is None or not math.isfinite(z) else round(z, 4) for token in tokens
             ),
@@ -118,12 +119,12 @@ class Record:
     @property
     def n_deferred(self) -> int:
         """Tokens deferred."""
-        return self.sources.count("a")
+        return len(self.experts) - self.experts.count(str(BASE))
 
     @property
     def n_runs(self) -> int:
         """Times that the turn went from the base to the assistant."""
-        return f"b{self.sources}".count("ba")
+        return sum(before == str(BASE) != now for before, now in pairwise(f"{BASE}{self.experts}"))
 
     def to_json(self) -> str:
         """One line."""
@@ -142,6 +143,11 @@ class Record:
         value = json.loads(line)
         if not isinstance(value, dict) or not is_record(value):
             raise ValueError("not a record")
+        if "sources" in value:
+            letters = value.pop("sources")
+            if not isinstance(letters, str) or set(letters) - set("ba"):
+                raise ValueError(f"sources is {shown(letters)}; it must consist of the letters b and a")
+            value["experts"] = letters.translate(_OF_LETTERS)
         value.setdefault("held", [])
         for name in ("ids", "pieces", "defer_logits", "logprobs", "held"):
             if name == "logprobs" and value.get(name) is None:
@@ -160,15 +166,15 @@ class Record:
             whole_number("a place of held", place, 0, len(value["ids"]) - 1)
         if value["finish_reason"] not in _REASONS:
             raise ValueError(f"finish_reason is {shown(value['finish_reason'])}; it must be one of {_REASONS}")
-        if not isinstance(value["sources"], str) or set(value["sources"]) - set(_LETTERS.values()):
-            raise ValueError(f"sources is {shown(value['sources'])}; it must consist of the letters b and a")
+        if not isinstance(value["experts"], str) or set(value["experts"]) - _DIGITS:
+            raise ValueError(f"experts is {shown(value['experts'])}; it must consist of the digits 0 and 1")
         if not all(isinstance(piece, str) for piece in value["pieces"]):
             raise ValueError("an entry of pieces is not a text")
         for name in ("defer_logits", "logprobs"):
             if not all(z is None or (type(z) in (int, float) and abs(z) < math.inf) for z in value.get(name) or ()):
                 raise ValueError(f"an entry of {name} is not a finite number")
         record = cls(**value)
-        columns = [record.ids, record.pieces, record.sources, record.defer_logits]
+        columns = [record.ids, record.pieces, record.experts, record.defer_logits]
         if len({len(column) for column in (*columns, record.logprobs or record.ids)}) > 1:
             raise ValueError("columns of different lengths")
         return record
@@ -315,16 +321,12 @@ class RecordFolder:
             os.fsync(stream.fileno())
 
 
-def source_letters(tokens: Sequence[Token]) -> str:
-    """Who wrote each token, one letter each: ``b`` base, ``a`` assistant."""
-    return "".join(_LETTERS[token.source] for token in tokens)
+def expert_digits(tokens: Sequence[Token]) -> str:
+    """Who wrote each token, one digit each: 0 base, 1 assistant."""
+    return "".join(str(token.expert) for token in tokens)
 
 
 def is_record(value: Mapping[str, Any]) -> bool:
-    """Whether the object has the names of a record. The newest columns may be missing."""
-    return value.keys() | {"logprobs", "held"} == Record.__dataclass_fields__.keys()
-
-
-def sources_of(record: Record) -> Sequence[Source]:
-    """``sources`` as the values of :attr:`colm_cpp.Token.source`."""
-    return ["assistant" if letter == "a" else "base" for letter in record.sources]
+    """Whether the object has the names of a record, or those of an older version."""
+    names = {"experts" if name == "sources" else name for name in value}
+    return len(names) == len(value) and names | {"logprobs", "held"} == Record.__dataclass_fields__.keys()

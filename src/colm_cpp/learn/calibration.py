@@ -23,7 +23,7 @@ from ..evaluate.records import Record
 from ..evaluate.tasks import Problem
 from ..heads.head import Head
 from ..heads.tables import PLAIN, Runs, add_table, find_table
-from ..options import ANSWER_OPTIONS
+from ..options import ANSWER_OPTIONS, GenerationOptions
 from ..sources.identity import pair_identity
 from .runs import eta_of, logit_of, runs_table
 
@@ -167,7 +167,7 @@ def calibrate(
         OptionError: ``default_rate`` outside [0, 1].
         CorpusError: there are no prompts, or the base wrote no token for them.
     """
-    options = {**ANSWER_OPTIONS, **options}
+    options = GenerationOptions.checked({**ANSWER_OPTIONS, **options})
     runs = Runs.of(options)
     if not problems:
         raise CorpusError("there are no prompts to calibrate on; give a file with at least one")

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from .._numbers import integer
 from .._shown import shown
-from ..engine.pair import MAX_PARALLEL
 from ..errors import ColmError, CorpusError
 from ..files.lock import lock_folder
 from ..files.rows import add_row, begin_rows
+from ..options import MAX_PARALLEL
 from ..sources.identity import pair_identity
 from .forks import FILE, FORMAT, MAX_TOKENS, VERSION, Fork, Path, differing_rows, parse_group
 from .scored import ScoredText, scored_texts

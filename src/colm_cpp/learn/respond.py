@@ -15,14 +15,13 @@ from .._numbers import integer
 from .._shown import shown
 from ..corpus.documents import BadRow, Corpus, Document
 from ..corpus.texts import prompt_messages, uses_chat
-from ..engine.pair import DEFAULT_THRESHOLD
 from ..errors import ChatTemplateError, ColmError, ContextFull, CorpusError, GenerationError, TokenizeError
-from ..evaluate.records import source_letters
+from ..evaluate.records import expert_digits
 from ..files.lock import lock_folder
 from ..files.reading import lines, whole_number, whole_rows
 from ..files.rows import add_row, begin_rows
 from ..heads.adapters import of_model
-from ..options import ANSWER_OPTIONS, MAX_SEED, GenerationOptions
+from ..options import ANSWER_OPTIONS, MAX_SEED, GenerationOptions, seed_of
 from ..sources.identity import adapters_identity, head_identity, model_identity
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def respond(
         pair: the loaded pair.
         corpus: prompts. Completions in it are ignored.
         out: the folder. Its ``responses.jsonl`` keeps the answers with their tokens, and for a pair who wrote each
-            (``sources``: ``b`` base, ``a`` assistant).
+            (``experts``: 0 base, 1 assistant).
         options: generation options; the defaults are :data:`colm_cpp.options.ANSWER_OPTIONS`. ``seed`` is the seed of
             the first prompt; each later prompt adds 1.
         head: the head that decides who writes. With ``always`` the assistant writes alone. A learned head gives texts
@@ -99,10 +98,9 @@ def respond(
     """
     if chat and not pair.base["chat_template"]:
         raise ChatTemplateError(f"{pair.base['path']} has no chat template; answer the texts without chat")
-    options = {**ANSWER_OPTIONS, **options}
     use_chat = uses_chat(pair.base, chat)
-    integer("seed", options.get("seed", 0), 0, MAX_SEED)
-    GenerationOptions.of(options).to_core(DEFAULT_THRESHOLD)  # refused before they are written down
+    options = GenerationOptions.checked({**ANSWER_OPTIONS, **options})
+    integer("seed", options["seed"], 0, MAX_SEED)  # not None
     writers: dict[str, Any] = {}
     if head != ALWAYS:
         writers = {"base": model_identity(pair.base["path"]), **head_identity(head)}
@@ -213,7 +211,7 @@ def _answers(
                 ready[number] = tokens
                 continue
             asked.append((number, document))
-            yield tokens, {**options, "seed": (int(options["seed"]) + number) % (MAX_SEED + 1)}
+            yield tokens, {**options, "seed": seed_of(options["seed"], number)}
 
     for count, result in _written(pair, prompts(), n_parallel):
         number, document = asked[count]
@@ -265,7 +263,7 @@ def _row(document: Document, result: Completion | ColmError) -> dict[str, Any] |
         "prompt": document.prompt,
         "completion": result.text,
         "ids": [token.id for token in tokens],
-        "sources": source_letters(tokens),
+        "experts": expert_digits(tokens),
         "finish_reason": result.finish_reason,
     }
 

@@ -92,10 +92,7 @@ class Scorer:
                 n_outputs=MAX_OUTPUTS,
                 loaded=weights_of is not None,
             )
-            # llama.cpp makes no context with fewer outputs than sequences.
-            self.n_texts = min(MAX_TEXTS, *(core.n_outputs for core in core_options))
-            for core in core_options:
-                core.n_sequences = self.n_texts
+            self.n_texts = int(core_options[0].values["n_sequences"])
             try:
                 of = None if weights_of is None else weights_of._open_core()
                 self._core: _core.ScoringPair | None = _core.ScoringPair(core_options[0], core_options[1], progress, of)

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, TypeGuard, get_args
 
 from ..errors import CorpusError
-from ..evaluate.records import SINGLE_ARMS, Record, RecordFolder, is_record, sources_of
-from ..results import Source, defer_prob
+from ..evaluate.records import SINGLE_ARMS, Record, RecordFolder, is_record
+from ..results import BASE, Source, defer_prob, expert_of, source_of
 
 __all__ = ["TRACE_FORMAT", "TRACE_VERSION", "TracedText", "TracedToken", "read_arms", "read_texts", "traced"]
 
@@ -35,7 +35,7 @@ class TracedToken:
         text: the text that became certain with it; empty for the end of the text, and where a character spread over
             several tokens is not whole yet.
         id: token id.
-        source: whose turn it was.
+        expert: whose turn it was: 0 is the base, 1 the assistant.
         defer_prob: probability of deferral, 0 to 1; None where it was not recorded, or where the head was not asked.
         other: other likely tokens at this position with their probabilities (None: zero or not recorded), likeliest
             first. They come from the distribution that chose the token. Empty where none were recorded.
@@ -43,14 +43,19 @@ class TracedToken:
 
     text: str
     id: int
-    source: Source
+    expert: int
     defer_prob: float | None
     other: tuple[tuple[str, float | None], ...] = ()
 
     @property
     def deferred(self) -> bool:
-        """Whether it was the assistant's turn."""
-        return self.source == "assistant"
+        """Whether it was an assistant's turn."""
+        return self.expert != BASE
+
+    @property
+    def source(self) -> Source:
+        """``expert`` in words."""
+        return source_of(self.expert)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,10 +197,8 @@ def _record(value: Any) -> Record:
     record = Record.from_json(json.dumps(value))
     if not (all(map(_is_int, record.ids)) and all(map(_is_text, record.pieces))):
         raise ValueError("ids must hold integers, and pieces must hold strings")
-    if not _is_int(record.problem) or not isinstance(record.sources, str):
-        raise ValueError("problem must be an integer, and sources a string")
-    if set(record.sources) - set("ab"):
-        raise ValueError("sources has letters other than a and b")
+    if not _is_int(record.problem):
+        raise ValueError("problem must be an integer")
     if not all(z is None or (_is_number(z) and not math.isnan(z)) for z in record.defer_logits):
         raise ValueError("defer_logits has an entry that is not a number")
     return record
@@ -204,18 +207,18 @@ def _record(value: Any) -> Record:
 def traced(record: Record, title: str) -> TracedText:
     """The text of a record. What it continues is not in it."""
     held = set(record.held)
-    columns = zip(record.pieces, record.ids, sources_of(record), record.defer_logits, strict=True)
+    columns = zip(record.pieces, record.ids, map(int, record.experts), record.defer_logits, strict=True)
     tokens = tuple(
-        TracedToken(piece, id_, source, None if i in held else _probability(z, source))
-        for i, (piece, id_, source, z) in enumerate(columns)
+        TracedToken(piece, id_, expert, None if i in held else _probability(z, expert))
+        for i, (piece, id_, expert, z) in enumerate(columns)
     )
     return TracedText(title, None, tokens, record.finish_reason == "eos" and bool(tokens))
 
 
-def _probability(logit: float | None, source: Source) -> float:
+def _probability(logit: float | None, expert: int) -> float:
     if logit is None:
         # A record has no sign for an infinite logit, and needs none: no threshold leaves the turn in doubt.
-        return 1.0 if source == "assistant" else 0.0
+        return 0.0 if expert == BASE else 1.0
     return defer_prob(float(logit))
 
 
@@ -272,7 +275,7 @@ def _add(trace: _Open, value: Any) -> None:
     if value.get("end_token") is not None:
         # Whatever text the vocabulary has for it, it is no part of what was generated.
         end = _token(value["end_token"])
-        trace.tokens.append(TracedToken("", end.id, end.source, end.defer_prob, end.other))
+        trace.tokens.append(TracedToken("", end.id, end.expert, end.defer_prob, end.other))
         trace.ended = True
 
 
@@ -284,13 +287,16 @@ def _token(value: Any) -> TracedToken:
         raise ValueError("its id must be an integer, and its text a string")
     if source not in get_args(Source):
         raise ValueError(f"its source is {source!r}, not 'base' or 'assistant'")
+    expert = value.get("expert", expert_of(source))  # traces of an older version have no number
+    if not _is_int(expert) or source_of(expert) != source:
+        raise ValueError(f"its expert is {expert!r}, and its source {source!r}")
     if p is not None and not (_is_number(p) and 0.0 <= p <= 1.0):
         raise ValueError(f"its defer_prob is {p!r}, not 0 to 1")
     likely = value.get("top_logprobs") or []
     if not isinstance(likely, list):
         raise ValueError("its top_logprobs is not a list")
     other = tuple(_alternative(entry) for entry in likely if not (isinstance(entry, dict) and entry.get("id") == id_))
-    return TracedToken(text, id_, source, None if p is None else float(p), other)
+    return TracedToken(text, id_, expert, None if p is None else float(p), other)
 
 
 def _alternative(value: Any) -> tuple[str, float | None]:

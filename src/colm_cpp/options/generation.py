@@ -1,0 +1,352 @@
+"""How one text is written."""
+
+# ruff: noqa: RUF009  # option() makes a field; its default is what it says
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import re
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict, get_args
+
+from .. import _core
+from .._numbers import integer, real, share
+from .._shown import shown
+from ..errors import OptionError
+from ..grammar.gbnf import response_grammar, to_gbnf
+from .field import Choice, Own, Real, Whole, documented, option, read_fields, reject_unknown
+
+if TYPE_CHECKING:
+    from ..heads.head import Head
+
+__all__ = [
+    "ANSWER_OPTIONS",
+    "MAX_LOOKAHEAD",
+    "MAX_SEED",
+    "STRATEGIES",
+    "GenerationOptions",
+    "GenerationOptionsDict",
+    "StrategyName",
+    "WritingOptionsDict",
+    "seed_of",
+]
+
+StrategyName = Literal["defer", "compose", "contrastive"]
+STRATEGIES: tuple[StrategyName, ...] = get_args(StrategyName)
+ScheduleName = Literal["constant", "linear", "cosine", "exponential"]
+
+# llama.cpp reads the next seed as "draw one".
+MAX_SEED = 2**32 - 2
+MAX_LOOKAHEAD = 15  # kMostLookahead
+_AUTO_LOOKAHEAD = -1  # kAutoLookahead
+# Defaults for answers in ``learn`` and in its commands.
+ANSWER_OPTIONS: Mapping[str, Any] = MappingProxyType({"max_tokens": 512, "temperature": 0.0, "seed": 0})
+_DECIMAL = re.compile(r"-?[0-9]{1,10}")
+
+
+class WritingOptionsDict(TypedDict, total=False):
+    """Keyword arguments of :func:`colm_cpp.generate`; see :class:`GenerationOptions`."""
+
+    threshold: float | None
+    defer_rate: float | None
+    target_rate: float | None
+    hold: int
+    leave_threshold: float | None
+    strategy: StrategyName
+    beta: float
+    alpha: float
+    schedule: ScheduleName
+    schedule_tokens: int
+    max_tokens: int | None
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    typical_p: float
+    repeat_penalty: float
+    frequency_penalty: float
+    presence_penalty: float
+    penalty_last_n: int
+    seed: int | None
+    stop: str | Iterable[str] | None
+    logit_bias: Mapping[int, float] | Mapping[str, float | str] | None
+    grammar: Any
+    response_format: Any
+    logprobs: int | None
+    lookahead: int | Literal["auto"]
+
+
+class GenerationOptionsDict(WritingOptionsDict, total=False):
+    """Keyword arguments of a pair's ``generate`` and ``stream``; see :class:`GenerationOptions`."""
+
+    head: str | os.PathLike[str] | Head | None
+
+
+@documented
+@dataclass(frozen=True, kw_only=True)
+class GenerationOptions:
+    """How one text is written. Sampling options have the names and defaults of ``llama_cpp.Llama``."""
+
+    head: str | os.PathLike[str] | Head | None = option(
+        None, Own("as for load()"), "The deferral head for this text. None: the pair's."
+    )
+    threshold: float | None = option(
+        None,
+        Real(0.0, 1.0),
+        "Defer when the defer probability exceeds this value; 1: never defer. None: the head's default, or 0.5.",
+        "A token is deferred exactly when z_t > logit(eta). 1 is the base alone, 0 is the assistant alone.",
+        section="Deferral",
+    )
+    defer_rate: float | None = option(
+        None,
+        Real(0.0, 1.0),
+        "Share of tokens to defer. The head's calibration table gives the threshold. Replaces ``threshold``.",
+        "The table is the one for this ``hold`` and ``leave_threshold`` (``colm calibrate``). The head ``random`` "
+        "needs no table.",
+        section="Deferral",
+    )
+    target_rate: float | None = option(
+        None,
+        Real(0.0, 1.0),
+        "Adjust the threshold during the text, so that this share of its tokens is deferred.",
+        "The first threshold is ``threshold`` if given, else the calibrated one if the head has a table, else the "
+        "head's default. It cannot be combined with ``schedule``.",
+        section="Deferral",
+    )
+    hold: int = option(
+        1,
+        Whole(1),
+        "Number of tokens that the assistant writes each time that the head defers. The head is not asked between "
+        "them.",
+        "Meanwhile the base reads nothing (except with ``compose`` and ``contrastive``, which mix its distribution "
+        "in). Then it reads the whole run in one batch. Deferral rates count all tokens of the assistant.",
+        section="Deferral",
+    )
+    leave_threshold: float | None = option(
+        None,
+        Real(0.0, 1.0),
+        "After a token of the assistant, defer when the defer probability exceeds this value. A lower value makes runs "
+        "longer. None: the same as ``threshold``.",
+        "A value above ``threshold`` counts as ``threshold``. Schedule and target rate move both thresholds alike.",
+        section="Deferral",
+    )
+    strategy: str = option(
+        "defer",
+        Choice(STRATEGIES),
+        "Distribution to sample from when the head defers: the assistant's (defer), a mixture of both models "
+        "(compose), or their contrast (contrastive).",
+        "``compose`` is (1 - p) P_base + p P_assistant with p = sigmoid(z_t). ``contrastive`` is log P_assistant - "
+        "beta log P_base over the ids with P_assistant >= alpha max P_assistant (Li et al., arXiv 2210.15097).",
+        section="Deferral",
+    )
+    beta: float = option(0.5, Real(0.0, 1000.0), "Weight of the base in ``contrastive``.", section="Deferral")
+    alpha: float = option(
+        0.1,
+        Real(0.0, 1.0, is_open=True),
+        "In ``contrastive``: drop tokens whose probability is below this share of the assistant's top probability.",
+        section="Deferral",
+    )
+    schedule: str = option(
+        "constant",
+        Choice(get_args(ScheduleName)),
+        "How the threshold falls from 1 to its value during the first ``schedule_tokens`` tokens.",
+        "p is the share of these tokens that is written: ``constant`` eta; ``linear`` 1 + (eta - 1) p; ``cosine`` eta "
+        "+ (1 - eta)(1 + cos(pi p)) / 2; ``exponential`` max(eta, 0.0001)^p.",
+        section="Deferral",
+    )
+    schedule_tokens: int = option(0, Whole(0), "Length of the schedule in tokens.", section="Deferral")
+    max_tokens: int | None = option(
+        128, Whole(-1), "The most tokens to generate; -1: until the context is full.", "None means the same as -1."
+    )
+    temperature: float = option(
+        0.8, Real(0.0), "Sampling temperature; 0 is greedy.", "For answers to messages the default is 0.2."
+    )
+    top_k: int = option(40, Whole(-(2**31)), "Keep the k likeliest tokens; 0 or less is off.")
+    top_p: float = option(0.95, Real(0.0, 1.0), "Nucleus sampling; 1 is off.")
+    min_p: float = option(
+        0.05, Real(0.0, 1.0), "Drop tokens whose probability is below this share of the top probability; 0 is off."
+    )
+    typical_p: float = option(1.0, Real(0.0, 1.0, is_open=True), "Locally typical sampling; 1 is off.")
+    repeat_penalty: float = option(
+        1.0,
+        Real(0.0, is_open=True),
+        "Divide the logits of tokens among the last ``penalty_last_n`` by this number; 1 is off.",
+    )
+    frequency_penalty: float = option(
+        0.0,
+        Real(),
+        "Subtract this from a token's logit for each occurrence among the last ``penalty_last_n``; 0 is off.",
+    )
+    presence_penalty: float = option(
+        0.0,
+        Real(),
+        "Subtract this once from the logit of every token among the last ``penalty_last_n``; 0 is off.",
+    )
+    penalty_last_n: int = option(
+        64, Whole(0, 2**20), "How many of the last generated tokens the penalties look at; 0 turns them off."
+    )
+    seed: int | None = option(
+        None,
+        Whole(0, MAX_SEED),
+        "Seed of sampling and of the random head. None: a random seed, which is reported.",
+        "It is in ``stats``.",
+    )
+    stop: str | Iterable[str] | None = option(
+        None,
+        Own("a string, or a list of them"),
+        "End the text just before this string.",
+        "Of several strings, before the first one that appears. A control token such as ``<|im_start|>`` ends the text "
+        "where a model writes that token.",
+    )
+    logit_bias: Mapping[int, float] | Mapping[str, float | str] | None = option(
+        None,
+        Own("a dict of token id -> number"),
+        "Add a number to the logit of a token, by its id; -inf bans the token.",
+        'For JSON, an id may also be a string of decimal digits, and minus infinity the string ``"-inf"``.',
+    )
+    grammar: Any = option(
+        None,
+        Own("GBNF text, a JSON schema, a pydantic model or a LlamaGrammar"),
+        "Grammar that the text must follow.",
+        "One of: GBNF text with a rule named root; a JSON schema (dict, or text beginning with ``{``); a pydantic "
+        "model; a ``llama_cpp.LlamaGrammar``.",
+    )
+    response_format: Any = option(
+        None,
+        Own("a dict"),
+        "Instead of ``grammar``, as in OpenAI's API.",
+        '``{"type": "json_object"}`` or ``{"type": "json_schema", "json_schema": {"schema": ...}}``.',
+    )
+    logprobs: int | None = option(
+        None,
+        Whole(0),
+        "Report this many of the likeliest tokens at each position.",
+        "On the command line, ``--json`` and ``--trace`` have them.",
+    )
+    lookahead: int | str = option(
+        0,
+        Whole(0, MAX_LOOKAHEAD, "auto"),
+        "The most deferred tokens that the base drafts before the assistant verifies them in one batch; 0 is off. auto "
+        "drafts where it saves time.",
+        "Whether it does is judged by the measured step times and acceptance rate. The choices follow the same rules, "
+        "but a batch rounds a quantised model's logits differently from single tokens. The text can then differ where "
+        "two tokens are nearly equally likely, so the default is 0. In a batch every text drafts for itself, and the "
+        "assistant verifies the drafts of all texts in one call.",
+    )
+
+    # Of each object, in the form that the extension takes. No field: it follows from the fields.
+    _values: ClassVar[dict[str, Any]]
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> GenerationOptions:
+        """Raises TypeError for an unknown name, and what the class itself raises."""
+        reject_unknown(options, cls, "generate()")
+        return cls(**options)
+
+    @classmethod
+    def checked(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """``options`` as the class keeps them, fit to be given several times. Errors are those of :meth:`of`."""
+        read = cls.of(options)
+        return {name: getattr(read, name) for name in options}
+
+    def replaced(self, own: Mapping[str, Any]) -> GenerationOptions:
+        """These options, those in ``own`` replaced. Errors are those of :meth:`of`."""
+        reject_unknown(own, type(self), "generate()")
+        return dataclasses.replace(self, **own) if own else self
+
+    def __post_init__(self) -> None:
+        """Checks all options. What can be read only once, such as an iterator of stop strings, becomes a list.
+
+        Raises:
+            OptionError: a value of the wrong type or outside its range, or two options that contradict each other.
+            GrammarError: the grammar or JSON schema is not one.
+        """
+        read_fields(self)
+        if self.stop is not None and not isinstance(self.stop, str):
+            object.__setattr__(self, "stop", _strings(self.stop))
+        self._check_stop()
+        for name in ("threshold", "target_rate"):
+            if self.defer_rate is not None and getattr(self, name) is not None:
+                raise OptionError(f"defer_rate and {name} both set how much is deferred; leave one of them out")
+        if self.grammar is not None and self.response_format is not None:
+            raise OptionError("grammar and response_format both set the form of the text; leave one of them out")
+        grammar = response_grammar(self.response_format) if self.grammar is None else self.grammar
+        values = {name: getattr(self, name) for name in _CORE if getattr(self, name) is not None}
+        values |= {
+            "max_tokens": -1 if self.max_tokens is None else self.max_tokens,
+            "stop": self.stop_strings(),
+            "logit_bias": self._biases(),
+            "grammar": to_gbnf(grammar),
+            "lookahead": _AUTO_LOOKAHEAD if self.lookahead == "auto" else self.lookahead,
+        }
+        _core.GenerationOptions(values)  # what only the extension can judge
+        object.__setattr__(self, "_values", values)
+
+    def stop_strings(self) -> list[str]:
+        """``stop`` as a list."""
+        if self.stop is None:
+            return []
+        return [self.stop] if isinstance(self.stop, str) else list(self.stop)
+
+    def _check_stop(self) -> None:
+        for text in self.stop_strings():
+            if not isinstance(text, str):
+                raise OptionError(f"stop holds {shown(text)}; each stop string must be a str")
+            try:
+                text.encode("utf-8")
+            except UnicodeEncodeError:
+                raise OptionError(
+                    f"the stop string {shown(text)} holds a lone surrogate, so no text can contain it"
+                ) from None
+
+    def rate_to_start_from(self) -> float | None:
+        """The deferral rate to look up in the calibration table; None where the threshold does not come from it."""
+        if self.defer_rate is not None:
+            return self.defer_rate
+        return self.target_rate if self.threshold is None else None
+
+    def _biases(self) -> list[tuple[int, float]]:
+        """``logit_bias`` as the extension takes it."""
+        if self.logit_bias is not None and not isinstance(self.logit_bias, Mapping):
+            raise OptionError(f"logit_bias is {shown(self.logit_bias)}; give a dict of token id -> bias")
+        biases: dict[int, float] = {}
+        for key, bias in (self.logit_bias or {}).items():
+            # The keys of a JSON object are strings. int() would accept other forms, and fails on thousands of digits.
+            token = int(key) if isinstance(key, str) and _DECIMAL.fullmatch(key) else key
+            number = integer("a token of logit_bias", token, -(2**31), 2**31 - 1)
+            if number in biases:
+                raise OptionError(f"logit_bias names token {number} twice, as a number and as a string; leave one out")
+            biases[number] = -math.inf if bias == "-inf" else real("a logit_bias", bias)
+        return list(biases.items())
+
+    def to_core(self, default_threshold: float) -> _core.GenerationOptions:
+        """The extension's form; a seed is drawn where none is given.
+
+        Raises:
+            OptionError: ``default_threshold`` is outside [0, 1].
+        """
+        threshold = share("threshold", default_threshold) if self.threshold is None else self.threshold
+        seed = secrets.randbelow(MAX_SEED + 1) if self.seed is None else self.seed
+        values: dict[str, Any] = {**self._values, "threshold": threshold, "seed": seed}
+        return _core.GenerationOptions(values)
+
+
+# Options that the extension has under the same name.
+_CORE = frozenset(_core.GenerationOptions.ranges()) & {field.name for field in dataclasses.fields(GenerationOptions)}
+
+
+def seed_of(first: int, number: int) -> int:
+    """The seed of text ``number`` of several, counted from 0, where text 0 has the seed ``first``."""
+    return (first + number) % (MAX_SEED + 1)
+
+
+def _strings(given: object) -> list[Any]:
+    try:
+        return list(given)  # type: ignore[call-overload, no-any-return]  # a 0-dimensional array claims to be iterable
+    except TypeError:
+        raise OptionError(f"stop is {shown(given)}; give a string or a list of strings") from None

@@ -1,0 +1,339 @@
+"""How models are loaded."""
+
+# ruff: noqa: RUF009  # option() makes a field; its default is what it says
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypedDict
+
+import numpy as np
+
+from .. import _core
+from .._numbers import real
+from .._shown import shown
+from ..errors import OptionError
+from ..files.paths import to_native
+from ..heads.adapters import adapter_digest
+from .field import (
+    MAX_FLOAT,
+    Choice,
+    Flag,
+    Own,
+    Real,
+    Whole,
+    documented,
+    option,
+    option_dict,
+    read_fields,
+    reject_unknown,
+)
+
+__all__ = [
+    "CPU_N_UBATCH",
+    "DEFAULT_N_CTX",
+    "LONG_N_UBATCH",
+    "MAX_PARALLEL",
+    "MOST_RUN_OUTPUTS",
+    "LoadOptions",
+    "LoadOptionsDict",
+    "SlotOptions",
+]
+
+PathLike = str | os.PathLike[str]
+KVType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
+
+# ggml_type
+_KV_TYPES = {
+    "f32": 0,
+    "f16": 1,
+    "q4_0": 2,
+    "q4_1": 3,
+    "q5_0": 6,
+    "q5_1": 7,
+    "q8_0": 8,
+    "iq4_nl": 20,
+    "bf16": 30,
+}
+_SPLIT_MODES = {"none": 0, "layer": 1, "row": 2}
+DEFAULT_N_CTX = 4096
+CPU_N_UBATCH = 128
+LONG_N_UBATCH = 512
+MOST_RUN_OUTPUTS = 8  # kMostRunOutputs
+MAX_PARALLEL = 256  # kMaxSequences
+_MAX_CONTEXT = 2**28
+_MAX_BATCH = 2**20
+_MAX_THREADS = 512
+
+
+class LoadOptionsDict(TypedDict, total=False):
+    """Keyword arguments of :func:`colm_cpp.load`; see :class:`LoadOptions`."""
+
+    n_ctx: int | None
+    n_batch: int
+    n_ubatch: int | None
+    n_threads: int | None
+    n_threads_batch: int | None
+    n_gpu_layers: int
+    main_gpu: int
+    split_mode: Literal["none", "layer", "row"]
+    tensor_split: Sequence[float] | None
+    offload_kqv: bool
+    flash_attn: bool | None
+    type_k: KVType
+    type_v: KVType
+    swa_full: bool
+    repack: bool
+    batch_invariant: bool
+    use_mmap: bool | None
+    use_mlock: bool
+    rope_freq_base: float
+    rope_freq_scale: float
+    lora: PathLike | Sequence[PathLike | tuple[PathLike, float]]
+
+
+@documented
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadOptions:
+    """How one model is loaded. Names and meaning are those of ``llama_cpp.Llama``."""
+
+    n_ctx: int | None = option(
+        None,
+        Whole(0, _MAX_CONTEXT),
+        "Context size in tokens, prompt and text together. 0: the length that the model was trained with. None: 4096, "
+        "or the length that both models were trained with if that is less.",
+        "1 is too small.",
+    )
+    n_batch: int = option(512, Whole(1, _MAX_BATCH), "The most tokens in one llama.cpp call during prefill.")
+    n_ubatch: int | None = option(
+        None,
+        Whole(1, _MAX_BATCH),
+        "The most tokens in one pass of the graph. None: 128, or 512 with a GPU.",
+        "A value above ``n_batch`` counts as ``n_batch``. On a CPU 128 is as fast as 512 and takes a quarter of the "
+        "memory. :class:`colm_cpp.learn.Scorer` takes 512.",
+    )
+    n_threads: int | None = option(
+        None,
+        Whole(1, _MAX_THREADS),
+        "Threads for single tokens. None: one for each usable physical core.",
+        "Usable are those that the process's affinity and its control group's CPU quota allow. A file below 16 MiB "
+        "gets one thread, because more threads would wait for each other longer than they compute.",
+    )
+    n_threads_batch: int | None = option(
+        None, Whole(1, _MAX_THREADS), "Threads for prefill. None: the value of ``n_threads``."
+    )
+    n_gpu_layers: int = option(
+        -1,
+        Whole(-1, 2**20),
+        "Layers on the GPU; -1 is all, 0 is none.",
+        "It has no effect if llama-cpp-python has no GPU.",
+    )
+    main_gpu: int = option(0, Whole(0, 2**10), "The GPU that holds the whole model when ``split_mode`` is none.")
+    split_mode: str = option("layer", Choice(tuple(_SPLIT_MODES)), "How several GPUs share a model.")
+    tensor_split: Sequence[float] | None = option(
+        None,
+        Own("a list of numbers, 0 or more"),
+        "Each GPU's share of the model, such as 1,2. None: in proportion to the GPUs' free memory.",
+    )
+    offload_kqv: bool = option(True, Flag(), "Keep the KV cache on the GPU.")
+    flash_attn: bool | None = option(
+        None,
+        Flag(),
+        "Flash attention on or off. None: on where the device supports it, but off with an f32 cache.",
+        "True reads an f32 cache as f16; f32 then takes more memory and gains nothing.",
+    )
+    type_k: str = option(
+        "f16",
+        Choice(tuple(_KV_TYPES)),
+        "Type of the K cache.",
+        '``"f32"`` keeps the precision of a float32 model. It takes twice the memory of f16.',
+    )
+    type_v: str = option(
+        "f16",
+        Choice(tuple(_KV_TYPES)),
+        "Type of the V cache.",
+        "Quantised types need flash attention, even with an f32 K cache.",
+    )
+    swa_full: bool = option(
+        True,
+        Flag(),
+        "Full-size KV cache for sliding-window layers.",
+        "Without it, going back to a shorter prefix needs a new prefill.",
+    )
+    repack: bool = option(
+        True,
+        Flag(),
+        "Keep weights in a layout that suits this CPU, if llama.cpp has one for their type.",
+        "Single tokens are faster with it. On some CPUs the prefill is faster without it.",
+    )
+    batch_invariant: bool = option(
+        False,
+        Flag(),
+        "Give every token the same logits, bit for bit, alone and in a batch; slower.",
+        "Look-ahead and batches then write exactly the text that the model writes alone. By default llama.cpp's "
+        "kernels round larger batches differently. Loading measures the largest batch that is exact, which takes some "
+        "seconds. A pass of the graph is then no longer than that and no longer than ``n_ubatch``, weights are not "
+        "repacked, and an f16 cache becomes bf16. Prefill is slower, and on many CPUs single tokens are too.",
+    )
+    use_mmap: bool | None = option(
+        None,
+        Flag(),
+        "Map the file instead of reading it. None: map it, except where weights are repacked for the CPU.",
+        "Repacking copies the weights, and the mapped file would take memory beside the copies.",
+    )
+    use_mlock: bool = option(False, Flag(), "Keep the model in RAM, so that it is not swapped out.")
+    rope_freq_base: float = option(0.0, Real(0.0), "RoPE base frequency; 0: the model's own.")
+    rope_freq_scale: float = option(0.0, Real(0.0), "RoPE frequency scale; 0: the model's own.")
+    lora: PathLike | Sequence[PathLike | tuple[PathLike, float]] = option(
+        (),
+        Own("a path, or a list of paths and (path, scale)"),
+        "A LoRA adapter to apply, with its scale, which is 1 unless given.",
+        "A list holds several.",
+    )
+
+    @classmethod
+    def merge(cls, shared: Mapping[str, Any], own: Mapping[str, Any] | None) -> LoadOptions:
+        """Options of one model: ``shared`` ones, replaced by its ``own`` where both have a name.
+
+        Raises:
+            TypeError: an unknown name.
+            OptionError: a value outside its range.
+        """
+        merged = {**shared, **(own or {})}
+        reject_unknown(merged, cls, "load()")
+        return cls(**merged)
+
+    @classmethod
+    def of_both(
+        cls, shared: Mapping[str, Any], base_options: object, assistant_options: object
+    ) -> tuple[LoadOptions, LoadOptions]:
+        """Base's and assistant's options, as :func:`colm_cpp.load` is given them. Errors are those of :meth:`merge`."""
+        return (
+            cls.merge(shared, option_dict("base_options", base_options)),
+            cls.merge(shared, option_dict("assistant_options", assistant_options)),
+        )
+
+    def __post_init__(self) -> None:
+        read_fields(self)
+        if self.n_ctx == 1:
+            raise OptionError("n_ctx is 1; it must be from 2 to 268435456, or 0 for the model's own context length")
+        for part in self._shares():
+            if not 0.0 <= real("tensor_split", part) <= MAX_FLOAT:
+                raise OptionError(f"tensor_split holds {shown(part)}; each share must be a finite number, 0 or more")
+        self.adapters()
+
+    def _shares(self) -> list[Any]:
+        """``tensor_split`` as a list; it may be given as an array."""
+        given = () if self.tensor_split is None else self.tensor_split
+        if isinstance(given, np.ndarray):
+            given = given.tolist()
+        if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
+            raise OptionError(f"tensor_split is {shown(given)}; give a list with one share for each GPU")
+        return list(given)
+
+    def adapters(self) -> list[tuple[str, float]]:
+        """``lora`` as a list of (path, scale)."""
+        if isinstance(self.lora, (str, os.PathLike)):
+            return [(os.fspath(self.lora), 1.0)]
+        if not isinstance(self.lora, Sequence):
+            raise OptionError(f"lora is {shown(self.lora)}; give a path, or a list of paths or (path, scale) tuples")
+        pairs = []
+        for entry in self.lora:
+            if isinstance(entry, (str, os.PathLike)):
+                pairs.append((os.fspath(entry), 1.0))
+            elif isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], (str, os.PathLike)):
+                scale = real("the scale of a LoRA adapter", entry[1])
+                if abs(scale) > MAX_FLOAT:
+                    raise OptionError(f"the scale of a LoRA adapter is {shown(entry[1])}; it must be a finite number")
+                pairs.append((os.fspath(entry[0]), scale))
+            else:
+                raise OptionError(f"lora holds {shown(entry)}; each entry must be a path or a (path, scale) tuple")
+        return pairs
+
+    def context_size(self, trained: int) -> int:
+        """``n_ctx`` for a model that was trained with ``trained`` tokens (0: its file does not say)."""
+        if self.n_ctx is None:
+            return min(DEFAULT_N_CTX, trained) if trained else DEFAULT_N_CTX
+        return self.n_ctx or trained or DEFAULT_N_CTX
+
+    def pass_size(self) -> int:
+        """``n_ubatch``, or the value that None stands for."""
+        if self.n_ubatch is not None:
+            return self.n_ubatch
+        return LONG_N_UBATCH if self._uses_gpu() else CPU_N_UBATCH
+
+    def uses_flash_attention(self) -> bool:
+        """``flash_attn``, or the value that None stands for on a device that supports it."""
+        if self.flash_attn is not None:
+            return self.flash_attn
+        # It reads f32 as f16; a quantised V cache cannot be read otherwise.
+        return "f32" not in (self.type_k, self.type_v) or self.type_v not in ("f32", "f16", "bf16")
+
+    def maps_file(self, *, quantised: bool) -> bool:
+        """``use_mmap``, or the value that None stands for with these weights."""
+        if self.use_mmap is not None:
+            return self.use_mmap
+        return not quantised or not self.repack or self.batch_invariant or self._uses_gpu()
+
+    def _uses_gpu(self) -> bool:
+        return self.n_gpu_layers != 0 and any(device["gpu"] for device in _core.devices())
+
+    def to_core(
+        self,
+        path: str,
+        n_ctx: int,
+        n_threads: int,
+        adapters: list[tuple[str, float]],
+        *,
+        quantised: bool = False,
+        n_sequences: int = 1,
+        n_outputs: int = 1,
+    ) -> _core.ModelOptions:
+        """The extension's form. ``n_ctx`` and ``n_threads`` replace values that were left open."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        flash_attn = self.uses_flash_attention()
+        own_threads = self.n_threads or n_threads
+        values |= {
+            "path": to_native(path),
+            "n_ctx": n_ctx,
+            "n_ubatch": self.pass_size(),
+            "n_threads": own_threads,
+            "n_threads_batch": self.n_threads_batch or own_threads,
+            "split_mode": _SPLIT_MODES[self.split_mode],
+            "tensor_split": [float(part) for part in self._shares()],
+            "flash_attn": -1 if flash_attn and self.flash_attn is None else int(flash_attn),  # -1: where supported
+            "type_k": _KV_TYPES[self.type_k],
+            "type_v": _KV_TYPES[self.type_v],
+            "use_mmap": self.maps_file(quantised=quantised),
+            "lora": [(to_native(adapter), scale, adapter_digest(adapter)) for adapter, scale in adapters],
+            "n_sequences": n_sequences,
+            "n_outputs": min(n_outputs, self.n_batch),
+        }
+        return _core.ModelOptions(values)
+
+
+@documented
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotOptions:
+    """How many texts a pair writes at a time, and what it keeps of others."""
+
+    n_parallel: int = option(
+        1,
+        Whole(1, MAX_PARALLEL),
+        "Slots: texts that are written at the same time.",
+        "Each has ``n_ctx`` tokens of its own in both models' KV caches. A new text takes the slot that holds the "
+        "longest beginning of it.",
+    )
+    cache_mb: int = option(
+        256,
+        Whole(0, 2**20),
+        "The most megabytes of memory for what slots held before other texts took them; 0 keeps nothing.",
+        "Several long chats can then alternate without being read again. Of a model that cannot go back (recurrent, "
+        "hybrid, a sliding window with swa_full=False) a quarter is for checkpoints inside the texts in slots: a text "
+        "that changes is read from the last one before the change.",
+    )
+
+    def __post_init__(self) -> None:
+        read_fields(self)
