@@ -110,7 +110,7 @@ class LlamaModel final : public LanguageModel {
     std::size_t n_ubatch_ = 0;
     std::size_t n_outputs_ = 1;
     std::size_t n_sequences_ = 1;
-    std::uint32_t invariant_pass_ = 0;  // tokens of a pass at most, of a model that is invariant
+    std::uint32_t invariant_pass_ = 0;      // tokens of a pass at most, of a model that is invariant
     std::vector<std::uint8_t> state_mark_;  // how llama.cpp's states of sequences begin
     bool can_rewind_ = true;
     bool swa_full_ = true;

@@ -65,7 +65,7 @@ std::vector<std::size_t> read_for(World& w, const Models& models, const Job& job
 
 // The oracle with texts of some hundred tokens, which begin like others, in slots enough or too few, some
 // cancelled while they are read.
-TEST(long_texts_are_what_each_is_alone) {
+TEST_CASE("long_texts: are what each is alone") {
     reference::Random random(21);
     std::size_t n_back = 0;
     std::size_t n_restored = 0;
@@ -121,9 +121,9 @@ TEST(long_texts_are_what_each_is_alone) {
                 continue;
             }
             ++n_cancelled;
-            CHECK_EQ(cancelled.count(i), 1);
-            CHECK(std::equal(got.sequence.tokens.begin(), got.sequence.tokens.end(),
-                             alone.sequence.tokens.begin()));
+            REQUIRE_EQ(cancelled.count(i), 1);
+            REQUIRE(std::equal(got.sequence.tokens.begin(), got.sequence.tokens.end(),
+                               alone.sequence.tokens.begin()));
         }
         for (const auto& model : {w.base, w.assistant}) {
             n_back += count(*model, "back ");
@@ -131,15 +131,15 @@ TEST(long_texts_are_what_each_is_alone) {
         }
         n_cut += w.loop->n_steps() < w.base->batches.size() ? 1 : 0;
         for (const std::size_t id : {0, 1})
-            CHECK(expert(w, id).checkpoint_bytes() <= limits.checkpoint_bytes);
+            REQUIRE(expert(w, id).checkpoint_bytes() <= limits.checkpoint_bytes);
     }
-    CHECK(n_back > 50);
-    CHECK(n_restored > 5);
-    CHECK(n_cut > 10);
-    CHECK(n_cancelled > 10);
+    REQUIRE(n_back > 50);
+    REQUIRE(n_restored > 5);
+    REQUIRE(n_cut > 10);
+    REQUIRE(n_cancelled > 10);
 }
 
-TEST(a_long_text_is_read_in_pieces_and_the_others_write_between_them) {
+TEST_CASE("a long text is read in pieces and the others write between them") {
     for (const std::string head : {"never", "always"})
         for (const bool can_rewind : {true, false}) {
             const Models models;
@@ -149,27 +149,27 @@ TEST(a_long_text_is_read_in_pieces_and_the_others_write_between_them) {
             std::vector<Job> jobs = {long_job({5, 6}, head, 40), long_job(long_text(1000, 3), head)};
             w.add(jobs, 0, 1);
             for (int i = 0; i < 3; ++i) w.step();
-            CHECK_EQ(w.written[0].steps.size(), 3);
+            REQUIRE_EQ(w.written[0].steps.size(), 3);
             w.add(jobs, 1);
             std::size_t n_steps = 0;
             for (; w.written[1].steps.empty(); ++n_steps) {
                 w.step();
-                CHECK_EQ(w.written[0].steps.size(), 4 + n_steps);  // a token with each piece
+                REQUIRE_EQ(w.written[0].steps.size(), 4 + n_steps);  // a token with each piece
             }
             // With the token of the other, 99 of a piece fill a batch.
-            CHECK_EQ(n_steps, 11);
+            REQUIRE_EQ(n_steps, 11);
             w.run();
             for (std::size_t i = 0; i < 2; ++i)
                 check_text(w.written.at(i), write_alone(models, jobs[i], limits.n_ctx));
             FakeModel& reader = head == "never" ? *w.base : *w.assistant;
-            CHECK_EQ(reader.n_read, 2 + 39 + 1000 + 3);  // none twice
-            for (const std::size_t size : reader.sizes) CHECK(size <= 100);
+            REQUIRE_EQ(reader.n_read, 2 + 39 + 1000 + 3);  // none twice
+            for (const std::size_t size : reader.sizes) REQUIRE(size <= 100);
             const colm::Stats& stats = w.written[1].sequence.stats;
-            CHECK_EQ(head == "never" ? stats.base_tokens_read : stats.assistant_tokens_read, 1003);
+            REQUIRE_EQ(head == "never" ? stats.base_tokens_read : stats.assistant_tokens_read, 1003);
         }
 }
 
-TEST(of_two_long_texts_the_one_that_came_first_is_read_first) {
+TEST_CASE("of two long texts the one that came first is read first") {
     Limits limits = of(3, 600, 50);
     const Models models;
     World w(models, limits);
@@ -177,13 +177,13 @@ TEST(of_two_long_texts_the_one_that_came_first_is_read_first) {
                              long_job(long_text(500, 4))};
     w.add(jobs);
     w.run();
-    CHECK_EQ(w.ended[0], 1);
-    CHECK_EQ(w.ended[1], 2);
+    REQUIRE_EQ(w.ended[0], 1);
+    REQUIRE_EQ(w.ended[1], 2);
     for (std::size_t i = 0; i < 3; ++i)
         check_text(w.written.at(i), write_alone(models, jobs[i], limits.n_ctx));
 }
 
-TEST(a_long_beginning_that_two_texts_share_is_read_once_in_pieces) {
+TEST_CASE("a long beginning that two texts share is read once in pieces") {
     Limits limits = of(2, 600, 50);
     const Models models;
     World w(models, limits);
@@ -191,12 +191,12 @@ TEST(a_long_beginning_that_two_texts_share_is_read_once_in_pieces) {
     jobs[1].prompt.push_back(9);
     w.add(jobs);
     w.run();
-    CHECK(w.base->n_read <= 500 + 1 + 2 * 4);
+    REQUIRE(w.base->n_read <= 500 + 1 + 2 * 4);
     for (std::size_t i = 0; i < 2; ++i)
         check_text(w.written.at(i), write_alone(models, jobs[i], limits.n_ctx));
 }
 
-TEST(an_interrupt_or_an_error_between_two_pieces_changes_nothing_in_the_texts) {
+TEST_CASE("an interrupt or an error between two pieces changes nothing in the texts") {
     const Models models;
     for (const bool fails : {false, true})
         for (const bool can_rewind : {true, false})
@@ -219,53 +219,53 @@ TEST(an_interrupt_or_an_error_between_two_pieces_changes_nothing_in_the_texts) {
                     } catch (const colm::Cancelled&) {
                     }
                 }
-                CHECK_EQ(w.ended.size(), 2);
+                REQUIRE_EQ(w.ended.size(), 2);
                 for (std::size_t i = 0; i < 2; ++i)
                     if (w.written[i].reason != FinishReason::failed)
                         check_text(w.written.at(i), write_alone(models, jobs[i], limits.n_ctx));
             }
 }
 
-TEST(cancelling_a_text_that_is_read_in_pieces_stops_the_decode) {
+TEST_CASE("cancelling a text that is read in pieces stops the decode") {
     World w{Models(), of(1, 600, 50)};
     w.add(std::vector<Job>{long_job(long_text(500, 3))});
     for (int i = 0; i < 3; ++i) w.step();
     w.base->on_eval = [&](std::size_t, colm::Interrupt& interrupt) {
-        CHECK(!w.loop->cancel(*w.texts[0]));
-        CHECK(interrupt.requested());
+        REQUIRE(!w.loop->cancel(*w.texts[0]));
+        REQUIRE(interrupt.requested());
         throw colm::Cancelled();
     };
     w.run();
-    CHECK_EQ(w.written[0].reason, FinishReason::cancelled);
-    CHECK_EQ(w.base->n_read, 150);
+    REQUIRE_EQ(w.written[0].reason, FinishReason::cancelled);
+    REQUIRE_EQ(w.base->n_read, 150);
 }
 
 // -- checkpoints
 
-TEST(a_model_that_cannot_go_back_reads_from_the_last_checkpoint_before_the_change) {
+TEST_CASE("a model that cannot go back reads from the last checkpoint before the change") {
     const Models models;
     const Limits limits = recurrent(1000);
     World w(models, limits);
     const Text prompt = long_text(300, 1);
     using Reads = std::vector<std::size_t>;
     // The base reads the prompt and three of four tokens; the last of them nobody needs.
-    CHECK_EQ(read_for(w, models, long_job(prompt), 1000), (Reads{303, 0}));
+    REQUIRE_EQ(read_for(w, models, long_job(prompt), 1000), (Reads{303, 0}));
     // The same again: from the end of the prompt, whose last token is read anew.
-    CHECK_EQ(read_for(w, models, long_job(prompt), 1000), (Reads{4, 0}));
+    REQUIRE_EQ(read_for(w, models, long_job(prompt), 1000), (Reads{4, 0}));
     // Another answer was in the chat, and a new message behind it.
     Text chat = prompt;
     chat.insert(chat.end(), 50, 4);
-    CHECK_EQ(read_for(w, models, long_job(chat), 1000), (Reads{1 + 50 + 3, 0}));
+    REQUIRE_EQ(read_for(w, models, long_job(chat), 1000), (Reads{1 + 50 + 3, 0}));
     // A change in the middle: from the checkpoint at 256 tokens, which lies there because texts have some
     // every so often.
     chat[280] = static_cast<Token>((chat[280] + 1) % kVocab);
-    CHECK_EQ(read_for(w, models, long_job(chat), 1000), (Reads{350 - 256 + 3, 0}));
+    REQUIRE_EQ(read_for(w, models, long_job(chat), 1000), (Reads{350 - 256 + 3, 0}));
     // A change before all of them.
     chat[3] = static_cast<Token>((chat[3] + 1) % kVocab);
-    CHECK_EQ(read_for(w, models, long_job(chat), 1000), (Reads{353, 0}));
+    REQUIRE_EQ(read_for(w, models, long_job(chat), 1000), (Reads{353, 0}));
 }
 
-TEST(a_whole_continuation_needs_no_checkpoint_and_makes_one_where_it_begins) {
+TEST_CASE("a whole continuation needs no checkpoint and makes one where it begins") {
     const Models models;
     World w(models, recurrent(1000));
     Text chat = long_text(200, 1);
@@ -274,13 +274,13 @@ TEST(a_whole_continuation_needs_no_checkpoint_and_makes_one_where_it_begins) {
     const std::size_t n_first = chat.size();
     chat.insert(chat.end(), 60, 4);
     using Reads = std::vector<std::size_t>;
-    CHECK_EQ(read_for(w, models, long_job(chat), 1000), (Reads{1 + 60 + 3, 0}));
+    REQUIRE_EQ(read_for(w, models, long_job(chat), 1000), (Reads{1 + 60 + 3, 0}));
     // The message is written anew: from the end of the answer before it.
     std::fill(chat.begin() + static_cast<std::ptrdiff_t>(n_first), chat.end(), 5);
-    CHECK_EQ(read_for(w, models, long_job(chat), 1000), (Reads{1 + 60 + 3, 0}));
+    REQUIRE_EQ(read_for(w, models, long_job(chat), 1000), (Reads{1 + 60 + 3, 0}));
 }
 
-TEST(checkpoints_go_with_a_text_that_leaves_its_slot) {
+TEST_CASE("checkpoints go with a text that leaves its slot") {
     const Models models;
     Limits limits = recurrent(1000);
     limits.cache_bytes = 100000;
@@ -293,45 +293,45 @@ TEST(checkpoints_go_with_a_text_that_leaves_its_slot) {
         job.seed = static_cast<std::uint32_t>(turn);
         job.prompt.insert(job.prompt.end(), 20, static_cast<Token>(turn + 3));
         const std::vector<std::size_t> n = read_for(w, models, job, 1000);
-        CHECK(n[0] <= 1 + 20 + 3);
-        CHECK(n[1] <= 1 + 20 + 3 + 16);  // it may have been asked first behind the end of the prompt
+        REQUIRE(n[0] <= 1 + 20 + 3);
+        REQUIRE(n[1] <= 1 + 20 + 3 + 16);  // it may have been asked first behind the end of the prompt
     }
 }
 
-TEST(checkpoints_are_no_more_than_they_may_be_and_the_crowded_ones_go_first) {
+TEST_CASE("checkpoints are no more than they may be and the crowded ones go first") {
     const Models models;
     Limits limits = recurrent(3000);
     limits.checkpoint_bytes = 32;  // four
     World w(models, limits);
     read_for(w, models, long_job(long_text(2000, 1)), 3000);
     const colm::Checkpoints& kept = expert(w, 0).checkpoints(0);
-    CHECK_EQ(kept.size(), 4);
-    CHECK_EQ(kept.back().n_tokens, 1999);  // the end of the prompt
+    REQUIRE_EQ(kept.size(), 4);
+    REQUIRE_EQ(kept.back().n_tokens, 1999);  // the end of the prompt
     std::size_t before = 0;
     for (const colm::Checkpoint& checkpoint : kept) {
-        CHECK(checkpoint.n_tokens - before <= 1100);
+        REQUIRE(checkpoint.n_tokens - before <= 1100);
         before = checkpoint.n_tokens;
     }
-    CHECK(w.base->n_checkpoints >= 8);
+    REQUIRE(w.base->n_checkpoints >= 8);
     w.loop->forget();
-    CHECK_EQ(expert(w, 0).checkpoint_bytes(), 0);
+    REQUIRE_EQ(expert(w, 0).checkpoint_bytes(), 0);
 }
 
-TEST(a_checkpoint_that_llama_cpp_refuses_is_read_again) {
+TEST_CASE("a checkpoint that llama cpp refuses is read again") {
     const Models models;
     World w(models, recurrent(1000));
     const Text prompt = long_text(300, 1);
     read_for(w, models, long_job(prompt), 1000);
     w.base->can_restore = false;
-    CHECK_EQ(read_for(w, models, long_job(prompt), 1000)[0], 303);
+    REQUIRE_EQ(read_for(w, models, long_job(prompt), 1000)[0], 303);
 }
 
-TEST(models_that_go_back_make_no_checkpoints) {
+TEST_CASE("models that go back make no checkpoints") {
     Limits limits = recurrent(1000);
     limits.can_rewind = true;
     const Models models;
     World w(models, limits);
-    CHECK_EQ(read_for(w, models, long_job(long_text(300, 1)), 1000)[0], 303);
-    CHECK_EQ(w.base->n_checkpoints, 0);
-    CHECK_EQ(w.base->batches[0].size(), 64);
+    REQUIRE_EQ(read_for(w, models, long_job(long_text(300, 1)), 1000)[0], 303);
+    REQUIRE_EQ(w.base->n_checkpoints, 0);
+    REQUIRE_EQ(w.base->batches[0].size(), 64);
 }

@@ -23,7 +23,7 @@ from colm_cpp.files.output_file import OutputFile
 
 LOAD: dict[str, Any] = {"n_ctx": 1024, "n_batch": 256}
 OPTIONS: dict[str, Any] = {"temperature": 0, "head": "random", "threshold": 0.5, "max_tokens": 12, "seed": 1}
-PAIRS = {
+PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "attention": ({"arch": "llama"}, {"arch": "qwen2"}),
     "hybrid and recurrent": ({"arch": "jamba"}, {"arch": "mamba"}),
     "windowed": ({"arch": "gemma3"}, {"arch": "gemma3", "seed": 3}),

@@ -136,8 +136,8 @@ def generate(prompt: str | None, **values: Any) -> None:
     others = (values["grammar_file"], values["json_schema"], values["chat_template"])
     inputs = read_by({**values, "head": head}, *models.files(), *texts, *others)
     for name in ("out", "trace"):
-        used = [*inputs, values["session"]]
-        check(f"--{name}", values[name], force=values["force"], inputs=used, may_be_stdout=True)
+        others_too = [*inputs, values["session"]]
+        check(f"--{name}", values[name], force=values["force"], inputs=others_too, may_be_stdout=True)
     check("--session", values["session"], force=True, inputs=inputs)
     # A text may be appended to its own prompt, which has been read. Results of a batch would become rows.
     check_stdout(inputs if many else read_by({**values, "head": head}, *models.files(), *others))
