@@ -9,18 +9,12 @@
 namespace colm {
 namespace {
 
-using Clock = Loop::Clock;
-
 // The longest batch of an expert's that says something about those of a few tokens.
 constexpr std::size_t kMeasuredBatch = 32;
 // Tokens that may lie beyond a text: draft tokens, and what the base wrote behind them.
 constexpr std::size_t kMostAhead = 32;
 // A beginning that is no longer says nothing about whether two texts belong together.
 constexpr std::size_t kLeastCommon = 16;
-
-double seconds_since(Clock::time_point start) {
-    return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 bool has_nan(View<const float> logits) {
     bool found = false;
@@ -36,7 +30,7 @@ struct Loop::Asked {
     std::size_t n_open = 0;  // draft tokens to verify
     bool next = false;       // and the token behind them, which waits
     bool going = true;       // until a draft token was rejected
-    Clock::time_point begin{};
+    double begin = 0.0;
     std::size_t n_calls = 0;  // decodes before
 };
 
@@ -67,12 +61,17 @@ struct Loop::Running {
     std::exception_ptr error;
 };
 
-Loop::Loop(Experts experts, Choices choices, std::size_t cache_bytes)
+double Loop::clock_seconds() {
+    return std::chrono::duration<double>(Clock::now().time_since_epoch()).count();
+}
+
+Loop::Loop(Experts experts, Choices choices, std::size_t cache_bytes, std::function<double()> now)
     : experts_(std::move(experts)),
       choices_(std::move(choices)),
       estimates_(experts_.size()),
       slots_(experts_.front()->n_slots()),
       saved_(cache_bytes),
+      now_(std::move(now)),
       slots_by_age_(slots_.size()) {
     std::iota(slots_by_age_.begin(), slots_by_age_.end(), std::size_t{0});
 }
@@ -114,7 +113,7 @@ bool Loop::cancel(Text& text) {
 
 std::vector<Event> Loop::step(Interrupt& interrupt) {
     const Moving moving = begin_step(interrupt);
-    const auto begin = Clock::now();
+    const double begin = now_();
     std::vector<double> prefill_s;
     for (Running* text : moving) prefill_s.push_back(text->stats().prefill_s);
     std::exception_ptr cancelled;
@@ -136,7 +135,7 @@ std::vector<Event> Loop::step(Interrupt& interrupt) {
         }
     }
     for (std::size_t i = 0; i < moving.size(); ++i)
-        moving[i]->stats().decode_s += seconds_since(begin) - (moving[i]->stats().prefill_s - prefill_s[i]);
+        moving[i]->stats().decode_s += now_() - begin - (moving[i]->stats().prefill_s - prefill_s[i]);
     for (const auto& text : running_)
         if (text->slot) hand_over(*text);
     if (std::exchange(damaged_, false))
@@ -283,7 +282,7 @@ Question Loop::question(Running& text, ExpertId expert) const {
 
 void Loop::read_base(const Moving& moving, Interrupt& interrupt) {
     std::vector<Question> questions;
-    const auto begin = Clock::now();
+    const double begin = now_();
     for (Running* text : moving) {
         text->stats().lookahead = text->draft.lookahead() != 0 && can_look_ahead(1);
         if (text->error || text->decision || !may_go_on(*text)) continue;
@@ -312,10 +311,10 @@ void Loop::read_base(const Moving& moving, Interrupt& interrupt) {
         Stats& stats = text.stats();
         stats.base_tokens_read += n;
         n_read += n;
-        if (n_read <= n) seconds = seconds_since(begin);
+        if (n_read <= n) seconds = now_() - begin;
         attempt(text, [&] {
             if (answer.error) std::rethrow_exception(answer.error);
-            if (stats.base_steps++ == 0) stats.prefill_s += seconds_since(begin);
+            if (stats.base_steps++ == 0) stats.prefill_s += now_() - begin;
             text.decision->hear_base(*answer.prediction);
             decide(text, true);
         });
@@ -375,14 +374,16 @@ bool Loop::blocked(const Running& text) const {
 // Whether the experts are asked in this step: where a text is blocked, or where writing on does not pay.
 bool Loop::must_ask(const Moving& moving) const {
     std::vector<double> p;
+    std::size_t n_risked = 0;
     ExpertId expert = kBase;
     for (const Running* text : moving) {
         if (blocked(*text)) return true;
         if (text->error || text->draft.n_open() == 0 || text->draft.lookahead() != kAutoLookahead) continue;
         p.push_back(text->draft.confidence());
+        n_risked += text->draft.n_risked();
         expert = text->draft.first_expert();
     }
-    return !p.empty() && !estimates_.worth_going_on(p, expert, moving.size());
+    return !p.empty() && !estimates_.worth_going_on(p, expert, moving.size(), n_risked);
 }
 
 void Loop::ask_experts(const Moving& moving, Interrupt& interrupt) {
@@ -410,12 +411,12 @@ void Loop::ask_experts(const Moving& moving, Interrupt& interrupt) {
         for (const Running* text : moving) n_calls.push_back(text->writing.sequence().calls.size());
         bool moved = false;
         for (const Running* text : moving) moved = moved || !text->asked;
-        const auto begin = Clock::now();
+        const double begin = now_();
         std::optional<double> seconds;
         std::size_t n_counts = 0;
         if (!questions[expert].empty()) experts_[expert]->ask(std::move(questions[expert]));
         experts_[expert]->collect(!moved, interrupt, [&](const Answer& answer) {
-            if (!seconds) seconds = seconds_since(begin);
+            if (!seconds) seconds = now_() - begin;
             ++n_counts;
             hear(*running_at(answer.slot), answer);
         });
@@ -449,7 +450,7 @@ void Loop::ask(Running& text, std::vector<std::vector<Question>>& questions) {
     asked.next = text.decision && asked.n_open == draft.n_open() && text.decision->expert() == asked.expert &&
                  asked.n_open < experts_[asked.expert]->n_counts();
     if (asked.next) question.counts.push_back(question.tokens->size());
-    asked.begin = Clock::now();
+    asked.begin = now_();
     asked.n_calls = text.sequence().calls.size();
     text.asked = asked;
     questions[asked.expert].push_back(std::move(question));
@@ -460,7 +461,7 @@ void Loop::hear(Running& text, const Answer& answer) {
     Asked& asked = *text.asked;
     Stats& stats = text.stats();
     if (answer.count == 0 && !answer.error && stats.assistant_calls++ == 0)
-        stats.prefill_s += seconds_since(asked.begin);
+        stats.prefill_s += now_() - asked.begin;
     const bool last = answer.error || answer.count + 1 == asked.n_open + (asked.next ? 1 : 0);
     if (!asked.going) {
         // Behind a rejected draft token. What it shows of the cache concerns the other texts all the same.
@@ -468,6 +469,7 @@ void Loop::hear(Running& text, const Answer& answer) {
     } else {
         try {
             if (answer.error) std::rethrow_exception(answer.error);
+            if (answer.count > 0) estimates_.shared_call(asked.expert, in_step_.size());
             if (answer.count == asked.n_open) {
                 const Step step = text.decision->choose(*answer.prediction);
                 if (text.decision->needs_base())
@@ -477,8 +479,10 @@ void Loop::hear(Running& text, const Answer& answer) {
                 text.decision.reset();
             } else {
                 const double log_odds = text.draft.first_log_odds();
+                const std::size_t n_risked = text.draft.n_risked() + (text.decision ? 1 : 0);
                 asked.going = text.draft.verify(*answer.prediction, text.router());
                 estimates_.verified(log_odds, asked.going);
+                if (!asked.going) estimates_.lost(asked.expert, n_risked);
                 ++stats.n_drafted;
                 if (asked.going) ++stats.n_accepted;
             }

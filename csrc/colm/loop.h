@@ -42,8 +42,10 @@ class Loop {
     using Experts = std::vector<std::unique_ptr<Expert>>;
 
     // Experts by their ids: the base first. They have the same number of slots. `cache_bytes`: for what slots
-    // held before other texts took them.
-    Loop(Experts experts, Choices choices, std::size_t cache_bytes = 0);
+    // held before other texts took them. `now`: the seconds by which times are measured; tests have a clock
+    // of their own.
+    Loop(Experts experts, Choices choices, std::size_t cache_bytes = 0,
+         std::function<double()> now = clock_seconds);
     ~Loop();
 
     // These may be called from any thread, also while another is in step(); the next step sees it.
@@ -85,6 +87,8 @@ class Loop {
     struct Asked;
     using Moving = std::vector<Running*>;
 
+    static double clock_seconds();
+
     Moving begin_step(Interrupt& interrupt);
     void take_in();
     void fill_slots();
@@ -112,6 +116,7 @@ class Loop {
     Estimates estimates_;
     Slots slots_;
     SavedTexts saved_;
+    std::function<double()> now_;
     std::vector<std::unique_ptr<Running>> running_;  // in order of their ids
     std::vector<std::size_t> slots_by_age_;          // the one that was not used for longest first
     std::vector<Event> events_;

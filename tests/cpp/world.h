@@ -199,14 +199,15 @@ struct Limits {
 };
 
 struct World {
-    explicit World(const Models& models, const Limits& limits = {})
+    explicit World(const Models& models, const Limits& limits = {}, const std::function<double()>& now = {})
         : base(make(limits, limits.base_batch, std::max(limits.n_slots, limits.base_batch), models.base,
                     models.hidden)),
           assistant(make(limits, limits.assistant_batch, limits.n_outputs, models.assistant, {})) {
         colm::Loop::Experts experts;
         experts.push_back(std::make_unique<colm::LocalExpert>(base, colm::kBase, models.choices.n_shared));
         experts.push_back(std::make_unique<colm::LocalExpert>(assistant, 1, models.choices.n_shared));
-        loop = std::make_unique<colm::Loop>(std::move(experts), models.choices, limits.cache_bytes);
+        loop = now ? std::make_unique<colm::Loop>(std::move(experts), models.choices, limits.cache_bytes, now)
+                   : std::make_unique<colm::Loop>(std::move(experts), models.choices, limits.cache_bytes);
     }
 
     static std::shared_ptr<FakeModel> make(const Limits& limits, std::size_t n_batch, std::size_t n_outputs,
