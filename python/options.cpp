@@ -38,6 +38,7 @@ void register_model_options(py::module_& module) {
         .def_readwrite("batch_invariant", &ModelOptions::batch_invariant)
         .def_readwrite("use_mmap", &ModelOptions::use_mmap)
         .def_readwrite("use_mlock", &ModelOptions::use_mlock)
+        .def_readwrite("huge_pages", &ModelOptions::huge_pages)
         .def_readwrite("rope_freq_base", &ModelOptions::rope_freq_base)
         .def_readwrite("rope_freq_scale", &ModelOptions::rope_freq_scale)
         .def_readwrite("lora", &ModelOptions::lora);

@@ -52,6 +52,8 @@ struct ModelOptions {
     bool batch_invariant = false;
     bool use_mmap = true;
     bool use_mlock = false;
+    // Ask the system for huge pages where weights are read or repacked into memory (Linux).
+    bool huge_pages = true;
     // 0: from the model.
     float rope_freq_base = 0.0f;
     float rope_freq_scale = 0.0f;

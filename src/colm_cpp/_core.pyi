@@ -85,6 +85,7 @@ class ModelOptions:
     batch_invariant: bool
     use_mmap: bool
     use_mlock: bool
+    huge_pages: bool
     rope_freq_base: float
     rope_freq_scale: float
     lora: list[tuple[str, float, str]] | list[tuple[bytes, float, str]]

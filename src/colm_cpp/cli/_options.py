@@ -158,6 +158,7 @@ LOAD = _table(
         "use_mmap": "Map the model file into memory instead of reading it. Unset: on, unless its weights are repacked "
         "for the CPU.",
         "use_mlock": "Lock the models in RAM, so that they are not swapped out.",
+        "huge_pages": "On Linux, keep weights that are not mapped in huge pages, which are faster.",
         "rope_freq_base": "RoPE base frequency; 0: the model's own value.",
         "rope_freq_scale": "RoPE frequency scale; 0: the model's own value.",
         "lora": "A LoRA adapter to apply. SCALE is 1 unless given. Repeatable.",
