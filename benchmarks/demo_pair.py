@@ -12,8 +12,8 @@ import argparse
 from pathlib import Path
 
 import colm_cpp as colm
-from colm_cpp.demo import ARMS, answer_all, demo_problems, tally
-from colm_cpp.preset import DEMO_FOLDER
+from colm_cpp.evaluate.demo import ARMS, answer_all, demo_problems, tally
+from colm_cpp.sources.preset import DEMO_FOLDER
 
 
 def main() -> None:

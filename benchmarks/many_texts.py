@@ -24,8 +24,8 @@ import numpy as np
 from bare import Slot, decode
 
 import colm_cpp as colm
-from colm_cpp.cores import usable_cores
-from colm_cpp.pair import TRAINING_FREE_HEADS
+from colm_cpp.engine.pair import TRAINING_FREE_HEADS
+from colm_cpp.machine.cores import usable_cores
 
 PROMPT = "Question: A shop sells pens and books. Write a word problem about it and solve it step by step.\nAnswer:"
 DEPTH = 64  # tokens that a sequence holds where a decode is timed

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import colm_cpp as colm
-from colm_cpp.memory import estimate
+from colm_cpp.engine.memory import estimate
 from colm_cpp.options import LoadOptions
 
 MB = 1e6

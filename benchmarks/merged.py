@@ -24,8 +24,8 @@ import numpy.typing as npt
 from bare import decode
 
 from colm_cpp import tune
-from colm_cpp.cores import usable_cores
 from colm_cpp.learn.scores import Scores
+from colm_cpp.machine.cores import usable_cores
 from colm_cpp.tune.data import TuneText, read_texts
 
 

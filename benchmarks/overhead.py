@@ -34,7 +34,7 @@ import numpy as np
 from two_llamas import TwoLlamas
 
 import colm_cpp as colm
-from colm_cpp.bench import PROMPT
+from colm_cpp.evaluate.bench import PROMPT
 
 N_BATCH = 512
 TURN = 4  # tokens between two turns of engine and replay
@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--n-threads", type=int, default=0, help="0: the physical cores")
     parser.add_argument("--json", type=Path, help="also write the numbers here")
     args = parser.parse_args()
-    from colm_cpp.cores import usable_cores
+    from colm_cpp.machine.cores import usable_cores
 
     n_threads = args.n_threads or usable_cores()
     results: dict[str, Any] = {

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from bare import decode
 
 from colm_cpp import _core
-from colm_cpp.cores import usable_cores
+from colm_cpp.machine.cores import usable_cores
 
 F16, BF16 = 1, 30  # ggml_type
 SIZES = (2, 3, 4, 6, 8, 12)

@@ -21,11 +21,11 @@ from typing import Any
 import llama_cpp
 from bare import Slot, decode
 
+from colm_cpp.corpus.documents import BadRow
+from colm_cpp.corpus.texts import Text, TextMaker, grouped
 from colm_cpp.learn import Scorer, select
-from colm_cpp.learn.corpus import BadRow
 from colm_cpp.learn.scores import ProgressMark, ScoresWriter
 from colm_cpp.learn.scoring import MAX_OUTPUTS, MAX_TEXTS
-from colm_cpp.learn.texts import Text, TextMaker, grouped
 
 Batch = list[Slot]
 

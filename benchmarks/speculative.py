@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import colm_cpp as colm
-from colm_cpp.cores import usable_cores
+from colm_cpp.machine.cores import usable_cores
 
 N_CTX = 1024
 

@@ -19,12 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 from colm_cpp import Head, load
+from colm_cpp.evaluate.statistics import roc_auc
 from colm_cpp.learn import Scores, TrainingOptions, make_checker, train
 from colm_cpp.learn.forks import Continuations, Fork
 from colm_cpp.learn.inputs import feature_columns
 from colm_cpp.learn.parting import RATES, caught
 from colm_cpp.learn.scored import scored_texts
-from colm_cpp.learn.statistics import roc_auc
 from colm_cpp.learn.training import text_split
 
 HELD_OUT = 0.3

@@ -7,14 +7,17 @@
 
 namespace colm {
 
-Decision::Decision(const Sequence& sequence, Router& router, const Choices& choices)
-    : router_(router), choices_(choices), scores_(router.head->n_scores()), held_(router.policy.holds()) {
-    step_.threshold = router.policy.threshold_at(sequence.n_generated(), sequence.stats.n_deferred);
+Decision::Decision(const Sequence& sequence, Deciders& deciders, const Choices& choices)
+    : deciders_(deciders),
+      choices_(choices),
+      scores_(deciders.head->n_scores()),
+      held_(deciders.policy.holds()) {
+    step_.threshold = deciders.policy.threshold_at(sequence.n_generated(), sequence.stats.n_deferred);
     input_.position = sequence.tokens.size();
-    input_.seed = router.seed;
-    const bool mixes = router.mixer.needs_base();
-    asks_head_ = !held_ || mixes || !router.head->needs_base();
-    needs_base_ = mixes || (asks_head_ && router.head->needs_base());
+    input_.seed = deciders.seed;
+    const bool mixes = deciders.mixer.needs_base();
+    asks_head_ = !held_ || mixes || !deciders.head->needs_base();
+    needs_base_ = mixes || (asks_head_ && deciders.head->needs_base());
     if (!asks_head_)
         step_.defer_logit = std::numeric_limits<double>::quiet_NaN();
     else if (!needs_base_) {
@@ -24,7 +27,7 @@ Decision::Decision(const Sequence& sequence, Router& router, const Choices& choi
 }
 
 void Decision::score() {
-    router_.head->score(input_, scores_.data());
+    deciders_.head->score(input_, scores_.data());
     step_.defer_logit = *std::max_element(scores_.begin(), scores_.end());
 }
 
@@ -45,7 +48,7 @@ Routed Decision::route(const Prediction& prediction, std::size_t k, std::vector<
 }
 
 void Decision::hear_base(const Prediction& prediction) {
-    const Head& head = *router_.head;
+    const Head& head = *deciders_.head;
     input_.token_logit = prediction.probe_logit;
     base_ = route(prediction, head.n_top_logits(), kept_);
     input_.hidden = prediction.hidden;
@@ -54,7 +57,7 @@ void Decision::hear_base(const Prediction& prediction) {
 }
 
 Token Decision::sample(const Routed& routed) {
-    return router_.sampler->choose(routed.logits, routed.distribution, input_.position);
+    return deciders_.sampler->choose(routed.logits, routed.distribution, input_.position);
 }
 
 Step Decision::draft() {
@@ -65,7 +68,7 @@ Step Decision::draft() {
 }
 
 void Decision::keep_base() {
-    if (!router_.mixer.needs_base() || base_.logits.data == kept_.data()) return;
+    if (!deciders_.mixer.needs_base() || base_.logits.data == kept_.data()) return;
     kept_.assign(base_.logits.begin(), base_.logits.end());
     base_.logits = {kept_.data(), kept_.size()};
 }
@@ -75,27 +78,27 @@ Step Decision::choose() { return chosen(sample(base_), base_); }
 Step Decision::choose(const Prediction& prediction) {
     step_.expert = expert();
     const Routed assistant = route(prediction, 0, spread_);
-    const Routed routed = router_.mixer.mix(base_, assistant, step_.defer_logit);
+    const Routed routed = deciders_.mixer.mix(base_, assistant, step_.defer_logit);
     const Token token = sample(routed);
-    if (token == kNoToken && router_.mixer.strategy() == Strategy::contrastive)
+    if (token == kNoToken && deciders_.mixer.strategy() == Strategy::contrastive)
         // The plausibility cutoff left nothing that the grammar or a ban allows.
         return chosen(sample(assistant), assistant);
     return chosen(token, routed);
 }
 
 Step Decision::chosen(Token token, const Routed& routed) {
-    if (token == kNoToken) throw GenerationError(router_.sampler->why_none());
+    if (token == kNoToken) throw GenerationError(deciders_.sampler->why_none());
     step_.token = token;
     step_.logprob = routed.logits[static_cast<std::size_t>(token)] - routed.distribution.log_normalizer;
-    step_.top_logprobs = top_logprobs(routed.logits, routed.distribution, router_.n_logprobs);
+    step_.top_logprobs = top_logprobs(routed.logits, routed.distribution, deciders_.n_logprobs);
     return step_;
 }
 
-void append(const Step& step, Sequence& sequence, Router& router) {
-    router.sampler->accept(step.token);
+void append(const Step& step, Sequence& sequence, Deciders& deciders) {
+    deciders.sampler->accept(step.token);
     sequence.tokens.push_back(step.token);
     if (step.expert != kBase) ++sequence.stats.n_deferred;
-    router.policy.observe(step.defer_logit, step.expert != kBase);
+    deciders.policy.observe(step.defer_logit, step.expert != kBase);
 }
 
 }  // namespace colm

@@ -17,7 +17,7 @@
 namespace colm {
 
 // What decides one text's tokens.
-struct Router {
+struct Deciders {
     std::shared_ptr<const Head> head;
     Policy policy;
     Mixer mixer;
@@ -35,7 +35,7 @@ struct Choices {
 class Decision {
   public:
     // Of the token that follows `sequence`. All three are borrowed.
-    Decision(const Sequence& sequence, Router& router, const Choices& choices);
+    Decision(const Sequence& sequence, Deciders& deciders, const Choices& choices);
     Decision(const Decision&) = delete;
     Decision& operator=(const Decision&) = delete;
 
@@ -67,7 +67,7 @@ class Decision {
     Token sample(const Routed& routed);
     Step chosen(Token token, const Routed& routed);
 
-    Router& router_;
+    Deciders& deciders_;
     const Choices& choices_;
     HeadInput input_;
     Routed base_;
@@ -81,6 +81,6 @@ class Decision {
 };
 
 // Notes a chosen token in the text and in what follows it.
-void append(const Step& step, Sequence& sequence, Router& router);
+void append(const Step& step, Sequence& sequence, Deciders& deciders);
 
 }  // namespace colm

@@ -29,17 +29,18 @@ std::vector<std::size_t> Draft::open_positions() const {
     return positions;
 }
 
-void Draft::add(const Step& step, Router& router) {
-    append(step, text_, router);
+void Draft::add(const Step& step, Deciders& deciders) {
+    append(step, text_, deciders);
     ended_ = ends_text_(step.token);
     ahead_.push_back({step, nullptr});
 }
 
-void Draft::add_draft_token(std::unique_ptr<Decision> decision, const Step& step, double p, Router& router) {
+void Draft::add_draft_token(std::unique_ptr<Decision> decision, const Step& step, double p,
+                            Deciders& deciders) {
     decision->keep_base();
     auto open =
-        std::make_unique<Open>(Open{std::move(decision), router.sampler->snapshot(), router.policy, p});
-    add(step, router);
+        std::make_unique<Open>(Open{std::move(decision), deciders.sampler->snapshot(), deciders.policy, p});
+    add(step, deciders);
     ahead_.back().open = std::move(open);
     ++n_open_;
 }
@@ -52,11 +53,11 @@ std::size_t Draft::first_open() const {
 
 double Draft::first_log_odds() const { return ahead_[first_open()].open->decision->base_log_odds(); }
 
-bool Draft::verify(const Prediction& prediction, Router& router) {
+bool Draft::verify(const Prediction& prediction, Deciders& deciders) {
     const std::size_t i = first_open();
     Open& open = *ahead_[i].open;
     const auto swap = [&] {
-        if (open.sampler) std::swap(open.sampler, router.sampler);
+        if (open.sampler) std::swap(open.sampler, deciders.sampler);
     };
     swap();
     Step step;
@@ -72,18 +73,18 @@ bool Draft::verify(const Prediction& prediction, Router& router) {
         --n_open_;
         return true;
     }
-    go_back(i, router);
-    add(step, router);
+    go_back(i, deciders);
+    add(step, deciders);
     return false;
 }
 
-void Draft::forget_open(Router& router) { go_back(first_open(), router); }
+void Draft::forget_open(Deciders& deciders) { go_back(first_open(), deciders); }
 
 // To the first `n_ahead` tokens beyond the text; the next one is an open draft token.
-void Draft::go_back(std::size_t n_ahead, Router& router) {
+void Draft::go_back(std::size_t n_ahead, Deciders& deciders) {
     Open& open = *ahead_[n_ahead].open;
-    if (open.sampler) router.sampler = std::move(open.sampler);
-    router.policy = open.policy;
+    if (open.sampler) deciders.sampler = std::move(open.sampler);
+    deciders.policy = open.policy;
     while (ahead_.size() > n_ahead) {
         const Ahead& last = ahead_.back();
         if (last.open) --n_open_;

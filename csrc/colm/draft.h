@@ -48,18 +48,18 @@ class Draft {
     std::vector<std::size_t> open_positions() const;
 
     // Adds a token that is certain once the draft tokens before it are accepted.
-    void add(const Step& step, Router& router);
+    void add(const Step& step, Deciders& deciders);
     // Adds a draft token that will be accepted with probability `p`. Keeps the state from before it.
-    void add_draft_token(std::unique_ptr<Decision> decision, const Step& step, double p, Router& router);
+    void add_draft_token(std::unique_ptr<Decision> decision, const Step& step, double p, Deciders& deciders);
 
     // Verifies the first open draft token by its expert's prediction after the tokens before it.
-    // False: the token was rejected and replaced, everything after it was dropped, and `router` went back.
-    bool verify(const Prediction& prediction, Router& router);
+    // False: the token was rejected and replaced, everything after it was dropped, and `deciders` went back.
+    bool verify(const Prediction& prediction, Deciders& deciders);
     // Log-odds of the base at the first open draft token.
     double first_log_odds() const;
 
     // Drops the first open draft token and everything after it.
-    void forget_open(Router& router);
+    void forget_open(Deciders& deciders);
 
     // Moves the first token, which is certain, to the text. Requires ready().
     Step hand_over(Sequence& sequence);
@@ -78,7 +78,7 @@ class Draft {
     };
 
     std::size_t first_open() const;
-    void go_back(std::size_t n_ahead, Router& router);
+    void go_back(std::size_t n_ahead, Deciders& deciders);
 
     int lookahead_;
     std::size_t limit_;

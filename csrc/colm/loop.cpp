@@ -40,13 +40,13 @@ struct Loop::Running {
           writing(std::move(w)),
           draft(writing.sequence(), lookahead, writing.limit(), writing.ends_text()),
           excluded(choices.blocked) {
-        const Token head = router().head->defer_token();
+        const Token head = deciders().head->defer_token();
         if (head != kNoToken && static_cast<std::size_t>(head) < choices.n_shared) excluded.push_back(head);
     }
 
     Sequence& sequence() { return writing.sequence(); }
     Stats& stats() { return writing.sequence().stats; }
-    Router& router() { return writing.router(); }
+    Deciders& deciders() { return writing.deciders(); }
     bool open() const { return draft.n_open() > 0 || decision; }
 
     std::shared_ptr<Text> text;
@@ -259,7 +259,7 @@ void Loop::attempt(Running& text, const Work& work) {
         text.decision.reset();
         damaged_ = true;
         if (text.draft.n_open() == 0) return fail(text);
-        text.draft.forget_open(text.router());
+        text.draft.forget_open(text.deciders());
         text.may_draft = false;
     } catch (...) {
         fail(text);
@@ -273,8 +273,8 @@ Question Loop::question(Running& text, ExpertId expert) const {
     question.excluded = {text.excluded.data(), text.excluded.size()};
     question.calls = &text.sequence().calls;
     if (expert != kBase) return question;
-    question.hidden = text.router().head->needs_hidden();
-    question.probe = text.router().head->defer_token();
+    question.hidden = text.deciders().head->needs_hidden();
+    question.probe = text.deciders().head->defer_token();
     return question;
 }
 
@@ -287,7 +287,7 @@ void Loop::read_base(const Moving& moving, Interrupt& interrupt) {
         text->stats().lookahead = text->draft.lookahead() != 0 && can_look_ahead(1);
         if (text->error || text->decision || !may_go_on(*text)) continue;
         attempt(*text, [&] {
-            text->decision = std::make_unique<Decision>(text->draft.text(), text->router(), choices_);
+            text->decision = std::make_unique<Decision>(text->draft.text(), text->deciders(), choices_);
             // A draft needs the base's choice, whoever decides.
             const bool drafts = text->draft.lookahead() > 0 && text->may_draft &&
                                 !text->decision->needs_base() && can_look_ahead(text->decision->expert());
@@ -331,7 +331,7 @@ void Loop::decide(Running& text, bool heard_base) {
     const ExpertId expert = decision.expert();
     estimates_.position(expert != kBase);
     if (expert == kBase) {
-        draft.add(decision.choose(), text.router());
+        draft.add(decision.choose(), text.deciders());
         text.decision.reset();
         return;
     }
@@ -341,7 +341,7 @@ void Loop::decide(Running& text, bool heard_base) {
         if (draft.n_open() > 0 || fixed || estimates_.worth_going_on({p}, expert, 1)) {
             const Step step = decision.draft();
             if (step.token != kNoToken)
-                return draft.add_draft_token(std::move(text.decision), step, p, text.router());
+                return draft.add_draft_token(std::move(text.decision), step, p, text.deciders());
         }
     }
     if (heard_base) decision.keep_base();
@@ -439,7 +439,7 @@ void Loop::ask(Running& text, std::vector<std::vector<Question>>& questions) {
     Draft& draft = text.draft;
     // Where the next token does not depend on the base, the expert writes it in the same batch.
     if (!text.decision && draft.can_go_on()) {
-        auto next = std::make_unique<Decision>(draft.text(), text.router(), choices_);
+        auto next = std::make_unique<Decision>(draft.text(), text.deciders(), choices_);
         if (!next->needs_base() && next->expert() == draft.first_expert()) text.decision = std::move(next);
     }
     Asked asked;
@@ -475,12 +475,12 @@ void Loop::hear(Running& text, const Answer& answer) {
                 if (text.decision->needs_base())
                     estimates_.verified(text.decision->base_log_odds(),
                                         step.token == text.decision->base_top());
-                text.draft.add(step, text.router());
+                text.draft.add(step, text.deciders());
                 text.decision.reset();
             } else {
                 const double log_odds = text.draft.first_log_odds();
                 const std::size_t n_risked = text.draft.n_risked() + (text.decision ? 1 : 0);
-                asked.going = text.draft.verify(*answer.prediction, text.router());
+                asked.going = text.draft.verify(*answer.prediction, text.deciders());
                 estimates_.verified(log_odds, asked.going);
                 if (!asked.going) estimates_.lost(asked.expert, n_risked);
                 ++stats.n_drafted;
@@ -493,7 +493,7 @@ void Loop::hear(Running& text, const Answer& answer) {
             if (answer.count == 0)
                 fail(text);
             else if (text.draft.n_open() > 0)
-                text.draft.forget_open(text.router());
+                text.draft.forget_open(text.deciders());
         } catch (...) {
             asked.going = false;
             fail(text);

@@ -7,10 +7,10 @@
 
 namespace colm {
 
-Writing::Writing(std::vector<Token> prompt, std::size_t n_ctx, Router router, Limits limits, Piece piece,
+Writing::Writing(std::vector<Token> prompt, std::size_t n_ctx, Deciders deciders, Limits limits, Piece piece,
                  EndsText ends_text)
     : n_ctx_(n_ctx),
-      router_(std::move(router)),
+      deciders_(std::move(deciders)),
       limits_(std::move(limits)),
       piece_(std::move(piece)),
       ends_text_(std::move(ends_text)),

@@ -27,12 +27,12 @@ class Writing {
     using EndsText = std::function<bool(Token)>;
 
     // Requires a prompt of 1 to `n_ctx` tokens; `n_ctx` is how many tokens the text may have in all.
-    Writing(std::vector<Token> prompt, std::size_t n_ctx, Router router, Limits limits, Piece piece,
+    Writing(std::vector<Token> prompt, std::size_t n_ctx, Deciders deciders, Limits limits, Piece piece,
             EndsText ends_text);
 
     Sequence& sequence() { return sequence_; }
     const Sequence& sequence() const { return sequence_; }
-    Router& router() { return router_; }
+    Deciders& deciders() { return deciders_; }
 
     // Ends the text as `length` where no token may follow. Call before each step.
     void end_if_full();
@@ -56,7 +56,7 @@ class Writing {
   private:
     Sequence sequence_;
     std::size_t n_ctx_;
-    Router router_;
+    Deciders deciders_;
     Limits limits_;
     Piece piece_;
     EndsText ends_text_;

@@ -28,6 +28,7 @@ constexpr std::pair<const char*, const char*> kNeeded[] = {
     {"afmoe.", "attention.sliding_window"},
     {"olmo2.", "attention.head_count"},
     {"phimoe.", "attention.head_count"},
+    {"wavtokenizer-dec.", "attention.group_norm_groups"},
 };
 // The same, where any architecture has them.
 constexpr const char* kDivisors[] = {"full_attention_interval", "wkv.head_size",

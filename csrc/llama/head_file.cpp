@@ -17,7 +17,7 @@ namespace colm::llama {
 namespace {
 
 constexpr std::uint32_t kVersion = 1;
-// What a head may be at most, as in _head_checks.py: a file must not make its reader allocate what it merely
+// What a head may be at most, as in heads/checks.py: a file must not make its reader allocate what it merely
 // declares.
 constexpr std::uint32_t kMaxLayers = 64;
 constexpr std::uint32_t kMaxEmbd = 1U << 20U;

@@ -111,13 +111,14 @@ Writing Pair::write(std::vector<Token> prompt, std::shared_ptr<const Head> head,
             throw OptionError("logit_bias names token " + std::to_string(entry.first) +
                               ", which is never chosen (it is " + (is_head ? "the head" : "padding") + ")");
     }
-    Router router{std::move(head),
-                  Policy(options.policy),
-                  Mixer(options.strategy),
-                  std::make_unique<LlamaSampler>(options.sampling, base_->vocab(), n_shared_,
-                                                 options.sampling.grammar.empty() ? nullptr : token_texts()),
-                  options.sampling.seed,
-                  static_cast<std::size_t>(options.n_logprobs)};
+    Deciders deciders{
+        std::move(head),
+        Policy(options.policy),
+        Mixer(options.strategy),
+        std::make_unique<LlamaSampler>(options.sampling, base_->vocab(), n_shared_,
+                                       options.sampling.grammar.empty() ? nullptr : token_texts()),
+        options.sampling.seed,
+        static_cast<std::size_t>(options.n_logprobs)};
     // The closures outlive this object where a text does; the loop that writes it owns the vocabulary.
     const llama_vocab* vocab = base_->vocab();
     const auto piece_of = [vocab](Token token) { return piece(vocab, token, false); };
@@ -129,7 +130,7 @@ Writing Pair::write(std::vector<Token> prompt, std::shared_ptr<const Head> head,
         const Token token = control_token(vocab, stop);
         if (token != kNoToken) limits.stop_tokens.push_back(token);
     }
-    return Writing(std::move(prompt), n_ctx(), std::move(router), std::move(limits), piece_of, ends);
+    return Writing(std::move(prompt), n_ctx(), std::move(deciders), std::move(limits), piece_of, ends);
 }
 
 std::shared_ptr<const Head> Pair::token_head(const std::string& text) const {

@@ -13,28 +13,28 @@ who writes it (Shen et al., "Learning to Decode Collaboratively with Multiple La
             print(token.text, token.source, token.defer_prob)
 """
 
-from . import _libraries
+from .llama import libraries as _libraries
 
 _libraries.preload()
 
-from . import _compatibility  # noqa: E402
+from .llama import compatibility as _compatibility  # noqa: E402
 
 _compatibility.check()
 
 from . import errors  # noqa: E402
-from .adapters import AdapterWarning  # noqa: E402
-from .batch import BatchStream  # noqa: E402
+from .engine.batch import BatchStream  # noqa: E402
+from .engine.kept import unload  # noqa: E402
+from .engine.loading import generate, load  # noqa: E402
+from .engine.pair import Pair  # noqa: E402
+from .engine.stream import TokenStream  # noqa: E402
 from .errors import *  # noqa: E402, F403
-from .export import export_head  # noqa: E402
-from .heads import Head  # noqa: E402
-from .kept import unload  # noqa: E402
-from .loading import generate, load  # noqa: E402
+from .heads.adapters import AdapterWarning  # noqa: E402
+from .heads.export import export_head  # noqa: E402
+from .heads.head import Head  # noqa: E402
 from .options import GenerationOptions, LoadOptions  # noqa: E402
-from .pair import Pair  # noqa: E402
-from .preset import Preset, presets  # noqa: E402
 from .results import Completion, Stats, Token, TopLogprob  # noqa: E402
-from .shipped import shipped_heads  # noqa: E402
-from .stream import TokenStream  # noqa: E402
+from .sources.preset import Preset, presets  # noqa: E402
+from .sources.shipped import shipped_heads  # noqa: E402
 
 __version__ = _compatibility.version()
 

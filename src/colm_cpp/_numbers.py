@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import math
+import operator
 
 from ._shown import shown
 from .errors import OptionError
 
-__all__ = ["flag", "real", "seconds", "share"]
+__all__ = ["flag", "integer", "real", "seconds", "share"]
 
 _MAX_SECONDS = 100 * 365 * 86400.0
 
@@ -27,6 +28,23 @@ def real(name: str, value: object) -> float:
         raise OptionError(f"{name} is {shown(value)}; it must be a number")
     if math.isnan(number):
         raise OptionError(f"{name} is NaN; it must be a number")
+    return number
+
+
+def integer(name: str, value: object, low: int, high: int) -> int:
+    """A whole number from ``low`` to ``high``.
+
+    Raises:
+        OptionError: ``value`` is not such a number.
+    """
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
+        raise OptionError(f"{name} is {shown(value)}; it must be a whole number from {low} to {high}")
+    if not low <= number <= high:
+        raise OptionError(f"{name} is {shown(number)}; it must be from {low} to {high}")
     return number
 
 

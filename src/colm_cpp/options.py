@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-import operator
 import os
 import re
 import secrets
@@ -17,15 +16,15 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 import numpy as np
 
 from . import _core
-from ._numbers import flag, real, share
+from ._numbers import flag, integer, real, share
 from ._shown import shown
-from .adapters import adapter_digest
 from .errors import OptionError
-from .grammar import response_grammar, to_gbnf
-from .paths import to_native
+from .files.paths import to_native
+from .grammar.gbnf import response_grammar, to_gbnf
+from .heads.adapters import adapter_digest
 
 if TYPE_CHECKING:
-    from .heads import Head
+    from .heads.head import Head
 
 __all__ = ["GenerationOptions", "GenerationOptionsDict", "LoadOptions", "LoadOptionsDict", "WritingOptionsDict"]
 
@@ -67,18 +66,6 @@ _DECIMAL = re.compile(r"-?[0-9]{1,10}")
 def choice(name: str, value: object, choices: Sequence[str]) -> None:
     if not isinstance(value, str) or value not in choices:
         raise OptionError(f"{name} is {shown(value)}; it must be one of {', '.join(choices)}")
-
-
-def integer(name: str, value: object, low: int, high: int) -> int:
-    try:
-        number = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, bool):
-        raise OptionError(f"{name} is {shown(value)}; it must be a whole number from {low} to {high}")
-    if not low <= number <= high:
-        raise OptionError(f"{name} is {shown(number)}; it must be from {low} to {high}")
-    return number
 
 
 def _lookahead(value: object) -> int:

@@ -115,14 +115,14 @@ struct Models {
 };
 
 inline colm::Writing make_writing(const Job& job, std::size_t n_ctx) {
-    colm::Router router{job.head,
-                        colm::Policy(job.policy),
-                        colm::Mixer(job.strategy),
-                        std::make_unique<TestSampler>(job),
-                        job.seed,
-                        2};
+    colm::Deciders deciders{job.head,
+                            colm::Policy(job.policy),
+                            colm::Mixer(job.strategy),
+                            std::make_unique<TestSampler>(job),
+                            job.seed,
+                            2};
     return colm::Writing(
-        job.prompt, n_ctx, std::move(router), {job.max_tokens, job.stop},
+        job.prompt, n_ctx, std::move(deciders), {job.max_tokens, job.stop},
         [](colm::Token token) { return "<" + std::to_string(token) + ">"; },
         [](colm::Token token) { return token == kEnd; });
 }
@@ -153,7 +153,7 @@ inline Written write_alone(const Models& models, const Job& job, std::size_t n_c
     try {
         for (writing.end_if_full(); !writing.finished(); writing.end_if_full()) {
             colm::Sequence& sequence = writing.sequence();
-            colm::Decision decision(sequence, writing.router(), models.choices);
+            colm::Decision decision(sequence, writing.deciders(), models.choices);
             colm::Prediction of_base;
             std::vector<float> base;
             const std::vector<float> hidden = models.hidden(sequence.tokens);
@@ -174,7 +174,7 @@ inline Written write_alone(const Models& models, const Job& job, std::size_t n_c
             } else {
                 step = decision.choose();
             }
-            append(step, sequence, writing.router());
+            append(step, sequence, writing.deciders());
             writing.take(std::move(step));
         }
     } catch (const colm::Error& error) {

@@ -27,10 +27,10 @@ using Texts = std::vector<std::string>;
 const Texts kPieces = {"<end>", "a", "st", "op", "\xE2"};
 
 Writing make(Writing::Limits limits = {}, std::size_t n_ctx = 64, Text prompt = {1, 2}) {
-    colm::Router router{colm::make_training_free_head("never"), colm::Policy(colm::PolicyOptions{}),
-                        colm::Mixer(colm::StrategyOptions{}), std::make_unique<TestSampler>(Job{})};
+    colm::Deciders deciders{colm::make_training_free_head("never"), colm::Policy(colm::PolicyOptions{}),
+                            colm::Mixer(colm::StrategyOptions{}), std::make_unique<TestSampler>(Job{})};
     return Writing(
-        std::move(prompt), n_ctx, std::move(router), std::move(limits),
+        std::move(prompt), n_ctx, std::move(deciders), std::move(limits),
         [](Token token) { return kPieces.at(static_cast<std::size_t>(token)); },
         [](Token token) { return token == 0; });
 }
@@ -39,7 +39,7 @@ void write(Writing& writing, Token token) {
     Step step;
     step.token = token;
     step.expert = kAssistant;
-    append(step, writing.sequence(), writing.router());
+    append(step, writing.sequence(), writing.deciders());
     writing.take(step);
 }
 

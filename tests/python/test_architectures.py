@@ -57,6 +57,8 @@ NAMED: list[tuple[str, str, arch.Value | None]] = [
     ("modern-bert", "attention.head_count_kv", value(0)),
     ("deepseek4 with experts", "attention.output_group_count", value(0)),
     ("smollm3", "embedding_length_out", value(2**31)),
+    ("wavtokenizer-dec", "attention.group_norm_groups", value(0)),
+    ("wavtokenizer-dec", "attention.group_norm_groups", None),
 ]
 
 

@@ -12,8 +12,8 @@ from click.testing import CliRunner, Result
 from conftest import ASSISTANT, BASE, TinyModels
 
 import colm_cpp as colm
-from colm_cpp.bench import BATCH_SIZES, Arm, Bench, Spread, StepCosts, run_bench, verdict
 from colm_cpp.cli import main
+from colm_cpp.evaluate.bench import BATCH_SIZES, Arm, Bench, Spread, StepCosts, run_bench, verdict
 
 
 def spread(value: float) -> Spread:

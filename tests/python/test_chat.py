@@ -8,7 +8,7 @@ import pytest
 from tiny_models import CHATML, Vocab, make_model
 
 import colm_cpp as colm
-from colm_cpp.chat import render_chat
+from colm_cpp.chat.messages import render_chat
 
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi <b>&</b>"}]
 RENDERED = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi <b>&</b><|im_end|>\n<|im_start|>assistant\n"

@@ -9,8 +9,8 @@ import pytest
 from hostile_templates import Hostile
 
 import colm_cpp as colm
-from colm_cpp import chat_limits
-from colm_cpp.chat import render_chat
+from colm_cpp.chat import limits as chat_limits
+from colm_cpp.chat.messages import render_chat
 
 HELLO = [{"role": "user", "content": "hello"}]
 NS = "{% set ns = namespace(t='abcdefghij', l=[1], u=(1,), d={'a': 1}, n=3) %}"

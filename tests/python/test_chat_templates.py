@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import colm_cpp as colm
-from colm_cpp.chat import render_chat
+from colm_cpp.chat.messages import render_chat
 
 WEATHER = {
     "type": "function",

@@ -1,4 +1,4 @@
-"""colm_cpp.learn.checkers: what counts as the right answer."""
+"""colm_cpp.evaluate.checkers: what counts as the right answer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from colm_cpp.errors import OptionError
-from colm_cpp.learn.checkers import CHECKERS, Verdict, make_checker
+from colm_cpp.evaluate.checkers import CHECKERS, Verdict, make_checker
 
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="Windows has only the time limit")
 

@@ -447,7 +447,7 @@ def test_interrupt_while_loading(models: Models, monkeypatch: pytest.MonkeyPatch
     def load(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("colm_cpp.loading.load", load)
+    monkeypatch.setattr("colm_cpp.engine.loading.load", load)
     result = run("generate", "Hi", *models.arguments)
     assert (result.exit_code, result.stdout, result.stderr) == (130, "", "")
 

@@ -14,8 +14,8 @@ from click.testing import CliRunner, Result
 
 import colm_cpp as colm
 from colm_cpp.cli import main
-from colm_cpp.demo import ANSWER_PATTERN, MAX_TOKENS, PROBLEMS, demo_problems
-from colm_cpp.preset import DEMO_FOLDER
+from colm_cpp.evaluate.demo import ANSWER_PATTERN, MAX_TOKENS, PROBLEMS, demo_problems
+from colm_cpp.sources.preset import DEMO_FOLDER
 
 GREEDY: dict[str, Any] = {"temperature": 0.0, "max_tokens": MAX_TOKENS}
 

@@ -19,11 +19,12 @@ from click.testing import CliRunner, Result
 from conftest import ASSISTANT, BASE, TinyModels
 
 import colm_cpp as colm
-from colm_cpp import bench, learn
+from colm_cpp import learn
 from colm_cpp.cli import _options, _output, main
 from colm_cpp.cli._flags import in_flags
+from colm_cpp.engine.pair import DEFAULT_PARALLEL, MAX_PARALLEL
+from colm_cpp.evaluate import bench
 from colm_cpp.options import ANSWER_OPTIONS
-from colm_cpp.pair import DEFAULT_PARALLEL, MAX_PARALLEL
 from colm_cpp.report.visible import HIDDEN
 
 BIDI = "\u202e"

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from colm_cpp.corpus.documents import BadRow, Document, Row, json_rows, read_documents
+from colm_cpp.corpus.selection import select
 from colm_cpp.errors import CorpusError, OptionError
-from colm_cpp.learn.corpus import BadRow, Document, Row, json_rows, read_documents
-from colm_cpp.learn.selection import select
 
 USER = {"role": "user", "content": "Hi"}
 ASSISTANT = {"role": "assistant", "content": "Hello"}

@@ -23,14 +23,14 @@ from fuzzing import HOSTILE, damage
 
 import colm_cpp as colm
 from colm_cpp.cli import _trace
+from colm_cpp.corpus.documents import read_documents
+from colm_cpp.corpus.selection import select
 from colm_cpp.errors import ColmError, CorpusError
-from colm_cpp.heads import Head
+from colm_cpp.heads.head import Head
 from colm_cpp.learn import Record, RecordFolder, load_prompts, load_task, make_checker, summarize
-from colm_cpp.learn.corpus import read_documents
 from colm_cpp.learn.respond import FILE, respond
 from colm_cpp.learn.scores import COLUMNS, HEADER_SIZE, ProgressMark, Scores, ScoresWriter
 from colm_cpp.learn.scoring import Progress, Scorer, score
-from colm_cpp.learn.selection import select
 from colm_cpp.report.traces import read_texts
 from colm_cpp.results import Stats, Token, TopLogprob
 

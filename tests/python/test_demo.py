@@ -13,8 +13,8 @@ from conftest import Asked
 
 import colm_cpp as colm
 from colm_cpp.cli import main
-from colm_cpp.demo import ANSWER_PATTERN, ARMS, PROBLEMS, Answer, answer_all, demo_problems, tally
-from colm_cpp.preset import DEMO_FOLDER
+from colm_cpp.evaluate.demo import ANSWER_PATTERN, ARMS, PROBLEMS, Answer, answer_all, demo_problems, tally
+from colm_cpp.sources.preset import DEMO_FOLDER
 
 MIB = 2**20
 

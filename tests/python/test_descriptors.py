@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from colm_cpp.errors import OptionError
-from colm_cpp.output_file import OutputFile, check_output, descriptor_of
+from colm_cpp.files.output_file import OutputFile, check_output, descriptor_of
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="needs /dev/fd of Linux")
 

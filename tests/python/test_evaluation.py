@@ -23,11 +23,11 @@ import colm_cpp as colm
 from colm_cpp import Head, Pair
 from colm_cpp.cli import main
 from colm_cpp.errors import ContextFull, CorpusError, FolderInUse, HeadError, OptionError
+from colm_cpp.evaluate.evaluation import Progress
+from colm_cpp.evaluate.records import sources_of
+from colm_cpp.evaluate.statistics import paired_difference, wilson_interval
 from colm_cpp.learn import Arm, Record, RecordFolder, Task, load_prompts, load_task, make_arms, make_checker, summarize
 from colm_cpp.learn import evaluate as answer_all
-from colm_cpp.learn.evaluation import Progress
-from colm_cpp.learn.records import sources_of
-from colm_cpp.learn.statistics import paired_difference, wilson_interval
 from colm_cpp.report import evaluation as report
 
 OPTIONS: dict[str, Any] = {"max_tokens": 12, "temperature": 1.0, "seed": 7}

@@ -1,4 +1,4 @@
-"""colm_cpp.export: heads out of checkpoint folders, arrays and what torch.save wrote."""
+"""colm_cpp.heads.export: heads out of checkpoint folders, arrays and what torch.save wrote."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pytest
 
 from colm_cpp.errors import HeadError, LoadError, MissingDependency, OptionError
-from colm_cpp.export import export_head, read_theta
-from colm_cpp.heads import Head
+from colm_cpp.heads.export import export_head, read_theta
+from colm_cpp.heads.head import Head
 
 N_VOCAB, N_EMBD = 11, 6
 DEFER = "<|defer|>"

@@ -51,7 +51,7 @@ def never(*_: Any, **__: Any) -> Any:
 def test_bench_asks_for_matplotlib_first(
     models: list[str], without: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("colm_cpp.loading.load", never)
+    monkeypatch.setattr("colm_cpp.engine.loading.load", never)
     result = run("bench", *models, "--plot", tmp_path / "plot.xyz")
     assert (result.exit_code, result.stdout) == (1, "")
     assert ".xyz" in result.stderr
@@ -98,7 +98,7 @@ def test_evaluate_says_that_there_will_be_no_plots(
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"report.md", "report.json"}
     assert not list((tmp_path / "out").glob("*.png"))
     # Before hours of work, not after.
-    monkeypatch.setattr("colm_cpp.loading.load", never)
+    monkeypatch.setattr("colm_cpp.engine.loading.load", never)
     with pytest.raises(AssertionError, match="work began"):
         evaluation("--arm", "base")
 

@@ -109,8 +109,8 @@ def test_a_child_of_a_process_that_used_a_gpu(folder: Path) -> None:
         folder,
         _FORK
         + """
-from colm_cpp import _busy
-_busy._has_gpu = lambda: True
+from colm_cpp.llama import busy
+busy._has_gpu = lambda: True
 print(in_child(fresh)[:4] != "Fork")  # nothing was loaded yet
 pair = load("slow")
 print(in_child(lambda: write(pair)))

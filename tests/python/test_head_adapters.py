@@ -17,8 +17,8 @@ from test_lora import N_EMBD, write_adapter
 from tiny_models import make_model
 
 import colm_cpp as colm
-from colm_cpp.adapters import adapter_digest, in_effect
 from colm_cpp.cli import main
+from colm_cpp.heads.adapters import adapter_digest, in_effect
 from colm_cpp.learn import Scorer, Scores, TrainingOptions, score, select, train
 
 ONE, TWO = "a" * 64, "b" * 64

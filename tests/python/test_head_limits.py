@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from colm_cpp._head_checks import layer_chain
 from colm_cpp.errors import HeadError, LoadError, OptionError
-from colm_cpp.export import export_head, read_theta
-from colm_cpp.heads import Head
+from colm_cpp.heads.checks import layer_chain
+from colm_cpp.heads.export import export_head, read_theta
+from colm_cpp.heads.head import Head
 
 gguf = pytest.importorskip("gguf")
 
@@ -61,8 +61,8 @@ def measured(code: str, *paths: Path) -> tuple[list[str], float]:
     program = f"""
 import json, re, sys
 from colm_cpp.errors import ColmError
-from colm_cpp.export import export_head
-from colm_cpp.heads import Head
+from colm_cpp.heads.export import export_head
+from colm_cpp.heads.head import Head
 import colm_cpp._core
 def peak():  # not ru_maxrss, which begins at that of the process that started this one
     return int(re.search("VmHWM:\\\\s+([0-9]+)", open("/proc/self/status").read())[1])

@@ -1,4 +1,4 @@
-"""colm_cpp.heads: the rules of a well-formed head, its arithmetic, and its file."""
+"""colm_cpp.heads.head: the rules of a well-formed head, its arithmetic, and its file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 import colm_cpp as colm
 from colm_cpp.errors import HeadError, LoadError, MissingDependency, OptionError
-from colm_cpp.heads import ACTIVATIONS, FEATURES, KINDS, Head
+from colm_cpp.heads.head import ACTIVATIONS, FEATURES, KINDS, Head
 
 RNG = np.random.default_rng(20240306)
 
@@ -443,7 +443,7 @@ class TestShipped:
     @pytest.fixture
     def shipped(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pair: colm.Pair) -> Path:
         """One shipped head, which defers at every token of the tiny pair."""
-        monkeypatch.setattr("colm_cpp.shipped.FOLDER", tmp_path)
+        monkeypatch.setattr("colm_cpp.sources.shipped.FOLDER", tmp_path)
         Head.linear(np.zeros(pair.n_embd), 5.0, name="always on").save(tmp_path / "my-pair.gguf")
         return tmp_path
 
@@ -457,7 +457,7 @@ class TestShipped:
             pair.generate("a b", head="my-pairs", max_tokens=4)
 
     def test_those_of_this_version_have_a_card_and_a_table(self) -> None:
-        from colm_cpp.shipped import FOLDER
+        from colm_cpp.sources.shipped import FOLDER
 
         for name in colm.shipped_heads():
             head = Head.load(FOLDER / f"{name}.gguf")

@@ -17,10 +17,10 @@ from conftest import ASSISTANT, BASE, TINY_LOAD, TinyModels, TinyPairs
 import colm_cpp as colm
 from colm_cpp import errors
 from colm_cpp._shown import listed, shown
+from colm_cpp.corpus.documents import BadRow, json_rows
 from colm_cpp.errors import ColmError, CorpusError, LoadError, NotEnoughMemory, OptionError, OutOfMemory
-from colm_cpp.learn.checkers import make_checker
-from colm_cpp.learn.corpus import BadRow, json_rows
-from colm_cpp.learn.records import Record
+from colm_cpp.evaluate.checkers import make_checker
+from colm_cpp.evaluate.records import Record
 from colm_cpp.learn.training import TrainingOptions
 from colm_cpp.options import GenerationOptions, LoadOptions
 

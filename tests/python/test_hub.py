@@ -1,4 +1,4 @@
-"""colm_cpp.hub with the real client, against a look-alike of the hub on 127.0.0.1."""
+"""colm_cpp.sources.hub with the real client, against a look-alike of the hub on 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ import huggingface_hub.file_download
 import pytest
 from huggingface_hub import close_session, constants
 
-from colm_cpp import hub
 from colm_cpp.errors import DownloadError, MissingDependency, OptionError
-from colm_cpp.heads import Head
+from colm_cpp.heads.head import Head
+from colm_cpp.sources import hub
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from hub_server import HubServer, Repo, commit_of
@@ -198,7 +198,8 @@ def test_path_objects_pass_through(server: HubServer) -> None:
 
 
 def test_import_loads_no_client() -> None:
-    code = "import sys; from colm_cpp import hub; hub.resolve('x.gguf'); print('huggingface_hub' in sys.modules)"
+    code = "from colm_cpp.sources.hub import resolve; resolve('x.gguf')\n"
+    code += "import sys; print('huggingface_hub' in sys.modules)"
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.returncode) == ("False\n", 0), done.stderr

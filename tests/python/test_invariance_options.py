@@ -13,8 +13,8 @@ import pytest
 from conftest import BASE, TINY_LOAD, TinyModels, TinyPairs
 
 import colm_cpp as colm
+from colm_cpp.corpus.texts import Text
 from colm_cpp.learn import Scorer
-from colm_cpp.learn.texts import Text
 
 TYPES = {"q4_k": 15, "q8_0": 7, "f16": 1, "bf16": 32}  # llama_ftype
 PROMPTS = ["The sun", "a", "Once upon a time there was a fox"]

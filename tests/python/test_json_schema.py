@@ -21,8 +21,8 @@ from conftest import TinyModels, TinyPairs
 
 import colm_cpp as colm
 from colm_cpp._core import Grammar
-from colm_cpp.grammar import to_gbnf
-from colm_cpp.json_schema import schema_to_gbnf
+from colm_cpp.grammar.gbnf import to_gbnf
+from colm_cpp.grammar.json_schema import schema_to_gbnf
 
 SUITE = os.environ.get("COLM_JSON_SCHEMA_SUITE")
 PROMPT = "The answer is"

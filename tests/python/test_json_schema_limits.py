@@ -10,8 +10,8 @@ import pytest
 
 import colm_cpp as colm
 from colm_cpp._core import Grammar
-from colm_cpp.grammar import response_grammar, to_gbnf
-from colm_cpp.json_schema import schema_to_gbnf
+from colm_cpp.grammar.gbnf import response_grammar, to_gbnf
+from colm_cpp.grammar.json_schema import schema_to_gbnf
 
 HUGE = 10**5000  # more digits than Python writes
 

@@ -19,7 +19,7 @@ from conftest import ASSISTANT, BASE, TINY_LOAD, TinyModels
 from test_lora import write_adapter
 
 import colm_cpp as colm
-from colm_cpp import kept, loading
+from colm_cpp.engine import kept, loading
 
 SHORT: dict[str, Any] = {"max_tokens": 4, "temperature": 0}
 

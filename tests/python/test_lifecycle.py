@@ -734,7 +734,7 @@ for device, inode, path in sorted(libraries):
         "import colm_cpp",
         "import llama_cpp, colm_cpp",
         "import colm_cpp, llama_cpp",
-        "import colm_cpp; from colm_cpp.grammar import to_gbnf; to_gbnf({'type': 'string'})",
+        "import colm_cpp; from colm_cpp.grammar.gbnf import to_gbnf; to_gbnf({'type': 'string'})",
         "import llama_cpp; llama_cpp.llama_backend_init(); import colm_cpp; colm_cpp._core.devices()",
     ],
 )
@@ -769,7 +769,7 @@ except ImportError as error:
             ["9.9.9 is installed", "built against llama-cpp-python {built}", "llama-cpp-python=={built}"],
         ),
         (
-            "from colm_cpp import _libraries; sys.exit",  # a control: nothing is wrong
+            "from colm_cpp.llama import libraries; sys.exit",  # a control: nothing is wrong
             None,
         ),
     ],
@@ -787,20 +787,22 @@ def test_other_llama_cpp_python(folder: Path, patch: str, parts: list[str] | Non
 
 
 def test_other_build_of_the_extension(monkeypatch: pytest.MonkeyPatch) -> None:
-    from colm_cpp import _compatibility, _core
+    from colm_cpp import _core
+    from colm_cpp.llama import compatibility
 
-    _compatibility.check()
+    compatibility.check()
     monkeypatch.setattr(_core, "BUILT_FOR_LLAMA_CPP_PYTHON", "0.0.1")
     with pytest.raises(ImportError, match=r'0\.0\.1.*pip install "llama-cpp-python==0\.0\.1"'):
-        _compatibility.check()
+        compatibility.check()
 
 
 def test_other_llama_cpp_in_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    from colm_cpp import _compatibility, _core
+    from colm_cpp import _core
+    from colm_cpp.llama import compatibility
 
     monkeypatch.setattr(_core, "llama_version", lambda: "9.9.9")
     with pytest.raises(ImportError, match=r"9\.9\.9.*LLAMA_CPP_LIB_PATH.*pip install"):
-        _compatibility.check()
+        compatibility.check()
 
 
 def test_missing_libraries(folder: Path, tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from colm_cpp import cores, limits
-from colm_cpp.limits import cpu_quota, free_memory
+from colm_cpp.machine import cores, limits
+from colm_cpp.machine.limits import cpu_quota, free_memory
 
 MACHINE = 64 * 2**30
 V2 = "35 31 0:41 / /sys/fs/cgroup rw,relatime - cgroup2 cgroup2 rw,nsdelegate\n"

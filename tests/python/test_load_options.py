@@ -8,7 +8,7 @@ import pytest
 from conftest import TinyModels, TinyPairs
 
 from colm_cpp import _core
-from colm_cpp.loading import prepare, quantised
+from colm_cpp.engine.loading import prepare, quantised
 from colm_cpp.options import LoadOptions
 
 

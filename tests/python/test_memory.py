@@ -16,13 +16,14 @@ import tiny_models as tm
 from conftest import ASSISTANT, BASE, TINY_LOAD, RealModels, TinyModels, TinyPairs
 
 import colm_cpp as colm
-from colm_cpp import _core, memory
+from colm_cpp import _core
+from colm_cpp.corpus.selection import select
+from colm_cpp.engine import memory
+from colm_cpp.engine.memory import ModelMemory, PairMemory, assistant_rows, base_rows
 from colm_cpp.errors import LoadError, NotEnoughMemory, OptionError
 from colm_cpp.learn import RecordFolder, Scorer, calibrate, evaluate, load_prompts, load_task, make_arms
 from colm_cpp.learn.respond import respond
-from colm_cpp.learn.selection import select
-from colm_cpp.limits import FreeMemory
-from colm_cpp.memory import ModelMemory, PairMemory, assistant_rows, base_rows
+from colm_cpp.machine.limits import FreeMemory
 
 MB = 2**20
 
@@ -94,7 +95,7 @@ def test_options_are_refused_first(tiny_pair: TinyPairs, monkeypatch: pytest.Mon
 
 
 def test_the_limits_of_the_process_count(tiny_pair: TinyPairs, monkeypatch: pytest.MonkeyPatch) -> None:
-    from colm_cpp import limits
+    from colm_cpp.machine import limits
 
     pair = tiny_pair()
     monkeypatch.setattr(limits, "_groups", lambda controller, root: iter([(2, Path("/g"))]))

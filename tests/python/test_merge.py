@@ -22,9 +22,9 @@ import colm_cpp as colm
 from colm_cpp import learn, tune
 from colm_cpp.cli import main
 from colm_cpp.errors import LoadError, NotEnoughMemory, OptionError
-from colm_cpp.learn.identity import model_identity
-from colm_cpp.limits import FreeMemory
-from colm_cpp.paths import digest_of
+from colm_cpp.files.paths import digest_of
+from colm_cpp.machine.limits import FreeMemory
+from colm_cpp.sources.identity import model_identity
 from colm_cpp.tune import merging, quantizing
 
 EXACT: Any = {"type_k": "f32", "type_v": "f32"}

@@ -14,11 +14,11 @@ from conftest import ASSISTANT, BASE, TINY_LOAD, TinyModels
 
 import colm_cpp as colm
 from colm_cpp.cli import main
+from colm_cpp.evaluate.evaluation import named_head
 from colm_cpp.learn import make_arms
-from colm_cpp.learn.evaluation import named_head
-from colm_cpp.names import find_head
-from colm_cpp.pair_file import to_toml
-from colm_cpp.preset import preset
+from colm_cpp.sources.names import find_head
+from colm_cpp.sources.pair_file import to_toml
+from colm_cpp.sources.preset import preset
 
 QWEN = "qwen2.5-coder-0.5b-1.5b"
 DEFER = tm.DEFER
@@ -41,7 +41,7 @@ def packaged(tiny_model: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyP
     folder.mkdir()
     theta = np.linspace(-1, 1, 32, dtype=np.float32)
     colm.Head.linear(theta, name="shipped", rates=(0.0, 1.0), thresholds=(1.0, 0.0)).save(folder / "tiny.gguf")
-    monkeypatch.setattr("colm_cpp.shipped.FOLDER", folder)
+    monkeypatch.setattr("colm_cpp.sources.shipped.FOLDER", folder)
     own = tmp_path / "pairs"
     own.mkdir()
     models = {"base": str(tiny_model(**BASE)), "assistant": str(tiny_model(**ASSISTANT))}

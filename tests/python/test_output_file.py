@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import colm_cpp as colm
-from colm_cpp.output_file import OutputFile, check_output, refuse_inputs, write_file
+from colm_cpp.files.output_file import OutputFile, check_output, refuse_inputs, write_file
 
 resource = pytest.importorskip("resource")
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX files")

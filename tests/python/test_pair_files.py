@@ -15,10 +15,10 @@ from test_lora import N_EMBD, write_adapter
 from tiny_models import CHATML, make_model
 
 import colm_cpp as colm
-from colm_cpp.adapters import adapter_digest
 from colm_cpp.cli import main
-from colm_cpp.pair_file import read, to_toml
-from colm_cpp.preset import is_preset, own_folder, preset, preset_files
+from colm_cpp.heads.adapters import adapter_digest
+from colm_cpp.sources.pair_file import read, to_toml
+from colm_cpp.sources.preset import is_preset, own_folder, preset, preset_files
 
 MODELS = {"base": "models/base.gguf", "assistant": "models/assistant.gguf"}
 

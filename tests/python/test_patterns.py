@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from colm_cpp.cli import _trace
 from colm_cpp.cli.patterns import patterns
 from colm_cpp.errors import CorpusError, OptionError
-from colm_cpp.learn.records import FORMAT, VERSION, Record
+from colm_cpp.evaluate.records import FORMAT, VERSION, Record
 from colm_cpp.report import traces
 from colm_cpp.report.html import render_page
 from colm_cpp.report.parts import PARTS, classify

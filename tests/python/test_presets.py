@@ -10,12 +10,12 @@ from click.testing import CliRunner
 from conftest import TINY_LOAD, TinyModels
 
 import colm_cpp as colm
-from colm_cpp import loading
 from colm_cpp.cli import main
-from colm_cpp.hub import HubFile
+from colm_cpp.engine import loading
 from colm_cpp.options import LoadOptions
-from colm_cpp.pair_file import to_toml
-from colm_cpp.preset import Preset, preset
+from colm_cpp.sources.hub import HubFile
+from colm_cpp.sources.pair_file import to_toml
+from colm_cpp.sources.preset import Preset, preset
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ def test_other_vocabularies_are_refused(real_models: RealModels, other: str) -> 
 
 
 def test_estimated_memory_is_near_what_is_taken(real_models: RealModels) -> None:
-    from colm_cpp.memory import estimate
+    from colm_cpp.engine.memory import estimate
 
     for name, size in (("base", 491_400_064), ("assistant", 1_117_320_768)):
         estimated = estimate(str(real_models[name]), 4096, colm.LoadOptions())
@@ -58,8 +58,8 @@ def test_estimated_memory_is_near_what_is_taken(real_models: RealModels) -> None
 
 
 def test_scores_are_what_the_engine_saw(real_models: RealModels) -> None:
+    from colm_cpp.corpus.texts import Text
     from colm_cpp.learn import Scorer
-    from colm_cpp.learn.texts import Text
 
     with colm.load(real_models["base"], real_models["assistant"], "confidence", n_ctx=512) as pair:
         prompt = pair.tokenize(pair.render_chat(QUESTION))

@@ -17,10 +17,10 @@ from conftest import ASSISTANT, BASE, TinyModels
 import colm_cpp as colm
 from colm_cpp.cli import main
 from colm_cpp.errors import CorpusError, OptionError
+from colm_cpp.evaluate.costs import ROUTER_TOKENS, StepTimes, answer_costs, confidence
+from colm_cpp.evaluate.references import MEASURES, Experts, above, curve, reference
 from colm_cpp.learn import Record, RecordFolder, load_task, make_arms, make_checker, summarize
 from colm_cpp.learn import evaluate as answer_all
-from colm_cpp.learn.costs import ROUTER_TOKENS, StepTimes, answer_costs, confidence
-from colm_cpp.learn.references import MEASURES, Experts, above, curve, reference
 from colm_cpp.report import evaluation as report
 
 STEPS = StepTimes({1: 0.010, 2: 0.014, 4: 0.020, 32: 0.080}, {1: 0.030, 2: 0.040, 4: 0.060, 32: 0.160}, 0.011)

@@ -18,12 +18,12 @@ from conftest import ASSISTANT, BASE, TINY_LOAD, Asked, TinyModels
 
 import colm_cpp as colm
 from colm_cpp.cli import main
+from colm_cpp.corpus.documents import BadRow, Corpus, Document
+from colm_cpp.corpus.selection import select
 from colm_cpp.errors import ChatTemplateError, CorpusError, FolderInUse, HeadError, OptionError
-from colm_cpp.learn.corpus import BadRow, Corpus, Document
 from colm_cpp.learn.respond import FILE, Progress, respond
 from colm_cpp.learn.scores import Scores
 from colm_cpp.learn.scoring import Scorer, score
-from colm_cpp.learn.selection import select
 
 LOAD = {**TINY_LOAD, "n_ctx": 96}
 # Ends are made likely, so that some answers end by themselves and others at the limit.

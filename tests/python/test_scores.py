@@ -25,13 +25,13 @@ from conftest import ASSISTANT, BASE, TINY_LOAD, TinyModels
 from test_lora import write_adapter
 
 from colm_cpp.cli import main
+from colm_cpp.corpus.documents import Document
+from colm_cpp.corpus.selection import Corpus, select
 from colm_cpp.errors import CorpusError, FolderInUse, OptionError
 from colm_cpp.learn import scores as scores_module
-from colm_cpp.learn.corpus import Document
-from colm_cpp.learn.identity import model_identity
 from colm_cpp.learn.scores import COLUMNS, ProgressMark, Scores, ScoresWriter
 from colm_cpp.learn.scoring import Progress, Scorer, score
-from colm_cpp.learn.selection import Corpus, select
+from colm_cpp.sources.identity import model_identity
 
 N_CTX = 64
 LOAD = {**TINY_LOAD, "n_ctx": N_CTX}
@@ -243,7 +243,7 @@ def test_progress_is_told(scorer: Scorer, corpus: list[Path], finished: Path, tm
 CHILD = """
 import json, sys, time
 from colm_cpp.learn.scoring import Scorer, score
-from colm_cpp.learn.selection import select
+from colm_cpp.corpus.selection import select
 base, assistant, out, load, *corpus = sys.argv[1:]
 def on_progress(progress):
     print(progress.done.n_texts, flush=True)

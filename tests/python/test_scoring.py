@@ -14,10 +14,10 @@ import tiny_models as tm
 from conftest import ASSISTANT, BASE, TINY_LOAD, TinyModels
 
 from colm_cpp import _core
+from colm_cpp.corpus.documents import BadRow, Document
+from colm_cpp.corpus.texts import Text, TextMaker, grouped
 from colm_cpp.errors import ChatTemplateError, ContextFull, GenerationError, OptionError, PairClosed, TokenizeError
-from colm_cpp.learn.corpus import BadRow, Document
 from colm_cpp.learn.scoring import Scorer
-from colm_cpp.learn.texts import Text, TextMaker, grouped
 
 D = tm.DEFER
 TOP_K = 5

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from colm_cpp import _compatibility
+from colm_cpp.llama import compatibility
 
 START = "from colm_command import main; main()"
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and pipes")
@@ -61,7 +61,7 @@ def test_an_interrupt_in_the_extension_is_no_mismatch(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(builtins, "__import__", stopped)
     with pytest.raises(KeyboardInterrupt):
-        _compatibility.check()
+        compatibility.check()
 
 
 def test_a_command_imports_no_other() -> None:

@@ -1,4 +1,4 @@
-"""colm_cpp.learn.statistics, against published numbers, SciPy and brute force."""
+"""colm_cpp.evaluate.statistics, against published numbers, SciPy and brute force."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from colm_cpp.errors import OptionError
-from colm_cpp.learn.statistics import paired_difference, roc_auc, wilson_interval
+from colm_cpp.evaluate.statistics import paired_difference, roc_auc, wilson_interval
 
 INF = math.inf
 

@@ -77,7 +77,9 @@ def test_the_held_out_loss_falls_and_the_best_measurement_is_kept(tuned: tune.Tu
     assert tuned.best.base_nll < 0.8 * tuned.before.base_nll
     assert tuned.best.assistant_nll == pytest.approx(tuned.before.assistant_nll)
     assert tuned.best.oracle_nll <= min(tuned.best.base_nll, tuned.best.assistant_nll)
-    assert tuned.best == min(tuned.history, key=lambda measured: measured.loss)
+    kept = min(tuned.history, key=lambda measured: measured.loss)
+    assert replace(tuned.best, joint_nll=0, mean_defer_prob=0) == replace(kept, joint_nll=0, mean_defer_prob=0)
+    assert tuned.best.joint_nll < kept.joint_nll  # here the head that is fitted afterwards is better
 
 
 @pytest.mark.parametrize("arch", tune.ARCHITECTURES)  # llama.cpp stores q and k of the first permuted
@@ -99,6 +101,48 @@ def test_the_head_is_for_this_base_and_loads(pair: SimpleNamespace, tuned: tune.
     head = colm.Head.load(tuned.head)
     with colm.load(pair.base, pair.assistant, head, base_options={"lora": [(str(tuned.adapter), 1.0)]}) as loaded:
         assert loaded.generate("The quick 3", max_tokens=4, temperature=0).stats.generated_tokens == 4
+
+
+def test_the_texts_are_scored_with_the_tuned_base(pair: SimpleNamespace, tuned: tune.Tuned, tmp_path: Path) -> None:
+    held_out_logprobs(pair, tuned.adapter, tmp_path / "again")
+    ours, theirs = learn.Scores(tuned.adapter.parent / "scores" / "1-scores"), learn.Scores(tmp_path / "again")
+    plain = learn.Scores(pair.scores)
+    assert ours.progress == theirs.progress
+    assert ours.meta["base_adapters"] == theirs.meta["base_adapters"]
+    assert (ours.path / "texts.jsonl").read_bytes() == (theirs.path / "texts.jsonl").read_bytes()
+    for column in ("text", "token", "base_top", "assistant_top", "assistant_logprob", "assistant_top_logprob"):
+        assert np.array_equal(ours[column], theirs[column]), column
+    for column in ("base_logprob", "base_top_k_logprobs", "base_entropy", "base_log_odds", "base_hidden"):
+        assert np.abs(ours[column] - theirs[column]).max() < 0.02, column
+    # The assistant's log-probability of the base's token is exact where it was known, and else the least possible.
+    known = (ours["base_top"] == ours["token"]) | (ours["base_top"] == ours["assistant_top"])
+    known |= ours["base_top"] == plain["base_top"]
+    of_top, exact = ours["assistant_logprob_of_base_top"], theirs["assistant_logprob_of_base_top"]
+    assert 0 < known.sum() < len(known)
+    assert of_top[known] == pytest.approx(exact[known], abs=1e-4)
+    assert (of_top[~known] >= exact[~known] - 1e-4).all()
+
+
+def test_training_goes_on_from_an_adapter(pair: SimpleNamespace, tmp_path: Path) -> None:
+    first = tune.tune(pair.base, [pair.scores], tmp_path / "sft", replace(QUICK, objective="sft", epochs=1))
+    options = replace(QUICK, epochs=1, rank=7, learning_rate=1e-3)
+    then = tune.tune(pair.base, [pair.scores], tmp_path / "joint", options, adapter=first.adapter.parent)
+    assert then.before.base_nll == pytest.approx(first.best.base_nll, abs=1e-3)  # the file is float16
+    assert first.best.base_nll < 0.9 * first.before.base_nll
+    assert json.loads((tmp_path / "joint" / "tuning.json").read_text())["options"]["rank"] == QUICK.rank
+    with pytest.raises(CorpusError, match="adapter"):
+        tune.tune(pair.base, [pair.scores], tmp_path / "joint", replace(options, rank=QUICK.rank))
+
+
+def test_an_adapter_of_another_base_is_no_start(pair: SimpleNamespace, tuned: tune.Tuned, tmp_path: Path) -> None:
+    other = scored(tmp_path)
+    other.base = tm.make_model(tmp_path / "other.gguf", seed=5)
+    with learn.Scorer(other.base, other.assistant, **EXACT) as scorer:
+        learn.score(scorer, learn.select([other.texts]), tmp_path / "other")
+    with pytest.raises(LoadError, match=r"adapter\.gguf"):
+        tune.tune(other.base, [tmp_path / "other"], tmp_path / "out", QUICK, adapter=tuned.adapter)
+    with pytest.raises(LoadError, match="head"):
+        tune.tune(pair.base, [pair.scores], tmp_path / "out", QUICK, adapter=tuned.head)
 
 
 def test_torch_and_llama_cpp_agree_before_training(tuned: tune.Tuned) -> None:

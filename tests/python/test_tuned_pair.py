@@ -17,11 +17,11 @@ from click.testing import CliRunner
 
 import colm_cpp as colm
 from colm_cpp import learn, tune
-from colm_cpp.adapters import adapter_digest
 from colm_cpp.cli import main
 from colm_cpp.errors import CorpusError, OptionError
-from colm_cpp.pair_file import read, to_toml
-from colm_cpp.preset import preset
+from colm_cpp.heads.adapters import adapter_digest
+from colm_cpp.sources.pair_file import read, to_toml
+from colm_cpp.sources.preset import preset
 from colm_cpp.tune.pair_folder import models_of
 
 if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers", "peft")):
@@ -68,7 +68,7 @@ def tuned(models: SimpleNamespace) -> Path:
     printed = json.loads(done.stdout)
     assert (printed["pair"], printed["card"]) == (str(out / "pair.toml"), str(out / "card.md"))
     assert sorted(path.name for path in out.iterdir()) == [
-        ".lock", "adapter.gguf", "card.md", "checkpoint.pt", "head.gguf", "pair.toml", "tuning.json",
+        ".lock", "adapter.gguf", "card.md", "checkpoint.pt", "head.gguf", "pair.toml", "scores", "tuning.json",
     ]  # fmt: skip
     return out
 
@@ -222,6 +222,10 @@ def test_a_pair_may_be_tuned_by_its_name(models: SimpleNamespace, tmp_path: Path
     assert (known.base, known.assistant, known.head) == (str(models.base), str(models.assistant), None)
     with colm.load(out, head="never") as pair:
         assert len(pair.base["adapters"]) == 1
+    merged = run("merge", out, "--type", "f16", "--json", "--quiet")  # pair.toml names the base
+    assert merged.exit_code == 0, merged.stderr
+    assert json.loads(merged.stdout)["path"] == str(out / "merged-f16.gguf")
+    assert run("merge", out / "adapter.gguf").exit_code == 2
     refused = run("evaluate", models.prompts, "--pair", own, "--arm", f"x={out}", "--out", tmp_path / "e")
     assert refused.exit_code == 1
     assert f"x=base:{out}" in refused.stderr

@@ -210,7 +210,7 @@ def test_ctrl_c_at_any_moment_leaves_nothing_behind(folder: Path) -> None:
     done = run_child(
         folder,
         """
-        from colm_cpp import _busy
+        from colm_cpp.llama import busy
         pair = load(n_ctx=256)
         def interrupt(*_):
             raise KeyboardInterrupt
@@ -227,7 +227,7 @@ def test_ctrl_c_at_any_moment_leaves_nothing_behind(folder: Path) -> None:
             except KeyboardInterrupt:
                 n += 1
         signal.setitimer(signal.ITIMER_REAL, 0)
-        print(n > 100, _busy._inside.count)
+        print(n > 100, busy._inside.count)
         thread = threading.Thread(target=lambda: print(pair.generate(ids, max_tokens=2, queue_timeout=5).finish_reason))
         thread.start()
         thread.join()

@@ -15,7 +15,7 @@ import pytest
 from conftest import ASSISTANT, BASE, TINY_LOAD, TinyModels
 
 import colm_cpp as colm
-from colm_cpp.chat_limits import MAX_DEPTH
+from colm_cpp.chat.limits import MAX_DEPTH
 from colm_cpp.learn import Scorer
 from colm_cpp.options import MAX_SEED, LoadOptions
 

@@ -15,8 +15,8 @@ import click
 from click.exceptions import Exit
 
 from .. import __version__, _core
-from ..adapters import AdapterWarning
 from ..errors import ColmError
+from ..heads.adapters import AdapterWarning
 from ._flags import in_flags
 from ._output import echo, one_line
 

@@ -18,7 +18,7 @@ from ._progress import meter
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ..pair import Pair
+    from ..engine.pair import Pair
     from ..results import Completion
 
 __all__ = ["BatchRow", "read_batch", "write_batch"]
@@ -58,7 +58,7 @@ def read_batch(path: str, options: Mapping[str, Any]) -> list[BatchRow]:
     Raises:
         CorpusError: the file cannot be read, or has no rows.
     """
-    from ..learn.corpus import BadRow, json_rows
+    from ..corpus.documents import BadRow, json_rows
 
     rows = [
         BatchRow(row.line, error=row.reason) if isinstance(row, BadRow) else _row(row.line, row.value, options)
@@ -70,8 +70,8 @@ def read_batch(path: str, options: Mapping[str, Any]) -> list[BatchRow]:
 
 
 def _row(line: int, value: dict[str, Any], options: Mapping[str, Any]) -> BatchRow:
+    from ..engine.pair import DEFAULT_THRESHOLD
     from ..options import GenerationOptions
-    from ..pair import DEFAULT_THRESHOLD
 
     name, prompt, messages, inner = (value.get(key) for key in _ROW_KEYS)
     if (prompt is None) == (messages is None):
@@ -110,7 +110,7 @@ def _unknown(key: str, allowed: Sequence[str]) -> str:
 
 
 def _are_messages(value: object) -> bool:
-    from ..chat import is_message
+    from ..chat.messages import is_message
 
     return isinstance(value, list) and bool(value) and all(is_message(message) for message in value)
 
@@ -186,8 +186,8 @@ def write_batch(
 
 def _options(row: BatchRow, number: int, options: dict[str, Any]) -> dict[str, Any]:
     """Those of one text. The first row has the given seed, each later one the next."""
+    from ..engine.pair import CHAT_TEMPERATURE
     from ..options import MAX_SEED
-    from ..pair import CHAT_TEMPERATURE
 
     own = {**({"temperature": CHAT_TEMPERATURE} if row.messages else {}), **options}
     if own.get("seed") is not None:

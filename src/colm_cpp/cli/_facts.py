@@ -8,18 +8,18 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from .. import _core
-from .._head_tables import known_runs
+from ..engine.memory import estimate
 from ..errors import HeadError, VocabMismatch
-from ..heads import Head
-from ..memory import estimate
-from ..names import TRAINING_FREE_HEADS, find_head, find_model
+from ..files.paths import to_native
+from ..heads.head import Head
+from ..heads.tables import known_runs
 from ..options import LoadOptions
-from ..paths import to_native
-from ..shipped import shipped_heads
+from ..sources.names import TRAINING_FREE_HEADS, find_head, find_model
+from ..sources.shipped import shipped_heads
 
 if TYPE_CHECKING:
-    from ..pair import Pair
-    from ..pair_file import Preset
+    from ..engine.pair import Pair
+    from ..sources.pair_file import Preset
 
 __all__ = ["ABOUT_HEADS", "file_facts", "head_facts", "model_facts", "pair_facts"]
 

@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from ..errors import OptionError
-from ..names import find_head
-from ..output_file import OutputFile, check_output, descriptor_of, refuse_inputs, write_file
+from ..files.output_file import OutputFile, check_output, descriptor_of, refuse_inputs, write_file
+from ..sources.names import find_head
 from ._options import Command
 from ._output import byte_stream
 from ._pair import option

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from ._output import is_terminal
 
 if TYPE_CHECKING:
+    from ..engine.pair import Pair
     from ..learn.scoring import Scorer
-    from ..pair import Pair
-    from ..pair_file import Preset
+    from ..sources.pair_file import Preset
 
 __all__ = ["load_demo", "load_pair", "load_progress", "load_scorer"]
 
@@ -28,7 +28,7 @@ def load_pair(
     show_progress: bool = True,
 ) -> Pair:
     """:func:`colm_cpp.load`; hub files are fetched first, since the hub's client draws a bar of its own."""
-    from ..loading import load
+    from ..engine.loading import load
 
     chosen = _fetched(chosen)
     with load_progress(show_progress) as progress:
@@ -44,7 +44,7 @@ def load_pair(
 
 
 def _fetched(chosen: Preset) -> Preset:
-    from ..names import find_model
+    from ..sources.names import find_model
 
     base, assistant = find_model("base", chosen.base), find_model("assistant", chosen.assistant)
     return replace(chosen, base=base, assistant=assistant)
@@ -52,7 +52,7 @@ def _fetched(chosen: Preset) -> Preset:
 
 def load_demo() -> Pair:
     """The pair in the package."""
-    from ..loading import load
+    from ..engine.loading import load
 
     return load("demo")
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import click
 
 from ..errors import OptionError
-from ..heads import Head
+from ..heads.head import Head
 from ..options import GenerationOptions, GenerationOptionsDict, LoadOptions, LoadOptionsDict, reject_unknown
 from ._help import Option
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
-from .._log import logger
 from ..errors import OptionError
+from ..llama.log import logger
 from ..report.visible import HIDDEN, visible
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
+from ..engine.pair import MAX_PARALLEL
 from ..options import ANSWER_OPTIONS
-from ..pair import MAX_PARALLEL
-from ..pair_file import Preset
-from ..preset import is_preset, packaged_names, preset
+from ..sources.pair_file import Preset
+from ..sources.preset import is_preset, packaged_names, preset
 from ._help import Option
 from ._options import LOAD, Command, collect, from_table, model_options, read_model_options
 

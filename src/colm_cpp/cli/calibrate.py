@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import HeadError, OptionError
-from ..names import NamedHead, find_head
+from ..sources.names import NamedHead, find_head
 from ._files import check, read_by
 from ._help import SectionedCommand
 from ._pair import answer_options, chosen_models, loading, models_again, option, pair_arguments, parallel_option
 
 if TYPE_CHECKING:
     from ..learn.calibration import Calibrated
-    from ..pair_file import Preset
+    from ..sources.pair_file import Preset
 
 __all__ = ["calibrate"]
 
@@ -63,13 +63,13 @@ def calibrate(files: tuple[str, ...], out: Path | None, as_json: bool, **values:
     --force replaces it. If the command fails, the file does not change. A head can have a table for each --hold and
     --leave-threshold.
     """
-    from .._head_tables import PLAIN, Runs, find_table
-    from ..heads import Head
-    from ..hub import is_hub_spec
+    from ..corpus.texts import uses_chat
+    from ..evaluate.tasks import load_prompts
+    from ..heads.head import Head
+    from ..heads.tables import PLAIN, Runs, find_table
     from ..learn.calibration import CHECKED_RATES
     from ..learn.calibration import calibrate as run
-    from ..learn.tasks import load_prompts
-    from ..learn.texts import uses_chat
+    from ..sources.hub import is_hub_spec
     from ._loading import load_pair
     from ._output import echo, log_to_stderr, one_line, print_json
     from ._progress import meter

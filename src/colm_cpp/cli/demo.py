@@ -12,8 +12,8 @@ from ._help import SectionedCommand
 from ._pair import color_option, option
 
 if TYPE_CHECKING:
-    from ..demo import Answer
-    from ..learn.tasks import Problem
+    from ..evaluate.demo import Answer
+    from ..evaluate.tasks import Problem
     from ..report.demo import Solution
 
 __all__ = ["demo"]
@@ -56,10 +56,10 @@ def demo(prompt: str | None, sample: int, color: str, quiet: bool, verbose: bool
     Both models are in the package, so no network is needed. The base can tell stories but cannot do sums. The assistant
     can do sums but cannot tell stories. The head has learned from texts when to defer to the assistant.
     """
-    from ..demo import demo_problems
+    from ..engine.pair import Pair
     from ..errors import TokenizeError
-    from ..learn.tasks import Problem
-    from ..pair import Pair
+    from ..evaluate.demo import demo_problems
+    from ..evaluate.tasks import Problem
     from ..report.demo import print_key, print_solutions
     from ._loading import load_demo
     from ._output import is_terminal, leave_stdout, log_to_stderr, open_console, wants_color
@@ -90,7 +90,7 @@ def demo(prompt: str | None, sample: int, color: str, quiet: bool, verbose: bool
 
 
 def _solve(pair: Any, problems: Sequence[Problem], arms: Sequence[str]) -> list[Answer]:
-    from ..demo import answer_all
+    from ..evaluate.demo import answer_all
 
     return answer_all(pair, problems, arms=arms, n_parallel=len(arms))
 
@@ -112,7 +112,7 @@ def _solution(answer: Answer, *, known: bool) -> Solution:
 
 
 def _count(pair: Any, n: int, console: Any, *, plain: bool, shown: bool) -> None:
-    from ..demo import ARMS, answer_all, demo_problems, tally
+    from ..evaluate.demo import ARMS, answer_all, demo_problems, tally
     from ..report.demo import print_scores
     from ._progress import meter
 

@@ -17,8 +17,8 @@ from ._help import SectionedCommand
 from ._pair import answer_options, chosen_models, loading, option, pair_arguments, parallel_option
 
 if TYPE_CHECKING:
-    from ..pair import Pair
-    from ..pair_file import Preset
+    from ..engine.pair import Pair
+    from ..sources.pair_file import Preset
 
 __all__ = ["evaluate"]
 
@@ -118,11 +118,11 @@ def evaluate(task: str, out: Path, as_json: bool, **values: Any) -> None:
     plots if Matplotlib is installed.
     """
     from ..errors import MissingDependency
+    from ..evaluate.checkers import make_checker
+    from ..evaluate.records import RecordFolder
+    from ..evaluate.summary import summarize
+    from ..evaluate.tasks import load_task
     from ..extras import require
-    from ..learn.checkers import make_checker
-    from ..learn.records import RecordFolder
-    from ..learn.summary import summarize
-    from ..learn.tasks import load_task
     from ..report.evaluation import write_plots, write_tables
     from ._output import echo, one_line, print_json
 
@@ -151,9 +151,9 @@ def evaluate(task: str, out: Path, as_json: bool, **values: Any) -> None:
 
 def _other(name: str, given: str) -> Preset:
     """What NAME=... of --arm stands for: a pair, or with no head a model that answers alone."""
-    from ..hub import resolve
-    from ..pair_file import Preset
-    from ..preset import is_preset, preset
+    from ..sources.hub import resolve
+    from ..sources.pair_file import Preset
+    from ..sources.preset import is_preset, preset
 
     which, colon, of = given.partition(":")
     if colon and which in ("base", "assistant"):
@@ -172,13 +172,13 @@ def _other(name: str, given: str) -> Preset:
 
 
 def _answer(task: Any, out: Path, models: Preset, values: dict[str, Any]) -> Any:
-    from .._head_tables import Runs
-    from ..learn.evaluation import check_heads, make_arms, named_heads
-    from ..learn.evaluation import evaluate as answer_all
-    from ..learn.identity import pair_identity
-    from ..learn.records import FOLDER_FILES, RecordFolder
-    from ..learn.texts import uses_chat
-    from ..output_file import refuse_inputs
+    from ..corpus.texts import uses_chat
+    from ..evaluate.evaluation import check_heads, make_arms, named_heads
+    from ..evaluate.evaluation import evaluate as answer_all
+    from ..evaluate.records import FOLDER_FILES, RecordFolder
+    from ..files.output_file import refuse_inputs
+    from ..heads.tables import Runs
+    from ..sources.identity import pair_identity
     from ._loading import load_pair
     from ._output import log_to_stderr
     from ._progress import meter

@@ -14,7 +14,7 @@ from ._files import check
 from ._output import echo, one_line
 
 if TYPE_CHECKING:
-    from ..heads import Head
+    from ..heads.head import Head
 
 __all__ = ["export"]
 
@@ -22,7 +22,7 @@ __all__ = ["export"]
 def _check_width(head: Head, path: str) -> None:
     """Raises HeadMismatch where the head is not as wide as the model's hidden state."""
     from .. import _core
-    from ..paths import to_native
+    from ..files.paths import to_native
 
     metadata = _core.inspect_gguf(to_native(path))["metadata"]
     width = metadata.get(f"{metadata.get('general.architecture')}.embedding_length")
@@ -52,9 +52,9 @@ def export(source: str, output: Path, base: str | None, row: int | None, force: 
     the deferral vector or the layers of an MLP.
     """
     from .. import _core
-    from ..export import export_head
-    from ..names import find_model
-    from ..paths import to_native
+    from ..files.paths import to_native
+    from ..heads.export import export_head
+    from ..sources.names import find_model
 
     check("OUTPUT", output, force=force, inputs=[source, base])
     with warnings.catch_warnings(record=True) as caught:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..pair import DEFAULT_PARALLEL, MAX_PARALLEL
+from ..engine.pair import DEFAULT_PARALLEL, MAX_PARALLEL
 from ._batch import read_batch, write_batch
 from ._files import check, check_stdout, force_option, read_by
 from ._help import SectionedCommand
@@ -19,9 +19,9 @@ from ._options import GENERATION, LOAD, collect, from_table, model_options, read
 from ._pair import HEAD_HELP, chosen_models, color_option, model_arguments, option
 
 if TYPE_CHECKING:
-    from ..pair import Pair
+    from ..engine.pair import Pair
+    from ..engine.stream import TokenStream
     from ..results import Completion
-    from ..stream import TokenStream
 
 __all__ = ["generate"]
 
@@ -102,8 +102,8 @@ def generate(prompt: str | None, **values: Any) -> None:
     With --batch FILE, many prompts are continued at the same time. Each gives one JSON line with its number. If a text
     fails, its line has an 'error' field.
     """
+    from ..engine.pair import CHAT_TEMPERATURE, DEFAULT_THRESHOLD
     from ..options import GenerationOptions
-    from ..pair import CHAT_TEMPERATURE, DEFAULT_THRESHOLD
     from ._loading import load_pair
     from ._output import is_terminal, log_to_stderr, open_writer, print_json, print_legend
     from ._trace import Trace

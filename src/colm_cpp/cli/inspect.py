@@ -48,11 +48,11 @@ def inspect(
     their vocabularies are compared. Files on the hub are downloaded. The exit code is 1 if the parts of a pair do not
     fit together, or if a file is truncated.
     """
-    from ..names import find_head
     from ..options import LoadOptions
-    from ..pair_file import Preset
-    from ..preset import is_preset, preset
-    from ..shipped import shipped_heads
+    from ..sources.names import find_head
+    from ..sources.pair_file import Preset
+    from ..sources.preset import is_preset, preset
+    from ..sources.shipped import shipped_heads
     from ._facts import file_facts, pair_facts
 
     pairs = [name for name in files if is_preset(name) and name not in shipped_heads()]

@@ -49,9 +49,8 @@ def report(merged: Merged) -> None:
 @option(
     "Models",
     "--base",
-    required=True,
     metavar="MODEL",
-    help="The base model of the adapter: a GGUF file or hf:org/repo/file.gguf.",
+    help="The base model of the adapter: a GGUF file or hf:org/repo/file.gguf. Unset: that of the folder's pair.toml.",
 )
 @option(
     "Output",
@@ -72,7 +71,9 @@ def report(merged: Merged) -> None:
 @force_option("Replace the file if it exists.")
 @option("Output", "--json", "as_json", is_flag=True, help="Print one JSON object.")
 @option("Output", "--quiet", "-q", is_flag=True, help="Do not show progress.")
-def merge(adapter: Path, base: str, type: str, out: Path | None, force: bool, as_json: bool, quiet: bool) -> None:
+def merge(
+    adapter: Path, base: str | None, type: str, out: Path | None, force: bool, as_json: bool, quiet: bool
+) -> None:
     """Merge a LoRA adapter into its base, and write one GGUF file.
 
     ADAPTER is a GGUF file, or a folder made by 'colm tune'. The new file is as fast as the base was, and needs no
@@ -80,8 +81,13 @@ def merge(adapter: Path, base: str, type: str, out: Path | None, force: bool, as
     """
     from dataclasses import asdict
 
-    from ..hub import resolve
+    from ..sources.hub import resolve
+    from ..sources.preset import preset
 
+    if base is None:
+        if not adapter.is_dir():
+            raise click.UsageError("Missing option '--base'; give the base model of the adapter.")
+        base = preset(str(adapter)).base
     file = adapter / "adapter.gguf" if adapter.is_dir() else adapter
     target = merged_place(file, type) if out is None else out
     path = resolve(base)

@@ -21,10 +21,10 @@ def models(as_json: bool) -> None:
     another folder. This command downloads nothing.
     """
     from ..errors import LoadError, OptionError
-    from ..heads import Head
-    from ..names import TRAINING_FREE_HEADS, find_head, head_names
-    from ..pair_file import read
-    from ..preset import own_folder, preset_files
+    from ..heads.head import Head
+    from ..sources.names import TRAINING_FREE_HEADS, find_head, head_names
+    from ..sources.pair_file import read
+    from ..sources.preset import own_folder, preset_files
     from ._facts import ABOUT_HEADS
 
     pairs: list[dict[str, Any]] = []

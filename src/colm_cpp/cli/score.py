@@ -13,7 +13,7 @@ from ._help import SectionedCommand
 from ._pair import answer_options, chosen_models, loading, option, pair_arguments, parallel_option
 
 if TYPE_CHECKING:
-    from ..pair_file import Preset
+    from ..sources.pair_file import Preset
 
 __all__ = ["score"]
 
@@ -64,10 +64,10 @@ def score(corpus: tuple[str, ...], out: Path, **values: Any) -> None:
     hold log-probabilities of both models and hidden states of the base. To continue after an interruption, run the same
     command again.
     """
+    from ..corpus.selection import select
+    from ..files.output_file import refuse_inputs
     from ..learn.scores import folder_files
     from ..learn.scoring import score as run
-    from ..learn.selection import select
-    from ..output_file import refuse_inputs
     from ._loading import load_scorer
     from ._output import echo, log_to_stderr
     from ._progress import meter

@@ -63,6 +63,12 @@ def _number(section: str, name: str, help: str) -> Callable[[Command], Command]:
     show_default=True,
     help="Inputs of the head besides the hidden state, as for 'colm train'.",
 )
+@option(
+    "Adapter",
+    "--adapter",
+    type=click.Path(path_type=Path),
+    help="Start from this adapter: a file, or a folder made by 'colm tune'. Its rank and alpha are kept.",
+)
 @_number("Adapter", "rank", "Rank of the LoRA matrices.")
 @_number("Adapter", "alpha", "The scale of the adapter is alpha / rank.")
 @_number("Training", "epochs", "Number of passes over the training texts.")
@@ -112,6 +118,7 @@ def tune(
     assistant: str | None,
     pair: str | None,
     out: Path,
+    adapter: Path | None,
     merge: str | None,
     as_json: bool,
     quiet: bool,
@@ -126,8 +133,8 @@ def tune(
     """
     from dataclasses import asdict
 
-    from ..hub import resolve
-    from ..preset import preset
+    from ..sources.hub import resolve
+    from ..sources.preset import preset
     from ..tune import tune as run
     from ..tune.pair_folder import HELD_OUT_ROWS
     from ._output import one_line, print_json
@@ -166,9 +173,11 @@ def tune(
             out,
             options,
             assistant=assistant,
+            adapter=adapter,
             command=typed(ctx),
             on_agreement=on_agreement,
             on_progress=on_progress,
+            on_rescored=lambda share: bar.update(share, "reading the texts with the tuned base"),
         )
     for note in tuned.notes:
         click.echo(one_line(f"colm: warning: {note}"), err=True)

@@ -13,20 +13,20 @@ tutorial::
 Nothing here is imported by ``import colm_cpp``.
 """
 
+from ..corpus.documents import BadRow, Corpus, Document, read_documents
+from ..corpus.selection import select
+from ..evaluate.checkers import CHECKERS, Checker, Verdict, make_checker
+from ..evaluate.evaluation import Arm, evaluate, make_arms
+from ..evaluate.records import Record, RecordFolder
+from ..evaluate.references import Above, Estimate, Reference
+from ..evaluate.summary import ArmSummary, Comparison, Summary, summarize
+from ..evaluate.tasks import Problem, Task, load_prompts, load_task
 from .calibration import Calibrated, calibrate
-from .checkers import CHECKERS, Checker, Verdict, make_checker
 from .continuation import continue_paths
-from .corpus import BadRow, Corpus, Document, read_documents
-from .evaluation import Arm, evaluate, make_arms
 from .forks import Continuations
-from .records import Record, RecordFolder
-from .references import Above, Estimate, Reference
 from .respond import respond
 from .scores import Scores
 from .scoring import Scorer, score
-from .selection import select
-from .summary import ArmSummary, Comparison, Summary, summarize
-from .tasks import Problem, Task, load_prompts, load_task
 from .training import Metrics, Trained, TrainingOptions, train
 
 __all__ = [

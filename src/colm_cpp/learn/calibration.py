@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from .._head_tables import PLAIN, Runs, add_table, find_table
 from ..errors import CorpusError, OptionError
-from ..heads import Head
+from ..evaluate.evaluation import Arm, answers
+from ..evaluate.records import Record
+from ..evaluate.tasks import Problem
+from ..heads.head import Head
+from ..heads.tables import PLAIN, Runs, add_table, find_table
 from ..options import ANSWER_OPTIONS
-from .evaluation import Arm, answers
-from .identity import pair_identity
-from .records import Record
+from ..sources.identity import pair_identity
 from .runs import eta_of, logit_of, runs_table
-from .tasks import Problem
 
 if TYPE_CHECKING:
-    from ..pair import Pair
+    from ..engine.pair import Pair
 
 __all__ = ["CHECKED_RATES", "RATES", "Calibrated", "Measurement", "calibrate", "threshold_table"]
 

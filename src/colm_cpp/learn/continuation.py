@@ -13,19 +13,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .._numbers import integer
 from .._shown import shown
+from ..engine.pair import MAX_PARALLEL
 from ..errors import ColmError, CorpusError
-from ..options import integer
-from ..pair import MAX_PARALLEL
-from ._lock import lock_folder
-from ._rows import add_row, begin_rows
+from ..files.lock import lock_folder
+from ..files.rows import add_row, begin_rows
+from ..sources.identity import pair_identity
 from .forks import FILE, FORMAT, MAX_TOKENS, VERSION, Fork, Path, differing_rows, parse_group
-from .identity import pair_identity
 from .scored import ScoredText, scored_texts
 from .scores import Scores
 
 if TYPE_CHECKING:
-    from ..pair import Pair
+    from ..engine.pair import Pair
     from ..results import Completion
 
 __all__ = ["Plan", "Progress", "Written", "continue_paths", "plan"]

@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 from .._shown import shown
 from ..errors import CorpusError
-from ._files import lines, whole_number, whole_rows
+from ..files.reading import lines, whole_number, whole_rows
 from .scores import Scores
 
 __all__ = [

@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .._shown import shown
-from ..cores import usable_cores
 from ..errors import CorpusError, OptionError
-from ..heads import FEATURES
+from ..heads.head import FEATURES
+from ..machine.cores import usable_cores
 from .scores import COLUMNS, HEADER_SIZE, Scores
 
 __all__ = ["Inputs", "feature_columns", "to_float32"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .statistics import roc_auc
+from ..evaluate.statistics import roc_auc
 
 __all__ = ["RATES", "Parting", "caught", "finite", "parting"]
 

@@ -11,21 +11,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._numbers import integer
 from .._shown import shown
-from ..adapters import of_model
+from ..corpus.documents import BadRow, Corpus, Document
+from ..corpus.texts import prompt_messages, uses_chat
+from ..engine.pair import DEFAULT_THRESHOLD
 from ..errors import ChatTemplateError, ColmError, ContextFull, CorpusError, GenerationError, TokenizeError
-from ..options import ANSWER_OPTIONS, MAX_SEED, GenerationOptions, integer
-from ..pair import DEFAULT_THRESHOLD
-from ._files import lines, whole_number, whole_rows
-from ._lock import lock_folder
-from ._rows import add_row, begin_rows
-from .corpus import BadRow, Corpus, Document
-from .identity import adapters_identity, head_identity, model_identity
-from .records import source_letters
-from .texts import prompt_messages, uses_chat
+from ..evaluate.records import source_letters
+from ..files.lock import lock_folder
+from ..files.reading import lines, whole_number, whole_rows
+from ..files.rows import add_row, begin_rows
+from ..heads.adapters import of_model
+from ..options import ANSWER_OPTIONS, MAX_SEED, GenerationOptions
+from ..sources.identity import adapters_identity, head_identity, model_identity
 
 if TYPE_CHECKING:
-    from ..pair import Pair
+    from ..engine.pair import Pair
     from ..results import Completion
 
 __all__ = ["FILE", "Progress", "respond"]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from .._head_tables import Runs
+from ..heads.tables import Runs
 
 __all__ = ["deferred_share", "eta_of", "logit_of", "runs_table"]
 

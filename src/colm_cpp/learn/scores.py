@@ -20,12 +20,12 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from .._head_checks import MAX_EMBD, MAX_TOP_K
 from .._shown import shortened, shown
 from ..errors import CorpusError
-from ..output_file import write_file
-from ._files import lines, read_json, whole_number, why
-from ._lock import lock_folder
+from ..files.lock import lock_folder
+from ..files.output_file import write_file
+from ..files.reading import lines, read_json, whole_number, why
+from ..heads.checks import MAX_EMBD, MAX_TOP_K
 
 __all__ = ["COLUMNS", "FORMAT", "VERSION", "Scores", "ScoresWriter", "folder_files"]
 

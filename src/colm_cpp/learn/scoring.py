@@ -14,17 +14,17 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import _core
-from .._busy import busy
-from .._log import forward_log, set_up_log
 from .._numbers import flag
 from .._shown import shown
+from ..corpus.documents import BadRow, Corpus
+from ..corpus.texts import Text, TextMaker, grouped
+from ..engine.loading import prepare
 from ..errors import ContextFull, CorpusError, GenerationError, OptionError, PairClosed, TokenizeError
-from ..loading import prepare
+from ..llama.busy import busy
+from ..llama.log import forward_log, set_up_log
 from ..options import LoadOptions
-from .corpus import BadRow, Corpus
-from .identity import pair_identity
+from ..sources.identity import pair_identity
 from .scores import MAX_TEXTS, ProgressMark, ScoresWriter
-from .texts import Text, TextMaker, grouped
 
 if TYPE_CHECKING:
     from ..options import LoadOptionsDict

@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .._numbers import integer
 from .._shown import shown
 from ..errors import CorpusError, OptionError
+from ..evaluate.statistics import roc_auc
 from ..extras import require
-from ..heads import FEATURES, Head
-from ..options import integer
+from ..heads.head import FEATURES, Head
+from ..sources.identity import base_adapters
 from .fitting import Fit, LinearModel, MlpModel, Model, deferral_logits, fit
 from .forks import Continuations
-from .identity import base_adapters
 from .inputs import Inputs
 from .objective import LABELS, Loss, MarginalLoss, RegretLoss, WeakLoss, make_label, sigmoid
 from .parting import Parting, caught, finite, parting
 from .scores import Scores
-from .statistics import roc_auc
 
 __all__ = ["FEATURE_SETS", "Metrics", "Trained", "TrainingOptions", "text_split", "train"]
 

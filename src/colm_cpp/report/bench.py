@@ -7,8 +7,8 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..bench import BATCH_SIZES, Bench, Spread, verdict
 from ..errors import OptionError
+from ..evaluate.bench import BATCH_SIZES, Bench, Spread, verdict
 from ..extras import require
 from .terminal import safe
 from .visible import on_one_line

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..evaluate.costs import ROUTER_TOKENS, Measure
+from ..evaluate.references import curve
+from ..evaluate.statistics import FEW
 from ..extras import require
-from ..learn.costs import ROUTER_TOKENS, Measure
-from ..learn.references import curve
-from ..learn.statistics import FEW
-from ..output_file import write_file
+from ..files.output_file import write_file
 
 if TYPE_CHECKING:
-    from ..learn.references import Above, Estimate
-    from ..learn.summary import ArmSummary, Summary
+    from ..evaluate.references import Above, Estimate
+    from ..evaluate.summary import ArmSummary, Summary
 
 __all__ = ["to_markdown", "write_plots", "write_tables"]
 

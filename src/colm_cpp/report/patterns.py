@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..learn.statistics import wilson_interval
+from ..evaluate.statistics import wilson_interval
 from .parts import PARTS, Part, classify
 from .traces import TracedText, TracedToken
 

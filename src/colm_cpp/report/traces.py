@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeGuard, get_args
 
 from ..errors import CorpusError
-from ..learn.records import SINGLE_ARMS, Record, RecordFolder, is_record, sources_of
+from ..evaluate.records import SINGLE_ARMS, Record, RecordFolder, is_record, sources_of
 from ..results import Source, defer_prob
 
 __all__ = ["TRACE_FORMAT", "TRACE_VERSION", "TracedText", "TracedToken", "read_arms", "read_texts", "traced"]

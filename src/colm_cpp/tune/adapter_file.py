@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ..engine.loading import metadata
 from ..errors import LoadError
-from ..output_file import bytes_of, write_file
+from ..files.output_file import bytes_of, write_file
 
-__all__ = ["BASE_KEY", "adapter_tensors", "write_adapter"]
+__all__ = ["BASE_KEY", "StartAdapter", "adapter_tensors", "read_adapter", "write_adapter"]
 
 BASE_KEY = "colm.adapter.base_digest"
 """The digest of the base that the adapter was trained on, as in ``meta.json``."""
@@ -34,6 +36,78 @@ def adapter_tensors(model: Any) -> dict[str, tuple[npt.NDArray[np.float32], npt.
                 b.detach().float().cpu().numpy().copy(),
             )
     return found
+
+
+@dataclass(frozen=True)
+class StartAdapter:
+    """An adapter that training starts from.
+
+    Attributes:
+        path: its file.
+        rank: of its matrices.
+        alpha: its scale is alpha / rank.
+        tensors: llama.cpp's name of the weight -> (A ``[rank, n_in]``, B ``[n_out, rank]``), as they lie in the file.
+    """
+
+    path: str
+    rank: int
+    alpha: float
+    tensors: Mapping[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
+
+    def load_into(self, torch: Any, model: Any, architecture: str) -> None:
+        """Puts the matrices into a peft model.
+
+        Raises:
+            LoadError: the adapter is of other weights than the model's, or of other sizes.
+        """
+        gguf: Any = importlib.import_module("gguf")
+        own = adapter_tensors(model)
+        names = _names(gguf, own, architecture, model.config)
+        if set(names.values()) != set(self.tensors):
+            odd = sorted(set(names.values()) ^ set(self.tensors))[0]
+            raise LoadError(f"{self.path} has matrices for other weights than 'colm tune' trains, such as {odd}")
+        with torch.no_grad():
+            for name, module in model.named_modules():
+                known = names.get(name.removeprefix(_PREFIX))
+                if known is None:
+                    continue
+                a, b = self.tensors[known]
+                b = _permuted(b, name, architecture, model.config, back=True)
+                for key, value in (("lora_A", a), ("lora_B", b)):
+                    weight = getattr(module, key)["default"].weight
+                    if tuple(weight.shape) != value.shape:
+                        raise LoadError(
+                            f"{self.path}: a matrix of {known} is {value.shape}; this base needs {tuple(weight.shape)}"
+                        )
+                    weight.copy_(torch.from_numpy(value))
+
+
+def read_adapter(path: str | os.PathLike[str], base_digest: str) -> StartAdapter:
+    """Reads an adapter that :func:`write_adapter` wrote.
+
+    Args:
+        path: the file, or a folder made by ``colm tune``.
+        base_digest: of the base that it must belong to, see :data:`BASE_KEY`.
+
+    Raises:
+        LoadError: the file is no adapter, or was trained on another base.
+    """
+    gguf: Any = importlib.import_module("gguf")
+    file = os.path.join(path, "adapter.gguf") if os.path.isdir(path) else os.fspath(path)
+    header = metadata(file)
+    trained_on = header.get(BASE_KEY)
+    if header.get("adapter.type") != "lora" or trained_on is None:
+        raise LoadError(f"{file} is not an adapter that colm tune made")
+    if trained_on != base_digest:
+        raise LoadError(f"{file} was trained on the base {trained_on}; this base is {base_digest}")
+    found = {t.name: np.array(t.data, np.float32) for t in gguf.GGUFReader(file).tensors}
+    tensors = {
+        name.removesuffix(".lora_a"): (a, found[name.removesuffix("a") + "b"])
+        for name, a in found.items()
+        if name.endswith(".lora_a")
+    }
+    rank = next(iter(tensors.values()))[0].shape[0]
+    return StartAdapter(file, rank, float(header["adapter.lora.alpha"]), tensors)
 
 
 def write_adapter(
@@ -95,15 +169,29 @@ def _named(
     architecture: str,
     config: Any,
 ) -> Iterator[tuple[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]]:
-    import gguf
-
-    arch = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == architecture)
-    names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
+    names = _names(gguf, tensors, architecture, config)
     for name, (a, b) in sorted(tensors.items()):
-        known = names.get_name(f"{name}.weight", try_suffixes=(".weight",))
-        if known is None:
+        yield names[name], (a, _permuted(b, name, architecture, config))
+
+
+def _names(gguf: Any, weights: Iterable[str], architecture: str, config: Any) -> dict[str, str]:
+    """llama.cpp's name for each of the torch model's weights."""
+    arch = next(key for key, value in gguf.MODEL_ARCH_NAMES.items() if value == architecture)
+    known = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
+    names = {name: known.get_name(f"{name}.weight", try_suffixes=(".weight",)) for name in weights}
+    for name, found in names.items():
+        if found is None:
             raise LoadError(f"llama.cpp has no name for the weight {name} of a {architecture} model")
-        if architecture in _PERMUTED and name.endswith(("q_proj", "k_proj")):
-            n_heads = config.num_attention_heads if name.endswith("q_proj") else config.num_key_value_heads
-            b = b.reshape(n_heads, 2, -1, b.shape[1]).swapaxes(1, 2).reshape(b.shape)
-        yield known, (a, b)
+    return names
+
+
+def _permuted(
+    b: npt.NDArray[np.float32], name: str, architecture: str, config: Any, *, back: bool = False
+) -> npt.NDArray[np.float32]:
+    """B ``[n_out, rank]`` with the rows in llama.cpp's order, or back in torch's."""
+    if architecture not in _PERMUTED or not name.endswith(("q_proj", "k_proj")):
+        return b
+    n_heads = config.num_attention_heads if name.endswith("q_proj") else config.num_key_value_heads
+    halves = (n_heads, -1, 2) if back else (n_heads, 2, -1)
+    rows: npt.NDArray[np.float32] = b.reshape(*halves, b.shape[1]).swapaxes(1, 2).reshape(b.shape)
+    return rows

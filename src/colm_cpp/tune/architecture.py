@@ -11,7 +11,7 @@ import numpy as np
 from .. import _core
 from .._shown import shown
 from ..errors import LoadError
-from ..paths import to_native
+from ..files.paths import to_native
 
 __all__ = ["ARCHITECTURES", "GgufFacts"]
 

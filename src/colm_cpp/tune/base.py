@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..cores import usable_cores
 from ..errors import CorpusError, LoadError
+from ..machine.cores import usable_cores
 from .architecture import GgufFacts
 from .data import TuneText
 from .loss import Batch, read

@@ -14,7 +14,7 @@ from ..learn.scored import scored_texts
 from ..learn.scores import Scores
 from ..learn.training import text_split
 
-__all__ = ["TuneText", "passes", "read_texts", "steps"]
+__all__ = ["TuneText", "passes", "read_texts", "steps", "texts_of"]
 
 POOL = 16  # steps whose texts are sorted by length together
 
@@ -65,17 +65,22 @@ def read_texts(
             raise CorpusError(
                 f"{folder.path} was scored with an adapter on the base; tune on scores of the plain base file"
             )
-        texts = list(_texts(folder, Continuations(folder).cost if label == "continuation" else None))
+        texts = texts_of(folder, label)
         split = text_split(folder, held_out, seed)
         training += [texts[i] for i in split.training]
         rest += [texts[i] for i in split.held_out]
     return training, rest
 
 
-def _texts(folder: Scores, cost: npt.NDArray[np.float64] | None) -> Iterator[TuneText]:
+def texts_of(folder: Scores, label: str = "a") -> list[TuneText]:
+    """All texts of a folder, in its order; see :func:`read_texts`."""
+    return list(_texts(folder, label))
+
+
+def _texts(folder: Scores, label: str) -> Iterator[TuneText]:
     of_base_top = folder["assistant_logprob_of_base_top"]
-    if cost is not None:
-        of_base_top = (folder["assistant_top_logprob"] - cost).astype(np.float32)
+    if label == "continuation":
+        of_base_top = (folder["assistant_top_logprob"] - Continuations(folder).cost).astype(np.float32)
     for text in scored_texts(folder):
         rows = text.rows
         yield TuneText(

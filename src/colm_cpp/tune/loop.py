@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -10,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CorpusError, GenerationError
-from ..output_file import OutputFile
+from ..files.output_file import OutputFile
 from .data import TuneText, passes, steps
 from .loss import Batch, losses, read
 from .options import TuneOptions
@@ -70,6 +72,17 @@ class _State:
     step: int = 0
     history: list[HeldOut] = field(default_factory=list)
     best: HeldOut | None = None
+
+
+def _return_free_memory() -> None:
+    """Gives the memory of the last pass back to the system.
+
+    glibc keeps it. The next pass has other sizes, so that its tensors do not fit into the gaps, and the process grows:
+    with a 0.5B base from 4 GB to 9 GB in an hour.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 class Loop:
@@ -203,6 +216,7 @@ class Loop:
             loss = losses(torch, options.objective, outputs, self._z(outputs), batch, options.cost).sum() / n
             loss.backward()
             total += float(loss.detach())
+            _return_free_memory()
         if not math.isfinite(total):
             raise GenerationError(
                 f"the loss is {total} at step {self._state.step}; give a learning rate below {options.learning_rate}"

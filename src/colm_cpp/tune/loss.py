@@ -21,7 +21,7 @@ from ..learn.inputs import MAX_LOG_ODDS
 from ..learn.training import MAX_REGRET
 from .data import TuneText
 
-__all__ = ["BaseOutputs", "Batch", "losses", "read"]
+__all__ = ["BaseOutputs", "Batch", "assistant_logprob_of", "losses", "read"]
 
 CHUNK = 256  # scored tokens whose logits exist at a time
 _PAD = 0
@@ -162,12 +162,16 @@ def losses(torch: Any, objective: str, outputs: BaseOutputs, z: Any, batch: Batc
     return -outputs.logprob - regret * log_sigmoid(z) - cost * log_sigmoid(-z)
 
 
-def _regret(torch: Any, top: Any, batch: Batch) -> Any:
-    """What staying costs in the assistant's likelihood where the base would write ``top``, ``[N]`` nats."""
+def assistant_logprob_of(torch: Any, top: Any, batch: Batch) -> Any:
+    """log P_assistant of the tokens ``top``, ``[N]``; where it is not known, the least that it can be."""
     # No other token can be likelier than what the assistant's likeliest leaves.
     least = (-torch.expm1(batch.assistant_top_logprob)).clamp_min(1e-30).log()
-    of_top = torch.minimum(least, batch.assistant_top_logprob)
-    of_top = torch.where(top == batch.targets, batch.assistant_logprob, of_top)
-    of_top = torch.where(top == batch.base_top, batch.assistant_logprob_of_base_top, of_top)
-    of_top = torch.where(top == batch.assistant_top, batch.assistant_top_logprob, of_top)
-    return (batch.assistant_top_logprob - of_top).clamp(0.0, MAX_REGRET)
+    found = torch.minimum(least, batch.assistant_top_logprob)
+    found = torch.where(top == batch.targets, batch.assistant_logprob, found)
+    found = torch.where(top == batch.base_top, batch.assistant_logprob_of_base_top, found)
+    return torch.where(top == batch.assistant_top, batch.assistant_top_logprob, found)
+
+
+def _regret(torch: Any, top: Any, batch: Batch) -> Any:
+    """What staying costs in the assistant's likelihood where the base would write ``top``, ``[N]`` nats."""
+    return (batch.assistant_top_logprob - assistant_logprob_of(torch, top, batch)).clamp(0.0, MAX_REGRET)

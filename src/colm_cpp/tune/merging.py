@@ -22,12 +22,12 @@ import numpy.typing as npt
 
 from .. import _core
 from .._shown import listed, shortened, shown
-from ..adapters import MERGED_KEY
 from ..errors import LoadError, NotEnoughMemory, OptionError
-from ..learn.identity import model_identity
-from ..limits import free_memory
-from ..output_file import check_output, remove_leftovers, temporary_beside, written_by_name
-from ..paths import digest_of, to_native
+from ..files.output_file import check_output, remove_leftovers, temporary_beside, written_by_name
+from ..files.paths import digest_of, to_native
+from ..heads.adapters import MERGED_KEY
+from ..machine.limits import free_memory
+from ..sources.identity import model_identity
 from .adapter_file import BASE_KEY
 from .quantizing import bytes_per_weight, file_type, quantize
 

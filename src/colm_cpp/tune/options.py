@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from .._numbers import real
+from .._numbers import integer, real
 from .._shown import shown
 from ..errors import OptionError
-from ..options import integer
 
 __all__ = ["OBJECTIVES", "TuneOptions"]
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CorpusError
-from ..hub import is_hub_spec, resolve
-from ..learn.identity import model_identity
+from ..files.output_file import write_file
+from ..files.paths import digest_of
 from ..learn.scores import Scores
-from ..output_file import write_file
-from ..pair_file import FILE, Preset, to_toml
-from ..paths import digest_of
+from ..sources.hub import is_hub_spec, resolve
+from ..sources.identity import model_identity
+from ..sources.pair_file import FILE, Preset, to_toml
 from .loop import HeldOut
 
 __all__ = ["CARD", "HELD_OUT_ROWS", "Models", "models_of", "write_card", "write_pair"]
@@ -39,7 +39,7 @@ class Models:
 
     Attributes:
         names: the keys of ``pair.toml`` that name them.
-        base: what tells the base from other files, see :func:`colm_cpp.learn.identity.model_identity`.
+        base: what tells the base from other files, see :func:`colm_cpp.sources.identity.model_identity`.
         assistant: the same of the assistant.
         missing: the assistant's file name, if nobody said where the file is; else None.
     """
@@ -184,9 +184,9 @@ def write_card(
     lines += ["", "## Use", ""]
     if head is None:
         lines += [
-            f'`colm.load({name!r}, head="always")` loads base, adapter and assistant. To fit a head, score texts with '
-            f"`colm score TEXTS --pair {name} --out SCORES`, then run `colm train SCORES --out {name}/head.gguf`, and "
-            'add `head = "head.gguf"` to pair.toml.',
+            f'`colm.load({name!r}, head="always")` loads base, adapter and assistant. To fit a head, run '
+            f"`colm train {name}/scores/* --out {name}/head.gguf`, and add "
+            '`head = "head.gguf"` to pair.toml.',
         ]
     else:
         lines += [

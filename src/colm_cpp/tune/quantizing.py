@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from .._shown import shortened, shown
-from ..cores import usable_cores
 from ..errors import LoadError, OptionError
+from ..machine.cores import usable_cores
 
 __all__ = ["FILE_TYPES", "bytes_per_weight", "file_type", "quantize"]
 

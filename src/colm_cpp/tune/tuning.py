@@ -11,32 +11,25 @@ from typing import Any
 
 import numpy as np
 
-from ..adapters import adapter_digest
+from ..engine.loading import metadata, quantised
 from ..errors import ColmError, CorpusError
-from ..heads import Head
-from ..hub import resolve
-from ..learn._lock import lock_folder
+from ..files.lock import lock_folder
+from ..files.output_file import write_file
+from ..heads.adapters import adapter_digest
+from ..heads.head import Head
 from ..learn.scores import Scores
 from ..learn.training import TrainingOptions
 from ..learn.training import train as fit_head
-from ..loading import metadata, quantised
-from ..output_file import write_file
-from ..pair_file import Preset
+from ..sources.hub import resolve
+from ..sources.pair_file import Preset
 from ._libraries import libraries
-from .adapter_file import adapter_tensors, write_adapter
-from .base import (
-    LIMIT_FLOAT,
-    LIMIT_QUANTISED,
-    Agreement,
-    agreement,
-    load_base,
-    require_agreement,
-    with_adapter,
-)
+from .adapter_file import adapter_tensors, read_adapter, write_adapter
+from .base import LIMIT_FLOAT, LIMIT_QUANTISED, Agreement, agreement, load_base, require_agreement, with_adapter
 from .data import read_texts
 from .loop import HeldOut, Loop, Progress
 from .options import TuneOptions
 from .pair_folder import models_of, write_card, write_pair
+from .rescoring import rescore
 
 __all__ = ["Tuned", "tune"]
 
@@ -82,11 +75,16 @@ def tune(
     options: TuneOptions,
     *,
     assistant: PathLike | None = None,
+    adapter: PathLike | None = None,
     command: str | None = None,
     on_agreement: Callable[[Agreement], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    on_rescored: Callable[[float], None] | None = None,
 ) -> Tuned:
     """Trains a LoRA adapter of the base, and a head with it. A run that was killed goes on when it is called again.
+
+    Then the tuned base reads all texts once more. These scores stay in ``out/scores``, for ``colm train``. A head is
+    fitted to them; it replaces the one that was trained with the adapter if the held-out texts say that it is better.
 
     Args:
         base: the base that was scored: its GGUF file, its place on the hub, or a pair, whose base it is.
@@ -96,15 +94,18 @@ def tune(
         options: see :class:`TuneOptions`.
         assistant: the assistant that was scored, for ``pair.toml``; it is not loaded. None: that of the pair, or else
             the file of its name beside the base.
+        adapter: start from this adapter, a file or a folder made by ``colm tune``. Rank and alpha are then its own.
         command: the command that is being run, for ``card.md``.
         on_agreement: called once the torch model was compared with llama.cpp's.
         on_progress: called after each step.
+        on_rescored: called with the share of the texts that the tuned base has read once more.
 
     Raises:
         MissingDependency: torch, transformers, peft or SciPy is not installed.
         CorpusError: scores of another base or assistant, with an adapter, or without their tokens; or ``out`` holds
             another training, or is being written to.
-        LoadError: the base's architecture is not supported, or torch computes something else than llama.cpp.
+        LoadError: the base's architecture is not supported, torch computes something else than llama.cpp, or the
+            adapter to start from is of another base.
         GenerationError: the loss became infinite.
     """
     found = libraries()
@@ -120,6 +121,9 @@ def tune(
     path = Path(out)
     models = models_of(pair, base, assistant, folders, path)
     base = resolve(base)
+    first = None if adapter is None else read_adapter(adapter, models.base["digest"])
+    if first is not None:
+        options = replace(options, rank=first.rank, alpha=first.alpha)
     training, held_out = read_texts(folders, held_out=options.held_out, seed=options.seed, label=options.label)
     start = _first_head(folders, options)
     path.mkdir(parents=True, exist_ok=True)
@@ -136,6 +140,8 @@ def tune(
         model = model.to(device="cuda" if torch.cuda.is_available() else "cpu", dtype=dtype)
         torch.manual_seed(options.seed)
         model = with_adapter(found, model, options.rank, options.alpha, checkpointing=options.checkpointing)
+        if first is not None:
+            first.load_into(torch, model, header["general.architecture"])
         head = _to_torch(torch, start).to(next(model.parameters()).device)
         loop = Loop(
             torch,
@@ -151,32 +157,51 @@ def tune(
                 "texts": [len(training), len(held_out)],
                 "scores": [_digest(folder) for folder in folders],
                 "dtype": str(dtype),
+                "adapter": None if first is None else adapter_digest(first.path),
                 **asdict(options),
             },
             folder=path,
         )
         loop.run(on_progress)
-        facts = {
-            "options": asdict(options),
-            "agreement": asdict(compared),
-            "before": asdict(loop.history[0]),
-            "best": asdict(loop.best),
-            "history": [asdict(measured) for measured in loop.history],
-            "texts": (len(training), len(held_out)),
-            "dtype": str(dtype).removeprefix("torch."),
-        }
-        adapter = path / "adapter.gguf"
+        file = path / "adapter.gguf"
         write_adapter(
-            adapter,
+            file,
             adapter_tensors(model),
             architecture=header["general.architecture"],
             config=model.config,
             alpha=options.alpha,
             base_digest=models.base["digest"],
         )
-        head_file = None if options.objective == "sft" else path / "head.gguf"
-        if head_file is not None:
-            _write_head(head_file, start, head, adapter, facts)
+        adapters = ((adapter_digest(file), 1.0),)
+        rescored = []
+        for i, folder in enumerate(folders):
+
+            def shown(share: float, i: int = i) -> None:
+                if on_rescored is not None:
+                    on_rescored((i + share) / len(folders))
+
+            place = path / "scores" / f"{i + 1}-{folder.path.resolve().name}"
+            rescored.append(
+                rescore(torch, model, folder, place, adapters, pass_tokens=options.pass_tokens, on_progress=shown)
+            )
+        best = loop.best
+        made = None
+        if options.objective != "sft":
+            made, best = _better(_from_torch(start, head), best, rescored, options)
+        facts = {
+            "options": asdict(options),
+            "agreement": asdict(compared),
+            "before": asdict(loop.history[0]),
+            "best": asdict(best),
+            "history": [asdict(measured) for measured in loop.history],
+            "texts": (len(training), len(held_out)),
+            "dtype": str(dtype).removeprefix("torch."),
+        }
+        head_file = None
+        if made is not None:
+            head_file = path / "head.gguf"
+            made = replace(made, base_adapters=adapters, training=json.dumps(facts, sort_keys=True))
+            _with_table_of(head_file, made).save(head_file)
         write_file(path / "tuning.json", (json.dumps(facts, indent=2, sort_keys=True) + "\n").encode())
         n_texts = len(training), len(held_out)
         card = write_card(
@@ -186,10 +211,10 @@ def tune(
             command=command,
             options=asdict(options),
             n_texts=n_texts,
-            adapter=adapter,
+            adapter=file,
             head=head_file,
             before=loop.history[0],
-            best=loop.best,
+            best=best,
         )
         systems = {folder.meta.get("system") for folder in folders}
         notes = []
@@ -204,13 +229,13 @@ def tune(
             )
         system = systems.pop() if len(systems) == 1 else None
         return Tuned(
-            adapter=adapter,
+            adapter=file,
             head=head_file,
             pair=write_pair(path, models, head=head_file, n_texts=n_texts[0], system=system),
             card=card,
             agreement=compared,
             before=loop.history[0],
-            best=loop.best,
+            best=best,
             history=tuple(loop.history),
             n_texts=n_texts,
             dtype=str(facts["dtype"]),
@@ -274,15 +299,33 @@ def _to_torch(torch: Any, head: Head) -> Any:
     return module
 
 
-def _write_head(file: Path, start: Head, head: Any, adapter: Path, facts: dict[str, Any]) -> None:
-    made = replace(
-        start,
-        weights=(head.weight.detach().cpu().numpy(),),
-        biases=(head.bias.detach().cpu().numpy(),),
-        base_adapters=((adapter_digest(adapter), 1.0),),
-        training=json.dumps(facts, sort_keys=True),
+def _from_torch(start: Head, head: Any) -> Head:
+    return replace(start, weights=(head.weight.detach().cpu().numpy(),), biases=(head.bias.detach().cpu().numpy(),))
+
+
+def _better(trained: Head, measured: HeldOut, folders: Sequence[Scores], options: TuneOptions) -> tuple[Head, HeldOut]:
+    """The head that was trained with the adapter, or one fitted to what the base is now; and its worth.
+
+    The likelihood decides. Regret is measured only by the fit itself, so the fitted head is taken, except where the
+    label is of continuations, which start from what the plain base would write.
+    """
+    if options.label == "continuation":
+        return trained, measured
+    fitting = TrainingOptions(
+        objective="regret" if options.objective == "regret" else "marginal",
+        label=options.label,
+        cost=options.cost,
+        features=options.features,
+        top_k=TOP_K,
+        held_out=options.held_out,
+        seed=options.seed,
     )
-    _with_table_of(file, made).save(file)
+    fitted = fit_head(folders, fitting)
+    found = fitted.held_out
+    price = options.cost * (found.mean_defer_prob - measured.mean_defer_prob)
+    if options.objective == "marginal" and found.joint_nll + price >= measured.joint_nll:
+        return trained, measured
+    return fitted.head, replace(measured, joint_nll=found.joint_nll, mean_defer_prob=found.mean_defer_prob)
 
 
 def _with_table_of(file: Path, made: Head) -> Head:

@@ -1,0 +1,1 @@
+"""Texts that the user gives: rows of files, which of them, and their tokens."""

@@ -1,0 +1,61 @@
+"""Which rows of which files make a corpus."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+from collections.abc import Iterator, Sequence
+
+from .._shown import shown
+from ..errors import CorpusError, OptionError
+from ..files.paths import digest_of
+from .documents import BadRow, Corpus, Document, read_documents
+
+__all__ = ["select"]
+
+PathLike = str | os.PathLike[str]
+
+
+def select(
+    paths: Sequence[PathLike], *, limit: int | None = None, seed: int | None = None, needs_completion: bool = True
+) -> Corpus:
+    """The rows of ``paths``.
+
+    Args:
+        paths: JSON-lines and plain text files.
+        limit: the most rows to use. None: all.
+        seed: draw the rows at random with this seed, in the order of the files. None: take the first rows.
+        needs_completion: see :func:`.documents.read_documents`.
+
+    Raises:
+        CorpusError: a file cannot be read.
+        OptionError: ``limit`` below 1.
+    """
+    if limit is not None and limit < 1:
+        raise OptionError(f"limit is {shown(limit)}; it must be a whole number, 1 or more")
+    if not paths:
+        raise CorpusError("no corpus was given; name at least one file")
+    files = [_described(path) for path in paths]
+
+    def all_documents() -> Iterator[Document | BadRow]:
+        return read_documents(paths, needs_completion=needs_completion)
+
+    n_rows = sum(1 for _ in all_documents())
+    n = n_rows if limit is None else min(limit, n_rows)
+    if seed is None:
+        # Without the limit: a larger one goes on with the same folder.
+        return Corpus(lambda: itertools.islice(all_documents(), n), n, {"corpus": files, "sample": None})
+    drawn = frozenset(random.Random(seed).sample(range(n_rows), n))
+    facts = {"corpus": files, "sample": {"seed": seed, "limit": n}}
+    return Corpus(lambda: (row for i, row in enumerate(all_documents()) if i in drawn), n, facts)
+
+
+def _described(path: PathLike) -> dict[str, str]:
+    try:
+        digest = digest_of(path)
+    except OSError as error:
+        raise CorpusError(
+            f"{os.fspath(path)} cannot be read ({error.strerror}); check its name and permissions"
+        ) from error
+    return {"file": os.path.basename(os.fspath(path)), "sha256": digest}

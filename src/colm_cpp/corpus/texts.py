@@ -1,0 +1,227 @@
+"""Turning documents into tokens, and choosing the tokens that are scored and learned from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..chat.messages import begins_with_bos, render_chat
+from ..errors import ChatTemplateError, TokenizeError
+from .documents import BadRow, Document
+
+__all__ = ["Text", "TextMaker", "Tokenizer", "grouped", "prompt_messages", "uses_chat"]
+
+
+class Tokenizer(Protocol):
+    """Anything that turns text into token ids, such as a loaded pair."""
+
+    def tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
+        """Token ids."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """One text in tokens.
+
+    Attributes:
+        path: the file of its document.
+        line: the document's line; 0 for a plain text file.
+        tokens: ids.
+        scored: for each token whether it is scored; never the first.
+        truncated: whether the document was longer than the context.
+    """
+
+    path: str
+    line: int
+    tokens: tuple[int, ...]
+    scored: tuple[bool, ...]
+    truncated: bool = False
+
+    @property
+    def n_scored(self) -> int:
+        """Tokens to score."""
+        return sum(self.scored)
+
+
+def uses_chat(base: Mapping[str, Any], chat: bool | None) -> bool:
+    """``chat``, or if that is None, whether the base's file has a chat template."""
+    return bool(base["chat_template"]) if chat is None else chat
+
+
+def prompt_messages(document: Document, system: str | None) -> list[dict[str, str]]:
+    """The document's conversation. The system message, if given, comes before a prompt without turns."""
+    if document.messages:
+        return [dict(message) for message in document.messages]
+    before = [] if system is None else [{"role": "system", "content": system}]
+    return [*before, {"role": "user", "content": document.prompt}]
+
+
+class TextMaker:
+    """Turns documents into texts for one base."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        base: dict[str, Any],
+        *,
+        n_shared: int,
+        n_ctx: int,
+        chat: bool | None = None,
+        system: str | None = None,
+    ) -> None:
+        """Args:
+        tokenizer: the pair.
+        base: facts about the base: its chat template and special tokens.
+        n_shared: ids from 0 that both models know.
+        n_ctx: tokens that a text may have at most.
+        chat: prompts and completions as a user's and the assistant's turn in the base's chat template. None:
+            where the base has one. Conversations always need it.
+        system: a system message before prompts.
+
+        Raises:
+            ChatTemplateError: ``chat`` is asked for and the base's file has no template.
+        """
+        self._tokenizer = tokenizer
+        self._base = base
+        self._n_shared = n_shared
+        self.n_ctx = n_ctx
+        self._eog = frozenset(base["eog_tokens"])
+        if chat and not base["chat_template"]:
+            raise ChatTemplateError(f"{base['path']} has no chat template; score the texts without chat")
+        self.chat = uses_chat(base, chat)
+        self.bos = tokenizer.tokenize("", True, True)  # what stands before every text; [] where the model asks for none
+        self._system = system
+
+    def __call__(self, document: Document) -> Iterator[Text | BadRow]:
+        """The texts of a document: one, or for a long plain text several, each as long as the context.
+
+        Each begins with BOS where the model asks for it: without, models find the tokens of a text far less likely.
+        """
+        try:
+            tokens, scored = self._tokens(document)
+        except (ChatTemplateError, TokenizeError) as error:
+            yield BadRow(document.path, document.line, str(error))
+            return
+        unknown = next((t for t in tokens if not 0 <= t < self._n_shared), None)
+        if unknown is not None:
+            yield BadRow(document.path, document.line, f"token {unknown} is one that the assistant lacks")
+            return
+        plain = not document.messages and not document.prompt
+        bos = self.bos if plain else []
+        tokens, scored = tokens[len(bos) :], scored[len(bos) :]
+        step = max(self.n_ctx - len(bos), 1) if plain else max(len(tokens), 1)
+        for begin in range(0, max(len(tokens), 1), step):
+            part, marks = bos + tokens[begin : begin + step], [False] * len(bos) + scored[begin : begin + step]
+            truncated = len(part) > self.n_ctx
+            part, marks = part[: self.n_ctx], marks[: self.n_ctx]
+            if marks:
+                marks[0] = False  # nothing stands before it
+            if any(marks):
+                yield Text(document.path, document.line, tuple(part), tuple(marks), truncated)
+            elif not begin:
+                reason = f"its prompt alone fills the context of {self.n_ctx} tokens" if truncated else "too short"
+                yield BadRow(document.path, document.line, reason)
+
+    def _tokens(self, document: Document) -> tuple[list[int], list[bool]]:
+        if document.messages or (document.prompt and self.chat):
+            messages = prompt_messages(document, self._system)
+            if not document.messages:
+                messages.append({"role": "assistant", "content": document.completion})
+            return self._conversation(messages, document.completion_ids)
+        tokens = self._tokenizer.tokenize(document.prompt, True, True) if document.prompt else []
+        if not document.prompt:
+            tokens = self._tokenizer.tokenize(document.completion, True, True)
+            # Without BOS the text's own first token is the one that nothing stands before.
+            return tokens, [True] * len(tokens)
+        completion = list(document.completion_ids) or self._behind(document.prompt, tokens, document.completion, True)
+        if not document.completion_ids and self._base["eog_tokens"]:
+            completion.append(self._end_token())
+        return tokens + completion, [False] * len(tokens) + [True] * len(completion)
+
+    def _behind(self, before: str, tokens: list[int], text: str, add_special: bool) -> list[int]:
+        """The tokens of ``text`` where it stands behind a text that has ``tokens``."""
+        # SentencePiece would put a space before a text of its own.
+        whole = self._tokenizer.tokenize(before + text, add_special, True)
+        if whole[: len(tokens)] == tokens:
+            return whole[len(tokens) :]
+        return self._tokenizer.tokenize(text, False, True)  # the two texts share a token
+
+    def _end_token(self) -> int:
+        # The token named EOS; where a file names none that ends a text, any that does.
+        eos = self._tokenizer.tokenize(self._base["eos_token"] or "", False, True)
+        return eos[0] if len(eos) == 1 and eos[0] in self._eog else int(min(self._eog))
+
+    def _conversation(self, messages: list[dict[str, str]], reply_ids: tuple[int, ...]) -> tuple[list[int], list[bool]]:
+        tokens: list[int] = []
+        scored: list[bool] = []
+        done = ""  # of the rendered conversation
+        add_special = False
+        # A greeting answers nobody, so it is read with what follows and not learned from.
+        n_opening = next((i for i, message in enumerate(messages) if message["role"] != "assistant"), len(messages))
+        if not any(message["role"] == "assistant" for message in messages[n_opening:]):
+            raise ChatTemplateError("no assistant's message follows another message, so there is nothing to learn from")
+        for i, message in enumerate(messages):
+            if message["role"] != "assistant" or i < n_opening:
+                continue
+            opened = self._render(messages[:i], True)
+            closed = self._render(messages[: i + 1], False)
+            if not opened.startswith(done) or not closed.startswith(opened):
+                raise ChatTemplateError(
+                    "the chat template does not continue its own prompt with the assistant's turn, so the turn's "
+                    "tokens cannot be found"
+                )
+            if done:
+                prompt = self._behind(done, tokens, opened[len(done) :], add_special)
+            else:
+                add_special = not begins_with_bos(opened, self._base["bos_token"])
+                prompt = self._tokenizer.tokenize(opened, add_special, True)
+            if reply_ids and i == len(messages) - 1:
+                reply = list(reply_ids)
+            else:
+                reply = self._behind(opened, tokens + prompt, closed[len(opened) :], add_special)
+            # Behind the token that ends the turn, templates write what no model has to say.
+            end = next((k + 1 for k, token in enumerate(reply) if token in self._eog), len(reply))
+            tokens += prompt + reply
+            scored += [False] * len(prompt) + [k < end for k in range(len(reply))]
+            done = closed
+        return tokens, scored
+
+    def _render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
+        if not self._base["chat_template"]:
+            raise ChatTemplateError("the base's file has no chat template, which a conversation needs")
+        return render_chat(
+            messages,
+            self._base["chat_template"],
+            bos_token=self._base["bos_token"] or "",
+            eos_token=self._base["eos_token"] or "",
+            add_generation_prompt=add_generation_prompt,
+        )
+
+
+def grouped(
+    texts: Iterator[Text | BadRow], *, n_tokens: int, n_texts: int
+) -> Iterator[tuple[list[Text], list[BadRow]]]:
+    """Runs of texts that are read together, with the bad rows among them.
+
+    The groups depend on the texts alone, so an interrupted scoring continues with the same groups.
+
+    Args:
+        texts: in the order of the corpus.
+        n_tokens: the most tokens of a group, and of a single text.
+        n_texts: the most texts of a group.
+    """
+    group: list[Text] = []
+    bad: list[BadRow] = []
+    size = 0
+    for text in texts:
+        if isinstance(text, BadRow):
+            bad.append(text)
+            continue
+        if group and (size + len(text.tokens) > n_tokens or len(group) == n_texts):
+            yield group, bad
+            group, bad, size = [], [], 0
+        group.append(text)
+        size += len(text.tokens)
+    if group or bad:
+        yield group, bad

@@ -1,0 +1,322 @@
+"""Loading a pair: the checks before it and their order."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from .. import _core
+from .._numbers import flag, integer
+from ..errors import HeadError, OptionError
+from ..files.paths import to_native
+from ..heads.head import Head
+from ..llama.busy import busy
+from ..llama.log import forward_log, set_up_log
+from ..machine.cores import usable_cores
+from ..options import LONG_N_UBATCH, GenerationOptions, LoadOptions, option_dict
+from ..results import Completion
+from ..sources.hub import resolve
+from ..sources.names import HEAD_CHOICES, find_head, find_model, head_file
+from ..sources.preset import Preset, preset
+from . import kept
+from .memory import ModelMemory, PairMemory, assistant_rows, base_rows
+from .pair import DEFAULT_THRESHOLD, MAX_PARALLEL, Pair
+from .prompts import refuse_messages
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..options import LoadOptionsDict, WritingOptionsDict
+
+__all__ = ["generate", "load", "metadata", "prepare", "quantised"]
+
+PathLike = str | os.PathLike[str]
+
+# Parameters of load() that are no model options.
+_NO_LOAD_OPTIONS = ("base_options", "assistant_options", "progress", "check_memory", "n_parallel", "cache_mb")
+DEFAULT_CACHE_MB = 256
+MAX_CACHE_MB = 1 << 20
+
+_TINY_FILE = 16 * 2**20
+_FLOAT_FILE_TYPES = (0, 1, 32)  # of llama_ftype: F32, F16, BF16
+
+
+def metadata(path: str) -> dict[str, Any]:
+    """The metadata of a GGUF file. Raises LoadError."""
+    found: dict[str, Any] = _core.inspect_gguf(to_native(path))["metadata"]
+    return found
+
+
+def _trained_n_ctx(metadata: dict[str, Any]) -> int:
+    length = metadata.get(f"{metadata.get('general.architecture')}.context_length", 0)
+    return int(length) if isinstance(length, int) and length >= 2 else 0
+
+
+def quantised(metadata: dict[str, Any]) -> bool:
+    """Whether a model with this metadata has quantised weights."""
+    return metadata.get("general.file_type", _FLOAT_FILE_TYPES[0]) not in _FLOAT_FILE_TYPES
+
+
+def load(
+    base: PathLike | None = None,
+    assistant: PathLike | None = None,
+    head: PathLike | Head | None = None,
+    *,
+    pair: PathLike | Preset | None = None,
+    base_options: LoadOptionsDict | None = None,
+    assistant_options: LoadOptionsDict | None = None,
+    progress: Callable[[float], object] | None = None,
+    check_memory: bool = True,
+    n_parallel: int = 1,
+    cache_mb: int = DEFAULT_CACHE_MB,
+    **options: Unpack[LoadOptionsDict],
+) -> Pair:
+    """Loads a pair of models that share one vocabulary.
+
+    Args:
+        base: the base's GGUF file, or its place on the hub: ``hf:org/repo/file-pattern.gguf``, with ``@revision`` after
+            it for a branch, tag or commit. Without ``assistant``, ``base`` stands for a pair, see ``pair``.
+        assistant: the assistant's GGUF file, or its place on the hub.
+        head: the deferral head. One of: the path of a head file, or its place on the hub; a :class:`Head`; the name of
+            a head in the package (:func:`colm_cpp.shipped_heads`) or of a preset; the name of a training-free head
+            (``"confidence"``, ``"entropy"``, ``"random"``, ``"always"``, ``"never"``); a token of the base's
+            vocabulary whose logit decides (``"<|defer|>"``). A head can also be given with each text.
+        pair: instead of ``base`` and ``assistant``: the name of a preset (:func:`colm_cpp.presets`), a folder with a
+            ``pair.toml``, such a file (``docs/pairs.md``), or a :class:`Preset`. It loads both models, the adapter, and
+            the head unless ``head`` is given. Options that are given here replace those of the pair.
+        base_options: options for the base alone. They replace ``options`` of the same name.
+        assistant_options: options for the assistant alone. They replace ``options`` of the same name.
+        progress: called with the loaded fraction, 0 to 1. Loading stops if it returns False.
+        check_memory: compare estimated with free memory before loading, and before a batch
+            (:meth:`Pair.stream_batch`). Free memory is the least that the machine, the process's control groups and
+            ``ulimit -v`` allow.
+        n_parallel: slots, 1 to 256: texts that the pair writes at a time. Each slot has ``n_ctx`` tokens of its own in
+            both models' KV caches. A new text takes the slot that holds the longest beginning of it.
+        cache_mb: megabytes of memory at most for what slots held before other texts took them. Several long chats can
+            then alternate without being read again. 0: nothing is kept.
+        **options: options for both models; see :class:`LoadOptions`.
+
+    Raises:
+        TypeError: an unknown option.
+        OptionError: an option outside its range, an unknown preset, or an invalid key in a pair's file.
+        LoadError: a file is missing, damaged, not a model, or llama.cpp refused it.
+        NotEnoughMemory: the estimate exceeds what is free.
+        VocabMismatch: the vocabularies differ; the message names the first differing token.
+        HeadError: ``head`` cannot be used as a head; HeadMismatch if it was made for another base, or for the base with
+            other adapters.
+        DownloadError: a file cannot be downloaded from the hub.
+    """
+    check_memory = flag("check_memory", check_memory)
+    if base is None and assistant is None and pair is None:
+        raise OptionError("load() needs base= and assistant=, or pair= with a name that colm.presets() lists")
+    if assistant is None and pair is None:
+        base, pair = None, preset(base)
+    known = None if pair is None else _of_pair(pair, base, assistant)
+    if known is not None:
+        base, assistant = known.base, known.assistant
+    if base is None or assistant is None:
+        raise TypeError("base= is of type NoneType; give a GGUF file's path, hf:org/repo/file or the name of a preset")
+    if head is not None and not isinstance(head, (str, os.PathLike, Head)):
+        raise HeadError(f"head is of type {type(head).__name__}; {HEAD_CHOICES}")
+    chosen = _options_of(known, options, base_options, assistant_options)
+    n_parallel = integer("n_parallel", n_parallel, 1, MAX_PARALLEL)
+    cache_mb = integer("cache_mb", cache_mb, 0, MAX_CACHE_MB)
+    if head is None and known is not None:
+        head = _head_of(known)
+    with busy():
+        loaded = _load(base, assistant, head, chosen, progress, check_memory, n_parallel, cache_mb)
+        return Pair(*loaded, system=None if known is None else known.system)
+
+
+def _of_pair(pair: PathLike | Preset, base: PathLike | None, assistant: PathLike | None) -> Preset:
+    if base is not None or assistant is not None:
+        raise OptionError(
+            f"pair={pair if isinstance(pair, str) else str(pair)!a} already names both models; leave out pair=, or "
+            "base= and assistant="
+        )
+    return preset(pair)
+
+
+def _options_of(
+    known: Preset | None, options: Mapping[str, Any], base_options: object, assistant_options: object
+) -> tuple[LoadOptions, LoadOptions]:
+    if known is None:
+        return LoadOptions.of_both(options, base_options, assistant_options)
+    return LoadOptions.of_both(*known.load_options(options, base_options, assistant_options))
+
+
+def _head_of(known: Preset) -> str | Head | None:
+    """The preset's head; where the preset has a rate, with the threshold of that rate as its default.
+
+    Raises:
+        HeadError: the head has no calibration table for the rate.
+    """
+    if known.head is None or known.defer_rate is None:
+        return known.head
+    head = Head.load(known.head)
+    try:
+        return head.replace(default_threshold=head.threshold_for_rate(known.defer_rate))
+    except HeadError as error:
+        raise HeadError(f"{known.file}: {error}") from error
+
+
+def _load(
+    base: PathLike,
+    assistant: PathLike,
+    head: PathLike | Head | None,
+    chosen: tuple[LoadOptions, LoadOptions],
+    progress: Callable[[float], object] | None,
+    check_memory: bool,
+    n_parallel: int,
+    cache_mb: int,
+) -> tuple[_core.Pair, PathLike | Head | None, PairMemory | None]:
+    if isinstance(head, (str, os.PathLike)) and (named := find_head(head)).kind == "file":
+        head = Head.load(str(named.file()))  # a bad head file is reported before minutes of loading
+    core_options, memory = prepare(base, assistant, chosen, check_memory=check_memory, n_slots=n_parallel)
+    try:
+        core = _core.Pair(core_options[0], core_options[1], progress, n_parallel, cache_mb << 20)
+    finally:
+        forward_log()
+    return core, head, memory
+
+
+def prepare(
+    base: PathLike,
+    assistant: PathLike,
+    chosen: tuple[LoadOptions, LoadOptions],
+    *,
+    check_memory: bool,
+    n_sequences: int = 1,
+    n_outputs: int = 1,
+    n_slots: int = 1,
+) -> tuple[list[_core.ModelOptions], PairMemory | None]:
+    """Checks files and memory. Returns the extension's options for both models, and the memory that they take.
+
+    The memory is None without ``check_memory``. Errors are those of load().
+    """
+    set_up_log()
+    if n_sequences > 1:
+        # All batches are long here, and a longer pass is some percent faster.
+        chosen = (_with_long_passes(chosen[0]), _with_long_passes(chosen[1]))
+    paths = (find_model("base", base), find_model("assistant", assistant))
+    headers = [metadata(path) for path in paths]
+    trained = [_trained_n_ctx(header) for header in headers]
+    # By default both get the context that both were trained for.
+    common = min((n for n in trained if n), default=0)
+    sizes = [o.context_size(common if o.n_ctx is None else n) for o, n in zip(chosen, trained, strict=True)]
+    memory = None
+    if check_memory:
+        models = [ModelMemory.of(path, o) for path, o in zip(paths, chosen, strict=True)]
+        memory = PairMemory(models[0], models[1], (sizes[0], sizes[1]), min(o.n_batch for o in chosen))
+        # Texts that are scored share one cache, those that are written have a slot each.
+        scores = n_sequences > 1
+        rows = (n_outputs, n_outputs) if scores else (base_rows(n_slots), max(n_outputs, assistant_rows(n_slots)))
+        most = (min(rows[0], chosen[0].n_batch), min(rows[1], chosen[1].n_batch))
+        memory.check_load(most, n_sequences if scores else n_slots, shared=scores)
+    prepared = [
+        o.to_core(
+            path,
+            n_ctx,
+            _threads_for(path),
+            [(resolve(adapter), scale) for adapter, scale in o.adapters()],
+            quantised=quantised(header),
+        )
+        for o, path, n_ctx, header in zip(chosen, paths, sizes, headers, strict=True)
+    ]
+    for core in prepared:
+        core.n_sequences = n_sequences
+        core.n_outputs = min(n_outputs, core.n_batch)
+    return prepared, memory
+
+
+def _with_long_passes(options: LoadOptions) -> LoadOptions:
+    return replace(options, n_ubatch=LONG_N_UBATCH) if options.n_ubatch is None else options
+
+
+def _threads_for(path: str) -> int:
+    return 1 if os.path.getsize(path) < _TINY_FILE else usable_cores()
+
+
+def generate(
+    prompt: str | Sequence[int],
+    *,
+    pair: PathLike | Preset | None = None,
+    base: PathLike | None = None,
+    assistant: PathLike | None = None,
+    head: PathLike | Head | None = None,
+    load_options: LoadOptionsDict | None = None,
+    keep: bool = True,
+    queue_timeout: float | None = None,
+    **options: Unpack[WritingOptionsDict],
+) -> Completion:
+    """Loads a pair, continues ``prompt``, and keeps the pair for the next call.
+
+    The next call loads nothing if it names the same models with the same ``load_options`` and their files have not
+    changed (device, inode, size, time of change). The head may differ. The hub is not asked again for a kept model. A
+    call for another pair frees the kept one. :func:`colm_cpp.unload` and the end of the process free it too. Several
+    threads may call this function; their texts queue.
+
+    Args:
+        prompt: text or token ids.
+        pair: as for :func:`load`, instead of ``base`` and ``assistant``.
+        base: as for :func:`load`, but no preset.
+        assistant: as for :func:`load`.
+        head: as for :func:`load`. It is required unless ``pair`` is given and has a head.
+        load_options: options of :class:`LoadOptions`, and ``base_options``, ``assistant_options``, ``check_memory``,
+            ``n_parallel``, ``cache_mb`` and ``progress`` of :func:`load`.
+        keep: keep the pair for the next call. False: free a pair that this call loads.
+        queue_timeout: the longest wait, in seconds, while the pair writes other threads' texts. None: no limit.
+        **options: see :class:`GenerationOptions`.
+
+    Raises:
+        Everything that :func:`load` and :meth:`Pair.generate` raise.
+    """
+    known = None if pair is None else _of_pair(pair, base, assistant)
+    if known is not None:
+        base, assistant = known.base, known.assistant
+        head = _head_of(known) if head is None else head
+    given = dict(option_dict("load_options", load_options))
+    if "check_memory" in given:
+        given["check_memory"] = flag("check_memory", given["check_memory"])
+    keep = flag("keep", keep)
+    if base is None or assistant is None:
+        raise OptionError("generate() needs base= and assistant=, or pair= with a name that colm.presets() lists")
+    if head is None:
+        raise HeadError(f"generate() needs a deferral head; {HEAD_CHOICES}")
+    GenerationOptions.of({**options, "head": head}).to_core(DEFAULT_THRESHOLD)  # before minutes of loading
+    refuse_messages(prompt)
+    if not isinstance(head, (str, os.PathLike, Head)):
+        raise HeadError(f"head is of type {type(head).__name__}; {HEAD_CHOICES}")
+    file = None if isinstance(head, Head) else head_file(head)
+    head = head if file is None else Head.load(file)  # before minutes of loading, too
+    if known is not None:
+        names = ("base_options", "assistant_options")
+        shared = {name: value for name, value in given.items() if name not in _NO_LOAD_OPTIONS}
+        merged = known.load_options(shared, *(given.get(name) for name in names))
+        given = {**given, **merged[0], **dict(zip(names, merged[1:], strict=True))}
+    loaded, is_kept = _loaded_or_kept(base, assistant, given, keep)
+    with contextlib.nullcontext() if is_kept else loaded:
+        return loaded.generate(prompt, head=head, queue_timeout=queue_timeout, **options)
+
+
+def _loaded_or_kept(base: PathLike, assistant: PathLike, given: dict[str, Any], keep: bool) -> tuple[Pair, bool]:
+    """The kept pair if it fits, else a newly loaded one; and whether the result is kept."""
+    shared = {name: value for name, value in given.items() if name not in _NO_LOAD_OPTIONS}
+    chosen = LoadOptions.of_both(shared, given.get("base_options"), given.get("assistant_options"))
+    slots = given.get("n_parallel", 1), given.get("cache_mb", DEFAULT_CACHE_MB)
+    wanted = kept.Wanted.of(base, assistant, chosen, slots)
+    with kept.loading:
+        known = kept.kept(wanted)
+        if known is not None:
+            return known, True
+        if keep:
+            kept.unload()  # both may not fit into memory
+        paths = (find_model("base", base), find_model("assistant", assistant))
+        stamps = kept.stamps_of(paths, chosen)
+        pair = load(*paths, **given)
+        if keep:
+            kept.keep(wanted, stamps, pair)
+        return pair, keep

@@ -1,0 +1,293 @@
+"""Estimates of the memory that models and contexts need, made from the files' headers before anything is allocated."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .. import _core
+from ..errors import NotEnoughMemory
+from ..files.paths import to_native
+from ..machine.limits import FreeMemory, free_memory
+from ..options import MAX_LOOKAHEAD, MOST_RUN_OUTPUTS
+
+if TYPE_CHECKING:
+    from ..options import LoadOptions
+
+__all__ = ["MemoryEstimate", "ModelMemory", "PairMemory", "assistant_rows", "base_rows", "estimate"]
+
+# Bytes per value of a KV cache, block scales included.
+_KV_BYTES = {
+    "f32": 4.0,
+    "f16": 2.0,
+    "bf16": 2.0,
+    "q8_0": 34 / 32,
+    "q4_0": 18 / 32,
+    "q4_1": 20 / 32,
+    "q5_0": 22 / 32,
+    "q5_1": 24 / 32,
+    "iq4_nl": 18 / 32,
+}
+# Context, scheduler and graph of an empty model.
+_FIXED = 16 * 2**20
+# llama.cpp's bookkeeping of one cell of a cache: its position, and a bit for each text that it may belong to.
+_CELL = 58
+_CELLS = 256  # each text has a multiple of so many
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryEstimate:
+    """Bytes that one model, or one context of it, is expected to take.
+
+    Attributes:
+        weights: the tensors of the file and of all its parts; 0 for a further context on loaded weights.
+        kv_cache: keys and values of all tokens, or the states of a recurrent model.
+        compute: activations of one pass of the graph, logits, and llama.cpp's bookkeeping of the cache's cells.
+        on_gpu: the bytes of the total that are on the GPUs.
+    """
+
+    weights: int
+    kv_cache: int
+    compute: int
+    on_gpu: int
+
+    @property
+    def total(self) -> int:
+        """``weights + kv_cache + compute``."""
+        return self.weights + self.kv_cache + self.compute
+
+
+def _parts(path: str) -> list[str]:
+    """All files of a split model, else the one file."""
+    match = re.search(r"-(\d{5})-of-(\d{5})\.gguf$", path)
+    if match is None:
+        return [path]
+    stem, count = path[: match.start()], int(match.group(2))
+    return [f"{stem}-{i:05d}-of-{count:05d}.gguf" for i in range(1, count + 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMemory:
+    """The memory needs of one model, from its header and its options.
+
+    Attributes:
+        weights: bytes of the tensors.
+        per_token: bytes of the keys and values of a token.
+        per_text: bytes of a recurrent model's state.
+        n_caches: KV caches of a context; sliding-window models have two.
+        n_heads: attention heads of a layer whose scores are kept for a whole pass; 0 with flash attention.
+        per_row: bytes of the activations of a token.
+        n_vocab: logits of a token.
+        n_ubatch: the most tokens in one pass.
+        weights_on_gpu: share of the weights on the GPUs, 0 to 1.
+        cache_on_gpu: share of the cache on the GPUs, 0 to 1.
+    """
+
+    weights: int
+    per_token: float
+    per_text: int
+    n_caches: int
+    n_heads: int
+    per_row: int
+    n_vocab: int
+    n_ubatch: int
+    weights_on_gpu: float
+    cache_on_gpu: float
+
+    @classmethod
+    def of(cls, path: str, options: LoadOptions) -> ModelMemory:
+        """Reads the header of ``path``, and of the other parts of a split model.
+
+        Raises:
+            LoadError: the file is missing or not GGUF.
+        """
+        info = _core.inspect_gguf(to_native(path))
+        weights = info["tensor_bytes"]
+        for part in _parts(path):
+            if os.path.abspath(part) != os.path.abspath(path) and os.path.exists(part):
+                weights += _core.inspect_gguf(to_native(part))["tensor_bytes"]
+
+        metadata: dict[str, Any] = info["metadata"]
+        arch = metadata.get("general.architecture", "")
+
+        def number(key: str, default: int) -> int:
+            value = metadata.get(f"{arch}.{key}", default)
+            return value if isinstance(value, int) and value >= 0 else default
+
+        n_layer = number("block_count", 0)
+        n_embd = number("embedding_length", 0)
+        n_head = max(1, number("attention.head_count", 1))
+        key_length = number("attention.key_length", n_embd // n_head)
+        value_length = number("attention.value_length", n_embd // n_head)
+        # Some models have another number of KV heads in each layer: an array.
+        per_layer = info["small_int_arrays"].get(f"{arch}.attention.head_count_kv")
+        has_attention = f"{arch}.attention.head_count" in metadata or per_layer is not None
+        n_kv_heads = (
+            sum(per_layer) if per_layer else n_layer * number("attention.head_count_kv", n_head) * has_attention
+        )
+        per_head = key_length * _KV_BYTES[options.type_k] + value_length * _KV_BYTES[options.type_v]
+        inner, state, conv = number("ssm.inner_size", 0), number("ssm.state_size", 0), number("ssm.conv_kernel", 0)
+
+        layers_on_gpu = n_layer + 1 if options.n_gpu_layers < 0 else min(options.n_gpu_layers, n_layer + 1)
+        has_gpu = any(device["gpu"] for device in _core.devices())
+        on_gpu = layers_on_gpu / (n_layer + 1) if has_gpu else 0.0
+        return cls(
+            weights=int(weights),
+            per_token=n_kv_heads * per_head,
+            per_text=4 * n_layer * (inner * state + inner * max(conv - 1, 0)),
+            n_caches=1 + (number("attention.sliding_window", 0) > 0),
+            n_heads=0 if options.uses_flash_attention() else n_head * has_attention,
+            per_row=4 * (6 * n_embd + 3 * number("feed_forward_length", 4 * n_embd)),
+            n_vocab=info["array_lengths"].get("tokenizer.ggml.tokens", 0),
+            n_ubatch=min(options.pass_size(), options.n_batch),
+            weights_on_gpu=on_gpu,
+            cache_on_gpu=on_gpu if options.offload_kqv else 0.0,
+        )
+
+    def context(self, n_ctx: int, *, n_outputs: int = 1, n_texts: int = 1, shared: bool = False) -> MemoryEstimate:
+        """One more context on the weights.
+
+        Args:
+            n_ctx: the most tokens of a text.
+            n_outputs: rows of logits in a batch.
+            n_texts: texts at a time.
+            shared: True: all texts share ``n_ctx`` tokens. False: each text has ``n_ctx`` tokens.
+        """
+        cells = -(-n_ctx // _CELLS) * _CELLS
+        all_cells = cells if shared else cells * n_texts
+        n_ubatch = min(self.n_ubatch, n_ctx)
+        # A pass sees all cells of its texts: a mask for each cache, and the scores of one layer's heads.
+        attention = 4 * n_ubatch * cells * (self.n_caches + self.n_heads)
+        compute = n_ubatch * self.per_row + attention + 8 * self.n_vocab * n_outputs + _FIXED
+        if self.per_token:
+            compute += _CELL * all_cells * self.n_caches
+        cache = int(self.per_token * all_cells) + self.per_text * n_texts
+        return MemoryEstimate(0, cache, compute, int(cache * self.cache_on_gpu))
+
+    def loaded(self, n_ctx: int, *, n_outputs: int = 1, n_texts: int = 1, shared: bool = True) -> MemoryEstimate:
+        """The weights, and the context that they are loaded with. Arguments are those of :meth:`context`."""
+        context = self.context(n_ctx, n_outputs=n_outputs, n_texts=n_texts, shared=shared)
+        on_gpu = context.on_gpu + int(self.weights * self.weights_on_gpu)
+        return MemoryEstimate(self.weights, context.kv_cache, context.compute, on_gpu)
+
+
+def estimate(path: str, n_ctx: int, options: LoadOptions) -> MemoryEstimate:
+    """One model, loaded to write one text at a time.
+
+    Raises:
+        LoadError: the file is missing or not GGUF.
+    """
+    return ModelMemory.of(path, options).loaded(n_ctx)
+
+
+def base_rows(n_slots: int) -> int:
+    """Rows of logits that a base with ``n_slots`` slots keeps: of each text, or of a run that it reads at once."""
+    return max(MOST_RUN_OUTPUTS, n_slots)
+
+
+def assistant_rows(n_slots: int) -> int:
+    """Rows of logits that an assistant with ``n_slots`` slots keeps, to verify draft tokens."""
+    return max(MAX_LOOKAHEAD + 1, n_slots, min(4 * n_slots, 64))
+
+
+@dataclass(frozen=True, slots=True)
+class PairMemory:
+    """The memory needs of both models, compared with free memory before anything is allocated.
+
+    Attributes:
+        base: the base's needs.
+        assistant: the assistant's needs.
+        sizes: ``n_ctx`` of base and assistant.
+        n_batch: the smaller ``n_batch`` of the two.
+    """
+
+    base: ModelMemory
+    assistant: ModelMemory
+    sizes: tuple[int, int]
+    n_batch: int
+
+    def check_load(self, n_outputs: tuple[int, int], n_texts: int, *, shared: bool = True) -> None:
+        """Checks both models, each with a context for ``n_texts`` texts and ``n_outputs`` rows of logits.
+
+        ``shared``: see :meth:`ModelMemory.context`.
+
+        Raises:
+            NotEnoughMemory: names needed and free memory, and the options that need less.
+        """
+        models = zip((self.base, self.assistant), self.sizes, n_outputs, strict=True)
+        needs = [model.loaded(n_ctx, n_outputs=n, n_texts=n_texts, shared=shared) for model, n_ctx, n in models]
+        _check(needs, "loading this pair", "a smaller n_ctx, a smaller KV type or smaller files need less")
+
+    def check_batch(self, n_parallel: int) -> None:
+        """Checks a further context of each model, for ``n_parallel`` texts of ``n_ctx`` tokens each.
+
+        Raises:
+            NotEnoughMemory: names needed and free memory, and the largest ``n_parallel`` that fits.
+        """
+        if n_parallel > self.n_batch:
+            return  # the extension refuses it, whatever is free
+        free_ram, free_gpu = free_memory(), _free_gpu()
+        needs = self._batch(n_parallel)
+        if _fits(needs, free_ram, free_gpu):
+            return
+        most = next((n for n in range(n_parallel - 1, 0, -1) if _fits(self._batch(n), free_ram, free_gpu)), 0)
+        room = f"the most that fits is n_parallel={most}" if most else "not even n_parallel=1 fits"
+        _check(
+            needs,
+            f"writing {n_parallel} texts of {min(self.sizes)} tokens at a time",
+            f"{room}; a smaller n_ctx or a smaller KV type needs less for each text",
+            (free_ram, free_gpu),
+        )
+
+    def _batch(self, n_parallel: int) -> list[MemoryEstimate]:
+        return [
+            model.context(n_ctx, n_outputs=min(rows, self.n_batch), n_texts=n_parallel)
+            for model, n_ctx, rows in zip(
+                (self.base, self.assistant),
+                self.sizes,
+                (base_rows(n_parallel), assistant_rows(n_parallel)),
+                strict=True,
+            )
+        ]
+
+
+def _gigabytes(n: float) -> str:
+    return f"{n / 1e9:.1f} GB" if n >= 1e8 else f"{n / 1e6:.0f} MB"
+
+
+def _free_gpu() -> FreeMemory:
+    return FreeMemory(sum(device["free_bytes"] for device in _core.devices() if device["gpu"]))
+
+
+def _shares(needs: list[MemoryEstimate]) -> tuple[int, int]:
+    """Bytes needed in RAM, and on the GPUs."""
+    on_gpu = sum(need.on_gpu for need in needs)
+    return sum(need.total for need in needs) - on_gpu, on_gpu
+
+
+def _fits(needs: list[MemoryEstimate], free_ram: FreeMemory, free_gpu: FreeMemory) -> bool:
+    in_ram, on_gpu = _shares(needs)
+    return in_ram <= free_ram.bytes and on_gpu <= free_gpu.bytes
+
+
+def _check(
+    needs: list[MemoryEstimate], what: str, advice: str, free: tuple[FreeMemory, FreeMemory] | None = None
+) -> None:
+    """Compares the estimates of base and assistant with what is free, in RAM and on the GPUs."""
+    free_ram, free_gpu = (free_memory(), _free_gpu()) if free is None else free
+    in_ram, on_gpu = _shares(needs)
+    for needed, available, place, more in (
+        (in_ram, free_ram, "of memory", ""),
+        (on_gpu, free_gpu, "of GPU memory", "fewer n_gpu_layers need less, "),
+    ):
+        if needed > available.bytes:
+            limit = f" ({available.limited_by})" if available.limited_by else ""
+            error = NotEnoughMemory(
+                f"{what} is estimated to need {_gigabytes(needed)} {place} (base {_gigabytes(needs[0].total)}, "
+                f"assistant {_gigabytes(needs[1].total)} in all), but {_gigabytes(available.bytes)} is free{limit}; "
+                f"{more}{advice}, and load(check_memory=False) skips this check"
+            )
+            error.needed, error.available = needed, available.bytes
+            raise error

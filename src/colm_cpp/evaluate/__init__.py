@@ -1,0 +1,1 @@
+"""How good and how fast a pair is: problems, answers, checkers, statistics, costs."""

@@ -1,0 +1,484 @@
+"""Benchmarks: the seconds of a pair's decodes on this machine, and the speed of its texts.
+
+Steps are timed as bare decodes, and texts as users write them. The arms take turns, so a change in the machine's speed
+affects all of them. Medians are reported with quartiles.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import psutil
+
+from .._shown import shown
+from ..engine.pair import Pair, PathLike
+from ..errors import ColmError, OptionError
+from ..heads.head import Head
+from ..results import Completion
+from ..sources.names import head_file
+
+__all__ = ["Arm", "Bench", "Spread", "StepCosts", "run_bench", "time_steps", "verdict"]
+
+PROMPT = (
+    "Question: A baker sells 24 loaves in the morning at 3 dollars each and a third as many in the afternoon at half "
+    "the price. How much money does the baker take in that day? Explain step by step.\nAnswer:"
+)
+RATES = (0.0, 0.1, 0.2, 0.4, 1.0)
+BATCH_SIZES = (1, 2, 4, 8, 16, 32)
+_BEHIND = max(BATCH_SIZES) + 8  # tokens behind the prompt that bare decodes need room for
+STEPS_N_CTX = _BEHIND + 1
+"""The smallest context size that :func:`time_steps` needs."""
+AT_ONCE = (1, 4, 8)
+_LOOKAHEADS: tuple[int | Literal["auto"], ...] = (0, "auto")
+_RATE_AT_ONCE = 0.2
+_TEMPERATURE = 0.8
+_CLEARLY = 1.05
+_READING = 16  # tokens
+_BATCHES_WELL = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Repeated measurements of one quantity.
+
+    Attributes:
+        median: their median.
+        low: their first quartile.
+        high: their third quartile.
+        n: their number.
+    """
+
+    median: float
+    low: float
+    high: float
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Of at least one value."""
+        if len(values) == 1:
+            return cls(values[0], values[0], values[0], 1)
+        low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+        return cls(middle, low, high, len(values))
+
+
+@dataclass(frozen=True, slots=True)
+class StepCosts:
+    """Seconds of bare decodes.
+
+    Attributes:
+        base: tokens in the batch -> seconds of the base. The last token has an output.
+        assistant: tokens in the batch -> seconds of the assistant.
+        base_hidden: seconds of the base for one token with its hidden state, which learned heads need.
+    """
+
+    base: dict[int, Spread]
+    assistant: dict[int, Spread]
+    base_hidden: Spread
+
+    def assistant_batch(self, n_tokens: float) -> float:
+        """Seconds of a batch of ``n_tokens``, between the sizes that were measured."""
+        sizes = sorted(self.assistant)
+        if n_tokens >= sizes[-1]:
+            return self.assistant[sizes[-1]].median * n_tokens / sizes[-1]
+        return float(np.interp(n_tokens, sizes, [self.assistant[size].median for size in sizes]))
+
+    def predicted(self, rate: float, *, hidden: bool) -> float:
+        """Tokens per second of one text at a deferral rate, without look-ahead. Each call of the assistant then reads
+        1 / rate tokens."""
+        base = self.base_hidden.median if hidden else self.base[1].median
+        if rate <= 0.0:
+            return 1 / base
+        return 1 / (base + rate * self.assistant_batch(1 / rate))
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One way to write.
+
+    Attributes:
+        name: the arm's name.
+        rate: the wanted deferral rate; None for a model alone.
+        lookahead: as for generate().
+        n_texts: texts at a time.
+        tokens_per_s: tokens per second of all texts together.
+        deferral_rate: the measured deferral rate, 0 to 1.
+        assistant_calls: calls of the assistant for each token. In a batch: the assistant's decodes for each token.
+        predicted: tokens/s predicted from the step times; None if they allow no prediction.
+    """
+
+    name: str
+    rate: float | None
+    lookahead: int | Literal["auto"]
+    n_texts: int
+    tokens_per_s: Spread
+    deferral_rate: float
+    assistant_calls: float
+    predicted: float | None = None
+
+    @property
+    def title(self) -> str:
+        """In a few words."""
+        return _title(self.name, self.rate, self.lookahead, self.n_texts)
+
+
+def _title(name: str, rate: float | None, lookahead: int | Literal["auto"], n_texts: int) -> str:
+    of_rate = "" if rate is None else f", {rate:.0%}"
+    texts = "" if n_texts == 1 else f", {n_texts} texts at once"
+    ahead = "" if lookahead == 0 else ", look-ahead"
+    return f"{name}{of_rate}{ahead}{texts}"
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """All measurements of a pair.
+
+    Attributes:
+        base: name of the base's file.
+        assistant: name of the assistant's file.
+        head: the head that decided; ``random`` if the pair's head has no calibration table.
+        n_threads: threads of each model for single tokens.
+        steps: step times.
+        overhead: seconds of a text divided by the seconds of its bare decodes; 1 is no overhead.
+        arms: the speed of each arm.
+        peak_bytes: the most memory that the process used; None if the system does not tell.
+        seconds: duration of the benchmark.
+    """
+
+    base: str
+    assistant: str
+    head: str
+    n_threads: int | None
+    steps: StepCosts
+    overhead: Spread
+    arms: tuple[Arm, ...]
+    peak_bytes: int | None
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready fields."""
+        return {**asdict(self), "verdict": verdict(self)}
+
+    def arm(
+        self, name: str, *, n_texts: int = 1, rate: float | None = None, lookahead: int | Literal["auto"] = 0
+    ) -> Arm | None:
+        """The arm of that description."""
+        for arm in self.arms:
+            if (arm.name, arm.n_texts, arm.rate, arm.lookahead) == (name, n_texts, rate, lookahead):
+                return arm
+        return None
+
+
+def run_bench(
+    pair: Pair,
+    *,
+    prompt: str = PROMPT,
+    n_tokens: int = 48,
+    rounds: int = 5,
+    n_threads: int | None = None,
+    on_progress: Callable[[float, str], None] | None = None,
+) -> Bench:
+    """Measures a pair.
+
+    Args:
+        pair: a loaded pair. ``random`` replaces a head without a calibration table.
+        prompt: the prompt of every text.
+        n_tokens: tokens of each text, 4 or more. A model may end a text earlier.
+        rounds: how often each arm is measured, 1 or more.
+        n_threads: the number of threads, which is only reported in the result.
+        on_progress: called with the finished share, 0 to 1, and the name of the current measurement.
+
+    Raises:
+        OptionError: ``n_tokens`` or ``rounds`` is too small, or the prompt is too long for the context.
+    """
+    prompt_ids = pair.tokenize(prompt)
+    _check(pair, prompt_ids, n_tokens, rounds)
+    start = time.monotonic()
+    head: Head | str = _calibrated(pair.head) or "random"
+    say = on_progress or (lambda share, note: None)
+    bench = _Bench(pair, prompt_ids, head, n_tokens)
+
+    n_turns = rounds * (1 + len(bench.arms))
+    done = 0
+    steps: list[dict[str, list[float]]] = []
+    overhead: list[float] = []
+    for number in range(rounds):
+        say(done / n_turns, "steps of the models")
+        steps.append(bench.time_steps())
+        overhead.append(bench.time_overhead())
+        done += 1
+        # Every second round backwards: no arm is always behind the same other one.
+        order = bench.arms if number % 2 == 0 else bench.arms[::-1]
+        for arm in order:
+            say(done / n_turns, arm.describe())
+            arm.turn(pair, prompt_ids, n_tokens)
+            done += 1
+    say(1.0, "done")
+    costs = _costs(steps)
+    hidden = isinstance(head, Head)
+    return Bench(
+        base=str(pair.base["name"]),
+        assistant=str(pair.assistant["name"]),
+        head=head if isinstance(head, str) else head.name or "learned",
+        n_threads=n_threads,
+        steps=costs,
+        overhead=Spread.of(overhead),
+        arms=tuple(arm.result(costs, hidden=hidden) for arm in bench.arms),
+        peak_bytes=_peak_bytes(),
+        seconds=time.monotonic() - start,
+    )
+
+
+def time_steps(pair: Pair, *, rounds: int = 3) -> StepCosts:
+    """Measures the seconds of bare decodes of both models, after a prompt that fits the context.
+
+    Args:
+        pair: a loaded pair.
+        rounds: how often each decode is measured, 1 or more.
+
+    Raises:
+        OptionError: ``rounds`` or the context is too small.
+    """
+    prompt_ids = pair.tokenize(PROMPT)[: max(1, pair.n_ctx - _BEHIND)]
+    _check(pair, prompt_ids, 4, rounds)
+    calls = _schedule(prompt_ids)
+    return _costs([_time_calls(pair, prompt_ids, calls) for _ in range(rounds)])
+
+
+def _check(pair: Pair, prompt_ids: Sequence[int], n_tokens: int, rounds: int) -> None:
+    if n_tokens < 4:
+        raise OptionError(f"n_tokens is {shown(n_tokens)}; it must be a whole number, 4 or more")
+    if rounds < 1:
+        raise OptionError(f"rounds is {shown(rounds)}; it must be 1 or more")
+    needed = max(len(prompt_ids) + n_tokens, len(prompt_ids) + _BEHIND)
+    if needed > pair.n_ctx:
+        raise OptionError(
+            f"the prompt of {len(prompt_ids)} tokens and the measured tokens after it need n_ctx={needed}; the pair "
+            f"has n_ctx={pair.n_ctx}; shorten the prompt or load with a larger n_ctx"
+        )
+
+
+def _calibrated(head: PathLike | Head | None) -> Head | None:
+    if head is None:
+        return None
+    if not isinstance(head, Head):
+        file = head_file(head)
+        if file is None:
+            return None
+        head = Head.load(file)
+    return head if head.rates else None
+
+
+class _Bench:
+    """The arms, and the bare decodes."""
+
+    def __init__(self, pair: Pair, prompt_ids: list[int], head: Head | str, n_tokens: int) -> None:
+        self._pair = pair
+        self._prompt_ids = prompt_ids
+        self._head = head
+        self._n_tokens = n_tokens
+        name = "both"
+        self.arms = [
+            _Arm("base alone", None, 0, 1, "never"),
+            _Arm("assistant alone", None, 0, 1, "always"),
+            *(_Arm(name, rate, 0, 1, head) for rate in RATES),
+            *(_Arm(name, rate, "auto", 1, head) for rate in RATES if rate > 0),
+            *(_Arm("base alone", None, 0, n, "never") for n in AT_ONCE[1:]),
+            *(_Arm(name, _RATE_AT_ONCE, 0, n, head) for n in AT_ONCE[1:]),
+        ]
+        self._calls = _schedule(prompt_ids)
+
+    def time_steps(self) -> dict[str, list[float]]:
+        """Seconds of each decode that is of interest, by what it is."""
+        return _time_calls(self._pair, self._prompt_ids, self._calls)
+
+    def time_overhead(self) -> float:
+        """Of the engine with everything, over the decodes that it made."""
+        self._pair.forget()
+        start = time.perf_counter()
+        stream = self._pair.stream(
+            self._prompt_ids,
+            head=self._head,
+            **_rate(self._head, _RATE_AT_ONCE),
+            **_greedy(self._n_tokens),
+            lookahead=0,
+        )
+        stream.completion()
+        engine = time.perf_counter() - start
+        calls = stream.calls
+        bare = sum(self._pair._replay(stream.token_ids, calls))
+        return engine / bare
+
+
+def _time_calls(
+    pair: Pair, prompt_ids: Sequence[int], calls: Sequence[tuple[str, tuple[str, int, int, bool, bool]]]
+) -> dict[str, list[float]]:
+    seconds = pair._replay(_text(prompt_ids, _BEHIND), [call for _, call in calls])
+    found: dict[str, list[float]] = {}
+    for (what, _), value in zip(calls, seconds, strict=True):
+        if what:
+            found.setdefault(what, []).append(value)
+    return found
+
+
+def _schedule(prompt_ids: Sequence[int]) -> list[tuple[str, tuple[str, int, int, bool, bool]]]:
+    """Decodes with the prompt in the cache: single tokens and batches of each model, each some times."""
+    n = len(prompt_ids)
+    calls: list[tuple[str, tuple[str, int, int, bool, bool]]] = []
+    for model in ("base", "assistant"):
+        calls.append(("", (model, 0, n, False, False)))
+        for size in BATCH_SIZES:
+            calls += [(f"{model} {size}", (model, n, size, True, False))] * 3
+    calls += [("hidden", ("base", n, 1, True, True))] * 3
+    return calls
+
+
+def _text(prompt_ids: Sequence[int], n_more: int) -> list[int]:
+    """The prompt and some of it again."""
+    return [*prompt_ids, *(prompt_ids[i % len(prompt_ids)] for i in range(n_more))]
+
+
+def _costs(rounds: Sequence[dict[str, list[float]]]) -> StepCosts:
+    # Of each round the best of three: what the decode takes, not what else the machine was doing.
+    values = {what: [min(found[what]) for found in rounds] for what in rounds[0]}
+    return StepCosts(
+        base={size: Spread.of(values[f"base {size}"]) for size in BATCH_SIZES},
+        assistant={size: Spread.of(values[f"assistant {size}"]) for size in BATCH_SIZES},
+        base_hidden=Spread.of(values["hidden"]),
+    )
+
+
+def _greedy(n_tokens: int) -> dict[str, Any]:
+    return {"temperature": 0.0, "max_tokens": n_tokens}
+
+
+def _rate(head: Head | str, rate: float) -> dict[str, Any]:
+    return {"defer_rate": rate, **({"seed": 1} if head == "random" else {})}
+
+
+class _Arm:
+    """One arm while it is being measured."""
+
+    def __init__(
+        self, name: str, rate: float | None, lookahead: int | Literal["auto"], n_texts: int, head: Head | str
+    ) -> None:
+        self._name, self._rate, self._lookahead, self._n_texts, self._head = name, rate, lookahead, n_texts, head
+        self._speeds: list[float] = []
+        self._n_tokens = self._n_deferred = self._n_calls = 0
+
+    def describe(self) -> str:
+        """In a few words."""
+        return _title(self._name, self._rate, self._lookahead, self._n_texts)
+
+    def turn(self, pair: Pair, prompt_ids: list[int], n_tokens: int) -> None:
+        """Writes once."""
+        options = {"head": self._head, **_greedy(n_tokens)}
+        if self._rate is not None:
+            options |= _rate(self._head, self._rate)
+        if self._n_texts == 1:
+            out = pair.generate(prompt_ids, lookahead=self._lookahead, **options)
+            seconds, texts, n_calls = out.stats.decode_s, [out], out.stats.assistant_calls
+            n_timed = out.stats.generated_tokens
+        else:
+            # Sampled, so that they are not the same text. What the prompt takes is in both, and is taken off.
+            options |= {"temperature": _TEMPERATURE, "seed": 1}
+            seconds, texts, n_calls = _at_once(pair, prompt_ids, self._n_texts, options)
+            n_timed = _n_generated(texts)
+            short_s, short, _ = _at_once(pair, prompt_ids, self._n_texts, {**options, "max_tokens": 2})
+            if seconds > short_s and n_timed > _n_generated(short):
+                seconds -= short_s
+                n_timed -= _n_generated(short)
+        if seconds > 0 and n_timed > 0:
+            self._speeds.append(n_timed / seconds)
+        self._n_tokens += _n_generated(texts)
+        self._n_deferred += sum(round(text.stats.deferral_rate * text.stats.generated_tokens) for text in texts)
+        self._n_calls += n_calls
+
+    def result(self, costs: StepCosts, *, hidden: bool) -> Arm:
+        """What came of it."""
+        if not self._speeds:
+            raise OptionError("the models ended every text at its first token; give another prompt")
+        measured = self._n_deferred / self._n_tokens
+        predicted = None
+        if self._n_texts == 1 and self._lookahead == 0:
+            if self._name == "assistant alone":
+                predicted = 1 / costs.assistant[1].median
+            else:
+                predicted = costs.predicted(measured, hidden=hidden and self._rate is not None)
+        return Arm(
+            self._name,
+            self._rate,
+            self._lookahead,
+            self._n_texts,
+            Spread.of(self._speeds),
+            measured,
+            self._n_calls / self._n_tokens,
+            predicted,
+        )
+
+
+def _at_once(
+    pair: Pair, prompt_ids: list[int], n_texts: int, options: dict[str, Any]
+) -> tuple[float, list[Completion], int]:
+    """The seconds that some texts took, the texts, and the assistant's decodes."""
+    with pair.stream_batch([prompt_ids] * n_texts, n_parallel=n_texts, **options) as stream:
+        start = time.perf_counter()
+        results = [result for _, result in stream]
+        seconds = time.perf_counter() - start
+        n_calls = stream.counts["assistant_decodes"]
+    texts = [result for result in results if isinstance(result, Completion)]
+    for result in results:
+        if isinstance(result, ColmError):
+            raise result
+    return seconds, texts, n_calls
+
+
+def _n_generated(texts: Sequence[Completion]) -> int:
+    return sum(text.stats.generated_tokens for text in texts)
+
+
+def _peak_bytes() -> int | None:
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def verdict(bench: Bench) -> str:
+    """The conclusion for a user, in plain words."""
+    assistant = bench.arm("assistant alone")
+    one, eight = bench.arm("base alone"), bench.arm("base alone", n_texts=AT_ONCE[-1])
+    together = [
+        arm
+        for lookahead in _LOOKAHEADS
+        if (arm := bench.arm("both", rate=_RATE_AT_ONCE, lookahead=lookahead)) is not None
+    ]
+    if assistant is None or one is None or eight is None or not together:
+        return ""
+    best = max(together, key=lambda arm: arm.tokens_per_s.median)
+    ratio = best.tokens_per_s.median / assistant.tokens_per_s.median
+    speeds = f"{best.tokens_per_s.median:.1f} and {assistant.tokens_per_s.median:.1f} tokens/s"
+    if ratio >= _CLEARLY:
+        words = f"On this machine deferring {best.deferral_rate:.0%} is {ratio:.1f}x as fast as the assistant alone "
+        words += f"({speeds})."
+    else:
+        read = bench.steps.assistant_batch(_READING)
+        reading = _READING * bench.steps.assistant[1].median / read
+        words = (
+            f"On this machine deferring {best.deferral_rate:.0%} is no faster than the assistant alone ({speeds}). "
+            f"Prefill of the assistant is only {reading:.1f}x as fast as its decoding, and the base needs "
+            f"{bench.steps.base[1].median / bench.steps.assistant[1].median:.0%} of the assistant's time per token."
+        )
+    batching = eight.tokens_per_s.median / one.tokens_per_s.median
+    words += f" Eight texts at once are {batching:.1f}x as fast as one."
+    if batching < _BATCHES_WELL:
+        words += " On many CPUs, Q4_0 files gain more from batches than other files."
+    return words

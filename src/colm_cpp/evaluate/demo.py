@@ -1,0 +1,174 @@
+"""The problems that come with the demo pair, and who gets them right. No part of ``import colm_cpp``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..engine.pair import DEFAULT_THRESHOLD
+from ..heads.head import Head
+from ..sources.preset import DEMO_FOLDER
+from .checkers import make_checker
+from .evaluation import Arm, answers
+from .records import Record
+from .tasks import Problem, load_task
+
+if TYPE_CHECKING:
+    from ..engine.pair import Pair
+
+__all__ = [
+    "ANSWER_PATTERN",
+    "ARMS",
+    "MAX_TOKENS",
+    "PROBLEMS",
+    "Answer",
+    "Tally",
+    "answer_all",
+    "demo_problems",
+    "tally",
+]
+
+PROBLEMS = DEMO_FOLDER / "problems.jsonl"
+"""500 problems in situations, and with numbers, that neither model was trained on."""
+
+ANSWER_PATTERN = r"Answer: (\d+)"
+"""Where a solution says what comes out."""
+
+ARMS = ("base", "assistant", "random", "together")
+"""Each model alone; both, deferring at random as often as the head does; both, as the head decides."""
+
+MAX_TOKENS = 128
+"""Of a solution; the longest that the pair was trained on has about 80."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One solution.
+
+    Attributes:
+        arm: one of :data:`ARMS`.
+        problem: what was asked.
+        record: what was written, and by whom.
+        found: the number that it says comes out; empty where it says none.
+        right: whether that is the number that does.
+    """
+
+    arm: str
+    problem: Problem
+    record: Record
+    found: str
+    right: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What became of an arm's problems.
+
+    Attributes:
+        arm: one of :data:`ARMS`.
+        n_problems: how many it solved.
+        n_right: of these, rightly.
+        n_tokens: tokens it wrote.
+        n_deferred: of these, on the assistant's turn.
+    """
+
+    arm: str
+    n_problems: int
+    n_right: int
+    n_tokens: int
+    n_deferred: int
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the problems that were solved rightly, 0 to 1."""
+        return self.n_right / self.n_problems
+
+    @property
+    def deferral_rate(self) -> float:
+        """Share of the tokens on the assistant's turn, 0 to 1."""
+        return self.n_deferred / max(self.n_tokens, 1)
+
+
+def demo_problems(*, skip: int = 0, limit: int | None = None) -> tuple[Problem, ...]:
+    """The problems in the package, each with its answer.
+
+    Args:
+        skip: problems to pass over.
+        limit: problems at most. None: all.
+    """
+    return load_task(PROBLEMS, skip=skip, limit=limit).problems
+
+
+def answer_all(
+    pair: Pair,
+    problems: Sequence[Problem],
+    *,
+    arms: Iterable[str] = ARMS,
+    n_parallel: int = 16,
+    on_answer: Callable[[Answer], None] | None = None,
+) -> list[Answer]:
+    """Has every problem solved by every arm, greedily.
+
+    Args:
+        pair: the demo pair.
+        problems: some of :func:`demo_problems`, or others that begin alike.
+        arms: who solves them; ``random`` needs ``together`` beside it, whose rate it defers at.
+        n_parallel: solutions written at once.
+        on_answer: called with each as it is finished.
+
+    Returns:
+        The answers by arm, in the order of ``arms``, and by problem.
+    """
+    wanted = tuple(arms)
+    chosen = {"base": _arm("base", "never"), "assistant": _arm("assistant", "always"), "together": _own_arm(pair)}
+    found: dict[str, list[Answer]] = {}
+
+    def run(names: Sequence[str]) -> None:
+        asked = [(problem, chosen[name]) for problem in problems for name in names]
+        for answer in _answers(pair, asked, n_parallel):
+            found.setdefault(answer.arm, []).append(answer)
+            if on_answer is not None:
+                on_answer(answer)
+
+    run([name for name in wanted if name != "random"])
+    if "random" in wanted:
+        rate = tally(found["together"]).deferral_rate
+        chosen["random"] = _arm("random", "random", 1.0 - rate)
+        run(["random"])
+    return [answer for name in wanted for answer in sorted(found[name], key=lambda a: a.problem.index)]
+
+
+def _arm(name: str, head: str, threshold: float = 0.5) -> Arm:
+    return Arm(name, head, threshold, None, {})
+
+
+def _own_arm(pair: Pair) -> Arm:
+    head = pair.head
+    if not isinstance(head, Head):
+        head = Head.load(str(head))
+    return Arm(
+        "together", head, DEFAULT_THRESHOLD if head.default_threshold is None else head.default_threshold, None, {}
+    )
+
+
+def _answers(pair: Pair, asked: list[tuple[Problem, Arm]], n_parallel: int) -> Iterator[Answer]:
+    checker = make_checker("regex", pattern=ANSWER_PATTERN)
+    options = {"max_tokens": MAX_TOKENS, "temperature": 0.0}
+    with closing(answers(pair, asked, options, chat=True, n_parallel=n_parallel)) as written:
+        for number, record in written:
+            problem, arm = asked[number]
+            verdict = checker.check(record.text, problem.answer, problem.prompt)
+            yield Answer(arm.name, problem, record, verdict.extracted or "", verdict.correct)
+
+
+def tally(answered: Sequence[Answer]) -> Tally:
+    """Counts the answers of one arm; there is at least one."""
+    return Tally(
+        answered[0].arm,
+        len(answered),
+        sum(answer.right for answer in answered),
+        sum(answer.record.n_tokens for answer in answered),
+        sum(answer.record.n_deferred for answer in answered),
+    )

@@ -1,0 +1,111 @@
+"""Resolving names of models, heads and presets, for the Python API and the command line.
+
+A preset (:func:`colm_cpp.presets`) names a pair and its head. The name of a head is tried in this order: a
+training-free head, a head in the package, the head of a preset, a file, a token of the vocabulary. A path object, or a
+str such as ``./demo``, is always a file.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+from ..errors import OptionError
+from .hub import is_hub_spec, resolve
+from .pair_file import read
+from .preset import is_preset, packaged_names, preset_files
+from .shipped import shipped_head, shipped_heads
+
+__all__ = [
+    "HEAD_CHOICES",
+    "TRAINING_FREE_HEADS",
+    "NamedHead",
+    "find_head",
+    "find_model",
+    "head_file",
+    "head_names",
+]
+
+PathLike = str | os.PathLike[str]
+
+TRAINING_FREE_HEADS = ("confidence", "entropy", "random", "always", "never")
+
+
+def head_names() -> tuple[str, ...]:
+    """Names of the heads in the package (:func:`colm_cpp.shipped_heads`) and of its presets, for their heads."""
+    return tuple(dict.fromkeys([*shipped_heads(), *packaged_names()]))
+
+
+HEAD_CHOICES = (
+    "head= takes the path of a head file (.gguf), a colm_cpp.Head, the name of a head in the package "
+    f"({', '.join(map(repr, head_names()))}), the name of a training-free head "
+    f"({', '.join(map(repr, TRAINING_FREE_HEADS))}), or a token of the base's vocabulary such as '<|defer|>'"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NamedHead:
+    """What the name of a head stands for.
+
+    Attributes:
+        kind: ``"file"``, ``"packaged"``, ``"training-free"`` or ``"token"``.
+        name: the name that was given.
+        place: the head's file, or its place on the hub. None for a training-free head and for a token.
+    """
+
+    kind: Literal["file", "packaged", "training-free", "token"]
+    name: str
+    place: str | None = None
+
+    def file(self) -> str | None:
+        """The head's local file, downloaded first if it is on the hub; None for a head without a file.
+
+        Raises:
+            DownloadError: the file cannot be downloaded.
+        """
+        return None if self.place is None else os.path.expanduser(resolve(self.place))
+
+
+def find_head(head: PathLike) -> NamedHead:
+    """What ``head`` stands for. Nothing is opened or downloaded. A token is not checked against the base."""
+    name = os.fspath(head)
+    if not isinstance(head, str):
+        return NamedHead("file", name, os.path.join(os.curdir, name) if is_hub_spec(name) else name)
+    if name in TRAINING_FREE_HEADS:
+        return NamedHead("training-free", name)
+    file = None if name in shipped_heads() else preset_files().get(name)
+    known = None if file is None else read(file, name)
+    if known is not None and known.head is not None:
+        place = None if known.head in TRAINING_FREE_HEADS else _file_or_token(known.head).place
+        return NamedHead("packaged" if known.packaged else "file", name, place)
+    return _file_or_token(name)
+
+
+def _file_or_token(name: str) -> NamedHead:
+    packaged = shipped_head(name)
+    if packaged is not None:
+        return NamedHead("packaged", name, str(packaged))
+    if "\0" not in name and (is_hub_spec(name) or name.lower().endswith(".gguf") or os.path.exists(name)):
+        return NamedHead("file", name, name)
+    return NamedHead("token", name)
+
+
+def head_file(head: PathLike) -> str | None:
+    """The local file of a head, see :meth:`NamedHead.file`."""
+    return find_head(head).file()
+
+
+def find_model(name: str, value: object) -> str:
+    """The local file of a model, downloaded first if it is on the hub. ``name`` is the option that messages name.
+
+    Raises:
+        TypeError: ``value`` is neither a str nor a path.
+        OptionError: ``value`` is the name of a preset.
+        DownloadError: the file cannot be downloaded from the hub.
+    """
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{name}= is of type {type(value).__name__}; give the path of a GGUF file or hf:org/repo/file")
+    if is_preset(value):
+        raise OptionError(f"{name}={value!a} is a preset, which stands for two models; give pair={value!a} instead")
+    return os.path.expanduser(resolve(value))

@@ -1,0 +1,109 @@
+"""The scored texts once more, read by the tuned base: a folder of scores that heads are fitted to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..heads.adapters import Adapters
+from ..learn.scores import MAX_TEXTS, Scores, ScoresWriter
+from ..sources.identity import adapters_identity
+from .data import TuneText, passes, texts_of
+from .loss import Batch, assistant_logprob_of, read
+
+__all__ = ["rescore"]
+
+_FEATURES = ("log_odds", "entropy", "top_k_logprobs")
+_OF_ASSISTANT = ("assistant_logprob", "assistant_top", "assistant_top_logprob", "assistant_entropy")
+
+
+def rescore(
+    torch: Any,
+    model: Any,
+    folder: Scores,
+    path: Path,
+    adapters: Adapters,
+    *,
+    pass_tokens: int,
+    on_progress: Callable[[float], None] | None = None,
+) -> Scores:
+    """Writes the scores that ``colm score`` would find with the tuned base, but for rounding. The assistant's stay.
+
+    ``assistant_logprob_of_base_top`` is the least that it can be where scoring did not ask for that token; see
+    :mod:`.loss`. An interrupted call goes on where it stopped.
+
+    Args:
+        torch: the library.
+        model: the base with its adapter.
+        folder: what was scored with the plain base.
+        path: the new folder.
+        adapters: what the base has now.
+        pass_tokens: see :class:`.options.TuneOptions`.
+        on_progress: called with the share that is done.
+
+    Raises:
+        CorpusError: ``path`` holds scores of something else.
+    """
+    facts = {name: value for name, value in folder.meta.items() if name not in ("format", "version")}
+    facts |= {
+        "base_lora": [["adapter.gguf", scale] for _, scale in adapters],
+        "base_adapters": adapters_identity(adapters),
+    }
+    texts = texts_of(folder)
+    model.eval()
+    with ScoresWriter(path, facts) as writer, (folder.path / "texts.jsonl").open("rb") as lines, torch.no_grad():
+        described = map(json.loads, islice(lines, writer.done.n_texts, len(texts)))
+        for begin in range(writer.done.n_texts, len(texts), MAX_TEXTS):
+            group = texts[begin : begin + MAX_TEXTS]
+            facts_of = list(islice(described, len(group)))
+            first = writer.done.n_tokens
+            rows = slice(first, first + sum(text["n_scored"] for text in facts_of))
+            done = replace(
+                writer.done,
+                n_documents=begin + len(group),
+                n_texts=begin + len(group),
+                n_tokens=rows.stop,
+                n_read=writer.done.n_read + sum(text["n_tokens"] for text in facts_of),
+                n_truncated=writer.done.n_truncated + sum(text["truncated"] for text in facts_of),
+                complete=begin + len(group) == len(texts),
+            )
+            columns = _columns(torch, model, group, pass_tokens, writer.meta["top_k"])
+            columns |= {name: folder[name][rows] for name in _OF_ASSISTANT}
+            writer.add(columns, facts_of, done)
+            if on_progress is not None:
+                on_progress(done.n_texts / len(texts))
+    return Scores(path)
+
+
+def _columns(
+    torch: Any, model: Any, texts: Sequence[TuneText], pass_tokens: int, top_k: int
+) -> dict[str, npt.NDArray[Any]]:
+    device = next(model.parameters()).device
+    of_text: dict[int, dict[str, npt.NDArray[Any]]] = {}
+    for group in passes(texts, pass_tokens):
+        batch = Batch(torch, group, device)
+        found = read(torch, model, batch, _FEATURES, top_k)
+        columns = {
+            "token": batch.targets,
+            "base_logprob": found.logprob,
+            "base_top": found.top,
+            "base_top_logprob": found.features[:, 2],
+            "base_log_odds": found.features[:, 0],
+            "base_entropy": found.features[:, 1],
+            "base_top_k_logprobs": found.features[:, 2:],
+            "base_hidden": found.hidden,
+            "assistant_logprob_of_base_top": assistant_logprob_of(torch, found.top, batch),
+        }
+        begin = 0
+        for text in group:
+            rows = slice(begin, begin + len(text.positions))
+            of_text[id(text)] = {name: column[rows].cpu().numpy() for name, column in columns.items()}
+            begin = rows.stop
+    return {name: np.concatenate([of_text[id(text)][name] for text in texts]) for name in of_text[id(texts[0])]}
