@@ -83,9 +83,7 @@ def _time(pair: colm.Pair, n_texts: int, n_tokens: int, rounds: int, n_threads: 
         )
     for name, i in (("first", 0), ("second", 1)):
         gains = [one / calls[i] for one, calls in zip(alone, together, strict=True)]
-        print(
-            f"{n_texts} prompts, the base alone, {name} call: {Spread(gains).show(2)} times as fast as one after another"
-        )
+        print(f"{n_texts} prompts, the base alone, {name} call: {Spread(gains).show(2)} times as fast as one by one")
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ and with "auto" in turns, with the head ``random``. With one thread the process'
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,17 @@ def make(path: Path, like: Path, shape: Shape) -> None:
     writer.close()
 
 
+def ends(model: Path) -> dict[int, float]:
+    """A bias that forbids the tokens that may end a text: what a made-up model writes would soon end it."""
+    fields = gguf.GGUFReader(model).fields
+    types, texts = (fields[f"tokenizer.ggml.{name}"].contents() for name in ("token_type", "tokens"))
+    control = int(gguf.TokenType.CONTROL)
+    forbidden = [
+        i for i, (kind, text) in enumerate(zip(types, texts, strict=True)) if kind == control or text == "</s>"
+    ]
+    return dict.fromkeys(forbidden, -math.inf)
+
+
 def main() -> None:
     """Prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -108,6 +120,7 @@ def main() -> None:
             f"a base of {args.base.stat().st_size / 1e9:.1f} GB, an assistant of {made_up.stat().st_size / 1e9:.1f} GB"
         )
         ratios = []
+        bias = ends(made_up)
         with colm.load(args.base, made_up, "random", n_ctx=512, n_threads=args.n_threads, n_gpu_layers=0) as pair:
             for seed in range(-1, args.texts):
                 seconds: dict[int | str, float] = {}
@@ -119,6 +132,7 @@ def main() -> None:
                         threshold=1.0 - args.rate,
                         seed=max(seed, 0),
                         temperature=0.0,
+                        logit_bias=bias,
                         max_tokens=args.tokens if seed >= 0 else 8,
                         lookahead=lookahead,
                     )
