@@ -34,7 +34,7 @@ def in_turns(arms: Sequence[str], arguments: Sequence[str], rounds: int) -> list
     for number in range(rounds):
         order = arms if number % 2 == 0 else arms[::-1]
         found.append({arm: run(arm, arguments) for arm in order})
-        print(f"round {number + 1} of {rounds}", file=sys.stderr, flush=True)
+        print(f"round {number + 1} of {rounds}: {json.dumps(found[-1])[:2000]}", file=sys.stderr, flush=True)
     return found
 
 

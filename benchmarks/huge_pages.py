@@ -1,6 +1,6 @@
 """What huge pages are worth: decodes with and without, and of bare llama.cpp as it is, in fresh processes in turns.
 
-    python benchmarks/huge_pages.py BASE.gguf ASSISTANT.gguf [--rounds 4] [--n-threads N]
+    python benchmarks/huge_pages.py BASE.gguf [ASSISTANT.gguf] [--rounds 4] [--n-threads N] [--steps]
 
 * on, off: this package with ``huge_pages=True`` and ``False``;
 * bare: llama.cpp with its own defaults, which map the file (``replay/replay.cpp``).
@@ -32,8 +32,8 @@ ARMS = ("on", "off", "bare")
 KINDS = ("one token", "eight tokens", f"a prompt of {PROMPT}")
 
 
-def _timed(model: str, run: Callable[[list[Call]], float]) -> dict[str, float]:
-    """Seconds of each kind of decode. Each follows a text of eight tokens, which is what eight tokens cost."""
+def _timed(model: str, run: Callable[[list[Call]], float], *, all_kinds: bool) -> dict[str, float]:
+    """Seconds of each kind of decode. Single tokens follow a text of eight, whose time is taken off."""
     eight: list[Call] = [(model, 8 * i, 8, True, False) for i in range(2)]
     ones: list[Call] = [eight[0], *((model, 8 + i, 1, True, False) for i in range(12))]
     found: dict[str, list[float]] = {kind: [] for kind in KINDS}
@@ -41,6 +41,8 @@ def _timed(model: str, run: Callable[[list[Call]], float]) -> dict[str, float]:
         of_eight = run(eight) / len(eight)
         found["eight tokens"].append(of_eight)
         found["one token"].append((run(ones) - of_eight) / 12)
+    if not all_kinds:
+        return {KINDS[0]: statistics.median(found[KINDS[0]])}
     found[KINDS[2]].append(run([(model, 0, PROMPT, True, False)]))
     return {kind: statistics.median(seconds) for kind, seconds in found.items()}
 
@@ -50,7 +52,8 @@ def _huge_mb() -> float:
     return sum(map(int, re.findall(r"AnonHugePages: +(\d+) kB", Path("/proc/self/smaps").read_text()))) / 1024
 
 
-def _worker(arm: str, base: str, assistant: str, n_threads: int) -> dict[str, Any]:
+def _worker(arm: str, args: argparse.Namespace) -> dict[str, Any]:
+    base, assistant, n_threads = args.base, args.assistant or args.base, args.n_threads
     now = clock(n_threads)
     tokens = [1000 + 7 * i for i in range(PROMPT)]
     start = now()
@@ -74,8 +77,9 @@ def _worker(arm: str, base: str, assistant: str, n_threads: int) -> dict[str, An
         decode(calls)
         return now() - start
 
-    for model in ("base", "assistant"):
-        found.update({f"{model}, {kind}": seconds for kind, seconds in _timed(model, run).items()})
+    for model in ("base", "assistant") if args.assistant else ("base",):
+        seconds = _timed(model, run, all_kinds=not args.steps)
+        found.update({f"{model}, {kind}": value for kind, value in seconds.items()})
     return {**found, "huge MB": _huge_mb()}
 
 
@@ -83,15 +87,17 @@ def main() -> None:
     """Prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("base")
-    parser.add_argument("assistant")
+    parser.add_argument("assistant", nargs="?", help="left out: the base alone is measured")
+    parser.add_argument("--steps", action="store_true", help="single tokens alone, which takes less long")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--n-threads", type=int, default=usable_cores())
     parser.add_argument("--worker", choices=ARMS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
-        print(json.dumps(_worker(args.worker, args.base, args.assistant, args.n_threads)))
+        print(json.dumps(_worker(args.worker, args)))
         return
-    rounds = in_turns(ARMS, [args.base, args.assistant, "--n-threads", str(args.n_threads)], args.rounds)
+    given = [args.base, *filter(None, [args.assistant]), "--n-threads", str(args.n_threads)]
+    rounds = in_turns(ARMS, given + ["--steps"] * args.steps, args.rounds)
     print(f"{args.n_threads} threads, {args.rounds} rounds; medians (least to most)")
     in_huge = ", ".join(f"{arm} {rounds[-1][arm]['huge MB']:.0f} MB" for arm in ARMS)
     print(f"in huge pages: {in_huge}\n")
