@@ -78,12 +78,11 @@ def _time(pair: colm.Pair, n_texts: int, n_tokens: int, rounds: int, n_threads: 
             outs = pair.generate_batch(prompts, n_parallel=n_texts, **options)
             calls.append((now() - start) / sum(len(out.tokens) for out in outs))
         together.append(calls)
-        print(
-            f"round {number + 1}: {alone[-1] * 1000:.2f} ms a token alone, {[f'{s * 1000:.2f}' for s in calls]} at once"
-        )
+        shown = " and ".join(f"{1000 * seconds:.2f}" for seconds in calls)
+        print(f"round {number + 1}: {1000 * alone[-1]:.2f} ms a token alone, {shown} at once", flush=True)
     for name, i in (("first", 0), ("second", 1)):
         gains = [one / calls[i] for one, calls in zip(alone, together, strict=True)]
-        print(f"{n_texts} prompts, the base alone, {name} call: {Spread(gains).show(2)} times as fast as one by one")
+        print(f"{n_texts} prompts, {name} call: {Spread(gains).show(2)} times as fast as one after another")
 
 
 def main() -> None:
