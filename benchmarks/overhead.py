@@ -1,16 +1,20 @@
 """What the engine costs beyond llama.cpp, and what it saves over a loop on two ``llama_cpp.Llama`` objects.
 
-    python benchmarks/overhead.py BASE.gguf ASSISTANT.gguf [--tokens 96] [--rounds 7]
+    python benchmarks/overhead.py BASE.gguf ASSISTANT.gguf [--tokens 96] [--rounds 5]
 
-Arms alternate in one process, so that a machine whose speed drifts slows all of them alike:
+Of equal contexts in one process, the one that was loaded first may be some percent slower: its pages lie elsewhere. So
+every arm has fresh processes, in turns, and what is compared in one process is loaded in either order:
 
-* engine: ``pair.stream()`` from empty caches to its end, everything included (head, routing, sampling, text, Python);
-* bare: the very decodes that the engine made, in its order, by C++ that does nothing else (``replay/replay.cpp``).
-  The two take turns every four tokens, and a round's ratio is that of their sums;
-* two Llamas: the loop that a user of llama-cpp-python would write (``two_llamas.py``), same tokens.
+* same pages: ``pair.stream()`` with everything included (head, routing, sampling, text, Python) over the very decodes
+  that it made, repeated by the same contexts with nothing beside them;
+* a user's llama.cpp: over the same decodes by C++ that does nothing else, with llama.cpp's own way of loading
+  (``replay/replay.cpp``), in a process of its own;
+* engine first, bare first: these two in one process, in that order of loading, in turns of four tokens;
+* two Llamas: the loop that a user of llama-cpp-python would write (``two_llamas.py``), in a process of its own.
 
 The engine runs a learned head (a random linear one, with features) at deferral rates 0, 0.2 and 1; against two
-Llamas, which give no hidden states beside logits, both use the ``confidence`` head at the same thresholds.
+Llamas, which give no hidden states beside logits, both use the ``confidence`` head at the same thresholds. With one
+thread the process's own time counts, else the time on the wall.
 """
 
 from __future__ import annotations
@@ -20,25 +24,27 @@ import ctypes
 import itertools
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import sysconfig
 import tempfile
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fresh import Spread, clock, in_turns
 from two_llamas import TwoLlamas
 
 import colm_cpp as colm
 from colm_cpp.evaluate.bench import PROMPT
+from colm_cpp.machine.cores import usable_cores
 
 N_BATCH = 512
 TURN = 4  # tokens between two turns of engine and replay
-
+TEXTS = 3  # of each rate in a process, the first of which is not counted
+ARMS = ("engine", "bare", "two Llamas", "engine first", "bare first")
 
 Call = tuple[str, int, int, bool, bool]
 
@@ -91,128 +97,203 @@ def _head(n_embd: int) -> colm.Head:
     return colm.Head.linear(theta, features=("log_odds", "entropy", "margin"))
 
 
-def _run(pair: colm.Pair, **options: Any) -> tuple[float, colm.TokenStream, colm.Completion]:
-    pair.forget()
-    start = time.perf_counter()
-    stream = pair.stream(PROMPT, temperature=0.0, **options)
-    completion = stream.completion()
-    return time.perf_counter() - start, stream, completion
+def _open(args: argparse.Namespace) -> colm.Pair:
+    return colm.load(args.base, args.assistant, n_ctx=args.n_ctx, n_threads=args.n_threads, n_gpu_layers=0)
 
 
-def _alternate(pair: colm.Pair, bare: BareReplay, **options: Any) -> tuple[float, float, colm.TokenStream]:
-    """One text by the engine, its decodes replayed every few tokens; the seconds of both."""
-    pair.forget()
-    bare.clear()
-    engine_s = bare_s = 0.0
-    n_replayed = 0
-    stream = pair.stream(PROMPT, temperature=0.0, **options)
-    while stream.finish_reason is None:
-        start = time.perf_counter()
-        list(itertools.islice(stream, TURN))
-        engine_s += time.perf_counter() - start
-        calls = stream.calls
-        bare_s += bare.seconds(calls[n_replayed:], stream.token_ids)
-        n_replayed = len(calls)
-    return engine_s, bare_s, stream
+def _open_bare(args: argparse.Namespace) -> BareReplay:
+    return BareReplay(args.base, args.assistant, args.n_ctx, args.n_threads)
 
 
-def _threshold_for(pair: colm.Pair, head: colm.Head, rate: float, n_tokens: int) -> float:
-    """The threshold whose deferral rate on this very text is nearest to ``rate``."""
-    if rate in (0.0, 1.0):
-        return 1.0 - rate
-    best = (1.0, 0.5)
-    _, _, probe = _run(pair, head=head, threshold=1.0, max_tokens=n_tokens)
-    for quantile in (0.7, 0.75, 0.8, 0.85, 0.9):
-        threshold = float(np.quantile([token.defer_prob for token in probe.tokens], quantile))
-        _, _, trial = _run(pair, head=head, threshold=threshold, max_tokens=n_tokens)
-        best = min(best, (abs(trial.stats.deferral_rate - rate), threshold))
-    return best[1]
+def _write(pair: colm.Pair, **options: Any) -> tuple[colm.TokenStream, colm.Completion]:
+    stream = pair.stream(PROMPT, temperature=0.0, lookahead=0, **options)
+    return stream, stream.completion()
 
 
-def _summary(ratios: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
+def _timed(now: Callable[[], float], work: Callable[..., Any], *args: Any, **options: Any) -> float:
+    start = now()
+    work(*args, **options)
+    return now() - start
+
+
+def _thresholds(pair: colm.Pair, head: colm.Head, args: argparse.Namespace) -> dict[str, float]:
+    """By rate, the threshold whose deferral rate on this very text is nearest to it."""
+    _, probe = _write(pair, head=head, threshold=1.0, max_tokens=args.tokens)
+    defer_probs = np.array([token.defer_prob for token in probe.tokens], dtype=np.float64)
+    found = {}
+    for rate in args.rates:
+        best = (1.0, 1.0 - rate)
+        for quantile in () if rate in (0.0, 1.0) else (0.7, 0.75, 0.8, 0.85, 0.9):
+            threshold = float(np.quantile(defer_probs, quantile))
+            _, trial = _write(pair, head=head, threshold=threshold, max_tokens=args.tokens)
+            best = min(best, (abs(trial.stats.deferral_rate - rate), threshold))
+        found[str(rate)] = best[1]
+    return found
+
+
+def _schedule(pair: colm.Pair, args: argparse.Namespace) -> dict[str, Any]:
+    """What the first process found, for all others: thresholds, and the decodes at each."""
+    if args.schedule.exists():
+        return dict(json.loads(args.schedule.read_text()))
+    head = _head(pair.n_embd)
+    schedule: dict[str, Any] = {}
+    for rate, threshold in _thresholds(pair, head, args).items():
+        stream, out = _write(pair, head=head, threshold=threshold, max_tokens=args.tokens)
+        pair.forget()
+        stream, out = _write(pair, head=head, threshold=threshold, max_tokens=args.tokens)
+        measured = {"threshold": threshold, "measured": out.stats.deferral_rate}
+        schedule[rate] = {**measured, "calls": stream.calls, "tokens": stream.token_ids}
+    args.schedule.write_text(json.dumps(schedule))
+    return schedule
+
+
+def _engine(args: argparse.Namespace) -> dict[str, Any]:
+    now = clock(args.n_threads)
+    found: dict[str, Any] = {}
+    with _open(args) as pair:
+        schedule = _schedule(pair, args)
+        head = _head(pair.n_embd)
+        for rate, known in schedule.items():
+            options = {"head": head, "threshold": known["threshold"], "max_tokens": args.tokens}
+            calls, tokens = [tuple(call) for call in known["calls"]], known["tokens"]
+            engine, same = [], []
+            for _ in range(TEXTS):
+                pair.forget()
+                engine.append(_timed(now, _write, pair, **options))
+                whole = _timed(now, pair._replay, tokens, calls)
+                same.append(whole - _timed(now, pair._replay, tokens, []))  # which empties the caches
+            found[rate] = {"engine": statistics.median(engine[1:]), "same": statistics.median(same[1:])}
+        for threshold in args.thresholds:
+            options = {"head": "confidence", "threshold": threshold, "max_tokens": args.tokens}
+            seconds = []
+            for _ in range(TEXTS):
+                pair.forget()
+                seconds.append(_timed(now, _write, pair, **options))
+            pair.forget()
+            stream, out = _write(pair, **options)
+            ids = stream.token_ids[out.stats.prompt_tokens :]
+            found[f"confidence {threshold}"] = {"seconds": statistics.median(seconds[1:]), "ids": ids}
+    return found
+
+
+def _bare(args: argparse.Namespace) -> dict[str, Any]:
+    now = clock(args.n_threads)
+    bare = _open_bare(args)
+    found = {}
+    for rate, known in json.loads(args.schedule.read_text()).items():
+        seconds = []
+        for _ in range(TEXTS):
+            bare.clear()
+            seconds.append(_timed(now, bare.seconds, known["calls"], known["tokens"]))
+        found[rate] = statistics.median(seconds[1:])
+    return found
+
+
+def _two_llamas(args: argparse.Namespace) -> dict[str, Any]:
+    now = clock(args.n_threads)
+    llamas = TwoLlamas(args.base, args.assistant, n_ctx=args.n_ctx, n_threads=args.n_threads)
+    found = {}
+    for threshold in args.thresholds:
+        seconds, ids = [], []
+        for _ in range(TEXTS):
+            start = now()
+            ids = llamas.generate(PROMPT, threshold=threshold, max_tokens=args.tokens)
+            seconds.append(now() - start)
+        found[f"confidence {threshold}"] = {"seconds": statistics.median(seconds[1:]), "ids": ids}
+    return found
+
+
+def _both(args: argparse.Namespace) -> dict[str, float]:
+    """Engine and bare decodes in one process, in turns of some tokens: their ratio."""
+    now = clock(args.n_threads)
+    if args.worker == "engine first":
+        pair, bare = _open(args), _open_bare(args)
+    else:
+        bare, pair = _open_bare(args), _open(args)
+    found = {}
+    for rate, known in json.loads(args.schedule.read_text()).items():
+        ratios = []
+        for _ in range(TEXTS):
+            pair.forget()
+            bare.clear()
+            engine_s = bare_s = 0.0
+            n_replayed = 0
+            options = {"head": _head(pair.n_embd), "threshold": known["threshold"], "max_tokens": args.tokens}
+            stream = pair.stream(PROMPT, temperature=0.0, lookahead=0, **options)
+            while stream.finish_reason is None:
+                engine_s += _timed(now, list, itertools.islice(stream, TURN))
+                calls, tokens = stream.calls[n_replayed:], stream.token_ids
+                bare_s += _timed(now, bare.seconds, calls, tokens)
+                n_replayed += len(calls)
+            ratios.append(engine_s / bare_s)
+        found[rate] = statistics.median(ratios[1:])
+    return found
+
+
+WORKERS = {"engine": _engine, "bare": _bare, "two Llamas": _two_llamas, "engine first": _both, "bare first": _both}
 
 
 def main() -> None:
+    """Prints two tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("base")
     parser.add_argument("assistant")
     parser.add_argument("--tokens", type=int, default=96, help="tokens per text")
-    parser.add_argument("--rounds", type=int, default=7, help="alternating rounds per rate")
+    parser.add_argument("--rounds", type=int, default=5, help="processes of each arm")
     parser.add_argument("--rates", type=float, nargs="*", default=[0.0, 0.2, 1.0], help="deferral rates")
     parser.add_argument("--thresholds", type=float, nargs="*", default=[1.0, 0.5, 0.0], help="against two Llamas")
     parser.add_argument("--n-ctx", type=int, default=1024)
-    parser.add_argument("--n-threads", type=int, default=0, help="0: the physical cores")
+    parser.add_argument("--n-threads", type=int, default=usable_cores())
     parser.add_argument("--json", type=Path, help="also write the numbers here")
+    parser.add_argument("--worker", choices=ARMS, help=argparse.SUPPRESS)
+    parser.add_argument("--schedule", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    from colm_cpp.machine.cores import usable_cores
-
-    n_threads = args.n_threads or usable_cores()
-    results: dict[str, Any] = {
-        "machine": {"cpu": platform.processor() or platform.machine(), "n_threads": n_threads},
-        "base": os.path.basename(args.base),
-        "assistant": os.path.basename(args.assistant),
-        "tokens": args.tokens,
-        "rounds": args.rounds,
-        "engine_over_bare": {},
-        "engine_over_two_llamas": {},
-    }
-    with colm.load(args.base, args.assistant, n_ctx=args.n_ctx, n_threads=n_threads, n_gpu_layers=0) as pair:
-        head = _head(pair.n_embd)
-        bare = BareReplay(args.base, args.assistant, args.n_ctx, n_threads)
-        print(
-            f"{'rate':>6} {'measured':>9} {'decodes':>8} {'engine s':>9} {'bare s':>8} {'engine/bare':>12}  (min-max)"
-        )
-        for rate in args.rates:
-            threshold = _threshold_for(pair, head, rate, args.tokens)
-            options = {"head": head, "threshold": threshold, "max_tokens": args.tokens}
-            engine_s, bare_s = [], []
-            for warm_up in range(-1, args.rounds):
-                elapsed, other, stream = _alternate(pair, bare, **options)
-                if warm_up >= 0:
-                    engine_s.append(elapsed)
-                    bare_s.append(other)
-            ratio = _summary([e / b for e, b in zip(engine_s, bare_s, strict=True)])
-            measured = stream.stats.deferral_rate
-            print(
-                f"{rate:>6} {measured:>9.3f} {len(stream.calls):>8} {statistics.median(engine_s):>9.3f} "
-                f"{statistics.median(bare_s):>8.3f} {ratio['median']:>12.4f}  ({ratio['min']:.4f}-{ratio['max']:.4f})"
-            )
-            results["engine_over_bare"][str(rate)] = {"measured_rate": measured, "decodes": len(stream.calls), **ratio}
-        bare.close()
-
-        print(
-            f"\n{'threshold':>9} {'measured':>9} {'engine tok/s':>13} {'two Llamas tok/s':>17} {'ratio':>7}  (min-max)"
-        )
-        llamas = TwoLlamas(args.base, args.assistant, n_ctx=args.n_ctx, n_threads=n_threads)
-        for threshold in args.thresholds:
-            options = {"head": "confidence", "threshold": threshold, "max_tokens": args.tokens}
-            engine_rates, llama_rates = [], []
-            for warm_up in range(-1, max(3, args.rounds // 2)):
-                elapsed, stream, completion = _run(pair, **options)
-                start = time.perf_counter()
-                ids = llamas.generate(PROMPT, threshold=threshold, max_tokens=args.tokens)
-                other = time.perf_counter() - start
-                generated = stream.token_ids[completion.stats.prompt_tokens :]
-                if ids != generated:
-                    sys.exit(f"the two loops wrote different tokens at threshold {threshold}")
-                if warm_up >= 0:
-                    engine_rates.append(len(generated) / elapsed)
-                    llama_rates.append(len(ids) / other)
-            ratio = _summary([e / o for e, o in zip(engine_rates, llama_rates, strict=True)])
-            print(
-                f"{threshold:>9} {completion.stats.deferral_rate:>9.3f} {statistics.median(engine_rates):>13.2f} "
-                f"{statistics.median(llama_rates):>17.2f} {ratio['median']:>7.3f}  "
-                f"({ratio['min']:.3f}-{ratio['max']:.3f})"
-            )
-            results["engine_over_two_llamas"][str(threshold)] = {
-                "measured_rate": completion.stats.deferral_rate,
-                "engine_tokens_per_s": statistics.median(engine_rates),
-                "two_llamas_tokens_per_s": statistics.median(llama_rates),
-                **ratio,
-            }
+    if args.worker:
+        print(json.dumps(WORKERS[args.worker](args)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        schedule = Path(folder) / "schedule.json"
+        given = [args.base, args.assistant, "--tokens", str(args.tokens), "--n-ctx", str(args.n_ctx)]
+        given += ["--n-threads", str(args.n_threads), "--schedule", str(schedule)]
+        given += ["--rates", *map(str, args.rates), "--thresholds", *map(str, args.thresholds)]
+        arms = [arm for arm in ARMS if args.thresholds or arm != "two Llamas"]
+        rounds = in_turns(arms, given, args.rounds)
+        known = json.loads(schedule.read_text())
+    _print_rates(rounds, known)
+    if args.thresholds:
+        _print_thresholds(rounds, args.thresholds)
     if args.json:
-        args.json.write_text(json.dumps(results, indent=2) + "\n")
+        args.json.write_text(json.dumps({"rounds": rounds}, indent=2) + "\n")
+
+
+def _print_rates(rounds: list[dict[str, Any]], known: dict[str, Any]) -> None:
+    print("engine over bare decodes, medians (least to most)\n")
+    print("| deferred | decodes | engine, s | same pages | a user's llama.cpp | engine first | bare first |")
+    print("|---|---|---|---|---|---|---|")
+    for rate, of in known.items():
+        engine = [found["engine"][rate]["engine"] for found in rounds]
+        cells = [f"{of['measured']:.0%}", str(len(of["calls"])), f"{statistics.median(engine):.3f}"]
+        cells.append(
+            Spread([s / found["engine"][rate]["same"] for s, found in zip(engine, rounds, strict=True)]).show()
+        )
+        cells.append(Spread([s / found["bare"][rate] for s, found in zip(engine, rounds, strict=True)]).show())
+        cells += [Spread([found[arm][rate] for found in rounds]).show() for arm in ("engine first", "bare first")]
+        print(f"| {' | '.join(cells)} |")
+
+
+def _print_thresholds(rounds: list[dict[str, Any]], thresholds: list[float]) -> None:
+    print("\n| threshold | engine, tokens/s | two Llamas, tokens/s | engine's speed over theirs |")
+    print("|---|---|---|---|")
+    for threshold in thresholds:
+        name = f"confidence {threshold}"
+        ours, theirs = ([found[arm][name] for found in rounds] for arm in ("engine", "two Llamas"))
+        if any(one["ids"] != ours[0]["ids"] for one in (*ours, *theirs)):
+            sys.exit(f"the two loops wrote different tokens at threshold {threshold}")
+        n = len(ours[0]["ids"])
+        cells = [str(threshold)]
+        cells += [f"{statistics.median(n / one['seconds'] for one in arm):.2f}" for arm in (ours, theirs)]
+        ratios = [other["seconds"] / one["seconds"] for one, other in zip(ours, theirs, strict=True)]
+        print(f"| {' | '.join(cells)} | {Spread(ratios).show()} |")
 
 
 if __name__ == "__main__":

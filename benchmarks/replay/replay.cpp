@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <cstdio>
 #include <vector>
 
 namespace {
@@ -55,6 +56,11 @@ struct ReplayCall {
 
 void* replay_open(const char* base, const char* assistant, std::uint32_t n_ctx, std::uint32_t n_batch,
                   std::int32_t n_threads) {
+    llama_log_set(
+        [](ggml_log_level level, const char* text, void*) {
+            if (level == GGML_LOG_LEVEL_WARN || level == GGML_LOG_LEVEL_ERROR) std::fputs(text, stderr);
+        },
+        nullptr);
     auto* replay = new Replay;
     if (!open_model(replay->models[0], base, n_ctx, n_batch, n_threads) ||
         !open_model(replay->models[1], assistant, n_ctx, n_batch, n_threads))

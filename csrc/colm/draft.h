@@ -34,6 +34,8 @@ class Draft {
     const Sequence& text() const { return text_; }
     std::size_t n_ahead() const { return ahead_.size(); }
     std::size_t n_open() const { return n_open_; }
+    // Tokens behind the first open draft token.
+    std::size_t n_risked() const { return n_open_ == 0 ? 0 : ahead_.size() - first_open() - 1; }
     // The probability that the assistant accepts all open draft tokens, estimated when they were drafted.
     double confidence() const;
     // Whether a token may follow the last one.

@@ -12,7 +12,7 @@ namespace colm {
 
 class Estimates {
   public:
-    explicit Estimates(std::size_t n_experts = 2) : readings_(n_experts) {}
+    explicit Estimates(std::size_t n_experts = 2);
 
     // One batch of an expert's, for all texts together.
     void reading(ExpertId expert, std::size_t n_tokens, double seconds);
@@ -35,13 +35,23 @@ class Estimates {
     // p rate, the next position of such a text is deferred behind drafts that are right, and shares this
     // call. With probability 1 - p, its part of the base's step and its token in the expert's batch are lost:
     //   (1 - prod (1 - p rate)) call > sum (1 - p) (base / n_texts + token), by a margin
-    // False before both were measured.
-    bool worth_going_on(const std::vector<double>& p, ExpertId expert, std::size_t n_texts) const;
+    // False before both were measured, and where the account does not cover what may be lost: `n_risked`
+    // tokens that were written behind open draft tokens, and one more for each text.
+    bool worth_going_on(const std::vector<double>& p, ExpertId expert, std::size_t n_texts,
+                        std::size_t n_risked = 0) const;
+
+    // The account of look-ahead, in seconds. It may lose a small share of all time spent, and what it has
+    // won: so it is never much slower than none, however wrong the estimates are. A rejected draft token
+    // loses the `n_lost` tokens behind it. Every position that shares another one's call wins it.
+    void lost(ExpertId expert, std::size_t n_lost);
+    void shared_call(ExpertId expert, std::size_t n_texts);
+    double account() const { return account_; }
 
   private:
     // The seconds of batches as a line over their size.
     class Line {
       public:
+        explicit Line(double first_slope) : first_slope_(first_slope) {}
         void add(double size, double seconds);
         bool empty() const { return weight_ == 0.0; }
         double token_seconds() const;
@@ -49,6 +59,7 @@ class Estimates {
         double seconds(double size) const { return call_seconds() + size * token_seconds(); }
 
       private:
+        double first_slope_;
         // Weighted sums of 1, n, n^2, seconds, n seconds.
         double weight_ = 0.0, sizes_ = 0.0, squares_ = 0.0, seconds_ = 0.0, products_ = 0.0;
     };
@@ -59,10 +70,14 @@ class Estimates {
     static constexpr std::size_t kBuckets = 12;
 
     static std::size_t bucket(double log_odds);
+    // What a token costs that is dropped: its part of the base's step, and its place in the expert's batch.
+    double token_lost(ExpertId expert, std::size_t n_texts) const;
 
     std::vector<Line> readings_;  // by expert
     double deferral_rate_ = 0.2;
     std::array<Bucket, kBuckets> buckets_{};
+    Bucket expected_;  // of all draft tokens: what the base's own probability expected, and what was accepted
+    double account_ = 0.0;
 };
 
 }  // namespace colm

@@ -8,16 +8,10 @@
 namespace colm {
 namespace {
 
-using Clock = Loop::Clock;
-
 // The longest batch of an expert's that says something about those of a few tokens.
 constexpr std::size_t kMeasuredBatch = 32;
 // Tokens that may lie beyond a text: draft tokens, and what the base wrote behind them.
 constexpr std::size_t kMostAhead = 32;
-
-double seconds_since(Clock::time_point start) {
-    return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 bool has_nan(View<const float> logits) {
     bool found = false;
@@ -27,12 +21,17 @@ bool has_nan(View<const float> logits) {
 
 }  // namespace
 
-Loop::Loop(Experts experts, Choices choices, std::size_t cache_bytes)
+double Loop::clock_seconds() {
+    return std::chrono::duration<double>(Clock::now().time_since_epoch()).count();
+}
+
+Loop::Loop(Experts experts, Choices choices, std::size_t cache_bytes, std::function<double()> now)
     : experts_(std::move(experts)),
       choices_(std::move(choices)),
       estimates_(experts_.size()),
       slots_(experts_.front()->n_slots()),
-      saved_(slots_.size(), cache_bytes) {}
+      saved_(slots_.size(), cache_bytes),
+      now_(std::move(now)) {}
 
 Loop::~Loop() = default;
 
@@ -71,7 +70,7 @@ bool Loop::cancel(Text& text) {
 
 std::vector<Event> Loop::step(Interrupt& interrupt) {
     const Moving moving = begin_step(interrupt);
-    const auto begin = Clock::now();
+    const double begin = now_();
     std::vector<std::pair<Running*, double>> computed;  // and what reading its prompt took before
     for (const auto& text : running_)
         if (is_computed(*text)) computed.emplace_back(text.get(), text->stats().prefill_s);
@@ -90,9 +89,9 @@ std::vector<Event> Loop::step(Interrupt& interrupt) {
     for (const auto& [text, prefill_s] : computed) {
         Stats& stats = text->stats();
         if (text->waits_for(kBase) && stats.base_steps == 0)
-            stats.prefill_s += seconds_since(begin);
+            stats.prefill_s += now_() - begin;
         else
-            stats.decode_s += seconds_since(begin) - (stats.prefill_s - prefill_s);
+            stats.decode_s += now_() - begin - (stats.prefill_s - prefill_s);
     }
     for (const auto& text : running_)
         if (text->slot) hand_over(*text);
@@ -231,7 +230,7 @@ void Loop::read_base(const Moving& moving, Interrupt& interrupt) {
             text->asked = Asked{kBase, 0, true, true};
         });
     }
-    const auto begin = Clock::now();
+    const double begin = now_();
     std::size_t n_answered = 0;
     const Heard heard = collect(kBase, std::move(questions), moving, interrupt, [&](const Answer& answer) {
         Running& text = *running_at(answer.slot);
@@ -239,7 +238,7 @@ void Loop::read_base(const Moving& moving, Interrupt& interrupt) {
         ++n_answered;
         attempt(text, [&] {
             if (answer.error) std::rethrow_exception(answer.error);
-            if (text.stats().base_steps++ == 0) text.stats().prefill_s += seconds_since(begin);
+            if (text.stats().base_steps++ == 0) text.stats().prefill_s += now_() - begin;
             text.decision->hear_base(*answer.prediction);
             decide(text, true);
         });
@@ -257,10 +256,10 @@ Loop::Heard Loop::collect(ExpertId expert, std::vector<Question> questions, cons
     for (const auto& text : running_) n_calls.push_back(text->sequence().calls.size());
     const bool others_go_on =
         std::any_of(moving.begin(), moving.end(), [](const Running* text) { return !text->asked; });
-    const auto begin = Clock::now();
+    const double begin = now_();
     if (!questions.empty()) experts_[expert]->ask(std::move(questions));
     experts_[expert]->collect(!others_go_on, interrupt, [&](const Answer& answer) {
-        if (!heard.seconds) heard.seconds = seconds_since(begin);
+        if (!heard.seconds) heard.seconds = now_() - begin;
         hear(answer);
     });
     // A part of a long text says nothing about batches of a few tokens.
@@ -326,14 +325,16 @@ bool Loop::blocked(const Running& text) const {
 // Whether the experts are asked in this step: where a text is blocked, or where writing on does not pay.
 bool Loop::must_ask(const Moving& moving) const {
     std::vector<double> p;
+    std::size_t n_risked = 0;
     ExpertId expert = kBase;
     for (const Running* text : moving) {
         if (blocked(*text)) return true;
         if (text->error || text->draft.n_open() == 0 || text->draft.lookahead() != kAutoLookahead) continue;
         p.push_back(text->draft.confidence());
+        n_risked += text->draft.n_risked();
         expert = text->draft.first_expert();
     }
-    return !p.empty() && !estimates_.worth_going_on(p, expert, moving.size());
+    return !p.empty() && !estimates_.worth_going_on(p, expert, moving.size(), n_risked);
 }
 
 void Loop::ask_experts(const Moving& moving, Interrupt& interrupt) {
@@ -355,7 +356,7 @@ void Loop::ask_experts(const Moving& moving, Interrupt& interrupt) {
         }
     }
     for (ExpertId expert = 1; expert < questions.size(); ++expert) {
-        const auto begin = Clock::now();
+        const double begin = now_();
         std::size_t n_answers = 0;
         Heard heard =
             collect(expert, std::move(questions[expert]), moving, interrupt, [&](const Answer& answer) {
@@ -389,11 +390,10 @@ void Loop::ask(Running& text, std::vector<std::vector<Question>>& questions) {
 }
 
 // An expert's answer about one open position. In this step it was waited for since `begin`.
-void Loop::hear(Running& text, const Answer& answer, Clock::time_point begin) {
+void Loop::hear(Running& text, const Answer& answer, double begin) {
     Asked& asked = *text.asked;
     Stats& stats = text.stats();
-    if (answer.count == 0 && !answer.error && stats.assistant_calls++ == 0)
-        stats.prefill_s += seconds_since(begin);
+    if (answer.count == 0 && !answer.error && stats.assistant_calls++ == 0) stats.prefill_s += now_() - begin;
     const bool last = answer.error || answer.count + 1 == asked.n_open + (asked.next ? 1 : 0);
     if (!asked.going) {
         // Behind a rejected draft token. What it shows of the cache concerns the other texts all the same.
@@ -401,6 +401,7 @@ void Loop::hear(Running& text, const Answer& answer, Clock::time_point begin) {
     } else {
         try {
             if (answer.error) std::rethrow_exception(answer.error);
+            if (answer.count > 0) estimates_.shared_call(asked.expert, in_step_.size());
             if (answer.count == asked.n_open) {
                 const Step step = text.decision->choose(*answer.prediction);
                 if (text.decision->needs_base())
@@ -410,8 +411,10 @@ void Loop::hear(Running& text, const Answer& answer, Clock::time_point begin) {
                 text.decision.reset();
             } else {
                 const double log_odds = text.draft.first_log_odds();
+                const std::size_t n_risked = text.draft.n_risked() + (text.decision ? 1 : 0);
                 asked.going = text.draft.verify(*answer.prediction, text.deciders());
                 estimates_.verified(log_odds, asked.going);
+                if (!asked.going) estimates_.lost(asked.expert, n_risked);
                 ++stats.n_drafted;
                 if (asked.going) ++stats.n_accepted;
             }

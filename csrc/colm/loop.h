@@ -40,8 +40,10 @@ class Loop {
     using Experts = std::vector<std::unique_ptr<Expert>>;
 
     // Experts by their ids: the base first. They have the same number of slots. `cache_bytes`: for what slots
-    // held before other texts took them.
-    Loop(Experts experts, Choices choices, std::size_t cache_bytes = 0);
+    // held before other texts took them. `now`: the seconds by which times are measured; tests have a clock
+    // of their own.
+    Loop(Experts experts, Choices choices, std::size_t cache_bytes = 0,
+         std::function<double()> now = clock_seconds);
     ~Loop();
 
     // These may be called from any thread, also while another is in step(); the next step sees it.
@@ -91,6 +93,8 @@ class Loop {
         std::optional<double> seconds;
     };
 
+    static double clock_seconds();
+
     Moving begin_step(Interrupt& interrupt);
     void take_in();
     void fill_slots();
@@ -99,7 +103,7 @@ class Loop {
     void decide(Running& text, bool heard_base);
     void ask_experts(const Moving& moving, Interrupt& interrupt);
     void ask(Running& text, std::vector<std::vector<Question>>& questions);
-    void hear(Running& text, const Answer& answer, Clock::time_point begin);
+    void hear(Running& text, const Answer& answer, double begin);
     Heard collect(ExpertId expert, std::vector<Question> questions, const Moving& moving,
                   Interrupt& interrupt, const Expert::Use& hear);
     void hand_over(Running& text);
@@ -120,6 +124,7 @@ class Loop {
     Estimates estimates_;
     Slots slots_;
     SavedTexts saved_;
+    std::function<double()> now_;
     std::vector<std::unique_ptr<Running>> running_;  // in order of their ids
     std::vector<Event> events_;
     std::atomic<std::size_t> n_steps_{0};

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <cstdio>
+#include <cstring>
 #include <deque>
 #include <iterator>
 #include <mutex>
@@ -73,7 +74,10 @@ LogQueue& log_queue() {
 
 std::atomic<int> min_level{GGML_LOG_LEVEL_INFO};
 
+thread_local const std::function<void()>* on_buffer = nullptr;
+
 void on_log(ggml_log_level level, const char* text, void*) {
+    if (on_buffer != nullptr && std::strstr(text, "buffer size") != nullptr) (*on_buffer)();
     if (level == GGML_LOG_LEVEL_CONT || level >= min_level.load(std::memory_order_relaxed))
         log_queue().add(level, text);
 }
@@ -92,6 +96,10 @@ void on_abort(const char* message) {
 AssertionGuard::AssertionGuard() { ++n_guards; }
 
 AssertionGuard::~AssertionGuard() { --n_guards; }
+
+OnBuffer::OnBuffer(std::function<void()> work) : work_(std::move(work)) { on_buffer = &work_; }
+
+OnBuffer::~OnBuffer() { on_buffer = nullptr; }
 
 void init_backend() {
     llama_log_set(on_log, nullptr);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,19 @@ class AssertionGuard {
     ~AssertionGuard();
     AssertionGuard(const AssertionGuard&) = delete;
     AssertionGuard& operator=(const AssertionGuard&) = delete;
+};
+
+// While one lives, `work` is done whenever llama.cpp logs the size of a buffer on this thread: it does so
+// when the buffer exists, and before it clears a KV cache.
+class OnBuffer {
+  public:
+    explicit OnBuffer(std::function<void()> work);
+    ~OnBuffer();
+    OnBuffer(const OnBuffer&) = delete;
+    OnBuffer& operator=(const OnBuffer&) = delete;
+
+  private:
+    std::function<void()> work_;
 };
 
 // llama_version() of the library that this process loaded.

@@ -10,6 +10,7 @@
 #include "colm/error.h"
 #include "llama/backend.h"
 #include "llama/file_checks.h"
+#include "llama/huge_pages.h"
 #include "llama/model_file.h"
 #include "llama/vocab.h"
 
@@ -133,11 +134,15 @@ void LlamaModel::load(const ModelOptions& o) {
     params.use_extra_bufts = o.repack;
     params.load_mode = o.use_mmap ? (o.use_mlock ? LLAMA_LOAD_MODE_MMAP_MLOCK : LLAMA_LOAD_MODE_MMAP)
                                   : (o.use_mlock ? LLAMA_LOAD_MODE_MLOCK : LLAMA_LOAD_MODE_NONE);
-    auto progress = o.progress;
-    if (progress) {
-        params.progress_callback = report_progress;
-        params.progress_callback_user_data = &progress;
-    }
+    HugePages huge_pages(o.huge_pages);
+    bool begun = false;
+    std::function<bool(float)> progress = [&](float fraction) {
+        // First called when all buffers exist and nothing was written to them.
+        if (!std::exchange(begun, true)) huge_pages.advise();
+        return !o.progress || o.progress(fraction);
+    };
+    params.progress_callback = report_progress;
+    params.progress_callback_user_data = &progress;
     auto weights = std::make_shared<Weights>();
     weights->model = open_model(path_, params);
     weights_ = weights;
@@ -209,8 +214,10 @@ void LlamaModel::create_context() {
     };
     params.abort_callback_data = this;
     const std::uint64_t before = log_position();
+    HugePages huge_pages(o.huge_pages);
     try {
         const AssertionGuard guard;
+        const OnBuffer on_buffer([&huge_pages] { huge_pages.advise(); });
         context_.reset(llama_init_from_model(model(), params));
     } catch (const std::exception& error) {
         throw LoadError("no context can be made for " + path_ + " (llama.cpp: " + error.what() + ")");

@@ -35,6 +35,7 @@ using Adapters = std::vector<std::tuple<std::string, float, std::string>>;
 // repack: keep weights in a layout that suits this CPU, where llama.cpp has one for their type.
 // batch_invariant: read no more tokens in a pass (n_ubatch at most) than come out as they do alone, bit for
 // bit. Takes no repacked weights and bf16 in place of an f16 cache.
+// huge_pages: ask the system for huge pages where weights are read or repacked into memory (Linux).
 // rope_freq_base, rope_freq_scale: 0: from the model.
 #define COLM_MODEL_OPTIONS(OPTION)                                \
     OPTION(std::string, path, {}, no_range)                       \
@@ -58,6 +59,7 @@ using Adapters = std::vector<std::tuple<std::string, float, std::string>>;
     OPTION(bool, batch_invariant, false, no_range)                \
     OPTION(bool, use_mmap, true, no_range)                        \
     OPTION(bool, use_mlock, false, no_range)                      \
+    OPTION(bool, huge_pages, true, no_range)                      \
     OPTION(float, rope_freq_base, 0.0f, from(0))                  \
     OPTION(float, rope_freq_scale, 0.0f, from(0))                 \
     OPTION(Adapters, lora, {}, no_range)

@@ -200,7 +200,7 @@ struct Limits {
 };
 
 struct World {
-    explicit World(const Models& models, const Limits& limits = {})
+    explicit World(const Models& models, const Limits& limits = {}, const std::function<double()>& now = {})
         : base(make(limits, limits.base_batch, std::max(limits.n_slots, limits.base_batch), models.base,
                     models.hidden)),
           assistant(make(limits, limits.assistant_batch, limits.n_outputs, models.assistant, {})) {
@@ -208,7 +208,8 @@ struct World {
         for (colm::ExpertId id : {0, 1})
             experts.push_back(std::make_unique<colm::LocalExpert>(
                 id == 0 ? base : assistant, id, models.choices.n_shared, limits.checkpoint_bytes));
-        loop = std::make_unique<colm::Loop>(std::move(experts), models.choices, limits.cache_bytes);
+        loop = now ? std::make_unique<colm::Loop>(std::move(experts), models.choices, limits.cache_bytes, now)
+                   : std::make_unique<colm::Loop>(std::move(experts), models.choices, limits.cache_bytes);
     }
 
     static std::shared_ptr<FakeModel> make(const Limits& limits, std::size_t n_batch, std::size_t n_outputs,
