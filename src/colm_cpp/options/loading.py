@@ -189,8 +189,8 @@ class LoadOptions:
         True,
         Flag(),
         "On Linux, ask for pages of 2 MB where weights are read or repacked into memory.",
-        "Every token reads all weights, and larger pages make that faster; loading takes about a quarter longer. Nothing "
-        "is done where the system's setting is \"never\", and for a file that is mapped (use_mmap).",
+        "Every token reads all weights, and larger pages make that faster; loading takes about a quarter longer. Pages "
+        "stay as they are where the system's setting is 'never', and for a file that is mapped (use_mmap).",
     )
     rope_freq_base: float = option(0.0, Real(0.0), "RoPE base frequency; 0: the model's own.")
     rope_freq_scale: float = option(0.0, Real(0.0), "RoPE frequency scale; 0: the model's own.")
