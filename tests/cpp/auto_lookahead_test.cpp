@@ -124,9 +124,9 @@ TEST_CASE("auto_lookahead: is never much slower than none") {
                         const Models models = models_of(agreement, 6.0, spread);
                         const double found = ratio(machine, models, rate, n_slots, 4);
                         if (found <= 1.03) continue;
-                        worse += std::string(machine.name) + ", agreement " + check::show(agreement) +
-                                 ", rate " + check::show(rate) + ", slots " + check::show(n_slots) + ": " +
-                                 check::show(found) + "; ";
+                        worse += std::string(machine.name) + ", agreement " + std::to_string(agreement) +
+                                 ", rate " + std::to_string(rate) + ", slots " + std::to_string(n_slots) +
+                                 ": " + std::to_string(found) + "; ";
                     }
     REQUIRE_EQ(worse, "");
 }
@@ -157,14 +157,14 @@ TEST_CASE("auto_lookahead: may lose a little time and what it has won") {
         e.position(true);
     }
     const double lent = e.account();
-    REQUIRE_EQ(lent, near(0.015 * (100 * 0.010 + 100 * 0.1025), 1e-3));
+    REQUIRE_EQ(lent, about(0.015 * (100 * 0.010 + 100 * 0.1025), 1e-3));
     REQUIRE(e.worth_going_on({0.9}, 1, 1));
     e.lost(1, 1 + static_cast<std::size_t>(lent / 0.011));
     REQUIRE(e.account() < 0.0);
     REQUIRE(!e.worth_going_on({0.99}, 1, 1));
     const double before = e.account();
     e.shared_call(1, 1);
-    REQUIRE_EQ(e.account() - before, near(e.call_seconds(1), 1e-9));
+    REQUIRE_EQ(e.account() - before, about(e.call_seconds(1), 1e-9));
     REQUIRE(e.worth_going_on({0.9}, 1, 1));
     // More is at risk than the account holds.
     REQUIRE(!e.worth_going_on({0.9}, 1, 1, 40));
@@ -172,10 +172,10 @@ TEST_CASE("auto_lookahead: may lose a little time and what it has won") {
 
 TEST_CASE("auto_lookahead: learns how far to trust the base") {
     colm::Estimates e;
-    REQUIRE_EQ(e.acceptance_rate(3.0), near(reference::sigmoid(3.0), 1e-9));
+    REQUIRE_EQ(e.acceptance_rate(3.0), about(reference::sigmoid(3.0), 1e-9));
     for (int i = 0; i < 5; ++i) e.verified(3.0, false);
     // Tokens of other log-odds, too, of which none was verified.
     REQUIRE(e.acceptance_rate(0.5) < 0.25);
     for (int i = 0; i < 400; ++i) e.verified(3.0, true);
-    REQUIRE_EQ(e.acceptance_rate(0.5), near(reference::sigmoid(0.5), 0.02));
+    REQUIRE_EQ(e.acceptance_rate(0.5), about(reference::sigmoid(0.5), 0.02));
 }

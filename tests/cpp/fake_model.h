@@ -125,7 +125,8 @@ class FakeModel final : public colm::LanguageModel {
 
     // The last token and how many there are: the rest has to be held.
     std::vector<std::uint8_t> checkpoint(std::size_t sequence) override {
-        CHECK(!unknown_[sequence] && !options_.can_rewind);
+        REQUIRE(!unknown_[sequence]);
+        REQUIRE(!options_.can_rewind);
         const Text& text = texts_[sequence];
         ++n_checkpoints;
         const colm::Token state[2] = {static_cast<colm::Token>(text.size()), text.back()};
@@ -139,11 +140,13 @@ class FakeModel final : public colm::LanguageModel {
         log.push_back("back " + std::to_string(sequence) + " to " + std::to_string(n_tokens));
         if (!can_restore) return false;
         colm::Token state[2];
-        CHECK_EQ(bytes.size(), sizeof state);
+        REQUIRE_EQ(bytes.size(), sizeof state);
         std::memcpy(state, bytes.data(), sizeof state);
         Text& text = texts_[sequence];
-        CHECK_EQ(static_cast<std::size_t>(state[0]), n_tokens);
-        CHECK(n_tokens >= 1 && n_tokens <= text.size() && text[n_tokens - 1] == state[1]);
+        REQUIRE_EQ(static_cast<std::size_t>(state[0]), n_tokens);
+        REQUIRE(n_tokens >= 1);
+        REQUIRE(n_tokens <= text.size());
+        REQUIRE_EQ(text[n_tokens - 1], state[1]);
         text.resize(n_tokens);
         unknown_[sequence] = false;
         return true;
@@ -163,7 +166,7 @@ class FakeModel final : public colm::LanguageModel {
         log.push_back("restore " + std::to_string(sequence));
         REQUIRE(texts_[sequence].empty());
         if (!can_restore) return false;
-        CHECK_EQ(bytes.size(), n_tokens * sizeof(colm::Token));
+        REQUIRE_EQ(bytes.size(), n_tokens * sizeof(colm::Token));
         texts_[sequence].resize(bytes.size() / sizeof(colm::Token));
         std::memcpy(texts_[sequence].data(), bytes.data(), bytes.size());
         return true;

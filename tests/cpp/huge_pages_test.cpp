@@ -86,7 +86,7 @@ TEST_CASE("huge_pages: are asked for in new large memory that holds nothing") {
     REQUIRE(begun.advised(16 * kMb));
     REQUIRE(begun.advised(begun.size - 1));
     for (const Mapping* other : {&old, &small, &written})
-        REQUIRE((!other->advised(0) && !other->advised(other->size - 1)));
+        for (const std::size_t at : {std::size_t{0}, other->size - 1}) REQUIRE(!other->advised(at));
     REQUIRE(!begun.advised(0));
     REQUIRE(!begun.advised(4 * kMb));
     // Later memory at the next call.

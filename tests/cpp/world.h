@@ -205,7 +205,7 @@ struct World {
                     models.hidden)),
           assistant(make(limits, limits.assistant_batch, limits.n_outputs, models.assistant, {})) {
         colm::Loop::Experts experts;
-        for (colm::ExpertId id : {0, 1})
+        for (const colm::ExpertId id : {colm::kBase, colm::ExpertId{1}})
             experts.push_back(std::make_unique<colm::LocalExpert>(
                 id == 0 ? base : assistant, id, models.choices.n_shared, limits.checkpoint_bytes));
         loop = now ? std::make_unique<colm::Loop>(std::move(experts), models.choices, limits.cache_bytes, now)

@@ -1402,6 +1402,8 @@ USES: dict[str, Callable[[colm.Pair], Any]] = {
     "tokenize": lambda pair: pair.tokenize("the"),
     "detokenize": lambda pair: pair.detokenize([1]),
     "forget": lambda pair: pair.forget(),
+    "save_session": lambda pair: pair.save_session("a.session"),
+    "load_session": lambda pair: pair.load_session("a.session"),
     "n_ctx": lambda pair: pair.n_ctx,
     "n_embd": lambda pair: pair.n_embd,
     "n_shared": lambda pair: pair.n_shared,

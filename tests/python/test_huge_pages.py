@@ -87,4 +87,4 @@ def test_caches_lie_in_huge_pages_and_a_mapped_file_does_not(path: Path) -> None
 
 def test_they_are_wanted_unless_turned_off() -> None:
     for given, wanted in (({}, True), ({"huge_pages": True}, True), ({"huge_pages": False}, False)):
-        assert LoadOptions(**given).to_core("a", 8, 1, []).huge_pages == wanted
+        assert LoadOptions(**given).to_core("a", 8, 1, []).values["huge_pages"] == wanted

@@ -50,7 +50,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 
 @pytest.fixture(scope="module")
 def pair(files: SimpleNamespace) -> Iterator[colm.Pair]:
-    with colm.load(files.base, files.assistant, "never", **LOAD) as pair:
+    with colm.load(files.base, files.assistant, "never", n_parallel=16, **LOAD) as pair:
         yield pair
 
 
@@ -161,7 +161,7 @@ import colm_cpp as colm
 from colm_cpp import learn
 from colm_cpp.learn.continuation import continue_paths
 base, assistant, folder = sys.argv[1:]
-with colm.load(base, assistant, "never", n_ctx=96, n_threads=1) as pair:
+with colm.load(base, assistant, "never", n_parallel=16, n_ctx=96, n_threads=1) as pair:
     continue_paths(pair, learn.Scores(folder), n_tokens=8, on_progress=lambda p: p.n_texts and print(flush=True))
 """
 
