@@ -129,6 +129,8 @@ bool SavedTexts::know(const Experts& experts, const std::vector<KnownText>& text
 void SavedTexts::clear() {
     saved_.clear();
     bytes_ = 0;
+    // Slots are as new, too: which one a text gets decides how batches lie, and so the last digits.
+    std::iota(slots_by_age_.begin(), slots_by_age_.end(), std::size_t{0});
 }
 
 }  // namespace colm
