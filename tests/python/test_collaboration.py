@@ -117,6 +117,7 @@ def test_traces(tmp_path: Path) -> None:
     assert lift.get("words", 0.0) < 0.3
 
 
+@pytest.mark.slow
 def test_learning_again(pair: colm.Pair, tmp_path: Path) -> None:
     """Five commands from prompts to a head of one's own that is as good as the one in the package."""
     prompts = tmp_path / "prompts.jsonl"
