@@ -144,6 +144,14 @@ def test_training_goes_on_from_an_adapter(pair: SimpleNamespace, tmp_path: Path)
         tune.tune(pair.base, [pair.scores], tmp_path / "joint", replace(options, rank=QUICK.rank))
 
 
+def test_two_texts_leave_none_for_the_head(pair: SimpleNamespace, tmp_path: Path) -> None:
+    with learn.Scorer(pair.base, pair.assistant, **EXACT) as scorer:
+        learn.score(scorer, learn.select([pair.texts], limit=2), tmp_path / "two")
+    tuned = tune.tune(pair.base, [tmp_path / "two"], tmp_path / "out", replace(QUICK, epochs=1))
+    assert tuned.n_texts == (1, 1)
+    assert tuned.head is not None
+
+
 def test_an_adapter_of_another_base_is_no_start(pair: SimpleNamespace, tuned: tune.Tuned, tmp_path: Path) -> None:
     other = scored(tmp_path)
     other.base = tm.make_model(tmp_path / "other.gguf", seed=5)

@@ -66,8 +66,8 @@ def read_texts(
 ) -> tuple[list[TuneText], list[TuneText], list[Unseen]]:
     """Training texts, held-out texts, and what of each folder the adapter does not see.
 
-    The held-out texts are those of ``colm train`` with the same share and seed. ``head_share`` of all texts, but one at
-    least and never the last, are neither trained on nor held out.
+    The held-out texts are those of ``colm train`` with the same share and seed. A share of ``head_share`` is neither
+    trained on nor held out. It has at least one text, if another one is left to train on.
 
     With label ``continuation`` the base's likeliest token is as unlikely as its whole path: regret is then the cost of
     the path.

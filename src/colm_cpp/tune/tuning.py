@@ -204,7 +204,7 @@ def tune(
         made = None
         if options.objective != "sft":
             made = _from_torch(start, head)
-            if rescored and options.label != "continuation":
+            if any(len(of.split.training) for of in unseen) and options.label != "continuation":
                 made, best = _better(made, best, rescored, [of.split for of in unseen], options)
         facts = {
             "options": asdict(options),
