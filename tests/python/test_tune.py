@@ -318,6 +318,23 @@ def test_the_gradient_of_adapter_and_head_is_that_of_finite_differences(objectiv
         assert (results[0] - results[1]) / 2e-3 == pytest.approx(expected, rel=2e-2, abs=2e-4)
 
 
+def test_short_and_long_texts_have_the_same_attention(pair: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    from colm_cpp.tune import loss
+    from colm_cpp.tune._libraries import libraries
+    from colm_cpp.tune.base import load_base
+
+    torch = libraries().torch
+    texts, *_ = read_texts([learn.Scores(pair.scores)], held_out=0.1, seed=0)
+    model = load_base(libraries(), pair.base, torch.float32)
+    used, outputs = [], []
+    for limit in (2, 256):  # of two or more tokens: as a long text, as a short one
+        monkeypatch.setattr(loss, "_PLAIN_ATTENTION", limit)
+        outputs.append(loss.read(torch, model, loss.Batch(torch, texts[:3], "cpu"), (), 0).logprob)
+        used.append(model.config._attn_implementation)
+    assert used == ["sdpa", "eager"]
+    assert torch.allclose(*outputs, atol=1e-4)
+
+
 def test_texts_of_like_length_share_passes() -> None:
     from colm_cpp.tune.data import passes, steps
 

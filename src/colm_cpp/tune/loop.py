@@ -212,8 +212,10 @@ class Loop:
         total = 0.0
         for group in passes(texts, options.pass_tokens):
             batch = Batch(torch, group, self._device)
-            outputs = read(torch, self._model, batch, self._features, self._top_k)
-            loss = losses(torch, options.objective, outputs, self._z(outputs), batch, options.cost).sum() / n
+            has_head = options.objective != "sft"  # else its features need not be computed
+            outputs = read(torch, self._model, batch, self._features if has_head else (), self._top_k)
+            z = self._z(outputs) if has_head else None
+            loss = losses(torch, options.objective, outputs, z, batch, options.cost).sum() / n
             loss.backward()
             total += float(loss.detach())
             _return_free_memory()

@@ -24,6 +24,8 @@ from .data import TuneText
 __all__ = ["BaseOutputs", "Batch", "assistant_logprob_of", "losses", "read"]
 
 CHUNK = 256  # scored tokens whose logits exist at a time
+# On a CPU, plain attention is faster up to this length; it keeps the weights of all pairs of tokens.
+_PLAIN_ATTENTION = 256
 _PAD = 0
 
 
@@ -74,6 +76,8 @@ def read(torch: Any, model: Any, batch: Batch, features: Sequence[str], top_k: i
 
     The vocabulary product is made at scored tokens only, in chunks; the backward pass computes their logits again.
     """
+    plain = batch.ids.device.type == "cpu" and batch.ids.shape[1] <= _PLAIN_ATTENTION
+    model.set_attn_implementation("eager" if plain else "sdpa")
     with _products(torch, model, batch.ids.device.type):
         states = _body(model)(input_ids=batch.ids, use_cache=False).last_hidden_state  # [B, L, n_embd]
     hidden = states.flatten(0, 1)[batch.before]
