@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "engine": {"chat", "files", "heads", "llama", "machine", "options", "sources"},
     "evaluate": {"chat", "corpus", "engine", "files", "heads", "options", "sources"},
     "learn": {"corpus", "engine", "evaluate", "files", "heads", "llama", "machine", "options", "sources"},
-    "tune": {"engine", "files", "heads", "learn", "machine", "options", "sources"},
+    "tune": {"corpus", "engine", "files", "heads", "learn", "machine", "options", "sources"},
     "report": {"evaluate", "files"},
     "cli": {
         *("chat", "corpus", "engine", "evaluate", "files", "heads", "learn", "llama", "machine", "options", "report"),

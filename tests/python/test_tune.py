@@ -152,6 +152,25 @@ def test_two_texts_leave_none_for_the_head(pair: SimpleNamespace, tmp_path: Path
     assert tuned.head is not None
 
 
+def test_the_adapter_learns_from_texts_that_nothing_has_scored(pair: SimpleNamespace, tmp_path: Path) -> None:
+    options = replace(QUICK, objective="sft", epochs=1)
+    lines = pair.texts.read_text().splitlines(keepends=True)
+    # Two of the file's rows are new: the scored ones must not be read again, least of all those held out.
+    new = [{"prompt": "Where?", "completion": f" Behind the {n} blue doors."} for n in ("six", "seven")]
+    more = tmp_path / "more.jsonl"
+    more.write_text("".join([*lines, *(json.dumps(row) + "\n" for row in new)]))
+    plain = tune.tune(pair.base, [pair.scores], tmp_path / "plain", options)
+    tuned = tune.tune(pair.base, [pair.scores], tmp_path / "tuned", options, texts=learn.select([more]))
+    assert (plain.n_texts, tuned.n_texts) == ((28, 4), (30, 4))
+    assert tuned.adapter.read_bytes() != plain.adapter.read_bytes()
+    with pytest.raises(CorpusError, match="more texts"):
+        tune.tune(pair.base, [pair.scores], tmp_path / "tuned", options)
+    with pytest.raises(CorpusError, match="already"):
+        tune.tune(pair.base, [pair.scores], tmp_path / "none", options, texts=learn.select([pair.texts]))
+    with pytest.raises(OptionError, match="sft"):
+        tune.tune(pair.base, [pair.scores], tmp_path / "none", QUICK, texts=learn.select([more]))
+
+
 def test_an_adapter_of_another_base_is_no_start(pair: SimpleNamespace, tuned: tune.Tuned, tmp_path: Path) -> None:
     other = scored(tmp_path)
     other.base = tm.make_model(tmp_path / "other.gguf", seed=5)
@@ -227,7 +246,7 @@ def test_options_outside_their_range_are_refused(wrong: dict[str, Any]) -> None:
 def test_the_other_objectives_train_too(objective: str, pair: SimpleNamespace, tmp_path: Path) -> None:
     tuned = tune.tune(pair.base, [pair.scores], tmp_path, replace(QUICK, objective=objective, cost=0.1, epochs=1))
     assert tuned.best.base_nll < 0.9 * tuned.before.base_nll
-    assert (tuned.head is None) == (objective == "sft")
+    assert tuned.head is not None  # after sft one is fitted to the texts that the adapter has not seen
 
 
 # -- the loss ---------------------------------------------------------------------------------------------------

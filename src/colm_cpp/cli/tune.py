@@ -39,6 +39,14 @@ def _number(section: str, name: str, help: str) -> Callable[[Command], Command]:
     help="Folder for the tuned pair: adapter, head, pair.toml, card.md and the checkpoint.",
 )
 @option(
+    "Texts",
+    "--texts",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="With --objective sft: more texts for the adapter, a file as for 'colm score'. They need no scores. The texts "
+    "in SCORES are left out. Can be given several times.",
+)
+@option(
     "Objective",
     "--objective",
     type=click.Choice(OBJECTIVES),
@@ -125,6 +133,7 @@ def tune(
     pair: str | None,
     out: Path,
     adapter: Path | None,
+    texts: tuple[Path, ...],
     merge: str | None,
     as_json: bool,
     quiet: bool,
@@ -139,6 +148,7 @@ def tune(
     """
     from dataclasses import asdict
 
+    from ..corpus.selection import select
     from ..sources.hub import resolve
     from ..sources.preset import preset
     from ..tune import tune as run
@@ -180,6 +190,7 @@ def tune(
             options,
             assistant=assistant,
             adapter=adapter,
+            texts=select(texts) if texts else None,
             command=typed(ctx),
             on_agreement=on_agreement,
             on_progress=on_progress,

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from ..corpus.documents import Corpus
 from ..engine.loading import metadata, quantised
-from ..errors import ColmError, CorpusError
+from ..errors import ColmError, CorpusError, OptionError
 from ..files.lock import lock_folder
 from ..files.output_file import write_file
 from ..heads.adapters import adapter_digest
@@ -25,10 +26,11 @@ from ..sources.pair_file import Preset
 from ._libraries import libraries
 from .adapter_file import adapter_tensors, read_adapter, write_adapter
 from .base import LIMIT_FLOAT, LIMIT_QUANTISED, Agreement, agreement, load_base, require_agreement, with_adapter
-from .data import read_texts
+from .data import read_texts, texts_of
 from .loop import HeldOut, Loop, Progress
 from .options import TuneOptions
 from .pair_folder import models_of, write_card, write_pair
+from .plain_texts import plain_texts
 from .rescoring import rescore
 
 __all__ = ["Tuned", "tune"]
@@ -43,7 +45,7 @@ class Tuned:
 
     Attributes:
         adapter: the adapter's file.
-        head: the head's file; None for ``objective="sft"``.
+        head: the head's file; None for ``objective="sft"`` without ``head_share``.
         pair: ``pair.toml``, which loads base, adapter, assistant and head.
         card: ``card.md``, which says how they were made.
         agreement: of the torch model and llama.cpp's, before training.
@@ -76,6 +78,7 @@ def tune(
     *,
     assistant: PathLike | None = None,
     adapter: PathLike | None = None,
+    texts: Corpus | None = None,
     command: str | None = None,
     on_agreement: Callable[[Agreement], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
@@ -96,6 +99,8 @@ def tune(
         assistant: the assistant that was scored, for ``pair.toml``; it is not loaded. None: that of the pair, or else
             the file of its name beside the base.
         adapter: start from this adapter, a file or a folder made by ``colm tune``. Rank and alpha are then its own.
+        texts: more texts for the adapter, with ``objective="sft"``; see :func:`colm_cpp.learn.select`. No model has to
+            score them. Those that ``scores`` hold are left out.
         command: the command that is being run, for ``card.md``.
         on_agreement: called once the torch model was compared with llama.cpp's.
         on_progress: called after each step.
@@ -108,7 +113,12 @@ def tune(
         LoadError: the base's architecture is not supported, torch computes something else than llama.cpp, or the
             adapter to start from is of another base.
         GenerationError: the loss became infinite.
+        OptionError: ``texts`` with an objective that needs their scores.
     """
+    if texts is not None and options.objective != "sft":
+        raise OptionError(
+            f"objective {options.objective!r} needs scores of all texts; score these too, or give objective 'sft'"
+        )
     found = libraries()
     torch = found.torch
     folders = [Scores(folder) for folder in scores]
@@ -132,6 +142,9 @@ def tune(
         head_share=options.head_share,
         label=options.label,
     )
+    if texts is not None:
+        scored = [text for folder in folders for text in texts_of(folder)]
+        training += plain_texts(base, texts, folders[0], scored)
     start = _first_head(folders, options)
     path.mkdir(parents=True, exist_ok=True)
     lock = lock_folder(path)
@@ -163,6 +176,7 @@ def tune(
                 "base": models.base,
                 "texts": [len(training), len(held_out)],
                 "scores": [_digest(folder) for folder in folders],
+                "more texts": None if texts is None else dict(texts.facts),
                 "dtype": str(dtype),
                 "adapter": None if first is None else adapter_digest(first.path),
                 **asdict(options),
@@ -201,11 +215,9 @@ def tune(
                 )
             )
         best = loop.best
-        made = None
-        if options.objective != "sft":
-            made = _from_torch(start, head)
-            if any(len(of.split.training) for of in unseen) and options.label != "continuation":
-                made, best = _better(made, best, rescored, [of.split for of in unseen], options)
+        made = None if options.objective == "sft" else _from_torch(start, head)
+        if rescored and any(len(of.split.training) for of in unseen) and options.label != "continuation":
+            made, best = _better(made, best, rescored, [of.split for of in unseen], options)
         facts = {
             "options": asdict(options),
             "agreement": asdict(compared),
@@ -322,9 +334,9 @@ def _from_torch(start: Head, head: Any) -> Head:
 
 
 def _better(
-    trained: Head, measured: HeldOut, folders: Sequence[Scores], splits: Sequence[Split], options: TuneOptions
+    trained: Head | None, measured: HeldOut, folders: Sequence[Scores], splits: Sequence[Split], options: TuneOptions
 ) -> tuple[Head, HeldOut]:
-    """The head that was trained with the adapter, or one fitted to what the base is now; and its worth.
+    """The head that was trained with the adapter, if any, or one fitted to what the base is now; and its worth.
 
     The likelihood decides. Regret is measured only by the fit itself, so the fitted head is taken. Continuations start
     from what the plain base would write, so that no head is fitted with that label.
@@ -340,7 +352,7 @@ def _better(
     fitted = fit_head(folders, fitting, splits=splits)
     found = fitted.held_out
     price = options.cost * (found.mean_defer_prob - measured.mean_defer_prob)
-    if options.objective == "marginal" and found.joint_nll + price >= measured.joint_nll:
+    if trained is not None and options.objective == "marginal" and found.joint_nll + price >= measured.joint_nll:
         return trained, measured
     return fitted.head, replace(measured, joint_nll=found.joint_nll, mean_defer_prob=found.mean_defer_prob)
 
