@@ -18,7 +18,7 @@ class Meter(Protocol):
     """Where the state of long work is shown."""
 
     def update(self, share: float, note: str) -> None:
-        """Shows the share that is done, 0 to 1, and a few words."""
+        """Shows the share that is done, 0 to 1, and a few words. A smaller share than before begins another part."""
 
     def say(self, text: str) -> None:
         """Prints a line that stays."""
@@ -39,11 +39,13 @@ class _Lines:
         self._title = title
         self._start = self._last = time.monotonic()
         self._first_share: float | None = None
+        self._share = 0.0
 
     def update(self, share: float, note: str) -> None:
         now = time.monotonic()
-        if self._first_share is None:
-            self._first_share = share
+        if self._first_share is None or share < self._share:
+            self._start, self._first_share = now if self._share else self._start, share
+        self._share = share
         if now - self._last < LINE_EVERY_S and share < 1.0:
             return
         self._last = now
@@ -79,6 +81,8 @@ def meter(title: str, *, shown: bool = True) -> Iterator[Meter]:
 
             class Bar:
                 def update(self, share: float, note: str) -> None:
+                    if share < progress.tasks[task].completed:
+                        progress.reset(task)
                     progress.update(task, completed=share, note=one_line(note))
 
                 def say(self, text: str) -> None:
