@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 
 import colm_cpp as colm
+from colm_cpp.answers.checkers import make_checker
+from colm_cpp.answers.problems import load_task
 from colm_cpp.corpus.texts import Text
-from colm_cpp.evaluate.checkers import make_checker
-from colm_cpp.evaluate.records import Record, RecordFolder
-from colm_cpp.evaluate.tasks import load_task
+from colm_cpp.evaluate.records import RecordFolder
 from colm_cpp.learn import Scorer
+from colm_cpp.traces.record import Record
 
 UNLIKELY = 0.05
 CONTEXT = 12  # tokens shown before an unlikely one

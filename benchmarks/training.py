@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from colm_cpp.learn.scores import ProgressMark, Scores, ScoresWriter
+from colm_cpp.learn.score_files import ProgressMark
+from colm_cpp.learn.scores import Scores, ScoresWriter
 from colm_cpp.learn.training import TrainingOptions, train
 
 TOP_K = 5

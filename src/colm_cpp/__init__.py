@@ -35,6 +35,7 @@ from .options import GenerationOptions, LoadOptions  # noqa: E402
 from .results import Completion, Stats, Token, TopLogprob  # noqa: E402
 from .sources.preset import Preset, presets  # noqa: E402
 from .sources.shipped import shipped_heads  # noqa: E402
+from .traces.trace import Trace, read_trace, write_trace  # noqa: E402
 
 __version__ = _compatibility.version()
 
@@ -51,12 +52,15 @@ __all__ = [
     "Token",
     "TokenStream",
     "TopLogprob",
+    "Trace",
     "__version__",
     "export_head",
     "generate",
     "load",
     "presets",
+    "read_trace",
     "shipped_heads",
     "unload",
+    "write_trace",
     *errors.__all__,
 ]

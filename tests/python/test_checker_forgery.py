@@ -7,7 +7,7 @@ import textwrap
 
 import pytest
 
-from colm_cpp.evaluate.checkers import Verdict, make_checker
+from colm_cpp.answers.checkers import Verdict, make_checker
 
 TESTS = "assert add(1, 2) == 3\nassert add(-1, 1) == 0\n"
 

@@ -1,4 +1,4 @@
-"""colm_cpp.evaluate.checkers: what counts as the right answer."""
+"""colm_cpp.answers.checkers: what counts as the right answer."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from colm_cpp.answers.checkers import CHECKERS, Verdict, make_checker
 from colm_cpp.errors import OptionError
-from colm_cpp.evaluate.checkers import CHECKERS, Verdict, make_checker
 
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="Windows has only the time limit")
 

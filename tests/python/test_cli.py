@@ -25,6 +25,7 @@ from tiny_models import CHATML, DEFER, Vocab, make_model
 
 import colm_cpp as colm
 from colm_cpp.cli import _facts, _inputs, _options, _output, main
+from colm_cpp.files.json_text import dump_json
 
 CYAN = "\x1b[36m"
 ONE_THREAD = ("--n-threads", "1", "--n-threads-batch", "1")
@@ -330,7 +331,7 @@ def test_json(models: Models) -> None:
 
 def test_json_text_has_no_controls_and_no_infinities() -> None:
     value = {"a": "\x00\x1b\x7f\x9b\ud800é", "b": [float("-inf"), 1.5], 3: float("nan")}
-    text = _output.dump_json(value)
+    text = dump_json(value)
     assert all(c >= " " and not "\x7f" <= c <= "\x9f" for c in text)
     assert json.loads(text) == {"a": value["a"], "b": [None, 1.5], "3": None}
     assert "é" in text

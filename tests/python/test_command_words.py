@@ -24,8 +24,8 @@ from colm_cpp.cli import _options, _output, main
 from colm_cpp.cli._flags import in_flags
 from colm_cpp.engine.pair import DEFAULT_PARALLEL
 from colm_cpp.evaluate import bench
+from colm_cpp.files.json_text import HIDDEN, dump_json
 from colm_cpp.options import ANSWER_OPTIONS, MAX_PARALLEL
-from colm_cpp.report.visible import HIDDEN
 
 BIDI = "\u202e"
 CHECKED = (-(2**33), -2, -1, 0, 1, 2, 3, 16, 64, 2**13, 2**21, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1, 2**64)
@@ -218,7 +218,7 @@ def test_what_hides_is_escaped(character: str) -> None:
     shown = _output.printable(f"a{character}b")
     assert character not in shown
     assert re.fullmatch(r"a\\(x|u|U)[0-9a-f]+b", shown)
-    dumped = _output.dump_json({"text": f"a{character}b"})
+    dumped = dump_json({"text": f"a{character}b"})
     assert not HIDDEN.search(dumped)
     assert json.loads(dumped) == {"text": f"a{character}b"}
 

@@ -22,17 +22,17 @@ from conftest import ASSISTANT, BASE, TINY_LOAD, TinyModels
 from fuzzing import HOSTILE, damage
 
 import colm_cpp as colm
-from colm_cpp.cli import _trace
 from colm_cpp.corpus.documents import read_documents
 from colm_cpp.corpus.selection import select
 from colm_cpp.errors import ColmError, CorpusError
 from colm_cpp.heads.head import Head
 from colm_cpp.learn import Record, RecordFolder, load_prompts, load_task, make_checker, summarize
 from colm_cpp.learn.respond import FILE, respond
-from colm_cpp.learn.scores import COLUMNS, HEADER_SIZE, ProgressMark, Scores, ScoresWriter
+from colm_cpp.learn.score_files import COLUMNS, HEADER_SIZE, ProgressMark
+from colm_cpp.learn.scores import Scores, ScoresWriter
 from colm_cpp.learn.scoring import Progress, Scorer, score
 from colm_cpp.report.traces import read_texts
-from colm_cpp.results import Stats, Token, TopLogprob
+from colm_cpp.results import Stats, Token, Tokens, TopLogprob
 
 LOAD = {**TINY_LOAD, "n_ctx": 64}
 OPTIONS = {"max_tokens": 3, "temperature": 0.0, "seed": 0}
@@ -101,11 +101,10 @@ class Work:
             calibration=told,
         ).save(self.head)
         self.trace = folder / "trace.jsonl"
-        with _trace.Trace(self.trace) as trace:
-            trace.header({"prompt": "2+2=", "seed": 1})
-            for i in range(4):
-                trace.token(a_token(i))
-            trace.end(Stats(1, 3, 1 / 3, 3, 1, True, 1, 1, 1, 1, 0.1, 0.1, 20.0, 1), "eos", a_token(9))
+        stats = Stats(1, 3, 1 / 3, 3, 1, True, 1, 1, 1, 1, 0.1, 0.1, 20.0, 1)
+        colm.write_trace(
+            self.trace, colm.Completion("", Tokens(map(a_token, range(4))), "eos", stats, a_token(9)), prompt="2+2="
+        )
 
     def respond(self, out: Path, on_progress: Callable[[Any], None] | None = None) -> None:
         corpus = select([self.task], needs_completion=False)

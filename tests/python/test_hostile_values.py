@@ -17,12 +17,12 @@ from conftest import ASSISTANT, BASE, TINY_LOAD, TinyModels, TinyPairs
 import colm_cpp as colm
 from colm_cpp import errors
 from colm_cpp._shown import listed, shown
+from colm_cpp.answers.checkers import make_checker
 from colm_cpp.corpus.documents import BadRow, json_rows
 from colm_cpp.errors import ColmError, CorpusError, LoadError, NotEnoughMemory, OptionError, OutOfMemory
-from colm_cpp.evaluate.checkers import make_checker
-from colm_cpp.evaluate.records import Record
 from colm_cpp.learn.training import TrainingOptions
 from colm_cpp.options import GenerationOptions, LoadOptions
+from colm_cpp.traces.record import Record
 
 HUGE = 10**5000
 LONG = "\u202e\0" + "x" * 1_000_000

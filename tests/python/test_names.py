@@ -14,7 +14,7 @@ from conftest import ASSISTANT, BASE, TINY_LOAD, TinyModels
 
 import colm_cpp as colm
 from colm_cpp.cli import main
-from colm_cpp.evaluate.evaluation import named_head
+from colm_cpp.evaluate.arms import named_head
 from colm_cpp.learn import make_arms
 from colm_cpp.sources.names import find_head
 from colm_cpp.sources.pair_file import to_toml

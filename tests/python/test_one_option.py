@@ -17,10 +17,10 @@ from conftest import ASSISTANT, BASE, TinyModels, ids
 
 import colm_cpp as colm
 from colm_cpp import _core
+from colm_cpp.answers.answering import Arm, answers
+from colm_cpp.answers.problems import Problem
 from colm_cpp.cli import _options, main
 from colm_cpp.engine import loading
-from colm_cpp.evaluate.evaluation import Arm, answers
-from colm_cpp.evaluate.tasks import Problem
 from colm_cpp.options import (
     Choice,
     Flag,

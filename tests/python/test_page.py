@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,28 +12,25 @@ from chromium import Tab, browse, find_chromium
 
 from colm_cpp.report.html import render_page
 from colm_cpp.report.patterns import find_patterns
-from colm_cpp.report.traces import TracedText, TracedToken
+from colm_cpp.report.traces import TracedText
+from colm_cpp.results import Token, TopLogprob
 
 pytestmark = pytest.mark.slow
 
 PHONE, DESK = 390, 1280
 
 
+def token(piece: str, i: int, p: float, likely: tuple[TopLogprob, ...] = ()) -> Token:
+    return Token(i, piece, int(i % 4 == 3), math.log(p / (1 - p)), 0.5, -0.5, likely)
+
+
 def text(number: int) -> TracedText:
     """One with all that may be too wide: a long word, a long line, many likely tokens, Arabic, an end."""
     pieces = ["The", " answer", " is", " 4", "2", ".", "\n", "x" * 90, " = ", "١٢٣", " and", " so", " on", "\n\n"] * 3
-    tokens = [
-        TracedToken(
-            piece,
-            i,
-            int(i % 4 == 3),
-            0.123 + i / 100,
-            other=((" five", 0.25), ("y" * 60, 0.125)) if i % 5 == 0 else (),
-        )
-        for i, piece in enumerate(pieces)
-    ]
+    likely = (TopLogprob(-1, " five", math.log(0.25)), TopLogprob(-2, "y" * 60, math.log(0.125)))
+    tokens = [token(piece, i, 0.123 + i / 100, likely if i % 5 == 0 else ()) for i, piece in enumerate(pieces)]
     title = f"a-folder-with-a-rather-long-name_and_no_blank_{number}, learned@20, problem {number}"
-    return TracedText(title, "a prompt " + "z" * 200, (*tokens, TracedToken("", 99, 0, 0.5)), True)
+    return TracedText(title, "a prompt " + "z" * 200, (*tokens, token("", 99, 0.5)), True)
 
 
 @pytest.fixture(scope="module")

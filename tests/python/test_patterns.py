@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import re
 from dataclasses import asdict
 from html.parser import HTMLParser
@@ -14,19 +15,19 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from colm_cpp.cli import _trace
 from colm_cpp.cli.patterns import patterns
 from colm_cpp.errors import CorpusError, OptionError
-from colm_cpp.evaluate.records import FORMAT, VERSION, Record
-from colm_cpp.report import traces
+from colm_cpp.evaluate.records import KIND
 from colm_cpp.report.html import render_page
 from colm_cpp.report.parts import PARTS, classify
 from colm_cpp.report.patterns import find_patterns
 from colm_cpp.report.script import SCRIPT
 from colm_cpp.report.style import STYLE
-from colm_cpp.report.traces import TracedText, TracedToken, read_texts
+from colm_cpp.report.traces import TracedText, read_texts
 from colm_cpp.report.visible import on_one_line, visible
-from colm_cpp.results import Source, Stats, Token, TopLogprob, expert_of
+from colm_cpp.results import Completion, Source, Stats, Token, Tokens, TopLogprob, expert_of
+from colm_cpp.traces.record import Record
+from colm_cpp.traces.trace import Trace, write_trace
 
 CODES = dict(zip(PARTS, "FDOPSCMNW+E", strict=True))
 """A letter for each part."""
@@ -34,11 +35,17 @@ CODES = dict(zip(PARTS, "FDOPSCMNW+E", strict=True))
 NASTY = ["</div><script>alert(1)</script>", ' & "quoted" \'', "\x1b[31m", "\r\n", "\u202eabc", "\ud800", "\x00", "\n\n"]
 
 
+def plain_token(text: str, id_: int, expert: int, p: float | None, other: tuple[TopLogprob, ...] = ()) -> Token:
+    """A token with probability p of deferral."""
+    z = None if p is None else math.log(p / (1 - p)) if 0 < p < 1 else math.copysign(math.inf, p - 0.5)
+    return Token(id_, text, expert, z, 0.5, -0.5, other)
+
+
 def make_text(pieces: list[str], sources: str = "", *, ended: bool = False, title: str = "t") -> TracedText:
     """A text with a source letter a token; p is 0.9 where deferred and 0.1 elsewhere."""
     letters = sources or "b" * len(pieces)
     tokens = tuple(
-        TracedToken(piece, i, int(letter == "a"), 0.9 if letter == "a" else 0.1)
+        plain_token(piece, i, int(letter == "a"), 0.9 if letter == "a" else 0.1)
         for i, (piece, letter) in enumerate(zip(pieces, letters, strict=True))
     )
     return TracedText(title, None, tokens, ended)
@@ -71,7 +78,7 @@ def write_lines(path: Path, values: list[dict[str, Any]]) -> Path:
 def make_evaluation(path: Path, arms: dict[str, list[dict[str, Any]]]) -> Path:
     """An evaluation's folder."""
     (path / "records").mkdir(parents=True)
-    meta = {"format": FORMAT, "version": VERSION, "arms": {arm: {} for arm in arms}}
+    meta = {"format": KIND.format, "version": KIND.version, "arms": {arm: {} for arm in arms}}
     (path / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
     for arm, records in arms.items():
         write_lines(path / "records" / f"{arm}.jsonl", records)
@@ -83,22 +90,17 @@ def make_token(text: str, id_: int, source: Source = "base", **other: Any) -> To
 
 
 def make_trace(path: Path, *, end: bool = True) -> Path:
-    """A trace written by the command's own writer."""
+    """A trace of a text."""
     likely = (TopLogprob(1, " 4", -0.5), TopLogprob(2, " 5", -1.5), TopLogprob(3, "<b>", float("-inf")))
     last = make_token("<|im_end|>", 9)
-    with _trace.Trace(path) as trace:
-        trace.header({"prompt": "2+2=", "seed": 1})
-        trace.token(make_token("It is", 0))
-        trace.token(make_token(" 4", 1, "assistant", top_logprobs=likely))
-        if end:
-            trace.end(Stats(1, 3, 1 / 3, 3, 1, True, 1, 1, 1, 1, 0.1, 0.1, 20.0, 1), "eos", last)
+    tokens = Tokens((make_token("It is", 0), make_token(" 4", 1, "assistant", top_logprobs=likely)))
+    stats = Stats(1, 3, 1 / 3, 3, 1, True, 1, 1, 1, 1, 0.1, 0.1, 20.0, 1)
+    whole = Completion("It is 4", tokens, "eos", stats, last)
+    write_trace(path, whole if end else Trace({"seed": 1}, tokens), prompt="2+2=")
     return path
 
 
 class TestRead:
-    def test_the_constants_are_those_of_the_writer(self) -> None:
-        assert (traces.TRACE_FORMAT, traces.TRACE_VERSION) == (_trace.FORMAT, _trace.VERSION)
-
     def test_records(self, tmp_path: Path) -> None:
         rows = [
             make_record(4, ["x", ""], "ba", "eos"),
@@ -112,7 +114,7 @@ class TestRead:
         # The later answer to problem 4 counts; infinite logits are those of who wrote.
         assert (second.text, second.ended, second.n_deferred) == ("z", True, 1)
         assert [token.defer_prob for token in second.tokens] == [1.0, 0.0]
-        assert [token.other for token in second.tokens] == [(), ()]
+        assert [token.top_logprobs for token in second.tokens] == [(), ()]
 
     def test_evaluation_reads_the_arms_with_a_head(self, tmp_path: Path) -> None:
         names = ["base", "assistant", "random@20", "head@20", "entropy@20"]
@@ -137,9 +139,11 @@ class TestRead:
         assert (text.title, text.prompt, text.text, text.ended) == ("a", "2+2=", "It is 4", True)
         assert [token.source for token in text.tokens] == ["base", "assistant", "base"]
         assert [token.defer_prob for token in text.tokens] == [0.5, 0.5, 0.5]
-        (five, p), markup = text.tokens[1].other
-        assert (five, markup) == (" 5", ("<b>", None))
-        assert p == pytest.approx(0.2231302)
+        assert [(t.id, t.text, t.logprob) for t in text.tokens[1].top_logprobs] == [
+            (1, " 4", -0.5),
+            (2, " 5", -1.5),
+            (3, "<b>", float("-inf")),
+        ]
 
     def test_traces_without_an_end_and_several_in_one_file(self, tmp_path: Path) -> None:
         whole, cut = make_trace(tmp_path / "a"), make_trace(tmp_path / "b", end=False)
@@ -243,7 +247,9 @@ class TestRead:
             read_texts([tmp_path / "nothing"])
         with pytest.raises(CorpusError, match=re.escape(str(tmp_path))):
             read_texts([tmp_path])
-        (tmp_path / "meta.json").write_text(json.dumps({"format": FORMAT, "version": VERSION}), encoding="utf-8")
+        (tmp_path / "meta.json").write_text(
+            json.dumps({"format": KIND.format, "version": KIND.version}), encoding="utf-8"
+        )
         with pytest.raises(CorpusError, match=r"meta\.json"):
             read_texts([tmp_path])
 
@@ -353,7 +359,7 @@ class TestPatterns:
         assert [token.text for token in find_patterns(texts, min_count=3).most_deferred] == ["x"]
 
     def test_unknown_probabilities_are_left_out(self) -> None:
-        tokens = (TracedToken("a", 0, 0, None), TracedToken("b", 1, 1, 0.8))
+        tokens = (plain_token("a", 0, 0, None), plain_token("b", 1, 1, 0.8))
         assert find_patterns([TracedText("t", None, tokens)]).mean_defer_prob == 0.8
         assert find_patterns([TracedText("t", None, tokens[:1])]).mean_defer_prob is None
 
@@ -471,7 +477,7 @@ class TestPage:
         ("p", "shown"), [(0.0, "0.000"), (1e-9, "<0.001"), (0.0014, "0.001"), (0.9996, ">0.999"), (1.0, "1.000")]
     )
     def test_small_is_not_none(self, p: float, shown: str) -> None:
-        text = TracedText("t", None, (TracedToken("x", 0, 0, p),))
+        text = TracedText("t", None, (plain_token("x", 0, 0, p),))
         (title,) = _Page(render_page([text], find_patterns([text]))).titles
         assert f"defer probability {shown}," in title
 

@@ -18,8 +18,8 @@ import colm_cpp as colm
 from colm_cpp import Head
 from colm_cpp.cli import main
 from colm_cpp.errors import HeadError, OptionError
+from colm_cpp.evaluate.arms import make_arms
 from colm_cpp.evaluate.costs import StepTimes, answer_costs
-from colm_cpp.evaluate.evaluation import make_arms
 from colm_cpp.heads.tables import PLAIN, Runs, add_table, find_table
 from colm_cpp.learn import Record
 from colm_cpp.learn.runs import deferred_share, logit_of, runs_table

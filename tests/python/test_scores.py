@@ -28,8 +28,8 @@ from colm_cpp.cli import main
 from colm_cpp.corpus.documents import Document
 from colm_cpp.corpus.selection import Corpus, select
 from colm_cpp.errors import CorpusError, FolderInUse, OptionError
-from colm_cpp.learn import scores as scores_module
-from colm_cpp.learn.scores import COLUMNS, ProgressMark, Scores, ScoresWriter
+from colm_cpp.learn.score_files import COLUMNS, ProgressMark, npy_header
+from colm_cpp.learn.scores import Scores, ScoresWriter
 from colm_cpp.learn.scoring import Progress, Scorer, score
 from colm_cpp.sources.identity import model_identity
 
@@ -363,7 +363,7 @@ def rewrite_header(path: Path, n_rows: int) -> None:
     with path.open("r+b") as file:
         shape = np.load(path).shape[1:]
         file.seek(0)
-        file.write(scores_module._header(n_rows, shape, np.load(path).dtype))
+        file.write(npy_header(n_rows, shape, np.load(path).dtype))
 
 
 @pytest.mark.parametrize("n_rows", [0, 1, 10**6])

@@ -28,7 +28,8 @@ from colm_cpp.learn import Metrics, Scores, TrainingOptions, fitting, inputs, tr
 from colm_cpp.learn.fitting import LinearModel, MlpModel, Model, deferral_logits, objective
 from colm_cpp.learn.inputs import Inputs, feature_columns, to_float32
 from colm_cpp.learn.objective import Loss, MarginalLoss, RegretLoss, WeakLoss, log_sigmoid, make_label, sigmoid
-from colm_cpp.learn.scores import ProgressMark, ScoresWriter
+from colm_cpp.learn.score_files import ProgressMark
+from colm_cpp.learn.scores import ScoresWriter
 
 F64 = npt.NDArray[np.float64]
 FACTS: dict[str, Any] = {

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ColmError, CorpusError, GenerationError
+from ..files.json_text import dump_json
 from ._files import Sink, open_sink
 from ._inputs import user_messages
-from ._output import byte_stream, dump_json
+from ._output import byte_stream
 from ._progress import meter
 
 if TYPE_CHECKING:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import logging
-import math
 import os
 import sys
 from collections.abc import Iterator
@@ -15,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import click
 
 from ..errors import OptionError
+from ..files.json_text import dump_json
 from ..llama.log import logger
-from ..report.visible import HIDDEN, visible
+from ..report.visible import visible
 
 if TYPE_CHECKING:
     from ..results import Stats, Token
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = [
     "TextWriter",
     "byte_stream",
-    "dump_json",
     "echo",
     "is_terminal",
     "leave_stdout",
@@ -201,22 +199,6 @@ def print_legend(stats: Stats, finish_reason: str, color: str) -> None:
         f"{stats.tokens_per_s:.1f} tokens/s; finish: {finish_reason}; seed {stats.seed}]"
     )
     open_console("stderr", colored).print(line, soft_wrap=True)
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no infinities: null stands for them."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {str(key): _finite(entry) for key, entry in value.items()}
-    return [_finite(entry) for entry in value] if isinstance(value, (list, tuple)) else value
-
-
-def dump_json(value: Any, indent: int | None = None) -> str:
-    """JSON text in which nothing hides and nothing could drive a terminal."""
-    text = json.dumps(_finite(value), ensure_ascii=False, indent=indent, allow_nan=False)
-    # What json leaves as it is can only stand in strings. json's own escapes of it are ASCII.
-    return HIDDEN.sub(lambda match: json.dumps(match[0])[1:-1], text)
 
 
 def print_json(value: Any) -> None:

@@ -63,8 +63,8 @@ def calibrate(files: tuple[str, ...], out: Path | None, as_json: bool, **values:
     --force replaces it. If the command fails, the file does not change. A head can have a table for each --hold and
     --leave-threshold.
     """
+    from ..answers.problems import load_prompts
     from ..corpus.texts import uses_chat
-    from ..evaluate.tasks import load_prompts
     from ..heads.head import Head
     from ..heads.tables import PLAIN, Runs, find_table
     from ..learn.calibration import CHECKED_RATES

@@ -12,8 +12,8 @@ from ._help import SectionedCommand
 from ._pair import color_option, option
 
 if TYPE_CHECKING:
+    from ..answers.problems import Problem
     from ..evaluate.demo import Answer
-    from ..evaluate.tasks import Problem
     from ..report.demo import Solution
 
 __all__ = ["demo"]
@@ -56,10 +56,10 @@ def demo(prompt: str | None, sample: int, color: str, quiet: bool, verbose: bool
     Both models are in the package, so no network is needed. The base can tell stories but cannot do sums. The assistant
     can do sums but cannot tell stories. The head has learned from texts when to defer to the assistant.
     """
+    from ..answers.problems import Problem
     from ..engine.pair import Pair
     from ..errors import TokenizeError
     from ..evaluate.demo import demo_problems
-    from ..evaluate.tasks import Problem
     from ..report.demo import print_key, print_solutions
     from ._loading import load_demo
     from ._output import is_terminal, leave_stdout, log_to_stderr, open_console, wants_color

@@ -117,11 +117,11 @@ def evaluate(task: str, out: Path, as_json: bool, **values: Any) -> None:
     command again. Later runs can add configurations and problems. The report is in report.md and report.json, with
     plots if Matplotlib is installed.
     """
+    from ..answers.checkers import make_checker
+    from ..answers.problems import load_task
     from ..errors import MissingDependency
-    from ..evaluate.checkers import make_checker
     from ..evaluate.records import RecordFolder
     from ..evaluate.summary import summarize
-    from ..evaluate.tasks import load_task
     from ..extras import require
     from ..report.evaluation import write_plots, write_tables
     from ._output import echo, one_line, print_json
@@ -172,10 +172,11 @@ def _other(name: str, given: str) -> Preset:
 
 
 def _answer(task: Any, out: Path, models: Preset, values: dict[str, Any]) -> Any:
+    from ..answers.answering import check_heads
     from ..corpus.texts import uses_chat
-    from ..evaluate.evaluation import check_heads, make_arms, named_heads
+    from ..evaluate.arms import make_arms, named_heads
     from ..evaluate.evaluation import evaluate as answer_all
-    from ..evaluate.records import FOLDER_FILES, RecordFolder
+    from ..evaluate.records import KIND, RecordFolder
     from ..files.output_file import refuse_inputs
     from ..heads.tables import Runs
     from ..sources.identity import pair_identity
@@ -210,7 +211,7 @@ def _answer(task: Any, out: Path, models: Preset, values: dict[str, Any]) -> Any
     )
     options = {key: values[key] for key in ("max_tokens", "temperature", "seed")}
     records = [out / "records" / f"{arm.name}.jsonl" for arm in arms]
-    outputs = [out / "meta.json", *(out / name for name in FOLDER_FILES), *records]
+    outputs = [out / "meta.json", *(out / name for name in KIND.files), *records]
     of_others = [file for other in others.values() for file in (*other.files(), other.head and head_place(other.head))]
     own = [*models.files(), task.path, *map(head_place, heads.values())]
     refuse_inputs(outputs, read_by(values, *own, *of_others))

@@ -13,7 +13,7 @@ import click
 from ..engine.pair import DEFAULT_PARALLEL
 from ..options import MAX_PARALLEL
 from ._batch import read_batch, write_batch
-from ._files import check, check_stdout, force_option, read_by
+from ._files import Sink, check, check_stdout, force_option, open_sink, read_by
 from ._help import SectionedCommand
 from ._inputs import read_grammar, read_prompt, read_text, user_messages
 from ._options import GENERATION, LOAD, SLOTS, collect, from_table, model_options, read_model_options
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..engine.pair import Pair
     from ..engine.stream import TokenStream
     from ..results import Completion
+    from ..traces.trace import TraceWriter
 
 __all__ = ["generate"]
 
@@ -108,9 +109,9 @@ def generate(prompt: str | None, **values: Any) -> None:
     """
     from ..engine.pair import CHAT_TEMPERATURE
     from ..options import GenerationOptions
+    from ..traces.trace import TraceWriter
     from ._loading import load_pair
     from ._output import is_terminal, log_to_stderr, open_writer, print_json, print_legend
-    from ._trace import Trace
 
     models = chosen_models(values)
     head = models.head if values["head"] is None else values["head"]
@@ -178,8 +179,10 @@ def generate(prompt: str | None, **values: Any) -> None:
         names: dict[str, Any] = {"base": models.base, "assistant": models.assistant, "head": head}
         if models.adapter is not None:
             names["adapter"] = dict(zip(("path", "scale"), models.adapter, strict=True))
-        trace = None if values["trace"] is None else stack.enter_context(Trace(values["trace"]))
-        if trace is not None:
+        trace = sink = None
+        if values["trace"] is not None:
+            sink = stack.enter_context(open_sink("--trace", values["trace"]))
+            trace = TraceWriter(sink.write)
             # The head stands among the names, in the words of the command line.
             recorded = {name: value for name, value in asdict(effective).items() if name != "head"}
             # JSON has no infinities, and a banned token must stay one.
@@ -188,7 +191,7 @@ def generate(prompt: str | None, **values: Any) -> None:
                 for token, bias in (effective.logit_bias or {}).items()
             }
             load_options = {"both": loading, **own}
-            trace.header(
+            trace.begin(
                 {
                     "prompt": read,
                     "prompt_tokens": stream.stats.prompt_tokens,
@@ -198,7 +201,7 @@ def generate(prompt: str | None, **values: Any) -> None:
                     "seed": stream.seed,
                 }
             )
-        finished = _run(stream, writer, trace)
+        finished = _run(stream, writer, trace, sink)
         if session is not None:
             pair.save_session(session)
         if finished is not None and values["as_json"]:
@@ -233,14 +236,15 @@ def _start(
     return pair.stream_chat(messages, chat_template=template, **options), rendered
 
 
-def _run(stream: TokenStream, writer: Any, trace: Any) -> Completion | None:
-    """Shows and records the text as it comes; None where Ctrl-C ended it."""
+def _run(stream: TokenStream, writer: Any, trace: TraceWriter | None, sink: Sink | None) -> Completion | None:
+    """Shows and records the text as it comes; None where Ctrl-C ended it. A trace is kept from its first token on."""
     with closing(stream):
         try:
             for token in stream:
                 writer.write(token)
-                if trace is not None:
+                if trace is not None and sink is not None:
                     trace.token(token)
+                    sink.keep()
             finished = stream.completion()
         except KeyboardInterrupt:
             finished = None
@@ -248,5 +252,5 @@ def _run(stream: TokenStream, writer: Any, trace: Any) -> Completion | None:
             writer.finish()
         if trace is not None:
             reason = _INTERRUPTED if finished is None else finished.finish_reason
-            trace.end(stream.stats, reason, None if finished is None else finished.end_token)
+            trace.end(reason, stream.stats, None if finished is None else finished.end_token)
     return finished

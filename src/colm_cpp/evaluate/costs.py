@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CorpusError
-from .records import Record
 
 if TYPE_CHECKING:
+    from ..traces.record import Record
     from .bench import StepCosts
 
 __all__ = ["ROUTER_TOKENS", "AnswerCosts", "Measure", "StepTimes", "answer_costs", "confidence"]

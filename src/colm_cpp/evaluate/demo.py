@@ -7,13 +7,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..answers.answering import Arm, Counts, answers
+from ..answers.checkers import make_checker
+from ..answers.problems import Problem, load_task
 from ..engine.pair import DEFAULT_THRESHOLD
 from ..heads.head import Head
 from ..sources.preset import DEMO_FOLDER
-from .checkers import make_checker
-from .evaluation import Arm, answers
-from .records import Record
-from .tasks import Problem, load_task
+from ..traces.record import Record
 
 if TYPE_CHECKING:
     from ..engine.pair import Pair
@@ -165,10 +165,6 @@ def _answers(pair: Pair, asked: list[tuple[Problem, Arm]], n_parallel: int) -> I
 
 def tally(answered: Sequence[Answer]) -> Tally:
     """Counts the answers of one arm; there is at least one."""
-    return Tally(
-        answered[0].arm,
-        len(answered),
-        sum(answer.right for answer in answered),
-        sum(answer.record.n_tokens for answer in answered),
-        sum(answer.record.n_deferred for answer in answered),
-    )
+    counts = Counts.of(answer.record for answer in answered)
+    n_right = sum(answer.right for answer in answered)
+    return Tally(answered[0].arm, len(answered), n_right, counts.n_tokens, counts.n_deferred)

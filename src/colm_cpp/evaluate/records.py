@@ -7,177 +7,29 @@ answer in progress is lost. An incomplete line is dropped when the folder is ope
 
 from __future__ import annotations
 
-import json
-import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import pairwise
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from .._shown import shortened, shown
 from ..errors import CorpusError
-from ..files.output_file import write_file
-from ..files.reading import read_json, real, unfinished, whole_number, whole_rows, why
-from ..results import BASE, Completion, FinishReason, Token
+from ..files.folder import FolderKind, write_json
+from ..files.reading import whole_rows, why
+from ..files.rows import add_row
+from ..traces.record import Record
 
-__all__ = [
-    "FOLDER_FILES",
-    "FORMAT",
-    "SINGLE_ARMS",
-    "VERSION",
-    "Record",
-    "RecordFolder",
-    "expert_digits",
-    "is_record",
-]
+__all__ = ["KIND", "SINGLE_ARMS", "RecordFolder"]
 
-FORMAT = "colm-evaluation"
-VERSION = 2
+KIND = FolderKind(
+    format="colm-evaluation",
+    version=2,
+    what="an evaluation",
+    command="colm evaluate",
+    remedy="evaluate into a new folder",
+    files=("records", "report.md", "report.json", "accuracy_by_rate.png", "accuracy_by_speed.png"),
+)
 SINGLE_ARMS = ("base", "assistant")  # the models alone
-# Beside meta.json: what an evaluation's folder has.
-FOLDER_FILES = ("records", "report.md", "report.json", "accuracy_by_rate.png", "accuracy_by_speed.png")
-_DIGITS = frozenset("01")
-_OF_LETTERS = str.maketrans("ba", "01")  # of a record of an older version
-_REASONS = get_args(FinishReason)
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One answer of one arm.
-
-    Attributes:
-        problem: the problem's row in the task.
-        finish_reason: why the answer ended.
-        ids: token ids, an end-of-generation token included.
-        pieces: the text that each token added; joined, they are the answer.
-        experts: the model that wrote each token, one digit each: 0 base, 1 assistant.
-        defer_logits: z_t at each token; None where it is infinite, or where the head was not asked.
-        prompt_tokens: tokens in the prompt.
-        base_steps: positions at which the base gave a distribution.
-        assistant_calls: positions at which the assistant was asked.
-        prefill_s: seconds of the prefill.
-        decode_s: seconds after the prefill.
-        n_parallel: answers that were written at a time. If more than 1, ``decode_s`` includes the work for the others.
-        logprobs: log-probability of each token under the model that wrote it, in nats; None where it is infinite. The
-            column is None in records of an older version.
-        held: the tokens where the head was not asked, because the assistant held its turn: their places, ascending.
-    """
-
-    problem: int
-    finish_reason: FinishReason
-    ids: tuple[int, ...]
-    pieces: tuple[str, ...]
-    experts: str
-    defer_logits: tuple[float | None, ...]
-    prompt_tokens: int
-    base_steps: int
-    assistant_calls: int
-    prefill_s: float
-    decode_s: float
-    n_parallel: int = 1
-    logprobs: tuple[float | None, ...] | None = None
-    held: tuple[int, ...] = ()
-
-    @classmethod
-    def of(cls, problem: int, completion: Completion, n_parallel: int = 1) -> Record:
-        """The record of a finished text."""
-        tokens: list[Token] = list(completion.tokens)
-        if completion.end_token is not None:
-            tokens.append(completion.end_token)
-        stats = completion.stats
-        return cls(
-            problem=problem,
-            finish_reason=completion.finish_reason,
-            ids=tuple(token.id for token in tokens),
-            pieces=tuple(token.text for token in tokens),
-            experts=expert_digits(tokens),
-            defer_logits=tuple(
-                None if (z := token.defer_logit) is None or not math.isfinite(z) else round(z, 4) for token in tokens
-            ),
-            prompt_tokens=stats.prompt_tokens,
-            base_steps=stats.base_steps,
-            assistant_calls=stats.assistant_calls,
-            prefill_s=round(stats.prefill_s, 4),
-            decode_s=round(stats.decode_s, 4),
-            n_parallel=n_parallel,
-            logprobs=tuple(round(p, 4) if math.isfinite(p := token.logprob) else None for token in tokens),
-            held=tuple(place for place, token in enumerate(tokens) if token.defer_logit is None),
-        )
-
-    @property
-    def text(self) -> str:
-        """The answer."""
-        return "".join(self.pieces)
-
-    @property
-    def n_tokens(self) -> int:
-        """Tokens generated."""
-        return len(self.ids)
-
-    @property
-    def n_deferred(self) -> int:
-        """Tokens deferred."""
-        return len(self.experts) - self.experts.count(str(BASE))
-
-    @property
-    def n_runs(self) -> int:
-        """Times that the turn went from the base to the assistant."""
-        return sum(before == str(BASE) != now for before, now in pairwise(f"{BASE}{self.experts}"))
-
-    def to_json(self) -> str:
-        """One line."""
-        value = asdict(self)
-        if not self.held:  # as in every record of an older version
-            del value["held"]
-        return json.dumps(value, ensure_ascii=True, separators=(",", ":"))
-
-    @classmethod
-    def from_json(cls, line: str) -> Record:
-        """Reads a line.
-
-        Raises:
-            ValueError: the line is not a complete record.
-        """
-        value = json.loads(line)
-        if not isinstance(value, dict) or not is_record(value):
-            raise ValueError("not a record")
-        if "sources" in value:
-            letters = value.pop("sources")
-            if not isinstance(letters, str) or set(letters) - set("ba"):
-                raise ValueError(f"sources is {shown(letters)}; it must consist of the letters b and a")
-            value["experts"] = letters.translate(_OF_LETTERS)
-        value.setdefault("held", [])
-        for name in ("ids", "pieces", "defer_logits", "logprobs", "held"):
-            if name == "logprobs" and value.get(name) is None:
-                continue
-            if not isinstance(value[name], list):
-                raise ValueError(f"{name} is {shown(value[name])}; it must be a list")
-            value[name] = tuple(value[name])
-        for name in ("problem", "prompt_tokens", "base_steps", "assistant_calls"):
-            whole_number(name, value[name])
-        whole_number("n_parallel", value["n_parallel"], 1)
-        real("prefill_s", value["prefill_s"])
-        real("decode_s", value["decode_s"])
-        for id_ in value["ids"]:
-            whole_number("an id", id_, 0, 2**31 - 1)
-        for place in value["held"]:
-            whole_number("a place of held", place, 0, len(value["ids"]) - 1)
-        if value["finish_reason"] not in _REASONS:
-            raise ValueError(f"finish_reason is {shown(value['finish_reason'])}; it must be one of {_REASONS}")
-        if not isinstance(value["experts"], str) or set(value["experts"]) - _DIGITS:
-            raise ValueError(f"experts is {shown(value['experts'])}; it must consist of the digits 0 and 1")
-        if not all(isinstance(piece, str) for piece in value["pieces"]):
-            raise ValueError("an entry of pieces is not a text")
-        for name in ("defer_logits", "logprobs"):
-            if not all(z is None or (type(z) in (int, float) and abs(z) < math.inf) for z in value.get(name) or ()):
-                raise ValueError(f"an entry of {name} is not a finite number")
-        record = cls(**value)
-        columns = [record.ids, record.pieces, record.experts, record.defer_logits]
-        if len({len(column) for column in (*columns, record.logprobs or record.ids)}) > 1:
-            raise ValueError("columns of different lengths")
-        return record
+_OWN = ("arms", "steps", "expert_steps")  # in meta.json, and no facts that every answer depends on
 
 
 class RecordFolder:
@@ -194,26 +46,7 @@ class RecordFolder:
         Raises:
             CorpusError: the folder holds no evaluation, or one of another format version.
         """
-        file = Path(path) / "meta.json"
-        meta = read_json(file, "evaluation", "evaluate into a new folder")
-        if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-            raise CorpusError(f"{file} does not describe an evaluation; name a folder made by colm evaluate")
-        if meta.get("version") != VERSION:
-            raise CorpusError(
-                f"{file} has format version {shown(meta.get('version'))} and this colm-cpp reads {VERSION}; evaluate "
-                "into a new folder"
-            )
-        arms = meta.get("arms")
-        # An arm's name is a file's.
-        if not isinstance(arms, dict) or not all(
-            isinstance(facts, dict)
-            and 0 < len(name) <= 200
-            and not set(name) & set("/\\\0")
-            and (facts.get("rate") is None or (type(facts["rate"]) in (int, float) and 0 <= facts["rate"] <= 1))
-            for name, facts in arms.items()
-        ):
-            raise CorpusError(f"{file} is damaged (it lists no arms, or no usable ones); evaluate into a new folder")
-        return cls(path, meta)
+        return cls._checked(Path(path), KIND.read(Path(path)))
 
     @classmethod
     def create_or_open(cls, path: str | os.PathLike[str], facts: Mapping[str, Any]) -> RecordFolder:
@@ -227,24 +60,25 @@ class RecordFolder:
             CorpusError: the folder holds another evaluation.
         """
         folder = Path(path)
-        if (folder / "meta.json").exists():
-            opened = cls.open(folder)
-            for name, value in facts.items():
-                if opened.meta.get(name) != value:
-                    raise CorpusError(
-                        f"{os.fspath(path)} holds an evaluation with {name} "
-                        f"{shortened(json.dumps(opened.meta.get(name), sort_keys=True))}, not "
-                        f"{shortened(json.dumps(value, sort_keys=True))}; give the same, or use another folder"
-                    )
-            return opened
-        for name in FOLDER_FILES:
-            other = folder / name
-            if other.exists() and not (name == "records" and other.is_dir() and not any(other.iterdir())):
-                raise CorpusError(f"{folder} is no evaluation, and one would overwrite its {name}; use another folder")
-        (folder / "records").mkdir(parents=True, exist_ok=True)
-        made = cls(folder, {"format": FORMAT, "version": VERSION, **facts, "arms": {}})
-        made._write_meta()
-        return made
+        meta = KIND.go_on(folder, facts, _OWN)
+        if meta is None:
+            meta = KIND.begin(folder, {**facts, "arms": {}}, lambda file: file.is_dir() and not any(file.iterdir()))
+        (folder / "records").mkdir(exist_ok=True)
+        return cls._checked(folder, meta)
+
+    @classmethod
+    def _checked(cls, folder: Path, meta: dict[str, Any]) -> RecordFolder:
+        arms = meta.get("arms")
+        # An arm's name is a file's.
+        if not isinstance(arms, dict) or not all(
+            isinstance(facts, dict)
+            and 0 < len(name) <= 200
+            and not set(name) & set("/\\\0")
+            and (facts.get("rate") is None or (type(facts["rate"]) in (int, float) and 0 <= facts["rate"] <= 1))
+            for name, facts in arms.items()
+        ):
+            raise CorpusError(f"{folder / 'meta.json'} is damaged (it lists no arms, or no usable ones); {KIND.remedy}")
+        return cls(folder, meta)
 
     def set_arm(self, name: str, facts: Mapping[str, Any]) -> None:
         """Records the facts of an arm.
@@ -273,7 +107,7 @@ class RecordFolder:
         self._write_meta()
 
     def _write_meta(self) -> None:
-        write_file(self.path / "meta.json", (json.dumps(self.meta, indent=2, sort_keys=True) + "\n").encode())
+        write_json(self.path / "meta.json", self.meta)
 
     def _file(self, arm: str) -> Path:
         return self.path / "records" / f"{arm}.jsonl"
@@ -306,27 +140,4 @@ class RecordFolder:
         Raises:
             CorpusError: the last line of the file is damaged.
         """
-        file = self._file(arm)
-        with file.open("ab+") as stream:
-            end = stream.seek(0, os.SEEK_END)
-            if end and (stream.seek(end - 1) or True) and stream.read(1) != b"\n":
-                data = file.read_bytes()
-                whole = data.rfind(b"\n") + 1
-                if not unfinished(data[whole:]):
-                    raise CorpusError(f"{file} has a damaged last line; delete that line to make its answer again")
-                stream.truncate(whole)
-                stream.seek(0, os.SEEK_END)
-            stream.write(record.to_json().encode() + b"\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-
-
-def expert_digits(tokens: Sequence[Token]) -> str:
-    """Who wrote each token, one digit each: 0 base, 1 assistant."""
-    return "".join(str(token.expert) for token in tokens)
-
-
-def is_record(value: Mapping[str, Any]) -> bool:
-    """Whether the object has the names of a record, or those of an older version."""
-    names = {"experts" if name == "sources" else name for name in value}
-    return len(names) == len(value) and names | {"logprobs", "held"} == Record.__dataclass_fields__.keys()
+        add_row(self._file(arm), record.to_json())

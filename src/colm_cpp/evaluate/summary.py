@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..answers.answering import Counts
+from ..answers.checkers import Checker
+from ..answers.problems import Task
 from ..errors import CorpusError
-from .checkers import Checker
+from ..traces.record import Record
 from .costs import AnswerCosts, StepTimes, answer_costs, confidence
-from .records import SINGLE_ARMS, Record, RecordFolder
+from .records import SINGLE_ARMS, RecordFolder
 from .references import Above, Experts, Reference, above, reference
 from .statistics import PairedDifference, paired_difference, wilson_interval
-from .tasks import Task
 
 __all__ = ["ArmSummary", "Comparison", "Summary", "summarize"]
 
@@ -230,7 +232,7 @@ def _column(judged: dict[int, bool], problems: list[int]) -> npt.NDArray[np.bool
 def _arm(name: str, rate: float | None, answers: _Answers, n_without: int) -> ArmSummary:
     records = list(answers.records.values())
     n_correct = sum(answers.correct.values())
-    n_tokens = sum(record.n_tokens for record in records)
+    counts = Counts.of(records)
     timed = [record for record in records if record.n_parallel == 1]
     seconds = sum(record.decode_s for record in timed)
     low, high = wilson_interval(n_correct, len(records))
@@ -244,15 +246,15 @@ def _arm(name: str, rate: float | None, answers: _Answers, n_without: int) -> Ar
         accuracy=n_correct / len(records),
         low=low,
         high=high,
-        deferral_rate=sum(record.n_deferred for record in records) / max(n_tokens, 1),
-        n_tokens=n_tokens,
+        deferral_rate=counts.deferral_rate,
+        n_tokens=counts.n_tokens,
         tokens_per_s=sum(record.n_tokens for record in timed) / seconds if seconds > 0 else None,
         n_timed=len(timed),
-        assistant_calls_per_token=sum(record.assistant_calls for record in records) / max(n_tokens, 1),
-        runs_per_token=sum(record.n_runs for record in records) / max(n_tokens, 1),
-        base_steps_per_token=sum(record.base_steps for record in records) / max(n_tokens, 1),
+        assistant_calls_per_token=counts.per_token(counts.assistant_calls),
+        runs_per_token=counts.per_token(counts.n_runs),
+        base_steps_per_token=counts.per_token(counts.base_steps),
         n_cut_off=sum(record.finish_reason == "length" for record in records),
         n_without_answer=n_without,
         s_per_problem=None if per_problem is None else float(per_problem[0].mean()),
-        ms_per_token=None if per_token is None else 1000 * float(per_token[0].sum()) / max(n_tokens, 1),
+        ms_per_token=None if per_token is None else counts.per_token(1000 * float(per_token[0].sum())),
     )

@@ -10,8 +10,9 @@ from typing import Any
 
 from .._shown import shortened
 from ..errors import CorpusError
+from .folder import refuse_other_facts
 from .output_file import write_file
-from .reading import lines, whole_rows
+from .reading import lines, unfinished, whole_rows
 
 __all__ = ["add_row", "begin_rows"]
 
@@ -23,12 +24,11 @@ def begin_rows(path: Path, header: Mapping[str, Any], parse: Callable[[bytes], o
         path: the file.
         header: what its rows depend on, with the ``format``.
         parse: gives a row, or raises ValueError.
-        rows: what the rows are, for the message of an error: "answers made with other options".
+        rows: what the rows are, for the message of an error: "answers".
 
     Raises:
         CorpusError: the file has another header, or is damaged.
     """
-    header = json.loads(json.dumps(header))  # tuples become lists, as they will be when read again
     beginning = json.dumps(header).encode() + b"\n"
     known = None
     ends: list[int] = []
@@ -41,16 +41,28 @@ def begin_rows(path: Path, header: Mapping[str, Any], parse: Callable[[bytes], o
     if len(ends) < 2:  # options that were refused before the first row bind nobody
         write_file(path, beginning)
         return 0
-    if known != header:
-        raise CorpusError(f"{path} holds {rows}; use another folder")
+    refuse_other_facts(path, rows, known or {}, header)
     os.truncate(path, ends[-1])
     return len(ends) - 1
 
 
-def add_row(path: Path, row: Mapping[str, Any]) -> None:
-    """Adds a row; it is on the disk when this returns."""
-    with path.open("ab") as file:
-        file.write(json.dumps(row).encode() + b"\n")
+def add_row(path: Path, row: str) -> None:
+    """Adds a row in one piece; it is on the disk when this returns. A last row that was not finished is dropped.
+
+    Raises:
+        CorpusError: the last line is neither a row nor the beginning of one.
+    """
+    with path.open("ab+") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(end - 1, 0))
+        if file.read(1) not in (b"", b"\n"):
+            data = path.read_bytes()
+            whole = data.rfind(b"\n") + 1
+            if not unfinished(data[whole:]):
+                raise CorpusError(f"{path} has a damaged last line; delete that line to make its row again")
+            file.truncate(whole)
+        file.seek(0, os.SEEK_END)
+        file.write(row.encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
 

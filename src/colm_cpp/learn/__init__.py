@@ -13,14 +13,17 @@ tutorial::
 Nothing here is imported by ``import colm_cpp``.
 """
 
+from ..answers.answering import Arm
+from ..answers.checkers import CHECKERS, Checker, Verdict, make_checker
+from ..answers.problems import Problem, Task, load_prompts, load_task
 from ..corpus.documents import BadRow, Corpus, Document, read_documents
 from ..corpus.selection import select
-from ..evaluate.checkers import CHECKERS, Checker, Verdict, make_checker
-from ..evaluate.evaluation import Arm, evaluate, make_arms
-from ..evaluate.records import Record, RecordFolder
+from ..evaluate.arms import make_arms
+from ..evaluate.evaluation import evaluate
+from ..evaluate.records import RecordFolder
 from ..evaluate.references import Above, Estimate, Reference
 from ..evaluate.summary import ArmSummary, Comparison, Summary, summarize
-from ..evaluate.tasks import Problem, Task, load_prompts, load_task
+from ..traces.record import Record
 from .calibration import Calibrated, calibrate
 from .continuation import continue_paths
 from .forks import Continuations

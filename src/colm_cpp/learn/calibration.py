@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ..answers.answering import Arm, Counts, answers
+from ..answers.problems import Problem
 from ..errors import CorpusError, OptionError
-from ..evaluate.evaluation import Arm, answers
-from ..evaluate.records import Record
-from ..evaluate.tasks import Problem
 from ..heads.head import Head
 from ..heads.tables import PLAIN, Runs, add_table, find_table
 from ..options import ANSWER_OPTIONS, GenerationOptions
 from ..sources.identity import pair_identity
+from ..traces.record import Record
 from .runs import eta_of, logit_of, runs_table
 
 if TYPE_CHECKING:
@@ -94,14 +94,12 @@ class _Texts:
     threshold: float
     z: npt.NDArray[np.float64]  # of every token where the head was asked
     by_text: tuple[npt.NDArray[np.float64], ...]
-    n_tokens: int
-    n_deferred: int
+    counts: Counts
 
     @classmethod
     def of(cls, threshold: float, records: Sequence[Record]) -> _Texts:
-        n_deferred = sum(record.n_deferred for record in records)
         by_text = tuple(_logits([record]) for record in records)
-        return cls(threshold, _logits(records), by_text, sum(record.n_tokens for record in records), n_deferred)
+        return cls(threshold, _logits(records), by_text, Counts.of(records))
 
     def threshold_for(self, rate: float, runs: Runs) -> float:
         """The threshold that would have deferred ``rate`` of the tokens, had the texts stayed the same."""
@@ -211,8 +209,10 @@ def calibrate(
                 break
             now = found or written
             met.append(now)
-            measured = now.n_deferred / max(now.n_tokens, 1)
-            measurements.append(Measurement(threshold, rate, measured, now.n_tokens, now.n_deferred, found is None))
+            counts, measured = now.counts, now.counts.deferral_rate
+            measurements.append(
+                Measurement(threshold, rate, measured, counts.n_tokens, counts.n_deferred, found is None)
+            )
             if abs(measured - rate) <= TOLERANCE:
                 break
             # The states seen while deferring at about this rate say which threshold would have given it.

@@ -9,6 +9,7 @@ run goes on with the same batches and ends in the same bytes.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .._numbers import integer
 from .._shown import shown
 from ..errors import ColmError, CorpusError
-from ..files.lock import lock_folder
+from ..files.folder import lock_folder
 from ..files.rows import add_row, begin_rows
 from ..options import MAX_PARALLEL
 from ..sources.identity import pair_identity
@@ -170,7 +171,7 @@ def continue_paths(
             nonlocal n_saved
             n_saved, _ = parse_group(line, n_saved)
 
-        begin_rows(path, header, group_of, "continuations made with other options")
+        begin_rows(path, header, group_of, "continuations")
         groups = list(_groups(pair, scores, n_tokens, n_saved))
         left = _planned(groups, n_tokens)
         if left.n_ctx > min(pair.base["n_ctx"], pair.assistant["n_ctx"]):
@@ -192,7 +193,7 @@ def continue_paths(
         for group in groups:
             forks = _write(pair, group, n_tokens, n_parallel, done, report)
             end = group.texts[-1].number + 1
-            add_row(path, {"texts": [group.texts[0].number, end], "forks": forks})
+            add_row(path, json.dumps({"texts": [group.texts[0].number, end], "forks": forks}))
             done.n_positions += len(forks)
             n_saved = end
             report(0)

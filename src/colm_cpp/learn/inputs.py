@@ -21,7 +21,8 @@ from .._shown import shown
 from ..errors import CorpusError, OptionError
 from ..heads.head import FEATURES
 from ..machine.cores import usable_cores
-from .scores import COLUMNS, HEADER_SIZE, Scores
+from .score_files import COLUMNS, HEADER_SIZE
+from .scores import Scores
 
 __all__ = ["Inputs", "feature_columns", "to_float32"]
 

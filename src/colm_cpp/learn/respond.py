@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from .._numbers import integer
 from .._shown import shown
+from ..answers.answering import texts
 from ..corpus.documents import BadRow, Corpus, Document
 from ..corpus.texts import prompt_messages, uses_chat
 from ..errors import ChatTemplateError, ColmError, ContextFull, CorpusError, GenerationError, TokenizeError
-from ..evaluate.records import expert_digits
-from ..files.lock import lock_folder
+from ..files.folder import lock_folder
 from ..files.reading import lines, whole_number, whole_rows
 from ..files.rows import add_row, begin_rows
 from ..heads.adapters import of_model
 from ..options import ANSWER_OPTIONS, MAX_SEED, GenerationOptions, seed_of
 from ..sources.identity import adapters_identity, head_identity, model_identity
+from ..traces.record import expert_digits
 
 if TYPE_CHECKING:
     from ..engine.pair import Pair
@@ -139,7 +140,7 @@ def _write(
     on_progress: Callable[[Progress], None] | None,
 ) -> None:
     header = {"format": FORMAT, "version": VERSION, **facts}
-    n_done = begin_rows(path, header, _parse, "answers made from another corpus or with other options")
+    n_done = begin_rows(path, header, _parse, "answers")
     n_tokens = 0
     written = _answers(pair, corpus, n_done, options, chat, system, n_parallel)
     with closing(written):
@@ -151,7 +152,7 @@ def _write(
             else:
                 row = answer
                 n_tokens += len(row["ids"])
-            add_row(path, row)
+            add_row(path, json.dumps(row))
             if on_progress is not None:
                 bad = answer if isinstance(answer, BadRow) else None
                 on_progress(Progress(number + 1, corpus.n_documents, n_tokens, bad))
@@ -211,32 +212,16 @@ def _answers(
                 ready[number] = tokens
                 continue
             asked.append((number, document))
-            yield tokens, {**options, "seed": seed_of(options["seed"], number)}
+            # Without look-ahead, so that it does not depend on the machine.
+            yield tokens, {"lookahead": 0, **options, "seed": seed_of(options["seed"], number)}
 
-    for count, result in _written(pair, prompts(), n_parallel):
+    for count, result in texts(pair, prompts(), n_parallel):
         number, document = asked[count]
         ready[number] = _row(document, result)
         while n_next in ready:
             yield n_next, ready.pop(n_next)
             n_next += 1
     yield from sorted(ready.items())
-
-
-def _written(
-    pair: Pair, prompts: Iterator[tuple[list[int], dict[str, Any]]], n_parallel: int
-) -> Iterator[tuple[int, Completion | ColmError]]:
-    if n_parallel != 1:
-        first, second = itertools.tee(prompts)
-        tokens, each = (entry[0] for entry in first), (entry[1] for entry in second)
-        with pair.stream_batch(tokens, each=each, n_parallel=n_parallel) as stream:  # type: ignore[arg-type]
-            yield from stream
-        return
-    for count, (ids, own) in enumerate(prompts):
-        pair.forget()
-        try:
-            yield count, pair.generate(ids, **{"lookahead": 0, **own})  # the same whatever the machine
-        except (ContextFull, GenerationError, TokenizeError) as error:
-            yield count, error
 
 
 def _tokens(pair: Pair, document: Document, chat: bool, system: str | None) -> list[int] | BadRow:

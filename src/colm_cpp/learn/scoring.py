@@ -24,7 +24,8 @@ from ..llama.busy import busy
 from ..llama.log import forward_log, set_up_log
 from ..options import LoadOptions
 from ..sources.identity import pair_identity
-from .scores import MAX_TEXTS, ProgressMark, ScoresWriter
+from .score_files import MAX_TEXTS, ProgressMark
+from .scores import ScoresWriter
 
 if TYPE_CHECKING:
     from ..engine.pair import Pair

@@ -6,14 +6,16 @@ anything but that script.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from ..results import Token, TopLogprob
 from .parts import LABELS, Part, classify
 from .patterns import Example, PartCount, Patterns, TokenCount
 from .script import SCRIPT, SCRIPT_HASH
 from .style import STYLE
-from .traces import TracedText, TracedToken
+from .traces import TracedText
 from .visible import on_one_line, split_hidden, visible
 
 __all__ = ["DEFAULT_MAX_TEXTS", "render_page"]
@@ -240,7 +242,7 @@ def _marked(text: str) -> str:
     return "".join(stretches)
 
 
-def _token(i: int, token: TracedToken, kind: Part) -> str:
+def _token(i: int, token: Token, kind: Part) -> str:
     classes = []
     if token.defer_prob is not None and (shade := round(_SHADES * token.defer_prob)):
         classes.append(f"p{shade}")
@@ -260,14 +262,19 @@ def _probability(p: float) -> str:
     return ">0.999" if 0.999 < p < 1.0 else f"{p:.3f}"
 
 
-def _about(i: int, token: TracedToken, kind: Part) -> str:
+def _about(i: int, token: Token, kind: Part) -> str:
     p = "not recorded" if token.defer_prob is None else _probability(token.defer_prob)
     written = f"“{on_one_line(token.text)}”" if token.text else LABELS[kind]
     lines = [
         f"{written}: defer probability {p}, written by the {token.source}",
         f"token {i + 1}, id {token.id}: {LABELS[kind]}",
     ]
-    if token.other:
-        other = [f"“{on_one_line(text)}”" + ("" if q is None else f" {q:.1%}") for text, q in token.other]
-        lines.append("other likely tokens: " + ", ".join(other))
+    other = [likely for likely in token.top_logprobs if likely.id != token.id]
+    if other:
+        lines.append("other likely tokens: " + ", ".join(map(_likely, other)))
     return "\n".join(lines)
+
+
+def _likely(likely: TopLogprob) -> str:
+    p = min(1.0, math.exp(likely.logprob))  # rounding may leave a log-probability a little above 0
+    return f"“{on_one_line(likely.text)}”" + (f" {p:.1%}" if likely.logprob > -math.inf else "")

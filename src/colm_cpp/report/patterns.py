@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..evaluate.statistics import wilson_interval
+from ..results import Token
 from .parts import PARTS, Part, classify
-from .traces import TracedText, TracedToken
+from .traces import TracedText
 
 __all__ = ["Example", "PartCount", "Patterns", "Runs", "TenthCount", "TokenCount", "find_patterns"]
 
@@ -191,13 +192,13 @@ def _ratio(count: float, of: float | None) -> float | None:
     return count / of if of else None
 
 
-def _mean_defer_prob(tokens: Iterable[TracedToken]) -> float | None:
+def _mean_defer_prob(tokens: Iterable[Token]) -> float | None:
     known = [token.defer_prob for token in tokens if token.defer_prob is not None]
     return _ratio(sum(known), len(known))
 
 
 def _count_parts(texts: Sequence[TracedText], all_deferred: int, overall: float | None) -> tuple[PartCount, ...]:
-    of_part: dict[Part, list[TracedToken]] = {part: [] for part in PARTS}
+    of_part: dict[Part, list[Token]] = {part: [] for part in PARTS}
     for text in texts:
         for part, token in zip(classify(text), text.tokens, strict=True):
             of_part[part].append(token)

@@ -1,61 +1,27 @@
 """Generated texts read back from disk, whichever command wrote them.
 
-Three things can be read: the folder of an evaluation, one of its records files, and a trace of ``colm generate
---trace``. All become :class:`TracedText`, which is all that the rest of the package knows.
+Three things can be read: the folder of an evaluation, one of its records files, and a trace (:mod:`..traces`). All
+become :class:`TracedText`.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeGuard, get_args
+from typing import Any
 
 from ..errors import CorpusError
-from ..evaluate.records import SINGLE_ARMS, Record, RecordFolder, is_record
-from ..results import BASE, Source, defer_prob, expert_of, source_of
+from ..evaluate.records import SINGLE_ARMS, RecordFolder
+from ..results import Token
+from ..traces.record import Record, is_record
+from ..traces.trace import json_lines, parse_traces
 
-__all__ = ["TRACE_FORMAT", "TRACE_VERSION", "TracedText", "TracedToken", "read_arms", "read_texts", "traced"]
-
-TRACE_FORMAT = "colm-trace"
-TRACE_VERSION = 1
+__all__ = ["TracedText", "read_arms", "read_texts", "traced"]
 
 _RANDOM = "random@"
 _WHAT_TO_GIVE = "give the folder of an evaluation, one of its records files, or a file made by colm generate --trace"
-
-
-@dataclass(frozen=True, slots=True)
-class TracedToken:
-    """One token of a text.
-
-    Attributes:
-        text: the text that became certain with it; empty for the end of the text, and where a character spread over
-            several tokens is not whole yet.
-        id: token id.
-        expert: whose turn it was: 0 is the base, 1 the assistant.
-        defer_prob: probability of deferral, 0 to 1; None where it was not recorded, or where the head was not asked.
-        other: other likely tokens at this position with their probabilities (None: zero or not recorded), likeliest
-            first. They come from the distribution that chose the token. Empty where none were recorded.
-    """
-
-    text: str
-    id: int
-    expert: int
-    defer_prob: float | None
-    other: tuple[tuple[str, float | None], ...] = ()
-
-    @property
-    def deferred(self) -> bool:
-        """Whether it was an assistant's turn."""
-        return self.expert != BASE
-
-    @property
-    def source(self) -> Source:
-        """``expert`` in words."""
-        return source_of(self.expert)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +37,7 @@ class TracedText:
 
     title: str
     prompt: str | None
-    tokens: tuple[TracedToken, ...]
+    tokens: tuple[Token, ...]
     ended: bool = False
 
     @property
@@ -120,10 +86,6 @@ def _read(path: Path, arm: str | None) -> dict[str, list[TracedText]]:
 
 def _read_folder(path: Path, arm: str | None) -> dict[str, list[TracedText]]:
     folder = RecordFolder.open(path)
-    if not isinstance(folder.meta.get("arms"), dict):
-        raise CorpusError(
-            f"{path / 'meta.json'} is damaged (it lists no arms); run the evaluation again in a new folder"
-        )
     there = folder.arms()
     listed = f"it has answers of {', '.join(there)}" if there else "it has no answers yet"
     if arm is not None:
@@ -143,11 +105,7 @@ def _read_folder(path: Path, arm: str | None) -> dict[str, list[TracedText]]:
 
 
 def _read_file(path: Path, title: str) -> dict[str, list[TracedText]]:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CorpusError(f"{path} cannot be read ({error.strerror}); check its name and permissions") from error
-    lines = list(_json_lines(path, data))
+    lines = list(json_lines(path, _WHAT_TO_GIVE))
     if not lines:
         return {}
     first = lines[0][1]
@@ -158,33 +116,12 @@ def _read_file(path: Path, title: str) -> dict[str, list[TracedText]]:
     raise CorpusError(f"{path}:{lines[0][0]} is neither a record nor a trace; {_WHAT_TO_GIVE}")
 
 
-def _json_lines(path: Path, data: bytes) -> Iterator[tuple[int, Any]]:
-    """The values of the lines that are not empty, with their line numbers."""
-    lines = data.removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    found = False
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line.decode("utf-8"))
-        except (ValueError, RecursionError) as error:
-            if not found:
-                raise CorpusError(f"{path}:{number} is not JSON; {_WHAT_TO_GIVE}") from error
-            if number == len(lines):  # no newline behind it: the process ended while writing
-                return
-            raise CorpusError(
-                f"{path}:{number} is damaged ({error}); delete the line, or write the file again"
-            ) from error
-        found = True
-        yield number, value
-
-
 def _records(path: Path, lines: Sequence[tuple[int, Any]], title: str) -> list[TracedText]:
     records: dict[int, Record] = {}
     for number, value in lines:
         try:
-            record = _record(value)
-        except (ValueError, TypeError, OverflowError) as error:
+            record = Record.of_value(value)
+        except (ValueError, TypeError) as error:
             raise CorpusError(
                 f"{path}:{number} is not a valid record ({error}); delete the line, so that colm evaluate writes it "
                 "again"
@@ -193,130 +130,18 @@ def _records(path: Path, lines: Sequence[tuple[int, Any]], title: str) -> list[T
     return [traced(record, f"{title}, problem {record.problem}") for _, record in sorted(records.items())]
 
 
-def _record(value: Any) -> Record:
-    record = Record.from_json(json.dumps(value))
-    if not (all(map(_is_int, record.ids)) and all(map(_is_text, record.pieces))):
-        raise ValueError("ids must hold integers, and pieces must hold strings")
-    if not _is_int(record.problem):
-        raise ValueError("problem must be an integer")
-    if not all(z is None or (_is_number(z) and not math.isnan(z)) for z in record.defer_logits):
-        raise ValueError("defer_logits has an entry that is not a number")
-    return record
-
-
 def traced(record: Record, title: str) -> TracedText:
     """The text of a record. What it continues is not in it."""
-    held = set(record.held)
-    columns = zip(record.pieces, record.ids, map(int, record.experts), record.defer_logits, strict=True)
-    tokens = tuple(
-        TracedToken(piece, id_, expert, None if i in held else _probability(z, expert))
-        for i, (piece, id_, expert, z) in enumerate(columns)
-    )
-    return TracedText(title, None, tokens, record.finish_reason == "eos" and bool(tokens))
-
-
-def _probability(logit: float | None, expert: int) -> float:
-    if logit is None:
-        # A record has no sign for an infinite logit, and needs none: no threshold leaves the turn in doubt.
-        return 0.0 if expert == BASE else 1.0
-    return defer_prob(float(logit))
-
-
-@dataclass(slots=True)
-class _Open:
-    """A trace of which the end has not been read."""
-
-    prompt: str | None
-    tokens: list[TracedToken]
-    ended: bool = False
-    closed: bool = False
+    return TracedText(title, None, record.tokens, record.finish_reason == "eos" and bool(record.ids))
 
 
 def _traces(path: Path, lines: Sequence[tuple[int, Any]], title: str) -> list[TracedText]:
     """The traces of a file: one, or several put one behind the other."""
-    opened: list[_Open] = []
-    for number, value in lines:
-        try:
-            if isinstance(value, dict) and "format" in value:
-                opened.append(_header(value))
-            elif opened[-1].closed:
-                raise ValueError("it comes after the end of the trace")
-            else:
-                _add(opened[-1], value)
-        except (ValueError, OverflowError) as error:
-            raise CorpusError(
-                f"{path}:{number} is not a valid line of a trace ({error}); write the trace again"
-            ) from error
-    many = len(opened) > 1
-    return [
-        TracedText(f"{title}, text {i}" if many else title, trace.prompt, tuple(trace.tokens), trace.ended)
-        for i, trace in enumerate(opened, start=1)
-    ]
-
-
-def _header(value: dict[str, Any]) -> _Open:
-    if value["format"] != TRACE_FORMAT:
-        raise ValueError(f"its format is {value['format']!r}, not {TRACE_FORMAT!r}")
-    if value.get("version") != TRACE_VERSION:
-        raise ValueError(f"its version is {value.get('version')!r}, and this colm-cpp reads version {TRACE_VERSION}")
-    prompt = value.get("prompt")
-    if prompt is not None and not isinstance(prompt, str):
-        raise ValueError("its prompt is not a string")
-    return _Open(prompt, [])
-
-
-def _add(trace: _Open, value: Any) -> None:
-    if not isinstance(value, dict):
-        raise ValueError("it is not a JSON object")
-    if "stats" not in value:
-        trace.tokens.append(_token(value))
-        return
-    trace.closed = True
-    if value.get("end_token") is not None:
-        # Whatever text the vocabulary has for it, it is no part of what was generated.
-        end = _token(value["end_token"])
-        trace.tokens.append(TracedToken("", end.id, end.expert, end.defer_prob, end.other))
-        trace.ended = True
-
-
-def _token(value: Any) -> TracedToken:
-    if not isinstance(value, dict) or not {"id", "text", "source"} <= value.keys():
-        raise ValueError("a token needs id, text and source")
-    text, id_, source, p = value["text"], value["id"], value["source"], value.get("defer_prob")
-    if not _is_text(text) or not _is_int(id_):
-        raise ValueError("its id must be an integer, and its text a string")
-    if source not in get_args(Source):
-        raise ValueError(f"its source is {source!r}, not 'base' or 'assistant'")
-    expert = value.get("expert", expert_of(source))  # traces of an older version have no number
-    if not _is_int(expert) or source_of(expert) != source:
-        raise ValueError(f"its expert is {expert!r}, and its source {source!r}")
-    if p is not None and not (_is_number(p) and 0.0 <= p <= 1.0):
-        raise ValueError(f"its defer_prob is {p!r}, not 0 to 1")
-    likely = value.get("top_logprobs") or []
-    if not isinstance(likely, list):
-        raise ValueError("its top_logprobs is not a list")
-    other = tuple(_alternative(entry) for entry in likely if not (isinstance(entry, dict) and entry.get("id") == id_))
-    return TracedToken(text, id_, expert, None if p is None else float(p), other)
-
-
-def _alternative(value: Any) -> tuple[str, float | None]:
-    if not isinstance(value, dict) or not _is_text(value.get("text")):
-        raise ValueError("an entry of its top_logprobs has no text")
-    logprob = value.get("logprob")
-    if logprob is None:  # minus infinity: JSON has none
-        return value["text"], None
-    if not _is_number(logprob) or not logprob <= 1e-3:  # rounding may leave it a little above 0
-        raise ValueError(f"an entry of its top_logprobs has logprob {logprob!r}, which is not a log-probability")
-    return value["text"], min(1.0, math.exp(logprob))
-
-
-def _is_text(value: Any) -> TypeGuard[str]:
-    return isinstance(value, str)
-
-
-def _is_int(value: Any) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    traces = parse_traces(path, lines)
+    found = []
+    for number, trace in enumerate(traces, start=1):
+        # Whatever text the vocabulary has for the end, it is no part of what was generated.
+        end = () if trace.end_token is None else (replace(trace.end_token, text=""),)
+        name = f"{title}, text {number}" if len(traces) > 1 else title
+        found.append(TracedText(name, trace.prompt, (*trace.tokens, *end), bool(end)))
+    return found

@@ -7,17 +7,10 @@ has. Shown as they are they would hide or forge what stands beside them, so they
 
 from __future__ import annotations
 
-import re
+from ..files.json_text import HIDDEN
 
-__all__ = ["HIDDEN", "on_one_line", "split_hidden", "visible"]
+__all__ = ["on_one_line", "split_hidden", "visible"]
 
-# Controls but newline and tab, format characters but the joiners that emoji and Indic scripts need, fillers that look
-# like nothing, line separators, surrogates and noncharacters.
-HIDDEN = re.compile(
-    "([\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u2028-\u202e"
-    "\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff"
-    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e00ff\U000e01f0-\U000e0fff])"
-)
 _LINE_SIGNS = str.maketrans({"\n": "↵", "\t": "⇥"})
 
 

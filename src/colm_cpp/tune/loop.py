@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CorpusError, GenerationError
+from ..files.folder import refuse_other_facts
 from ..files.output_file import OutputFile
 from .data import TuneText, passes, steps
 from .loss import Batch, losses, read
@@ -289,12 +290,7 @@ class Loop:
             facts = value["facts"]
         except Exception as error:  # torch raises many kinds for a damaged file
             raise CorpusError(f"{self._file} is damaged ({error}); remove it to train from the start") from error
-        for name in sorted({*facts, *self._facts}):
-            if facts.get(name) != self._facts.get(name):
-                raise CorpusError(
-                    f"{self._file.parent} holds a training with {name} {facts.get(name)!r}, not "
-                    f"{self._facts.get(name)!r}; give the same, or use another folder"
-                )
+        refuse_other_facts(self._file.parent, "a training", facts, self._facts)
         self._load(value["weights"])
         self._optimizer.load_state_dict(value["optimizer"])
         self._best_weights = value["best_weights"]

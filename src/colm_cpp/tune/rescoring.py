@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..heads.adapters import Adapters
-from ..learn.scores import MAX_TEXTS, Scores, ScoresWriter
+from ..learn.score_files import MAX_TEXTS
+from ..learn.scores import Scores, ScoresWriter
 from ..sources.identity import adapters_identity
 from .data import TuneText, passes, texts_of
 from .loss import Batch, assistant_logprob_of, read

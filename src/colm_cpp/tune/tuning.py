@@ -14,7 +14,7 @@ import numpy as np
 from ..corpus.documents import Corpus
 from ..engine.loading import metadata, quantised
 from ..errors import ColmError, CorpusError, OptionError
-from ..files.lock import lock_folder
+from ..files.folder import lock_folder
 from ..files.output_file import write_file
 from ..heads.adapters import adapter_digest
 from ..heads.head import Head

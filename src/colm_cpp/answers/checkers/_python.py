@@ -36,7 +36,7 @@ class Python:
 
     The verdict is that of the process of the tests, which gets plain values from the code and compares them itself.
     Code that ends early, prints, replaces built-in functions or returns objects that equal everything does not pass.
-    See :func:`colm_cpp.evaluate.checkers.make_checker` for what this does not cover.
+    See :func:`colm_cpp.answers.checkers.make_checker` for what this does not cover.
     """
 
     time_limit: float

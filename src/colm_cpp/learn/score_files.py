@@ -1,0 +1,236 @@
+"""The files of a folder of scores: their names, columns and headers, how far they are, and whether they are whole."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .._shown import shortened, shown
+from ..errors import CorpusError
+from ..files.folder import FolderKind
+from ..files.reading import lines, read_json, whole_number, why
+from ..heads.checks import MAX_EMBD, MAX_TOP_K
+
+__all__ = [
+    "COLUMNS",
+    "HEADER_SIZE",
+    "KIND",
+    "MAX_TEXTS",
+    "ProgressMark",
+    "check_column",
+    "end_of_texts",
+    "is_mark",
+    "npy_header",
+    "read_meta",
+    "read_progress",
+    "row_size",
+    "widths",
+]
+
+# Texts that are read together; so many may be in the folder and not yet in progress.json.
+MAX_TEXTS = 16
+
+# Name -> type of a row's value. hidden and base_top_k_logprobs have more than one: their widths stand in meta.json.
+COLUMNS: dict[str, type[np.generic]] = {
+    "text": np.int32,
+    "token": np.int32,
+    "base_logprob": np.float32,
+    "base_top": np.int32,
+    "base_top_logprob": np.float32,
+    "base_log_odds": np.float32,
+    "base_entropy": np.float32,
+    "base_top_k_logprobs": np.float32,
+    "base_hidden": np.float16,
+    "assistant_logprob": np.float32,
+    "assistant_top": np.int32,
+    "assistant_top_logprob": np.float32,
+    "assistant_entropy": np.float32,
+    "assistant_logprob_of_base_top": np.float32,
+}
+
+
+KIND = FolderKind(
+    format="colm-scores",
+    version=1,
+    what="scores",
+    command="colm score",
+    remedy="score into a new folder",
+    files=(
+        "progress.json",
+        "texts.jsonl",
+        "responses.jsonl",
+        "continuations.jsonl",
+        *(f"{name}.npy" for name in COLUMNS),
+    ),
+)
+
+
+def widths(meta: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {"base_hidden": (int(meta["n_embd"]),), "base_top_k_logprobs": (int(meta["top_k"]),)}
+
+
+def npy_header(n_rows: int, width: tuple[int, ...], dtype: npt.DTypeLike) -> bytes:
+    """A .npy header of one length for any number of rows, so that it can be rewritten in place."""
+    described = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (n_rows, *width)}
+    text = repr(described).encode("ascii")
+    size = 256
+    return b"\x93NUMPY\x01\x00" + (size - 10).to_bytes(2, "little") + text.ljust(size - 11) + b"\n"
+
+
+HEADER_SIZE = len(npy_header(0, (), np.int32))
+
+
+def is_mark(path: Path) -> bool:
+    """Whether this is what a process that was killed at once leaves: a mark of how far, and nothing that was done."""
+    try:
+        return path.name == "progress.json" and bool(json.loads(path.read_bytes()) == vars(ProgressMark()))
+    except ValueError:
+        return False
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """What ``meta.json`` says. Raises CorpusError as :meth:`FolderKind.read`, and for sizes that no model has."""
+    meta = KIND.read(folder)
+    try:
+        whole_number("n_embd", meta.get("n_embd"), 1, MAX_EMBD)
+        whole_number("top_k", meta.get("top_k"), 1, MAX_TOP_K)
+    except ValueError as error:
+        raise CorpusError(f"{folder / 'meta.json'} is damaged ({error}); {KIND.remedy}") from error
+    return meta
+
+
+@dataclass(frozen=True)
+class ProgressMark:
+    """The progress of a folder.
+
+    Attributes:
+        n_documents: documents begun, bad ones included.
+        n_texts: texts scored.
+        n_tokens: tokens scored.
+        n_read: tokens read by each model, prompts included.
+        n_bad: bad rows.
+        n_truncated: texts that were cut at the end of the context.
+        complete: whether the whole corpus is done, up to its limit if there is one.
+    """
+
+    n_documents: int = 0
+    n_texts: int = 0
+    n_tokens: int = 0
+    n_read: int = 0
+    n_bad: int = 0
+    n_truncated: int = 0
+    complete: bool = False
+
+
+def read_progress(folder: Path) -> ProgressMark:
+    # What is behind this mark is cut off, so that a mark which cannot be must not be believed.
+    value = read_json(folder / "progress.json", "folder of scores", KIND.remedy)
+    try:
+        if not isinstance(value, dict) or set(value) != {field.name for field in fields(ProgressMark)}:
+            raise ValueError("it does not hold the numbers of a mark")
+        for name in sorted(set(value) - {"complete"}):
+            whole_number(name, value[name])
+        if type(value["complete"]) is not bool:
+            raise ValueError(f"complete is {shown(value['complete'])}; it must be true or false")
+        mark = ProgressMark(**value)
+        whole_number("n_texts", mark.n_texts, min(1, mark.n_tokens), min(mark.n_tokens, 2**31 - 1))
+        whole_number("n_truncated", mark.n_truncated, 0, mark.n_texts)
+        whole_number("n_documents", mark.n_documents, 0, mark.n_texts + mark.n_bad)
+    except ValueError as error:
+        raise CorpusError(f"{folder / 'progress.json'} is damaged ({error}); score into a new folder") from error
+    return mark
+
+
+def row_size(name: str, widths: Mapping[str, tuple[int, ...]]) -> int:
+    return int(np.dtype(COLUMNS[name]).itemsize) * math.prod(widths.get(name, ()))
+
+
+def check_column(path: Path, n_tokens: int, row_size: int) -> None:
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        if not n_tokens:
+            return
+        raise CorpusError(
+            f"{path} is missing or cut short ({why(error)}); progress.json counts {n_tokens} tokens. Score into a new "
+            "folder"
+        ) from error
+    wanted = HEADER_SIZE + n_tokens * row_size
+    if n_tokens and size < wanted:
+        raise CorpusError(
+            f"{path} is missing or cut short: it has {size} bytes, but progress.json counts {n_tokens} tokens, which "
+            f"take {wanted}. Score into a new folder"
+        )
+
+
+def _parse_text(line: bytes) -> dict[str, Any]:
+    """Parses a line of texts.jsonl. Raises ValueError if it has another form."""
+    text = json.loads(line)
+    if not isinstance(text, dict):
+        raise ValueError("it is no object")
+    whole_number("n_scored", text.get("n_scored"), 1)
+    if "n_tokens" in text:
+        whole_number("n_tokens", text["n_tokens"], text["n_scored"])
+        if type(text.get("truncated")) is not bool:
+            raise ValueError(f"truncated is {shown(text.get('truncated'))}; it must be true or false")
+    return text
+
+
+def end_of_texts(path: Path, done: ProgressMark) -> int:
+    """Where the last of the texts that ``done`` counts ends in texts.jsonl.
+
+    Raises:
+        CorpusError: the texts are not those that ``done`` counts, or more follow than an interruption leaves.
+    """
+    if not path.exists() and not done.n_texts:
+        return 0
+    end = n = n_beyond = n_scored = n_read = n_truncated = 0
+    described = True
+    try:
+        with path.open("rb") as file:
+            for line in lines(file):
+                try:
+                    if line is None or not line.endswith(b"\n"):
+                        raise ValueError("it is cut short")
+                    text = _parse_text(line)
+                except (ValueError, RecursionError) as error:
+                    if n < done.n_texts:
+                        raise CorpusError(
+                            f"{path}:{n + 1} is damaged ({shortened(str(error))}), and progress.json counts "
+                            f"{done.n_texts} texts; score into a new folder"
+                        ) from error
+                    break
+                if n == done.n_texts:
+                    n_beyond += 1
+                    continue
+                n += 1
+                end = file.tell()
+                n_scored += text["n_scored"]
+                described = described and "n_tokens" in text
+                n_read += text.get("n_tokens", 0)
+                n_truncated += bool(text.get("truncated"))
+    except OSError as error:
+        raise CorpusError(f"{path} cannot be read ({why(error)}); score into a new folder") from error
+    counted = {"n_texts": n, "n_tokens": n_scored}
+    if described and n:
+        counted |= {"n_read": n_read, "n_truncated": n_truncated}
+    for name, value in counted.items():
+        if getattr(done, name) != value:
+            short = "is cut short" if n < done.n_texts else "does not fit"
+            raise CorpusError(
+                f"{path} {short}: progress.json counts {getattr(done, name)} for {name}, and the texts here give "
+                f"{value}; score into a new folder"
+            )
+    if n_beyond > MAX_TEXTS:
+        raise CorpusError(
+            f"{path} has {n_beyond} texts after the {n} that progress.json counts, but an interruption leaves at most "
+            f"{MAX_TEXTS}; score into a new folder"
+        )
+    return end
