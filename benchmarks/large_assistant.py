@@ -21,7 +21,7 @@ import numpy as np
 from fresh import Spread, clock
 
 import colm_cpp as colm
-from colm_cpp.evaluate.bench import PROMPT
+from colm_cpp.evaluate.steps import PROMPT
 from colm_cpp.machine.cores import usable_cores
 
 _BLOCK = 18  # bytes of 32 weights in Q4_0: a float16 scale and four bits each

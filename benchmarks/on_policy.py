@@ -17,7 +17,7 @@ import numpy.typing as npt
 from colm_cpp import Head
 from colm_cpp.learn import Scores, TrainingOptions, train
 from colm_cpp.learn.inputs import feature_columns
-from colm_cpp.learn.training import MAX_REGRET, text_split
+from colm_cpp.learn.parts import MAX_REGRET, text_split
 
 RATES = (0.05, 0.1, 0.15, 0.2, 0.3)
 

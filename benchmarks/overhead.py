@@ -38,7 +38,7 @@ from fresh import Spread, clock, in_turns
 from two_llamas import TwoLlamas
 
 import colm_cpp as colm
-from colm_cpp.evaluate.bench import PROMPT
+from colm_cpp.evaluate.steps import PROMPT
 from colm_cpp.machine.cores import usable_cores
 
 N_BATCH = 512

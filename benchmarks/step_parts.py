@@ -15,7 +15,7 @@ import time
 from typing import Any
 
 import colm_cpp as colm
-from colm_cpp.evaluate.bench import PROMPT
+from colm_cpp.evaluate.steps import PROMPT
 
 REPEATS = 8
 UNQUOTED = 'root ::= [^"]*'

@@ -24,8 +24,8 @@ from colm_cpp.learn import Scores, TrainingOptions, make_checker, train
 from colm_cpp.learn.forks import Continuations, Fork
 from colm_cpp.learn.inputs import feature_columns
 from colm_cpp.learn.parting import RATES, caught
+from colm_cpp.learn.parts import text_split
 from colm_cpp.learn.scored import scored_texts
-from colm_cpp.learn.training import text_split
 
 HELD_OUT = 0.3
 HEADS: list[tuple[str, dict[str, Any]]] = [

@@ -29,6 +29,8 @@ from gguf import GGUFValueType as T
 
 import colm_cpp as colm
 from colm_cpp import errors
+from colm_cpp.engine.facts import Facts
+from colm_cpp.engine.tokens import Tokenizing
 
 INF = float("inf")
 NAN = float("nan")
@@ -1416,7 +1418,7 @@ HARMLESS = {"close", "cancel", "closed", "head"}
 
 
 def test_every_use_of_a_pair_is_tried() -> None:
-    public = {name for name in vars(colm.Pair) if not name.startswith("_")}
+    public = {name for kind in (colm.Pair, Tokenizing, Facts) for name in vars(kind) if not name.startswith("_")}
     assert public == {*USES, *HARMLESS} - {"__enter__"}
 
 

@@ -13,7 +13,8 @@ from conftest import ASSISTANT, BASE, TinyModels
 
 import colm_cpp as colm
 from colm_cpp.cli import main
-from colm_cpp.evaluate.bench import BATCH_SIZES, Arm, Bench, Spread, StepCosts, run_bench, verdict
+from colm_cpp.evaluate.bench import Arm, Bench, run_bench, verdict
+from colm_cpp.evaluate.steps import BATCH_SIZES, Spread, StepCosts
 
 
 def spread(value: float) -> Spread:

@@ -25,8 +25,8 @@ from colm_cpp.learn import training
 from colm_cpp.learn.continuation import continue_paths, plan
 from colm_cpp.learn.forks import BOUND, FILE, Continuations, Fork, differing_rows, parse_group
 from colm_cpp.learn.forks import Path as TokenPath
+from colm_cpp.learn.parts import text_split
 from colm_cpp.learn.scored import scored_texts
-from colm_cpp.learn.training import text_split
 
 N_TOKENS = 8
 LOAD: dict[str, Any] = {"n_ctx": 96, "n_threads": 1}
@@ -208,7 +208,7 @@ def test_a_folder_that_has_grown_goes_on(files: SimpleNamespace, pair: colm.Pair
 def test_other_options_and_other_models_are_refused(
     files: SimpleNamespace, continued: learn.Scores, pair: colm.Pair, tmp_path: Path
 ) -> None:
-    with pytest.raises(CorpusError, match="other options"):
+    with pytest.raises(CorpusError, match="n_tokens"):
         continue_paths(pair, continued, n_tokens=N_TOKENS + 1)
     with pytest.raises(CorpusError, match="other options"):
         continue_paths(pair, continued, n_tokens=N_TOKENS, n_parallel=3)

@@ -253,8 +253,8 @@ def test_answers_of_the_pair(
 def test_answers_of_another_head_are_refused(pair: colm.Pair, prompts: Corpus, head_file: Path, tmp_path: Path) -> None:
     respond(pair, prompts, tmp_path / "out", GREEDY, head=head_file)
     colm.Head.load(head_file).replace(default_threshold=0.3).save(head_file)
-    for other in (head_file, "always", "never"):
-        with pytest.raises(CorpusError, match="options"):
+    for other, said in ((head_file, "head_sha256 "), ("always", "head .*null"), ("never", "head .*never")):
+        with pytest.raises(CorpusError, match=f"holds answers with {said}"):
             respond(pair, prompts, tmp_path / "out", GREEDY, head=other)
     with pytest.raises(HeadError, match="head confidence"):
         respond(pair, prompts, tmp_path / "other", {**GREEDY, "defer_rate": 0.4}, head="confidence")
@@ -374,15 +374,15 @@ def test_other_options_are_refused(pair: colm.Pair, prompts: Corpus, tmp_path: P
     folder = tmp_path / "out"
     respond(pair, prompts, folder, GREEDY)
     before = (folder / FILE).read_bytes()
-    others: list[tuple[dict[str, Any], dict[str, Any]]] = [
-        ({**GREEDY, "max_tokens": 13}, {}),
-        ({**GREEDY, "temperature": 0.5}, {}),
-        ({**GREEDY, "seed": 1}, {}),
-        (GREEDY, {"chat": False}),
-        (GREEDY, {"system": "Be brief"}),
+    others: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+        ({**GREEDY, "max_tokens": 13}, {}, "options .* 13"),
+        ({**GREEDY, "temperature": 0.5}, {}, "options .*0.5"),
+        ({**GREEDY, "seed": 1}, {}, "options .*1"),
+        (GREEDY, {"chat": False}, "chat true, not false"),
+        (GREEDY, {"system": "Be brief"}, 'system null, not "Be brief"'),
     ]
-    for options, more in others:
-        with pytest.raises(CorpusError, match=r"corpus.*options"):
+    for options, more, said in others:
+        with pytest.raises(CorpusError, match=f"holds answers with {said}"):
             respond(pair, prompts, folder, options, **more)
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "another"}\n')
     with pytest.raises(CorpusError, match="corpus"):

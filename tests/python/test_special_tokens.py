@@ -218,7 +218,7 @@ def test_token_ids_without_end(pair: colm.Pair) -> None:
 
 
 def test_no_end_of_ids_to_detokenize(pair: colm.Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("colm_cpp.engine.pair.MAX_IDS", 100)
+    monkeypatch.setattr("colm_cpp.engine.tokens.MAX_IDS", 100)
     with pytest.raises(colm.TokenizeError, match="100"):
         pair.detokenize(itertools.repeat(5))  # type: ignore[arg-type]
     assert pair.detokenize([ord("a")] * 100) == "a" * 100

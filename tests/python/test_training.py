@@ -24,9 +24,10 @@ from click.testing import CliRunner, Result
 from colm_cpp import Head, _core
 from colm_cpp.cli import main
 from colm_cpp.errors import CorpusError, MissingDependency, OptionError
-from colm_cpp.learn import Metrics, Scores, TrainingOptions, fitting, inputs, train, training
+from colm_cpp.learn import Metrics, Scores, TrainingOptions, fitting, inputs, parts, train, training
 from colm_cpp.learn.fitting import LinearModel, MlpModel, Model, deferral_logits, objective
 from colm_cpp.learn.inputs import Inputs, feature_columns, to_float32
+from colm_cpp.learn.metrics import doubts
 from colm_cpp.learn.objective import Loss, MarginalLoss, RegretLoss, WeakLoss, log_sigmoid, make_label, sigmoid
 from colm_cpp.learn.score_files import ProgressMark
 from colm_cpp.learn.scores import ScoresWriter
@@ -413,13 +414,13 @@ def test_noise_is_not_better_than_confidence_and_the_notes_say_so(tmp_path: Path
     )
     # The objectives that take the assistant's likelihood as the truth are judged by the tokens that differ.
     for other in ("weak", "regret"):
-        [note] = training._doubts(other, held_out)
+        [note] = doubts(other, held_out)
         assert f"differing tokens no better (AUC {held_out.auc_differ:.3f})" in note
         assert f"plain confidence ({held_out.confidence_auc_differ:.3f})" in note
     # With label a found well, the tokens that differ say nothing against a marginal head; the joint NLL does.
     good = dataclasses.replace(held_out, auc_a=0.95, base_nll=2.0, assistant_nll=1.5, joint_nll=1.2)
-    assert training._doubts("marginal", good) == []
-    [note] = training._doubts("marginal", dataclasses.replace(good, joint_nll=1.6))
+    assert doubts("marginal", good) == []
+    [note] = doubts("marginal", dataclasses.replace(good, joint_nll=1.6))
     assert "NLL 1.600" in note
     assert "assistant alone (1.500)" in note
     # Given the base's doubt as a feature it is at least as good.
@@ -509,7 +510,7 @@ def splits(folders: list[Scores], monkeypatch: pytest.MonkeyPatch, **options: An
             super().__init__(folders, rows, *arguments, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "Inputs", Noting)
+        patch.setattr(parts, "Inputs", Noting)
         train(folders, dataclasses.replace(PLAIN, max_iterations=1, **options))
     return taken
 
@@ -568,7 +569,7 @@ def pairwise_auc(score: F64, label: npt.NDArray[np.bool_]) -> float:
 
 def by_hand(folder: Scores, head: Head, rows: npt.NDArray[np.int64]) -> Metrics:
     """Metrics straight from their definitions."""
-    at = {name: np.asarray(folder[name])[rows] for name in training._COLUMNS}
+    at = {name: np.asarray(folder[name])[rows] for name in parts.COLUMNS}
     raw = np.concatenate(
         [np.asarray(folder["base_hidden"], np.float64), feature_columns(folder, head.features, head.top_k)], 1
     )

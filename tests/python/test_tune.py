@@ -25,8 +25,8 @@ from colm_cpp import learn, tune
 from colm_cpp.cli import main
 from colm_cpp.errors import CorpusError, LoadError, OptionError
 from colm_cpp.learn.objective import MarginalLoss, RegretLoss
+from colm_cpp.learn.parts import text_split
 from colm_cpp.learn.score_files import COLUMNS
-from colm_cpp.learn.training import text_split
 from colm_cpp.tune.data import read_texts
 
 if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers", "peft")):

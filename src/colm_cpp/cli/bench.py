@@ -48,7 +48,8 @@ def bench(n_tokens: int, rounds: int, prompt: str | None, as_json: bool, plot: P
     many texts at once. It also shows the speed that the decode times predict. The configurations take turns. The
     results are medians and quartiles.
     """
-    from ..evaluate.bench import PROMPT, run_bench
+    from ..evaluate.bench import run_bench
+    from ..evaluate.steps import PROMPT
     from ..report.bench import check_plot, plot_bytes, print_bench
     from ._loading import load_pair
     from ._output import is_terminal, log_to_stderr, open_console, print_json, wants_color

@@ -14,7 +14,8 @@ from ._help import SectionedCommand
 from ._pair import option
 
 if TYPE_CHECKING:
-    from ..learn.training import Metrics, Trained
+    from ..learn.metrics import Metrics
+    from ..learn.training import Trained
 
 __all__ = ["train"]
 
@@ -122,8 +123,8 @@ def train(
     """Train a deferral head on SCORES, folders made by 'colm score'."""
     from ..extras import require
     from ..learn.scores import Scores
-    from ..learn.training import TrainingOptions
     from ..learn.training import train as run
+    from ..learn.training_options import TrainingOptions
     from ._output import echo, one_line, print_json
 
     check("--out", out, force=force, inputs=scores)

@@ -6,7 +6,7 @@ import asyncio
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from ..errors import ColmError
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..chat.messages import Message
     from ..options import GenerationOptionsDict
     from .batch import BatchStream
+    from .pair import BatchOptionsDict, ChatOptionsDict
     from .prompts import Prompt
     from .stream import TokenStream
 
@@ -183,33 +184,26 @@ class AsyncForms:
         """:meth:`Pair.stream`, for ``async for``."""
         return AsyncTokenStream(self._pair.stream(prompt, queue_timeout=queue_timeout, **options))
 
-    async def achat(self, messages: Sequence[Message], **options: Any) -> Completion:
+    async def achat(self, messages: Sequence[Message], **options: Unpack[ChatOptionsDict]) -> Completion:
         """:meth:`Pair.chat`. Cancelling the task cancels the text."""
         return await self.astream_chat(messages, **options).completion()
 
-    def astream_chat(self, messages: Sequence[Message], **options: Any) -> AsyncTokenStream:
+    def astream_chat(self, messages: Sequence[Message], **options: Unpack[ChatOptionsDict]) -> AsyncTokenStream:
         """:meth:`Pair.stream_chat`, for ``async for``."""
         return AsyncTokenStream(self._pair.stream_chat(messages, **options))
 
     async def agenerate_batch(
-        self,
-        prompts: Iterable[Prompt],
-        *,
-        return_exceptions: bool = False,
-        each: Iterable[GenerationOptionsDict] | None = None,
-        **options: Any,
+        self, prompts: Iterable[Prompt], *, return_exceptions: bool = False, **options: Unpack[BatchOptionsDict]
     ) -> list[Completion] | list[Completion | ColmError]:
         """:meth:`Pair.generate_batch`. Cancelling the task cancels all texts."""
-        async with self.astream_batch(prompts, each=each, **options) as stream:
+        async with self.astream_batch(prompts, **options) as stream:
             finished = {number: result async for number, result in stream}
         completions: list[Completion] | list[Completion | ColmError] = self._pair._in_order(finished, return_exceptions)
         return completions
 
-    def astream_batch(
-        self, prompts: Iterable[Prompt], *, each: Iterable[Mapping[str, Any]] | None = None, **options: Any
-    ) -> AsyncBatchStream:
+    def astream_batch(self, prompts: Iterable[Prompt], **options: Unpack[BatchOptionsDict]) -> AsyncBatchStream:
         """:meth:`Pair.stream_batch`, for ``async for``."""
-        return AsyncBatchStream(self._pair.stream_batch(prompts, each=each, **options))
+        return AsyncBatchStream(self._pair.stream_batch(prompts, **options))
 
     async def asave_session(self, path: str | os.PathLike[str]) -> None:
         """:meth:`Pair.save_session`. A task that is cancelled waits until the file is written."""

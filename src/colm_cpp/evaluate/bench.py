@@ -6,34 +6,25 @@ affects all of them. Medians are reported with quartiles.
 
 from __future__ import annotations
 
-import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-import numpy as np
 import psutil
 
-from .._shown import shown
-from ..engine.pair import Pair, PathLike
+from ..engine.pair import Pair
+from ..engine.prepared import PathLike
 from ..errors import ColmError, OptionError
 from ..heads.head import Head
 from ..results import Completion
 from ..sources.names import head_file
+from .steps import PROMPT, Spread, StepCosts, check_room, costs_of, schedule, time_calls
 
-__all__ = ["Arm", "Bench", "Spread", "StepCosts", "run_bench", "time_steps", "verdict"]
+__all__ = ["Arm", "Bench", "run_bench", "verdict"]
 
-PROMPT = (
-    "Question: A baker sells 24 loaves in the morning at 3 dollars each and a third as many in the afternoon at half "
-    "the price. How much money does the baker take in that day? Explain step by step.\nAnswer:"
-)
 RATES = (0.0, 0.1, 0.2, 0.4, 1.0)
-BATCH_SIZES = (1, 2, 4, 8, 16, 32)
-_BEHIND = max(BATCH_SIZES) + 8  # tokens behind the prompt that bare decodes need room for
-STEPS_N_CTX = _BEHIND + 1
-"""The smallest context size that :func:`time_steps` needs."""
 AT_ONCE = (1, 4, 8)
 _LOOKAHEADS: tuple[int | Literal["auto"], ...] = (0, "auto")
 _RATE_AT_ONCE = 0.2
@@ -41,61 +32,6 @@ _TEMPERATURE = 0.8
 _CLEARLY = 1.05
 _READING = 16  # tokens
 _BATCHES_WELL = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """Repeated measurements of one quantity.
-
-    Attributes:
-        median: their median.
-        low: their first quartile.
-        high: their third quartile.
-        n: their number.
-    """
-
-    median: float
-    low: float
-    high: float
-    n: int
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        """Of at least one value."""
-        if len(values) == 1:
-            return cls(values[0], values[0], values[0], 1)
-        low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-        return cls(middle, low, high, len(values))
-
-
-@dataclass(frozen=True, slots=True)
-class StepCosts:
-    """Seconds of bare decodes.
-
-    Attributes:
-        base: tokens in the batch -> seconds of the base. The last token has an output.
-        assistant: tokens in the batch -> seconds of the assistant.
-        base_hidden: seconds of the base for one token with its hidden state, which learned heads need.
-    """
-
-    base: dict[int, Spread]
-    assistant: dict[int, Spread]
-    base_hidden: Spread
-
-    def assistant_batch(self, n_tokens: float) -> float:
-        """Seconds of a batch of ``n_tokens``, between the sizes that were measured."""
-        sizes = sorted(self.assistant)
-        if n_tokens >= sizes[-1]:
-            return self.assistant[sizes[-1]].median * n_tokens / sizes[-1]
-        return float(np.interp(n_tokens, sizes, [self.assistant[size].median for size in sizes]))
-
-    def predicted(self, rate: float, *, hidden: bool) -> float:
-        """Tokens per second of one text at a deferral rate, without look-ahead. Each call of the assistant then reads
-        1 / rate tokens."""
-        base = self.base_hidden.median if hidden else self.base[1].median
-        if rate <= 0.0:
-            return 1 / base
-        return 1 / (base + rate * self.assistant_batch(1 / rate))
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +134,7 @@ def run_bench(
         OptionError: ``n_tokens`` or ``rounds`` is too small, or the prompt is too long for the context.
     """
     prompt_ids = pair.tokenize(prompt)
-    _check(pair, prompt_ids, n_tokens, rounds)
+    check_room(pair, prompt_ids, n_tokens, rounds)
     start = time.monotonic()
     head: Head | str = _calibrated(pair.head) or "random"
     say = on_progress or (lambda share, note: None)
@@ -220,7 +156,7 @@ def run_bench(
             arm.turn(pair, prompt_ids, n_tokens)
             done += 1
     say(1.0, "done")
-    costs = _costs(steps)
+    costs = costs_of(steps)
     hidden = isinstance(head, Head)
     return Bench(
         base=str(pair.base["name"]),
@@ -233,35 +169,6 @@ def run_bench(
         peak_bytes=_peak_bytes(),
         seconds=time.monotonic() - start,
     )
-
-
-def time_steps(pair: Pair, *, rounds: int = 3) -> StepCosts:
-    """Measures the seconds of bare decodes of both models, after a prompt that fits the context.
-
-    Args:
-        pair: a loaded pair.
-        rounds: how often each decode is measured, 1 or more.
-
-    Raises:
-        OptionError: ``rounds`` or the context is too small.
-    """
-    prompt_ids = pair.tokenize(PROMPT)[: max(1, pair.n_ctx - _BEHIND)]
-    _check(pair, prompt_ids, 4, rounds)
-    calls = _schedule(prompt_ids)
-    return _costs([_time_calls(pair, prompt_ids, calls) for _ in range(rounds)])
-
-
-def _check(pair: Pair, prompt_ids: Sequence[int], n_tokens: int, rounds: int) -> None:
-    if n_tokens < 4:
-        raise OptionError(f"n_tokens is {shown(n_tokens)}; it must be a whole number, 4 or more")
-    if rounds < 1:
-        raise OptionError(f"rounds is {shown(rounds)}; it must be 1 or more")
-    needed = max(len(prompt_ids) + n_tokens, len(prompt_ids) + _BEHIND)
-    if needed > pair.n_ctx:
-        raise OptionError(
-            f"the prompt of {len(prompt_ids)} tokens and the measured tokens after it need n_ctx={needed}; the pair "
-            f"has n_ctx={pair.n_ctx}; shorten the prompt or load with a larger n_ctx"
-        )
 
 
 def _calibrated(head: PathLike | Head | None) -> Head | None:
@@ -292,11 +199,11 @@ class _Bench:
             *(_Arm("base alone", None, 0, n, "never") for n in AT_ONCE[1:]),
             *(_Arm(name, _RATE_AT_ONCE, 0, n, head) for n in AT_ONCE[1:]),
         ]
-        self._calls = _schedule(prompt_ids)
+        self._calls = schedule(prompt_ids)
 
     def time_steps(self) -> dict[str, list[float]]:
         """Seconds of each decode that is of interest, by what it is."""
-        return _time_calls(self._pair, self._prompt_ids, self._calls)
+        return time_calls(self._pair, self._prompt_ids, self._calls)
 
     def time_overhead(self) -> float:
         """Of the engine with everything, over the decodes that it made."""
@@ -314,44 +221,6 @@ class _Bench:
         calls = stream.calls
         bare = sum(self._pair._replay(stream.token_ids, calls))
         return engine / bare
-
-
-def _time_calls(
-    pair: Pair, prompt_ids: Sequence[int], calls: Sequence[tuple[str, tuple[str, int, int, bool, bool]]]
-) -> dict[str, list[float]]:
-    seconds = pair._replay(_text(prompt_ids, _BEHIND), [call for _, call in calls])
-    found: dict[str, list[float]] = {}
-    for (what, _), value in zip(calls, seconds, strict=True):
-        if what:
-            found.setdefault(what, []).append(value)
-    return found
-
-
-def _schedule(prompt_ids: Sequence[int]) -> list[tuple[str, tuple[str, int, int, bool, bool]]]:
-    """Decodes with the prompt in the cache: single tokens and batches of each model, each some times."""
-    n = len(prompt_ids)
-    calls: list[tuple[str, tuple[str, int, int, bool, bool]]] = []
-    for model in ("base", "assistant"):
-        calls.append(("", (model, 0, n, False, False)))
-        for size in BATCH_SIZES:
-            calls += [(f"{model} {size}", (model, n, size, True, False))] * 3
-    calls += [("hidden", ("base", n, 1, True, True))] * 3
-    return calls
-
-
-def _text(prompt_ids: Sequence[int], n_more: int) -> list[int]:
-    """The prompt and some of it again."""
-    return [*prompt_ids, *(prompt_ids[i % len(prompt_ids)] for i in range(n_more))]
-
-
-def _costs(rounds: Sequence[dict[str, list[float]]]) -> StepCosts:
-    # Of each round the best of three: what the decode takes, not what else the machine was doing.
-    values = {what: [min(found[what]) for found in rounds] for what in rounds[0]}
-    return StepCosts(
-        base={size: Spread.of(values[f"base {size}"]) for size in BATCH_SIZES},
-        assistant={size: Spread.of(values[f"assistant {size}"]) for size in BATCH_SIZES},
-        base_hidden=Spread.of(values["hidden"]),
-    )
 
 
 def _greedy(n_tokens: int) -> dict[str, Any]:

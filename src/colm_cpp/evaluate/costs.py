@@ -18,7 +18,7 @@ from ..errors import CorpusError
 
 if TYPE_CHECKING:
     from ..traces.record import Record
-    from .bench import StepCosts
+    from .steps import StepCosts
 
 __all__ = ["ROUTER_TOKENS", "AnswerCosts", "Measure", "StepTimes", "answer_costs", "confidence"]
 
@@ -47,7 +47,7 @@ class StepTimes:
 
     @classmethod
     def of(cls, costs: StepCosts) -> StepTimes:
-        """The medians of :func:`colm_cpp.evaluate.bench.time_steps`."""
+        """The medians of :func:`colm_cpp.evaluate.steps.time_steps`."""
         base, assistant = (
             {size: spread.median for size, spread in model.items()} for model in (costs.base, costs.assistant)
         )

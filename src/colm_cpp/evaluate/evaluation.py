@@ -11,9 +11,9 @@ from ..answers.answering import Arm, answers, check_heads
 from ..answers.problems import Task
 from ..files.folder import lock_folder
 from ..traces.record import Record
-from .bench import STEPS_N_CTX, time_steps
 from .costs import StepTimes
 from .records import RecordFolder
+from .steps import STEPS_N_CTX, time_steps
 
 if TYPE_CHECKING:
     from ..engine.pair import Pair

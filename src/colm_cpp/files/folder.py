@@ -113,7 +113,7 @@ def refuse_other_facts(place: Path, what: str, known: Mapping[str, Any], given: 
         CorpusError: a fact differs.
     """
     known, given = (json.loads(json.dumps(facts)) for facts in (known, given))  # tuples become lists, as when read
-    for name in sorted({*known, *given}):
+    for name in dict.fromkeys([*given, *known]):
         if known.get(name) != given.get(name):
             before, now = (shortened(json.dumps(facts.get(name), sort_keys=True)) for facts in (known, given))
             raise CorpusError(

@@ -27,10 +27,12 @@ from ..traces.record import Record
 from .calibration import Calibrated, calibrate
 from .continuation import continue_paths
 from .forks import Continuations
+from .metrics import Metrics
 from .respond import respond
 from .scores import Scores
 from .scoring import Scorer, score
-from .training import Metrics, Trained, TrainingOptions, train
+from .training import Trained, train
+from .training_options import TrainingOptions
 
 __all__ = [
     "CHECKERS",

@@ -104,7 +104,7 @@ def respond(
     integer("seed", options["seed"], 0, MAX_SEED)  # not None
     writers: dict[str, Any] = {}
     if head != ALWAYS:
-        writers = {"base": model_identity(pair.base["path"]), **head_identity(head)}
+        writers = {**head_identity(head), "base": model_identity(pair.base["path"])}
     of_base = of_model(pair.base) if writers else ()
     adapters = {
         "base_adapters": adapters_identity(of_base),

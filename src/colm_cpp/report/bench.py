@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError
-from ..evaluate.bench import BATCH_SIZES, Bench, Spread, verdict
+from ..evaluate.bench import Bench, verdict
+from ..evaluate.steps import BATCH_SIZES, Spread
 from ..extras import require
 from .terminal import safe
 from .visible import on_one_line

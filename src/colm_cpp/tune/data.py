@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from ..errors import CorpusError
 from ..learn.forks import Continuations
+from ..learn.parts import Split, text_split
 from ..learn.scored import scored_texts
 from ..learn.scores import Scores
-from ..learn.training import Split, text_split
 
 __all__ = ["TuneText", "Unseen", "passes", "read_texts", "steps", "texts_of"]
 

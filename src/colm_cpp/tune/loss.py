@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..learn.inputs import MAX_LOG_ODDS
-from ..learn.training import MAX_REGRET
+from ..learn.parts import MAX_REGRET
 from .data import TuneText
 
 __all__ = ["BaseOutputs", "Batch", "assistant_logprob_of", "losses", "read"]

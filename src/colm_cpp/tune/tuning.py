@@ -18,9 +18,10 @@ from ..files.folder import lock_folder
 from ..files.output_file import write_file
 from ..heads.adapters import adapter_digest
 from ..heads.head import Head
+from ..learn.parts import Split
 from ..learn.scores import Scores
-from ..learn.training import Split, TrainingOptions
 from ..learn.training import train as fit_head
+from ..learn.training_options import TrainingOptions
 from ..sources.hub import resolve
 from ..sources.pair_file import Preset
 from ._libraries import libraries

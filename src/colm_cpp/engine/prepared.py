@@ -1,0 +1,129 @@
+"""Heads as the extension takes them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from .. import _core
+from ..errors import HeadError
+from ..heads.adapters import check_adapters
+from ..heads.head import Head
+from ..heads.tables import Runs, threshold_for
+from ..options import GenerationOptions
+from ..sources.names import HEAD_CHOICES, TRAINING_FREE_HEADS, head_file
+
+__all__ = ["DEFAULT_THRESHOLD", "Heads", "Prepared", "prepare"]
+
+PathLike = str | os.PathLike[str]
+DEFAULT_THRESHOLD = 0.5
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A head as the extension takes it."""
+
+    core: _core.Head
+    default_threshold: float
+    name: str
+    head: Head | None = None
+
+    def threshold_for(self, rate: float, runs: Runs, *, must_know: bool) -> float:
+        """The threshold at which ``rate`` of the tokens are deferred.
+
+        Raises:
+            HeadError: the threshold is unknown, and ``must_know`` is True.
+        """
+        if self.name == "random" and self.head is None:
+            return runs.random_threshold(rate)
+        if self.head is not None:
+            with nullcontext() if must_know else suppress(HeadError):
+                return threshold_for(self.head, runs, rate)
+        if not must_know:
+            return self.default_threshold
+        raise HeadError(
+            f"head {self.name} has no calibration table, so no threshold is known for the deferral rate {rate:.0%}; "
+            "run colm calibrate on it, or give threshold= or target_rate= instead"
+        )
+
+
+def prepare(core: _core.Pair, base: Mapping[str, Any], head: PathLike | Head) -> Prepared:
+    """The extension's form of a head, with its thresholds.
+
+    Args:
+        core: the pair that will ask it.
+        base: facts about its base.
+        head: as for :func:`colm_cpp.load`.
+
+    Raises:
+        HeadError: it is none, or of another base (HeadMismatch).
+        LoadError: its file cannot be read.
+    """
+    if isinstance(head, str) and head in TRAINING_FREE_HEADS:
+        prepared = _core.training_free_head(head)
+        assert prepared is not None
+        return Prepared(prepared, DEFAULT_THRESHOLD, name=head)
+    if isinstance(head, (str, os.PathLike)):
+        name = os.fspath(head)
+        file = head_file(head)
+        if file is not None:
+            head = Head.load(file)
+        else:
+            try:
+                name.encode("utf-8")  # a lone surrogate is in no vocabulary
+                return Prepared(core.token_head(name), DEFAULT_THRESHOLD, name=name)
+            except (HeadError, UnicodeEncodeError):
+                raise HeadError(
+                    f"head={name!a} is neither a file, nor a training-free head, nor a token of the base "
+                    f"{base['path']}; {HEAD_CHOICES}"
+                ) from None
+    if not isinstance(head, Head):
+        raise HeadError(f"head is of type {type(head).__name__}; {HEAD_CHOICES}")
+    learned = _core.learned_head(
+        list(head.weights),
+        list(head.biases),
+        head.n_embd,
+        head.kind,
+        head.activation,
+        list(head.features),
+        head.top_k,
+        head.vocab_fingerprint or "",
+    )
+    core.check_head(learned)
+    check_adapters(head, base)
+    default = DEFAULT_THRESHOLD if head.default_threshold is None else head.default_threshold
+    return Prepared(learned, default, head.name or "(unnamed)", head)
+
+
+class Heads:
+    """The heads of one call, each prepared once."""
+
+    def __init__(self, own: Prepared | None, prepare: Callable[[PathLike | Head], Prepared]) -> None:
+        """``own`` is the pair's; ``prepare`` makes others."""
+        self._own = own
+        self._prepare = prepare
+        # By the id of the caller's object. The object is kept, so that no other object can get its id.
+        self._known: dict[int, tuple[PathLike | Head, Prepared]] = {}
+
+    def with_options(self, options: GenerationOptions) -> tuple[_core.Head, _core.GenerationOptions]:
+        """The extension's head and options.
+
+        Raises:
+            HeadError: there is no head, or none with a threshold for ``defer_rate``.
+        """
+        rate = options.rate_to_start_from()
+        prepared = self._own
+        if options.head is not None:
+            if id(options.head) not in self._known:
+                self._known[id(options.head)] = options.head, self._prepare(options.head)
+            prepared = self._known[id(options.head)][1]
+        if prepared is None:
+            raise HeadError(f"this pair has no deferral head; {HEAD_CHOICES}")
+        default_threshold = prepared.default_threshold
+        if rate is not None:
+            runs = Runs.of({"hold": options.hold, "leave_threshold": options.leave_threshold})
+            default_threshold = prepared.threshold_for(rate, runs, must_know=options.defer_rate is not None)
+        return prepared.core, options.to_core(default_threshold)

@@ -1,0 +1,56 @@
+"""The texts of a batch as the extension takes them, made when a place is free."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from .._shown import shown
+from ..errors import OptionError
+from ..options import GenerationOptions, seed_of
+from .batch import Request
+from .prompts import Prompt, is_conversation, with_own
+
+if TYPE_CHECKING:
+    from .prepared import Heads
+    from .tokens import Tokenizing
+
+__all__ = ["requests"]
+
+
+def requests(
+    pair: Tokenizing,
+    prompts: Iterable[Prompt],
+    each: Iterable[Any] | None,
+    options: GenerationOptions,
+    heads: Heads,
+    of_chats: Mapping[str, Any],
+) -> Iterator[Callable[[], Request]]:
+    """What makes each text. Calling it raises a ColmError where the text cannot be written.
+
+    Args:
+        pair: will write them.
+        prompts: texts, token ids or conversations.
+        each: the own options of each.
+        options: those of all.
+        heads: of this call.
+        of_chats: options of conversations that have none of these names of their own.
+    """
+    for number, (prompt, extra) in enumerate(with_own(prompts, each)):
+
+        def make(number: int = number, prompt: Prompt = prompt, extra: Any = extra) -> Request:
+            if not isinstance(extra, Mapping):
+                raise OptionError(f"the entry of each= for this prompt is {shown(extra)}; give a dict of options")
+            own: dict[str, Any] = {} if options.seed is None else {"seed": seed_of(options.seed, number)}
+            if is_conversation(prompt):
+                own |= of_chats
+                tokens = pair.tokenize_chat(prompt)
+            else:
+                tokens = pair._to_tokens(prompt)
+            try:
+                checked = options.replaced({**own, **extra})
+            except TypeError as error:  # an unknown name in each=; in options it was refused before
+                raise OptionError(str(error)) from None
+            return (tokens, *heads.with_options(checked))
+
+        yield make

@@ -1,0 +1,160 @@
+"""Steps of the models: seconds of bare decodes, alone and in batches."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .._shown import shown
+from ..engine.pair import Pair
+from ..errors import OptionError
+
+__all__ = [
+    "BATCH_SIZES",
+    "PROMPT",
+    "STEPS_N_CTX",
+    "Call",
+    "Spread",
+    "StepCosts",
+    "check_room",
+    "costs_of",
+    "schedule",
+    "time_calls",
+    "time_steps",
+]
+
+Call = tuple[str, int, int, bool, bool]  # as the pair repeats them: model, place, tokens, logits, hidden state
+PROMPT = (
+    "Question: A baker sells 24 loaves in the morning at 3 dollars each and a third as many in the afternoon at half "
+    "the price. How much money does the baker take in that day? Explain step by step.\nAnswer:"
+)
+BATCH_SIZES = (1, 2, 4, 8, 16, 32)
+_BEHIND = max(BATCH_SIZES) + 8  # tokens behind the prompt that bare decodes need room for
+STEPS_N_CTX = _BEHIND + 1
+"""The smallest context size that :func:`time_steps` needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Repeated measurements of one quantity.
+
+    Attributes:
+        median: their median.
+        low: their first quartile.
+        high: their third quartile.
+        n: their number.
+    """
+
+    median: float
+    low: float
+    high: float
+    n: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Of at least one value."""
+        if len(values) == 1:
+            return cls(values[0], values[0], values[0], 1)
+        low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+        return cls(middle, low, high, len(values))
+
+
+@dataclass(frozen=True, slots=True)
+class StepCosts:
+    """Seconds of bare decodes.
+
+    Attributes:
+        base: tokens in the batch -> seconds of the base. The last token has an output.
+        assistant: tokens in the batch -> seconds of the assistant.
+        base_hidden: seconds of the base for one token with its hidden state, which learned heads need.
+    """
+
+    base: dict[int, Spread]
+    assistant: dict[int, Spread]
+    base_hidden: Spread
+
+    def assistant_batch(self, n_tokens: float) -> float:
+        """Seconds of a batch of ``n_tokens``, between the sizes that were measured."""
+        sizes = sorted(self.assistant)
+        if n_tokens >= sizes[-1]:
+            return self.assistant[sizes[-1]].median * n_tokens / sizes[-1]
+        return float(np.interp(n_tokens, sizes, [self.assistant[size].median for size in sizes]))
+
+    def predicted(self, rate: float, *, hidden: bool) -> float:
+        """Tokens per second of one text at a deferral rate, without look-ahead. Each call of the assistant then reads
+        1 / rate tokens."""
+        base = self.base_hidden.median if hidden else self.base[1].median
+        if rate <= 0.0:
+            return 1 / base
+        return 1 / (base + rate * self.assistant_batch(1 / rate))
+
+
+def time_steps(pair: Pair, *, rounds: int = 3) -> StepCosts:
+    """Measures the seconds of bare decodes of both models, after a prompt that fits the context.
+
+    Args:
+        pair: a loaded pair.
+        rounds: how often each decode is measured, 1 or more.
+
+    Raises:
+        OptionError: ``rounds`` or the context is too small.
+    """
+    prompt_ids = pair.tokenize(PROMPT)[: max(1, pair.n_ctx - _BEHIND)]
+    check_room(pair, prompt_ids, 4, rounds)
+    calls = schedule(prompt_ids)
+    return costs_of([time_calls(pair, prompt_ids, calls) for _ in range(rounds)])
+
+
+def check_room(pair: Pair, prompt_ids: Sequence[int], n_tokens: int, rounds: int) -> None:
+    """Raises OptionError where the context has no room for what is measured, or too little is to be measured."""
+    if n_tokens < 4:
+        raise OptionError(f"n_tokens is {shown(n_tokens)}; it must be a whole number, 4 or more")
+    if rounds < 1:
+        raise OptionError(f"rounds is {shown(rounds)}; it must be 1 or more")
+    needed = max(len(prompt_ids) + n_tokens, len(prompt_ids) + _BEHIND)
+    if needed > pair.n_ctx:
+        raise OptionError(
+            f"the prompt of {len(prompt_ids)} tokens and the measured tokens after it need n_ctx={needed}; the pair "
+            f"has n_ctx={pair.n_ctx}; shorten the prompt or load with a larger n_ctx"
+        )
+
+
+def time_calls(pair: Pair, prompt_ids: Sequence[int], calls: Sequence[tuple[str, Call]]) -> dict[str, list[float]]:
+    """Seconds of each decode that is of interest, by what it is."""
+    seconds = pair._replay(_text(prompt_ids, _BEHIND), [call for _, call in calls])
+    found: dict[str, list[float]] = {}
+    for (what, _), value in zip(calls, seconds, strict=True):
+        if what:
+            found.setdefault(what, []).append(value)
+    return found
+
+
+def schedule(prompt_ids: Sequence[int]) -> list[tuple[str, Call]]:
+    """Decodes with the prompt in the cache: single tokens and batches of each model, each some times."""
+    n = len(prompt_ids)
+    calls: list[tuple[str, Call]] = []
+    for model in ("base", "assistant"):
+        calls.append(("", (model, 0, n, False, False)))
+        for size in BATCH_SIZES:
+            calls += [(f"{model} {size}", (model, n, size, True, False))] * 3
+    calls += [("hidden", ("base", n, 1, True, True))] * 3
+    return calls
+
+
+def _text(prompt_ids: Sequence[int], n_more: int) -> list[int]:
+    """The prompt and some of it again."""
+    return [*prompt_ids, *(prompt_ids[i % len(prompt_ids)] for i in range(n_more))]
+
+
+def costs_of(rounds: Sequence[dict[str, list[float]]]) -> StepCosts:
+    """The costs, from the seconds of each round."""
+    # Of each round the best of three: what the decode takes, not what else the machine was doing.
+    values = {what: [min(found[what]) for found in rounds] for what in rounds[0]}
+    return StepCosts(
+        base={size: Spread.of(values[f"base {size}"]) for size in BATCH_SIZES},
+        assistant={size: Spread.of(values[f"assistant {size}"]) for size in BATCH_SIZES},
+        base_hidden=Spread.of(values["hidden"]),
+    )
