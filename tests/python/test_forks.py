@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import tiny_models as tm
-from test_lifecycle import child_says, linux_only
+from lifecycle import child_says, linux_only
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,10 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+import tiny_models as tm
+from adapter_files import N_EMBD, write_adapter
 from click.testing import CliRunner
 from conftest import TINY_LOAD
-from test_lora import N_EMBD, write_adapter
 from tiny_models import make_model
 
 import colm_cpp as colm
@@ -88,10 +89,7 @@ def test_a_file_with_other_counts_is_refused(n: int, digests: list[str], scales:
     writer.add_array("colm-head.base_adapter_scales", scales)
     writer.add_tensor("layers.0.weight", np.ones((1, 2), np.float32))
     writer.add_tensor("layers.0.bias", np.ones(1, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    tm.finish(writer)
     with pytest.raises(colm.HeadError, match=f"n_base_adapters is {n} "):
         colm.Head.load(file)
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 import tiny_models as tm
+from adapter_files import write_adapter
 from conftest import ASSISTANT, BASE, TINY_LOAD, TinyModels
-from test_lora import write_adapter
 
 import colm_cpp as colm
 from colm_cpp.engine import kept, loading

@@ -51,10 +51,7 @@ def write_lora(path: Path, base: Path, *, arch: str = "llama", **other: Any) -> 
                 if other.get("infinite"):
                     values[0, 0] = np.inf
                 writer.add_tensor(f"{tensor.name}.lora_{side}", values)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    tm.finish(writer)
     return path
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_models as tm
+from adapter_files import write_adapter
 from click.testing import CliRunner
-from test_lora import write_adapter
 
 import colm_cpp as colm
 from colm_cpp import learn

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from adapter_files import N_EMBD, write_adapter
 from click.testing import CliRunner
 from conftest import TINY_LOAD
-from test_lora import N_EMBD, write_adapter
 from tiny_models import CHATML, make_model
 
 import colm_cpp as colm

@@ -35,7 +35,7 @@ MAY_IMPORT = {
         "traces",
     },
     "tune": {"corpus", "engine", "files", "heads", "learn", "machine", "options", "sources"},
-    "report": {"answers", "evaluate", "files", "traces"},
+    "report": {"evaluate", "files", "traces"},
     "cli": {
         *("answers", "chat", "corpus", "engine", "evaluate", "files", "heads", "learn", "llama", "machine", "options"),
         *("report", "sources", "traces", "tune"),

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import tiny_models as tm
 from conftest import ids
-from test_lifecycle import child_says, computing, in_thread, linux_only, load, run_child
+from lifecycle import child_says, computing, in_thread, linux_only, load, run_child
 
 import colm_cpp as colm
 from colm_cpp import errors

@@ -12,6 +12,7 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+import tiny_models as tm
 from conftest import ASSISTANT, BASE, TINY_LOAD, TinyModels
 
 import colm_cpp as colm
@@ -162,10 +163,7 @@ def test_adapters_that_are_damaged_or_empty(tiny_model: TinyModels, tmp_path: Pa
     if alpha is not None:
         writer.add_tensor("blk.0.attn_output.weight.lora_a", np.zeros((4, 32), np.float32))
         writer.add_tensor("blk.0.attn_output.weight.lora_b", np.zeros((32, 4), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    tm.finish(writer)
     said = "without any tensor" if alpha is None else "adapter.lora.alpha"
     with pytest.raises(colm.LoadError, match=said):
         colm.load(tiny_model(**BASE), tiny_model(**ASSISTANT), lora=tmp_path / "adapter.gguf")

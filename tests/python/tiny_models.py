@@ -387,6 +387,14 @@ class _Weights:
             self.norm(f"{p}ssm_c_norm.weight", s.d_state)
 
 
+def finish(writer: gguf.GGUFWriter) -> None:
+    """Writes what the writer was given, and closes its file."""
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def make_model(
     path: str | Path,
     *,
@@ -486,10 +494,7 @@ def make_model(
         writer.add_chat_template(chat_template)
     for tensor_name, values in tensors.items():
         writer.add_tensor(tensor_name, values)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 

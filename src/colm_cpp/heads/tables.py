@@ -81,10 +81,9 @@ def threshold_for(head: Head, runs: Runs, rate: float) -> float:
     table = find_table(head, runs)
     if table is not None:
         return float(np.interp(rate, *table))
-    known = [str(its) for its in known_runs(head)]
-    what = (
-        "" if runs == PLAIN and not known else f" for {runs}, only for {'; '.join(known)}" if known else f" for {runs}"
-    )
+    what = "" if runs == PLAIN else f" for {runs}"
+    if known := "; ".join(map(str, known_runs(head))):
+        what = f" for {runs}, only for {known}"
     command = "colm calibrate" if runs == PLAIN else f"'colm calibrate{runs.flags()}'"
     raise HeadError(
         f"head {head.name or '(unnamed)'} has no calibration table{what}, so no threshold is known for the deferral "

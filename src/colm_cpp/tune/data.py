@@ -54,10 +54,12 @@ class Unseen:
 
     Attributes:
         texts: numbers in the folder, ascending.
+        scored: these texts, as they were scored.
         split: which of ``texts`` a head is fitted to, and which are held out, as indices into ``texts``.
     """
 
     texts: npt.NDArray[np.int64]
+    scored: list[TuneText]
     split: Split
 
 
@@ -92,7 +94,8 @@ def read_texts(
         rest += [texts[i] for i in split.held_out]
         chosen = np.sort(np.concatenate([of_head, split.held_out]))
         places = Split(np.searchsorted(chosen, of_head), np.searchsorted(chosen, split.held_out))
-        unseen.append(Unseen(chosen, places))
+        scored = texts if label != "continuation" else texts_of(folder)
+        unseen.append(Unseen(chosen, [scored[i] for i in chosen], places))
     return training, rest, unseen
 
 

@@ -15,7 +15,7 @@ from ..heads.adapters import Adapters
 from ..learn.score_files import MAX_TEXTS
 from ..learn.scores import Scores, ScoresWriter
 from ..sources.identity import adapters_identity
-from .data import TuneText, passes, texts_of
+from .data import TuneText, Unseen, passes
 from .loss import Batch, assistant_logprob_of, read
 
 __all__ = ["rescore"]
@@ -28,7 +28,7 @@ def rescore(
     torch: Any,
     model: Any,
     folder: Scores,
-    chosen: npt.NDArray[np.int64],
+    unseen: Unseen,
     path: Path,
     adapters: Adapters,
     *,
@@ -44,7 +44,7 @@ def rescore(
         torch: the library.
         model: the base with its adapter.
         folder: what was scored with the plain base.
-        chosen: which of its texts, ascending.
+        unseen: which of its texts.
         path: the new folder.
         adapters: what the base has now.
         pass_tokens: see :class:`.options.TuneOptions`.
@@ -58,14 +58,13 @@ def rescore(
         "base_lora": [["adapter.gguf", scale] for _, scale in adapters],
         "base_adapters": adapters_identity(adapters),
     }
-    of_folder = texts_of(folder)
     described = (folder.path / "texts.jsonl").read_bytes().splitlines()
-    texts = [of_folder[i] for i in chosen]
-    rows_of_text = np.searchsorted(folder["text"], np.arange(len(of_folder) + 1))
+    texts = unseen.scored
+    rows_of_text = np.searchsorted(folder["text"], np.arange(folder.progress.n_texts + 1))
     model.eval()
     with ScoresWriter(path, facts) as writer, torch.no_grad():
         for begin in range(writer.done.n_texts, len(texts), MAX_TEXTS):
-            numbers = chosen[begin : begin + MAX_TEXTS]
+            numbers = unseen.texts[begin : begin + MAX_TEXTS]
             lines = [json.loads(described[i]) for i in numbers]
             rows = np.concatenate([np.arange(rows_of_text[i], rows_of_text[i + 1]) for i in numbers])
             n_texts = begin + len(numbers)

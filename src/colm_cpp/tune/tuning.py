@@ -208,7 +208,7 @@ def tune(
                     torch,
                     model,
                     folder,
-                    unseen[i].texts,
+                    unseen[i],
                     place,
                     adapters,
                     pass_tokens=options.pass_tokens,

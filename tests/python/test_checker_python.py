@@ -1,0 +1,197 @@
+"""The checker that runs code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from checks import check
+
+from colm_cpp.answers.checkers import Verdict, make_checker
+
+posix_only = pytest.mark.skipif(sys.platform == "win32", reason="Windows has only the time limit")
+
+
+ADD_TESTS = "assert add(1, 2) == 3\nassert add(-1, 1) == 0\n"
+
+
+ADD = "def add(a, b):\n    return a + b\n"
+
+
+STUB = 'from math import *\n\n\ndef add(a: int, b: int) -> int:\n    """Adds.\n\n    >>> add(1, 2)\n    3\n    """\n'
+
+
+def fenced(code: str, language: str = "python") -> str:
+    return f"```{language}\n{code}```\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt"),
+    [
+        (ADD, ""),
+        (f"Here you are:\n\n{fenced(ADD)}\nIt adds.", "Write add."),
+        (fenced(ADD, ""), ""),
+        (fenced(ADD, "py"), ""),
+        (fenced(ADD, "Python"), ""),
+        (fenced(ADD).replace("```", "~~~"), ""),
+        (fenced("def add(a, b):\n    return 0\n") + "Better:\n" + fenced(ADD), ""),
+        (fenced(ADD) + "Output:\n" + fenced("3\n", "text"), ""),
+        (fenced(ADD)[:-4], ""),  # the closing fence was cut off
+        ("1. So:\n   ```python\n   def add(a, b):\n       return a + b\n   ```\n", ""),
+        (fenced(ADD).replace("\n", "\r\n"), ""),
+        ("```python\nx = 1\n```python\n" + ADD + "```", ""),
+        # continuations of a stub
+        ("    return a + b\n", STUB),
+        ("    return a + b", STUB.rstrip()),
+        ("\n    return a + b\n", STUB.rstrip()),
+        ("return a + b\n", STUB + "    "),
+        ("return a + b\n", STUB),
+        ("c = a + b\n    return c\n", STUB),
+        ("c = a + b\nreturn c\n", STUB),
+        ("    return a + b\n\n\nThis adds the numbers.", STUB),
+        ("    return a + b\n\n\ndef other(x):\n    if", STUB),
+        (fenced("    return a + b\n"), STUB),
+        (fenced(ADD), STUB),
+        (fenced(ADD) + "Call it:\n" + fenced("print(add(1, 2))\n"), STUB),
+        ("    return a + b\n", "Complete the function:\n\n" + STUB),
+        ("    return a + b\n```", STUB),
+        ("    return a + b\n```\nDone.", "Complete:\n```python\n" + STUB),
+        (fenced(ADD), "Complete:\n```python\n" + STUB),
+        ("    return a + b\n", "Complete:\n" + fenced(STUB) + "Only code, please."),
+        (fenced(ADD), "Complete:\n" + fenced(STUB) + "Only code, please."),
+        ("\treturn a + b\n", "def add(a, b):\n\t'''Adds.'''\n"),
+        ("  return a + b\n", "def add(a, b):\n  '''Adds.'''\n"),
+        (" return a + b\n", "def add(\n    a,\n    b,\n):"),
+        ("    return helper(a) + b\n", "def helper(x):\n    return x\n\n\n" + STUB),
+        (fenced("def add(a, b):\n    return helper(a) + floor(b)\n"), "def helper(x):\n    return x\n\n\n" + STUB),
+        (fenced("from __future__ import annotations\n" + ADD), STUB),
+        # what runs must not matter
+        (fenced(ADD + "if __name__ == '__main__':\n    input()\n"), ""),
+        (fenced("import sys\nsys.setrecursionlimit(5000)\n" + ADD), ""),
+        (fenced("from dataclasses import dataclass\n@dataclass\nclass P:\n    x: 'int'\n" + ADD), ""),
+        (fenced("print('x' * 1_000_000)\n" + ADD), ""),
+        (fenced("import atexit\natexit.register(print, 'bye')\n" + ADD), ""),
+        (fenced("import sys\nsys.stdout = None\n" + ADD), ""),
+        (fenced("s = '\\d'\n" + ADD), ""),
+    ],
+)
+def test_python_passed(text: str, prompt: str) -> None:
+    assert check("python", text, ADD_TESTS, prompt) == Verdict(True, "passed")
+
+
+@pytest.mark.parametrize(
+    ("text", "outcome"),
+    [
+        ("", "no code"),
+        ("```python\n\n```", "no code"),
+        ("```", "no code"),
+        (fenced("def add(a, b):\n    return a - b\n"), "failed: AssertionError"),
+        (fenced("def sub(a, b):\n    return a - b\n"), "failed: NameError"),
+        ("I cannot do that.", "failed: SyntaxError"),
+        (fenced('"""\n' + ADD), "failed: SyntaxError"),
+        (fenced("x = '\ud800'\nraise LookupError\n"), "failed: LookupError"),
+        (fenced(ADD + "add(1)\n"), "failed: TypeError"),
+        (fenced(ADD + "input()\n"), "failed: EOFError"),
+        (fenced("import sys\nsys.exit(0)\n"), "failed: SystemExit"),
+        (fenced("raise SystemExit\n"), "failed: SystemExit"),
+        (fenced("def add(a, b):\n    raise SystemExit(0)\n"), "failed: SystemExit"),
+        (fenced("import os\nos._exit(0)\n"), "failed: ended before the tests"),
+        (fenced("print('passed', flush=True)\nimport os\nos._exit(0)\n"), "failed: ended before the tests"),
+        (fenced("def add(a, b):\n    import os\n    os._exit(0)\n"), "failed: ended before the tests"),
+        (fenced("import os\nos.environ['TOKEN']\n"), "failed: KeyError"),
+        (fenced("import sys\nprint(sys.argv[1])\n"), "failed: IndexError"),
+        (fenced("def add(a, b):\n    return add(a, b)\n"), "failed: RecursionError"),
+        (fenced("import builtins\nbuiltins.AssertionError = int\n"), "failed: NameError"),
+    ],
+)
+def test_python_failed(text: str, outcome: str) -> None:
+    assert check("python", text, ADD_TESTS) == Verdict(False, outcome)
+
+
+@posix_only
+@pytest.mark.parametrize(
+    ("code", "outcome"),
+    [
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n", "failed: SIGSEGV"),
+        ("open('big', 'wb').write(bytes(20 * 1024 * 1024))\n", "failed: OSError"),
+    ],
+)
+def test_python_killed_or_limited(code: str, outcome: str) -> None:
+    assert check("python", code, ADD_TESTS) == Verdict(False, outcome)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="macOS may not enforce the limit")
+def test_python_memory_limit() -> None:
+    code = "data = bytearray(300 * 1024 * 1024)\n" + ADD
+    assert make_checker("python", memory_limit_mb=256).check(code, ADD_TESTS, "").extracted == "failed: MemoryError"
+    assert make_checker("python").check(code, ADD_TESTS, "").correct
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "while True:\n    pass\n",
+        "import time\ntime.sleep(60)\n",
+        "while True:\n    print('x' * 10_000)\n",
+        "try:\n    import time\n    time.sleep(60)\nfinally:\n    time.sleep(60)\n",
+    ],
+)
+def test_python_time_limit(code: str) -> None:
+    started = time.monotonic()
+    verdict = make_checker("python", time_limit=1.0).check(code, ADD_TESTS, "")
+    assert verdict == Verdict(False, "timed out")
+    assert time.monotonic() - started < 20
+
+
+@posix_only
+def test_python_leaves_no_process_behind(tmp_path: Path) -> None:
+    code = (
+        "import subprocess, sys\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(300)'])\n"
+        f"open({str(tmp_path / 'pid')!r}, 'w').write(str(child.pid))\n" + ADD
+    )
+    started = time.monotonic()
+    assert check("python", code, ADD_TESTS).correct
+    assert time.monotonic() - started < 60
+    pid = int((tmp_path / "pid").read_text())
+    for _ in range(100):
+        if _gone(pid):
+            return
+        time.sleep(0.1)
+    pytest.fail(f"process {pid} is still there")
+
+
+@posix_only
+def test_python_does_not_wait_for_what_escapes() -> None:
+    command = "[sys.executable, '-c', 'import time; time.sleep(20)']"
+    code = f"import subprocess, sys\nsubprocess.Popen({command}, start_new_session=True)\n{ADD}"
+    started = time.monotonic()
+    assert check("python", code, ADD_TESTS).correct
+    assert time.monotonic() - started < 18
+
+
+def _gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    stat = Path(f"/proc/{pid}/stat")  # killed, but nobody has waited for it yet
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_python_environment_and_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLM_SECRET", "hidden")
+    code = (
+        "import os\nfound = os.environ.get('COLM_SECRET'), os.listdir()\nfolder = os.getcwd()\nopen('x', 'w').close()\n"
+    )
+    tests = f"assert found == (None, [])\nassert folder != {os.getcwd()!r}\n"
+    assert check("python", code, tests).correct
+    assert check("python", code, tests).correct  # a fresh folder every time
+
+
+def test_python_tests_run_after_the_code_and_are_needed() -> None:
+    assert check("python", ADD, "raise RuntimeError('no')").extracted == "failed: RuntimeError"
+    assert check("python", ADD, "import solution\nassert solution.add is add").correct
