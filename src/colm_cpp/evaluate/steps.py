@@ -32,6 +32,7 @@ PROMPT = (
     "the price. How much money does the baker take in that day? Explain step by step.\nAnswer:"
 )
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
+_ROUNDS = 3  # of :func:`time_steps`
 _BEHIND = max(BATCH_SIZES) + 8  # tokens behind the prompt that bare decodes need room for
 STEPS_N_CTX = _BEHIND + 1
 """The smallest context size that :func:`time_steps` needs."""
@@ -92,20 +93,19 @@ class StepCosts:
         return 1 / (base + rate * self.assistant_batch(1 / rate))
 
 
-def time_steps(pair: Pair, *, rounds: int = 3) -> StepCosts:
+def time_steps(pair: Pair) -> StepCosts:
     """Measures the seconds of bare decodes of both models, after a prompt that fits the context.
 
     Args:
         pair: a loaded pair.
-        rounds: how often each decode is measured, 1 or more.
 
     Raises:
-        OptionError: ``rounds`` or the context is too small.
+        OptionError: the context is too small.
     """
     prompt_ids = pair.tokenize(PROMPT)[: max(1, pair.n_ctx - _BEHIND)]
-    check_room(pair, prompt_ids, 4, rounds)
+    check_room(pair, prompt_ids, 4, _ROUNDS)
     calls = schedule(prompt_ids)
-    return costs_of([time_calls(pair, prompt_ids, calls) for _ in range(rounds)])
+    return costs_of([time_calls(pair, prompt_ids, calls) for _ in range(_ROUNDS)])
 
 
 def check_room(pair: Pair, prompt_ids: Sequence[int], n_tokens: int, rounds: int) -> None:
