@@ -26,6 +26,7 @@ __all__ = ["Terminated", "main"]
 _NAMES = (
     "bench",
     "calibrate",
+    "chat",
     "completion",
     "demo",
     "evaluate",
