@@ -206,8 +206,8 @@ class Chat:
         if why:
             warn(f"the models will read the conversation again: {why}")
         talk = self.conversation
-        self.tell(f"{len(talk.exchanges)} messages and their answers; {talk.way.name} answers. The last one:")
-        if talk.exchanges:
+        self.tell(f"{_counted(len(talk.exchanges), 'message')} with answers; who answers next: {talk.way.name}")
+        if talk.exchanges and not self._quiet:
             self.tell(f"> {talk.exchanges[-1].question}")
             writer = open_writer(self._color)
             for source, text in talk.exchanges[-1].pieces:
@@ -221,8 +221,8 @@ class Chat:
             echo(f"no answer yet; the context has room for {talk.pair.n_ctx} tokens")
             return
         last = talk.answers[-1].stats
-        echo(_counted("last answer", talk.answers[-1:]))
-        echo(_counted(f"{len(talk.answers)} answers", talk.answers))
+        echo(_summed("last answer", talk.answers[-1:]))
+        echo(_summed(_counted(len(talk.answers), "answer"), talk.answers))
         used = last.prompt_tokens + last.generated_tokens
         echo(
             f"context: {used} of {talk.pair.n_ctx} tokens; read for the last answer: base {last.base_tokens_read}, "
@@ -239,7 +239,7 @@ class Chat:
         if not talk.exchanges:
             raise OptionError("there is no message to forget")
         del talk.exchanges[: integer("the number behind /drop", number, 1, len(talk.exchanges))]
-        self.tell(f"{len(talk.exchanges)} messages and their answers are left")
+        self.tell(f"left: {_counted(len(talk.exchanges), 'message')} with answers")
 
     @_command("/clear", "", "begin again; the system message stays")
     def clear(self, rest: str) -> None:
@@ -263,7 +263,11 @@ def warn(text: str) -> None:
     echo(one_line(f"colm: {text}"), err=True)
 
 
-def _counted(title: str, answers: list[Answer]) -> str:
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
+
+def _summed(title: str, answers: list[Answer]) -> str:
     written = sum(answer.stats.generated_tokens for answer in answers)
     deferred = sum(round(answer.stats.deferral_rate * answer.stats.generated_tokens) for answer in answers)
     calls = sum(answer.stats.assistant_calls for answer in answers)

@@ -13,8 +13,8 @@ from . import Terminated
 from ._flags import in_flags
 from ._help import SectionedCommand
 from ._inputs import read_grammar, read_text
-from ._options import GENERATION, collect, from_table
-from ._pair import HEAD_HELP, chosen_models, color_option, loading, option, pair_arguments, slots
+from ._options import GENERATION, LOAD, SLOTS, collect, from_table, model_options
+from ._pair import HEAD_HELP, chosen_models, color_option, loading, model_arguments, option, slots
 
 __all__ = ["chat"]
 
@@ -24,7 +24,7 @@ _GENERATION = {**GENERATION, "max_tokens": replace(GENERATION["max_tokens"], def
 
 
 @click.command(cls=SectionedCommand)
-@pair_arguments
+@model_arguments
 @option("Models", "--head", metavar="HEAD", help=HEAD_HELP)
 @option("Conversation", "--system", metavar="TEXT", help="System message before the first message.")
 @option("Conversation", "--chat-template", metavar="FILE", help="Jinja template to use instead of the base's.")
@@ -50,6 +50,12 @@ _GENERATION = {**GENERATION, "max_tokens": replace(GENERATION["max_tokens"], def
 @option("Text", "--grammar-file", metavar="FILE", help="File with a GBNF grammar that every answer must follow.")
 @option("Text", "--json-schema", metavar="FILE", help="File with a JSON schema that every answer must follow.")
 @color_option("Colour the assistant's tokens.")
+@option("Output", "--quiet", "-q", is_flag=True, help="Show no progress and no line about each answer.")
+@option("Output", "--verbose", "-v", is_flag=True, help="Show llama.cpp's log on stderr.")
+@from_table(SLOTS, "Loading", ["cache_mb"])
+@from_table(LOAD, "Loading")
+@model_options
+@option("Loading", "--no-check-memory", is_flag=True, help="Load even if memory seems too small.")
 def chat(**values: Any) -> None:
     """Talk with a pair.
 
