@@ -49,7 +49,7 @@ class Terminal:
         """All that was shown, without colours and cursor movements."""
         return re.sub("\r+\n", "\n", _CONTROL.sub("", self.raw))
 
-    def wait_for(self, pattern: str, seconds: float = 20.0) -> str:
+    def wait_for(self, pattern: str, seconds: float = 60.0) -> str:
         """Reads until ``pattern`` is on the screen behind what the last call found, and returns what matched."""
         deadline = time.monotonic() + seconds
         while True:
@@ -64,12 +64,12 @@ class Terminal:
         """Types; ``\\r`` is Enter, ``\\x03`` Ctrl-C, ``\\x04`` Ctrl-D."""
         os.write(self._master, text.encode())
 
-    def end(self, seconds: float = 20.0) -> int:
+    def end(self, seconds: float = 60.0) -> int:
         """Reads to the end and returns the exit code."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and self._read():
             pass
-        return self.process.wait(timeout=5)
+        return self.process.wait(timeout=60)
 
     def _read(self) -> bool:
         if not select.select([self._master], [], [], 0.2)[0]:

@@ -7,7 +7,9 @@ import re
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -16,7 +18,7 @@ from terminals import Terminal
 from tiny_models import CHATML, Vocab
 
 import colm_cpp as colm
-from colm_cpp.cli import _chat_input, main
+from colm_cpp.cli import _chat_input, chat, main
 
 prompt_toolkit = pytest.importorskip("prompt_toolkit")
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="a pseudo-terminal is needed")
@@ -147,8 +149,15 @@ def test_tab_completes_commands_and_files(tmp_path: Path) -> None:
     from prompt_toolkit.input import create_pipe_input
     from prompt_toolkit.output import DummyOutput
 
+    def enter_once(session: Any, message: str, keys: Any) -> None:
+        """Completion takes a moment."""
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline and not (session.app and session.app.current_buffer.text == message):
+            time.sleep(0.01)
+        keys.send_text("\r")
+
     (tmp_path / "chat.json").write_text("")
-    with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
+    with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()) as session:
         ask = _chat_input.open_prompt(None, {"/compare": "", "/system": "", "/save": ""})
         for typed, message in (
             ("/com\t", "/compare"),
@@ -156,7 +165,7 @@ def test_tab_completes_commands_and_files(tmp_path: Path) -> None:
             ("com\t", "com"),
         ):
             keys.send_text(typed)
-            threading.Timer(0.3, keys.send_text, "\r").start()  # completion takes a moment
+            threading.Thread(target=enter_once, args=(session, message, keys)).start()
             assert ask("> ") == message
         keys.send_text("\x1b[200~pasted\nlines\x1b[201~\r")
         assert ask("> ") == "pasted\nlines"
@@ -179,13 +188,18 @@ def test_the_history_of_an_earlier_chat_is_there(tmp_path: Path) -> None:
     assert list(history.load_history_strings()) == ["second", "first\nwith two lines"]
 
 
-def test_a_history_that_cannot_be_used_is_no_obstacle(tmp_path: Path) -> None:
+def test_a_history_that_cannot_be_used_is_no_obstacle(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from prompt_toolkit.application import create_app_session
+    from prompt_toolkit.input import create_pipe_input
+    from prompt_toolkit.output import DummyOutput
+
     (tmp_path / "file").write_text("")
-    with Terminal(*DEMO, "--history", str(tmp_path / "file" / "history")) as terminal:
-        terminal.wait_for("no messages are kept")
-        terminal.wait_for("pair>")
-        terminal.type("\x04")
-        assert terminal.end() == 0
+    history = tmp_path / "file" / "history"
+    with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
+        ask = chat.prompt_of({"history": history, "no_history": False})
+        keys.send_text("x\r")
+        assert ask("> ") == "x"
+    assert str(history) in capfd.readouterr().err
 
 
 def test_without_prompt_toolkit_a_terminal_is_refused_and_a_pipe_is_not(monkeypatch: pytest.MonkeyPatch) -> None:

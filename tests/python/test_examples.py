@@ -15,6 +15,8 @@ import pytest
 
 import colm_cpp as colm
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 QUESTIONS = ["There were 5 drawers with 131 pencils in each. How many?", "Tom has 3 apples and buys 4. How many?"]
 RUN_HERE = {

@@ -16,7 +16,7 @@ from ._inputs import read_grammar, read_text
 from ._options import GENERATION, LOAD, SLOTS, collect, from_table, model_options
 from ._pair import HEAD_HELP, chosen_models, color_option, loading, model_arguments, option, slots
 
-__all__ = ["chat"]
+__all__ = ["chat", "prompt_of"]
 
 NO_LIMIT = -1
 # An answer ends where a model ends it.
@@ -86,7 +86,7 @@ def chat(**values: Any) -> None:
     template = None if values["chat_template"] is None else read_text(values["chat_template"], "chat template")
     GenerationOptions.of(options)  # raises for a bad value now, not after minutes of loading
     typed = is_terminal("stdin") and is_terminal("stdout")
-    ask = _prompt(values) if typed else None
+    ask = prompt_of(values) if typed else None
     looked_at = is_terminal("stdout") or is_terminal("stderr")
 
     with (
@@ -107,7 +107,7 @@ def chat(**values: Any) -> None:
             _serve(shown, _typed(ask, shown), stops=True)
 
 
-def _prompt(values: dict[str, Any]) -> Callable[[str], str]:
+def prompt_of(values: dict[str, Any]) -> Callable[[str], str]:
     """What asks on the terminal."""
     from ._chat_commands import abouts, warn
     from ._chat_input import default_history, open_history, open_prompt
