@@ -25,5 +25,6 @@ void register_stream(pybind11::module_& module);
 void register_pair(pybind11::module_& module);
 void register_scoring(pybind11::module_& module);
 void register_session(pybind11::module_& module);
+void register_vocabulary(pybind11::module_& module);
 
 }  // namespace colm::python

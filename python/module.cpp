@@ -12,4 +12,5 @@ PYBIND11_MODULE(_core, module) {
     colm::python::register_stream(module);
     colm::python::register_scoring(module);
     colm::python::register_session(module);
+    colm::python::register_vocabulary(module);
 }

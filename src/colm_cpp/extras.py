@@ -17,6 +17,7 @@ _PACKAGES = {
     "torch": ("PyTorch", "torch"),
     "transformers": ("transformers", "transformers"),
     "peft": ("peft", "peft"),
+    **dict.fromkeys(("prompt_toolkit", "prompt_toolkit.history"), ("prompt_toolkit", "prompt_toolkit")),
 }
 
 

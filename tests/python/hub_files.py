@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import pathlib
 import socket
-import sys
-import time
-import types
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hub_server import HubServer, Repo
-from huggingface_hub import close_session, constants
+from hub_server import HubServer, Repo, client_of
 
 SMALL = b"GGUF small"
 
@@ -39,44 +34,8 @@ def _loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def server(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """The look-alike, with the client pointed at it and all the client's folders in tmp_path.
-
-    The client reads its environment once, when imported, so its constants are replaced instead; the few
-    variables that it reads at every call are replaced as well.
-    """
-    for name in list(os.environ):
-        if name.startswith(("HF_", "HUGGING")) or name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
-    monkeypatch.delenv("TQDM_POSITION", raising=False)
-    with HubServer() as running:
-        home = tmp_path / "hf"
-        for name, value in {
-            "ENDPOINT": running.endpoint,
-            "HUGGINGFACE_CO_URL_TEMPLATE": running.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
-            "HF_HOME": str(home),
-            "HF_HUB_CACHE": str(home / "hub"),
-            "HUGGINGFACE_HUB_CACHE": str(home / "hub"),
-            "HF_ASSETS_CACHE": str(home / "assets"),
-            "HF_XET_CACHE": str(home / "xet"),
-            "HF_TOKEN_PATH": str(home / "token"),
-            "HF_STORED_TOKENS_PATH": str(home / "stored_tokens"),
-            "HF_HUB_OFFLINE": False,
-            "HF_HUB_DISABLE_XET": True,
-            "HF_HUB_DISABLE_TELEMETRY": True,
-            "HF_HUB_DISABLE_IMPLICIT_TOKEN": False,
-            # So that a cut leaves whole chunks behind even though the test's files are small.
-            "DOWNLOAD_CHUNK_SIZE": 1000,
-        }.items():
-            monkeypatch.setattr(constants, name, value)
-        # The client sleeps, seconds at a time, before it tries anything again.
-        hurried = types.SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None})
-        monkeypatch.setattr("huggingface_hub.file_download.time", hurried)
-        monkeypatch.setattr("huggingface_hub.utils._http.time", hurried)
-        bars = sys.modules["huggingface_hub.utils.tqdm"]
-        monkeypatch.setattr(bars, "HF_HUB_DISABLE_PROGRESS_BARS", None)
-        monkeypatch.setattr(bars, "progress_bar_states", {})
-        # The HTTP client is kept between calls, with the proxies of when it was made.
-        close_session()
+    """The look-alike, with the client pointed at it and all the client's folders in tmp_path."""
+    with HubServer() as running, client_of(running, tmp_path / "hf", monkeypatch):
         running.repos["org/repo"] = Repo.of(
             {
                 "README.md": b"hello",
@@ -87,7 +46,6 @@ def server(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
             }
         )
         yield running
-        close_session()
 
 
 def content(path: str) -> bytes:

@@ -7,15 +7,25 @@ answers off in the middle.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import re
+import sys
 import threading
+import time
+import types
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import TracebackType
 from urllib.parse import unquote, urlsplit
+
+import pytest
+from huggingface_hub import close_session, constants
 
 
 def commit_of(label: str) -> str:
@@ -59,6 +69,7 @@ class HubServer:
         requests: every request so far, in order.
         cuts: for each of the next GETs of a file, how many bytes to send before closing the connection.
         failing: HTTP status with which to answer every request of the method that is the key.
+        ranges: whether it sends parts of files.
         page: if set, every GET is answered with this web page, as a network's login page would be.
     """
 
@@ -66,6 +77,7 @@ class HubServer:
     requests: list[Request] = field(default_factory=list)
     cuts: deque[int] = field(default_factory=deque)
     failing: dict[str, int] = field(default_factory=dict)
+    ranges: bool = True
     page: bytes | None = None
 
     def __enter__(self) -> HubServer:
@@ -173,12 +185,13 @@ class _Handler(BaseHTTPRequestHandler):
             "Accept-Ranges": "bytes",
             "Content-Type": "application/octet-stream",
         }
-        status, start = 200, 0
-        wanted = re.fullmatch(r"bytes=(\d+)-", self.seen.headers.get("range", ""))
-        if wanted and self.command == "GET":
+        status, start, end = 200, 0, len(content)
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.seen.headers.get("range", ""))
+        if wanted and self.command == "GET" and self.hub.ranges:
             status, start = 206, int(wanted[1])
-            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-        body = content[start:]
+            end = min(end, int(wanted[2]) + 1) if wanted[2] else end
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(content)}"
+        body = content[start:end]
         self._begin(status, {**headers, "Content-Length": str(len(body))})
         if self.command == "HEAD":
             return
@@ -205,3 +218,45 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
             self.wfile.flush()
+
+
+@contextlib.contextmanager
+def client_of(running: HubServer, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Points the client at the look-alike, with all the client's folders in `home`.
+
+    The client reads its environment once, when imported, so its constants are replaced instead; the few
+    variables that it reads at every call are replaced as well.
+    """
+    for name in list(os.environ):
+        if name.startswith(("HF_", "HUGGING")) or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    monkeypatch.delenv("TQDM_POSITION", raising=False)
+    for name, value in {
+        "ENDPOINT": running.endpoint,
+        "HUGGINGFACE_CO_URL_TEMPLATE": running.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HOME": str(home),
+        "HF_HUB_CACHE": str(home / "hub"),
+        "HUGGINGFACE_HUB_CACHE": str(home / "hub"),
+        "HF_ASSETS_CACHE": str(home / "assets"),
+        "HF_XET_CACHE": str(home / "xet"),
+        "HF_TOKEN_PATH": str(home / "token"),
+        "HF_STORED_TOKENS_PATH": str(home / "stored_tokens"),
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_DISABLE_XET": True,
+        "HF_HUB_DISABLE_TELEMETRY": True,
+        "HF_HUB_DISABLE_IMPLICIT_TOKEN": False,
+        # So that a cut leaves whole chunks behind even though the test's files are small.
+        "DOWNLOAD_CHUNK_SIZE": 1000,
+    }.items():
+        monkeypatch.setattr(constants, name, value)
+    # The client sleeps, seconds at a time, before it tries anything again.
+    hurried = types.SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None})
+    monkeypatch.setattr("huggingface_hub.file_download.time", hurried)
+    monkeypatch.setattr("huggingface_hub.utils._http.time", hurried)
+    bars = sys.modules["huggingface_hub.utils.tqdm"]
+    monkeypatch.setattr(bars, "HF_HUB_DISABLE_PROGRESS_BARS", None)
+    monkeypatch.setattr(bars, "progress_bar_states", {})
+    # The HTTP client is kept between calls, with the proxies of when it was made.
+    close_session()
+    yield
+    close_session()

@@ -88,9 +88,9 @@ def test_inspect_says_why_a_pair_does_not_fit(models: Models, head_file: Path, t
 
 
 def test_quantisation_names() -> None:
-    assert _facts._quantisation(15) == "Q4_K_M"
-    assert _facts._quantisation(999) == "file type 999"
-    assert _facts._quantisation(None) is None
+    assert _facts.quantisation(15) == "Q4_K_M"
+    assert _facts.quantisation(999) == "file type 999"
+    assert _facts.quantisation(None) is None
 
 
 # -- export ---------------------------------------------------------------------------------------------------

@@ -155,7 +155,7 @@ def test_options_of_training() -> None:
 def test_a_flag_means_one_thing() -> None:
     """The same name has the same flags wherever it stands; --top-k is that of sampling."""
     with_top_k = [name for name in main.commands if any("--top-k" in p.opts for p in options_of(name).values())]
-    assert with_top_k == ["generate"]
+    assert with_top_k == ["chat", "generate"]
     for command in ("score", "train"):
         assert options_of(command)["top_k"].opts == ["--top-logprobs"]
     for flag in ("--max-tokens", "--temperature", "--parallel", "--force", "--json", "--quiet", "--out", "--pair"):

@@ -18,7 +18,7 @@ import colm_cpp as colm
 from colm_cpp.cli import main
 from colm_cpp.heads.adapters import adapter_digest
 from colm_cpp.sources.pair_file import read, to_toml
-from colm_cpp.sources.preset import is_preset, own_folder, preset, preset_files
+from colm_cpp.sources.preset import is_preset, own_folder, packaged_names, preset, preset_files
 
 MODELS = {"base": "models/base.gguf", "assistant": "models/assistant.gguf"}
 
@@ -151,7 +151,7 @@ def test_ones_own_pairs_go_by_a_name(folder: Path, tmp_path: Path, monkeypatch: 
     written(tmp_path / "demo.toml", "", models="demo", head="never")  # the package's stays
     written(tmp_path / ".hidden.toml", "", models="demo")
     (tmp_path / "empty").mkdir()
-    assert list(preset_files()) == ["demo", "qwen2.5-coder-0.5b-1.5b", "short", "tuned"]
+    assert list(preset_files()) == [*packaged_names(), "short", "tuned"]
     assert {known.name: known.head for known in colm.presets()}["demo"] != "never"
     with colm.load("tuned") as pair:
         assert pair.base["path"] == str(folder / MODELS["base"])

@@ -31,7 +31,7 @@ def tiny_preset(tiny_model: TinyModels, tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_what_there_is() -> None:
     known = {preset.name: preset for preset in colm.presets()}
-    assert list(known) == ["demo", "qwen2.5-coder-0.5b-1.5b"]
+    assert {"demo", "qwen2.5-coder-0.5b-1.5b"} <= set(known)
     assert known["qwen2.5-coder-0.5b-1.5b"].head in colm.shipped_heads()
     for model in (known["qwen2.5-coder-0.5b-1.5b"].base, known["qwen2.5-coder-0.5b-1.5b"].assistant):
         HubFile.parse(model)

@@ -20,12 +20,14 @@ from ..heads.adapters import AdapterWarning
 from ._flags import in_flags
 from ._output import echo, one_line
 
-__all__ = ["main"]
+__all__ = ["Terminated", "main"]
 
 # Each is the function of its name in the module of its name.
 _NAMES = (
     "bench",
     "calibrate",
+    "chat",
+    "completion",
     "demo",
     "evaluate",
     "export",
@@ -35,12 +37,17 @@ _NAMES = (
     "models",
     "paths",
     "patterns",
+    "pull",
     "score",
     "train",
     "tune",
 )
 
 INTERRUPTED = 128  # plus the number of the signal, as shells have it
+
+
+class Terminated(KeyboardInterrupt):
+    """A signal that ends a job, such as that of ``kill``. Ctrl-C may stop less than the command."""
 
 
 class Failure(click.ClickException):
@@ -69,7 +76,7 @@ def _stoppable(came: list[int]) -> Iterator[None]:
 
     def stop(number: int, frame: FrameType | None) -> None:
         came.append(number)
-        raise KeyboardInterrupt
+        raise Terminated
 
     names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
     signals = [known for name in names if (known := getattr(signal, name, None)) is not None]

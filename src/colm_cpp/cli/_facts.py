@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..engine.pair import Pair
     from ..sources.pair_file import Preset
 
-__all__ = ["ABOUT_HEADS", "file_facts", "head_facts", "model_facts", "pair_facts"]
+__all__ = ["ABOUT_HEADS", "file_facts", "head_facts", "model_facts", "pair_facts", "quantisation"]
 
 HEAD_ARCHITECTURE = "colm-head"
 ABOUT_HEADS = {
@@ -114,7 +114,7 @@ def model_facts(path: str, info: Mapping[str, Any], options: LoadOptions) -> dic
         "architecture": arch,
         "size_label": metadata.get("general.size_label"),
         "parameters": info["n_parameters"],
-        "quantisation": _quantisation(metadata.get("general.file_type")),
+        "quantisation": quantisation(metadata.get("general.file_type")),
         "file_bytes": info["file_bytes"],
         "expected_bytes": info["expected_bytes"],
         "truncated": info["truncated"],
@@ -137,7 +137,8 @@ def model_facts(path: str, info: Mapping[str, Any], options: LoadOptions) -> dic
     }
 
 
-def _quantisation(file_type: Any) -> str | None:
+def quantisation(file_type: Any) -> str | None:
+    """The name of llama.cpp's number for it."""
     from gguf import LlamaFileType
 
     if not isinstance(file_type, int):

@@ -33,6 +33,7 @@ __all__ = [
     "print_json",
     "print_legend",
     "printable",
+    "sized",
     "wants_color",
 ]
 
@@ -51,6 +52,11 @@ def printable(text: str, encoding: str | None = None) -> str:
 def one_line(text: str) -> str:
     """``text`` on one line, safe for a terminal."""
     return printable(" ".join(text.split("\n")), getattr(sys.stderr, "encoding", None))
+
+
+def sized(n: int) -> str:
+    """A number of bytes in words."""
+    return f"{n / 1e9:.2f} GB" if n >= 1e9 else f"{n / 1e6:.1f} MB" if n >= 1e5 else f"{n} bytes"
 
 
 def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
@@ -96,6 +102,9 @@ class TextWriter(Protocol):
     def write(self, token: Token) -> None:
         """Shows one token."""
 
+    def piece(self, text: str, deferred: bool) -> None:
+        """Shows a piece of text, and whether the assistant wrote it."""
+
     def finish(self) -> None:
         """Ends the last line."""
 
@@ -108,10 +117,13 @@ class _PlainWriter:
         self._last = ""
 
     def write(self, token: Token) -> None:
-        if token.text:
-            self._stream.write(token.text.encode("utf-8", "replace"))
+        self.piece(token.text, token.deferred)
+
+    def piece(self, text: str, deferred: bool) -> None:
+        if text:
+            self._stream.write(text.encode("utf-8", "replace"))
             self._stream.flush()
-            self._last = token.text
+            self._last = text
 
     def finish(self) -> None:
         if not self._last.endswith("\n"):
@@ -131,9 +143,12 @@ class _TerminalWriter:
         self._last = ""
 
     def write(self, token: Token) -> None:
-        if token.text:
-            self._last = printable(token.text, self._console.encoding)
-            self._print(self._last, token.deferred)
+        self.piece(token.text, token.deferred)
+
+    def piece(self, text: str, deferred: bool) -> None:
+        if text:
+            self._last = printable(text, self._console.encoding)
+            self._print(self._last, deferred)
 
     def finish(self) -> None:
         if not self._last.endswith("\n"):
@@ -151,6 +166,9 @@ class _NoWriter:
     """Nothing, for ``--json``."""
 
     def write(self, token: Token) -> None:
+        pass
+
+    def piece(self, text: str, deferred: bool) -> None:
         pass
 
     def finish(self) -> None:

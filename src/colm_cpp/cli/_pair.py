@@ -8,10 +8,11 @@ from shlex import quote
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from ..options import ANSWER_OPTIONS, MAX_PARALLEL
 from ..sources.pair_file import Preset
-from ..sources.preset import is_preset, packaged_names, preset
+from ..sources.preset import is_preset, packaged_names, preset, preset_files
 from ._help import Option
 from ._options import LOAD, SLOTS, Command, collect, from_table, model_options, read_model_options
 
@@ -20,6 +21,7 @@ __all__ = [
     "answer_options",
     "chosen_models",
     "color_option",
+    "complete_pairs",
     "loading",
     "model_arguments",
     "models_again",
@@ -78,10 +80,10 @@ def pair_arguments(command: Command) -> Command:
 def model_arguments(command: Command) -> Command:
     """Adds ``--base``, ``--assistant``, and ``--pair`` that stands for both."""
     command = pair_option("Instead of --base and --assistant")(command)
-    command = option("Models", "--assistant", metavar="MODEL", help="The assistant model.")(command)
-    return option("Models", "--base", metavar="MODEL", help="The base model: a GGUF file or hf:org/repo/file.gguf.")(
-        command
-    )
+    given: dict[str, Any] = {"metavar": "MODEL", "shell_complete": complete_files}
+    command = option("Models", "--assistant", help="The assistant model.", **given)(command)
+    help = "The base model: a GGUF file or hf:org/repo/file.gguf."
+    return option("Models", "--base", help=help, **given)(command)
 
 
 def answer_options(section: str, seed: str | None) -> Callable[[Command], Command]:
@@ -102,6 +104,17 @@ def answer_options(section: str, seed: str | None) -> Callable[[Command], Comman
     return decorate
 
 
+def complete_pairs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """For a shell: the names of presets, and files."""
+    names = [name for name in preset_files() if name.startswith(incomplete)]
+    return [CompletionItem(name) for name in names] or [CompletionItem(incomplete, type="file")]
+
+
+def complete_files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """For a shell: files."""
+    return [CompletionItem(incomplete, type="file")]
+
+
 def pair_option(help: str) -> Callable[[Command], Command]:
     """Adds ``--pair``."""
     names = ", ".join(packaged_names())
@@ -110,6 +123,7 @@ def pair_option(help: str) -> Callable[[Command], Command]:
         "--pair",
         "pair",
         metavar="PAIR",
+        shell_complete=complete_pairs,
         help=f"{help}: the name of a preset ({names}, or one of your own, see 'colm models'), a folder with a "
         "pair.toml, or such a file.",
     )

@@ -8,7 +8,7 @@ import click
 
 from ._flags import in_flags
 from ._options import LOAD, collect, from_table
-from ._output import echo, is_terminal, one_line, print_json, wants_color
+from ._output import echo, is_terminal, one_line, print_json, sized, wants_color
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -142,18 +142,14 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _bytes(n: int) -> str:
-    return f"{n / 1e9:.2f} GB" if n >= 1e9 else f"{n / 1e6:.1f} MB" if n >= 1e5 else f"{n} bytes"
-
-
 def _model_table(facts: dict[str, Any]) -> Table:
     memory = facts["memory"]
     vocab = ", ".join(_text(facts[key]) for key in ("n_vocab", "vocab_type", "pre_tokenizer") if facts[key] is not None)
     special = {name: facts[f"{name}_token_id"] for name in ("bos", "eos")}
     ids = ", ".join(f"{name} {token}" for name, token in special.items() if token is not None)
-    size = _bytes(facts["file_bytes"])
+    size = sized(facts["file_bytes"])
     if facts["truncated"]:
-        size += f", truncated: {_bytes(facts['expected_bytes'])} expected"
+        size += f", truncated: {sized(facts['expected_bytes'])} expected"
     return _table(
         [
             ("model", _text(facts["name"])),
@@ -169,8 +165,8 @@ def _model_table(facts: dict[str, Any]) -> Table:
             ("chat template", _text(facts["chat_template"])),
             (
                 f"memory at n_ctx {memory['n_ctx']}",
-                f"{_bytes(memory['total'])} (weights {_bytes(memory['weights'])}, KV cache "
-                f"{_bytes(memory['kv_cache'])}, compute {_bytes(memory['compute'])})",
+                f"{sized(memory['total'])} (weights {sized(memory['weights'])}, KV cache "
+                f"{sized(memory['kv_cache'])}, compute {sized(memory['compute'])})",
             ),
         ],
     )
@@ -191,7 +187,7 @@ def _head_table(facts: dict[str, Any]) -> Table:
         ("vocabulary", _text(facts["vocab_fingerprint"])),
         ("adapters of the base", "" if adapters is None else "none" if not adapters else "\n".join(adapters)),
         ("default threshold", "" if facts["default_threshold"] is None else f"{facts['default_threshold']:g}"),
-        ("file", _bytes(facts["file_bytes"])),
+        ("file", sized(facts["file_bytes"])),
     ]
     rows += _training_rows(facts["training"])
     if facts["tables"]:

@@ -24,7 +24,7 @@ from typing import Any
 
 from ..errors import DownloadError, MissingDependency, OptionError
 
-__all__ = ["HubFile", "is_hub_spec", "resolve"]
+__all__ = ["HubFile", "explained", "files_of", "is_hub_spec", "matching", "require_client", "resolve"]
 
 _PREFIX = "hf:"
 _FORM = "hf:org/repo/file-pattern.gguf, optionally with folders before the file and @revision after it"
@@ -132,7 +132,7 @@ def resolve(value: str | os.PathLike[str], *, progress: bool | None = None) -> s
     if not isinstance(value, str) or not is_hub_spec(value):
         return os.fspath(value)
     wanted = HubFile.parse(value)
-    _require_client()
+    require_client()
 
     from huggingface_hub import constants
 
@@ -145,17 +145,9 @@ def resolve(value: str | os.PathLike[str], *, progress: bool | None = None) -> s
 
 
 def _from_hub(wanted: HubFile, progress: bool | None) -> str:
-    from huggingface_hub import HfApi, constants, hf_hub_download
+    from huggingface_hub import hf_hub_download
 
-    try:
-        # The client sets no time limit of its own here, and a network that drops packets would hang it.
-        info = HfApi(library_name="colm_cpp").model_info(
-            wanted.repo_id, revision=wanted.revision, timeout=constants.HF_HUB_ETAG_TIMEOUT
-        )
-    except Exception as error:
-        raise _explained(wanted, error) from error
-    names = _select(wanted, [sibling.rfilename for sibling in info.siblings or ()], "there")
-
+    names = files_of(wanted)
     bar = _progress_bar(progress)
     paths: list[str] = []
     for name in names:
@@ -172,11 +164,25 @@ def _from_hub(wanted: HubFile, progress: bool | None) -> str:
                 )
             )
         except Exception as error:
-            raise _explained(wanted, error, name) from error
+            raise explained(wanted, error, name) from error
     if len({os.path.dirname(path) for path in paths}) > 1:
         # The client keeps one folder per commit. Parts of two commits need not fit together.
         raise DownloadError(f"{wanted}: the repository changed during the download; call again")
     return paths[0]
+
+
+def files_of(wanted: HubFile) -> list[str]:
+    """The files to fetch, as the hub lists them: one, or all parts of a split model. Errors are those of `resolve`."""
+    from huggingface_hub import HfApi, constants
+
+    try:
+        # The client sets no time limit of its own here, and a network that drops packets would hang it.
+        info = HfApi(library_name="colm_cpp").model_info(
+            wanted.repo_id, revision=wanted.revision, timeout=constants.HF_HUB_ETAG_TIMEOUT
+        )
+    except Exception as error:
+        raise explained(wanted, error) from error
+    return select(wanted, [sibling.rfilename for sibling in info.siblings or ()], "there")
 
 
 def _from_cache(wanted: HubFile) -> str:
@@ -190,7 +196,7 @@ def _from_cache(wanted: HubFile) -> str:
             f"{wanted}: HF_HUB_OFFLINE is set and no file of {wanted._place} is cached in"
             f" {constants.HF_HUB_CACHE}; unset HF_HUB_OFFLINE to download it"
         ) from error
-    names = _select(wanted, _files_below(snapshot), "in the cache (HF_HUB_OFFLINE is set)")
+    names = select(wanted, _files_below(snapshot), "in the cache (HF_HUB_OFFLINE is set)")
     return os.path.join(snapshot, *names[0].split("/"))
 
 
@@ -219,9 +225,9 @@ def _files_below(folder: str) -> list[str]:
 # --- choosing files -----------------------------------------------------------------------------------
 
 
-def _select(wanted: HubFile, files: Sequence[str], where: str) -> list[str]:
+def select(wanted: HubFile, files: Sequence[str], where: str) -> list[str]:
     """The files to fetch, in the order of their parts: one file, or all parts of one split model."""
-    matches = _matching(wanted.pattern, files)
+    matches = matching(wanted.pattern, files)
     if not matches:
         ggufs = [name for name in files if name.lower().endswith(".gguf")]
         listing = f"the .gguf files {where}: {_listed(ggufs, _MOST_FILES)}"
@@ -258,7 +264,7 @@ def _select(wanted: HubFile, files: Sequence[str], where: str) -> list[str]:
     return names
 
 
-def _matching(pattern: str, files: Sequence[str]) -> list[str]:
+def matching(pattern: str, files: Sequence[str]) -> list[str]:
     if pattern in files:
         return [pattern]
     exact = sorted(name for name in files if fnmatch.fnmatchcase(name, pattern))
@@ -276,7 +282,7 @@ def _listed(names: Iterable[str], most: int) -> str:
 # --- the client: presence, progress bar, errors -------------------------------------------------------
 
 
-def _require_client() -> None:
+def require_client() -> None:
     needed = "{}.{}".format(*_OLDEST_CLIENT)
     remedy = f"pip install -U 'huggingface-hub>={needed}'"
     try:
@@ -307,7 +313,7 @@ def _progress_bar(progress: bool | None) -> type[Any] | None:
     return Bar
 
 
-def _explained(wanted: HubFile, error: BaseException, name: str | None = None) -> DownloadError:
+def explained(wanted: HubFile, error: BaseException, name: str | None = None) -> DownloadError:
     """The client's exception as a DownloadError. `name`: the file, if one was being downloaded."""
     from huggingface_hub import constants
     from huggingface_hub.errors import (
@@ -323,7 +329,7 @@ def _explained(wanted: HubFile, error: BaseException, name: str | None = None) -
     if isinstance(error, LocalEntryNotFoundError) and error.__cause__ is not None:
         # "Not in the cache, and I could not ask either": the cause says why it could not. No byte of the
         # file was on its way yet, hence no name.
-        return _explained(wanted, error.__cause__)
+        return explained(wanted, error.__cause__)
     if isinstance(error, GatedRepoError):
         return DownloadError(
             f"{wanted}: access to {wanted.repo_id} is gated; ask for it at"

@@ -13,7 +13,7 @@ from typing import Literal
 
 from ..errors import OptionError
 from .hub import is_hub_spec, resolve
-from .pair_file import read
+from .pair_file import PACKAGED, read
 from .preset import is_preset, packaged_names, preset_files
 from .shipped import shipped_head, shipped_heads
 
@@ -33,8 +33,10 @@ TRAINING_FREE_HEADS = ("confidence", "entropy", "random", "always", "never")
 
 
 def head_names() -> tuple[str, ...]:
-    """Names of the heads in the package (:func:`colm_cpp.shipped_heads`) and of its presets, for their heads."""
-    return tuple(dict.fromkeys([*shipped_heads(), *packaged_names()]))
+    """Names of the heads in the package (:func:`colm_cpp.shipped_heads`), and of its presets with a head's file."""
+    files = ((name, read(PACKAGED / f"{name}.toml", name).head) for name in packaged_names())
+    with_file = [name for name, head in files if head is not None and head not in TRAINING_FREE_HEADS]
+    return tuple(dict.fromkeys([*shipped_heads(), *with_file]))
 
 
 HEAD_CHOICES = (
