@@ -9,11 +9,11 @@ from typing import Any, NoReturn
 
 from .._shown import shown
 from ..errors import CorpusError, OptionError, SessionError
+from ..files.json_text import dump_json
 from ..files.output_file import check_output
 from ._conversation import Conversation, Exchange, Piece
 from ._files import write_result
 from ._inputs import read_text
-from ._output import dump_json
 
 __all__ = ["load", "save", "session_of"]
 
