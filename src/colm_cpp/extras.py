@@ -17,6 +17,9 @@ _PACKAGES = {
     "torch": ("PyTorch", "torch"),
     "transformers": ("transformers", "transformers"),
     "peft": ("peft", "peft"),
+    "fastapi": ("FastAPI", "'colm-cpp[server]'"),
+    "uvicorn": ("uvicorn", "'colm-cpp[server]'"),
+    "prometheus_client": ("prometheus-client", "'colm-cpp[server]'"),
 }
 
 

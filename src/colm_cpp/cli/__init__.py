@@ -36,6 +36,7 @@ _NAMES = (
     "paths",
     "patterns",
     "score",
+    "serve",
     "train",
     "tune",
 )
