@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from ..options import GenerationOptions
 from ..results import Completion, Token
 from .answers import finish_reason, finite, new_id, now, token_facts, usage
 from .errors import ApiError, Json
@@ -45,19 +46,13 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
         own = own_fields(body.colm, chat=False)
         ids = await asyncio.to_thread(_tokenized, job, prompts)
         most = job.limit(DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens)
-        await job.make(
-            [prompt for prompt in ids for _ in range(n)],
-            lambda number: options_for(
-                job.way,
-                body,
-                own,
-                max_tokens=most,
-                logprobs=body.logprobs,
-                n_ctx=job.pair.n_ctx,
-                number=number % n,
-            ),
-        )
-        answer = _Answer(job, body, ids, n, most, own)
+
+        def options(number: int) -> GenerationOptions:
+            n_ctx = job.pair.n_ctx
+            return options_for(job.way, body, own, max_tokens=most, logprobs=body.logprobs, n_ctx=n_ctx, number=number)
+
+        await job.make([prompt for prompt in ids for _ in range(n)], lambda number: options(number % n))
+        answer = _Answer(job, body, ids, n, most, options(0))
         if body.stream:
             return EventStream(
                 answer.events(), stack.pop_all(), progress=job.progress, keep_alive=service.settings.keep_alive
@@ -69,7 +64,7 @@ def _prompts(body: CompletionRequest) -> list[str | list[int]]:
     prompt = body.prompt
     if isinstance(prompt, str):
         return [prompt]
-    return [prompt] if isinstance(prompt[0], int) else list(prompt)  # type: ignore[list-item, arg-type]
+    return [prompt] if isinstance(prompt[0], int) else list(prompt)
 
 
 def _tokenized(job: Job, prompts: Sequence[str | list[int]]) -> list[list[int]]:
@@ -116,14 +111,20 @@ class _Answer:
     """One answer, whole or in pieces."""
 
     def __init__(
-        self, job: Job, body: CompletionRequest, ids: list[list[int]], n: int, most: int | None, own: dict[str, Any]
+        self,
+        job: Job,
+        body: CompletionRequest,
+        ids: list[list[int]],
+        n: int,
+        most: int | None,
+        options: GenerationOptions,
     ) -> None:
         self._job = job
         self._body = body
         self._ids = ids
         self._n = n
         self._most = most
-        self._own = own
+        self._options = options
         self._facts = {
             "id": new_id("cmpl-"),
             "object": "text_completion",
@@ -141,13 +142,11 @@ class _Answer:
         if isinstance(self._body.prompt, str):
             texts = [self._body.prompt]
         elif isinstance(self._body.prompt[0], str):
-            texts = list(self._body.prompt)  # type: ignore[arg-type]
+            texts = list(self._body.prompt)
         if self._body.logprobs is None:
             return [(text, None) for text in texts]
         async with job.turns.turn():  # reading takes the place of a text
-            known = await asyncio.to_thread(
-                prompt_logprobs, job.pair, job.way, self._own, self._ids, self._body.logprobs
-            )
+            known = await prompt_logprobs(job, self._options, self._ids, self._body.logprobs)
         return list(zip(texts, known, strict=True))
 
     async def _written(self, text: Text) -> Completion | None:

@@ -137,23 +137,23 @@ def _invalid(request: Request, error: RequestValidationError) -> ApiError:
     place = [part for part in first["loc"] if part not in ("body", "query", "path")]
     # Names of pydantic's own alternatives of a union say nothing to a client.
     name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place if _is_field(part))
-    name = name.removeprefix(".") or None
+    field = name.removeprefix(".") or None
     kind = first["type"]
     if kind == "json_invalid":
         reason = first.get("ctx", {}).get("error", "it is cut off")
         return ApiError(400, f"the body is not JSON: {reason}", code="invalid_json")
     if kind == "extra_forbidden":
         return ApiError(
-            400, why_refused(request.url.path, str(place[-1]), name or ""), param=name, code="unknown_field"
+            400, why_refused(request.url.path, str(place[-1]), field or ""), param=field, code="unknown_field"
         )
     if kind == "missing":
-        if name is None:
+        if field is None:
             return ApiError(400, "the body is empty or no JSON; send a JSON object, with Content-Type application/json")
-        return ApiError(400, f"{name} is missing; it is required", param=name, code="missing_field")
+        return ApiError(400, f"{field} is missing; it is required", param=field, code="missing_field")
     text = first["msg"].removeprefix("Value error, ")
     given = first.get("input")
-    text = text if kind == "value_error" else f"{name or 'the body'} is {shown(given)}: {text[:1].lower()}{text[1:]}"
-    return ApiError(400, text, param=name)
+    text = text if kind == "value_error" else f"{field or 'the body'} is {shown(given)}: {text[:1].lower()}{text[1:]}"
+    return ApiError(400, text, param=field)
 
 
 def _is_field(part: object) -> bool:
