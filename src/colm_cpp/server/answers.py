@@ -36,10 +36,15 @@ def finite(logprob: float) -> float:
     return logprob if math.isfinite(logprob) else _IMPOSSIBLE
 
 
-def usage(n_prompt: int, stats: Iterable[Stats]) -> dict[str, int]:
-    """Tokens read and written by a request."""
+def usage(n_prompt: int, stats: Iterable[Stats], n_cached: int = 0) -> dict[str, Any]:
+    """Tokens read and written by a request; ``n_cached`` of the prompt's were read before."""
     n_written = sum(s.generated_tokens for s in stats)
-    return {"prompt_tokens": n_prompt, "completion_tokens": n_written, "total_tokens": n_prompt + n_written}
+    return {
+        "prompt_tokens": n_prompt,
+        "completion_tokens": n_written,
+        "total_tokens": n_prompt + n_written,
+        "prompt_tokens_details": {"cached_tokens": n_cached},
+    }
 
 
 def token_facts(tokens: Sequence[Token]) -> list[dict[str, Any]]:

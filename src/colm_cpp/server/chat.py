@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from ..results import Token
 from .answers import chat_logprobs, finish_reason, new_id, now, token_facts, usage
+from .calls import Splitter
 from .errors import ApiError, Json
 from .messages import for_template
 from .options import TEMPLATE_VARIABLES, options_for, own_fields
@@ -19,7 +20,7 @@ from .schemas import ChatRequest
 from .service import Job, Service, all_of, merged
 from .sse import EventStream, event, unless_gone
 from .texts import Text
-from .tools import Form, Splitter, form_of, tools_of
+from .tools import Form, form_of, tools_of
 
 __all__ = ["router"]
 
@@ -116,7 +117,7 @@ class _Answer:
                     "colm": {"tokens": token_facts(completion.tokens), "stats": completion.stats.to_dict()},
                 }
             )
-        counts = usage(job.texts[0].n_prompt, [completion.stats for completion in written])
+        counts = usage(job.texts[0].n_prompt, [completion.stats for completion in written], job.texts[0].n_cached)
         return {**self._facts, "object": "chat.completion", "choices": choices, "usage": counts}
 
     async def events(self) -> AsyncIterator[bytes]:
@@ -130,7 +131,7 @@ class _Answer:
             async for piece in pieces:
                 yield event({**facts, "choices": [piece]})
         if wants_usage:
-            counts = usage(texts[0].n_prompt, [text.stats for text in texts])
+            counts = usage(texts[0].n_prompt, [text.stats for text in texts], texts[0].n_cached)
             yield event({**facts, "choices": [], "usage": counts})
         yield event("[DONE]")
 

@@ -149,6 +149,9 @@ class _Answer:
             known = await prompt_logprobs(job, self._options, self._ids, self._body.logprobs)
         return list(zip(texts, known, strict=True))
 
+    def _n_cached(self) -> int:
+        return sum(text.n_cached for text in self._job.texts[:: self._n])
+
     async def _written(self, text: Text) -> Completion | None:
         return None if self._most == 0 else await self._job.write(text)
 
@@ -174,7 +177,7 @@ class _Answer:
                         choice["logprobs"][name] += values
                 choice["colm"] = {"tokens": token_facts(completion.tokens), "stats": completion.stats.to_dict()}
             choices.append(choice)
-        counts = usage(sum(map(len, self._ids)), [c.stats for c in written if c is not None])
+        counts = usage(sum(map(len, self._ids)), [c.stats for c in written if c is not None], self._n_cached())
         return {**self._facts, "choices": choices, "usage": counts}
 
     async def events(self) -> AsyncIterator[bytes]:
@@ -189,7 +192,7 @@ class _Answer:
                 yield event({**facts, "choices": [piece]})
         if wants_usage:
             stats = [] if self._most == 0 else [text.stats for text in texts]
-            yield event({**facts, "choices": [], "usage": usage(sum(map(len, self._ids)), stats)})
+            yield event({**facts, "choices": [], "usage": usage(sum(map(len, self._ids)), stats, self._n_cached())})
         yield event("[DONE]")
 
     async def _pieces(
@@ -211,4 +214,5 @@ class _Answer:
                 written = "".join(token.text for token in bunch)
                 yield piece(written, lists.of(bunch) if wants else None, colm={"tokens": token_facts(bunch)})
         reason = finish_reason(text.finish_reason)
-        yield piece("", None, finish_reason=reason, colm={"tokens": [], "stats": text.stats.to_dict()})
+        ended = lists.of([text.end_token]) if wants and text.end_token is not None else None
+        yield piece("", ended, finish_reason=reason, colm={"tokens": [], "stats": text.stats.to_dict()})

@@ -46,7 +46,7 @@ REFUSED: dict[str, dict[str, str]] = {
         "reasoning": _NO_EFFORT,
     },
 }
-_OURS = {field for field in GenerationOptions.__dataclass_fields__}
+_OURS = set(GenerationOptions.__dataclass_fields__)
 
 
 def known_options() -> list[str]:

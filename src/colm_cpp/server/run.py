@@ -18,7 +18,7 @@ from fastapi import FastAPI
 from ..errors import ColmError
 from .service import Service
 
-__all__ = ["listen", "run"]
+__all__ = ["listen", "make_server", "run"]
 
 _MANY_FILES = 65536
 BACKLOG = 2048
@@ -94,6 +94,22 @@ def run(
     """
     _allow_many_files()
     service: Service = app.state.service
+    server = make_server(app, grace=grace)
+
+    async def serve() -> None:
+        if load_now:
+            async with service.registry.use(service.registry.default.name):
+                pass
+        if ready is not None:
+            ready()
+        await server.serve([listening])
+
+    asyncio.run(serve())
+    return server.stopped_by or 0
+
+
+def make_server(app: FastAPI, *, grace: float = 10.0) -> _Server:
+    """A server that is not yet running; ``should_exit`` ends it."""
     # h11 refuses what is not exactly HTTP/1.1.
     config = uvicorn.Config(
         app,
@@ -106,18 +122,7 @@ def run(
         backlog=BACKLOG,
         timeout_graceful_shutdown=int(grace) + 5,
     )
-    server = _Server(config, service, grace)
-
-    async def serve() -> None:
-        if load_now:
-            async with service.registry.use(service.registry.default.name):
-                pass
-        if ready is not None:
-            ready()
-        await server.serve([listening])
-
-    asyncio.run(serve())
-    return server.stopped_by or 0
+    return _Server(config, app.state.service, grace)
 
 
 def _allow_many_files() -> None:

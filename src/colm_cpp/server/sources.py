@@ -81,7 +81,7 @@ def entry(name: str, pair: Preset, head: str | None, how: Served) -> Entry:
             pair.base,
             pair.assistant,
             base_options={**of_base, "n_ctx": of.n_ctx},  # type: ignore[arg-type]  # names are checked by Scorer
-            assistant_options={**of_assistant, "n_ctx": of.n_ctx},  # type: ignore[typeddict-item]
+            assistant_options={**of_assistant, "n_ctx": of.n_ctx},  # type: ignore[arg-type]
             check_memory=how.check_memory,
             weights_of=of,
             **shared,

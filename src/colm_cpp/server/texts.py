@@ -71,6 +71,16 @@ class Text:
         """Counts and times so far."""
         return self._stream.stats
 
+    @property
+    def end_token(self) -> Token | None:
+        """The token that ended the text, if one did."""
+        return self._stream.completion().end_token
+
+    @property
+    def n_cached(self) -> int:
+        """Tokens of the prompt that the model which read it first had read before."""
+        return next((at for _, at, *_ in self._stream.calls), 0)
+
     def progress(self) -> str:
         """What is being done for it, in words."""
         if not self.begun:
