@@ -96,12 +96,3 @@ def running(registry: Registry, settings: Settings | None = None, *, grace: floa
         thread.join(20)
         listening.close()
         assert not thread.is_alive()
-
-
-def load_all(world: World) -> None:
-    """Has the server load every pair, by asking it."""
-    import httpx
-
-    for name in world.registry.entries:
-        answer = httpx.post(f"{world.address}/tokenize", json={"model": name, "prompt": "a"}, timeout=30)
-        assert answer.status_code == 200, answer.text

@@ -11,7 +11,7 @@ from typing import Any
 from ..engine.pair import Pair
 from ..results import Stats, Token
 
-__all__ = ["chat_logprobs", "finish_reason", "new_id", "now", "token_facts", "usage"]
+__all__ = ["by_text", "chat_logprobs", "finish_reason", "finite", "new_id", "now", "token_facts", "usage"]
 
 _IMPOSSIBLE = -9999.0  # what the published API has for minus infinity
 
@@ -66,6 +66,14 @@ def chat_logprobs(pair: Pair, tokens: Sequence[Token]) -> dict[str, Any]:
         ],
         "refusal": None,
     }
+
+
+def by_text(likeliest: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """The likeliest tokens as the legacy form has them. Of parts of characters, which look the same, the likeliest."""
+    named: dict[str, float] = {}
+    for text, logprob in likeliest:
+        named.setdefault(text, finite(logprob))
+    return named
 
 
 def _entry(text: str, logprob: float) -> dict[str, Any]:

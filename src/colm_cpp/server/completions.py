@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from ..options import GenerationOptions
 from ..results import Completion, Token
-from .answers import finish_reason, finite, new_id, now, token_facts, usage
+from .answers import by_text, finish_reason, finite, new_id, now, token_facts, usage
 from .errors import ApiError, Json
 from .likelihoods import PromptLogprobs, prompt_logprobs
 from .options import options_for, own_fields
@@ -74,18 +74,20 @@ def _tokenized(job: Job, prompts: Sequence[str | list[int]]) -> list[list[int]]:
 class _Logprobs:
     """Log-probabilities in the legacy form: lists that go on from piece to piece."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, *, wants_top: bool) -> None:
         self._job = job
         self._at = 0
+        self._wants_top = wants_top
 
     def of(self, tokens: Sequence[Token]) -> dict[str, Any]:
         """Those of written tokens."""
         made = self._empty()
         for token in tokens:
             text = self._job.pair.detokenize([token.id], special=True)
-            self._add(made, text, finite(token.logprob), {top.text: finite(top.logprob) for top in token.top_logprobs})
-            if token.top_logprobs:
-                made["top_logprobs"][-1].setdefault(text, finite(token.logprob))
+            top = by_text((top.text, top.logprob) for top in token.top_logprobs)
+            if top:  # the token itself is there, likely or not
+                top.setdefault(text, finite(token.logprob))
+            self._add(made, text, finite(token.logprob), top if self._wants_top else None)
         return made
 
     def of_prompt(self, prompt: PromptLogprobs) -> dict[str, Any]:
@@ -164,7 +166,7 @@ class _Answer:
         for number, completion in enumerate(written):
             text, known = prompts[number // self._n]
             choice: dict[str, Any] = {"index": number, "text": text, "finish_reason": "length", "logprobs": None}
-            lists = _Logprobs(job)
+            lists = _Logprobs(job, wants_top=bool(self._body.logprobs))
             if self._body.logprobs is not None:
                 choice["logprobs"] = lists._empty() if known is None else lists.of_prompt(known)
             if completion is not None:
@@ -198,7 +200,7 @@ class _Answer:
     async def _pieces(
         self, number: int, text: Text, prompt: str, known: PromptLogprobs | None
     ) -> AsyncIterator[dict[str, Any]]:
-        lists = _Logprobs(self._job)
+        lists = _Logprobs(self._job, wants_top=bool(self._body.logprobs))
         wants = self._body.logprobs is not None
 
         def piece(text: str, logprobs: dict[str, Any] | None, **more: Any) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from ..errors import (
     PairClosed,
     QueueTimeout,
 )
-from .refused import why_refused
+from .refused import known_options, why_refused
 
 __all__ = ["ApiError", "Json", "api_error", "install"]
 
@@ -101,8 +101,10 @@ def api_error(error: BaseException) -> ApiError:
         failed = "llama_decode" in message or "gave no output" in message
         return ApiError(500 if failed else 400, message, code="generation_failed")
     if isinstance(error, ColmError):
+        # A message of the house begins with the option that it is about.
         first = message.partition(" ")[0]
-        return ApiError(400, message, param=first if first.isidentifier() else None)
+        is_option = first.removeprefix("colm.") in known_options()
+        return ApiError(400, message, param=first if is_option else None)
     log.error("a request failed", exc_info=error)
     return ApiError(500, "the server failed on this request; its log says how")
 
@@ -120,6 +122,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> Response:
+        if isinstance(error.__cause__, ApiError):  # while the body was read
+            return error.__cause__.response()
         message = {
             404: f"there is no {shown(request.url.path)} here; docs/server.md lists what there is",
             405: f"{request.method} is not allowed for {shown(request.url.path)}",
@@ -152,6 +156,9 @@ def _invalid(request: Request, error: RequestValidationError) -> ApiError:
         return ApiError(400, f"{field} is missing; it is required", param=field, code="missing_field")
     text = first["msg"].removeprefix("Value error, ")
     given = first.get("input")
+    if isinstance(given, bytes):  # FastAPI reads no JSON of another type
+        sent = shown(request.headers.get("content-type", ""))
+        return ApiError(400, f"Content-Type is {sent}; send JSON as application/json", code="invalid_json")
     text = text if kind == "value_error" else f"{field or 'the body'} is {shown(given)}: {text[:1].lower()}{text[1:]}"
     return ApiError(400, text, param=field)
 

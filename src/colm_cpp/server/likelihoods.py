@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..learn.likelihoods import Likelihoods, likelihoods
 from ..options import GenerationOptions
-from .answers import finite
+from .answers import by_text, finite
 from .errors import ApiError
 
 if TYPE_CHECKING:
@@ -88,8 +88,6 @@ def _of(pair: Pair, prompt: Sequence[int], known: Likelihoods, top: int) -> Prom
     texts = [pair.detokenize([token], special=True) for token in prompt]
     tops: list[dict[str, float] | None] = []
     for listed in known.top:
-        named: dict[str, float] = {}
-        for token, logprob in listed:
-            named.setdefault(pair.detokenize([token], special=True), finite(logprob))
+        named = by_text((pair.detokenize([token], special=True), logprob) for token, logprob in listed)
         tops.append(named if top else None)
     return PromptLogprobs(texts, [None, *map(finite, known.logprobs)], [None, *tops])

@@ -16,6 +16,8 @@ from .settings import Settings
 
 __all__ = ["Guard"]
 
+# What is left of a body that was not read would be taken for the next request.
+_CLOSE = {"Connection": "close"}
 _LOCAL = {"localhost", "127.0.0.1", "[::1]", "::1"}
 
 
@@ -39,8 +41,7 @@ class Guard:
         except ApiError as error:
             if body.answered:
                 raise
-            # What is left of a body that was not read would be taken for the next request.
-            error.headers["Connection"] = "close"
+            error.headers |= _CLOSE
             await error.response()(scope, receive, send)
 
     def _check(self, path: str, headers: Headers) -> None:
@@ -83,7 +84,9 @@ class _Body:
             message = await asyncio.wait_for(self._receive(), self._settings.body_timeout)
         except asyncio.TimeoutError:
             raise ApiError(
-                408, f"no part of the body came for {self._settings.body_timeout:g} seconds; send it faster"
+                408,
+                f"no part of the body came for {self._settings.body_timeout:g} seconds; send it faster",
+                headers=_CLOSE,
             ) from None
         self._size += len(message.get("body", b""))
         self._complete = not message.get("more_body", False)
@@ -100,7 +103,12 @@ class _Body:
 
 
 def _too_long(limit: int) -> ApiError:
-    return ApiError(413, f"the body has more than {limit} bytes, which is the limit; send less", code="body_too_long")
+    return ApiError(
+        413,
+        f"the body has more than {limit} bytes, which is the limit; send less",
+        code="body_too_long",
+        headers=_CLOSE,
+    )
 
 
 def _is_local(host: str) -> bool:
