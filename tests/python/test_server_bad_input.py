@@ -18,10 +18,10 @@ from conftest import TinyModels
 pytest.importorskip("fastapi")
 pytest.importorskip("prometheus_client")
 
-from server_world import World, running, tiny  # noqa: E402
+from server_world import World, running, tiny
 
-from colm_cpp.server import Settings  # noqa: E402
-from colm_cpp.server.registry import Registry  # noqa: E402
+from colm_cpp.server import Settings
+from colm_cpp.server.registry import Registry
 
 KEY = "s3cret"
 LIMIT = 2**20
@@ -204,7 +204,8 @@ def raw(world: World, request: bytes, *, wait: float = 5.0) -> bytes:
         return received
 
 
-HEAD = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\nContent-Type: application/json\r\n".encode()
+HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+HEAD += f"Authorization: Bearer {KEY}\r\n".encode()
 BODY = b'{"model": "tiny", "prompt": "a", "max_tokens": 1}'
 SECOND = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import hmac
 from typing import Any
 
@@ -42,6 +43,7 @@ class Guard:
             if body.answered:
                 raise
             error.headers |= _CLOSE
+            await body.discard()
             await error.response()(scope, receive, send)
 
     def _check(self, path: str, headers: Headers) -> None:
@@ -91,8 +93,20 @@ class _Body:
         self._size += len(message.get("body", b""))
         self._complete = not message.get("more_body", False)
         if self._size > self._settings.max_body:
+            await self.discard()
             raise _too_long(self._settings.max_body)
         return message
+
+    async def discard(self) -> None:
+        """Reads some of a body that nobody wants. A client that is still sending would else not see the answer."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._discard(), 1.0)
+
+    async def _discard(self) -> None:
+        while not self._complete and self._size < 4 * self._settings.max_body:
+            message = await self._receive()
+            self._size += len(message.get("body", b""))
+            self._complete = not message.get("more_body", False)
 
     def watched(self, send: Send) -> Send:
         async def watching(message: Any) -> None:
