@@ -486,7 +486,8 @@ def test_likelihoods(world: World, model: str, stream: bool) -> None:
     assert (logprobs[0], tops[0]) == (None, None)
     sources = set()
     for at in range(len(ids) - 12, len(ids)):
-        there = pair.generate(ids[:at], max_tokens=1, temperature=0, logprobs=1024, **WAYS[model])  # type: ignore[arg-type]
+        way: Any = WAYS[model]
+        there = pair.generate(ids[:at], max_tokens=1, temperature=0, logprobs=1024, **way)
         token = (*there.tokens, there.end_token)[0]
         assert token is not None
         known = {top.id: top.logprob for top in token.top_logprobs}
