@@ -18,6 +18,9 @@ _PACKAGES = {
     "transformers": ("transformers", "transformers"),
     "peft": ("peft", "peft"),
     **dict.fromkeys(("prompt_toolkit", "prompt_toolkit.history"), ("prompt_toolkit", "prompt_toolkit")),
+    "fastapi": ("FastAPI", "'colm-cpp[server]'"),
+    "uvicorn": ("uvicorn", "'colm-cpp[server]'"),
+    "prometheus_client": ("prometheus-client", "'colm-cpp[server]'"),
 }
 
 

@@ -39,6 +39,7 @@ _NAMES = (
     "patterns",
     "pull",
     "score",
+    "serve",
     "train",
     "tune",
 )

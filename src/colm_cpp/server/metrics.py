@@ -1,0 +1,117 @@
+"""What the server counts, in the form of Prometheus."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.registry import Collector
+
+from ..results import Stats, Token
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from prometheus_client.metrics_core import Metric
+
+    from .registry import Registry
+
+__all__ = ["Metrics"]
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+class _Pairs(Collector):
+    """What the pairs do at this moment."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterable[Metric]:
+        from prometheus_client.metrics_core import GaugeMetricFamily
+
+        loaded = GaugeMetricFamily("colm_pair_loaded", "Whether a pair is loaded.", labels=["pair"])
+        writing = GaugeMetricFamily("colm_texts_writing", "Texts that are being written.", labels=["pair"])
+        waiting = GaugeMetricFamily("colm_texts_waiting", "Texts that wait for a slot.", labels=["pair"])
+        slots = GaugeMetricFamily("colm_slots", "Slots of a pair.", labels=["pair"])
+        for name, entry in self._registry.entries.items():
+            loaded.add_metric([name], float(entry.pair is not None))
+            slots.add_metric([name], entry.slots)
+            writing.add_metric([name], 0 if entry.turns is None else entry.turns.writing)
+            waiting.add_metric([name], 0 if entry.turns is None else entry.turns.waiting)
+        return [loaded, slots, writing, waiting]
+
+
+class _Clock:
+    """Times of one streamed text."""
+
+    def __init__(self, first: Histogram, between: Histogram) -> None:
+        self._first, self._between = first, between
+        self._begin = self._last = time.monotonic()
+        self._begun = False
+
+    def tokens(self, n: int) -> None:
+        """So many tokens have come at once."""
+        now = time.monotonic()
+        if not self._begun:
+            self._first.observe(now - self._begin)
+            self._begun = True
+        else:
+            for _ in range(n):
+                self._between.observe((now - self._last) / n)
+        self._last = now
+
+
+class Metrics:
+    """The counters of one server."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._all = CollectorRegistry()
+        self._all.register(_Pairs(registry))
+        ProcessCollector(registry=self._all)
+        self._requests = Counter(
+            "colm_requests", "Requests by route and status.", ["route", "status"], registry=self._all
+        )
+        self._tokens = Counter(
+            "colm_tokens", "Tokens written, by who wrote them.", ["pair", "source"], registry=self._all
+        )
+        self._prompt = Counter("colm_prompt_tokens", "Tokens of prompts.", ["pair"], registry=self._all)
+        self._calls = Counter(
+            "colm_assistant_calls", "Times that the assistant was asked.", ["pair"], registry=self._all
+        )
+        self._texts = Counter("colm_texts", "Texts that have ended.", ["pair"], registry=self._all)
+        self._seconds = Histogram(
+            "colm_request_seconds", "Whole requests.", ["route"], buckets=_SECONDS, registry=self._all
+        )
+        self._first = Histogram(
+            "colm_time_to_first_token_seconds", "Until a stream's first token.", buckets=_SECONDS, registry=self._all
+        )
+        self._between = Histogram(
+            "colm_time_between_tokens_seconds", "Between tokens of a stream.", buckets=_SECONDS, registry=self._all
+        )
+        self._loaded = Gauge("colm_up", "The server answers.", registry=self._all)
+        self._loaded.set(1)
+
+    def request(self, route: str, status: int, seconds: float) -> None:
+        """A request was answered."""
+        self._requests.labels(route, str(status)).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def written(self, pair: str, tokens: Sequence[Token], stats: Stats) -> None:
+        """A text has ended."""
+        deferred = sum(token.deferred for token in tokens)
+        for source, n in (("assistant", deferred), ("base", len(tokens) - deferred)):
+            self._tokens.labels(pair, source).inc(n)
+        self._prompt.labels(pair).inc(stats.prompt_tokens)
+        self._calls.labels(pair).inc(stats.assistant_calls)
+        self._texts.labels(pair).inc()
+
+    def clock(self) -> _Clock:
+        """For one streamed text."""
+        return _Clock(self._first, self._between)
+
+    def text(self) -> bytes:
+        """All of it, as Prometheus reads it."""
+        return generate_latest(self._all)

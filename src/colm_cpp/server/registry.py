@@ -1,0 +1,200 @@
+"""The pairs of a server by their names. They load when they are asked for and leave when they are idle."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, field
+
+from ..engine.pair import Pair
+from ..errors import NotEnoughMemory, OptionError
+from ..learn.scoring import Scorer
+from .admission import Turns
+from .errors import ApiError
+from .names import Way, read_name
+
+__all__ = ["Entry", "Registry"]
+
+log = logging.getLogger("colm_cpp.server")
+
+
+@dataclass(eq=False)
+class Entry:
+    """A pair that the server knows, loaded or not.
+
+    Attributes:
+        name: its name, the first part of model names.
+        load: loads it.
+        make_scorer: what reads texts with the weights of the loaded pair.
+        slots: texts that it writes at a time.
+        about: one line about it.
+        has_rates: whether its head knows thresholds of rates.
+        memory: bytes that it is estimated to take.
+        created: when the server learnt of it, in seconds since 1970.
+        pair: the pair; None while it is not loaded.
+        turns: the turns of the loaded pair.
+        users: requests that use it now.
+        last_used: when the last of them ended, by the monotonic clock.
+        reading: held by whoever uses the scorer.
+    """
+
+    name: str
+    load: Callable[[], Pair]
+    make_scorer: Callable[[Pair], Scorer]
+    slots: int = 1
+    about: str = ""
+    has_rates: bool = False
+    memory: int = 0
+    created: int = field(default_factory=lambda: int(time.time()))
+    pair: Pair | None = None
+    turns: Turns | None = None
+    users: int = 0
+    last_used: float = 0.0
+    reading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _scorer: Scorer | None = None
+
+    def scorer(self, pair: Pair) -> Scorer:
+        """The pair's scorer, made when it is first asked for. Only where ``reading`` is held."""
+        if self._scorer is None:
+            self._scorer = self.make_scorer(pair)
+        return self._scorer
+
+    def leave(self) -> bool:
+        """Frees the pair; whether it was loaded."""
+        scorer, self._scorer = self._scorer, None
+        if scorer is not None:
+            scorer.close()
+        pair, self.pair, self.turns = self.pair, None, None
+        if pair is not None:
+            pair.close()
+        return pair is not None
+
+
+class Registry:
+    """All pairs. Used in one event loop."""
+
+    def __init__(
+        self, entries: Iterable[Entry], *, idle_s: float | None = None, memory: int | None = None, queue: int = 64
+    ) -> None:
+        """Nothing is loaded yet.
+
+        Args:
+            entries: the pairs. The first is the one that is meant where a request may leave out the model.
+            idle_s: seconds without a request after which a pair leaves; None: pairs stay.
+            memory: bytes that loaded pairs may take together, as estimated; None: what is free.
+            queue: texts that may wait for each pair.
+
+        Raises:
+            OptionError: there is no pair, or two have one name.
+        """
+        self.entries: dict[str, Entry] = {}
+        for entry in entries:
+            if entry.name in self.entries:
+                raise OptionError(f"there are two pairs named {entry.name!r}; give one of them another name")
+            self.entries[entry.name] = entry
+        if not self.entries:
+            raise OptionError("there is no pair to serve; give --pair, both models, or a --model-dir with pairs")
+        self.idle_s = idle_s
+        self.memory = memory
+        self.queue = queue
+        self._loading = asyncio.Lock()
+
+    @property
+    def default(self) -> Entry:
+        """The first pair."""
+        return next(iter(self.entries.values()))
+
+    def way(self, name: str | None) -> Way:
+        """What a model name stands for; the default pair for None. ApiError 404: nothing."""
+        return read_name(self.default.name if name is None else name, self.entries)
+
+    @contextlib.asynccontextmanager
+    async def use(self, name: str) -> AsyncIterator[tuple[Pair, Turns]]:
+        """The pair, which stays while it is used. It is loaded first where it is not.
+
+        Raises:
+            ApiError: 503, memory is short and the other pairs are in use.
+            ColmError: what loading raises.
+        """
+        entry = self.entries[name]
+        entry.users += 1
+        try:
+            if entry.pair is None:
+                # A client that leaves ends its wait, not the load, which others may wait for.
+                await asyncio.shield(asyncio.ensure_future(self._load(entry)))
+            assert entry.pair is not None
+            assert entry.turns is not None
+            yield entry.pair, entry.turns
+        finally:
+            entry.users -= 1
+            entry.last_used = time.monotonic()
+
+    async def _load(self, entry: Entry) -> None:
+        entry.users += 1  # it must not leave before whoever asked for it uses it
+        try:
+            async with self._loading:
+                if entry.pair is not None:
+                    return
+                self._make_room(entry)
+                log.info("loading %s", entry.name)
+                try:
+                    pair = await asyncio.to_thread(entry.load)
+                except NotEnoughMemory:
+                    if not self._leave(self._idle()):
+                        raise
+                    pair = await asyncio.to_thread(entry.load)
+                entry.pair, entry.turns = pair, Turns(entry.slots, self.queue)
+        finally:
+            entry.users -= 1
+
+    def _idle(self) -> list[Entry]:
+        """Loaded pairs that nobody uses, the one unused for longest first."""
+        loaded = [entry for entry in self.entries.values() if entry.pair is not None and not entry.users]
+        return sorted(loaded, key=lambda entry: entry.last_used)
+
+    def _make_room(self, wanted: Entry) -> None:
+        if self.memory is None:
+            return
+        if wanted.memory > self.memory:
+            raise ApiError(
+                503,
+                f"{wanted.name} is estimated to need {wanted.memory / 1e6:.0f} MB, and the server may use "
+                f"{self.memory / 1e6:.0f} MB; raise --memory-mb, or serve it with a smaller n_ctx or fewer slots",
+                code="memory_limit",
+            )
+        idle = self._idle()
+        while wanted.memory + sum(e.memory for e in self.entries.values() if e.pair is not None) > self.memory:
+            if not idle:
+                raise ApiError(
+                    503,
+                    f"there is no memory for {wanted.name} while other pairs are in use; try again later",
+                    code="memory_limit",
+                    retry_after=5,
+                )
+            self._leave([idle.pop(0)])
+
+    def _leave(self, leaving: list[Entry]) -> bool:
+        """Frees these pairs; whether there were any."""
+        for entry in leaving:
+            if entry.leave():
+                log.info("%s has left", entry.name)
+        return bool(leaving)
+
+    def leave_idle(self) -> None:
+        """Frees pairs that were idle for long enough."""
+        if self.idle_s is not None:
+            now = time.monotonic()
+            self._leave([entry for entry in self._idle() if now - entry.last_used >= self.idle_s])
+
+    async def watch(self) -> None:
+        """Frees idle pairs until it is cancelled."""
+        while self.idle_s is not None:
+            await asyncio.sleep(max(0.05, min(self.idle_s / 4, 5.0)))
+            self.leave_idle()
+
+    def close(self) -> None:
+        """Frees all pairs."""
+        self._leave([entry for entry in self.entries.values() if entry.pair is not None])

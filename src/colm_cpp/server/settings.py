@@ -1,0 +1,33 @@
+"""What whoever starts a server decides about it, beside the pairs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Settings"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Limits and rights of a server.
+
+    Attributes:
+        api_key: the key that every route but ``/health`` asks for; None: no key.
+        cors_origins: origins whose pages may use the server from a browser.
+        max_tokens: the most tokens of an answer, whatever a request asks for; None: the context.
+        max_body: the most bytes of a request's body.
+        body_timeout: the longest wait for the next piece of a body, in seconds.
+        header_timeout: the longest wait for the head of a request on an open connection, in seconds.
+        keep_alive: seconds without a token after which a stream gets a comment.
+        local_only: answer only requests that name this machine as their host, so that no page can reach the server
+            through a name of its own (DNS rebinding).
+    """
+
+    api_key: str | None = None
+    cors_origins: tuple[str, ...] = ()
+    max_tokens: int | None = None
+    max_body: int = 16 * 2**20
+    body_timeout: float = 30.0
+    header_timeout: float = 10.0
+    keep_alive: float = 5.0
+    local_only: bool = False

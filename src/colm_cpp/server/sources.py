@@ -1,0 +1,210 @@
+"""Which pairs a server has: one from the command line, those of a folder, those of a ``colm.toml``."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .._numbers import integer, real
+from .._shown import shortened, shown
+from ..engine.loading import load
+from ..engine.memory import ModelMemory, assistant_rows, base_rows
+from ..engine.pair import Pair
+from ..errors import HeadError, LoadError, OptionError
+from ..heads.head import Head
+from ..learn.scoring import Scorer
+from ..options import DEFAULT_N_CTX, LoadOptions, SlotOptions
+from ..sources.hub import is_hub_spec
+from ..sources.names import find_head, find_model
+from ..sources.pair_file import FILE, Preset
+from ..sources.preset import preset
+from .registry import Entry
+
+__all__ = ["CONFIG", "Served", "entry", "read_config", "read_folder"]
+
+CONFIG = "colm.toml"
+_MOST = 2**20  # bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """How pairs are loaded.
+
+    Attributes:
+        options: options for both models, beside those of the pair's file.
+        base_options: options for the base alone.
+        assistant_options: options for the assistant alone.
+        slots: texts at a time, and memory of what was read.
+        check_memory: compare with free memory before loading.
+    """
+
+    options: Mapping[str, Any]
+    base_options: Mapping[str, Any]
+    assistant_options: Mapping[str, Any]
+    slots: SlotOptions
+    check_memory: bool = True
+
+
+def entry(name: str, pair: Preset, head: str | None, how: Served) -> Entry:
+    """A pair of the registry.
+
+    Raises:
+        OptionError: the name holds a character that stands for a way of writing.
+        HeadError: there is no head.
+    """
+    if not name or any(char in name for char in "@:\0") or name != name.strip():
+        raise OptionError(f"the name of a pair is {shown(name)}; it must not be empty, nor hold @ or :")
+    if head is None and pair.head is None:
+        raise HeadError(f"{name} has no deferral head; give --head, or a pair that has one")
+
+    def loaded() -> Pair:
+        return load(
+            pair=pair,
+            head=head,
+            base_options=dict(how.base_options),  # type: ignore[arg-type]  # names are checked by load()
+            assistant_options=dict(how.assistant_options),  # type: ignore[arg-type]
+            check_memory=how.check_memory,
+            n_parallel=how.slots.n_parallel,
+            cache_mb=how.slots.cache_mb,
+            **dict(how.options),
+        )
+
+    def scorer(of: Pair) -> Scorer:
+        shared, of_base, of_assistant = pair.load_options(how.options, how.base_options, how.assistant_options)
+        # A group of texts is as long as the longest prompt.
+        return Scorer(
+            pair.base,
+            pair.assistant,
+            base_options={**of_base, "n_ctx": of.n_ctx},  # type: ignore[arg-type]  # names are checked by Scorer
+            assistant_options={**of_assistant, "n_ctx": of.n_ctx},  # type: ignore[arg-type]
+            check_memory=how.check_memory,
+            weights_of=of,
+            **shared,
+        )
+
+    return Entry(
+        name,
+        loaded,
+        scorer,
+        slots=how.slots.n_parallel,
+        about=pair.about,
+        has_rates=_has_rates(head or pair.head),
+        memory=_memory(pair, how),
+    )
+
+
+def _has_rates(head: str | None) -> bool:
+    """Whether a head knows thresholds of rates. One that lies on the hub is not downloaded for that."""
+    if head is None:
+        return False
+    named = find_head(head)
+    if named.place is None:
+        return head == "random"
+    if is_hub_spec(named.place):
+        return False
+    return bool(Head.load(os.path.expanduser(named.place)).rates)
+
+
+def _memory(pair: Preset, how: Served) -> int:
+    """Estimated bytes of the loaded pair; 0 where a file is still on the hub."""
+    if is_hub_spec(pair.base) or is_hub_spec(pair.assistant):
+        return 0
+    chosen = LoadOptions.of_both(*pair.load_options(how.options, how.base_options, how.assistant_options))
+    n = how.slots.n_parallel
+    total = 0
+    for place, options, rows in zip(
+        (pair.base, pair.assistant), chosen, (base_rows(n), assistant_rows(n)), strict=True
+    ):
+        model = ModelMemory.of(find_model("base", place), options)
+        n_ctx = options.n_ctx or DEFAULT_N_CTX
+        total += model.loaded(n_ctx, n_outputs=min(rows, options.n_batch), n_texts=n, shared=False).total
+    return total + how.slots.cache_mb * 2**20
+
+
+def read_folder(folder: Path, how: Served) -> list[Entry]:
+    """The pairs of a folder: each ``NAME.toml`` and ``NAME/pair.toml``, in the order of their names.
+
+    Raises:
+        OptionError: there is none.
+        LoadError, HeadError: one of them cannot be used.
+    """
+    try:
+        found = sorted(folder.iterdir())
+    except OSError as error:
+        raise LoadError(f"the folder {folder} cannot be read ({error.strerror}); check its name") from error
+    files = [path for path in found if path.suffix == ".toml" and path.name != CONFIG and path.is_file()]
+    files += [path / FILE for path in found if (path / FILE).is_file()]
+    entries = []
+    for file in files:
+        known = preset(file)
+        entries.append(entry(known.name, known, None, how))
+    return entries
+
+
+def read_config(file: Path, how: Served) -> tuple[list[Entry], dict[str, float]]:
+    """The pairs of a ``colm.toml``, and ``idle_s`` and ``memory_mb`` where it has them.
+
+    Raises:
+        LoadError: the file cannot be read, or is no TOML.
+        OptionError: a key is unknown or has an invalid value.
+    """
+    value = _toml(file)
+    limits: dict[str, float] = {}
+    entries: list[Entry] = []
+    for key, given in value.items():
+        if key in ("idle_s", "memory_mb"):
+            limits[key] = real(key, given)
+            if limits[key] < 0:
+                raise OptionError(f"{file}: {key} is {shown(given)}; it must be 0 or more")
+        elif key == "pairs" and isinstance(given, dict):
+            entries = [_configured(file, name, own, how) for name, own in given.items()]
+        else:
+            raise OptionError(f"{file}: there is no key {shown(key)}; the keys are idle_s, memory_mb and [pairs.NAME]")
+    return entries, limits
+
+
+def _toml(file: Path) -> dict[str, Any]:
+    tomllib: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    try:
+        with file.open("rb") as stream:
+            data = stream.read(_MOST)
+        value: dict[str, Any] = tomllib.loads(data.decode("utf-8"))
+    except OSError as error:
+        raise LoadError(f"{file} cannot be read ({error.strerror}); check its name and permissions") from error
+    except (ValueError, RecursionError) as error:
+        raise LoadError(f"{file} is not TOML ({shortened(str(error))}); docs/server.md has an example") from error
+    return value
+
+
+def _configured(file: Path, name: str, given: object, how: Served) -> Entry:
+    if not isinstance(given, dict):
+        raise OptionError(f"{file}: pairs.{name} is {shown(given)}; write [pairs.{name}] with pair = ...")
+    own = dict(given)
+    place, head = own.pop("pair", name), own.pop("head", None)
+    for key, what in (("pair", place), ("head", head)):
+        if what is not None and not isinstance(what, str):
+            raise OptionError(f"{file}: pairs.{name}.{key} is {shown(what)}; give a text")
+    n_parallel = integer("parallel", own.pop("parallel", how.slots.n_parallel), 1, 256)
+    cache_mb = integer("cache_mb", own.pop("cache_mb", how.slots.cache_mb), 0, 2**20)
+    options = {**how.options, **own.pop("options", {})}
+    if own:
+        raise OptionError(
+            f"{file}: pairs.{name} has no key {shown(next(iter(own)))}; the keys are pair, head, parallel, cache_mb "
+            "and options"
+        )
+    beside = file.parent / os.path.expanduser(place)
+    known = preset(str(beside)) if beside.exists() else preset(place)
+    slots = SlotOptions(n_parallel=n_parallel, cache_mb=cache_mb)
+    served = Served(
+        options=options,
+        base_options=how.base_options,
+        assistant_options=how.assistant_options,
+        slots=slots,
+        check_memory=how.check_memory,
+    )
+    return entry(name, known, head, served)

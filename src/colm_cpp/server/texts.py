@@ -1,0 +1,198 @@
+"""Texts of requests while they are written."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from ..engine.aio import AsyncTokenStream
+from ..engine.pair import Pair
+from ..engine.stream import TokenStream
+from ..errors import PairClosed
+from ..options import GenerationOptions
+from ..results import Completion, Stats, Token
+from .admission import Turns
+
+__all__ = ["Text", "Texts"]
+
+
+class Texts:
+    """The texts that are being written, so that the end of the server can end them."""
+
+    def __init__(self) -> None:
+        self._streams: set[TokenStream] = set()
+        self.closing = False
+
+    def add(self, stream: TokenStream) -> None:
+        """A text that has a turn."""
+        if self.closing:
+            raise PairClosed("the server is shutting down; ask another one, or later")
+        self._streams.add(stream)
+
+    def remove(self, stream: TokenStream) -> None:
+        """A text that has ended."""
+        self._streams.discard(stream)
+
+    def refuse(self) -> None:
+        """No text begins any more."""
+        self.closing = True
+
+    def cancel(self) -> None:
+        """Ends all texts within one step."""
+        self.refuse()
+        for stream in list(self._streams):
+            stream.cancel()
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+
+class Text:
+    """One text of a request. Invalid arguments raise when it is made, in whatever thread that is."""
+
+    def __init__(self, pair: Pair, tokens: Sequence[int], options: GenerationOptions) -> None:
+        self.pair = pair
+        self._stream = pair._start(pair._open_core(), list(tokens), options, None)
+        self.n_prompt = len(tokens)
+        self.begun = False  # whether it has a turn
+
+    @property
+    def finish_reason(self) -> str | None:
+        """See :class:`.TokenStream`."""
+        return self._stream.finish_reason
+
+    @property
+    def stats(self) -> Stats:
+        """Counts and times so far."""
+        return self._stream.stats
+
+    @property
+    def end_token(self) -> Token | None:
+        """The token that ended the text, if one did."""
+        return self._stream.completion().end_token
+
+    @property
+    def n_cached(self) -> int:
+        """Tokens of the prompt that the model which read it first had read before."""
+        return next((at for _, at, *_ in self._stream.calls), 0)
+
+    def progress(self) -> str:
+        """What is being done for it, in words."""
+        if not self.begun:
+            return "waiting for a slot"
+        stats = self.stats
+        if stats.generated_tokens:
+            return f"written {stats.generated_tokens} tokens"
+        return f"prefill {min(stats.base_tokens_read, self.n_prompt)}/{self.n_prompt} tokens"
+
+    def cancel(self) -> None:
+        """Asks it to end within one step."""
+        self._stream.cancel()
+
+    def close(self) -> None:
+        """Ends it where it stands."""
+        self._stream.close()
+
+    async def completion(self, turns: Turns, texts: Texts) -> Completion:
+        """The whole text, once it has a turn. If the task is cancelled, so is the text."""
+        async with turns.turn():
+            texts.add(self._stream)
+            self.begun = True
+            try:
+                written = await AsyncTokenStream(self._stream).completion()
+            finally:
+                texts.remove(self._stream)
+        return self._checked(written)
+
+    async def bunches(self, turns: Turns, texts: Texts) -> AsyncIterator[list[Token]]:
+        """Its tokens as they are written, those that are there at the same time together.
+
+        A thread reads it ahead. With a round through the event loop for each token, the text would miss steps that
+        other texts make. Its turn ends when it is written, however slowly its client reads.
+        """
+        await turns.take()
+        try:
+            texts.add(self._stream)
+        except BaseException:
+            turns.give_back()
+            raise
+        self.begun = True
+
+        def ended() -> None:
+            texts.remove(self._stream)
+            turns.give_back()
+
+        reader = _Reader(self._stream, ended)
+        try:
+            async for bunch in reader:
+                yield bunch
+        finally:
+            self._stream.cancel()
+            await reader.ended()
+        if self.finish_reason == "cancelled":
+            raise PairClosed("the text was cancelled, because the server is shutting down")
+
+    @staticmethod
+    def _checked(written: Completion) -> Completion:
+        if written.finish_reason == "cancelled":
+            raise PairClosed("the text was cancelled, because the server is shutting down")
+        return written
+
+
+class _Reader:
+    """Reads a text in a thread of its own, to its end. ``at_end`` is called then, in the event loop."""
+
+    def __init__(self, stream: TokenStream, at_end: Callable[[], None]) -> None:
+        self._stream = stream
+        self._at_end = at_end
+        self._loop = asyncio.get_running_loop()
+        self._changed = asyncio.Event()
+        self._lock = threading.Lock()
+        self._tokens: list[Token] = []
+        self._error: BaseException | None = None
+        self._done = self._loop.create_future()
+        threading.Thread(target=self._read, name="colm-text", daemon=True).start()
+
+    def _read(self) -> None:
+        try:
+            for token in self._stream:
+                with self._lock:
+                    first = not self._tokens
+                    self._tokens.append(token)
+                if first:
+                    self._tell(self._changed.set)
+        except BaseException as error:
+            self._error = error
+        self._tell(self._end)
+
+    def _tell(self, what: Callable[[], object]) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(what)
+
+    def _end(self) -> None:
+        self._at_end()
+        self._done.set_result(None)
+        self._changed.set()
+
+    def _take(self) -> list[Token]:
+        with self._lock:
+            taken, self._tokens = self._tokens, []
+            self._changed.clear()
+        return taken
+
+    async def __aiter__(self) -> AsyncIterator[list[Token]]:
+        while True:
+            await self._changed.wait()
+            done = self._done.done()
+            bunch = self._take()
+            if bunch:
+                yield bunch
+            if done:
+                break
+        if self._error is not None:
+            raise self._error
+
+    async def ended(self) -> None:
+        """Waits for the thread, whose text was cancelled."""
+        await asyncio.shield(self._done)
