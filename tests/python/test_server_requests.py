@@ -1,4 +1,4 @@
-"""Requests that the description of the server allows, and some that it does not (schemathesis): never a server error."""
+"""Requests that the description of the server allows, and some that it does not (schemathesis): no server error."""
 
 from __future__ import annotations
 
