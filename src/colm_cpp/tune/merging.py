@@ -41,7 +41,6 @@ MERGED_KEYS = (_PREFIX + "base_file", _PREFIX + "base_digest", MERGED_KEY)
 that was merged into it, as JSON, such as ``[["9f86...", 1.0]]``. A head that was fitted to both fits the file."""
 
 _STRING, _F32 = 8, 0  # gguf_type, ggml_type
-_FIRST_KEY = 24  # magic, version, number of tensors, number of keys
 _QUANTISER = 2**29  # bytes that llama.cpp takes, with the slabs of ._quantizer
 
 
