@@ -5,14 +5,19 @@
 Texts begin with the same prompt, which is read once, and part because they are sampled with seeds of their own. What
 reading the prompt takes is measured by texts of two tokens and taken off.
 
-The bare side times single decodes of llama.cpp, in the same rounds: one token of one sequence, one of each of several
-sequences, and the assistant's batches. Of the base alone the speed-up it allows is the quotient. Of the pair it is
-that of the decodes which the two ways of writing made, at their bare prices.
+The bare side times single decodes of llama.cpp: one token of one sequence, one of each of several sequences, and the
+assistant's batches. Of the base alone the speed-up it allows is the quotient. Of the pair it is that of the decodes
+which the two ways of writing made, at their bare prices.
+
+Where weights lie in memory changes a decode by some percent. So in each round the pair and llama.cpp have a fresh
+process each, and a process compares only what it measured on its own weights.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import json
 import statistics
 import time
 from dataclasses import dataclass
@@ -22,6 +27,7 @@ from typing import Any
 import llama_cpp
 import numpy as np
 from bare import Slot, decode
+from fresh import Spread, in_turns
 
 import colm_cpp as colm
 from colm_cpp.engine.pair import TRAINING_FREE_HEADS
@@ -71,7 +77,7 @@ class Bare:
 
 
 def _slot(sequence: int, position: int, output: bool) -> Slot:
-    return 1000 + 7 * position, position, sequence, output
+    return 100 + 7 * position, position, sequence, output
 
 
 @dataclass
@@ -124,6 +130,49 @@ def at_once(pair: colm.Pair, n_texts: int, options: dict[str, Any]) -> Written:
     )
 
 
+def _ways(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    sampled: dict[str, Any] = {"temperature": 0.8, "max_tokens": args.tokens}
+    return {
+        "base alone": {**sampled, "head": "never"},
+        f"both, {args.rate:.0%}": {**sampled, "head": args.head, "defer_rate": args.rate},
+    }
+
+
+def _pair(args: argparse.Namespace) -> dict[str, Any]:
+    """Both ways of writing, by what is written."""
+    found = {}
+    with colm.load(args.base, args.assistant, n_ctx=512, n_threads=args.threads, n_gpu_layers=0) as pair:
+        for way, options in _ways(args).items():
+            both = []
+            for write in (one_by_one, at_once):
+                short = {**options, "max_tokens": 2}
+                write(pair, args.texts, short)  # not counted: what a first call makes
+                prompt = write(pair, args.texts, short)
+                both.append(vars(write(pair, args.texts, options) - prompt))
+            found[way] = both
+    return found
+
+
+def _bare(args: argparse.Namespace) -> list[list[Any]]:
+    """Seconds of decodes: model, hidden state or sequences, size, seconds."""
+    llama_cpp.llama_log_set(_no_log, ctypes.c_void_p(0))
+    base, assistant = (Bare(path, args.texts, args.threads) for path in (args.base, args.assistant))
+    prices: list[list[Any]] = []
+    for hidden in (False, True):
+        prices += [["base", hidden, n, base.seconds(n, 1, hidden=hidden)] for n in (1, args.texts)]
+    prices += [["assistant", 1, size, assistant.seconds(1, size)] for size in SIZES]
+    prices += [["assistant", args.texts, args.texts * n, assistant.seconds(args.texts, n)] for n in (1, 2, 4)]
+    return prices
+
+
+@llama_cpp.llama_log_callback
+def _no_log(_level: int, _text: bytes, _data: Any) -> None:
+    """Of llama.cpp's log, nothing."""
+
+
+WORKERS = {"pair": _pair, "bare": _bare}
+
+
 def main() -> None:
     """Prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -133,47 +182,23 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=0.2)
     parser.add_argument("--texts", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=0, help="0: the physical cores")
+    parser.add_argument("--rounds", type=int, default=5, help="processes of the pair, and of llama.cpp")
+    parser.add_argument("--threads", type=int, default=usable_cores(), help="default: the physical cores")
+    parser.add_argument("--worker", choices=WORKERS, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    n = args.texts
-    n_threads = args.threads or usable_cores()
-    sampled: dict[str, Any] = {"temperature": 0.8, "max_tokens": args.tokens}
-    ways = {
-        "base alone": {**sampled, "head": "never"},
-        f"both, {args.rate:.0%}": {**sampled, "head": args.head, "defer_rate": args.rate},
-    }
-    print(f"{Path(args.base).name}, {Path(args.assistant).name}, {n_threads} threads, medians of {args.rounds} rounds")
-    prices: list[dict[Any, float]] = []
-    found: dict[str, list[tuple[Written, Written]]] = {way: [] for way in ways}
-    with colm.load(args.base, args.assistant, n_ctx=512, n_threads=n_threads, n_gpu_layers=0) as pair:
-        # After the pair, which keeps llama.cpp's log to itself.
-        bare = {name: Bare(path, n, n_threads) for name, path in (("base", args.base), ("assistant", args.assistant))}
-        for number in range(-1, args.rounds):
-            price = _prices(bare, n)
-            for way, options in ways.items():
-                short = {**options, "max_tokens": 2}
-                one = one_by_one(pair, n, options) - one_by_one(pair, n, short)
-                many = at_once(pair, n, options) - at_once(pair, n, short)
-                if number >= 0:
-                    found[way].append((one, many))
-            if number >= 0:
-                prices.append(price)
-    _print(ways, found, prices, n, hidden=args.head not in TRAINING_FREE_HEADS)
-
-
-def _prices(bare: dict[str, Bare], n: int) -> dict[Any, float]:
-    price: dict[Any, float] = {
-        ("base", False, 1): bare["base"].seconds(1, 1),
-        ("base", False, n): bare["base"].seconds(n, 1),
-        ("base", True, 1): bare["base"].seconds(1, 1, hidden=True),
-        ("base", True, n): bare["base"].seconds(n, 1, hidden=True),
-    }
-    for size in SIZES:
-        price["assistant", 1, size] = bare["assistant"].seconds(1, size)
-    for each in (1, 2, 4):
-        price["assistant", n, n * each] = bare["assistant"].seconds(n, each)
-    return price
+    if args.worker:
+        print(json.dumps(WORKERS[args.worker](args)))
+        return
+    given = [args.base, args.assistant]
+    for name in ("head", "rate", "texts", "tokens", "threads"):
+        given += [f"--{name}", str(getattr(args, name))]
+    print(
+        f"{Path(args.base).name}, {Path(args.assistant).name}, {args.threads} threads, medians of {args.rounds} rounds"
+    )
+    rounds = in_turns(list(WORKERS), given, args.rounds)
+    found = {way: [tuple(Written(**written) for written in one["pair"][way]) for one in rounds] for way in _ways(args)}
+    prices = [{(model, what, size): seconds for model, what, size, seconds in one["bare"]} for one in rounds]
+    _print(found, prices, args.texts, hidden=args.head not in TRAINING_FREE_HEADS)
 
 
 def _assistant(price: dict[Any, float], n_sequences: int, size: float) -> float:
@@ -191,32 +216,31 @@ def _bare_seconds(written: Written, price: dict[Any, float], n_sequences: int, *
 
 
 def _print(
-    ways: dict[str, Any],
-    found: dict[str, list[tuple[Written, Written]]],
+    found: dict[str, list[tuple[Written, ...]]],
     prices: list[dict[Any, float]],
     n: int,
     *,
     hidden: bool,
 ) -> None:
-    print(f"| | deferred | one: tokens/s | {n} at once: tokens/s | speed-up | bare speed-up | of it (least, most) |")
+    print(f"| | deferred | one: tokens/s | {n} at once: tokens/s | speed-up | bare speed-up | of it (least to most) |")
     print("|---|---|---|---|---|---|---|")
-    for way in ways:
+    for way, texts in found.items():
         looks = hidden and way != "base alone"
         gains, allowed, shares = [], [], []
-        for (one, many), price in zip(found[way], prices, strict=True):
+        for (one, many), price in zip(texts, prices, strict=True):
             gain = (many.n_tokens / many.seconds) / (one.n_tokens / one.seconds)
             single = _bare_seconds(one, price, 1, hidden=looks) / one.n_tokens
             several = _bare_seconds(many, price, n, hidden=looks) / many.n_tokens
             gains.append(gain)
             allowed.append(single / several)
             shares.append(gain * several / single)
-        ones, manys = zip(*found[way], strict=True)
+        ones, manys = zip(*texts, strict=True)
         deferred = sum(w.n_deferred for w in manys) / sum(w.n_tokens for w in manys)
         print(
             f"| {way} | {deferred:.0%} | {statistics.median(w.n_tokens / w.seconds for w in ones):.1f} "
             f"| {statistics.median(w.n_tokens / w.seconds for w in manys):.1f} | {statistics.median(gains):.2f} "
             f"| {statistics.median(allowed):.2f} "
-            f"| {statistics.median(shares):.2f} ({min(shares):.2f}, {max(shares):.2f}) |"
+            f"| {Spread(shares).show(2)} |"
         )
     print("| milliseconds of a bare decode | " + " | ".join(_named(prices, key) for key in prices[0]) + " |")
 

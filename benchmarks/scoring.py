@@ -2,8 +2,9 @@
 
     python benchmarks/scoring.py BASE.gguf ASSISTANT.gguf CORPUS.jsonl --texts 10 --rounds 3
 
-Both read the same texts in the same batches with the same outputs; the bare side does nothing with them. Rounds
-alternate; the ratio of medians is what scoring costs beyond llama.cpp.
+Both read the same texts in the same batches with the same outputs; the bare side does nothing with them. Each has fresh
+processes, in turns, because where weights lie in memory changes a decode by some percent. The ratio of medians is what
+scoring costs beyond llama.cpp.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import llama_cpp
 from bare import Slot, decode
+from fresh import in_turns
 
 from colm_cpp.corpus.documents import BadRow
 from colm_cpp.corpus.texts import Text, TextMaker, grouped
@@ -80,17 +81,8 @@ class Bare:
         return time.perf_counter() - start
 
 
-def main() -> None:
-    """Runs the comparison."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("base")
-    parser.add_argument("assistant")
-    parser.add_argument("corpus")
-    parser.add_argument("--texts", type=int, default=10)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args()
-
+def _score(args: argparse.Namespace) -> dict[str, float]:
+    """Seconds with everything included, and of them in llama_decode. Leaves the batches for the other arm."""
     scorer = Scorer(args.base, args.assistant, n_threads=args.threads)
     make = TextMaker(scorer, scorer.base, n_shared=scorer.n_shared, n_ctx=scorer.n_ctx)
     documents = select([args.corpus], limit=args.texts).documents()
@@ -98,47 +90,70 @@ def main() -> None:
     groups = [group for group, _ in grouped(made, n_tokens=scorer.n_ctx, n_texts=MAX_TEXTS)]
     n_batch = scorer.base["n_batch"]
     schedule = [list(batches(group, n_batch, MAX_OUTPUTS)) for group in groups]
-    options: dict[str, Any] = {"n_ctx": scorer.n_ctx, "n_batch": n_batch, "n_threads": args.threads}
-    bare = [Bare(args.base, hidden=True, **options), Bare(args.assistant, hidden=False, **options)]
+    args.schedule.write_text(json.dumps({"n_ctx": scorer.n_ctx, "n_batch": n_batch, "groups": schedule}))
     facts = {"n_embd": scorer.base["n_embd"], "top_k": 10}
-
-    inside: list[float] = []  # seconds that the scorer spent in llama_decode
-
-    def with_scores() -> float:
-        inside.append(0.0)
+    found = {}
+    for _ in range(2):  # what is read first pays for page faults
         with tempfile.TemporaryDirectory() as folder:
+            inside = 0.0
             start = time.perf_counter()
             with ScoresWriter(Path(folder) / "scores", facts) as writer:
                 done = ProgressMark()
                 for group in groups:
                     columns, decode_s = scorer.score(group, top_k=10)
-                    inside[-1] += decode_s
+                    inside += decode_s
                     n = sum(text.n_scored for text in group)
                     done = ProgressMark(n_texts=done.n_texts + len(group), n_tokens=done.n_tokens + n)
                     writer.add(columns, [{"n_scored": text.n_scored} for text in group], done)
-            return time.perf_counter() - start
+            found = {"seconds": time.perf_counter() - start, "in_llama_decode": inside}
+    return found
 
-    def without() -> float:
-        return sum(model.read(schedule) for model in bare)
 
-    with_scores(), without()  # what is read first pays for page faults
-    times: dict[str, list[float]] = {"score": [], "bare": []}
-    for _ in range(args.rounds):
-        times["score"].append(with_scores())
-        times["bare"].append(without())
-    score, plain = (statistics.median(times[name]) for name in ("score", "bare"))
-    n_read = sum(len(batch) for group in schedule for batch in group)
+def _bare(args: argparse.Namespace) -> float:
+    """Seconds of the same batches, which the first process of the other arm left."""
+    schedule = json.loads(args.schedule.read_text())
+    options = {"n_ctx": schedule["n_ctx"], "n_batch": schedule["n_batch"], "n_threads": args.threads}
+    models = [Bare(args.base, hidden=True, **options), Bare(args.assistant, hidden=False, **options)]
+    return [sum(model.read(schedule["groups"]) for model in models) for _ in range(2)][1]
+
+
+WORKERS = {"score": _score, "bare": _bare}
+
+
+def main() -> None:
+    """Runs the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("base")
+    parser.add_argument("assistant")
+    parser.add_argument("corpus")
+    parser.add_argument("--texts", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=3, help="processes of each arm")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--worker", choices=WORKERS, help=argparse.SUPPRESS)
+    parser.add_argument("--schedule", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        print(json.dumps(WORKERS[args.worker](args)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        schedule = Path(folder) / "schedule.json"
+        given = [args.base, args.assistant, args.corpus, "--texts", str(args.texts)]
+        given += ["--threads", str(args.threads), "--schedule", str(schedule)]
+        rounds = in_turns(list(WORKERS), given, args.rounds)
+        groups = json.loads(schedule.read_text())["groups"]
+    score, plain = ([one["score"]["seconds"] for one in rounds], [one["bare"] for one in rounds])
+    n_read = sum(len(batch) for group in groups for batch in group)
     print(
         json.dumps(
             {
                 "texts": args.texts,
-                "batches": sum(map(len, schedule)),
+                "batches": sum(map(len, groups)),
                 "tokens_read_by_each": n_read,
-                "score_s": [round(t, 2) for t in times["score"]],
-                "of_it_in_llama_decode_s": [round(t, 2) for t in inside[1:]],
-                "bare_s": [round(t, 2) for t in times["bare"]],
-                "tokens_per_s": round(n_read / score, 1),
-                "ratio_of_medians": round(score / plain, 3),
+                "score_s": [round(t, 2) for t in score],
+                "of_it_in_llama_decode_s": [round(one["score"]["in_llama_decode"], 2) for one in rounds],
+                "bare_s": [round(t, 2) for t in plain],
+                "tokens_per_s": round(n_read / statistics.median(score), 1),
+                "ratio_of_medians": round(statistics.median(score) / statistics.median(plain), 3),
             }
         )
     )

@@ -10,14 +10,6 @@ namespace {
 
 // The longest batch of an expert's that says something about those of a few tokens.
 constexpr std::size_t kMeasuredBatch = 32;
-// Tokens that may lie beyond a text: draft tokens, and what the base wrote behind them.
-constexpr std::size_t kMostAhead = 32;
-
-bool has_nan(View<const float> logits) {
-    bool found = false;
-    for (const float x : logits) found |= x != x;
-    return found;
-}
 
 }  // namespace
 
@@ -31,7 +23,8 @@ Loop::Loop(Experts experts, Choices choices, std::size_t cache_bytes, std::funct
       estimates_(experts_.size()),
       slots_(experts_.front()->n_slots()),
       saved_(slots_.size(), cache_bytes),
-      now_(std::move(now)) {}
+      now_(std::move(now)),
+      moves_(experts_, choices_, estimates_, now_) {}
 
 Loop::~Loop() = default;
 
@@ -41,29 +34,8 @@ std::size_t Loop::n_ctx() const {
     return n;
 }
 
-// -- from any thread
-
 std::shared_ptr<Text> Loop::add(Writing writing, int lookahead) {
-    const std::lock_guard<std::mutex> lock(inbox_mutex_);
-    auto text = std::make_shared<Text>(next_id_++, writing.sequence());
-    added_.push_back(std::make_unique<Running>(text, std::move(writing), lookahead, choices_));
-    return text;
-}
-
-bool Loop::cancel(Text& text) {
-    const std::lock_guard<std::mutex> lock(inbox_mutex_);
-    text.cancelled_.store(true);
-    const bool in_step = std::find(in_step_.begin(), in_step_.end(), &text) != in_step_.end();
-    if (!in_step && slots_.leave_queue(text)) {
-        text.finish_reason_.store(FinishReason::cancelled);
-        return true;
-    }
-    if (computing_ == nullptr || in_step_.empty()) return false;
-    const auto cancelled = [](const Text* t) { return t->cancelled_.load(); };
-    if (!std::all_of(in_step_.begin(), in_step_.end(), cancelled)) return false;
-    stopped_ = true;
-    computing_->request();
-    return false;
+    return inbox_.add(std::move(writing), lookahead, choices_);
 }
 
 // -- a step
@@ -95,7 +67,7 @@ std::vector<Event> Loop::step(Interrupt& interrupt) {
     }
     for (const auto& text : running_)
         if (text->slot) hand_over(*text);
-    if (std::exchange(damaged_, false))
+    if (moves_.take_damage())
         // Cells of a text whose values are not finite would reach those that share the cache.
         for (const auto& expert : experts_) expert->forget();
     for (const auto& text : running_)
@@ -104,15 +76,7 @@ std::vector<Event> Loop::step(Interrupt& interrupt) {
         std::remove_if(running_.begin(), running_.end(),
                        [](const auto& r) { return r->text->finish_reason() != FinishReason::none; }),
         running_.end());
-    {
-        const std::lock_guard<std::mutex> lock(inbox_mutex_);
-        computing_ = nullptr;
-        in_step_.clear();
-        if (std::exchange(stopped_, false)) {
-            interrupt.withdraw();
-            cancelled = nullptr;
-        }
-    }
+    if (inbox_.end_step(interrupt)) cancelled = nullptr;
     idle_ = computed.empty();
     if (cancelled) std::rethrow_exception(cancelled);
     return std::exchange(events_, {});
@@ -127,10 +91,10 @@ Loop::Moving Loop::begin_step(Interrupt& interrupt) {
         Running* text = running_at(slot);
         if (text != nullptr && !text->asked && slots_.wanted(*text->text)) moving.push_back(text);
     }
-    const std::lock_guard<std::mutex> lock(inbox_mutex_);
+    std::vector<Text*> computed;
     for (const auto& text : running_)
-        if (is_computed(*text)) in_step_.push_back(text->text.get());
-    computing_ = &interrupt;
+        if (is_computed(*text)) computed.push_back(text->text.get());
+    inbox_.begin_step(std::move(computed), interrupt);
     return moving;
 }
 
@@ -141,11 +105,7 @@ bool Loop::is_computed(const Running& text) const {
 
 // New texts, and those that were cancelled.
 void Loop::take_in() {
-    {
-        const std::lock_guard<std::mutex> lock(inbox_mutex_);
-        std::move(added_.begin(), added_.end(), std::back_inserter(running_));
-        added_.clear();
-    }
+    inbox_.take(running_);
     for (const auto& text : running_) {
         if (!text->writing.finished()) text->writing.end_if_full();
         if (text->text->cancelled_.load())
@@ -193,55 +153,18 @@ Running* Loop::running_at(std::size_t slot) const {
     return it == running_.end() ? nullptr : it->get();
 }
 
-// Does what may fail for this text alone. An error behind an open draft token may belong to a text that is
-// never written: the draft goes back, and the expert is asked at once. If the error was real, it occurs
-// again.
-template <typename Work>
-void Loop::attempt(Running& text, const Work& work) {
-    try {
-        work();
-    } catch (const GenerationError&) {
-        text.decision.reset();
-        damaged_ = true;
-        if (text.draft.n_open() == 0) return fail(text);
-        text.draft.forget_open(text.deciders());
-        text.may_draft = false;
-    } catch (...) {
-        fail(text);
-    }
-}
-
 // -- the base
 
 void Loop::read_base(const Moving& moving, Interrupt& interrupt) {
     std::vector<Question> questions;
-    for (Running* text : moving) {
-        text->stats().lookahead = text->draft.lookahead() != 0 && can_look_ahead(1);
-        if (text->error || text->decision || !may_go_on(*text)) continue;
-        attempt(*text, [&] {
-            text->decision = std::make_unique<Decision>(text->draft.text(), text->deciders(), choices_);
-            // A draft needs the base's choice, whoever decides.
-            const bool drafts = text->draft.lookahead() > 0 && text->may_draft &&
-                                !text->decision->needs_base() && can_look_ahead(text->decision->expert());
-            if (!text->decision->needs_base() && !drafts) return decide(*text, false);
-            Question asked = text->question(kBase);
-            asked.counts = {asked.tokens->size()};
-            questions.push_back(std::move(asked));
-            text->asked = Asked{kBase, 0, true, true};
-        });
-    }
+    for (Running* text : moving)
+        if (std::optional<Question> question = moves_.ask_base(*text))
+            questions.push_back(std::move(*question));
     const double begin = now_();
     std::size_t n_answered = 0;
     const Heard heard = collect(kBase, std::move(questions), moving, interrupt, [&](const Answer& answer) {
-        Running& text = *running_at(answer.slot);
-        text.asked.reset();
         ++n_answered;
-        attempt(text, [&] {
-            if (answer.error) std::rethrow_exception(answer.error);
-            if (text.stats().base_steps++ == 0) text.stats().prefill_s += now_() - begin;
-            text.decision->hear_base(*answer.prediction);
-            decide(text, true);
-        });
+        moves_.hear_base(*running_at(answer.slot), answer, begin);
     });
     if (heard.seconds && heard.n_read == n_answered) estimates_.reading(kBase, n_answered, *heard.seconds);
 }
@@ -275,52 +198,7 @@ Loop::Heard Loop::collect(ExpertId expert, std::vector<Question> questions, cons
     return heard;
 }
 
-// What becomes of a position, once it is known who writes it.
-void Loop::decide(Running& text, bool heard_base) {
-    Decision& decision = *text.decision;
-    Draft& draft = text.draft;
-    const ExpertId expert = decision.expert();
-    estimates_.position(expert != kBase);
-    if (expert == kBase) {
-        draft.add(decision.choose(), text.deciders());
-        text.decision.reset();
-        return;
-    }
-    const bool fixed = draft.lookahead() != kAutoLookahead;
-    if (heard_base && text.may_draft && draft.lookahead() != 0 && can_look_ahead(expert)) {
-        const double p = estimates_.acceptance_rate(decision.base_log_odds());
-        if (draft.n_open() > 0 || fixed || estimates_.worth_going_on({p}, expert, 1)) {
-            const Step step = decision.draft();
-            if (step.token != kNoToken)
-                return draft.add_draft_token(std::move(text.decision), step, p, text.deciders());
-        }
-    }
-    if (heard_base) decision.keep_base();
-}
-
-bool Loop::can_look_ahead(ExpertId expert) const {
-    return expert < experts_.size() && experts_[kBase]->goes_back() && experts_[expert]->goes_back() &&
-           experts_[expert]->n_counts() >= 2;
-}
-
-// Whether the base may read the text's next token.
-bool Loop::may_go_on(const Running& text) const {
-    const Draft& draft = text.draft;
-    if (!draft.can_go_on()) return false;
-    if (draft.n_open() == 0) return true;
-    const std::size_t most =
-        draft.lookahead() == kAutoLookahead ? kMostLookahead : static_cast<std::size_t>(draft.lookahead());
-    return draft.n_open() < std::min(most, experts_[draft.first_expert()]->n_counts() - 1) &&
-           draft.n_ahead() + 1 < kMostAhead;
-}
-
 // -- the other experts
-
-// Whether the text cannot go on before its expert is asked.
-bool Loop::blocked(const Running& text) const {
-    if (text.error || text.asked) return false;
-    return text.decision || (text.draft.n_open() > 0 && !may_go_on(text));
-}
 
 // Whether the experts are asked in this step: where a text is blocked, or where writing on does not pay.
 bool Loop::must_ask(const Moving& moving) const {
@@ -328,7 +206,7 @@ bool Loop::must_ask(const Moving& moving) const {
     std::size_t n_risked = 0;
     ExpertId expert = kBase;
     for (const Running* text : moving) {
-        if (blocked(*text)) return true;
+        if (moves_.blocked(*text)) return true;
         if (text->error || text->draft.n_open() == 0 || text->draft.lookahead() != kAutoLookahead) continue;
         p.push_back(text->draft.confidence());
         n_risked += text->draft.n_risked();
@@ -341,7 +219,8 @@ void Loop::ask_experts(const Moving& moving, Interrupt& interrupt) {
     std::vector<std::vector<Question>> questions(experts_.size());
     if (must_ask(moving)) {
         for (Running* text : moving)
-            if (!text->error && !text->asked && text->open()) attempt(*text, [&] { ask(*text, questions); });
+            if (std::optional<Question> question = moves_.ask(*text))
+                questions[text->asked->expert].push_back(std::move(*question));
         // Every token is read once all the same, and the runs that are read are equally long for all texts,
         // which llama.cpp computes in one pass.
         for (ExpertId expert = 1; expert < questions.size(); ++expert) {
@@ -361,78 +240,12 @@ void Loop::ask_experts(const Moving& moving, Interrupt& interrupt) {
         Heard heard =
             collect(expert, std::move(questions[expert]), moving, interrupt, [&](const Answer& answer) {
                 ++n_answers;
-                hear(*running_at(answer.slot), answer, begin);
+                moves_.hear(*running_at(answer.slot), answer, begin, inbox_.n_in_step());
             });
         if (heard.n_read == 0) heard.n_read = n_answers;  // it does not say
         if (heard.seconds && heard.n_most <= 1 && heard.n_read <= kMeasuredBatch)
             estimates_.reading(expert, heard.n_read, *heard.seconds);
     }
-}
-
-// About what is open in the text: draft tokens, and the token that waits behind them.
-void Loop::ask(Running& text, std::vector<std::vector<Question>>& questions) {
-    Draft& draft = text.draft;
-    // Where the next token does not depend on the base, the expert writes it in the same batch.
-    if (!text.decision && draft.can_go_on()) {
-        auto next = std::make_unique<Decision>(draft.text(), text.deciders(), choices_);
-        if (!next->needs_base() && next->expert() == draft.first_expert()) text.decision = std::move(next);
-    }
-    Asked asked;
-    asked.expert = draft.n_open() > 0 ? draft.first_expert() : text.decision->expert();
-    Question question = text.question(asked.expert);
-    if (draft.n_open() > 0) question.counts = draft.open_positions();
-    asked.n_open = question.counts.size();
-    asked.next = text.decision && asked.n_open == draft.n_open() && text.decision->expert() == asked.expert &&
-                 asked.n_open < experts_[asked.expert]->n_counts();
-    if (asked.next) question.counts.push_back(question.tokens->size());
-    text.asked = asked;
-    questions[asked.expert].push_back(std::move(question));
-}
-
-// An expert's answer about one open position. In this step it was waited for since `begin`.
-void Loop::hear(Running& text, const Answer& answer, double begin) {
-    Asked& asked = *text.asked;
-    Stats& stats = text.stats();
-    if (answer.count == 0 && !answer.error && stats.assistant_calls++ == 0) stats.prefill_s += now_() - begin;
-    const bool last = answer.error || answer.count + 1 == asked.n_open + (asked.next ? 1 : 0);
-    if (!asked.going) {
-        // Behind a rejected draft token. What it shows of the cache concerns the other texts all the same.
-        damaged_ = damaged_ || (answer.prediction != nullptr && has_nan(answer.prediction->logits));
-    } else {
-        try {
-            if (answer.error) std::rethrow_exception(answer.error);
-            if (answer.count > 0) estimates_.shared_call(asked.expert, in_step_.size());
-            if (answer.count == asked.n_open) {
-                const Step step = text.decision->choose(*answer.prediction);
-                if (text.decision->needs_base())
-                    estimates_.verified(text.decision->base_log_odds(),
-                                        step.token == text.decision->base_top());
-                text.draft.add(step, text.deciders());
-                text.decision.reset();
-            } else {
-                const double log_odds = text.draft.first_log_odds();
-                const std::size_t n_risked = text.draft.n_risked() + (text.decision ? 1 : 0);
-                asked.going = text.draft.verify(*answer.prediction, text.deciders());
-                estimates_.verified(log_odds, asked.going);
-                if (!asked.going) estimates_.lost(asked.expert, n_risked);
-                ++stats.n_drafted;
-                if (asked.going) ++stats.n_accepted;
-            }
-        } catch (const GenerationError&) {
-            // The tokens before it are certain all the same. The error comes back when they are written.
-            asked.going = false;
-            damaged_ = true;
-            if (answer.count == 0)
-                fail(text);
-            else if (text.draft.n_open() > 0)
-                text.draft.forget_open(text.deciders());
-        } catch (...) {
-            asked.going = false;
-            fail(text);
-        }
-        if (!asked.going) text.decision.reset();
-    }
-    if (last) text.asked.reset();
 }
 
 // -- what becomes of a text
@@ -471,13 +284,6 @@ void Loop::end(Running& text, FinishReason reason) {
     text.text->finish_reason_.store(reason);
     slots_.leave(*text.text);
     events_.push_back({text.text, std::nullopt});
-}
-
-void Loop::fail(Running& text) {
-    text.error = std::current_exception();
-    text.decision.reset();
-    text.writing.finish(FinishReason::failed);
-    damaged_ = true;
 }
 
 void Loop::forget() {

@@ -16,12 +16,13 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <vector>
 
 #include "colm/estimates.h"
 #include "colm/expert.h"
+#include "colm/inbox.h"
+#include "colm/moves.h"
 #include "colm/running.h"
 #include "colm/saved_texts.h"
 #include "colm/slots.h"
@@ -56,7 +57,7 @@ class Loop {
     void rest(Text& text) { slots_.rest(text); }
     // Ends a text as `cancelled`. Where nothing else is being computed, what is computed stops at once. True:
     // it waited for a slot and has ended; no event tells of it.
-    bool cancel(Text& text);
+    bool cancel(Text& text) { return inbox_.cancel(text, slots_); }
     // Whether a text waits for a slot, and there is none.
     bool must_wait(const Text& text) const { return slots_.must_wait(text); }
 
@@ -100,22 +101,13 @@ class Loop {
     void fill_slots();
     void take_back(Running& text);
     void read_base(const Moving& moving, Interrupt& interrupt);
-    void decide(Running& text, bool heard_base);
     void ask_experts(const Moving& moving, Interrupt& interrupt);
-    void ask(Running& text, std::vector<std::vector<Question>>& questions);
-    void hear(Running& text, const Answer& answer, double begin);
     Heard collect(ExpertId expert, std::vector<Question> questions, const Moving& moving,
                   Interrupt& interrupt, const Expert::Use& hear);
     void hand_over(Running& text);
     void end(Running& text, FinishReason reason);
-    void fail(Running& text);
 
-    template <typename Work>
-    void attempt(Running& text, const Work& work);
-    bool may_go_on(const Running& text) const;
-    bool blocked(const Running& text) const;
     bool must_ask(const Moving& moving) const;
-    bool can_look_ahead(ExpertId expert) const;
     bool is_computed(const Running& text) const;
     Running* running_at(std::size_t slot) const;
 
@@ -125,18 +117,12 @@ class Loop {
     Slots slots_;
     SavedTexts saved_;
     std::function<double()> now_;
+    Moves moves_;  // borrows from the members above
+    Inbox inbox_;
     std::vector<std::unique_ptr<Running>> running_;  // in order of their ids
     std::vector<Event> events_;
     std::atomic<std::size_t> n_steps_{0};
-    bool damaged_ = false;  // an error in this step may come from what the caches hold
     std::atomic<bool> idle_{false};
-
-    std::mutex inbox_mutex_;
-    std::vector<std::unique_ptr<Running>> added_;
-    TextId next_id_ = 0;
-    std::vector<Text*> in_step_;      // those that are being computed
-    Interrupt* computing_ = nullptr;  // of the step in progress
-    bool stopped_ = false;            // it was asked to stop because all of its texts were cancelled
 };
 
 }  // namespace colm

@@ -10,8 +10,10 @@ set(COLM_SOURCES
     ${CMAKE_CURRENT_LIST_DIR}/grammar_automaton.cpp
     ${CMAKE_CURRENT_LIST_DIR}/grammar_matcher.cpp
     ${CMAKE_CURRENT_LIST_DIR}/head.cpp
+    ${CMAKE_CURRENT_LIST_DIR}/inbox.cpp
     ${CMAKE_CURRENT_LIST_DIR}/local_expert.cpp
     ${CMAKE_CURRENT_LIST_DIR}/loop.cpp
+    ${CMAKE_CURRENT_LIST_DIR}/moves.cpp
     ${CMAKE_CURRENT_LIST_DIR}/policy.cpp
     ${CMAKE_CURRENT_LIST_DIR}/replay.cpp
     ${CMAKE_CURRENT_LIST_DIR}/saved_slot.cpp

@@ -43,6 +43,7 @@ class Text {
     }
 
   private:
+    friend class Inbox;
     friend class Loop;
     friend class Slots;
     using Clock = std::chrono::steady_clock;

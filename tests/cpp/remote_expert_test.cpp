@@ -3,9 +3,10 @@
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
+#include <optional>
 #include <thread>
 
-#include "colm/loop.h"
+#include "colm/stream.h"
 #include "world.h"
 
 using colm::Answer;
@@ -21,10 +22,11 @@ namespace {
 using Text = FakeModel::Text;
 
 constexpr std::size_t kLikeliest = 4;
+using Delay = std::chrono::microseconds;
 
 class TableExpert final : public colm::Expert {
   public:
-    TableExpert(FakeModel::Function function, std::size_t n_slots, std::chrono::milliseconds delay)
+    TableExpert(FakeModel::Function function, std::size_t n_slots, Delay delay)
         : function_(std::move(function)), n_slots_(n_slots), delay_(delay), thread_([this] { serve(); }) {}
     ~TableExpert() override {
         {
@@ -83,7 +85,11 @@ class TableExpert final : public colm::Expert {
         const auto about = [slot](const auto& a) { return a.slot == slot; };
         asked_.erase(std::remove_if(asked_.begin(), asked_.end(), about), asked_.end());
         answered_.erase(std::remove_if(answered_.begin(), answered_.end(), about), answered_.end());
-        if (busy_ && busy_slot_ == slot) busy_ = false;
+        if (busy_ && busy_slot_ == slot) {
+            busy_ = false;
+            ++n_dropped;
+            changed_.notify_all();
+        }
     }
 
     std::size_t n_known(std::size_t, const Text& tokens) const override { return tokens.size() - 1; }
@@ -92,8 +98,14 @@ class TableExpert final : public colm::Expert {
     std::shared_ptr<const colm::SavedSlot> save(std::size_t) override { return nullptr; }
     bool restore(std::size_t, const colm::SavedSlot&) override { return false; }
 
+    bool is_busy() {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        return busy_;
+    }
+
     std::size_t fails_at = 1000;
     std::size_t n_waits = 0;
+    std::size_t n_dropped = 0;  // questions that were taken back before they were answered
 
   private:
     struct Asked {
@@ -117,8 +129,9 @@ class TableExpert final : public colm::Expert {
             asked_.erase(asked_.begin());
             busy_ = true;
             busy_slot_ = asked.slot;
+            changed_.wait_for(lock, delay_, [this] { return over_ || !busy_; });
+            if (!busy_) continue;
             lock.unlock();
-            std::this_thread::sleep_for(delay_);
             Answered answered{asked.slot, {}, {}};
             for (const Text& text : asked.texts) {
                 std::vector<float> logits = function_(text);
@@ -143,7 +156,7 @@ class TableExpert final : public colm::Expert {
 
     FakeModel::Function function_;
     std::size_t n_slots_;
-    std::chrono::milliseconds delay_;
+    Delay delay_;
     std::mutex mutex_;
     std::condition_variable changed_;
     std::vector<Asked> asked_;
@@ -156,10 +169,10 @@ class TableExpert final : public colm::Expert {
 };
 
 struct RemoteWorld : World {
-    explicit RemoteWorld(const Models& models, const Limits& limits = {}, int delay_ms = 1)
+    explicit RemoteWorld(const Models& models, const Limits& limits = {},
+                         Delay delay = std::chrono::milliseconds(1))
         : World(models, limits) {
-        auto expert = std::make_unique<TableExpert>(models.assistant, limits.n_slots,
-                                                    std::chrono::milliseconds(delay_ms));
+        auto expert = std::make_unique<TableExpert>(models.assistant, limits.n_slots, delay);
         remote = expert.get();
         colm::Loop::Experts experts;
         experts.push_back(std::make_unique<colm::LocalExpert>(base, kBase, models.choices.n_shared));
@@ -211,8 +224,84 @@ TEST_CASE("remote_expert: writes what a local one writes") {
     }
 }
 
+TEST_CASE("remote_expert: texts that draft and come and go are what each is alone") {
+    reference::Random random(5);
+    std::size_t n_drafted = 0;
+    std::size_t n_rejected = 0;
+    std::size_t n_cancelled = 0;
+    std::size_t n_dropped = 0;
+    for (std::uint32_t round = 0; round < 100; ++round) {
+        Models models;
+        models.assistant = nearly(models.base, round, kVocab, random.between(0.0, 1.0));
+        Limits limits;
+        limits.n_slots = 1 + random.below(5);
+        RemoteWorld w(models, limits, Delay(random.below(300)));
+        std::vector<Job> jobs;
+        for (std::uint32_t i = 0; i < 1 + random.below(5); ++i) {
+            const int lookaheads[] = {0, 1, 2, 8, colm::kAutoLookahead};
+            jobs.push_back(job_of(i, lookaheads[random.below(5)]));
+            const char* const heads[] = {"random", "confidence", "always"};
+            jobs.back().head = named(heads[random.below(3)]);
+            if (random.chance(0.2)) jobs.back().policy.hold = 3;
+        }
+        const std::size_t n_first = 1 + random.below(jobs.size());
+        w.add(jobs, 0, n_first);
+        for (std::size_t n = random.below(9); n > 0; --n) w.step();
+        w.add(jobs, n_first);
+        std::optional<std::size_t> cancelled;
+        if (random.chance(0.5)) {
+            for (std::size_t n = random.below(9); n > 0; --n) w.step();
+            cancelled = random.below(jobs.size());
+            w.cancel(*cancelled);
+        }
+        w.run();
+        for (std::size_t i = 0; i < jobs.size(); ++i) {
+            const Written& got = w.written.at(i);
+            const Written alone = write_alone(models, jobs[i], w.loop->n_ctx());
+            n_drafted += got.sequence.stats.n_drafted;
+            n_rejected += got.sequence.stats.n_drafted - got.sequence.stats.n_accepted;
+            if (got.reason != colm::FinishReason::cancelled) {
+                check_like(got, alone);
+                continue;
+            }
+            ++n_cancelled;
+            REQUIRE_EQ(i, *cancelled);
+            const Text& tokens = got.sequence.tokens;
+            REQUIRE(tokens.size() <= alone.sequence.tokens.size());
+            REQUIRE(std::equal(tokens.begin(), tokens.end(), alone.sequence.tokens.begin()));
+        }
+        n_dropped += w.remote->n_dropped;
+    }
+    REQUIRE(n_drafted > 500);
+    REQUIRE(n_rejected > 100);
+    REQUIRE(n_cancelled > 20);
+    REQUIRE(n_dropped > 5);
+}
+
+TEST_CASE("remote_expert: a text is cancelled while its expert is waited for") {
+    RemoteWorld w{Models(), {}, std::chrono::minutes(1)};
+    TableExpert& remote = *w.remote;
+    Job job = job_of(0, 2);
+    job.head = named("always");
+    const auto shared = std::make_shared<colm::SharedLoop>(std::move(w.loop));
+    colm::Stream stream(shared, {});
+    const std::shared_ptr<colm::Text> text = stream.add(make_writing(job, shared->n_ctx()), job.lookahead);
+    std::optional<colm::Event> event;
+    const auto begin = std::chrono::steady_clock::now();
+    std::thread reader([&] { event = stream.next(); });
+    while (!remote.is_busy()) std::this_thread::yield();
+    stream.cancel();
+    reader.join();
+    REQUIRE(std::chrono::steady_clock::now() - begin < std::chrono::seconds(30));
+    REQUIRE(event.has_value());
+    REQUIRE(!event->step);
+    REQUIRE_EQ(text->finish_reason(), colm::FinishReason::cancelled);
+    REQUIRE(!remote.is_busy());  // the question was taken back
+    REQUIRE_EQ(remote.n_dropped, 1);
+}
+
 TEST_CASE("remote_expert: is not waited for while others can go on") {
-    RemoteWorld w{Models(), {}, 20};
+    RemoteWorld w{Models(), {}, std::chrono::milliseconds(20)};
     std::vector<Job> jobs = {job_of(0, 0), job_of(1, 0)};
     jobs[0].head = named("always");
     jobs[1].head = named("never");
@@ -242,7 +331,7 @@ TEST_CASE("remote_expert: that fails fails its texts") {
 
 TEST_CASE("remote_expert: answers about a cancelled text are dropped") {
     Models models;
-    RemoteWorld w(models, {}, 10);
+    RemoteWorld w(models, {}, std::chrono::milliseconds(10));
     std::vector<Job> jobs = {job_of(0, 0), job_of(1, 0)};
     jobs[0].head = named("always");
     w.add(jobs, 0, 1);
@@ -255,7 +344,7 @@ TEST_CASE("remote_expert: answers about a cancelled text are dropped") {
     check_like(w.written[1], write_alone(models, jobs[1], w.loop->n_ctx()));
 }
 
-TEST_CASE("remote_expert: s distribution is summed up") {
+TEST_CASE("remote_expert: its distribution is summed up") {
     const std::vector<Candidate> likeliest = {{4, std::log(0.5f)}, {2, std::log(0.2f)}};
     const colm::Distribution d = colm::summarize({likeliest.data(), likeliest.size()}, 0.3, 1);
     REQUIRE_EQ(d.top, 4);

@@ -1,0 +1,57 @@
+// What one text does in a step: what each expert is asked about it, and what follows from the answers. An
+// error ends this text alone.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "colm/estimates.h"
+#include "colm/expert.h"
+#include "colm/running.h"
+
+namespace colm {
+
+class Moves {
+  public:
+    // All are borrowed. `now`: seconds.
+    Moves(const std::vector<std::unique_ptr<Expert>>& experts, const Choices& choices, Estimates& estimates,
+          const std::function<double()>& now)
+        : experts_(experts), choices_(choices), estimates_(estimates), now_(now) {}
+
+    // Begins the text's next position. Nothing where the base need not be asked.
+    std::optional<Question> ask_base(Running& text);
+    // The base's answer, which was waited for since `begin`.
+    void hear_base(Running& text, const Answer& answer, double begin);
+
+    // Whether the text cannot go on before its expert is asked.
+    bool blocked(const Running& text) const;
+    // What text.asked->expert is asked: about draft tokens, and the token that waits behind them. Nothing
+    // where none are open.
+    std::optional<Question> ask(Running& text);
+    // Its answer about one of them, which was waited for since `begin` in a step of `n_texts` texts.
+    void hear(Running& text, const Answer& answer, double begin, std::size_t n_texts);
+
+    // Whether an error since the last call may come from what the caches hold.
+    bool take_damage() { return std::exchange(damaged_, false); }
+
+  private:
+    template <typename Work>
+    void attempt(Running& text, const Work& work);
+    void decide(Running& text, bool heard_base);
+    void hear_open(Running& text, const Answer& answer, std::size_t n_texts);
+    void fail(Running& text);
+    bool may_go_on(const Running& text) const;
+    bool can_look_ahead(ExpertId expert) const;
+
+    const std::vector<std::unique_ptr<Expert>>& experts_;
+    const Choices& choices_;
+    Estimates& estimates_;
+    const std::function<double()>& now_;
+    bool damaged_ = false;
+};
+
+}  // namespace colm
