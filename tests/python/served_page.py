@@ -19,9 +19,14 @@ from chromium import find_chromium
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page, Route
 
-__all__ = ["EGGS", "Server", "Web", "browser", "chunk", "expected", "opened", "serve"]
+__all__ = ["EGGS", "TOKENS", "Server", "Web", "browser", "chunk", "expected", "opened", "serve"]
 
 EGGS = "Tom brings 5 crates of 143 eggs to the farm and sells 266 eggs. How many eggs are left?"
+TOKENS = [
+    {"id": 1, "text": "One", "source": "base", "defer_prob": 0.25},
+    {"id": 2, "text": " two", "source": "assistant", "defer_prob": 0.75},
+]
+"""Two tokens as the server sends them."""
 _READY = re.compile(r"at (http://\S+)/v1 ")
 
 

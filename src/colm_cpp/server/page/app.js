@@ -155,6 +155,7 @@ async function answer(ways) {
     ),
   );
   writing = null;
+  if (own.left) return;
   if (chats.find(own.chat.id)) keep(own.chat); // unless it was deleted meanwhile
   for (const one of answers) talk.viewOf(one)?.draw();
   show();
@@ -254,7 +255,11 @@ tint.addEventListener("change", () => {
 showTint();
 
 addEventListener("storage", (event) => chats.isOurs(event.key) && showList());
-addEventListener("pagehide", () => writing && chats.keep(writing.chat));
+addEventListener("pagehide", () => {
+  if (!writing) return;
+  chats.keep(writing.chat);
+  writing.left = true; // that the browser ends the connection now is no error to keep
+});
 
 chat = chats.all()[0] ?? chat;
 show();

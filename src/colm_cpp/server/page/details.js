@@ -64,7 +64,7 @@ export class Details {
 
   #focus(target) {
     const node = tokenOf(target);
-    if (node && node.matches(":focus-visible") && this.at !== node) this.show(node);
+    if (node && !this.closing && node.matches(":focus-visible") && this.at !== node) this.show(node);
   }
 
   #key(event) {
@@ -95,7 +95,11 @@ export class Details {
     this.at = null;
     at?.classList.remove("at");
     at?.removeAttribute("aria-describedby");
-    if (inside) at?.focus();
+    if (inside) {
+      this.closing = true; // the focus does not open it again
+      at?.focus();
+      this.closing = false;
+    }
     return open;
   }
 

@@ -198,7 +198,7 @@ const MARKS = [
   ["_", "em"],
 ];
 const SPECIAL = /[\\`*_~[!h]/g;
-const LINK = /^!?\[([^\]\n]{0,500})\]\((https?:\/\/[^\s()<>]{1,1000}|mailto:[^\s()<>]{1,200})\)/;
+const LINK = /^!?\[([^[\]\n]{0,500})\]\((https?:\/\/[^\s()<>]{1,1000}|mailto:[^\s()<>]{1,200})\)/;
 const BARE = /^https?:\/\/[^\s<>"'`]{1,1000}[^\s<>"'`.,;:!?)\]}]/;
 
 function appendInline(parent, content, run, depth = 0) {
