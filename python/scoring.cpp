@@ -3,6 +3,7 @@
 
 #include "bindings.h"
 #include "colm/error.h"
+#include "colm/head.h"
 #include "llama/pair.h"
 #include "llama/scoring_pair.h"
 #include "loading.h"
@@ -46,21 +47,50 @@ py::dict to_dict(Scores scores, std::size_t top_k, std::size_t n_embd) {
     return result;
 }
 
-py::tuple score(ScoringPair& self, std::vector<Text> texts, std::size_t top_k) {
+// What `read` gives of the texts, computed without the GIL.
+template <typename Read>
+std::pair<Scores, Scores> read_texts(std::vector<Text> texts, const Read& read) {
     std::vector<ScoredText> given;
     given.reserve(texts.size());
     for (Text& text : texts) given.push_back({std::move(text.first), std::move(text.second)});
-    std::pair<Scores, Scores> scores;
     try {
         const auto poll = signal_poll();
         const py::gil_scoped_release release;
-        scores = self.score(given, top_k, poll);
+        return read(given, poll);
     } catch (const Cancelled&) {
         if (PyErr_Occurred() != nullptr) throw py::error_already_set();
         throw PairClosed();
     }
+}
+
+py::tuple score(ScoringPair& self, std::vector<Text> texts, std::size_t top_k) {
+    auto scores = read_texts(std::move(texts), [&](const auto& given, const auto& poll) {
+        return self.score(given, top_k, poll);
+    });
     return py::make_tuple(to_dict(std::move(scores.first), top_k, self.base().n_embd()),
                           to_dict(std::move(scores.second), 0, 0));
+}
+
+py::dict to_dict(Scores scores, std::size_t n_likeliest) {
+    const auto n = static_cast<py::ssize_t>(scores.logprob.size());
+    const auto k = static_cast<py::ssize_t>(n_likeliest);
+    py::dict result;
+    result["logprob"] = to_array(std::move(scores.logprob), {n});
+    result["likeliest"] = to_array(std::move(scores.likeliest), {n, k});
+    result["likeliest_logprob"] = to_array(std::move(scores.likeliest_logprob), {n, k});
+    scores.probe_logprob.resize(static_cast<std::size_t>(n * k));
+    result["probe_logprob"] = to_array(std::move(scores.probe_logprob), {n, k});
+    if (!scores.defer_logit.empty()) result["defer_logit"] = to_array(std::move(scores.defer_logit), {n});
+    return result;
+}
+
+py::tuple likelihoods(ScoringPair& self, std::vector<Text> texts, const std::shared_ptr<Head>& head,
+                      std::uint32_t seed, std::size_t n_likeliest) {
+    auto scores = read_texts(std::move(texts), [&](const auto& given, const auto& poll) {
+        return self.likelihoods(given, *head, seed, n_likeliest, poll);
+    });
+    return py::make_tuple(to_dict(std::move(scores.first), n_likeliest),
+                          to_dict(std::move(scores.second), n_likeliest));
 }
 
 }  // namespace
@@ -74,6 +104,8 @@ void register_scoring(py::module_& module) {
              py::arg("base"), py::arg("assistant"), py::arg("progress") = py::none(),
              py::arg("weights_of") = py::none())
         .def("score", &score, py::arg("texts"), py::arg("top_k"))
+        .def("likelihoods", &likelihoods, py::arg("texts"), py::arg("head"), py::arg("seed"),
+             py::arg("n_likeliest"))
         .def("tokenize", &ScoringPair::tokenize, py::arg("text"), py::arg("add_special"),
              py::arg("parse_special"), py::call_guard<py::gil_scoped_release>())
         .def_property_readonly("n_shared", &ScoringPair::n_shared)

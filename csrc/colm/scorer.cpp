@@ -64,7 +64,7 @@ Scores Scorer::score(const std::vector<ScoredText>& texts, const Wanted& wanted,
         first_row_.push_back(n);
         n += count_scored(text);
     }
-    if (wanted.probes.data != nullptr && wanted.probes.size != n)
+    if (wanted.probes.data != nullptr && wanted.probes.size != n * wanted.n_probes)
         throw OptionError("there are " + std::to_string(wanted.probes.size) + " probes for " +
                           std::to_string(n) + " scored tokens");
     next_row_ = first_row_;
@@ -74,7 +74,10 @@ Scores Scorer::score(const std::vector<ScoredText>& texts, const Wanted& wanted,
     scores.log_odds.resize(n);
     scores.entropy.resize(n);
     scores.top_k_logprobs.resize(n * wanted.top_k);
-    if (wanted.probes.data != nullptr) scores.probe_logprob.resize(n);
+    if (wanted.probes.data != nullptr) scores.probe_logprob.resize(wanted.probes.size);
+    scores.likeliest.resize(n * wanted.n_likeliest, kNoToken);
+    scores.likeliest_logprob.resize(n * wanted.n_likeliest, kNoProbability);
+    if (wanted.head != nullptr) scores.defer_logit.resize(n);
     if (wanted.hidden) scores.hidden.resize(n * model_->n_embd());
 
     model_->clear();
@@ -112,7 +115,8 @@ void Scorer::read(const std::vector<ScoredText>& texts, const std::vector<Run>& 
         if (slots.empty()) return;
         interrupt.check();
         const auto start = std::chrono::steady_clock::now();
-        model_->eval_batch({slots.data(), slots.size()}, outputs && wanted.hidden, interrupt);
+        const bool hidden = wanted.hidden || (wanted.head != nullptr && wanted.head->needs_hidden());
+        model_->eval_batch({slots.data(), slots.size()}, outputs && hidden, interrupt);
         scores.decode_s += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
         ++scores.n_calls;
         if (outputs)
@@ -132,10 +136,16 @@ void Scorer::read(const std::vector<ScoredText>& texts, const std::vector<Run>& 
 void Scorer::keep(const ScoredText& text, std::size_t at, std::size_t row, const Output& output,
                   const Wanted& wanted, Scores& scores) {
     for (const Token token : blocked_) output.logits[static_cast<std::size_t>(token)] = kNoProbability;
+    HeadInput input;
+    if (wanted.head != nullptr && wanted.head->defer_token() != kNoToken)
+        input.token_logit = output.logits[static_cast<std::size_t>(wanted.head->defer_token())];
+    if (wanted.excluded != kNoToken)
+        output.logits[static_cast<std::size_t>(wanted.excluded)] = kNoProbability;
     const View<const float> logits{output.logits.data, n_shared_};
     Distribution distribution;
     try {
-        distribution = summarize(logits, wanted.top_k);
+        const std::size_t n_head = wanted.head == nullptr ? 0 : wanted.head->n_top_logits();
+        distribution = summarize(logits, std::max(wanted.top_k, n_head));
     } catch (const GenerationError& error) {
         const auto which = std::upper_bound(first_row_.begin(), first_row_.end(), row) - first_row_.begin();
         throw GenerationError("text " + std::to_string(which - 1) + ", token " + std::to_string(at) + ": " +
@@ -155,7 +165,22 @@ void Scorer::keep(const ScoredText& text, std::size_t at, std::size_t row, const
         scores.top_k_logprobs[row * wanted.top_k + k] =
             static_cast<float>(distribution.top_logits[rank] - distribution.log_normalizer);
     }
-    if (wanted.probes.data != nullptr) scores.probe_logprob[row] = logprob(wanted.probes[row]);
+    if (wanted.probes.data != nullptr)
+        for (std::size_t k = row * wanted.n_probes; k < (row + 1) * wanted.n_probes; ++k)
+            scores.probe_logprob[k] =
+                wanted.probes[k] == kNoToken ? kNoProbability : logprob(wanted.probes[k]);
+    const auto likeliest = top_logprobs(logits, distribution, wanted.n_likeliest);
+    for (std::size_t k = 0; k < likeliest.size(); ++k) {
+        scores.likeliest[row * wanted.n_likeliest + k] = likeliest[k].token;
+        scores.likeliest_logprob[row * wanted.n_likeliest + k] = static_cast<float>(likeliest[k].logprob);
+    }
+    if (wanted.head != nullptr) {
+        input.hidden = output.hidden;
+        input.distribution = &distribution;
+        input.position = at;
+        input.seed = wanted.seed;
+        scores.defer_logit[row] = wanted.head->defer_logit(input);
+    }
     if (wanted.hidden) {
         const std::size_t n_embd = model_->n_embd();
         std::copy(output.hidden, output.hidden + n_embd,

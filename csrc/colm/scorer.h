@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "colm/distribution.h"
+#include "colm/head.h"
 #include "colm/language_model.h"
 #include "colm/types.h"
 
@@ -26,7 +27,10 @@ struct Scores {
     std::vector<float> log_odds;        // log p1 - log(1 - p1) of it
     std::vector<float> entropy;         // nats
     std::vector<float> top_k_logprobs;  // [n, k], descending
-    std::vector<float> probe_logprob;   // of the token that the caller asked about
+    std::vector<float> probe_logprob;   // of the tokens that the caller asked about, [n, n_probes]
+    std::vector<Token> likeliest;       // [n, k]; kNoToken where fewer are possible
+    std::vector<float> likeliest_logprob;  // [n, k], descending
+    std::vector<double> defer_logit;       // of the head; empty unless asked for
     std::vector<float> hidden;          // [n, n_embd]; empty unless asked for
     std::size_t n_calls = 0;            // batches given to the model
     double decode_s = 0.0;              // seconds inside the model
@@ -40,8 +44,15 @@ class Scorer {
     struct Wanted {
         std::size_t top_k = 0;
         bool hidden = false;
-        // Further tokens to report the log-probability of, one for each scored token; empty: none.
+        // Further tokens to report the log-probability of, `n_probes` for each scored token; empty: none.
+        // kNoToken has none.
         View<const Token> probes{nullptr, 0};
+        std::size_t n_probes = 1;
+        std::size_t n_likeliest = 0;
+        // What to report z of, with the seed of the random head. Its token can never be chosen.
+        const Head* head = nullptr;
+        std::uint32_t seed = 0;
+        Token excluded = kNoToken;  // another id that is never chosen
     };
 
     // Reads the texts together. Runs of tokens that are not scored are read without output; runs that are,

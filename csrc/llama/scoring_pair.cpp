@@ -30,6 +30,30 @@ std::pair<Scores, Scores> ScoringPair::score(const std::vector<ScoredText>& text
     return {std::move(base), std::move(assistant)};
 }
 
+std::pair<Scores, Scores> ScoringPair::likelihoods(const std::vector<ScoredText>& texts, const Head& head,
+                                                   std::uint32_t seed, std::size_t n_likeliest,
+                                                   std::function<bool()> poll_interrupt) {
+    Interrupt interrupt(std::move(poll_interrupt));
+    assistant_scorer_->check(texts);  // before the base has read them
+    Scorer::Wanted wanted;
+    wanted.n_likeliest = n_likeliest;
+    wanted.n_probes = n_likeliest;
+    if (static_cast<std::size_t>(head.defer_token()) < n_shared_) wanted.excluded = head.defer_token();
+    wanted.head = &head;
+    wanted.seed = seed;
+    Scores base = base_scorer_->score(texts, wanted, interrupt);
+    wanted.head = nullptr;
+    if (n_likeliest > 0) wanted.probes = {base.likeliest.data(), base.likeliest.size()};
+    Scores assistant = assistant_scorer_->score(texts, wanted, interrupt);
+    if (n_likeliest > 0) {
+        // The base knows its probabilities of the assistant's tokens only where it has them before it.
+        wanted.n_likeliest = 0;
+        wanted.probes = {assistant.likeliest.data(), assistant.likeliest.size()};
+        base.probe_logprob = base_scorer_->score(texts, wanted, interrupt).probe_logprob;
+    }
+    return {std::move(base), std::move(assistant)};
+}
+
 std::vector<Token> ScoringPair::tokenize(const std::string& text, bool add_special,
                                          bool parse_special) const {
     return llama::tokenize(base_->vocab(), text, add_special && base_->vocabulary().add_bos, parse_special);

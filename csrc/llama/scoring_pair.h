@@ -24,6 +24,13 @@ class ScoringPair {
     std::pair<Scores, Scores> score(const std::vector<ScoredText>& texts, std::size_t top_k,
                                     std::function<bool()> poll_interrupt);
 
+    // What a pair that defers with `head` finds of the texts: of both models the log-probabilities, with the
+    // `n_likeliest` tokens at each position, z, and each model's log-probabilities of the other's likeliest
+    // tokens. `seed` is that of the random head. Errors are those of Scorer::score().
+    std::pair<Scores, Scores> likelihoods(const std::vector<ScoredText>& texts, const Head& head,
+                                          std::uint32_t seed, std::size_t n_likeliest,
+                                          std::function<bool()> poll_interrupt);
+
     std::vector<Token> tokenize(const std::string& text, bool add_special, bool parse_special) const;
 
     const LlamaModel& base() const { return *base_; }

@@ -111,6 +111,59 @@ TEST_CASE("scorer: gives what reading token by token gives") {
     }
 }
 
+TEST_CASE("scorer: gives z, the likeliest tokens and several probes") {
+    reference::Random random(9);
+    for (std::uint32_t round = 0; round < 30; ++round) {
+        FakeModelOptions limits;
+        limits.n_batch = 1 + random.below(10);
+        limits.n_outputs = 1 + random.below(limits.n_batch);
+        const auto model = random_model(round, limits);
+        const Token excluded = 3;
+        Scorer scorer(model, kVocab, {7});
+        const std::vector<ScoredText> texts = random_texts(random, 1 + random.below(4), 15);
+        std::size_t n = 0;
+        for (const ScoredText& text : texts)
+            for (const std::uint8_t scored : text.scored) n += scored;
+        const colm::TokenHead head(excluded);  // its logit is z, and it is never chosen
+        Scorer::Wanted wanted;
+        wanted.n_likeliest = 3;
+        wanted.n_probes = 2;
+        std::vector<Token> probes;
+        for (std::size_t i = 0; i < 2 * n; ++i)
+            probes.push_back(i % 5 == 0 ? colm::kNoToken : static_cast<Token>(random.below(3)));
+        wanted.probes = {probes.data(), probes.size()};
+        wanted.head = &head;
+        wanted.excluded = excluded;
+        Interrupt interrupt;
+        const Scores scores = scorer.score(texts, wanted, interrupt);
+        std::size_t row = 0;
+        for (const ScoredText& text : texts)
+            for (std::size_t t = 1; t < text.tokens.size(); ++t) {
+                if (text.scored[t] == 0) continue;
+                const Text before(text.tokens.begin(), text.tokens.begin() + static_cast<std::ptrdiff_t>(t));
+                std::vector<float> logits = model->logits(before);
+                REQUIRE_EQ(scores.defer_logit[row], about(logits[excluded], 1e-5));
+                logits.resize(kVocab);
+                logits[7] = logits[excluded] = -reference::kInf;
+                const double norm = reference::log_sum(logits);
+                for (std::size_t k = 0; k < 3; ++k) {
+                    const std::size_t top = reference::argmax(logits);
+                    REQUIRE_EQ(static_cast<std::size_t>(scores.likeliest[3 * row + k]), top);
+                    REQUIRE_EQ(scores.likeliest_logprob[3 * row + k], about(logits[top] - norm, 1e-5));
+                    logits[top] = -reference::kInf;
+                }
+                logits = model->logits(before);
+                for (std::size_t k = 2 * row; k < 2 * row + 2; ++k)
+                    REQUIRE_EQ(scores.probe_logprob[k],
+                               probes[k] == colm::kNoToken
+                                   ? about(-reference::kInf, 1e-5)
+                                   : about(logits[static_cast<std::size_t>(probes[k])] - norm, 1e-5));
+                ++row;
+            }
+        REQUIRE_EQ(scores.defer_logit.size(), row);
+    }
+}
+
 TEST_CASE("scorer: reads prompts together and completions together") {
     FakeModelOptions limits;
     limits.n_batch = 100;

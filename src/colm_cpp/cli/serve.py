@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .._numbers import share
 from ..options import SlotOptions
 from ._help import SectionedCommand
 from ._options import LOAD, collect, read_model_options
@@ -170,7 +171,9 @@ def _registry(values: dict[str, Any]) -> Registry:
         head = values["head"]
         name = values["name"] or chosen.name or Path(chosen.base).name.removesuffix(".gguf")
         if values["defer_rate"] is not None:
-            chosen = replace(chosen, defer_rate=values["defer_rate"], head=head or chosen.head)
+            rate = share("defer_rate", values["defer_rate"])
+            chosen = replace(chosen, defer_rate=rate, head=head or chosen.head)
+            head = None  # a head that is given by itself would keep its own threshold
         entries.append(entry(name, chosen, head, how))
     if config is None and folder is not None and (folder / CONFIG).is_file():
         config = folder / CONFIG

@@ -55,12 +55,21 @@ class Turns:
         finally:
             self._open -= n_texts
 
+    async def take(self) -> None:
+        """Waits for a slot for one text of an admitted request. :meth:`give_back` ends its turn."""
+        await self._free.acquire()
+        self.writing += 1
+
+    def give_back(self) -> None:
+        """The text has ended."""
+        self.writing -= 1
+        self._free.release()
+
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """A slot for one text of an admitted request."""
-        async with self._free:
-            self.writing += 1
-            try:
-                yield
-            finally:
-                self.writing -= 1
+        """A slot for the length of a block."""
+        await self.take()
+        try:
+            yield
+        finally:
+            self.give_back()

@@ -11,7 +11,7 @@ from typing import Any
 from ..engine.pair import Pair
 from ..results import Stats, Token
 
-__all__ = ["chat_logprobs", "finish_reason", "new_id", "now", "token_facts", "usage"]
+__all__ = ["by_text", "chat_logprobs", "finish_reason", "finite", "new_id", "now", "token_facts", "usage"]
 
 _IMPOSSIBLE = -9999.0  # what the published API has for minus infinity
 
@@ -36,10 +36,15 @@ def finite(logprob: float) -> float:
     return logprob if math.isfinite(logprob) else _IMPOSSIBLE
 
 
-def usage(n_prompt: int, stats: Iterable[Stats]) -> dict[str, int]:
-    """Tokens read and written by a request."""
+def usage(n_prompt: int, stats: Iterable[Stats], n_cached: int = 0) -> dict[str, Any]:
+    """Tokens read and written by a request; ``n_cached`` of the prompt's were read before."""
     n_written = sum(s.generated_tokens for s in stats)
-    return {"prompt_tokens": n_prompt, "completion_tokens": n_written, "total_tokens": n_prompt + n_written}
+    return {
+        "prompt_tokens": n_prompt,
+        "completion_tokens": n_written,
+        "total_tokens": n_prompt + n_written,
+        "prompt_tokens_details": {"cached_tokens": n_cached},
+    }
 
 
 def token_facts(tokens: Sequence[Token]) -> list[dict[str, Any]]:
@@ -61,6 +66,14 @@ def chat_logprobs(pair: Pair, tokens: Sequence[Token]) -> dict[str, Any]:
         ],
         "refusal": None,
     }
+
+
+def by_text(likeliest: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """The likeliest tokens as the legacy form has them. Of parts of characters, which look the same, the likeliest."""
+    named: dict[str, float] = {}
+    for text, logprob in likeliest:
+        named.setdefault(text, finite(logprob))
+    return named
 
 
 def _entry(text: str, logprob: float) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from ..results import Token
 from .answers import chat_logprobs, finish_reason, new_id, now, token_facts, usage
+from .calls import Splitter
 from .errors import ApiError, Json
 from .messages import for_template
 from .options import TEMPLATE_VARIABLES, options_for, own_fields
@@ -19,7 +20,7 @@ from .schemas import ChatRequest
 from .service import Job, Service, all_of, merged
 from .sse import EventStream, event, unless_gone
 from .texts import Text
-from .tools import Calls, Splitter, calls_of, tools_of
+from .tools import Form, form_of, tools_of
 
 __all__ = ["router"]
 
@@ -42,7 +43,7 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
         return Json(await unless_gone(request, answer.whole()))
 
 
-async def _prepare(job: Job, body: ChatRequest, n: int) -> Calls | None:
+async def _prepare(job: Job, body: ChatRequest, n: int) -> Form | None:
     """Makes the texts. Returns how calls are written where the model may call functions."""
     own = own_fields(body.colm, chat=True)
     if body.max_tokens is not None and body.max_completion_tokens is not None:
@@ -56,7 +57,9 @@ async def _prepare(job: Job, body: ChatRequest, n: int) -> Calls | None:
     variables = own.get(TEMPLATE_VARIABLES)
     tools = tools_of(body.tools)
     calls = await asyncio.to_thread(
-        calls_of, job.pair, tools, body.tool_choice, body.parallel_tool_calls is not False, variables
+        lambda: form_of(
+            job.pair, tools, body.tool_choice, parallel=body.parallel_tool_calls is not False, variables=variables
+        )
     )
     prompt = await asyncio.to_thread(
         job.pair.tokenize_chat, messages, template_variables=variables, tools=tools or None
@@ -80,7 +83,7 @@ async def _prepare(job: Job, body: ChatRequest, n: int) -> Calls | None:
 class _Answer:
     """One answer, whole or in pieces."""
 
-    def __init__(self, job: Job, body: ChatRequest, calls: Calls | None) -> None:
+    def __init__(self, job: Job, body: ChatRequest, calls: Form | None) -> None:
         self._job = job
         self._body = body
         self._calls = calls
@@ -114,7 +117,7 @@ class _Answer:
                     "colm": {"tokens": token_facts(completion.tokens), "stats": completion.stats.to_dict()},
                 }
             )
-        counts = usage(job.texts[0].n_prompt, [completion.stats for completion in written])
+        counts = usage(job.texts[0].n_prompt, [completion.stats for completion in written], job.texts[0].n_cached)
         return {**self._facts, "object": "chat.completion", "choices": choices, "usage": counts}
 
     async def events(self) -> AsyncIterator[bytes]:
@@ -128,7 +131,7 @@ class _Answer:
             async for piece in pieces:
                 yield event({**facts, "choices": [piece]})
         if wants_usage:
-            counts = usage(texts[0].n_prompt, [text.stats for text in texts])
+            counts = usage(texts[0].n_prompt, [text.stats for text in texts], texts[0].n_cached)
             yield event({**facts, "choices": [], "usage": counts})
         yield event("[DONE]")
 

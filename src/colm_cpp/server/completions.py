@@ -10,8 +10,9 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from ..options import GenerationOptions
 from ..results import Completion, Token
-from .answers import finish_reason, finite, new_id, now, token_facts, usage
+from .answers import by_text, finish_reason, finite, new_id, now, token_facts, usage
 from .errors import ApiError, Json
 from .likelihoods import PromptLogprobs, prompt_logprobs
 from .options import options_for, own_fields
@@ -45,19 +46,13 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
         own = own_fields(body.colm, chat=False)
         ids = await asyncio.to_thread(_tokenized, job, prompts)
         most = job.limit(DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens)
-        await job.make(
-            [prompt for prompt in ids for _ in range(n)],
-            lambda number: options_for(
-                job.way,
-                body,
-                own,
-                max_tokens=most,
-                logprobs=body.logprobs,
-                n_ctx=job.pair.n_ctx,
-                number=number % n,
-            ),
-        )
-        answer = _Answer(job, body, ids, n, most, own)
+
+        def options(number: int) -> GenerationOptions:
+            n_ctx = job.pair.n_ctx
+            return options_for(job.way, body, own, max_tokens=most, logprobs=body.logprobs, n_ctx=n_ctx, number=number)
+
+        await job.make([prompt for prompt in ids for _ in range(n)], lambda number: options(number % n))
+        answer = _Answer(job, body, ids, n, most, options(0))
         if body.stream:
             return EventStream(
                 answer.events(), stack.pop_all(), progress=job.progress, keep_alive=service.settings.keep_alive
@@ -69,7 +64,7 @@ def _prompts(body: CompletionRequest) -> list[str | list[int]]:
     prompt = body.prompt
     if isinstance(prompt, str):
         return [prompt]
-    return [prompt] if isinstance(prompt[0], int) else list(prompt)  # type: ignore[list-item, arg-type]
+    return [prompt] if isinstance(prompt[0], int) else list(prompt)
 
 
 def _tokenized(job: Job, prompts: Sequence[str | list[int]]) -> list[list[int]]:
@@ -79,18 +74,20 @@ def _tokenized(job: Job, prompts: Sequence[str | list[int]]) -> list[list[int]]:
 class _Logprobs:
     """Log-probabilities in the legacy form: lists that go on from piece to piece."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, *, wants_top: bool) -> None:
         self._job = job
         self._at = 0
+        self._wants_top = wants_top
 
     def of(self, tokens: Sequence[Token]) -> dict[str, Any]:
         """Those of written tokens."""
         made = self._empty()
         for token in tokens:
             text = self._job.pair.detokenize([token.id], special=True)
-            self._add(made, text, finite(token.logprob), {top.text: finite(top.logprob) for top in token.top_logprobs})
-            if token.top_logprobs:
-                made["top_logprobs"][-1].setdefault(text, finite(token.logprob))
+            top = by_text((top.text, top.logprob) for top in token.top_logprobs)
+            if top:  # the token itself is there, likely or not
+                top.setdefault(text, finite(token.logprob))
+            self._add(made, text, finite(token.logprob), top if self._wants_top else None)
         return made
 
     def of_prompt(self, prompt: PromptLogprobs) -> dict[str, Any]:
@@ -116,14 +113,20 @@ class _Answer:
     """One answer, whole or in pieces."""
 
     def __init__(
-        self, job: Job, body: CompletionRequest, ids: list[list[int]], n: int, most: int | None, own: dict[str, Any]
+        self,
+        job: Job,
+        body: CompletionRequest,
+        ids: list[list[int]],
+        n: int,
+        most: int | None,
+        options: GenerationOptions,
     ) -> None:
         self._job = job
         self._body = body
         self._ids = ids
         self._n = n
         self._most = most
-        self._own = own
+        self._options = options
         self._facts = {
             "id": new_id("cmpl-"),
             "object": "text_completion",
@@ -141,14 +144,15 @@ class _Answer:
         if isinstance(self._body.prompt, str):
             texts = [self._body.prompt]
         elif isinstance(self._body.prompt[0], str):
-            texts = list(self._body.prompt)  # type: ignore[arg-type]
+            texts = list(self._body.prompt)
         if self._body.logprobs is None:
             return [(text, None) for text in texts]
         async with job.turns.turn():  # reading takes the place of a text
-            known = await asyncio.to_thread(
-                prompt_logprobs, job.pair, job.way, self._own, self._ids, self._body.logprobs
-            )
+            known = await prompt_logprobs(job, self._options, self._ids, self._body.logprobs)
         return list(zip(texts, known, strict=True))
+
+    def _n_cached(self) -> int:
+        return sum(text.n_cached for text in self._job.texts[:: self._n])
 
     async def _written(self, text: Text) -> Completion | None:
         return None if self._most == 0 else await self._job.write(text)
@@ -162,7 +166,7 @@ class _Answer:
         for number, completion in enumerate(written):
             text, known = prompts[number // self._n]
             choice: dict[str, Any] = {"index": number, "text": text, "finish_reason": "length", "logprobs": None}
-            lists = _Logprobs(job)
+            lists = _Logprobs(job, wants_top=bool(self._body.logprobs))
             if self._body.logprobs is not None:
                 choice["logprobs"] = lists._empty() if known is None else lists.of_prompt(known)
             if completion is not None:
@@ -175,7 +179,7 @@ class _Answer:
                         choice["logprobs"][name] += values
                 choice["colm"] = {"tokens": token_facts(completion.tokens), "stats": completion.stats.to_dict()}
             choices.append(choice)
-        counts = usage(sum(map(len, self._ids)), [c.stats for c in written if c is not None])
+        counts = usage(sum(map(len, self._ids)), [c.stats for c in written if c is not None], self._n_cached())
         return {**self._facts, "choices": choices, "usage": counts}
 
     async def events(self) -> AsyncIterator[bytes]:
@@ -190,13 +194,13 @@ class _Answer:
                 yield event({**facts, "choices": [piece]})
         if wants_usage:
             stats = [] if self._most == 0 else [text.stats for text in texts]
-            yield event({**facts, "choices": [], "usage": usage(sum(map(len, self._ids)), stats)})
+            yield event({**facts, "choices": [], "usage": usage(sum(map(len, self._ids)), stats, self._n_cached())})
         yield event("[DONE]")
 
     async def _pieces(
         self, number: int, text: Text, prompt: str, known: PromptLogprobs | None
     ) -> AsyncIterator[dict[str, Any]]:
-        lists = _Logprobs(self._job)
+        lists = _Logprobs(self._job, wants_top=bool(self._body.logprobs))
         wants = self._body.logprobs is not None
 
         def piece(text: str, logprobs: dict[str, Any] | None, **more: Any) -> dict[str, Any]:
@@ -212,4 +216,5 @@ class _Answer:
                 written = "".join(token.text for token in bunch)
                 yield piece(written, lists.of(bunch) if wants else None, colm={"tokens": token_facts(bunch)})
         reason = finish_reason(text.finish_reason)
-        yield piece("", None, finish_reason=reason, colm={"tokens": [], "stats": text.stats.to_dict()})
+        ended = lists.of([text.end_token]) if wants and text.end_token is not None else None
+        yield piece("", ended, finish_reason=reason, colm={"tokens": [], "stats": text.stats.to_dict()})

@@ -23,7 +23,7 @@ from ..errors import (
     PairClosed,
     QueueTimeout,
 )
-from .refused import why_refused
+from .refused import known_options, why_refused
 
 __all__ = ["ApiError", "Json", "api_error", "install"]
 
@@ -101,8 +101,10 @@ def api_error(error: BaseException) -> ApiError:
         failed = "llama_decode" in message or "gave no output" in message
         return ApiError(500 if failed else 400, message, code="generation_failed")
     if isinstance(error, ColmError):
+        # A message of the house begins with the option that it is about.
         first = message.partition(" ")[0]
-        return ApiError(400, message, param=first if first.isidentifier() else None)
+        is_option = first.removeprefix("colm.") in known_options()
+        return ApiError(400, message, param=first if is_option else None)
     log.error("a request failed", exc_info=error)
     return ApiError(500, "the server failed on this request; its log says how")
 
@@ -120,6 +122,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> Response:
+        if isinstance(error.__cause__, ApiError):  # while the body was read
+            return error.__cause__.response()
         message = {
             404: f"there is no {shown(request.url.path)} here; docs/server.md lists what there is",
             405: f"{request.method} is not allowed for {shown(request.url.path)}",
@@ -137,23 +141,26 @@ def _invalid(request: Request, error: RequestValidationError) -> ApiError:
     place = [part for part in first["loc"] if part not in ("body", "query", "path")]
     # Names of pydantic's own alternatives of a union say nothing to a client.
     name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place if _is_field(part))
-    name = name.removeprefix(".") or None
+    field = name.removeprefix(".") or None
     kind = first["type"]
     if kind == "json_invalid":
         reason = first.get("ctx", {}).get("error", "it is cut off")
         return ApiError(400, f"the body is not JSON: {reason}", code="invalid_json")
     if kind == "extra_forbidden":
         return ApiError(
-            400, why_refused(request.url.path, str(place[-1]), name or ""), param=name, code="unknown_field"
+            400, why_refused(request.url.path, str(place[-1]), field or ""), param=field, code="unknown_field"
         )
     if kind == "missing":
-        if name is None:
+        if field is None:
             return ApiError(400, "the body is empty or no JSON; send a JSON object, with Content-Type application/json")
-        return ApiError(400, f"{name} is missing; it is required", param=name, code="missing_field")
+        return ApiError(400, f"{field} is missing; it is required", param=field, code="missing_field")
     text = first["msg"].removeprefix("Value error, ")
     given = first.get("input")
-    text = text if kind == "value_error" else f"{name or 'the body'} is {shown(given)}: {text[:1].lower()}{text[1:]}"
-    return ApiError(400, text, param=name)
+    if isinstance(given, bytes):  # FastAPI reads no JSON of another type
+        sent = shown(request.headers.get("content-type", ""))
+        return ApiError(400, f"Content-Type is {sent}; send JSON as application/json", code="invalid_json")
+    text = text if kind == "value_error" else f"{field or 'the body'} is {shown(given)}: {text[:1].lower()}{text[1:]}"
+    return ApiError(400, text, param=field)
 
 
 def _is_field(part: object) -> bool:

@@ -1,29 +1,93 @@
-"""How likely prompts are: of the base, the assistant, their mixture, and the pair as it routes."""
+"""How likely prompts are, for ``echo`` with ``logprobs``: the model's name says of whom."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
-from ..engine.pair import Pair
+from ..learn.likelihoods import Likelihoods, likelihoods
+from ..options import GenerationOptions
+from .answers import by_text, finite
 from .errors import ApiError
-from .names import Way
+
+if TYPE_CHECKING:
+    from ..engine.pair import Pair
+    from ..learn.scoring import Scorer
+    from .service import Job
 
 __all__ = ["PromptLogprobs", "prompt_logprobs"]
 
+# They depend on what was written before, and a prompt was not written by the pair.
+_OF_TEXTS = ("target_rate", "leave_threshold")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class PromptLogprobs:
-    """One value for each token of a prompt; None for the first."""
+    """One value for each token of a prompt; None for the first.
+
+    Attributes:
+        texts: what each token adds to the text.
+        logprobs: natural log-probabilities.
+        top: the likeliest tokens by their texts.
+    """
 
     texts: list[str]
     logprobs: list[float | None]
     top: list[dict[str, float] | None]
 
 
-def prompt_logprobs(
-    pair: Pair, way: Way, own: Mapping[str, Any], prompts: Sequence[Sequence[int]], k: int
+async def prompt_logprobs(
+    job: Job, options: GenerationOptions, prompts: Sequence[Sequence[int]], top: int
 ) -> list[PromptLogprobs]:
-    """Reads the prompts with both models."""
-    raise ApiError(400, "echo with logprobs is not supported yet", param="logprobs")
+    """Reads the prompts with both models.
+
+    Raises:
+        ApiError: 400, an option that says nothing of a text that is already written.
+        ColmError: see :func:`.learn.likelihoods.likelihoods`.
+    """
+    changed = [name for name in _OF_TEXTS if getattr(options, name) is not None]
+    changed += ["hold"] if options.hold != 1 else []
+    changed += ["schedule"] if options.schedule != "constant" else []
+    if options.strategy == "contrastive":
+        changed.append("strategy")
+    if changed:
+        raise ApiError(
+            400,
+            f"colm.{changed[0]} cannot be combined with echo and logprobs: it depends on what the pair wrote before; "
+            "leave it out",
+            param=f"colm.{changed[0]}",
+        )
+    entry = job.service.registry.entries[job.way.pair]
+    async with entry.reading:  # one reader at a time
+        return await asyncio.to_thread(_read, entry.scorer, job.pair, options, prompts, top)
+
+
+def _read(
+    scorer: Callable[[Pair], Scorer],
+    pair: Pair,
+    options: GenerationOptions,
+    prompts: Sequence[Sequence[int]],
+    top: int,
+) -> list[PromptLogprobs]:
+    head, chosen = pair._options_of(options)
+    known = likelihoods(
+        scorer(pair),
+        prompts,
+        head,
+        threshold=chosen.values["threshold"],
+        strategy=options.strategy,
+        seed=chosen.seed,
+        top=top,
+    )
+    return [_of(pair, prompt, one, top) for prompt, one in zip(prompts, known, strict=True)]
+
+
+def _of(pair: Pair, prompt: Sequence[int], known: Likelihoods, top: int) -> PromptLogprobs:
+    texts = [pair.detokenize([token], special=True) for token in prompt]
+    tops: list[dict[str, float] | None] = []
+    for listed in known.top:
+        named = by_text((pair.detokenize([token], special=True), logprob) for token, logprob in listed)
+        tops.append(named if top else None)
+    return PromptLogprobs(texts, [None, *map(finite, known.logprobs)], [None, *tops])

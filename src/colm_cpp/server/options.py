@@ -48,6 +48,7 @@ def options_for(
     max_tokens: int | None,
     logprobs: int | None,
     grammar: Any = None,
+    response_format: Any = None,
     n_ctx: int,
     number: int = 0,
 ) -> GenerationOptions:
@@ -69,7 +70,7 @@ def options_for(
     own = {name: value for name, value in own.items() if name != TEMPLATE_VARIABLES}
     if way.suffix.startswith(":") and (decided := sorted(_ROUTING & own.keys())):
         raise _refused(decided[0], f"colm.{decided[0]} cannot be combined with the model {way.name}, which decides it")
-    form = getattr(body, "response_format", None)
+    form = response_format if response_format is not None else getattr(body, "response_format", None)
     if grammar is not None:
         if "grammar" in own or form is not None:
             field = "colm.grammar" if "grammar" in own else "response_format"

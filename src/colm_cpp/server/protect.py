@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import hmac
 from typing import Any
 
@@ -16,6 +17,8 @@ from .settings import Settings
 
 __all__ = ["Guard"]
 
+# What is left of a body that was not read would be taken for the next request.
+_CLOSE = {"Connection": "close"}
 _LOCAL = {"localhost", "127.0.0.1", "[::1]", "::1"}
 
 
@@ -39,8 +42,8 @@ class Guard:
         except ApiError as error:
             if body.answered:
                 raise
-            # What is left of a body that was not read would be taken for the next request.
-            error.headers["Connection"] = "close"
+            error.headers |= _CLOSE
+            await body.discard()
             await error.response()(scope, receive, send)
 
     def _check(self, path: str, headers: Headers) -> None:
@@ -83,13 +86,27 @@ class _Body:
             message = await asyncio.wait_for(self._receive(), self._settings.body_timeout)
         except asyncio.TimeoutError:
             raise ApiError(
-                408, f"no part of the body came for {self._settings.body_timeout:g} seconds; send it faster"
+                408,
+                f"no part of the body came for {self._settings.body_timeout:g} seconds; send it faster",
+                headers=_CLOSE,
             ) from None
         self._size += len(message.get("body", b""))
         self._complete = not message.get("more_body", False)
         if self._size > self._settings.max_body:
+            await self.discard()
             raise _too_long(self._settings.max_body)
         return message
+
+    async def discard(self) -> None:
+        """Reads some of a body that nobody wants. A client that is still sending would else not see the answer."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._discard(), 1.0)
+
+    async def _discard(self) -> None:
+        while not self._complete and self._size < 4 * self._settings.max_body:
+            message = await self._receive()
+            self._size += len(message.get("body", b""))
+            self._complete = not message.get("more_body", False)
 
     def watched(self, send: Send) -> Send:
         async def watching(message: Any) -> None:
@@ -100,7 +117,12 @@ class _Body:
 
 
 def _too_long(limit: int) -> ApiError:
-    return ApiError(413, f"the body has more than {limit} bytes, which is the limit; send less", code="body_too_long")
+    return ApiError(
+        413,
+        f"the body has more than {limit} bytes, which is the limit; send less",
+        code="body_too_long",
+        headers=_CLOSE,
+    )
 
 
 def _is_local(host: str) -> bool:

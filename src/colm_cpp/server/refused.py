@@ -46,12 +46,12 @@ REFUSED: dict[str, dict[str, str]] = {
         "reasoning": _NO_EFFORT,
     },
 }
-_OURS = {field for field in GenerationOptions.__dataclass_fields__}
+_OURS = set(GenerationOptions.__dataclass_fields__)
 
 
-def known_options() -> list[str]:
+def known_options() -> set[str]:
     """Names of the house's options."""
-    return sorted(_OURS)
+    return _OURS
 
 
 def without_nulls(path: str, given: Any) -> Any:

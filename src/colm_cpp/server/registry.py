@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from ..engine.pair import Pair
 from ..errors import NotEnoughMemory, OptionError
+from ..learn.scoring import Scorer
 from .admission import Turns
 from .errors import ApiError
 from .names import Way, read_name
@@ -27,6 +28,7 @@ class Entry:
     Attributes:
         name: its name, the first part of model names.
         load: loads it.
+        make_scorer: what reads texts with the weights of the loaded pair.
         slots: texts that it writes at a time.
         about: one line about it.
         has_rates: whether its head knows thresholds of rates.
@@ -36,10 +38,12 @@ class Entry:
         turns: the turns of the loaded pair.
         users: requests that use it now.
         last_used: when the last of them ended, by the monotonic clock.
+        reading: held by whoever uses the scorer.
     """
 
     name: str
     load: Callable[[], Pair]
+    make_scorer: Callable[[Pair], Scorer]
     slots: int = 1
     about: str = ""
     has_rates: bool = False
@@ -49,6 +53,24 @@ class Entry:
     turns: Turns | None = None
     users: int = 0
     last_used: float = 0.0
+    reading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _scorer: Scorer | None = None
+
+    def scorer(self, pair: Pair) -> Scorer:
+        """The pair's scorer, made when it is first asked for. Only where ``reading`` is held."""
+        if self._scorer is None:
+            self._scorer = self.make_scorer(pair)
+        return self._scorer
+
+    def leave(self) -> bool:
+        """Frees the pair; whether it was loaded."""
+        scorer, self._scorer = self._scorer, None
+        if scorer is not None:
+            scorer.close()
+        pair, self.pair, self.turns = self.pair, None, None
+        if pair is not None:
+            pair.close()
+        return pair is not None
 
 
 class Registry:
@@ -157,9 +179,7 @@ class Registry:
     def _leave(self, leaving: list[Entry]) -> bool:
         """Frees these pairs; whether there were any."""
         for entry in leaving:
-            pair, entry.pair, entry.turns = entry.pair, None, None
-            if pair is not None:
-                pair.close()
+            if entry.leave():
                 log.info("%s has left", entry.name)
         return bool(leaving)
 

@@ -12,13 +12,16 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
+import h11
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ..errors import ColmError
+from .errors import ApiError
 from .service import Service
 
-__all__ = ["listen", "run"]
+__all__ = ["listen", "make_server", "run"]
 
 _MANY_FILES = 65536
 BACKLOG = 2048
@@ -94,19 +97,7 @@ def run(
     """
     _allow_many_files()
     service: Service = app.state.service
-    # h11 refuses what is not exactly HTTP/1.1.
-    config = uvicorn.Config(
-        app,
-        http="h11",
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        backlog=BACKLOG,
-        timeout_graceful_shutdown=int(grace) + 5,
-    )
-    server = _Server(config, service, grace)
+    server = make_server(app, grace=grace)
 
     async def serve() -> None:
         if load_now:
@@ -118,6 +109,64 @@ def run(
 
     asyncio.run(serve())
     return server.stopped_by or 0
+
+
+class _Protocol(H11Protocol):
+    """HTTP/1.1 that gives up connections on which no request comes, and says what is wrong as all routes do."""
+
+    header_timeout = 10.0
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client."""
+        super().connection_made(transport)
+        self._late = self.loop.call_later(self.header_timeout, transport.close)
+
+    def data_received(self, data: bytes) -> None:
+        """A part of a request."""
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._wait_no_longer()
+        elif self._late is None:  # another request begins
+            self._late = self.loop.call_later(self.header_timeout, self.transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has left."""
+        self._wait_no_longer()
+        super().connection_lost(exc)
+
+    def _wait_no_longer(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def send_400_response(self, msg: str) -> None:
+        """For what is no HTTP. Behind it nothing is read."""
+        answer = ApiError(400, "this is no valid HTTP/1.1 request, so nothing behind it is read").response()
+        headers = [*answer.raw_headers, (b"connection", b"close")]
+        body = bytes(answer.body)
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):  # else an answer has begun
+            for part in (h11.Response(status_code=400, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(part) or b"")
+        self.transport.close()
+
+
+def make_server(app: FastAPI, *, grace: float = 10.0) -> _Server:
+    """A server that is not yet running; ``should_exit`` ends it."""
+    # h11 refuses what is not exactly HTTP/1.1.
+    settings = app.state.service.settings
+    config = uvicorn.Config(
+        app,
+        http=type("Protocol", (_Protocol,), {"header_timeout": settings.header_timeout}),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=int(grace) + 5,
+    )
+    return _Server(config, app.state.service, grace)
 
 
 def _allow_many_files() -> None:

@@ -101,7 +101,7 @@ class Message(_Request):
     tool_call_id: str | None = None
     refusal: str | None = None
     reasoning_content: str | None = None
-    colm: Any = Field(None, description="What this server sent with the message; it is not read.")
+    colm: Any = Field(default=None, description="What this server sent with the message; it is not read.")
 
 
 class Function(_Request):

@@ -139,29 +139,30 @@ async def merged(streams: Sequence[AsyncIterator[_Result]]) -> AsyncIterator[_Re
             async for item in only:
                 yield item
         return
-    items: asyncio.Queue[tuple[_Result | None, BaseException | None, bool]] = asyncio.Queue(maxsize=4 * len(streams))
+    # Each item is something given, an error, or None for an end.
+    items: asyncio.Queue[tuple[_Result] | Exception | None] = asyncio.Queue(maxsize=4 * len(streams))
 
     async def read(stream: AsyncIterator[_Result]) -> None:
-        error: BaseException | None = None
         try:
             async with contextlib.aclosing(stream) as opened:  # type: ignore[type-var]
                 async for item in opened:
-                    await items.put((item, None, False))
-        except Exception as raised:
-            error = raised
-        await items.put((None, error, True))
+                    await items.put((item,))
+        except Exception as error:
+            await items.put(error)
+        else:
+            await items.put(None)
 
     tasks = [asyncio.ensure_future(read(stream)) for stream in streams]
     try:
         left = len(tasks)
         while left:
-            item, error, ended = await items.get()
-            if error is not None:
-                raise error
-            if ended:
+            found = await items.get()
+            if isinstance(found, Exception):
+                raise found
+            if found is None:
                 left -= 1
             else:
-                yield item  # type: ignore[misc]
+                yield found[0]
     finally:
         for task in tasks:
             task.cancel()

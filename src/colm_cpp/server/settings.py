@@ -14,10 +14,10 @@ class Settings:
     Attributes:
         api_key: the key that every route but ``/health`` asks for; None: no key.
         cors_origins: origins whose pages may use the server from a browser.
-        queue: the most texts that wait for a slot of a pair; a request beyond gets 503.
         max_tokens: the most tokens of an answer, whatever a request asks for; None: the context.
         max_body: the most bytes of a request's body.
         body_timeout: the longest wait for the next piece of a body, in seconds.
+        header_timeout: the longest wait for the head of a request on an open connection, in seconds.
         keep_alive: seconds without a token after which a stream gets a comment.
         local_only: answer only requests that name this machine as their host, so that no page can reach the server
             through a name of its own (DNS rebinding).
@@ -25,9 +25,9 @@ class Settings:
 
     api_key: str | None = None
     cors_origins: tuple[str, ...] = ()
-    queue: int = 64
     max_tokens: int | None = None
     max_body: int = 16 * 2**20
     body_timeout: float = 30.0
+    header_timeout: float = 10.0
     keep_alive: float = 5.0
     local_only: bool = False

@@ -17,6 +17,7 @@ from ..engine.memory import ModelMemory, assistant_rows, base_rows
 from ..engine.pair import Pair
 from ..errors import HeadError, LoadError, OptionError
 from ..heads.head import Head
+from ..learn.scoring import Scorer
 from ..options import DEFAULT_N_CTX, LoadOptions, SlotOptions
 from ..sources.hub import is_hub_spec
 from ..sources.names import find_head, find_model
@@ -73,9 +74,23 @@ def entry(name: str, pair: Preset, head: str | None, how: Served) -> Entry:
             **dict(how.options),
         )
 
+    def scorer(of: Pair) -> Scorer:
+        shared, of_base, of_assistant = pair.load_options(how.options, how.base_options, how.assistant_options)
+        # A group of texts is as long as the longest prompt.
+        return Scorer(
+            pair.base,
+            pair.assistant,
+            base_options={**of_base, "n_ctx": of.n_ctx},  # type: ignore[arg-type]  # names are checked by Scorer
+            assistant_options={**of_assistant, "n_ctx": of.n_ctx},  # type: ignore[arg-type]
+            check_memory=how.check_memory,
+            weights_of=of,
+            **shared,
+        )
+
     return Entry(
         name,
         loaded,
+        scorer,
         slots=how.slots.n_parallel,
         about=pair.about,
         has_rates=_has_rates(head or pair.head),

@@ -18,6 +18,7 @@ from .errors import api_error
 __all__ = ["ClientGone", "EventStream", "event", "unless_gone"]
 
 _Result = TypeVar("_Result")
+SEND_TIMEOUT = 60.0  # seconds that a client may leave a stream unread
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
@@ -78,6 +79,7 @@ class EventStream(Response):
         self._keep_alive = keep_alive
         self._error_name = error_name
         self._last = time.monotonic()
+        self._sending = False
         self._lock = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -108,10 +110,17 @@ class EventStream(Response):
     async def _send_comments(self, send: Send) -> None:
         while True:
             await asyncio.sleep(max(0.01, self._last + self._keep_alive - time.monotonic()))
-            if time.monotonic() - self._last >= self._keep_alive:
+            silent = time.monotonic() - self._last
+            if self._sending:  # the client does not read
+                if silent >= SEND_TIMEOUT:
+                    return
+                await asyncio.sleep(self._keep_alive)
+            elif silent >= self._keep_alive:
                 await self._send(send, f": {self._progress()}\n\n".encode())
 
     async def _send(self, send: Send, data: bytes) -> None:
         async with self._lock:
             self._last = time.monotonic()
+            self._sending = True
             await send({"type": "http.response.body", "body": data, "more_body": True})
+            self._sending = False

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import TypeVar
 
 from ..engine.aio import AsyncTokenStream
 from ..engine.pair import Pair
@@ -16,9 +15,6 @@ from ..results import Completion, Stats, Token
 from .admission import Turns
 
 __all__ = ["Text", "Texts"]
-
-MOST_AHEAD = 256  # tokens that are written before the client takes them
-_Result = TypeVar("_Result")
 
 
 class Texts:
@@ -71,6 +67,16 @@ class Text:
         """Counts and times so far."""
         return self._stream.stats
 
+    @property
+    def end_token(self) -> Token | None:
+        """The token that ended the text, if one did."""
+        return self._stream.completion().end_token
+
+    @property
+    def n_cached(self) -> int:
+        """Tokens of the prompt that the model which read it first had read before."""
+        return next((at for _, at, *_ in self._stream.calls), 0)
+
     def progress(self) -> str:
         """What is being done for it, in words."""
         if not self.begun:
@@ -103,19 +109,27 @@ class Text:
         """Its tokens as they are written, those that are there at the same time together.
 
         A thread reads it ahead. With a round through the event loop for each token, the text would miss steps that
-        other texts make.
+        other texts make. Its turn ends when it is written, however slowly its client reads.
         """
-        async with turns.turn():
+        await turns.take()
+        try:
             texts.add(self._stream)
-            self.begun = True
-            reader = _Reader(self._stream)
-            try:
-                async for bunch in reader:
-                    yield bunch
-            finally:
-                self._stream.cancel()
-                await reader.ended()
-                texts.remove(self._stream)
+        except BaseException:
+            turns.give_back()
+            raise
+        self.begun = True
+
+        def ended() -> None:
+            texts.remove(self._stream)
+            turns.give_back()
+
+        reader = _Reader(self._stream, ended)
+        try:
+            async for bunch in reader:
+                yield bunch
+        finally:
+            self._stream.cancel()
+            await reader.ended()
         if self.finish_reason == "cancelled":
             raise PairClosed("the text was cancelled, because the server is shutting down")
 
@@ -127,15 +141,15 @@ class Text:
 
 
 class _Reader:
-    """Reads a text in a thread of its own, up to ``MOST_AHEAD`` tokens ahead."""
+    """Reads a text in a thread of its own, to its end. ``at_end`` is called then, in the event loop."""
 
-    def __init__(self, stream: TokenStream) -> None:
+    def __init__(self, stream: TokenStream, at_end: Callable[[], None]) -> None:
         self._stream = stream
+        self._at_end = at_end
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         self._lock = threading.Lock()
         self._tokens: list[Token] = []
-        self._room = threading.Event()
         self._error: BaseException | None = None
         self._done = self._loop.create_future()
         threading.Thread(target=self._read, name="colm-text", daemon=True).start()
@@ -146,12 +160,8 @@ class _Reader:
                 with self._lock:
                     first = not self._tokens
                     self._tokens.append(token)
-                    if full := len(self._tokens) >= MOST_AHEAD:
-                        self._room.clear()
                 if first:
                     self._tell(self._changed.set)
-                if full:
-                    self._room.wait()
         except BaseException as error:
             self._error = error
         self._tell(self._end)
@@ -161,30 +171,28 @@ class _Reader:
             self._loop.call_soon_threadsafe(what)
 
     def _end(self) -> None:
+        self._at_end()
+        self._done.set_result(None)
         self._changed.set()
-        if not self._done.done():
-            self._done.set_result(None)
 
     def _take(self) -> list[Token]:
         with self._lock:
             taken, self._tokens = self._tokens, []
             self._changed.clear()
-        self._room.set()
         return taken
 
     async def __aiter__(self) -> AsyncIterator[list[Token]]:
         while True:
             await self._changed.wait()
-            ended = self._done.done()
+            done = self._done.done()
             bunch = self._take()
             if bunch:
                 yield bunch
-            if ended:
+            if done:
                 break
         if self._error is not None:
             raise self._error
 
     async def ended(self) -> None:
         """Waits for the thread, whose text was cancelled."""
-        self._room.set()
         await asyncio.shield(self._done)

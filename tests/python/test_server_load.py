@@ -1,0 +1,38 @@
+"""``benchmarks/serve_load.py``, for a minute: clients that leave, on few slots."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi")
+pytest.importorskip("prometheus_client")
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "serve_load.py"
+
+
+def script() -> Any:
+    spec = importlib.util.spec_from_file_location("serve_load", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["serve_load"] = module  # its dataclasses look for it
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+def test_load() -> None:
+    found = script().run(16, 4, 30.0)
+    assert found["wrong"] == []
+    assert found["finished"] > 20
+    assert found["left"] > 5
+    assert found["slots_in_use"] == 0
+    before, after = found["before"], found["after"]
+    assert after["files"] <= before["files"] + 2
+    assert after["threads"] <= before["threads"] + 2
+    assert after["rss_mb"] <= before["rss_mb"] + 30
