@@ -41,9 +41,7 @@ class Server:
     def __init__(self, *options: str, port: int = 0) -> None:
         program = "from colm_cpp.cli import main; main()"
         arguments = ["serve", "--pair", "demo", "--port", str(port), *options]
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", program, *arguments], stderr=subprocess.PIPE, text=True
-        )
+        self.process = subprocess.Popen([sys.executable, "-c", program, *arguments], stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
         said = []
         for line in self.process.stderr:

@@ -44,7 +44,8 @@ CONTRASTS = """() => {
         if (!node.checkVisibility({visibilityProperty: true}) || getComputedStyle(node).clipPath !== "none") continue;
         const own = [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim());
         const pseudo = [null, "::before", "::after", "::placeholder"].filter((kind) => {
-            if (kind === null) return own || node.matches("select, textarea, input:not([type=radio]):not([type=range])");
+            const field = "select, textarea, input:not([type=radio]):not([type=range])";
+            if (kind === null) return own || node.matches(field);
             if (kind === "::placeholder") return Boolean(node.placeholder);
             return !["none", "normal"].includes(getComputedStyle(node, kind).content);
         });
@@ -52,7 +53,8 @@ CONTRASTS = """() => {
         for (const kind of pseudo) {
             const ground = behind(node);
             const ink = over(rgba(getComputedStyle(node, kind).color), ground);
-            found.push([`${node.localName}.${node.className} ${kind ?? ""} ${node.textContent.slice(0, 20)}`, contrast(ink, ground)]);
+            const name = `${node.localName}.${node.className} ${kind ?? ""} ${node.textContent.slice(0, 20)}`;
+            found.push([name, contrast(ink, ground)]);
         }
     }
     return found;
@@ -94,8 +96,10 @@ def test_contrast(scheme: Any, chosen: str, chromium: Any, demo_server: Any) -> 
             # The list of a select is in front of nothing; the panel stays open.
             web.page.evaluate(f"document.body.dataset.tint = {tint!r}")
             for raw in (False, True):
-                web.page.evaluate(f"document.querySelector('.answer').view.raw === {str(raw).lower()} || "
-                                  "document.querySelector('.answer').view.toggleRaw()")
+                web.page.evaluate(
+                    f"document.querySelector('.answer').view.raw === {str(raw).lower()} || "
+                    "document.querySelector('.answer').view.toggleRaw()"
+                )
                 found = web.page.evaluate(CONTRASTS)
                 assert [entry for entry in found if entry[1] < 4.5] == []
                 n = max(n, len(found))
@@ -116,10 +120,11 @@ STATS = {
 def test_nothing_is_wider_than_the_screen(width: int, chromium: Any, demo_server: Any) -> None:
     size = {"viewport": {"width": width, "height": 800}, "is_mobile": width < 600, "has_touch": width < 600}
     with opened(chromium, demo_server, **size) as web:
+        table = "|" + "column|" * 12 + "\n|" + "-|" * 12 + "\n|" + "w" * 90 + "|" * 12 + "\n"
         long = [
             {"id": 1, "text": "x" * 300 + " \n\n", "source": "base", "defer_prob": 0.1},
             {"id": 2, "text": "```\n" + "y" * 300 + "\n```\n", "source": "assistant", "defer_prob": 0.9},
-            {"id": 3, "text": "|" + "column|" * 12 + "\n|" + "-|" * 12 + "\n|" + "w" * 90 + "|" * 12 + "\n", "source": "base", "defer_prob": None},
+            {"id": 3, "text": table, "source": "base", "defer_prob": None},
         ]
         web.answer_with(chunk(long), chunk([], finish_reason="stop", colm={"stats": STATS}), "data: [DONE]")
         web.page.locator("#message").fill("z" * 300 + " " + "word " * 90)
@@ -181,7 +186,8 @@ def test_hostile_messages_are_text(web: Web) -> None:
 
 def test_hostile_tokens_of_a_model_are_text(web: Web) -> None:
     """A grammar has the models write them, so that they come as any answer comes."""
-    web.force(r'root ::= "<script>window.ran = 1</script>\n\n<img src=x onerror=alert(1)> \x1b[31m \u202e ![i](http://a.b/c) [j](javascript:alert) [ok](https://a.b/c)"')  # noqa: E501
+    links = "![i](http://a.b/c) [j](javascript:alert) [ok](https://a.b/c)"
+    web.force(rf'root ::= "<script>window.ran = 1</script>\n\n<img src=x onerror=alert(1)> \x1b[31m \u202e {links}"')
     web.send(EGGS)
     body = web.answer().locator(".text")
     shown = body.inner_text()

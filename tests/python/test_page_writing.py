@@ -60,7 +60,7 @@ def test_tokens_arrive_one_after_the_other(web: Web) -> None:
     web.force('root ::= "The sums are: " ([0-9] " "){150}')
     web.send(EGGS)
     seen = web.page.evaluate("window.seen")
-    assert len({n for n, *_ in seen if 0 < n}) > 3
+    assert len({n for n, *_ in seen if n > 0}) > 3
     assert all(tinted for n, _, tinted, _ in seen if n)
     growing = [said for n, _, _, said in seen if n][:-1]
     assert any(re.search(r"\d+ tokens\s+\d+", said) for said in growing)

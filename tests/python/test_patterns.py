@@ -491,7 +491,9 @@ class TestPage:
     def test_contrast(self, mode: int) -> None:
         """Light, dark and print: every text on every background at WCAG AA."""
         both, print_ = STYLE.split("@media print")
-        colours = {name: values[mode % 2] for name, *values in re.findall(r"--(\w+): light-dark\((#\w{6}), (#\w{6})\)", both)}
+        colours = {
+            name: values[mode % 2] for name, *values in re.findall(r"--(\w+): light-dark\((#\w{6}), (#\w{6})\)", both)
+        }
         if mode == 2:
             assert "color-scheme: light;" in print_
             colours |= dict(re.findall(r"--(\w+): (#\w{6});", print_))

@@ -9,7 +9,15 @@ const IMPOSSIBLE = -9999; // the server's sign for minus infinity
 /** An answer before its first token. `way`: {pair, mode: base, pair or assistant, rate: null or percent}. */
 export function newAnswer(way, system) {
   const suffix = way.mode === "pair" ? (way.rate === null ? "" : `@${way.rate}%`) : `:${way.mode}`;
-  return { pair: way.pair, model: way.pair + suffix, label: labelOf(way), system, tokens: [], finish: null, stats: null };
+  return {
+    pair: way.pair,
+    model: way.pair + suffix,
+    label: labelOf(way),
+    system,
+    tokens: [],
+    finish: null,
+    stats: null,
+  };
 }
 
 function labelOf({ mode, rate }) {
@@ -92,7 +100,9 @@ export async function otherSays(answer, messages, i) {
     logprobs: ALTERNATIVES,
   });
   const likely = Object.entries(said.choices[0].logprobs.top_logprobs[0] ?? {});
-  return likely.map(([text, logprob]) => [text, number(logprob)]).sort((a, b) => (b[1] ?? -Infinity) - (a[1] ?? -Infinity));
+  return likely
+    .map(([text, logprob]) => [text, number(logprob)])
+    .sort((a, b) => (b[1] ?? -Infinity) - (a[1] ?? -Infinity));
 }
 
 export const otherOf = (token) => (token.by === "base" ? "assistant" : "base");

@@ -26,7 +26,12 @@ async function send(path, body, signal) {
   let answer;
   try {
     const method = body === undefined ? "GET" : "POST";
-    answer = await fetch(path, { method, headers, signal, body: body === undefined ? undefined : JSON.stringify(body) });
+    answer = await fetch(path, {
+      method,
+      headers,
+      signal,
+      body: body === undefined ? undefined : JSON.stringify(body),
+    });
   } catch (error) {
     if (signal?.aborted) throw error;
     throw new ServerError(UNREACHABLE);

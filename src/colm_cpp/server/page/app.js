@@ -23,7 +23,11 @@ const talk = new Talk(byId("talk"), {
     send(text);
   },
   regenerate: (at) => again(at, [writer.way()]),
-  compare: (at) => again(at, ANSWERS.map((mode) => writer.way(mode))),
+  compare: (at) =>
+    again(
+      at,
+      ANSWERS.map((mode) => writer.way(mode)),
+    ),
   choose: (at, n) => {
     chat.turns[at].chosen = n;
     keep(chat);
@@ -70,23 +74,35 @@ function show() {
 
 function showList() {
   const items = chats.all().map((one) => {
-    const open = button(visible(one.title), () => openChat(one.id), { class: "chat", "aria-current": one.id === chat.id ? "true" : null });
-    return element("li", {}, open, twice("✕", `Delete ${visible(one.title)}`, () => removeChat(one.id)));
+    const open = button(visible(one.title), () => openChat(one.id), {
+      class: "chat",
+      "aria-current": one.id === chat.id ? "true" : null,
+    });
+    return element(
+      "li",
+      {},
+      open,
+      twice("✕", `Delete ${visible(one.title)}`, () => removeChat(one.id)),
+    );
   });
   byId("chats").replaceChildren(...items);
 }
 
 /** A button that asks once more. */
 function twice(label, name, act) {
-  const made = button(label, () => {
-    if (made.dataset.sure) return act();
-    made.dataset.sure = "1";
-    made.textContent = "Delete?";
-    setTimeout(() => {
-      delete made.dataset.sure;
-      made.textContent = label;
-    }, 4000);
-  }, { "aria-label": null, title: name, class: "quiet delete" });
+  const made = button(
+    label,
+    () => {
+      if (made.dataset.sure) return act();
+      made.dataset.sure = "1";
+      made.textContent = "Delete?";
+      setTimeout(() => {
+        delete made.dataset.sure;
+        made.textContent = label;
+      }, 4000);
+    },
+    { "aria-label": null, title: name, class: "quiet delete" },
+  );
   made.append(element("span", { class: "hidden" }, ` ${name}`));
   return made;
 }
@@ -94,7 +110,7 @@ function twice(label, name, act) {
 function openChat(id) {
   details.close();
   // An answer that is being written belongs to the chat in memory, not to the one in storage.
-  chat = writing?.chat.id === id ? writing.chat : chats.find(id) ?? chats.newChat();
+  chat = writing?.chat.id === id ? writing.chat : (chats.find(id) ?? chats.newChat());
   show();
   talk.toEnd();
   openSide(false);

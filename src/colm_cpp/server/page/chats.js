@@ -1,12 +1,18 @@
 // The chats, kept in the browser's storage: one entry for each, so that two tabs do not overwrite each other's.
 //
 // chat: {id, title, changed, turns}; turn: {text} of the user, or {answers, chosen} of the models;
-// answer: {pair, model, label, system, tokens, finish, stats, error, seconds}; token: {id, text, by, p, lp, top, other}.
+// answer: {pair, model, label, system, tokens, finish, stats, error, seconds};
+// token: {id, text, by, p, lp, top, other}.
 
 const PREFIX = "colm.chat.";
 const SETTINGS = "colm.settings";
 
-export const newChat = () => ({ id: crypto.getRandomValues(new Uint32Array(3)).join("-"), title: "New chat", changed: 0, turns: [] });
+export const newChat = () => ({
+  id: crypto.getRandomValues(new Uint32Array(3)).join("-"),
+  title: "New chat",
+  changed: 0,
+  turns: [],
+});
 
 export const textOf = (answer) => answer.tokens.map((token) => token.text).join("");
 
@@ -35,7 +41,9 @@ function keys() {
 
 const isChat = (value) =>
   Array.isArray(value?.turns) &&
-  value.turns.every((turn, i) => (i % 2 ? Array.isArray(turn.answers) && turn.answers[turn.chosen] : typeof turn.text === "string"));
+  value.turns.every((turn, i) =>
+    i % 2 ? Array.isArray(turn.answers) && turn.answers[turn.chosen] : typeof turn.text === "string",
+  );
 
 function parsed(key) {
   try {
@@ -56,7 +64,10 @@ export const all = () =>
 export const find = (id) => parsed(PREFIX + id);
 
 const live = (key, value) => (key === "live" ? undefined : value);
-const without = (...names) => (key, value) => (key === "live" || names.includes(key) ? undefined : value);
+const without =
+  (...names) =>
+  (key, value) =>
+    key === "live" || names.includes(key) ? undefined : value;
 
 /** Keeps a chat. Where storage is full, the alternatives of its tokens go first. Returns what could not be kept. */
 export function keep(chat) {
@@ -64,12 +75,14 @@ export function keep(chat) {
   for (const replacer of [live, without("top", "other")]) {
     try {
       localStorage.setItem(PREFIX + chat.id, JSON.stringify(chat, replacer));
-      return replacer === live ? "" : "The browser's storage is full. The alternatives of this chat's tokens are not kept; delete old chats.";
+      return replacer === live
+        ? ""
+        : "The browser's storage is full. The alternatives of this chat's tokens are not kept; delete old chats.";
     } catch {
       // Full, or forbidden: what is smaller may fit.
     }
   }
-  return "This chat cannot be kept: the browser's storage is full or not allowed. Delete old chats, or export this one.";
+  return "This chat cannot be kept: the browser's storage is full or not allowed. Delete old ones, or export it.";
 }
 
 export const remove = (id) => localStorage.removeItem(PREFIX + id);

@@ -77,7 +77,10 @@ export class Details {
     } else if (event.key in STEPS) {
       const view = viewOf(node);
       const all = view.shown();
-      const next = STEPS[event.key](all, all.findIndex((other) => other.dataset.i === node.dataset.i));
+      const next = STEPS[event.key](
+        all,
+        all.findIndex((other) => other.dataset.i === node.dataset.i),
+      );
       if (!next) return;
       this.pinned = false;
       this.show(next); // before the focus, which reads the description
@@ -128,7 +131,11 @@ export class Details {
       element("br"),
       element("span", { class: "soft" }, `Token ${i + 1} of ${answer.tokens.length}, id ${token.id}`),
     );
-    const close = element("button", { type: "button", class: "quiet close", "aria-label": "Close", onclick: () => this.close() }, "✕");
+    const close = element(
+      "button",
+      { type: "button", class: "quiet close", "aria-label": "Close", onclick: () => this.close() },
+      "✕",
+    );
     this.panel.replaceChildren(
       element("h4", {}, element("code", {}, quoted(token.text || token.name || ""))),
       facts,
@@ -161,7 +168,7 @@ export class Details {
     return place;
   }
 
-  /** Below the token, or above it where there is more room. On narrow screens the style sheet has it at the bottom. */
+  /** Below the token, or above it where there is more room. On narrow screens the style sheet has it at an edge. */
   #place() {
     if (!this.at?.isConnected) return void this.close();
     const rects = [...this.at.getClientRects()];
@@ -171,6 +178,7 @@ export class Details {
     const below = innerHeight - own.bottom;
     const top = below >= height + 8 || below >= own.top ? own.bottom + 4 : own.top - height - 4;
     style.left = `${Math.max(8, Math.min(own.left, innerWidth - width - 8))}px`;
+    this.panel.classList.toggle("on-top", own.bottom > innerHeight - height - 16);
     style.top = `${Math.max(8, Math.min(top, innerHeight - height - 8))}px`;
   }
 }
@@ -187,7 +195,13 @@ function table(title, likely, token = null) {
     bar.style.width = `${Math.round(100 * p)}%`;
     const own = token !== null && text === token.name && logprob === token.lp;
     const name = element("th", { scope: "row" }, element("code", {}, quoted(text)), own ? " (written)" : "");
-    return element("tr", {}, name, element("td", { class: "n" }, probability(p)), element("td", { class: "track" }, bar));
+    return element(
+      "tr",
+      {},
+      name,
+      element("td", { class: "n" }, probability(p)),
+      element("td", { class: "track" }, bar),
+    );
   });
   return element("table", {}, element("caption", {}, title), element("tbody", {}, ...rows));
 }

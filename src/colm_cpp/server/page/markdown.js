@@ -31,11 +31,18 @@ class Content {
   }
 
   static join(lines) {
-    return new Content(lines.map((line) => line.text).join(""), lines.flatMap((line) => line.at));
+    return new Content(
+      lines.map((line) => line.text).join(""),
+      lines.flatMap((line) => line.at),
+    );
   }
 }
 
-export const contentOf = (text) => new Content(text, Array.from({ length: text.length }, (_, i) => i));
+export const contentOf = (text) =>
+  new Content(
+    text,
+    Array.from({ length: text.length }, (_, i) => i),
+  );
 
 const FENCE = /^ {0,3}(`{3,}|~{3,})\s*([^`\n]*)\n?$/;
 const HEADING = /^ {0,3}(#{1,6})[ \t]+/;
@@ -87,11 +94,17 @@ export function blocks(content) {
     } else if (ITEM.test(first.text)) {
       block = list(lines, i);
       i = block.next;
-    } else if (ROW.test(first.text) && i + 1 < lines.length && DIVIDER.test(lines[i + 1].text) && first.text.includes("|")) {
+    } else if (
+      ROW.test(first.text) &&
+      i + 1 < lines.length &&
+      DIVIDER.test(lines[i + 1].text) &&
+      first.text.includes("|")
+    ) {
       const rows = take((line) => !blank(line) && ROW.test(line.text) && line.text.includes("|"));
       block = { kind: "table", rows: rows.filter((_, n) => n !== 1) };
     } else {
-      const starts = (line) => FENCE.test(line.text) || HEADING.test(line.text) || QUOTE.test(line.text) || RULE.test(line.text);
+      const starts = (line) =>
+        FENCE.test(line.text) || HEADING.test(line.text) || QUOTE.test(line.text) || RULE.test(line.text);
       const taken = [lines[i++], ...take((line) => !blank(line) && !starts(line) && !ITEM.test(line.text))];
       block = { kind: "paragraph", body: Content.join(taken).trimmed() };
     }
@@ -115,8 +128,15 @@ function list(lines, i) {
       const inside = /^ */.exec(lines[i].text)[0].length >= indent;
       const after = lines[i + 1];
       if (blank(lines[i]) && !(after && /^ */.exec(after.text)[0].length >= indent && !blank(after))) break;
-      if (!inside && !blank(lines[i]) && (ITEM.test(lines[i].text) || FENCE.test(lines[i].text) || HEADING.test(lines[i].text))) break;
-      own.push(inside ? lines[i].slice(Math.min(indent + (ordered ? 1 : 0), /^ */.exec(lines[i].text)[0].length)) : lines[i]);
+      if (
+        !inside &&
+        !blank(lines[i]) &&
+        (ITEM.test(lines[i].text) || FENCE.test(lines[i].text) || HEADING.test(lines[i].text))
+      )
+        break;
+      own.push(
+        inside ? lines[i].slice(Math.min(indent + (ordered ? 1 : 0), /^ */.exec(lines[i].text)[0].length)) : lines[i],
+      );
       i += 1;
     }
     items.push(Content.join(own));
@@ -147,7 +167,12 @@ export function render(block, run, depth = 0) {
       const code = element("code");
       code.append(run(block.body));
       const text = block.body.text;
-      const head = element("div", { class: "code-head" }, element("span", {}, block.language), button("Copy code", () => copy(text)));
+      const head = element(
+        "div",
+        { class: "code-head" },
+        element("span", {}, block.language),
+        button("Copy code", () => copy(text)),
+      );
       return element("div", { class: "code" }, head, element("pre", { tabindex: "0" }, code));
     }
     case "heading":
@@ -166,7 +191,12 @@ export function render(block, run, depth = 0) {
     case "table": {
       const [head, ...rows] = block.rows.map(cells);
       const row = (texts, name) => element("tr", {}, ...texts.map((text) => inline(text, name)));
-      const table = element("table", {}, element("thead", {}, row(head, "th")), element("tbody", {}, ...rows.map((r) => row(r, "td"))));
+      const table = element(
+        "table",
+        {},
+        element("thead", {}, row(head, "th")),
+        element("tbody", {}, ...rows.map((r) => row(r, "td"))),
+      );
       return element("div", { class: "wide", tabindex: "0", role: "group", "aria-label": "table" }, table);
     }
     default:
@@ -211,7 +241,8 @@ function appendInline(parent, content, run, depth = 0) {
   };
   const emit = (node, inner, next) => {
     flush(i);
-    if (inner instanceof Content && node.localName !== "code" && depth < DEEPEST) appendInline(node, inner, run, depth + 1);
+    if (inner instanceof Content && node.localName !== "code" && depth < DEEPEST)
+      appendInline(node, inner, run, depth + 1);
     else node.append(run(inner));
     parent.append(node);
     begin = i = next;

@@ -5,7 +5,7 @@ import { AnswerView } from "./view.js";
 import { appendVisible, button, copy, element } from "./text.js";
 
 const WHAT_TO_DO = [
-  "Two models write each answer together. The base begins; where its head is unsure of it, the assistant writes the token.",
+  "Two models write each answer together. A head decides before each token who writes it: the base or the assistant.",
   "Underlined tokens are the assistant's. Point at a token, or tap it, to see why.",
 ];
 const EXAMPLE = "Tom brings 5 crates of 143 eggs to the farm and sells 266 eggs. How many eggs are left?";
@@ -21,7 +21,9 @@ export class Talk {
   /** Shows a chat. Answers that are shown already keep their views. */
   show(chat, writing) {
     const near = this.#atEnd();
-    const turns = chat.turns.map((turn, at) => (turn.answers ? this.#answers(turn, at, writing) : this.#message(turn, at, writing)));
+    const turns = chat.turns.map((turn, at) =>
+      turn.answers ? this.#answers(turn, at, writing) : this.#message(turn, at, writing),
+    );
     this.place.replaceChildren(...(turns.length ? turns : [this.#welcome()]));
     if (near) this.toEnd();
   }
@@ -56,9 +58,21 @@ export class Talk {
   #message(turn, at, writing) {
     const text = element("div", { class: "text", dir: "auto" });
     appendVisible(text, turn.text);
-    const node = element("article", { class: "turn user", "aria-label": "Your message" }, element("h3", {}, "You"), text);
+    const node = element(
+      "article",
+      { class: "turn user", "aria-label": "Your message" },
+      element("h3", {}, "You"),
+      text,
+    );
     const edit = button("Edit", () => this.#edit(node, turn, at), { disabled: writing });
-    node.append(element("div", { class: "tools" }, edit, button("Copy", (event) => copied(event, turn.text))));
+    node.append(
+      element(
+        "div",
+        { class: "tools" },
+        edit,
+        button("Copy", (event) => copied(event, turn.text)),
+      ),
+    );
     return node;
   }
 
@@ -91,7 +105,11 @@ export class Talk {
       view.node.classList.toggle("chosen", many && turn.chosen === n);
       return view.node;
     });
-    return element("article", { class: `turn answers${many ? " compare" : ""}`, "aria-label": many ? "Answers side by side" : "Answer" }, ...views);
+    return element(
+      "article",
+      { class: `turn answers${many ? " compare" : ""}`, "aria-label": many ? "Answers side by side" : "Answer" },
+      ...views,
+    );
   }
 
   #tools(view, turn, at, n, writing) {
@@ -106,7 +124,12 @@ export class Talk {
     ];
     if (turn.answers.length > 1) {
       const chosen = turn.chosen === n;
-      tools.push(button(chosen ? "The chat goes on with this" : "Go on with this", () => this.actions.choose(at, n), { "aria-pressed": String(chosen), disabled: writing }));
+      tools.push(
+        button(chosen ? "The chat goes on with this" : "Go on with this", () => this.actions.choose(at, n), {
+          "aria-pressed": String(chosen),
+          disabled: writing,
+        }),
+      );
     }
     if (turn.answers.length === 1 || n === turn.answers.length - 1) {
       tools.push(button("Write again", () => this.actions.regenerate(at), { disabled: writing }));

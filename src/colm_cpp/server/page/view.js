@@ -13,14 +13,29 @@ export class AnswerView {
     this.answer = answer;
     this.raw = false;
     this.current = 0; // the token that the Tab key reaches
-    this.body = element("div", { class: "text", dir: "auto", role: "group", "aria-label": "Answer; arrow keys move between tokens" });
+    this.body = element("div", {
+      class: "text",
+      dir: "auto",
+      role: "group",
+      "aria-label": "Answer; arrow keys move between tokens",
+    });
     this.progress = element("div", { class: "progress soft" });
     this.figures = element("dl", { class: "figures" });
     this.ending = element("p", { class: "soft ending" });
     this.problem = element("p", { class: "problem", role: "alert" });
     this.tools = element("div", { class: "tools" }, ...tools);
     const head = element("h3", {}, answer.label);
-    this.node = element("section", { class: "answer" }, head, this.body, this.progress, this.problem, this.ending, this.figures, this.tools);
+    this.node = element(
+      "section",
+      { class: "answer" },
+      head,
+      this.body,
+      this.progress,
+      this.problem,
+      this.ending,
+      this.figures,
+      this.tools,
+    );
     this.body.view = this;
     this.node.view = this;
     this.#forget();
@@ -50,7 +65,9 @@ export class AnswerView {
       this.starts.push(this.length);
       this.length += tokens[i].text.length;
     }
-    const focused = this.body.contains(document.activeElement) && this.body.querySelector("[tabindex='0']") === document.activeElement;
+    const focused =
+      this.body.contains(document.activeElement) &&
+      this.body.querySelector("[tabindex='0']") === document.activeElement;
     if (this.raw) this.#drawRaw();
     else this.#drawBlocks();
     this.reach(this.current, focused);
@@ -71,7 +88,12 @@ export class AnswerView {
     const found = blocks(contentOf(textOf(this.answer)));
     let same = 0;
     // Blocks before the last cannot change any more, and keep what is selected or focused in them.
-    while (same < found.length && this.drawn[same]?.source === sourceOf(found[same]) && this.drawn[same].kind === found[same].kind) same += 1;
+    while (
+      same < found.length &&
+      this.drawn[same]?.source === sourceOf(found[same]) &&
+      this.drawn[same].kind === found[same].kind
+    )
+      same += 1;
     for (const { node } of this.drawn.splice(same)) node.remove();
     for (const block of found.slice(same)) {
       const node = render(block, (content) => this.#run(content));
@@ -86,7 +108,7 @@ export class AnswerView {
     for (let i = 0, j; i < at.length; i = j) {
       const n = this.#tokenAt(at[i]);
       const end = this.starts[n] + this.answer.tokens[n].text.length;
-      for (j = i + 1; j < at.length && at[j] < end && at[j] === at[j - 1] + 1; ) j += 1;
+      for (j = i + 1; j < at.length && at[j] < end && at[j] === at[j - 1] + 1;) j += 1;
       fragment.append(this.#token(n, text.slice(i, j), false));
     }
     return fragment;
@@ -107,7 +129,9 @@ export class AnswerView {
   #token(i, text, newlines) {
     const token = this.answer.tokens[i];
     const shade = token.p === null ? 0 : Math.round(SHADES * token.p);
-    const node = element(token.by === "base" ? "span" : "mark", { class: `t by-${token.by} p${shade}${text ? "" : " z"}` });
+    const node = element(token.by === "base" ? "span" : "mark", {
+      class: `t by-${token.by} p${shade}${text ? "" : " z"}`,
+    });
     node.dataset.i = i;
     appendVisible(node, text, { newlines });
     return node;
@@ -115,7 +139,9 @@ export class AnswerView {
 
   #drawFigures() {
     const { live, tokens } = this.answer;
-    const parts = figures(this.answer).map(([title, value]) => element("div", {}, element("dd", {}, value), element("dt", {}, title)));
+    const parts = figures(this.answer).map(([title, value]) =>
+      element("div", {}, element("dd", {}, value), element("dt", {}, title)),
+    );
     this.figures.replaceChildren(...parts);
     const waits = live && !tokens.length;
     if (!waits) return void this.progress.replaceChildren();

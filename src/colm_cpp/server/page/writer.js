@@ -79,10 +79,22 @@ export class Writer {
     this.rate.disabled = !possible;
     this.own.disabled = !possible;
     if (!possible) this.own.checked = true;
-    const shown = this.own.checked ? (possible ? "the head's own" : "no rates are known for this head") : `${this.rate.value}%`;
+    const shown = this.own.checked
+      ? possible
+        ? "the head's own"
+        : "no rates are known for this head"
+      : `${this.rate.value}%`;
     byId("rate-shown").textContent = shown;
-    this.rate.setAttribute("aria-valuetext", this.own.checked ? shown : `${this.rate.value}% of the tokens by the assistant`);
+    this.rate.setAttribute(
+      "aria-valuetext",
+      this.own.checked ? shown : `${this.rate.value}% of the tokens by the assistant`,
+    );
     this.form.classList.toggle("alone", this.mode !== "pair");
-    keepSettings({ mode: this.mode, rate: Number(this.rate.value), own: this.own.checked, pair: this.pair?.name ?? this.keptPair });
+    keepSettings({
+      mode: this.mode,
+      rate: Number(this.rate.value),
+      own: this.own.checked,
+      pair: this.pair?.name ?? this.keptPair,
+    });
   }
 }
