@@ -15,6 +15,8 @@ const EVERY = 1000; // milliseconds between two times that a growing answer is k
 
 let chat = chats.newChat();
 let writing = null; // {chat, controller} while answers are written
+let left = -Infinity; // when the page was about to be left; it may be shown again all the same
+const isLeaving = () => performance.now() - left < 2000;
 
 const writer = new Writer();
 const talk = new Talk(byId("talk"), {
@@ -163,7 +165,7 @@ async function answer(ways) {
     answers.map((one) =>
       write(one, messages, options, signal, () => {
         talk.update(one);
-        if (performance.now() - kept > EVERY) {
+        if (performance.now() - kept > EVERY && !isLeaving()) {
           kept = performance.now();
           keep(own.chat);
         }
@@ -171,8 +173,7 @@ async function answer(ways) {
     ),
   );
   writing = null;
-  if (own.left) return;
-  if (chats.find(own.chat.id)) keep(own.chat); // unless it was deleted meanwhile
+  if (!isLeaving() && chats.find(own.chat.id)) keep(own.chat); // unless it was deleted meanwhile
   for (const one of answers) talk.viewOf(one)?.draw();
   show();
   if (answers.some((one) => one.status === 401)) askForKey();
@@ -271,11 +272,13 @@ tint.addEventListener("change", () => {
 showTint();
 
 addEventListener("storage", (event) => chats.isOurs(event.key) && showList());
-addEventListener("pagehide", () => {
-  if (!writing) return;
-  chats.keep(writing.chat);
-  writing.left = true; // that the browser ends the connection now is no error to keep
-});
+// Before it leaves the page, a browser ends the connections, which is no error to keep.
+for (const name of ["beforeunload", "pagehide"]) {
+  addEventListener(name, () => {
+    if (writing && !isLeaving()) chats.keep(writing.chat);
+    left = performance.now();
+  });
+}
 
 chat = chats.all()[0] ?? chat;
 show();
