@@ -17,18 +17,24 @@ import random
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import gguf
 import httpx
+import numpy as np
 import psutil
 
 import colm_cpp as colm
+from colm_cpp.sources.preset import preset
 
-F32 = {"type_k": "f32", "type_v": "f32", "flash_attn": False, "batch_invariant": True}
-FLAGS = ["--type-k", "f32", "--type-v", "f32", "--no-flash-attn", "--batch-invariant"]
+# Weights and cache in float32: a text then hardly depends on which texts are in its batches.
+F32 = {"type_k": "f32", "type_v": "f32", "flash_attn": False}
+FLAGS = ["--type-k", "f32", "--type-v", "f32", "--no-flash-attn"]
 PROMPTS = [f"Problem: Tom brings {a} crates of {b} eggs to the farm. How many eggs are there?\nSolution:"
            for a in range(2, 10) for b in (12, 35, 48, 143)]  # fmt: skip
 OPTIONS: dict[str, Any] = {"temperature": 0, "max_tokens": 60}
@@ -112,10 +118,41 @@ def slots_in_use(address: str) -> float:
     return sum(float(line.split()[-1]) for line in lines if re.match(r"colm_texts_(writing|waiting)\{", line))
 
 
+def float32(source: str, target: Path) -> str:
+    """The model with its weights in float32."""
+    read = gguf.GGUFReader(source)
+    architecture = read.fields["general.architecture"].contents()
+    writer = gguf.GGUFWriter(target, architecture)
+    for name, known in read.fields.items():
+        if name.startswith("GGUF.") or name in ("general.architecture", "general.file_type"):
+            continue
+        kind = known.types[0]
+        inner = known.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
+        writer.add_key_value(name, known.contents(), kind, inner)
+    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+    for tensor in read.tensors:
+        writer.add_tensor(tensor.name, gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return str(target)
+
+
+def demo_in_float32(folder: Path) -> Path:
+    """The folder with the demo's models in float32, and its head, as a pair."""
+    demo = preset("demo")
+    base, assistant = (float32(model, folder / f"{i}.gguf") for i, model in enumerate((demo.base, demo.assistant)))
+    lines = [f'{key} = "{value}"' for key, value in (("base", base), ("assistant", assistant), ("head", demo.head))]
+    (folder / "pair.toml").write_text("\n".join(["version = 1", *lines]) + "\n")
+    return folder
+
+
 @contextlib.contextmanager
-def served(slots: int) -> Iterator[tuple[psutil.Process, str]]:
+def served(pair: Path, slots: int) -> Iterator[tuple[psutil.Process, str]]:
     """A server in a process of its own."""
-    arguments = ["serve", "--pair", "demo", "--port", "0", "--parallel", str(slots), "--load-now", *FLAGS]
+    named = ["--pair", str(pair), "--name", "demo"]
+    arguments = ["serve", *named, "--port", "0", "--parallel", str(slots), "--load-now", *FLAGS]
     process = subprocess.Popen([sys.executable, "-m", "colm_cpp.cli", *arguments], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:
@@ -141,14 +178,15 @@ def percentile(values: list[float], share: float) -> float:
     return 1000 * ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
 
 
-def run(n_clients: int, slots: int, seconds: float) -> dict[str, Any]:
-    """The whole measurement."""
-    with colm.load("demo", n_parallel=slots, **F32) as pair:  # type: ignore[arg-type]
+def run(n_clients: int, slots: int, seconds: float, folder: Path) -> dict[str, Any]:
+    """The whole measurement. The folder gets the models."""
+    demo = demo_in_float32(folder)
+    with colm.load(pair=demo, n_parallel=slots, **F32) as pair:  # type: ignore[arg-type]
         alone = {prompt: pair.generate(prompt, **OPTIONS).text for prompt in PROMPTS}
         begin = time.monotonic()
         written = pair.generate_batch(PROMPTS * 4, n_parallel=slots, **OPTIONS)
         batch = sum(len(text.tokens) for text in written) / (time.monotonic() - begin)
-    with served(slots) as (server, address):
+    with served(demo, slots) as (server, address):
         warm_up = asyncio.run(load(address, n_clients, seconds / 10, alone, 1 / 3))
         before = resources(server)
         counts = asyncio.run(load(address, n_clients, seconds, alone, 1 / 3))
@@ -181,7 +219,8 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=8)
     parser.add_argument("--minutes", type=float, default=10.0)
     given = parser.parse_args()
-    found = run(given.clients, given.slots, 60 * given.minutes)
+    with tempfile.TemporaryDirectory() as folder:
+        found = run(given.clients, given.slots, 60 * given.minutes, Path(folder))
     print(json.dumps(found, indent=2))
     sys.exit(bool(found["wrong"] or found["slots_in_use"]))
 

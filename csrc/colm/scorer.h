@@ -21,19 +21,19 @@ struct ScoredText {
 
 // One value for each scored token, texts in their order, natural logarithms.
 struct Scores {
-    std::vector<float> logprob;         // of the token itself
-    std::vector<Token> top;             // the likeliest token
-    std::vector<float> top_logprob;     // and its log-probability
-    std::vector<float> log_odds;        // log p1 - log(1 - p1) of it
-    std::vector<float> entropy;         // nats
-    std::vector<float> top_k_logprobs;  // [n, k], descending
-    std::vector<float> probe_logprob;   // of the tokens that the caller asked about, [n, n_probes]
-    std::vector<Token> likeliest;       // [n, k]; kNoToken where fewer are possible
+    std::vector<float> logprob;            // of the token itself
+    std::vector<Token> top;                // the likeliest token
+    std::vector<float> top_logprob;        // and its log-probability
+    std::vector<float> log_odds;           // log p1 - log(1 - p1) of it
+    std::vector<float> entropy;            // nats
+    std::vector<float> top_k_logprobs;     // [n, k], descending
+    std::vector<float> probe_logprob;      // of the tokens that the caller asked about, [n, n_probes]
+    std::vector<Token> likeliest;          // [n, k]; kNoToken where fewer are possible
     std::vector<float> likeliest_logprob;  // [n, k], descending
     std::vector<double> defer_logit;       // of the head; empty unless asked for
-    std::vector<float> hidden;          // [n, n_embd]; empty unless asked for
-    std::size_t n_calls = 0;            // batches given to the model
-    double decode_s = 0.0;              // seconds inside the model
+    std::vector<float> hidden;             // [n, n_embd]; empty unless asked for
+    std::size_t n_calls = 0;               // batches given to the model
+    double decode_s = 0.0;                 // seconds inside the model
 };
 
 class Scorer {

@@ -333,6 +333,7 @@ def test_sigterm_finishes_what_is_being_written() -> None:
         client.close()
 
 
+@pytest.mark.slow
 def test_grace_has_an_end() -> None:
     """What is still being written then ends with an error, and the server with 0."""
     with process("--pair", "demo", "--grace", "0.2", "--n-ctx", "40000", "--parallel", "1") as (server, address):

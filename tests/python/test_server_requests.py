@@ -1,4 +1,4 @@
-"""Requests that the description of the server allows, and some that it does not (schemathesis): never a server error."""
+"""Requests that the description of the server allows, and some that it does not (schemathesis): no server error."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from conftest import TinyModels
 schemathesis = pytest.importorskip("schemathesis")
 pytest.importorskip("prometheus_client")
 
-from hypothesis import HealthCheck, Phase, given, seed, settings
-from server_world import World, running, tiny
+from hypothesis import HealthCheck, Phase, given, seed, settings  # noqa: E402
+from server_world import World, running, tiny  # noqa: E402
 
-from colm_cpp.server import Settings
-from colm_cpp.server.registry import Registry
+from colm_cpp.server import Settings  # noqa: E402
+from colm_cpp.server.registry import Registry  # noqa: E402
 
 FEW, MANY = 6, 10_000
 OPERATIONS = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Likelihoods", "likelihoods"]
 
-Of = Literal["defer", "compose"]
 # Of fewer tokens of each model, the likeliest of the mixture is more often one that neither list has.
 _LEAST_LIKELIEST = 8
 
