@@ -10,12 +10,14 @@ const STEPS = {
   Home: (all) => all[0],
   End: (all) => all.at(-1),
 };
+const NARROW = matchMedia("(max-width: 40rem)");
 const DELAY = 250; // milliseconds in which the pointer may reach the panel
 
 export class Details {
   /** `messagesFor(answer)`: the messages that it answers; `changed(answer)`: something about it was learnt. */
   constructor(panel, talk, messagesFor, changed) {
     this.panel = panel;
+    this.talk = talk;
     this.messagesFor = messagesFor;
     this.changed = changed;
     this.at = null; // the token's node
@@ -178,7 +180,10 @@ export class Details {
     const below = innerHeight - own.bottom;
     const top = below >= height + 8 || below >= own.top ? own.bottom + 4 : own.top - height - 4;
     style.left = `${Math.max(8, Math.min(own.left, innerWidth - width - 8))}px`;
-    this.panel.classList.toggle("on-top", own.bottom > innerHeight - height - 16);
+    const onTop = own.bottom > innerHeight - height - 16;
+    this.panel.classList.toggle("on-top", onTop);
+    const over = height + 16 - own.top;
+    if (onTop && over > 0 && NARROW.matches) this.talk.scrollTop -= over;
     style.top = `${Math.max(8, Math.min(top, innerHeight - height - 8))}px`;
   }
 }
