@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
+import served_page
 import tiny_models as tm
 
 import colm_cpp as colm
@@ -211,3 +212,24 @@ def real_models() -> RealModels:
     if not folder or not Path(folder).is_dir():
         pytest.skip("COLM_MODELS names no folder with the real models")
     return RealModels(Path(folder))
+
+
+@pytest.fixture(scope="session")
+def demo_server() -> Iterator[served_page.Server]:
+    """A server with the demo pair and four slots, for tests that leave it as it is."""
+    with served_page.serve("--parallel", "4", "--keep-alive", "0.2") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A browser. Playwright's loop runs as long as it does, and tests in other files have loops of their own."""
+    with served_page.browser() as opened:
+        yield opened
+
+
+@pytest.fixture
+def web(chromium: Any, demo_server: served_page.Server) -> Iterator[served_page.Web]:
+    """The page of `demo_server` on a desktop. Nothing on it may fail, or be forbidden by its policy."""
+    with served_page.opened(chromium, demo_server) as page:
+        yield page

@@ -146,10 +146,16 @@ class TestPage:
     @pytest.mark.parametrize("mode", [0, 1, 2])
     def test_contrast(self, mode: int) -> None:
         """Light, dark and print: every text on every background at WCAG AA."""
-        colours = dict(re.findall(r"--(\w+): (#\w{6}|\d+ \d+ \d+);", STYLE.split(":root")[mode + 1]))
-        shade = [int(value) for value in colours.pop("shade").split()]
+        both, print_ = STYLE.split("@media print")
+        colours = {
+            name: values[mode % 2] for name, *values in re.findall(r"--(\w+): light-dark\((#\w{6}), (#\w{6})\)", both)
+        }
+        if mode == 2:
+            assert "color-scheme: light;" in print_
+            colours |= dict(re.findall(r"--(\w+): (#\w{6});", print_))
         rgb = {name: [int(value[i : i + 2], 16) for i in (1, 3, 5)] for name, value in colours.items()}
-        alpha = float(re.findall(r"\.p10 .* / ([\d.]+)\)", STYLE)[0])
+        shade = rgb["shade"]
+        alpha = int(re.findall(r"\.p10 .*var\(--shade\) (\d+)%", STYLE)[0]) / 100
         strongest = [alpha * s + (1 - alpha) * c for s, c in zip(shade, rgb["card"], strict=True)]
         for background in (rgb["page"], rgb["card"], strongest):
             assert contrast(rgb["ink"], background) >= 4.5

@@ -1,4 +1,7 @@
-"""The page of the package, if it is there: files of ``page/``, and a policy that lets it reach this server only."""
+"""The page: files of ``page/``, the style sheet that all pages share, and a policy for them.
+
+The policy lets the page reach this server only, runs no script but its own, and forbids it to take text for HTML.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from pathlib import Path
 from fastapi import APIRouter
 from starlette.responses import FileResponse, Response
 
+from ..files.style_sheet import PATH as STYLE_SHEET
 from .errors import ApiError
 
 __all__ = ["POLICY", "router"]
@@ -14,7 +18,8 @@ __all__ = ["POLICY", "router"]
 FOLDER = Path(__file__).parent / "page"
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
 )
 _HEADERS = {
     "Content-Security-Policy": POLICY,
@@ -51,6 +56,7 @@ async def part(name: str) -> Response:
 
 def _file(name: str) -> Response:
     known = {path.relative_to(FOLDER).as_posix(): path for path in FOLDER.rglob("*") if path.is_file()}
+    known[STYLE_SHEET.name] = STYLE_SHEET
     path = known.get(name)
     if path is None or path.suffix not in _TYPES:
         raise ApiError(404, "there is no such part of the page", code="not_found")
