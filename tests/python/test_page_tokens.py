@@ -183,6 +183,14 @@ def test_a_tap_on_a_phone(chromium: Any, demo_server: Any) -> None:
         assert (box["x"], box["width"]) == (8, 374)
         web.page.locator("#details .close").tap()
         assert not web.page.locator("#details").is_visible()
+        # Where it would cover its token, it goes to the top, and the token out from under it.
+        web.send(EGGS)
+        token = web.answer().locator(".t").last
+        token.tap()
+        panel, own = web.page.locator("#details").bounding_box(), token.bounding_box()
+        assert panel
+        assert own
+        assert panel["y"] + panel["height"] <= own["y"] or own["y"] + own["height"] <= panel["y"]
 
 
 def test_tints(answered: Web) -> None:

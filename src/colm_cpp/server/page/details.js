@@ -62,6 +62,7 @@ export class Details {
     view.reach(Number(node.dataset.i));
     this.show(node);
     this.pinned = true;
+    this.#reveal();
   }
 
   #focus(target) {
@@ -163,8 +164,10 @@ export class Details {
       } catch (error) {
         place.replaceChildren(element("p", { class: "problem", role: "alert" }, error.message), asking);
       }
-      if (this.open) this.panel.querySelector(".close").focus();
+      if (!this.open) return;
+      this.panel.querySelector(".close").focus();
       this.#place();
+      this.#reveal();
     });
     if (!answer.live) place.append(asking);
     return place;
@@ -180,11 +183,18 @@ export class Details {
     const below = innerHeight - own.bottom;
     const top = below >= height + 8 || below >= own.top ? own.bottom + 4 : own.top - height - 4;
     style.left = `${Math.max(8, Math.min(own.left, innerWidth - width - 8))}px`;
-    const onTop = own.bottom > innerHeight - height - 16;
-    this.panel.classList.toggle("on-top", onTop);
-    const over = height + 16 - own.top;
-    if (onTop && over > 0 && NARROW.matches) this.talk.scrollTop -= over;
+    const covered = own.bottom - (innerHeight - height - 8);
+    this.panel.classList.toggle("on-top", covered > 0 && height + 8 - rects[0].top < covered);
     style.top = `${Math.max(8, Math.min(top, innerHeight - height - 8))}px`;
+  }
+
+  /** On narrow screens, moves the token out from under the panel. */
+  #reveal() {
+    if (!NARROW.matches || !this.at) return;
+    const panel = this.panel.getBoundingClientRect();
+    const own = [...this.at.getClientRects()].at(-1);
+    if (this.panel.classList.contains("on-top")) this.talk.scrollTop -= Math.max(0, panel.bottom + 8 - own.top);
+    else this.talk.scrollTop += Math.max(0, own.bottom + 8 - panel.top);
   }
 }
 
