@@ -6,19 +6,15 @@ import gzip
 import socket
 from collections.abc import Iterator
 
+import httpx
 import pytest
 from click.testing import CliRunner, Result
 from conftest import TinyModels
-
-import colm_cpp as colm
-from colm_cpp.cli import main
-
-pytest.importorskip("fastapi")
-httpx = pytest.importorskip("httpx")
-
 from server_world import World, running, tiny
 
+import colm_cpp as colm
 import colm_cpp.server.run
+from colm_cpp.cli import main
 from colm_cpp.server import Settings
 from colm_cpp.server.registry import Registry
 

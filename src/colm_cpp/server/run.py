@@ -38,9 +38,9 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except (OSError, OverflowError, UnicodeError) as error:
-        number = getattr(error, "errno", None) or 0
-        # asyncio and socket add the address to the system's words; names that are not found have negative numbers.
-        why = os.strerror(number) if number > 0 else getattr(error, "strerror", None) or error
+        why: object = getattr(error, "strerror", None) or error
+        if isinstance(error, OSError) and error.errno and not isinstance(error, socket.gaierror):
+            why = os.strerror(error.errno)  # socket adds the address to the system's words
         raise ListenError(
             f"the server cannot listen to {host}:{port} ({why}); give another --host or --port (0 is a free one)"
         ) from error
