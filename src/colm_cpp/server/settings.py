@@ -50,6 +50,6 @@ class Settings:
         for origin in self.cors_origins:
             if not _ORIGIN.fullmatch(origin):
                 raise OptionError(
-                    f"cors_origin is {shown(origin)}; write it as browsers do: scheme, host in lower case and perhaps a "
-                    "port, without a slash at the end, such as https://example.org; or * for all"
+                    f"cors_origin is {shown(origin)}; write it as browsers do: scheme, host in lower case and perhaps "
+                    "a port, without a slash at the end, such as https://example.org; or * for all"
                 )
