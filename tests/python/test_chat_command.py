@@ -308,6 +308,13 @@ def test_a_full_context_says_what_to_do_and_keeps_the_conversation(tiny_pair: An
     assert len(talk.exchanges) == 2
 
 
+def test_a_first_message_that_is_too_long_is_to_be_shortened(chat: Chat) -> None:
+    """There is nothing to drop or to clear."""
+    with pytest.raises(colm.ContextFull, match="shorten") as error:
+        chat.take("word " * 1000)
+    assert "/drop" not in str(error.value)
+
+
 def test_an_answer_that_fills_the_context_is_kept(tiny_pair: Any, capfd: pytest.CaptureFixture[str]) -> None:
     options = {"temperature": 0.0, "max_tokens": -1, "logit_bias": _never_ends()}
     talk = Conversation(tiny_pair({**BASE, "chat_template": CHATML}), options)

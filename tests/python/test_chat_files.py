@@ -163,3 +163,12 @@ def test_a_hostile_file_is_shown_escaped(demo: colm.Pair, tmp_path: Path, capfd:
     assert "\\ud800\\u202e\\x07" in shown.out
     with pytest.raises(colm.TokenizeError):  # a lone surrogate is no text
         chat.take("x")
+
+
+def test_a_session_is_not_taken_for_a_conversation(chat: Chat, tmp_path: Path) -> None:
+    """Both files lie beside each other, and Tab offers both."""
+    file = tmp_path / "chat.json"
+    chat.take(QUESTION)
+    chat.take(f"/save {file}")
+    with pytest.raises(colm.CorpusError, match=f"load {file}$"):
+        chat.take(f"/load {file}.session")

@@ -83,6 +83,8 @@ def load(conversation: Conversation, file: Path) -> str:
     try:
         value = json.loads(read_text(file, "conversation"))
     except (ValueError, RecursionError) as error:
+        if file == session_of(file.with_suffix("")):
+            raise CorpusError(f"{file} is the session of a conversation; load {file.with_suffix('')}") from None
         if isinstance(error, OptionError):
             raise
         raise CorpusError(f"{file} is not JSON ({error}); give a file that /save wrote") from None

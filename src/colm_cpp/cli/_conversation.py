@@ -232,10 +232,11 @@ class Conversation:
         return {**kept, **way.options}
 
     def _explained(self, error: ContextFull) -> ContextFull:
+        todo = "type /drop to forget the oldest messages, or /clear to begin again"
         explained = ContextFull(
             f"the conversation has {error.n_prompt} tokens with this message, and the context has room for "
-            f"{error.n_ctx}; type /drop to forget the oldest messages, or /clear to begin again. A larger n_ctx at the "
-            "start gives more room"
+            f"{error.n_ctx}; {todo if self.exchanges else 'shorten the message'}. A larger n_ctx at the start gives "
+            "more room"
         )
         explained.n_prompt, explained.n_ctx = error.n_prompt, error.n_ctx
         return explained

@@ -72,10 +72,14 @@ KEY_VARIABLE = "COLM_API_KEY"
     "Network",
     "--api-key",
     metavar="KEY",
-    help=f"Every route but /health asks for it. {KEY_VARIABLE} says it where nobody sees it.",
+    help=f"Every route but /health asks for it. The variable {KEY_VARIABLE} hides it from lists of processes.",
 )
 @option(
-    "Network", "--cors-origin", multiple=True, metavar="URL", help="Origin whose pages may use the server. Repeatable."
+    "Network",
+    "--cors-origin",
+    multiple=True,
+    metavar="URL",
+    help="Origin whose pages may use the server, such as https://example.org; * is all. Repeatable.",
 )
 @option(
     "Network",
@@ -116,11 +120,15 @@ def serve(**values: Any) -> None:
 
     settings, registry = _settings(values), _registry(values)
     listening = listen(values["host"], values["port"])
+    if not settings.local_only and settings.api_key is None:
+        warning = f"whoever reaches {values['host']} can use this server; --api-key KEY asks for a key"
+        echo(one_line(f"colm serve: {warning}"), err=True)
     host, port = listening.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
     def ready() -> None:
-        echo(one_line(f"colm serve: {', '.join(registry.entries)} at {address}/v1 (Ctrl-C ends it)"), err=True)
+        served = f"{', '.join(registry.entries)} at {address}/v1 and as a chat page at {address}/"
+        echo(one_line(f"colm serve: {served} (Ctrl-C ends it)"), err=True)
 
     with log_to_stderr(values["verbose"]):
         _log_to_stderr(quiet=values["quiet"])
@@ -138,7 +146,9 @@ def serve(**values: Any) -> None:
 def _settings(values: dict[str, Any]) -> Settings:
     from ..server.settings import Settings
 
-    key = values["api_key"] or os.environ.get(KEY_VARIABLE) or None
+    key = values["api_key"]
+    if key is None:
+        key = os.environ.get(KEY_VARIABLE) or None
     local = values["host"] in ("127.0.0.1", "localhost", "::1")
     return Settings(
         api_key=key,

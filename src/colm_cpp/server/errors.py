@@ -124,6 +124,9 @@ def install(app: FastAPI) -> None:
     async def refused(request: Request, error: HTTPException) -> Response:
         if isinstance(error.__cause__, ApiError):  # while the body was read
             return error.__cause__.response()
+        if error.status_code == 400 and error.__cause__ is not None:  # FastAPI's own words do not say what is wrong
+            reason = f"the body cannot be read as JSON: {error.__cause__}"
+            return ApiError(400, reason, code="invalid_json").response()
         message = {
             404: f"there is no {shown(request.url.path)} here; docs/server.md lists what there is",
             405: f"{request.method} is not allowed for {shown(request.url.path)}",

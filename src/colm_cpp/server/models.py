@@ -55,6 +55,7 @@ async def one_model(model: str, request: Request) -> Response:
     return Json(listed)
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health", response_class=Json)
 async def health(request: Request) -> Response:
     """Whether the server takes requests; needs no key."""

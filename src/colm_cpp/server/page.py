@@ -42,13 +42,13 @@ _TYPES = {
 router = APIRouter(include_in_schema=False)
 
 
-@router.get("/")
+@router.api_route("/", methods=["GET", "HEAD"])
 async def index() -> Response:
     """The page."""
     return _file("index.html")
 
 
-@router.get("/page/{name:path}")
+@router.api_route("/page/{name:path}", methods=["GET", "HEAD"])
 async def part(name: str) -> Response:
     """A file of the page."""
     return _file(name)

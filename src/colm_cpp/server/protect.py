@@ -12,6 +12,7 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .._shown import shown
 from .errors import ApiError
 from .settings import Settings
 
@@ -49,6 +50,9 @@ class Guard:
     def _check(self, path: str, headers: Headers) -> None:
         if "content-length" in headers and "transfer-encoding" in headers:
             raise ApiError(400, "the request has both Content-Length and Transfer-Encoding; send one of them")
+        coding = headers.get("content-encoding", "identity")
+        if coding.lower() != "identity":
+            raise ApiError(415, f"Content-Encoding is {shown(coding)}; send the body as it is, not compressed")
         lengths = headers.getlist("content-length")
         if len(lengths) > 1 or any(not length.isascii() or not length.isdigit() for length in lengths):
             raise ApiError(400, "the request's Content-Length is no number")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import os
 import signal
 import socket
 import threading
@@ -37,9 +38,11 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except (OSError, OverflowError, UnicodeError) as error:
-        why = getattr(error, "strerror", None) or error
+        why: object = getattr(error, "strerror", None) or error
+        if isinstance(error, OSError) and error.errno and not isinstance(error, socket.gaierror):
+            why = os.strerror(error.errno)  # socket adds the address to the system's words
         raise ListenError(
-            f"{host}:{port} cannot be listened to ({why}); give another --host or --port (0 is a free one)"
+            f"the server cannot listen to {host}:{port} ({why}); give another --host or --port (0 is a free one)"
         ) from error
 
 
