@@ -30,8 +30,8 @@ from bare import Slot, decode
 from fresh import Spread, in_turns
 
 import colm_cpp as colm
-from colm_cpp.engine.pair import TRAINING_FREE_HEADS
 from colm_cpp.machine.cores import usable_cores
+from colm_cpp.sources.names import TRAINING_FREE_HEADS
 
 PROMPT = "Question: A shop sells pens and books. Write a word problem about it and solve it step by step.\nAnswer:"
 DEPTH = 64  # tokens that a sequence holds where a decode is timed
