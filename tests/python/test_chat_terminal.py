@@ -117,6 +117,7 @@ def test_hostile_text_is_escaped(tiny: list[str]) -> None:
         terminal.wait_for("pair>")
         terminal.type("/system\r")
         terminal.wait_for(r"\\x1b\[2J")
+        terminal.wait_for("pair>")  # Ctrl-D before the prompt would be lost
         terminal.type("\x04")
         assert terminal.end() == 0
     raw = re.sub(r"\x1b\[[0-9;]*m", "", terminal.raw)
@@ -138,6 +139,7 @@ def test_no_color_and_a_narrow_terminal() -> None:
         terminal.wait_for("pair>")
         terminal.type("/help\r")
         terminal.wait_for("/quit")
+        terminal.wait_for("pair>")
         terminal.type("\x04")
         assert terminal.end() == 0
     assert CYAN not in terminal.raw

@@ -150,4 +150,4 @@ def test_answers_of_the_pair_with_another_adapter_are_not_continued(loop: Simple
     command = ["score", loop.texts, *arguments, *other, *respond, *out]
     done = CliRunner().invoke(main, [str(a) for a in command])
     assert done.exit_code == 1
-    assert "other options" in done.output
+    assert "holds answers with base_adapters" in done.output

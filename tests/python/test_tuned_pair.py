@@ -215,7 +215,7 @@ def test_a_pair_may_be_tuned_by_its_name(models: SimpleNamespace, tmp_path: Path
     own = tmp_path / "own.toml"
     own.write_text(to_toml({"base": str(models.base), "assistant": str(models.assistant), "head": "confidence"}))
     out = tmp_path / "out"
-    options = ("--epochs", 1, "--rank", 2, "--objective", "sft", "--dtype", "float32", "--json", "--quiet")
+    options = ("--epochs", 1, "--rank", 2, "--objective", "sft", "--head-share", 0, "--json", "--quiet")
     done = run("tune", models.scores, "--pair", own, "--out", out, *options)
     assert done.exit_code == 0, done.stderr
     known = read(out / "pair.toml")
