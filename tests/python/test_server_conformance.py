@@ -29,7 +29,7 @@ from server_world import World, demo, running, tiny  # noqa: E402
 QUESTION = "Tom brings 5 crates of 143 eggs to the farm and sells 266 eggs. How many eggs are left?"
 MESSAGES: list[Any] = [{"role": "user", "content": QUESTION}]
 PROMPT = f"Problem: {QUESTION}\nSolution:"
-KEY = "a key"
+KEY = "a-key"
 
 
 @pytest.fixture(scope="module")
