@@ -152,7 +152,18 @@ def demo_in_float32(folder: Path) -> Path:
 def served(pair: Path, slots: int) -> Iterator[tuple[psutil.Process, str]]:
     """A server in a process of its own."""
     named = ["--pair", str(pair), "--name", "demo"]
-    arguments = ["serve", *named, "--port", "0", "--parallel", str(slots), "--load-now", *FLAGS]
+    arguments = [
+        "serve",
+        *named,
+        "--port",
+        "0",
+        "--parallel",
+        str(slots),
+        "--load-now",
+        "--cache-mb",
+        "8",
+        *FLAGS,
+    ]  # texts that are kept are no leak
     process = subprocess.Popen([sys.executable, "-m", "colm_cpp.cli", *arguments], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:

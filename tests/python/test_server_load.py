@@ -26,6 +26,7 @@ def script() -> Any:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # sockets of clients that leave
 def test_load(tmp_path: Path) -> None:
     found = script().run(16, 4, 30.0, tmp_path)
     assert found["wrong"] == []
