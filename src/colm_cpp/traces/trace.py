@@ -21,6 +21,8 @@ from ..results import Completion, Source, Stats, Token, Tokens, TopLogprob, expe
 
 __all__ = ["FORMAT", "VERSION", "Trace", "TraceWriter", "json_lines", "parse_traces", "read_trace", "write_trace"]
 
+UNKNOWN = -1  # the id of a likely token that a trace does not know
+
 FORMAT = "colm-trace"
 VERSION = 1
 _Default = TypeVar("_Default", float, None)
@@ -240,9 +242,12 @@ def _alternative(value: Any) -> TopLogprob:
     if not isinstance(value, dict) or type(value.get("text")) is not str:
         raise ValueError("an entry of its top_logprobs has no text")
     logprob = _logprob(value, "an entry of its top_logprobs has logprob")
-    if type(value.get("id")) is not int:
+    number = value.get("id", "")
+    if number is None:  # a client of `colm serve` knows these tokens by their text alone
+        number = UNKNOWN
+    if type(number) is not int:
         raise ValueError("an entry of its top_logprobs has no id")
-    return TopLogprob(value["id"], value["text"], logprob)
+    return TopLogprob(number, value["text"], logprob)
 
 
 def _logprob(value: dict[str, Any], what: str) -> float:
