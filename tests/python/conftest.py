@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeAlias
 
 import pytest
@@ -233,3 +235,19 @@ def web(chromium: Any, demo_server: served_page.Server) -> Iterator[served_page.
     """The page of `demo_server` on a desktop. Nothing on it may fail, or be forbidden by its policy."""
     with served_page.opened(chromium, demo_server) as page:
         yield page
+
+
+@pytest.fixture
+def without(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Makes a package one that is not installed."""
+    real = importlib.import_module
+
+    def hide(package: str) -> None:
+        def import_module(name: str, parent: str | None = None) -> ModuleType:
+            if name.partition(".")[0] == package:
+                raise ImportError(f"No module named {package!r}")
+            return real(name, parent)
+
+        monkeypatch.setattr(importlib, "import_module", import_module)
+
+    return hide

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
+import chat_world
 import pytest
+from chat_world import OTHER, QUESTION, answer
 from click.testing import CliRunner, Result
-from conftest import ASSISTANT, BASE, TinyModels
+from conftest import BASE, TinyModels
 from tiny_models import CHATML, Vocab
 
 import colm_cpp as colm
@@ -16,8 +17,10 @@ from colm_cpp.cli import main
 from colm_cpp.cli._chat_commands import COMMANDS, Chat, Leave
 from colm_cpp.cli._conversation import ALONE, PAIR, Conversation
 
-QUESTION = "The workshop had 5 drawers with 131 pencils in each drawer. Then 214 pencils were sold. How many remain?"
-OTHER = "Tom has 3 apples and buys 4 more. How many does he have?"
+demo = chat_world.demo
+talk = chat_world.talk
+chat = chat_world.chat
+tiny = chat_world.tiny
 
 
 def run(*arguments: object, stdin: str | bytes = "") -> Result:
@@ -28,36 +31,6 @@ def run(*arguments: object, stdin: str | bytes = "") -> Result:
 
 def on_demo(*lines: str, options: tuple[object, ...] = ("--temperature", "0")) -> Result:
     return run("--pair", "demo", *options, stdin="".join(f"{line}\n" for line in lines))
-
-
-@pytest.fixture(scope="module")
-def demo() -> Iterator[colm.Pair]:
-    with colm.load("demo") as pair:
-        yield pair
-
-
-@pytest.fixture
-def talk(demo: colm.Pair) -> Conversation:
-    demo.forget()
-    return Conversation(demo, {"temperature": 0.0})
-
-
-@pytest.fixture
-def chat(talk: Conversation) -> Chat:
-    return Chat(talk, color="never", quiet=True, stops=False)
-
-
-@pytest.fixture
-def tiny(tiny_model: TinyModels) -> list[object]:
-    """A pair that knows a chat template and writes the same text at any time."""
-    files = ["--base", tiny_model(**BASE, chat_template=CHATML), "--assistant", tiny_model(**ASSISTANT)]
-    return [*files, "--head", "confidence", "--n-threads", "1", "--n-threads-batch", "1", "--temperature", "0"]
-
-
-def answer(demo: colm.Pair, *turns: str, **options: Any) -> str:
-    """What the pair itself answers to the last of ``turns``, users' and answers in turn."""
-    messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(turns)]
-    return demo.chat(messages, temperature=0, **options).text
 
 
 # -- lines ----------------------------------------------------------------------------------------------------

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import chat_world
 import pytest
+from chat_world import OTHER, QUESTION, answer
 from click.testing import CliRunner
 
 import colm_cpp as colm
@@ -15,31 +16,9 @@ from colm_cpp.cli import _chat_file, main
 from colm_cpp.cli._chat_commands import Chat
 from colm_cpp.cli._conversation import Conversation
 
-QUESTION = "The workshop had 5 drawers with 131 pencils in each drawer. Then 214 pencils were sold. How many remain?"
-OTHER = "Tom has 3 apples and buys 4 more. How many does he have?"
-
-
-@pytest.fixture(scope="module")
-def demo() -> Iterator[colm.Pair]:
-    with colm.load("demo") as pair:
-        yield pair
-
-
-@pytest.fixture
-def talk(demo: colm.Pair) -> Conversation:
-    demo.forget()
-    return Conversation(demo, {"temperature": 0.0})
-
-
-@pytest.fixture
-def chat(talk: Conversation) -> Chat:
-    return Chat(talk, color="never", quiet=True, stops=False)
-
-
-def answer(demo: colm.Pair, *turns: str, **options: Any) -> str:
-    """What the pair itself answers to the last of ``turns``, users' and answers in turn."""
-    messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(turns)]
-    return demo.chat(messages, temperature=0, **options).text
+demo = chat_world.demo
+talk = chat_world.talk
+chat = chat_world.chat
 
 
 def test_what_is_saved_is_loaded_and_read_once(talk: Conversation, chat: Chat, tmp_path: Path) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -20,22 +18,6 @@ from colm_cpp.learn import TrainingOptions, train
 
 def run(*arguments: Any) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
-
-
-@pytest.fixture
-def without(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Makes a package one that is not installed."""
-    real = importlib.import_module
-
-    def hide(package: str) -> None:
-        def import_module(name: str, parent: str | None = None) -> ModuleType:
-            if name.partition(".")[0] == package:
-                raise ImportError(f"No module named {package!r}")
-            return real(name, parent)
-
-        monkeypatch.setattr(importlib, "import_module", import_module)
-
-    return hide
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import os
 import re
 import signal
@@ -14,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import httpx
@@ -348,22 +346,6 @@ def test_grace_has_an_end() -> None:
         assert "[DONE]" not in text
         assert server.wait(20) == 0
         assert time.monotonic() - start < 10
-
-
-@pytest.fixture
-def without(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Makes a package one that is not installed."""
-    real = importlib.import_module
-
-    def hide(package: str) -> None:
-        def import_module(name: str, parent: str | None = None) -> ModuleType:
-            if name.partition(".")[0] == package:
-                raise ImportError(f"No module named {package!r}")
-            return real(name, parent)
-
-        monkeypatch.setattr(importlib, "import_module", import_module)
-
-    return hide
 
 
 @pytest.mark.parametrize("package", ["fastapi", "uvicorn", "prometheus_client"])
