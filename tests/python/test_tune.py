@@ -163,7 +163,7 @@ def test_the_adapter_learns_from_texts_that_nothing_has_scored(pair: SimpleNames
     tuned = tune.tune(pair.base, [pair.scores], tmp_path / "tuned", options, texts=learn.select([more]))
     assert (plain.n_texts, tuned.n_texts) == ((28, 4), (30, 4))
     assert tuned.adapter.read_bytes() != plain.adapter.read_bytes()
-    with pytest.raises(CorpusError, match="training with texts"):
+    with pytest.raises(CorpusError, match="training with more texts"):
         tune.tune(pair.base, [pair.scores], tmp_path / "tuned", options)
     with pytest.raises(CorpusError, match="already"):
         tune.tune(pair.base, [pair.scores], tmp_path / "none", options, texts=learn.select([pair.texts]))

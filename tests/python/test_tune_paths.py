@@ -96,7 +96,7 @@ def test_several_folders_are_read_in_turn(pair: SimpleNamespace, tmp_path: Path)
     assert list(map(key, held_out)) == [key(text) for _, texts, _ in alone for text in texts]
     tuned = tune.tune(pair.base, [pair.scores, other.scores], tmp_path / "out", ONCE)
     assert tuned.n_texts == (56, 8)
-    with pytest.raises(CorpusError, match="training with texts"):  # one folder fewer is another training
+    with pytest.raises(CorpusError, match="training with scores"):  # one folder fewer is another training
         tune.tune(pair.base, [pair.scores], tmp_path / "out", ONCE)
 
 

@@ -175,9 +175,9 @@ def tune(
             top_k=start.top_k,
             facts={
                 "base": models.base,
-                "texts": [len(training), len(held_out)],
                 "scores": [_digest(folder) for folder in folders],
                 "more texts": None if texts is None else dict(texts.facts),
+                "texts": [len(training), len(held_out)],
                 "dtype": str(dtype),
                 "adapter": None if first is None else adapter_digest(first.path),
                 **asdict(options),
