@@ -115,7 +115,9 @@ def test_a_record_of_an_older_version_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"more": 1}, {"experts": "0"}, {"ids": [1]}, {"pieces": None}], ids=["more", "experts", "ids", "pieces"]
+    "changes",
+    [{"more": 1}, {"experts": "0"}, {"ids": [1]}, {"pieces": None}, {"logprobs": []}],
+    ids=lambda of: next(iter(of)),
 )
 def test_what_is_no_record(changes: dict[str, Any]) -> None:
     with pytest.raises((ValueError, TypeError)):

@@ -172,8 +172,9 @@ class Record:
             if not all(type(z) in (int, float) and abs(z) <= sys.float_info.max for z in numbers):
                 raise ValueError(f"an entry of {name} is not a finite number")
         record = cls(**value)
-        columns = [record.ids, record.pieces, record.experts, record.defer_logits]
-        if len({len(column) for column in (*columns, record.logprobs or record.ids)}) > 1:
+        logprobs = record.ids if record.logprobs is None else record.logprobs
+        columns = [record.ids, record.pieces, record.experts, record.defer_logits, logprobs]
+        if len({len(column) for column in columns}) > 1:
             raise ValueError("columns of different lengths")
         return record
 
