@@ -173,6 +173,15 @@ def test_nothing_is_written_twice(wide: Pair) -> None:
     assert len({(m.measured, m.n_tokens, m.n_deferred) for m in result.measurements}) == 1
 
 
+def test_only_the_rates_that_are_asked_for_are_measured(wide: Pair) -> None:
+    result = calibrate(wide, linear(wide.n_embd), PROBLEMS, OPTIONS, chat=False, rates=[0.33], default_rate=0.33)
+    assert {m.wanted for m in result.measurements} == {0.33}
+    best = min(result.measurements, key=lambda m: abs(m.measured - 0.33))
+    assert result.head.default_threshold == pytest.approx(best.threshold, abs=1e-6)
+    assert result.table.keys() == {*RATES, 0.33}
+    assert all(left >= right for left, right in pairwise(result.head.thresholds))
+
+
 @pytest.mark.parametrize("name", list(HEADS))
 def test_what_is_not_written_again_would_be_the_same(name: str, wide: Pair) -> None:
     """A threshold that leaves every decision as it was gives the very texts, and one that does not is tried."""
@@ -240,6 +249,11 @@ def test_calibration_refuses(wide: Pair) -> None:
         calibrate(wide, head, [], OPTIONS, chat=False)
     with pytest.raises(OptionError, match=r"default_rate is 1\.5"):
         calibrate(wide, head, PROBLEMS, OPTIONS, chat=False, default_rate=1.5)
+    with pytest.raises(OptionError, match=r"no rate"):
+        calibrate(wide, head, PROBLEMS, OPTIONS, chat=False, rates=[])
+    for rate in (0.0, 1.0, 20.0, float("nan")):
+        with pytest.raises(OptionError, match=r"a rate to measure is"):
+            calibrate(wide, head, PROBLEMS, OPTIONS, chat=False, rates=[0.2, rate])
     with pytest.raises(OptionError, match=r"n_parallel is 257.* 1 .*256"):
         calibrate(wide, head, PROBLEMS, OPTIONS, chat=False, n_parallel=257)
     with pytest.raises(ContextFull):
@@ -433,13 +447,14 @@ def test_the_command_writes_into_the_head_itself(arguments: list[str], tmp_path:
     file = tmp_path / "mine.gguf"
     head = linear(32)
     head.save(file)
-    result = run("calibrate", file, *arguments, "--max-tokens", "16", "--limit", "3", "--json", "--quiet")
+    only = [part for rate in CHECKED_RATES[:2] for part in ("--rate", rate)]
+    result = run("calibrate", file, *arguments, *only, "--max-tokens", "16", "--limit", "3", "--json", "--quiet")
     assert result.exit_code == 0, result.stderr
     printed = json.loads(result.stdout)
     loaded = Head.load(file)
     assert printed["head"] == str(file)
     assert list(printed["thresholds"].values()) == list(loaded.thresholds)
-    assert {row[0] for row in printed["measurements"]} == set(CHECKED_RATES)
+    assert {row[0] for row in printed["measurements"]} == set(CHECKED_RATES[:2])
     assert json.loads(loaded.calibration or "")["n_prompts"] == 3
     np.testing.assert_array_equal(loaded.weights[0], head.weights[0])
     assert loaded.default_threshold is None

@@ -47,6 +47,14 @@ __all__ = ["calibrate"]
 @option(
     "Head", "--out", "-o", type=click.Path(path_type=Path), help="The head file to write.  [default: the head itself]"
 )
+@option(
+    "Head",
+    "--rate",
+    "rates",
+    type=float,
+    multiple=True,
+    help="A deferral rate to measure, above 0 and below 1. Repeatable.  [default: 0.1, 0.2, 0.4 and 0.6]",
+)
 @option("Head", "--default-rate", type=float, help="Make the threshold for this deferral rate the head's default.")
 @option("Head", "--force", is_flag=True, help="Replace the file of --out, or the calibration table in the head.")
 @option("Output", "--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -103,6 +111,7 @@ def calibrate(files: tuple[str, ...], out: Path | None, as_json: bool, **values:
             f"{target} already has a calibration table{which}; give --force to replace it, or another file with --out"
         )
     problems = [p for path in prompts for p in load_prompts(path, skip=values["skip"], limit=values["limit"])]
+    rates = values["rates"] or CHECKED_RATES
     options = {key: values[key] for key in ("max_tokens", "temperature", "seed")} | runs.facts()
     with (
         log_to_stderr(values["verbose"]),
@@ -123,7 +132,7 @@ def calibrate(files: tuple[str, ...], out: Path | None, as_json: bool, **values:
             if done == 1:
                 phases.append(what)
             # A rate that is measured again takes longer than was foreseen: the bar waits for it.
-            share = (len(set(phases)) - 1 + done / total) / (1 + len(CHECKED_RATES))
+            share = (len(set(phases)) - 1 + done / total) / (1 + len(set(rates)))
             bar.update(share, f"{what}: {record.n_deferred} of {record.n_tokens} tokens deferred")
 
         use_chat = uses_chat(pair.base, values["chat"])
@@ -133,6 +142,7 @@ def calibrate(files: tuple[str, ...], out: Path | None, as_json: bool, **values:
             problems,
             options,
             chat=use_chat,
+            rates=rates,
             default_rate=values["default_rate"],
             n_parallel=values["n_parallel"],
             on_text=on_text,

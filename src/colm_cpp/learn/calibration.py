@@ -142,6 +142,7 @@ def calibrate(
     options: Mapping[str, Any],
     *,
     chat: bool = True,
+    rates: Sequence[float] = CHECKED_RATES,
     default_rate: float | None = None,
     n_parallel: int = 1,
     on_text: Callable[[str, int, int, Record], None] | None = None,
@@ -155,6 +156,8 @@ def calibrate(
         options: generation options; the defaults are :data:`colm_cpp.options.ANSWER_OPTIONS`. The table holds for their
             ``hold`` and ``leave_threshold``.
         chat: apply the base's chat template.
+        rates: the deferral rates to measure, each above 0 and below 1. The table has these and :data:`RATES`, whose
+            thresholds are shifted as those of the nearest measured rates.
         default_rate: also make this rate's threshold the head's default threshold. None: keep the default.
         n_parallel: texts that are written at a time.
         on_text: called after every text with the name of the measurement, the number of texts done, the number of
@@ -162,7 +165,7 @@ def calibrate(
 
     Raises:
         HeadMismatch: the head was made for another base.
-        OptionError: ``default_rate`` outside [0, 1].
+        OptionError: ``default_rate`` outside [0, 1]; a rate to measure that is not between 0 and 1, or none at all.
         CorpusError: there are no prompts, or the base wrote no token for them.
     """
     options = GenerationOptions.checked({**ANSWER_OPTIONS, **options})
@@ -171,6 +174,11 @@ def calibrate(
         raise CorpusError("there are no prompts to calibrate on; give a file with at least one")
     if default_rate is not None and not 0.0 <= default_rate <= 1.0:
         raise OptionError(f"default_rate is {default_rate}; it must be from 0 to 1")
+    if not rates:
+        raise OptionError("there is no rate to measure; give at least one, such as 0.2")
+    for rate in rates:
+        if not 0.0 < rate < 1.0:
+            raise OptionError(f"a rate to measure is {rate}; it must be above 0 and below 1")
 
     def write(what: str, threshold: float) -> list[Record]:
         arm = Arm(what, head, threshold, None, {})
@@ -187,16 +195,17 @@ def calibrate(
     z = _logits(alone)
     if not z.size:
         raise CorpusError("the base wrote no token for these prompts; give other prompts, or a larger max_tokens")
+    grid = sorted({*RATES, *rates})
     if runs == PLAIN:
-        first = dict(zip(RATES, threshold_table(z, RATES), strict=True))
+        at_first = threshold_table(z, grid)
     else:
-        texts_alone = [_logits([record]) for record in alone]
-        first = dict(zip(RATES, runs_table(texts_alone, RATES, runs, every_token=True), strict=True))
+        at_first = runs_table([_logits([record]) for record in alone], grid, runs, every_token=True)
+    first = dict(zip(grid, at_first, strict=True))
     measurements: list[Measurement] = []
     nearest: dict[float, Measurement] = {}  # to each checked rate
     texts: list[_Texts] = []
     stuck: list[float] = []
-    for rate in CHECKED_RATES:
+    for rate in sorted(set(rates)):
         threshold = first[rate]
         met: list[_Texts] = []  # those that this rate's thresholds gave
         for _ in range(MAX_ROUNDS):
@@ -231,12 +240,12 @@ def calibrate(
         **pair_identity(pair.base, pair.assistant, pair.vocab_fingerprint),
         "measurements": [asdict(measurement) for measurement in measurements],
     }
-    table = dict(zip(RATES, thresholds, strict=True))
+    table = dict(zip(grid, thresholds, strict=True))
     changes: dict[str, Any] = {"calibration": add_table(head.calibration, runs, table, facts)}
     if runs == PLAIN:
-        changes |= {"rates": RATES, "thresholds": tuple(thresholds)}
+        changes |= {"rates": tuple(grid), "thresholds": tuple(thresholds)}
     if default_rate is not None:
-        changes["default_threshold"] = float(np.interp(default_rate, RATES, thresholds))
+        changes["default_threshold"] = float(np.interp(default_rate, grid, thresholds))
     return Calibrated(head.replace(**changes), first, tuple(measurements), off, tuple(stuck), runs)
 
 
@@ -263,7 +272,7 @@ def _corrected(first: Mapping[float, float], settled: Mapping[float, float]) -> 
     at = sorted(settled)
     shifts = [logit_of(settled[rate]) - logit_of(first[rate]) for rate in at]
     thresholds = []
-    for rate in RATES:
+    for rate in first:
         if rate in (0.0, 1.0):
             thresholds.append(first[rate])
             continue
