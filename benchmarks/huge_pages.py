@@ -68,7 +68,7 @@ def _worker(arm: str, args: argparse.Namespace) -> dict[str, Any]:
         pair = colm.load(base, assistant, "never", n_ctx=N_CTX, n_threads=n_threads, n_gpu_layers=0, huge_pages=on)
 
         def decode(calls: list[Call]) -> None:
-            pair._replay(tokens, calls)
+            pair.replay(tokens, calls)
 
     found: dict[str, Any] = {"loading": now() - start}
 

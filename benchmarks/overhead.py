@@ -160,8 +160,8 @@ def _engine(args: argparse.Namespace) -> dict[str, Any]:
             for _ in range(TEXTS):
                 pair.forget()
                 engine.append(_timed(now, _write, pair, **options))
-                whole = _timed(now, pair._replay, tokens, calls)
-                same.append(whole - _timed(now, pair._replay, tokens, []))  # which empties the caches
+                whole = _timed(now, pair.replay, tokens, calls)
+                same.append(whole - _timed(now, pair.replay, tokens, []))  # which empties the caches
             found[rate] = {"engine": statistics.median(engine[1:]), "same": statistics.median(same[1:])}
         for threshold in args.thresholds:
             options = {"head": "confidence", "threshold": threshold, "max_tokens": args.tokens}

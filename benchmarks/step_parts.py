@@ -48,7 +48,7 @@ def main() -> None:
                 calls = [(model, 0, len(ids), False, False)]
                 for outputs, hidden in kinds.values():
                     calls += [(model, len(ids), 1, outputs, hidden)] * REPEATS
-                seconds = pair._replay([*ids, ids[0]], calls)[1:]
+                seconds = pair.replay([*ids, ids[0]], calls)[1:]
                 for i, kind in enumerate(kinds):
                     # The first of its kind pays for a graph of another shape.
                     found = seconds[i * REPEATS + 1 : (i + 1) * REPEATS]
@@ -80,7 +80,7 @@ def _added(pair: colm.Pair, ids: list[int], n_tokens: int, options: dict[str, An
     stream = pair.stream(ids, threshold=1.0, max_tokens=n_tokens, seed=1, **options)
     n = len(stream.completion().tokens)
     engine = time.perf_counter() - start
-    bare = sum(pair._replay(stream.token_ids, stream.calls))
+    bare = sum(pair.replay(stream.token_ids, stream.calls))
     return (engine - bare) / n, (engine - bare) / engine
 
 

@@ -26,7 +26,11 @@ linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc or 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("lifecycle")
+    """Models for all of these tests, made once."""
+    folder = tmp_path_factory.getbasetemp() / "lifecycle"
+    if folder.exists():
+        return folder
+    folder.mkdir()
     tm.make_model(folder / "base.gguf", seed=1, n_ctx_train=8192)
     tm.make_model(folder / "assistant.gguf", seed=2, n_embd=64, n_ctx_train=8192)
     # Reading some thousand tokens takes seconds.
@@ -41,7 +45,7 @@ def load(folder: Path, base: str = "base", assistant: str = "assistant", **optio
 
 @pytest.fixture(scope="module")
 def pair(folder: Path) -> Iterator[colm.Pair]:
-    with load(folder, n_ctx=512) as pair:
+    with load(folder, n_ctx=1024) as pair:
         yield pair
 
 

@@ -96,7 +96,7 @@ def test_every_arm_has_its_turns(pair: colm.Pair) -> None:
 
 def test_a_calibrated_head_decides(pair: colm.Pair) -> None:
     head = replace(colm.Head.linear([0.1] * pair.n_embd), name="mine", rates=(0.0, 1.0), thresholds=(1.0, 0.0))
-    own = colm.Pair(pair._open_core(), head)
+    own = colm.Pair(pair.open_core(), head)
     assert run_bench(own, n_tokens=4, rounds=1).head == "mine"
 
 
@@ -105,15 +105,15 @@ def test_the_same_decodes_again(pair: colm.Pair) -> None:
     stream = pair.stream("The sun", threshold=0.7, temperature=0, max_tokens=20, lookahead=0)
     text = stream.completion().text
     calls = stream.calls
-    seconds = pair._replay(stream.token_ids, calls)
+    seconds = pair.replay(stream.token_ids, calls)
     assert len(seconds) == len(calls)
     assert all(second > 0 for second in seconds)
     assert pair.generate("The sun", threshold=0.7, temperature=0, max_tokens=20).text == text
     for bad in (("base", 1, 1, True, False), ("base", 0, 9999, True, False), ("base", -1, 1, True, False)):
         with pytest.raises(colm.OptionError, match=f"of {len(stream.token_ids)} tokens"):
-            pair._replay(stream.token_ids, [bad])
+            pair.replay(stream.token_ids, [bad])
     with pytest.raises(colm.TokenizeError):
-        pair._replay([10**6], [])
+        pair.replay([10**6], [])
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,34 @@ def test_rooms_import_only_what_they_may() -> None:
     assert {name: wrong for name, wrong in found.items() if wrong} == {}
 
 
+def private_names(tree: ast.AST) -> set[str]:
+    """Names with an underscore that a module gives to its functions, methods, classes and attributes."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            found.add(node.name)
+        elif isinstance(node, (ast.Attribute, ast.Name)) and isinstance(node.ctx, ast.Store):
+            found.add(node.attr if isinstance(node, ast.Attribute) else node.id)
+    return {name for name in found if name.startswith("_") and not name.endswith("__")}
+
+
+def test_no_room_uses_private_names_of_another() -> None:
+    of_room: dict[str, set[str]] = {}
+    for name, tree in modules():
+        of_room.setdefault(name.split(".")[0], set()).update(private_names(tree))
+    assert "_streams" in of_room["engine"]
+    wrong = []
+    for name, tree in modules():
+        own = of_room[name.split(".")[0]]
+        others = set().union(*of_room.values()) - own
+        wrong += [
+            f"{name}: {ast.unparse(node)}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and node.attr in others
+        ]
+    assert wrong == []
+
+
 def test_every_module_has_a_room() -> None:
     assert {name.split(".")[0] for name, _ in modules()} == {*MAY_IMPORT, *PLAIN, "__init__"} - {"__version__", "_core"}
 

@@ -256,7 +256,7 @@ def test_values_that_cannot_be_kept(
 ) -> None:
     scorer = scorers()
     texts = [text_of([1, 2, 3], line=4), text_of([1, 2, 3, 4], line=8)]
-    monkeypatch.setattr(scorer, "_core", WrongCore(scorer._open_core(), model, name, 2, value))
+    monkeypatch.setattr(scorer, "_core", WrongCore(scorer.open_core(), model, name, 2, value))
     with pytest.raises(GenerationError, match=rf"^{said} .*token 2\b.*corpus\.jsonl:8$"):
         scorer.score(texts, top_k=1)
     monkeypatch.setattr(scorer, "_core", WrongCore(scorer._core.core, 0, "hidden", 2, 65000.0))  # type: ignore[union-attr]

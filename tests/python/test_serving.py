@@ -163,14 +163,14 @@ def test_a_queue_that_is_too_long_has_a_status(
     program: Program, endless: colm.Pair, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip(name)
-    start = endless._start
-    long_text = start(endless._open_core(), [1] * 3000, colm.GenerationOptions(max_tokens=None), None)
+    begin = endless.begin
+    long_text = begin([1] * 3000, colm.GenerationOptions(max_tokens=None))
 
-    def hasty(core: Any, tokens: Any, options: Any, queue_timeout: float | None) -> colm.TokenStream:
+    def hasty(tokens: Any, options: Any, queue_timeout: float | None) -> colm.TokenStream:
         assert queue_timeout == 10
-        return start(core, tokens, options, 0.05)
+        return begin(tokens, options, 0.05)
 
-    monkeypatch.setattr(endless, "_start", hasty)
+    monkeypatch.setattr(endless, "begin", hasty)
     thread = threading.Thread(target=long_text.completion)
     with served(program, name) as address:
         thread.start()

@@ -6,43 +6,25 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import lifecycle
 import pytest
-import tiny_models as tm
 from conftest import ids
-from lifecycle import child_says, computing, in_thread, linux_only, load, run_child
+from lifecycle import GREEDY, child_says, computing, in_thread, linux_only, load, run_child
 
 import colm_cpp as colm
 from colm_cpp import errors
 
-GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 12}
 # A reader that is gone blocks others for a second at most; machines may be busy.
 SOON = 4.0
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("turns")
-    tm.make_model(folder / "base.gguf", seed=1, n_ctx_train=8192)
-    tm.make_model(folder / "assistant.gguf", seed=2, n_embd=64, n_ctx_train=8192)
-    tm.make_model(folder / "slow.gguf", seed=3, n_embd=256, n_layer=8, n_ctx_train=8192)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def pair(folder: Path) -> Iterator[colm.Pair]:
-    with load(folder, n_ctx=1024) as pair:
-        yield pair
-
-
-@pytest.fixture(scope="module")
-def slow(folder: Path) -> Iterator[colm.Pair]:
-    with load(folder, "slow") as pair:
-        yield pair
+folder = lifecycle.folder
+pair = lifecycle.pair
+slow = lifecycle.slow
 
 
 def no_end(pair: colm.Pair) -> dict[int, float]:

@@ -64,7 +64,7 @@ def check_heads(pair: Pair, arms: Sequence[Arm], experts: Mapping[str, Pair] | N
         HeadError: a head for another base (HeadMismatch), or one that is no file and no token of the base.
     """
     for arm in {(id(arm.head), arm.expert): arm for arm in arms}.values():
-        _pair_of(arm, pair, experts)._prepare(arm.head)
+        _pair_of(arm, pair, experts).prepared_head(arm.head)
 
 
 def _pair_of(arm: Arm, pair: Pair, experts: Mapping[str, Pair] | None) -> Pair:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from ..errors import ColmError
 from ..results import Completion, FinishReason, Stats, Token
+from .batch import in_order
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -198,8 +199,7 @@ class AsyncForms:
         """:meth:`Pair.generate_batch`. Cancelling the task cancels all texts."""
         async with self.astream_batch(prompts, **options) as stream:
             finished = {number: result async for number, result in stream}
-        completions: list[Completion] | list[Completion | ColmError] = self._pair._in_order(finished, return_exceptions)
-        return completions
+        return in_order(finished, return_exceptions)
 
     def astream_batch(self, prompts: Iterable[Prompt], **options: Unpack[BatchOptionsDict]) -> AsyncBatchStream:
         """:meth:`Pair.stream_batch`, for ``async for``."""

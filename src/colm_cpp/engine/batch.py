@@ -17,10 +17,25 @@ from .stream import completion_of
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["BatchStream"]
+__all__ = ["BatchStream", "in_order"]
 
 # A text as the extension takes it: tokens, head, options.
 Request = tuple[list[int], _core.Head, _core.GenerationOptions]
+
+
+def in_order(
+    results: dict[int, Completion | ColmError], return_exceptions: bool
+) -> list[Completion] | list[Completion | ColmError]:
+    """What a batch gave, by the numbers of its prompts. See :meth:`Pair.generate_batch`."""
+    ordered = [results[number] for number in sorted(results)]
+    if return_exceptions:
+        return ordered
+    for number, result in enumerate(ordered):
+        if isinstance(result, ColmError):
+            result.args = (f"prompt {number} of {len(ordered)} (counted from 0): {result}",)
+            result.results = ordered  # type: ignore[attr-defined]
+            raise result
+    return [result for result in ordered if isinstance(result, Completion)]
 
 
 class BatchStream:

@@ -20,7 +20,7 @@ class Facts:
     @property
     def n_ctx(self) -> int:
         """The most tokens of a text, prompt included: the smaller context size of the two models."""
-        return self._open_core().n_ctx
+        return self.open_core().n_ctx
 
     @property
     def n_embd(self) -> int:
@@ -30,23 +30,23 @@ class Facts:
     @property
     def vocab_fingerprint(self) -> str:
         """16 hexadecimal digits that identify the base's vocabulary. Head files store them."""
-        return self._open_core().vocab_fingerprint
+        return self.open_core().vocab_fingerprint
 
     @property
     def n_shared(self) -> int:
         """How many ids, counted from 0, both models share. Only these can be generated."""
-        return self._open_core().n_shared
+        return self.open_core().n_shared
 
     @property
     def base(self) -> dict[str, Any]:
         """Facts about the loaded base: path, name, n_vocab, n_embd, n_ctx, vocab_type, chat_template, ..."""
-        self._open_core()
+        self.open_core()
         return dict(self._facts[0])
 
     @property
     def assistant(self) -> dict[str, Any]:
         """Facts about the loaded assistant, with the same keys as :attr:`base`."""
-        self._open_core()
+        self.open_core()
         return dict(self._facts[1])
 
     @property
@@ -54,7 +54,12 @@ class Facts:
         """Whether :meth:`close` was called."""
         return self._core is None
 
-    def _open_core(self) -> CorePair:
+    def open_core(self) -> CorePair:
+        """The extension's pair, for the other rooms of this package.
+
+        Raises:
+            PairClosed: this pair was closed. ForkError: the process was forked while it was in use.
+        """
         core = self._core  # another thread may close the pair
         if core is None:
             raise PairClosed("this pair was closed; load it again")

@@ -295,8 +295,8 @@ def generate(
         merged = known.load_options(shared, *(given.get(name) for name in names))
         given = {**given, **merged[0], **dict(zip(names, merged[1:], strict=True))}
     loaded, is_kept = _loaded_or_kept(base, assistant, given, keep)
-    with contextlib.nullcontext() if is_kept else loaded:
-        return loaded._generate(prompt, checked, queue_timeout)
+    with contextlib.nullcontext() if is_kept else loaded, busy():
+        return loaded.begin(loaded.prompt_tokens(prompt), checked, queue_timeout).completion()
 
 
 def _loaded_or_kept(base: PathLike, assistant: PathLike, given: dict[str, Any], keep: bool) -> tuple[Pair, bool]:

@@ -19,7 +19,7 @@ from ..options import MAX_PARALLEL, GenerationOptions, GenerationOptionsDict
 from ..results import Completion, expert_of
 from . import open_pairs
 from .aio import AsyncForms
-from .batch import BatchStream
+from .batch import BatchStream, in_order
 from .prepared import DEFAULT_THRESHOLD, Heads, PathLike, Prepared, prepare
 from .prompts import Prompt, check_prompts
 from .requests import requests
@@ -79,7 +79,7 @@ class Pair(Tokenizing, AsyncForms):
         self._head = head
         self._prepared: Prepared | None = None
         if head is not None:
-            self._prepared = self._prepare(head)
+            self._prepared = self.prepared_head(head)
         open_pairs.add(self)
 
     # -- writing ----------------------------------------------------------------------------------------------
@@ -112,15 +112,9 @@ class Pair(Tokenizing, AsyncForms):
             ForkError: this process was forked while the pair was in use.
             KeyboardInterrupt: Ctrl-C; the pair stays usable.
         """
-        return self._generate(prompt, GenerationOptions.of(options), queue_timeout)
-
-    def _generate(
-        self, prompt: str | Sequence[int], options: GenerationOptions, queue_timeout: float | None = None
-    ) -> Completion:
-        """:meth:`generate` with options that were checked before."""
+        checked = GenerationOptions.of(options)
         with busy():
-            core = self._open_core()
-            return self._start(core, self._to_tokens(prompt), options, queue_timeout).completion()
+            return self.begin(self.prompt_tokens(prompt), checked, queue_timeout).completion()
 
     def stream(
         self,
@@ -134,9 +128,8 @@ class Pair(Tokenizing, AsyncForms):
         Invalid arguments raise here. The first token that is asked for starts the computation. ``queue_timeout``
         limits the wait for each token. After a QueueTimeout the stream can be iterated again.
         """
-        core = self._open_core()
-        tokens = self._to_tokens(prompt)
-        return self._start(core, tokens, GenerationOptions.of(options), queue_timeout)
+        tokens = self.prompt_tokens(prompt)
+        return self.begin(tokens, GenerationOptions.of(options), queue_timeout)
 
     def chat(self, messages: Sequence[Message], **options: Unpack[ChatOptionsDict]) -> Completion:
         """Answers ``messages``, a list of ``{"role": ..., "content": ...}``.
@@ -157,13 +150,13 @@ class Pair(Tokenizing, AsyncForms):
 
     def stream_chat(self, messages: Sequence[Message], **options: Unpack[ChatOptionsDict]) -> TokenStream:
         """:meth:`chat`, token by token; see :meth:`stream`."""
-        core = self._open_core()
+        self.open_core()
         given: dict[str, Any] = {**CHAT_OPTIONS, **options}
         timeout = given.pop("queue_timeout", None)
         template = {name: given.pop(name) for name in TemplateOptionsDict.__annotations__ if name in given}
         checked = GenerationOptions.of(given)
         tokens = self.tokenize_chat(messages, **cast(TemplateOptionsDict, template))
-        return self._start(core, tokens, checked, timeout)
+        return self.begin(tokens, checked, timeout)
 
     @overload
     def generate_batch(
@@ -189,21 +182,7 @@ class Pair(Tokenizing, AsyncForms):
                 texts have ended. ``error.index`` is the number of its prompt, and ``error.results`` is the list that
                 True would have returned.
         """
-        return self._in_order(dict(self.stream_batch(prompts, **options)), return_exceptions)
-
-    @staticmethod
-    def _in_order(
-        results: dict[int, Completion | ColmError], return_exceptions: bool
-    ) -> list[Completion] | list[Completion | ColmError]:
-        in_order = [results[number] for number in sorted(results)]
-        if return_exceptions:
-            return in_order
-        for number, result in enumerate(in_order):
-            if isinstance(result, ColmError):
-                result.args = (f"prompt {number} of {len(in_order)} (counted from 0): {result}",)
-                result.results = in_order  # type: ignore[attr-defined]
-                raise result
-        return [result for result in in_order if isinstance(result, Completion)]
+        return in_order(dict(self.stream_batch(prompts, **options)), return_exceptions)
 
     def stream_batch(
         self,
@@ -242,9 +221,9 @@ class Pair(Tokenizing, AsyncForms):
             LoadError: llama.cpp cannot make a context of that size.
             PairClosed: the pair was closed.
         """
-        core = self._open_core()
+        core = self.open_core()
         check_prompts(prompts, each)
-        heads = self._heads()
+        heads = self.heads()
         checked = GenerationOptions.of(options)
         if checked.head is not None or each is None:  # otherwise each text may bring its own
             heads.with_options(checked)
@@ -259,7 +238,7 @@ class Pair(Tokenizing, AsyncForms):
         given = requests(self, prompts, each, checked, heads, {} if "temperature" in options else CHAT_OPTIONS)
         stream = BatchStream(core, texts, n_parallel, given)
         with open_pairs.lock():
-            self._open_core()  # it may have been closed meanwhile
+            self.open_core()  # it may have been closed meanwhile
             self._batches.add(stream)
         return stream
 
@@ -273,12 +252,6 @@ class Pair(Tokenizing, AsyncForms):
 
     # -- what it is -------------------------------------------------------------------------------------------
 
-    def _replay(self, tokens: Sequence[int], calls: Sequence[tuple[str, int, int, bool, bool]]) -> list[float]:
-        """Repeats these decodes alone and returns the seconds of each. The KV caches are cleared."""
-        with busy():
-            of_experts = [(expert_of(source), at, n, logits, hidden) for source, at, n, logits, hidden in calls]
-            return self._open_core().replay(tokens, of_experts)
-
     @property
     def head(self) -> PathLike | Head | None:
         """The value that was passed as ``head=``."""
@@ -287,7 +260,7 @@ class Pair(Tokenizing, AsyncForms):
     def forget(self) -> None:
         """Clears both KV caches, so that the next prompt gets a full prefill."""
         with busy():
-            self._open_core().reset()
+            self.open_core().reset()
 
     def save_session(self, path: PathLike) -> None:
         """Writes what both models have read of texts to ``path``, so that another process need not read it again.
@@ -302,7 +275,7 @@ class Pair(Tokenizing, AsyncForms):
             OSError: the file cannot be written; what was there before stays.
             PairClosed, ForkError: as for :meth:`generate`.
         """
-        core = self._open_core()
+        core = self.open_core()
         with busy():
             write_session(path, core)
 
@@ -322,7 +295,7 @@ class Pair(Tokenizing, AsyncForms):
                 refused a state: then it has forgotten every text.
             PairClosed, ForkError: as for :meth:`generate`.
         """
-        core = self._open_core()
+        core = self.open_core()
         with busy():
             read_session(path, core)
 
@@ -342,7 +315,7 @@ class Pair(Tokenizing, AsyncForms):
             batch.cancel()
 
     def __enter__(self) -> Pair:
-        self._open_core()
+        self.open_core()
         return self
 
     def __exit__(
@@ -356,6 +329,45 @@ class Pair(Tokenizing, AsyncForms):
         names = [os.path.basename(facts["path"]) for facts in self._facts]
         return f"<colm_cpp.Pair base={names[0]} assistant={names[1]} n_ctx={self.n_ctx}>"
 
+    # -- for the other rooms of this package ------------------------------------------------------------------
+
+    def begin(self, tokens: list[int], options: GenerationOptions, queue_timeout: float | None = None) -> TokenStream:
+        """A text behind ``tokens``, with options that were checked before: what all methods that write are made of.
+
+        Arguments and errors are otherwise those of :meth:`stream`.
+        """
+        core = self.open_core()
+        timeout = None if queue_timeout is None else seconds("queue_timeout", queue_timeout)
+        head, core_options = self.heads().with_options(options)
+        try:
+            texts = _core.Stream(core)
+            text = texts.add(core, tokens, head, core_options)
+        finally:
+            forward_log()
+        stream = TokenStream(core, texts, text, core_options.seed, timeout)
+        with open_pairs.lock():
+            self.open_core()  # it may have been closed meanwhile
+            self._streams.add(stream)
+        return stream
+
+    def heads(self) -> Heads:
+        """The heads of one call, each prepared once."""
+        return Heads(self._prepared, self.prepared_head)
+
+    def prepared_head(self, head: PathLike | Head) -> Prepared:
+        """A head as the extension takes it.
+
+        Raises:
+            HeadError: it is none, or of another base (HeadMismatch). LoadError: its file cannot be read.
+        """
+        return prepare(self.open_core(), self._facts[0], head)
+
+    def replay(self, tokens: Sequence[int], calls: Sequence[tuple[str, int, int, bool, bool]]) -> list[float]:
+        """Repeats these decodes alone and returns the seconds of each. The KV caches are cleared."""
+        with busy():
+            of_experts = [(expert_of(source), at, n, logits, hidden) for source, at, n, logits, hidden in calls]
+            return self.open_core().replay(tokens, of_experts)
+
     # -- inside -----------------------------------------------------------------------------------------------
 
     def _live_streams(self) -> list[TokenStream]:
@@ -365,26 +377,3 @@ class Pair(Tokenizing, AsyncForms):
     def _live_batches(self) -> list[BatchStream]:
         with open_pairs.lock():
             return list(self._batches)
-
-    def _heads(self) -> Heads:
-        """For one call: its heads, each prepared once."""
-        return Heads(self._prepared, self._prepare)
-
-    def _start(
-        self, core: _core.Pair, tokens: list[int], options: GenerationOptions, queue_timeout: float | None
-    ) -> TokenStream:
-        timeout = None if queue_timeout is None else seconds("queue_timeout", queue_timeout)
-        head, core_options = self._heads().with_options(options)
-        try:
-            texts = _core.Stream(core)
-            text = texts.add(core, tokens, head, core_options)
-        finally:
-            forward_log()
-        stream = TokenStream(core, texts, text, core_options.seed, timeout)
-        with open_pairs.lock():
-            self._open_core()  # it may have been closed meanwhile
-            self._streams.add(stream)
-        return stream
-
-    def _prepare(self, head: PathLike | Head) -> Prepared:
-        return prepare(self._open_core(), self._facts[0], head)

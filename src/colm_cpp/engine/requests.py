@@ -46,7 +46,7 @@ def requests(
                 own |= of_chats
                 tokens = pair.tokenize_chat(prompt)
             else:
-                tokens = pair._to_tokens(prompt)
+                tokens = pair.prompt_tokens(prompt)
             try:
                 checked = options.replaced({**own, **extra})
             except TypeError as error:  # an unknown name in each=; in options it was refused before

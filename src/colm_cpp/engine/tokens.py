@@ -110,7 +110,7 @@ class Tokenizing(Facts):
                     f"the text holds a lone surrogate ({text[error.start]!a} at character {error.start}); it is not "
                     "Unicode text. Decode its source with errors='replace'"
                 ) from None
-            return self._open_core().tokenize(text, add_special, parse_special)
+            return self.open_core().tokenize(text, add_special, parse_special)
 
     def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> str:
         """The text of token ids. Control tokens appear only with ``special``. Bytes that are not UTF-8 become U+FFFD.
@@ -126,10 +126,11 @@ class Tokenizing(Facts):
             ids = _to_ids(tokens, MAX_IDS)
             if len(ids) > MAX_IDS:
                 raise TokenizeError(f"there are more than {MAX_IDS} token ids; detokenize them in parts")
-            return self._open_core().detokenize(ids, special)
+            return self.open_core().detokenize(ids, special)
 
-    def _to_tokens(self, prompt: Prompt) -> list[int]:
-        core = self._open_core()
+    def prompt_tokens(self, prompt: Prompt) -> list[int]:
+        """The token ids of a prompt as :meth:`Pair.generate` takes it. Errors are those of its prompt."""
+        core = self.open_core()
         refuse_messages(prompt)
         if isinstance(prompt, str):
             if not prompt:

@@ -219,7 +219,7 @@ class _Bench:
         stream.completion()
         engine = time.perf_counter() - start
         calls = stream.calls
-        bare = sum(self._pair._replay(stream.token_ids, calls))
+        bare = sum(self._pair.replay(stream.token_ids, calls))
         return engine / bare
 
 

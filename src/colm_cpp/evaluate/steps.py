@@ -124,7 +124,7 @@ def check_room(pair: Pair, prompt_ids: Sequence[int], n_tokens: int, rounds: int
 
 def time_calls(pair: Pair, prompt_ids: Sequence[int], calls: Sequence[tuple[str, Call]]) -> dict[str, list[float]]:
     """Seconds of each decode that is of interest, by what it is."""
-    seconds = pair._replay(_text(prompt_ids, _BEHIND), [call for _, call in calls])
+    seconds = pair.replay(_text(prompt_ids, _BEHIND), [call for _, call in calls])
     found: dict[str, list[float]] = {}
     for (what, _), value in zip(calls, seconds, strict=True):
         if what:

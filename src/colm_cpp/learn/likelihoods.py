@@ -79,7 +79,7 @@ def likelihoods(
         given = [(list(text), [0] + [1] * (len(text) - 1)) for text in group]
         with busy():
             try:
-                base, assistant = scorer._open_core().likelihoods(given, head, seed, n_likeliest)
+                base, assistant = scorer.open_core().likelihoods(given, head, seed, n_likeliest)
             finally:
                 forward_log()
         begin = 0

@@ -95,7 +95,7 @@ class Scorer:
             )
             self.n_texts = int(core_options[0].values["n_sequences"])
             try:
-                of = None if weights_of is None else weights_of._open_core()
+                of = None if weights_of is None else weights_of.open_core()
                 self._core: _core.ScoringPair | None = _core.ScoringPair(core_options[0], core_options[1], progress, of)
             finally:
                 forward_log()
@@ -106,7 +106,8 @@ class Scorer:
         self.n_shared = self._core.n_shared
         self.n_ctx = min(self.base["n_ctx"], self.assistant["n_ctx"])
 
-    def _open_core(self) -> _core.ScoringPair:
+    def open_core(self) -> _core.ScoringPair:
+        """The extension's pair. Raises PairClosed."""
         if self._core is None:
             raise PairClosed("this scorer was closed; load it again")
         return self._core
@@ -121,7 +122,7 @@ class Scorer:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise TokenizeError(f"a lone surrogate ({text[error.start]!a}), which is not Unicode text") from None
-        return self._open_core().tokenize(text, add_special, parse_special)
+        return self.open_core().tokenize(text, add_special, parse_special)
 
     def score(self, texts: Sequence[Text], *, top_k: int) -> tuple[dict[str, npt.NDArray[Any]], float]:
         """The columns of :mod:`.scores` for the scored tokens of ``texts``, and llama.cpp's seconds.
@@ -139,7 +140,7 @@ class Scorer:
         given = [(list(text.tokens), [int(s) for s in text.scored]) for text in texts]
         with busy():
             try:
-                base, assistant = self._open_core().score(given, top_k)
+                base, assistant = self.open_core().score(given, top_k)
             finally:
                 forward_log()
         _check(texts, base, assistant)

@@ -68,7 +68,7 @@ def _prompts(body: CompletionRequest) -> list[str | list[int]]:
 
 
 def _tokenized(job: Job, prompts: Sequence[str | list[int]]) -> list[list[int]]:
-    return [job.pair._to_tokens(prompt) for prompt in prompts]
+    return [job.pair.prompt_tokens(prompt) for prompt in prompts]
 
 
 class _Logprobs:

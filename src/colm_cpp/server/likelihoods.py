@@ -71,7 +71,7 @@ def _read(
     prompts: Sequence[Sequence[int]],
     top: int,
 ) -> list[PromptLogprobs]:
-    head, chosen = pair._heads().with_options(options)
+    head, chosen = pair.heads().with_options(options)
     known = likelihoods(
         scorer(pair),
         prompts,

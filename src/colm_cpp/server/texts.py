@@ -53,7 +53,7 @@ class Text:
 
     def __init__(self, pair: Pair, tokens: Sequence[int], options: GenerationOptions) -> None:
         self.pair = pair
-        self._stream = pair._start(pair._open_core(), list(tokens), options, None)
+        self._stream = pair.begin(list(tokens), options)
         self.n_prompt = len(tokens)
         self.begun = False  # whether it has a turn
 

@@ -1,0 +1,113 @@
+"""Models, heads and adapters with wrong bytes: a typed error, or they load."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import gguf
+import pytest
+from bad_cases import ANY, Cases, changed_bytes, use_model
+
+import colm_cpp as colm
+
+N_FUZZ = 200
+CASES = Cases()
+
+
+@lru_cache
+def data_offset(path: Path) -> int:
+    """Where a GGUF file's header ends."""
+    return int(gguf.GGUFReader(path).tensors[0].data_offset)
+
+
+def flip(seed: int, end: int) -> Callable[[bytearray], None]:
+    def change(data: bytearray) -> None:
+        rng = random.Random(seed)
+        at = rng.randrange(4, end)
+        data[at] = rng.choice([data[at] ^ (1 << rng.randrange(8)), rng.randrange(256), 0, 255])
+
+    return change
+
+
+def register_damaged_files() -> None:
+    for seed in range(N_FUZZ):
+        CASES.add(
+            f"fuzz model {seed}",
+            ANY,
+            lambda d, s=seed: use_model(changed_bytes(d, "base.gguf", flip(s, data_offset(d / "base.gguf")))),
+        )
+        CASES.add(
+            f"fuzz head {seed}",
+            ANY,
+            lambda d, s=seed: colm.Head.load(changed_bytes(d, "head.gguf", flip(s, data_offset(d / "head.gguf")))),
+        )
+    for i in range(60):
+        # Shares of the file: its first bytes, its header (about 5 %) and its data.
+        share = i / 4000 if i < 20 else (i - 19) / 400 if i < 40 else (i - 39) / 21
+        for name, use in (("base", use_model), ("head", colm.Head.load)):
+            CASES.add(
+                f"cut {name} {i}",
+                "LoadError: .*damaged.gguf",
+                lambda d, share=share, name=name, use=use: use(
+                    changed_bytes(d, f"{name}.gguf", lambda data: data[: int(share * (len(data) - 64))])
+                ),
+            )
+    CASES.add(
+        "cut adapter",
+        "LoadError: .*damaged.gguf",
+        lambda d: use_model(
+            d / "base.gguf", lora=changed_bytes(d, "adapter.gguf", lambda data: data[: len(data) - 300])
+        ),
+    )
+    for length in (0, 3, 4, 5, 8, 20, 24):
+        CASES.add(
+            f"first {length} bytes",
+            "LoadError: .*damaged.gguf",
+            lambda d, n=length: use_model(changed_bytes(d, "base.gguf", lambda data: data[:n])),
+        )
+    for seed in range(10):
+        CASES.add(
+            f"noise after the magic {seed}",
+            "LoadError: .*damaged.gguf",
+            lambda d, s=seed: use_model(
+                changed_bytes(d, "base.gguf", lambda _: bytearray(b"GGUF" + random.Random(s).randbytes(3000)))
+            ),
+        )
+
+
+register_damaged_files()
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return CASES.outcomes(__file__, tmp_path_factory.mktemp("child"))
+
+
+@pytest.mark.parametrize("kind", ["model", "head"])
+def test_flipped_bytes_give_a_typed_error_or_load(outcomes: dict[str, str], kind: str) -> None:
+    of_kind = {name: result for name, result in outcomes.items() if name.startswith(f"fuzz {kind}")}
+    assert len(of_kind) == N_FUZZ
+    assert CASES.wrong(of_kind) == {}
+    # The damage was real and did not always end at the first check.
+    assert len({result.split(":")[0] for result in of_kind.values()}) >= 3
+
+
+@pytest.mark.parametrize("name", ["base", "head"])
+def test_truncated_files_are_refused(outcomes: dict[str, str], name: str) -> None:
+    of_kind = {case: result for case, result in outcomes.items() if case.startswith(f"cut {name} ")}
+    assert len(of_kind) == 60
+    assert CASES.wrong(of_kind) == {}
+    assert any("cut short" in result for result in of_kind.values())
+
+
+@pytest.mark.parametrize("name", [name for name in CASES.expected if not re.match(r"fuzz |cut (base|head) ", name)])
+def test_in_a_child(outcomes: dict[str, str], name: str) -> None:
+    assert CASES.wrong({name: outcomes[name]}) == {}
+
+
+if __name__ == "__main__":
+    CASES.main()
