@@ -2,6 +2,8 @@
 
 #include <pybind11/stl.h>
 
+#include <mutex>
+
 #include "bindings.h"
 #include "colm/local_expert.h"
 #include "llama/pair.h"
@@ -50,6 +52,33 @@ class Reader {
         py::list steps;
         for (const Event& event : until_end(timeout))
             if (event.step) steps.append(to_tuple(event.step->step, event.step->text));
+        return steps;
+    }
+
+    // Writes one text to its end. Meanwhile take() gives its tokens, from any thread: what writes needs no
+    // GIL for them.
+    void write(std::optional<double> timeout) {
+        computed([&] {
+            return stream_.until(
+                [this](const Event& event) {
+                    if (!event.step) return true;
+                    const std::lock_guard<std::mutex> lock(taking_);
+                    written_.push_back(*event.step);
+                    return false;
+                },
+                timeout);
+        });
+    }
+
+    // What write() has written since the last take().
+    py::list take() {
+        std::vector<StreamedStep> taken;
+        {
+            const std::lock_guard<std::mutex> lock(taking_);
+            taken.swap(written_);
+        }
+        py::list steps;
+        for (const StreamedStep& step : taken) steps.append(to_tuple(step.step, step.text));
         return steps;
     }
 
@@ -107,6 +136,8 @@ class Reader {
     Stream stream_;
     std::vector<std::size_t> before_;
     std::map<TextId, std::vector<StreamedStep>> steps_;
+    std::mutex taking_;
+    std::vector<StreamedStep> written_;
 };
 
 }  // namespace
@@ -142,6 +173,9 @@ void register_stream(py::module_& module) {
              "seconds.")
         .def("rest", &Reader::rest, py::arg("timeout") = py::none(),
              "All that next() would give, without a pause between them.")
+        .def("write", &Reader::write, py::arg("timeout") = py::none(),
+             "Write a text to its end, while take() gives its tokens.")
+        .def("take", &Reader::take, "What write() has written since the last call, as next() would give it.")
         .def("finished", &Reader::finished, py::arg("timeout") = py::none(),
              "Write until a text ends: (Text, its tokens), or None where there is none.")
         .def("cancel", &Reader::cancel)

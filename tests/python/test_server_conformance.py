@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -24,11 +23,22 @@ from colm_cpp.server.registry import Registry
 openai = pytest.importorskip("openai")
 pytest.importorskip("prometheus_client")
 
+from server_cases import (  # noqa: E402
+    ADD,
+    CHAT,
+    CHAT_ERRORS,
+    COMPLETION_ERRORS,
+    MESSAGES,
+    PROMPT,
+    QUESTION,
+    RESPONSES_ERRORS,
+    SCHEMA,
+    Answer,
+    Field,
+    own,
+)
 from server_world import World, demo, running, tiny  # noqa: E402
 
-QUESTION = "Tom brings 5 crates of 143 eggs to the farm and sells 266 eggs. How many eggs are left?"
-MESSAGES: list[Any] = [{"role": "user", "content": QUESTION}]
-PROMPT = f"Problem: {QUESTION}\nSolution:"
 KEY = "a-key"
 
 
@@ -52,20 +62,6 @@ def client(world: World, **options: Any) -> Any:
 @lru_cache
 def _client(address: str, options: tuple[tuple[str, Any], ...]) -> Any:
     return openai.OpenAI(base_url=f"{address}/v1", **{"api_key": KEY, "max_retries": 0, "timeout": 30, **dict(options)})
-
-
-@dataclass
-class Answer:
-    """What came, streamed or not, choice by choice."""
-
-    texts: list[str]
-    reasons: list[str | None]
-    logprobs: list[list[Any]]
-    calls: list[list[tuple[str, str]]]
-    tokens: list[list[dict[str, Any]]]
-    stats: list[dict[str, Any]]
-    usage: Any = None
-    n_pieces: int = 0
 
 
 def chat(world: World, *, stream: bool, model: str = "demo", messages: Any = None, **fields: Any) -> Answer:
@@ -101,149 +97,6 @@ def chat(world: World, *, stream: bool, model: str = "demo", messages: Any = Non
                 name, arguments = made.calls[at][call.index]
                 made.calls[at][call.index] = name, arguments + call.function.arguments
     return made
-
-
-@dataclass(frozen=True)
-class Field:
-    """A field of the request.
-
-    Attributes:
-        name: of the case.
-        sent: what the client sends.
-        stands_for: the house's options; compared with the pair's own answer.
-        check: anything more.
-    """
-
-    name: str
-    sent: dict[str, Any]
-    stands_for: dict[str, Any] | None = None
-    check: Callable[[Answer], object] = field(default=lambda answer: None)
-
-
-def own(**options: Any) -> dict[str, Any]:
-    return {"extra_body": {"colm": options}}
-
-
-GREEDY: dict[str, Any] = {"temperature": 0}
-WARM: dict[str, Any] = {"temperature": 1.5, "seed": 7}
-SHORT: dict[str, Any] = {"max_tokens": 12}
-SCHEMA = {
-    "type": "object",
-    "properties": {"eggs": {"enum": [448, 449]}, "sure": {"type": "boolean"}},
-    "required": ["eggs", "sure"],
-    "additionalProperties": False,
-}
-
-
-def who(*sources: str) -> Callable[[Answer], None]:
-    def check(answer: Answer) -> None:
-        assert {token["source"] for token in answer.tokens[0]} == set(sources)
-
-    return check
-
-
-def is_json(answer: Answer) -> None:
-    value = json.loads(answer.texts[0])
-    assert list(value) == ["eggs", "sure"]
-    assert value["eggs"] in (448, 449)
-
-
-def looks_ahead(answer: Answer) -> None:
-    assert answer.stats[0]["lookahead"]
-
-
-def no_nine(answer: Answer) -> None:
-    assert answer.tokens[0]
-    assert 25 not in [token["id"] for token in answer.tokens[0]]
-
-
-CHAT = [
-    Field("nothing", GREEDY, GREEDY, who("base", "assistant")),
-    Field("seed", WARM, {**WARM, "max_tokens": None}),
-    Field("temperature", {"temperature": 0.9, "seed": 3}, {"temperature": 0.9, "seed": 3}),
-    Field("default temperature", {"seed": 5}, {"seed": 5}),
-    Field("top_p", {**WARM, "top_p": 0.3}, {**WARM, "top_p": 0.3}),
-    Field("max_tokens", {**GREEDY, "max_tokens": 5}, {**GREEDY, "max_tokens": 5}),
-    Field("max_completion_tokens", {**GREEDY, "max_completion_tokens": 5}, {**GREEDY, "max_tokens": 5}),
-    Field("stop", {**GREEDY, "stop": "After"}, {**GREEDY, "stop": "After"}),
-    Field("stop list", {**GREEDY, "stop": ["zzz", ". "]}, {**GREEDY, "stop": ["zzz", ". "]}),
-    Field(
-        "frequency_penalty",
-        {**GREEDY, "frequency_penalty": 1.5},
-        {**GREEDY, "frequency_penalty": 1.5, "penalty_last_n": 512},
-    ),
-    Field(
-        "presence_penalty",
-        {**GREEDY, "presence_penalty": 1.5},
-        {**GREEDY, "presence_penalty": 1.5, "penalty_last_n": 512},
-    ),
-    Field("logit_bias", {**GREEDY, "logit_bias": {"25": -100}}, {**GREEDY, "logit_bias": {25: -100}}, no_nine),
-    Field("logprobs", {**GREEDY, **SHORT, "logprobs": True}, {**GREEDY, **SHORT, "logprobs": 0}),
-    Field("top_logprobs", {**GREEDY, **SHORT, "logprobs": True, "top_logprobs": 3}, {**GREEDY, **SHORT, "logprobs": 3}),
-    Field(
-        "json_schema",
-        {
-            **GREEDY,
-            "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA, "strict": True}},
-        },
-        {**GREEDY, "grammar": SCHEMA},
-        is_json,
-    ),
-    Field(
-        "json_object",
-        {**GREEDY, **SHORT, "response_format": {"type": "json_object"}},
-        {**GREEDY, **SHORT, "grammar": {"type": "object"}},
-    ),
-    Field("format text", {**GREEDY, **SHORT, "response_format": {"type": "text"}}, {**GREEDY, **SHORT}),
-    Field("base", {**GREEDY, "model": "demo:base"}, {**GREEDY, "head": "never"}, who("base")),
-    Field(
-        "assistant",
-        {**GREEDY, **SHORT, "model": "demo:assistant"},
-        {**GREEDY, **SHORT, "head": "always"},
-        who("assistant"),
-    ),
-    Field(
-        "mixture",
-        {**GREEDY, **SHORT, "model": "demo:mixture"},
-        {**GREEDY, **SHORT, "strategy": "compose", "threshold": 0.0},
-    ),
-    Field("rate", {**GREEDY, "model": "demo@20%"}, {**GREEDY, "defer_rate": 0.2}),
-    Field("small rate", {**GREEDY, "model": "demo@2.5%"}, {**GREEDY, "defer_rate": 0.025}),
-    Field("colm.threshold", {**GREEDY, **own(threshold=0.9)}, {**GREEDY, "threshold": 0.9}),
-    Field("colm.defer_rate", {**GREEDY, **own(defer_rate=0.3)}, {**GREEDY, "defer_rate": 0.3}),
-    Field("colm.target_rate", {**GREEDY, **own(target_rate=0.3)}, {**GREEDY, "target_rate": 0.3}),
-    Field(
-        "colm.strategy",
-        {**GREEDY, **own(strategy="contrastive", beta=0.2)},
-        {**GREEDY, "strategy": "contrastive", "beta": 0.2},
-    ),
-    Field("colm.lookahead", {**GREEDY, **own(lookahead=4)}, GREEDY, looks_ahead),
-    Field("colm.hold", {**GREEDY, **own(hold=3)}, {**GREEDY, "hold": 3}),
-    Field("colm.head", {**GREEDY, **own(head="entropy")}, {**GREEDY, "head": "entropy"}),
-    Field(
-        "colm sampling",
-        {**WARM, **own(top_k=3, min_p=0.0, typical_p=0.9)},
-        {**WARM, "top_k": 3, "min_p": 0.0, "typical_p": 0.9},
-    ),
-    Field(
-        "colm.grammar",
-        {**GREEDY, **own(grammar='root ::= "yes" | "no"')},
-        {**GREEDY, "grammar": 'root ::= "yes" | "no"'},
-    ),
-    Field(
-        "accepted",
-        {
-            **GREEDY,
-            "user": "me",
-            "store": False,
-            "service_tier": "auto",
-            "prompt_cache_key": "k",
-            "parallel_tool_calls": True,
-            "modalities": ["text"],
-        },
-        GREEDY,
-    ),
-]
 
 
 # What an option of the house means does not hang on how the text is sent: those are streamed where there is time.
@@ -335,23 +188,24 @@ def test_messages(world: World) -> None:
     assert cached.usage.prompt_tokens_details.cached_tokens > answer.usage.prompt_tokens // 2
 
 
-# -- functions ---------------------------------------------------------------------------------------------------------
+def test_what_clients_make_of_a_message_goes_back(world: World) -> None:
+    """All fields of the client's object, those that are null and those that the client added."""
+    json_schema = {"name": "answer", "schema": SCHEMA, "strict": True}
+    fields: dict[str, Any] = {"model": "demo", "temperature": 0}
+    answer = client(world).chat.completions.parse(
+        messages=MESSAGES, response_format={"type": "json_schema", "json_schema": json_schema}, **fields
+    )
+    said = answer.choices[0].message
+    more = {"parsed": json.loads(said.content), "annotations": [], "audio": None, "function_call": None}
+    next_question = {"role": "user", "content": "Why?"}
+    plain, whole = (
+        client(world).chat.completions.create(messages=[*MESSAGES, one, next_question], max_tokens=2, **fields)
+        for one in ({"role": "assistant", "content": said.content}, {**said.model_dump(), **more})
+    )
+    assert whole.usage.prompt_tokens == plain.usage.prompt_tokens > answer.usage.prompt_tokens
 
-ADD = {
-    "type": "function",
-    "function": {
-        "name": "add",
-        "description": "Adds.",
-        "parameters": {
-            "type": "object",
-            "properties": {"a": {"$ref": "#/$defs/digit"}, "op": {"enum": ["+", "-"]}},
-            "required": ["a", "op"],
-            "additionalProperties": False,
-            "$defs": {"digit": {"enum": [1, 2, 3]}},
-        },
-    },
-}
-NOW = {"type": "function", "function": {"name": "now"}}
+
+# -- functions ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
@@ -662,42 +516,6 @@ def test_metrics_count(world: World) -> None:
 
 # -- errors ------------------------------------------------------------------------------------------------------------
 
-CHAT_ERRORS: list[tuple[dict[str, Any], int, str | None]] = [
-    ({"model": "nobody"}, 404, "model"),
-    ({"model": "demo@120%"}, 404, "model"),
-    ({"temperature": -1}, 400, "temperature"),
-    ({"temperature": "hot"}, 400, "temperature"),
-    ({"top_p": 2}, 400, "top_p"),
-    ({"n": 0}, 400, "n"),
-    ({"seed": -1}, 400, "seed"),
-    ({"max_tokens": 1.5}, 400, "max_tokens"),
-    ({"max_tokens": 3, "max_completion_tokens": 3}, 400, "max_tokens"),
-    ({"top_logprobs": 3}, 400, "top_logprobs"),
-    ({"logprobs": True, "top_logprobs": 21}, 400, "top_logprobs"),
-    ({"logit_bias": {"9999": 1}}, 400, "logit_bias"),
-    ({"stop": [""]}, 400, None),
-    ({"response_format": {"type": "yaml"}}, 400, "response_format"),
-    ({"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"unknown": 1}}}}, 400, None),
-    ({"messages": []}, 400, "messages"),
-    ({"messages": [{"role": "wizard", "content": "a"}]}, 400, "messages[0].role"),
-    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, None),
-    ({"messages": [{"role": "user", "content": "many words " * 400}]}, 400, "messages"),
-    ({"tools": [NOW]}, 400, "tools"),  # the demo's template knows none
-    ({"tool_choice": "auto"}, 400, "tool_choice"),
-    ({"audio": {"voice": "a", "format": "wav"}}, 400, "audio"),
-    ({"metadata": {"a": "b"}}, 400, "metadata"),
-    ({"store": True}, 400, "store"),
-    ({"reasoning_effort": "high"}, 400, "reasoning_effort"),
-    ({"extra_body": {"min_p": 0.1}}, 400, "min_p"),
-    ({"extra_body": {"colm": {"thresold": 0.1}}}, 400, "colm"),
-    ({"extra_body": {"colm": {"threshold": 3}}}, 400, "colm.threshold"),
-    ({"extra_body": {"colm": {"threshold": 0.5, "defer_rate": 0.5}}}, 400, "colm.defer_rate"),
-    ({"extra_body": {"colm": {"head": "/etc/passwd"}}}, 400, "colm.head"),
-    ({"extra_body": {"colm": {"temperature": 1}}}, 400, "colm.temperature"),
-    ({"model": "demo:base", "extra_body": {"colm": {"threshold": 0.5}}}, 400, "colm.threshold"),
-    ({"stream_options": {"include_usage": True}}, 400, "stream_options"),
-]
-
 
 @pytest.mark.parametrize(("fields", "status", "param"), CHAT_ERRORS, ids=lambda value: json.dumps(value)[:60])
 def test_errors(world: World, fields: dict[str, Any], status: int, param: str | None) -> None:
@@ -711,20 +529,6 @@ def test_errors(world: World, fields: dict[str, Any], status: int, param: str | 
         assert error["param"] == param
 
 
-COMPLETION_ERRORS: list[tuple[dict[str, Any], str]] = [
-    ({"prompt": ""}, ""),
-    ({"prompt": []}, "prompt"),
-    ({"prompt": [99999]}, ""),
-    ({"prompt": [[1], []]}, "prompt"),
-    ({"suffix": "end"}, "suffix"),
-    ({"best_of": 3}, "best_of"),
-    ({"max_tokens": 0}, "max_tokens"),
-    ({"logprobs": 21}, "logprobs"),
-    ({"echo": True, "logprobs": 1, "extra_body": {"colm": {"hold": 3}}}, "colm.hold"),
-    ({"echo": True, "logprobs": 1, "extra_body": {"colm": {"target_rate": 0.2}}}, "colm.target_rate"),
-]
-
-
 @pytest.mark.parametrize(("fields", "param"), COMPLETION_ERRORS, ids=lambda value: json.dumps(value)[:60])
 def test_completion_errors(world: World, fields: dict[str, Any], param: str) -> None:
     with pytest.raises(openai.BadRequestError) as raised:
@@ -733,20 +537,7 @@ def test_completion_errors(world: World, fields: dict[str, Any], param: str) -> 
         assert raised.value.body["param"] == param
 
 
-@pytest.mark.parametrize(
-    ("fields", "param"),
-    [
-        ({"previous_response_id": "resp_1"}, "previous_response_id"),
-        ({"background": True}, "background"),
-        ({"store": True}, "store"),
-        ({"truncation": "auto"}, "truncation"),
-        ({"tools": [{"type": "web_search"}]}, None),
-        ({"input": []}, "input"),
-        ({"input": [{"type": "function_call_output", "output": "3"}]}, "input[0]"),
-        ({"top_logprobs": 2}, "top_logprobs"),
-    ],
-    ids=lambda value: json.dumps(value)[:50],
-)
+@pytest.mark.parametrize(("fields", "param"), RESPONSES_ERRORS, ids=lambda value: json.dumps(value)[:50])
 def test_responses_errors(world: World, fields: dict[str, Any], param: str | None) -> None:
     with pytest.raises(openai.BadRequestError) as raised:
         client(world).responses.create(**{"model": "demo", "input": "a", **fields})

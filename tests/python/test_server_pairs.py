@@ -98,10 +98,10 @@ def test_many_who_ask_at_once_load_it_once(tiny_model: TinyModels) -> None:
     entry, n_loads = tiny(tiny_model), []
     load = entry.load
 
-    def counted() -> colm.Pair:
+    def counted(progress: Callable[[float], bool]) -> colm.Pair:
         n_loads.append(1)
         time.sleep(0.05)
-        return load()
+        return load(progress)
 
     entry.load = counted
     registry = Registry([entry])
@@ -162,10 +162,10 @@ def test_a_pair_that_does_not_load(tiny_model: TinyModels) -> None:
     bad, good = tiny(tiny_model, "bad"), tiny(tiny_model, "good")
     load, fails = bad.load, [True]
 
-    def sometimes() -> colm.Pair:
+    def sometimes(progress: Callable[[float], bool]) -> colm.Pair:
         if fails:
             raise colm.LoadError("the file is damaged; get another one")
-        return load()
+        return load(progress)
 
     bad.load = sometimes
     with running(Registry([bad, good])) as world, httpx.Client(base_url=world.address, timeout=20) as client:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from ..results import Stats, Token
 
@@ -44,10 +47,31 @@ class _Pairs(Collector):
         return [loaded, slots, writing, waiting]
 
 
+class _Between(Collector):
+    """Seconds between tokens: a histogram that takes many equal values at once, as tokens come together."""
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(_SECONDS) + 1)
+        self._sum = 0.0
+
+    def observe(self, seconds: float, n: int) -> None:
+        """So many tokens took so long each."""
+        self._counts[bisect.bisect_left(_SECONDS, seconds)] += n
+        self._sum += seconds * n
+
+    def collect(self) -> Iterable[Metric]:
+        from prometheus_client.metrics_core import HistogramMetricFamily
+
+        bounds = [*map(float, _SECONDS), float("inf")]
+        buckets = list(zip(map(floatToGoString, bounds), itertools.accumulate(self._counts), strict=True))
+        name, about = "colm_time_between_tokens_seconds", "Between tokens of a stream."
+        return [HistogramMetricFamily(name, about, buckets=buckets, sum_value=self._sum)]
+
+
 class _Clock:
     """Times of one streamed text."""
 
-    def __init__(self, first: Histogram, between: Histogram) -> None:
+    def __init__(self, first: Histogram, between: _Between) -> None:
         self._first, self._between = first, between
         self._begin = self._last = time.monotonic()
         self._begun = False
@@ -59,8 +83,7 @@ class _Clock:
             self._first.observe(now - self._begin)
             self._begun = True
         else:
-            for _ in range(n):
-                self._between.observe((now - self._last) / n)
+            self._between.observe((now - self._last) / n, n)
         self._last = now
 
 
@@ -88,9 +111,8 @@ class Metrics:
         self._first = Histogram(
             "colm_time_to_first_token_seconds", "Until a stream's first token.", buckets=_SECONDS, registry=self._all
         )
-        self._between = Histogram(
-            "colm_time_between_tokens_seconds", "Between tokens of a stream.", buckets=_SECONDS, registry=self._all
-        )
+        self._between = _Between()
+        self._all.register(self._between)
         self._loaded = Gauge("colm_up", "The server answers.", registry=self._all)
         self._loaded.set(1)
 

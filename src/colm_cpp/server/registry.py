@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 
 from ..engine.pair import Pair
-from ..errors import NotEnoughMemory, OptionError
+from ..errors import ColmError, NotEnoughMemory, OptionError, PairClosed
 from ..learn.scoring import Scorer
 from .admission import Turns
 from .errors import ApiError
@@ -27,7 +28,7 @@ class Entry:
 
     Attributes:
         name: its name, the first part of model names.
-        load: loads it.
+        load: loads it. What it is given takes the loaded fraction and returns False once the load must end.
         make_scorer: what reads texts with the weights of the loaded pair.
         slots: texts that it writes at a time.
         about: one line about it.
@@ -42,7 +43,7 @@ class Entry:
     """
 
     name: str
-    load: Callable[[], Pair]
+    load: Callable[[Callable[[float], bool]], Pair]
     make_scorer: Callable[[Pair], Scorer]
     slots: int = 1
     about: str = ""
@@ -101,6 +102,8 @@ class Registry:
         self.memory = memory
         self.queue = queue
         self._loading = asyncio.Lock()
+        self._loads: set[asyncio.Future[Pair]] = set()  # that are awaited
+        self._stopping = False
 
     @property
     def default(self) -> Entry:
@@ -117,6 +120,7 @@ class Registry:
 
         Raises:
             ApiError: 503, memory is short and the other pairs are in use.
+            PairClosed: the server is shutting down, and the pair is not loaded.
             ColmError: what loading raises.
         """
         entry = self.entries[name]
@@ -141,14 +145,58 @@ class Registry:
                 self._make_room(entry)
                 log.info("loading %s", entry.name)
                 try:
-                    pair = await asyncio.to_thread(entry.load)
+                    pair = await self._read(entry)
                 except NotEnoughMemory:
                     if not self._leave(self._idle()):
                         raise
-                    pair = await asyncio.to_thread(entry.load)
+                    pair = await self._read(entry)
                 entry.pair, entry.turns = pair, Turns(entry.slots, self.queue)
         finally:
             entry.users -= 1
+
+    async def _read(self, entry: Entry) -> Pair:
+        """Loads a pair in a thread that the end of the process need not wait for: it may be downloading."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[Pair] = loop.create_future()
+
+        def give(pair: Pair | None, error: BaseException | None) -> None:
+            if done.done():  # nobody waits any more
+                if pair is not None:
+                    pair.close()
+            elif pair is not None:
+                done.set_result(pair)
+            else:
+                done.set_exception(_closing() if self._stopping or error is None else error)
+
+        def work() -> None:
+            pair: Pair | None = None
+            failed: BaseException | None = None
+            try:
+                pair = entry.load(lambda _: not self._stopping)
+            except BaseException as error:
+                failed = error
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(give, pair, failed)
+
+        if self._stopping:
+            raise _closing()
+        self._loads.add(done)
+        threading.Thread(target=work, name="colm-load", daemon=True).start()
+        try:
+            return await done
+        finally:
+            self._loads.discard(done)
+
+    def stop_loading(self) -> None:
+        """Has loads end soon, and lets none begin. A signal handler may call it."""
+        self._stopping = True
+
+    def refuse(self) -> None:
+        """As :meth:`stop_loading`; and whoever waits for a load waits no longer. Only in the event loop."""
+        self.stop_loading()
+        for load in self._loads:
+            if not load.done():
+                load.set_exception(_closing())
 
     def _idle(self) -> list[Entry]:
         """Loaded pairs that nobody uses, the one unused for longest first."""
@@ -198,3 +246,7 @@ class Registry:
     def close(self) -> None:
         """Frees all pairs."""
         self._leave([entry for entry in self.entries.values() if entry.pair is not None])
+
+
+def _closing() -> ColmError:
+    return PairClosed("the server is shutting down; ask another one, or later")

@@ -18,13 +18,14 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from ..errors import ColmError
+from ..errors import ColmError, PairClosed
 from .errors import ApiError
 from .service import Service
 
 __all__ = ["listen", "make_server", "run"]
 
 _MANY_FILES = 65536
+_TICK = 0.1  # seconds after which a signal is seen at the latest
 BACKLOG = 2048
 
 
@@ -47,7 +48,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """Ends on SIGTERM and Ctrl-C: texts that are being written are finished, up to ``grace`` seconds."""
+    """Ends on SIGTERM and Ctrl-C: loads are broken off, texts are finished, up to ``grace`` seconds."""
 
     def __init__(self, config: uvicorn.Config, service: Service, grace: float) -> None:
         super().__init__(config)
@@ -74,10 +75,32 @@ class _Server(uvicorn.Server):
             self.force_exit = number == signal.SIGINT
         self.stopped_by = number
         self.should_exit = True
+        self._service.registry.stop_loading()
+
+    async def load_first(self) -> bool:
+        """Loads the first pair. False: a signal came before it was loaded."""
+        registry = self._service.registry
+
+        async def load() -> None:
+            async with registry.use(registry.default.name):
+                pass
+
+        loading = asyncio.ensure_future(load())
+        while not loading.done():
+            await asyncio.wait({loading}, timeout=_TICK)
+            if self.should_exit:
+                registry.refuse()
+        try:
+            await loading
+        except PairClosed:
+            if not self.should_exit:
+                raise
+        return not self.should_exit
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Lets texts end, then ends them."""
         self._service.texts.refuse()
+        self._service.registry.refuse()
         late = asyncio.get_running_loop().call_later(self._grace, self._service.texts.cancel)
         try:
             await super().shutdown(sockets)
@@ -99,16 +122,15 @@ def run(
     loading.
     """
     _allow_many_files()
-    service: Service = app.state.service
     server = make_server(app, grace=grace)
 
     async def serve() -> None:
-        if load_now:
-            async with service.registry.use(service.registry.default.name):
-                pass
-        if ready is not None:
-            ready()
-        await server.serve([listening])
+        with server.capture_signals():
+            if load_now and not await server.load_first():
+                return
+            if ready is not None:
+                ready()
+            await server.serve([listening])
 
     asyncio.run(serve())
     return server.stopped_by or 0

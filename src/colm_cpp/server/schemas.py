@@ -73,6 +73,7 @@ class TextPart(_Request):
     refusal: str | None = None
     annotations: list[Any] | None = None
     logprobs: list[Any] | None = None
+    parsed: Any = None
 
 
 class CalledFunction(_Request):
@@ -80,6 +81,7 @@ class CalledFunction(_Request):
 
     name: str
     arguments: str
+    parsed_arguments: Any = Field(default=None, description="What OpenAI's clients add; it is not read.")
 
 
 class ToolCall(_Request):
@@ -102,6 +104,10 @@ class Message(_Request):
     refusal: str | None = None
     reasoning_content: str | None = None
     colm: Any = Field(default=None, description="What this server sent with the message; it is not read.")
+    parsed: Any = Field(default=None, description="What OpenAI's clients add; it is not read.")
+    annotations: list[Any] | None = Field(None, description="What other servers send with a message; it is not read.")
+    audio: None = None
+    function_call: None = None
 
 
 class Function(_Request):
@@ -207,6 +213,7 @@ class InputItem(_Request):
     call_id: str | None = None
     name: str | None = None
     arguments: str | None = None
+    parsed_arguments: Any = None
     output: str | list[TextPart] | None = None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,10 +62,11 @@ def entry(name: str, pair: Preset, head: str | None, how: Served) -> Entry:
     if head is None and pair.head is None:
         raise HeadError(f"{name} has no deferral head; give --head, or a pair that has one")
 
-    def loaded() -> Pair:
+    def loaded(progress: Callable[[float], bool]) -> Pair:
         return load(
             pair=pair,
             head=head,
+            progress=progress,
             base_options=dict(how.base_options),  # type: ignore[arg-type]  # names are checked by load()
             assistant_options=dict(how.assistant_options),  # type: ignore[arg-type]
             check_memory=how.check_memory,

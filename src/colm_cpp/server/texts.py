@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from ..engine.aio import AsyncTokenStream
 from ..engine.pair import Pair
@@ -13,15 +11,22 @@ from ..errors import PairClosed
 from ..options import GenerationOptions
 from ..results import Completion, Stats, Token
 from .admission import Turns
+from .readers import Readers
 
 __all__ = ["Text", "Texts"]
 
 
 class Texts:
-    """The texts that are being written, so that the end of the server can end them."""
+    """The texts that are being written, so that the end of the server can end them.
+
+    Attributes:
+        closing: whether no text begins any more.
+        readers: of those that are sent as they are written.
+    """
 
     def __init__(self) -> None:
         self._streams: set[TokenStream] = set()
+        self.readers = Readers()
         self.closing = False
 
     def add(self, stream: TokenStream) -> None:
@@ -108,7 +113,7 @@ class Text:
     async def bunches(self, turns: Turns, texts: Texts) -> AsyncIterator[list[Token]]:
         """Its tokens as they are written, those that are there at the same time together.
 
-        A thread reads it ahead. With a round through the event loop for each token, the text would miss steps that
+        A thread writes it ahead. With a round through the event loop for each token, the text would miss steps that
         other texts make. Its turn ends when it is written, however slowly its client reads.
         """
         await turns.take()
@@ -123,7 +128,7 @@ class Text:
             texts.remove(self._stream)
             turns.give_back()
 
-        reader = _Reader(self._stream, ended)
+        reader = texts.readers.read(self._stream, ended)
         try:
             async for bunch in reader:
                 yield bunch
@@ -138,61 +143,3 @@ class Text:
         if written.finish_reason == "cancelled":
             raise PairClosed("the text was cancelled, because the server is shutting down")
         return written
-
-
-class _Reader:
-    """Reads a text in a thread of its own, to its end. ``at_end`` is called then, in the event loop."""
-
-    def __init__(self, stream: TokenStream, at_end: Callable[[], None]) -> None:
-        self._stream = stream
-        self._at_end = at_end
-        self._loop = asyncio.get_running_loop()
-        self._changed = asyncio.Event()
-        self._lock = threading.Lock()
-        self._tokens: list[Token] = []
-        self._error: BaseException | None = None
-        self._done = self._loop.create_future()
-        threading.Thread(target=self._read, name="colm-text", daemon=True).start()
-
-    def _read(self) -> None:
-        try:
-            for token in self._stream:
-                with self._lock:
-                    first = not self._tokens
-                    self._tokens.append(token)
-                if first:
-                    self._tell(self._changed.set)
-        except BaseException as error:
-            self._error = error
-        self._tell(self._end)
-
-    def _tell(self, what: Callable[[], object]) -> None:
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(what)
-
-    def _end(self) -> None:
-        self._at_end()
-        self._done.set_result(None)
-        self._changed.set()
-
-    def _take(self) -> list[Token]:
-        with self._lock:
-            taken, self._tokens = self._tokens, []
-            self._changed.clear()
-        return taken
-
-    async def __aiter__(self) -> AsyncIterator[list[Token]]:
-        while True:
-            await self._changed.wait()
-            done = self._done.done()
-            bunch = self._take()
-            if bunch:
-                yield bunch
-            if done:
-                break
-        if self._error is not None:
-            raise self._error
-
-    async def ended(self) -> None:
-        """Waits for the thread, whose text was cancelled."""
-        await asyncio.shield(self._done)
