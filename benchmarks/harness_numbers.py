@@ -51,7 +51,7 @@ class InProcess:
         return self.pair.tokenize(text, add_special=False)
 
     def _sum(self, ids: list[int], n_context: int, way: dict[str, Any]) -> float:
-        head, chosen = self.pair._heads().with_options(colm.GenerationOptions(**way))
+        head, chosen = self.pair.heads().with_options(colm.GenerationOptions(**way))
         strategy = way.get("strategy", "defer")
         read = likelihoods(self.scorer, [ids], head, threshold=chosen.values["threshold"], strategy=strategy)
         return sum(read[0].logprobs[n_context - 1 :])

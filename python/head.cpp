@@ -47,6 +47,7 @@ py::dict to_fields(const LearnedHead& head) {
     fields["name"] = text_or_none(info.name);
     fields["base_name"] = text_or_none(info.base_name);
     fields["assistant_name"] = text_or_none(info.assistant_name);
+    fields["expert_names"] = info.expert_names;
     fields["vocab_fingerprint"] = text_or_none(info.vocab_fingerprint);
     fields["base_adapters"] = info.base_adapters;
     fields["default_threshold"] = info.default_threshold;
@@ -111,6 +112,13 @@ void register_head(py::module_& module) {
         "training_free_head",
         [](const std::string& name) { return std::const_pointer_cast<Head>(make_training_free_head(name)); },
         py::arg("name"), "The head of that name, or None.");
+    module.def(
+        "directed_head",
+        [](std::shared_ptr<Head> head, ExpertId expert, std::size_t n_experts) -> std::shared_ptr<Head> {
+            return std::make_shared<DirectedHead>(std::move(head), expert, n_experts);
+        },
+        py::arg("head"), py::arg("expert"), py::arg("n_experts"),
+        "A head that says when, for a pair of several experts: it defers to that one.");
     module.def(
         "learned_head",
         [](const std::vector<FloatArray>& weights, const std::vector<FloatArray>& biases, std::size_t n_embd,

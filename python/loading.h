@@ -1,9 +1,10 @@
-// Loading two models for Python: progress, Ctrl-C, the end of the interpreter.
+// Loading models for Python: progress, Ctrl-C, the end of the interpreter.
 #pragma once
 
 #include <exception>
 #include <functional>
 #include <memory>
+#include <vector>
 
 #include "bindings.h"
 #include "colm/error.h"
@@ -21,11 +22,11 @@ std::function<bool()> signal_poll();
 // Facts about a loaded model.
 pybind11::dict describe(const llama::LlamaModel& model);
 
-// A `Models`, made of two ModelOptions. `progress` is called with the loaded fraction or None; returning
-// False stops the load.
-template <typename Models, typename... More>
-std::shared_ptr<Models> load_models(llama::ModelOptions base, llama::ModelOptions assistant,
-                                    const pybind11::object& progress, More... more) {
+// What `make` makes of the options of models, which it loads in this order. `progress` is called with the
+// loaded fraction or None; returning False stops the load.
+template <typename Make>
+auto load_models(std::vector<llama::ModelOptions> models, const pybind11::object& progress,
+                 const Make& make) {
     // What the callback raised has to cross llama.cpp's C code: it is kept here, and the load told to stop.
     std::exception_ptr raised;
     bool stopped = false;
@@ -40,16 +41,18 @@ std::shared_ptr<Models> load_models(llama::ModelOptions base, llama::ModelOption
         }
         return !stopped && !raised;
     };
-    base.progress = [&](float fraction) { return report(0.5 * fraction); };
-    assistant.progress = [&](float fraction) { return report(0.5 + 0.5 * fraction); };
+    const auto n = static_cast<double>(models.size());
+    for (std::size_t i = 0; i < models.size(); ++i)
+        models[i].progress = [&report, i, n](float fraction) {
+            return report((static_cast<double>(i) + static_cast<double>(fraction)) / n);
+        };
     try {
-        std::shared_ptr<Models> models;
-        {
+        auto made = [&] {
             const pybind11::gil_scoped_release release;
-            models = std::make_shared<Models>(base, assistant, more...);
-        }
+            return make(models);
+        }();
         if (raised) std::rethrow_exception(raised);
-        return models;
+        return made;
     } catch (const Error&) {
         if (raised) std::rethrow_exception(raised);
         if (is_exiting()) throw PairClosed();

@@ -13,9 +13,15 @@ namespace {
 using llama::ModelOptions;
 using llama::Pair;
 
-std::shared_ptr<Pair> load(const ModelOptions& base, const ModelOptions& assistant,
+std::shared_ptr<Pair> load(const std::vector<std::pair<std::string, ModelOptions>>& members,
                            const py::object& progress, std::size_t n_parallel, std::size_t cache_bytes) {
-    return load_models<Pair>(base, assistant, progress, n_parallel, cache_bytes);
+    std::vector<ModelOptions> options;
+    for (const auto& member : members) options.push_back(member.second);
+    return load_models(std::move(options), progress, [&](const std::vector<ModelOptions>& models) {
+        std::vector<llama::Member> named;
+        for (std::size_t i = 0; i < models.size(); ++i) named.push_back({members[i].first, models[i]});
+        return std::make_shared<Pair>(named, n_parallel, cache_bytes);
+    });
 }
 
 }  // namespace
@@ -23,8 +29,8 @@ std::shared_ptr<Pair> load(const ModelOptions& base, const ModelOptions& assista
 void register_pair(py::module_& module) {
     module.def("stop_loading", &stop_loading, "End the loads in progress and refuse new ones.");
     py::class_<Pair, std::shared_ptr<Pair>>(module, "Pair")
-        .def(py::init(&load), py::arg("base"), py::arg("assistant"), py::arg("progress") = py::none(),
-             py::arg("n_parallel") = 1, py::arg("cache_bytes") = 0)
+        .def(py::init(&load), py::arg("members"), py::arg("progress") = py::none(), py::arg("n_parallel") = 1,
+             py::arg("cache_bytes") = 0, "The models by their names, the base first.")
         .def("has_loop", &Pair::has_loop, py::arg("n_parallel"),
              "Whether a stream of so many texts at a time needs no further context.")
         .def(
@@ -58,8 +64,24 @@ void register_pair(py::module_& module) {
         .def_property_readonly("n_ctx", &Pair::n_ctx)
         .def_property_readonly("n_shared", &Pair::n_shared)
         .def_property_readonly("vocab_fingerprint", &Pair::vocab_fingerprint)
-        .def_property_readonly("base", [](const Pair& self) { return describe(self.base()); })
-        .def_property_readonly("assistant", [](const Pair& self) { return describe(self.assistant()); });
+        .def_property_readonly(
+            "names",
+            [](const Pair& self) {
+                std::vector<std::string> names;
+                for (std::size_t i = 0; i < self.n_models(); ++i)
+                    names.push_back(self.name(static_cast<ExpertId>(i)));
+                return names;
+            },
+            "What the models are called, the base first.")
+        .def(
+            "facts",
+            [](const Pair& self) {
+                py::list facts;
+                for (std::size_t i = 0; i < self.n_models(); ++i)
+                    facts.append(describe(self.model(static_cast<ExpertId>(i))));
+                return facts;
+            },
+            "Of each model, in the order of names.");
 }
 
 }  // namespace colm::python

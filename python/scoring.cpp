@@ -99,7 +99,10 @@ void register_scoring(py::module_& module) {
     py::class_<ScoringPair, std::shared_ptr<ScoringPair>>(module, "ScoringPair")
         .def(py::init([](const ModelOptions& base, const ModelOptions& assistant, const py::object& progress,
                          const llama::Pair* weights_of) {
-                 return load_models<ScoringPair>(base, assistant, progress, weights_of);
+                 return load_models(
+                     {base, assistant}, progress, [&](const std::vector<ModelOptions>& models) {
+                         return std::make_shared<ScoringPair>(models[0], models[1], weights_of);
+                     });
              }),
              py::arg("base"), py::arg("assistant"), py::arg("progress") = py::none(),
              py::arg("weights_of") = py::none())

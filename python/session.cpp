@@ -103,8 +103,10 @@ void register_session(py::module_& module) {
         [](Pair& pair) {
             py::dict result;
             result["n_parallel"] = pair.loop()->n_slots();
-            result["base"] = state_options(pair.base());
-            result["assistant"] = state_options(pair.assistant());
+            py::list models;
+            for (std::size_t i = 0; i < pair.n_models(); ++i)
+                models.append(state_options(pair.model(static_cast<ExpertId>(i))));
+            result["models"] = models;
             return result;
         },
         py::arg("pair"));

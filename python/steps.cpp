@@ -40,15 +40,15 @@ py::object to_tuple(const std::optional<Step>& step) {
 py::dict to_dict(const Stats& stats) {
     py::dict result;
     result["n_deferred"] = stats.n_deferred;
-    result["base_steps"] = stats.base_steps;
-    result["assistant_calls"] = stats.assistant_calls;
     result["lookahead"] = stats.lookahead;
     result["n_drafted"] = stats.n_drafted;
     result["n_accepted"] = stats.n_accepted;
-    result["base_tokens_read"] = stats.base_tokens_read;
-    result["assistant_tokens_read"] = stats.assistant_tokens_read;
     result["prefill_s"] = stats.prefill_s;
     result["decode_s"] = stats.decode_s;
+    py::list work;
+    for (const Work& of : stats.work)
+        work.append(py::make_tuple(of.calls, of.tokens, of.tokens_read, of.seconds));
+    result["work"] = work;
     return result;
 }
 

@@ -16,6 +16,7 @@ const char* reason_name(FinishReason reason);
 pybind11::tuple to_tuple(const Step& step, const std::string& text);
 // The step of a token without text, or None.
 pybind11::object to_tuple(const std::optional<Step>& step);
+// `work`: of each expert, as far as any did something: (calls, tokens, tokens_read, seconds).
 pybind11::dict to_dict(const Stats& stats);
 // (model, position, n_tokens, outputs, hidden) of each decode.
 pybind11::list to_list(const std::vector<DecodeCall>& calls);

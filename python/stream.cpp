@@ -33,12 +33,16 @@ auto computed(const Read& read) {
 class Reader {
   public:
     Reader(Pair& pair, std::size_t n_parallel)
-        : loop_(pair.loop(n_parallel)), stream_(loop_, signal_poll()), before_(counts_of_loop()) {}
+        : loop_(pair.loop(n_parallel)), stream_(loop_, signal_poll()), before_(counts_of_loop()) {
+        for (std::size_t i = 0; i < pair.n_models(); ++i)
+            names_.push_back(pair.name(static_cast<ExpertId>(i)));
+    }
 
     std::shared_ptr<Text> add(const Pair& pair, std::vector<Token> prompt, const std::shared_ptr<Head>& head,
-                              const GenerationOptions& options) {
+                              const GenerationOptions& options, Writing::OwnPrompts own_prompts) {
         const py::gil_scoped_release release;  // a grammar is built here
-        return stream_.add(pair.write(std::move(prompt), head, options), options.lookahead);
+        return stream_.add(pair.write(std::move(prompt), head, options, std::move(own_prompts)),
+                           options.lookahead);
     }
 
     py::object next(std::optional<double> timeout) {
@@ -115,8 +119,8 @@ class Reader {
     py::dict counts() const {
         const std::vector<std::size_t> now = counts_of_loop();
         py::dict counts;
-        const char* const names[] = {"steps", "base_decodes", "assistant_decodes"};
-        for (std::size_t i = 0; i < now.size(); ++i) counts[names[i]] = now[i] - before_[i];
+        for (std::size_t i = 0; i < now.size(); ++i)
+            counts[py::str(i == 0 ? "steps" : names_[i - 1] + "_decodes")] = now[i] - before_[i];
         return counts;
     }
 
@@ -135,6 +139,7 @@ class Reader {
     std::shared_ptr<SharedLoop> loop_;
     Stream stream_;
     std::vector<std::size_t> before_;
+    std::vector<std::string> names_;  // of the models
     std::map<TextId, std::vector<StreamedStep>> steps_;
     std::mutex taking_;
     std::vector<StreamedStep> written_;
@@ -167,7 +172,9 @@ void register_stream(py::module_& module) {
                  return std::make_shared<Reader>(pair, n_parallel);
              }),
              py::arg("pair"), py::arg("n_parallel") = 1)
-        .def("add", &Reader::add, py::arg("pair"), py::arg("prompt"), py::arg("head"), py::arg("options"))
+        .def("add", &Reader::add, py::arg("pair"), py::arg("prompt"), py::arg("head"), py::arg("options"),
+             py::arg("own_prompts") = Writing::OwnPrompts{},
+             "`own_prompts`: of experts that read another prompt than the base.")
         .def("next", &Reader::next, py::arg("timeout") = py::none(),
              "The next token as a tuple, or None at the end of the text. Waits for a slot up to `timeout` "
              "seconds.")

@@ -11,12 +11,12 @@ Decision::Decision(const Sequence& sequence, Deciders& deciders, const Choices& 
     : deciders_(deciders),
       choices_(choices),
       scores_(deciders.head->n_scores()),
-      held_(deciders.policy.holds()) {
+      held_by_(deciders.policy.held_by()) {
     step_.threshold = deciders.policy.threshold_at(sequence.n_generated(), sequence.stats.n_deferred);
     input_.position = sequence.tokens.size();
     input_.seed = deciders.seed;
     const bool mixes = deciders.mixer.needs_base();
-    asks_head_ = !held_ || mixes || !deciders.head->needs_base();
+    asks_head_ = held_by_ == kBase || mixes || !deciders.head->needs_base();
     needs_base_ = mixes || (asks_head_ && deciders.head->needs_base());
     if (!asks_head_)
         step_.defer_logit = std::numeric_limits<double>::quiet_NaN();
@@ -28,14 +28,28 @@ Decision::Decision(const Sequence& sequence, Deciders& deciders, const Choices& 
 
 void Decision::score() {
     deciders_.head->score(input_, scores_.data());
-    step_.defer_logit = *std::max_element(scores_.begin(), scores_.end());
+    step_.defer_logit = any_of({scores_.data(), scores_.size()});
+    if (scores_.size() < 2 || !deciders_.mixer.needs_all()) return;
+    shares_ = scores_;
+    shares_of({shares_.data(), shares_.size()});
 }
 
 ExpertId Decision::expert() const {
     // Who holds the turn keeps it; a z that is NaN is refused all the same.
-    if (asks_head_ && !Policy::defers(step_.defer_logit, step_.threshold) && !held_) return kBase;
+    const bool defers = !asks_head_ || Policy::defers(step_.defer_logit, step_.threshold);
+    if (held_by_ != kBase) return held_by_;
+    if (!defers) return kBase;
     const auto best = std::max_element(scores_.begin(), scores_.end()) - scores_.begin();
     return static_cast<ExpertId>(1 + best);
+}
+
+bool Decision::needs(ExpertId expert) const {
+    const ExpertId whose = this->expert();
+    if (whose == kBase || expert == kBase) return false;
+    if (shares_.empty()) return expert == whose;
+    for (const Heard& heard : heard_)
+        if (heard.expert == expert) return false;
+    return expert == whose || shares_[expert - 1U] > -std::numeric_limits<double>::infinity();
 }
 
 // A prediction as logits of all ids. Of one that names the likeliest alone, the others are out of reach.
@@ -75,10 +89,23 @@ void Decision::keep_base() {
 
 Step Decision::choose() { return chosen(sample(base_), base_); }
 
-Step Decision::choose(const Prediction& prediction) {
-    step_.expert = expert();
+std::optional<Step> Decision::hear(ExpertId expert, const Prediction& prediction) {
+    step_.expert = this->expert();
     const Routed of_expert = route(prediction, 0, spread_);
-    const Routed routed = deciders_.mixer.mix(base_, of_expert, step_.defer_logit);
+    if (shares_.empty()) return mixed(deciders_.mixer.mix(base_, of_expert, step_.defer_logit), of_expert);
+    const auto before =
+        std::find_if(heard_.begin(), heard_.end(), [&](const Heard& h) { return h.expert > expert; });
+    Heard& heard = *heard_.insert(before, {expert, {}, of_expert});
+    heard.logits.assign(of_expert.logits.begin(), of_expert.logits.end());
+    heard.routed.logits = {heard.logits.data(), heard.logits.size()};
+    for (ExpertId other = 1; other <= shares_.size(); ++other)
+        if (needs(other)) return std::nullopt;
+    std::vector<Mixer::Part> parts;
+    for (const Heard& part : heard_) parts.push_back({&part.routed, shares_[part.expert - 1U]});
+    return mixed(deciders_.mixer.compose(base_, parts, step_.defer_logit), of_expert);
+}
+
+Step Decision::mixed(const Routed& routed, const Routed& of_expert) {
     const Token token = sample(routed);
     if (token == kNoToken && deciders_.mixer.strategy() == Strategy::contrastive)
         // The plausibility cutoff left nothing that the grammar or a ban allows.
@@ -98,7 +125,7 @@ void append(const Step& step, Sequence& sequence, Deciders& deciders) {
     deciders.sampler->accept(step.token);
     sequence.tokens.push_back(step.token);
     if (step.expert != kBase) ++sequence.stats.n_deferred;
-    deciders.policy.observe(step.defer_logit, step.expert != kBase);
+    deciders.policy.observe(step.defer_logit, step.expert);
 }
 
 }  // namespace colm

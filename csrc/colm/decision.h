@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "colm/expert.h"
@@ -26,7 +27,7 @@ struct Deciders {
     std::size_t logprobs = 0;
 };
 
-// The ids that can be chosen: those from 0 that both models share, but for the ones that stand for no token.
+// The ids that can be chosen: those from 0 that all models share, but for the ones that stand for no token.
 struct Choices {
     std::size_t n_shared = 0;
     std::vector<Token> blocked;
@@ -44,39 +45,54 @@ class Decision {
     bool needs_base() const { return needs_base_; }
     void hear_base(const Prediction& prediction);
 
-    // Who writes the token. Requires what needs_base() asks for.
+    // Whose turn it is. Requires what needs_base() asks for.
     ExpertId expert() const;
     bool defers() const { return expert() != kBase; }
+    // Whether that expert has to be asked about the token, and was not yet. Beside the one whose turn it is,
+    // `compose` asks every one that the head gives a share.
+    bool needs(ExpertId expert) const;
     // Log-odds of the base's likeliest token. Requires hear_base().
     double base_log_odds() const { return base_.distribution.log_odds(); }
     Token base_top() const { return base_.distribution.top; }
 
-    // The base's draft for a deferred position: the step as it will be if the expert chooses the same token,
+    // The base's draft for a deferred position: the step as it will be if the experts choose the same token,
     // without log-probabilities. Its token is kNoToken where the base has none. Requires hear_base().
     Step draft();
-    // Copies what choose(prediction) needs of the base's prediction.
+    // Copies what hear() needs of the base's prediction.
     void keep_base();
 
-    // The token that stays with the base, or the expert's. Throws GenerationError where none is allowed.
+    // The token that stays with the base. Throws GenerationError where none is allowed.
     Step choose();
-    Step choose(const Prediction& prediction);
+    // What an expert says that needs() names. The token, once all have been heard. Throws GenerationError
+    // where none is allowed.
+    std::optional<Step> hear(ExpertId expert, const Prediction& prediction);
 
   private:
     void score();
     Routed route(const Prediction& prediction, std::size_t k, std::vector<float>& dense) const;
     Token sample(const Routed& routed);
     Step chosen(Token token, const Routed& routed);
+    Step mixed(const Routed& routed, const Routed& of_expert);
+
+    // What one of several experts said.
+    struct Heard {
+        ExpertId expert;
+        std::vector<float> logits;
+        Routed routed;
+    };
 
     Deciders& deciders_;
     const Choices& choices_;
     HeadInput input_;
     Routed base_;
     std::vector<float> kept_;     // the base's logits, where they are not borrowed
-    std::vector<float> spread_;   // the expert's, where it named the likeliest alone
-    std::vector<double> scores_;  // of the assistants
+    std::vector<float> spread_;   // an expert's, where it named the likeliest alone
+    std::vector<double> scores_;  // of the experts beside the base
+    std::vector<double> shares_;  // of a mixture of several: log P(Z = k | Z > 0)
+    std::vector<Heard> heard_;    // by expert
     Step step_;
-    bool held_;       // the assistant's token, whatever the head says
-    bool asks_head_;  // whether z is known, or will be
+    ExpertId held_by_;  // who writes, whatever the head says; the base where nobody holds
+    bool asks_head_;    // whether z is known, or will be
     bool needs_base_;
 };
 

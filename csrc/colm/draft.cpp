@@ -2,7 +2,18 @@
 
 #include <utility>
 
+#include "colm/error.h"
+
 namespace colm {
+
+void Pending::hear(ExpertId expert, const Answer& answer) {
+    try {
+        if (answer.error) std::rethrow_exception(answer.error);
+        step = decision->hear(expert, *answer.prediction);
+    } catch (const GenerationError&) {
+        error = std::current_exception();
+    }
+}
 
 Draft::Draft(const Sequence& sequence, int lookahead, std::size_t limit, EndsText ends_text)
     : lookahead_(lookahead), limit_(limit), ends_text_(std::move(ends_text)) {
@@ -18,14 +29,11 @@ double Draft::confidence() const {
     return p;
 }
 
-std::vector<std::size_t> Draft::open_positions() const {
+std::vector<std::size_t> Draft::open_positions(ExpertId expert) const {
     std::vector<std::size_t> positions;
     const std::size_t begin = text_.tokens.size() - ahead_.size();
-    for (std::size_t i = 0; i < ahead_.size(); ++i) {
-        if (!ahead_[i].open) continue;
-        if (ahead_[i].open->decision->expert() != first_expert()) break;
-        positions.push_back(begin + i);
-    }
+    for (std::size_t i = 0; i < ahead_.size(); ++i)
+        if (ahead_[i].open && ahead_[i].open->pending.needs(expert)) positions.push_back(begin + i);
     return positions;
 }
 
@@ -38,8 +46,8 @@ void Draft::add(const Step& step, Deciders& deciders) {
 void Draft::add_draft_token(std::unique_ptr<Decision> decision, const Step& step, double p,
                             Deciders& deciders) {
     decision->keep_base();
-    auto open =
-        std::make_unique<Open>(Open{std::move(decision), deciders.sampler->snapshot(), deciders.policy, p});
+    auto open = std::make_unique<Open>(deciders.sampler->snapshot(), deciders.policy, p);
+    open->pending.decision = std::move(decision);
     add(step, deciders);
     ahead_.back().open = std::move(open);
     ++n_open_;
@@ -51,23 +59,31 @@ std::size_t Draft::first_open() const {
     return i;
 }
 
-double Draft::first_log_odds() const { return ahead_[first_open()].open->decision->base_log_odds(); }
-
-bool Draft::verify(const Prediction& prediction, Deciders& deciders) {
-    const std::size_t i = first_open();
-    Open& open = *ahead_[i].open;
+bool Draft::hear(std::size_t position, ExpertId expert, const Answer& answer, Deciders& deciders) {
+    Open& open = *ahead_[position - (text_.tokens.size() - ahead_.size())].open;
     const auto swap = [&] {
         if (open.sampler) std::swap(open.sampler, deciders.sampler);
     };
     swap();
-    Step step;
     try {
-        step = open.decision->choose(prediction);
+        open.pending.hear(expert, answer);
     } catch (...) {
         swap();
         throw;
     }
     swap();
+    return !open.pending.error;
+}
+
+bool Draft::heard_first() const {
+    if (n_open_ == 0) return false;
+    const Pending& first = ahead_[first_open()].open->pending;
+    return first.step || first.error;
+}
+
+bool Draft::verify(Deciders& deciders) {
+    const std::size_t i = first_open();
+    const Step step = *ahead_[i].open->pending.step;
     if (step.token == ahead_[i].step.token) {
         ahead_[i] = {step, nullptr};
         --n_open_;
@@ -100,6 +116,7 @@ Step Draft::hand_over(Sequence& sequence) {
     ahead_.pop_front();
     sequence.tokens.push_back(step.token);
     if (step.expert != kBase) ++sequence.stats.n_deferred;
+    ++sequence.stats.of(step.expert).tokens;
     return step;
 }
 

@@ -40,10 +40,14 @@ struct SessionError : Error {
 };
 
 struct VocabMismatch : Error {
+    // `expert_text`: of the expert of that name.
     VocabMismatch(const std::string& message, std::int64_t token_id, const std::string& base_text,
-                  const std::string& assistant_text)
+                  const std::string& expert_text, const std::string& expert)
         : Error("VocabMismatch", message,
-                {{"token_id", token_id}, {"base_text", base_text}, {"assistant_text", assistant_text}}) {}
+                {{"token_id", token_id},
+                 {"base_text", base_text},
+                 {"assistant_text", expert_text},
+                 {"expert", expert}}) {}
 };
 
 struct HeadError : Error {

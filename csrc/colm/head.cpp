@@ -61,7 +61,13 @@ LearnedHead::LearnedHead(HeadInfo info, std::vector<HeadLayer> layers)
             throw HeadError(name + " has weights or biases of the wrong size");
         n_in = layer.n_out;
     }
-    if (n_in != 1) throw HeadError("the head's last layer gives " + std::to_string(n_in) + " outputs, not 1");
+    if (n_in > kMostExperts)
+        throw HeadError("the head's last layer gives " + std::to_string(n_in) + " outputs; at most " +
+                        std::to_string(kMostExperts) + " experts are possible");
+    const std::size_t n_names = info_.expert_names.size();
+    if (n_names != 0 && n_names != n_in)
+        throw HeadError("the head gives " + std::to_string(n_in) + " scores and names " +
+                        std::to_string(n_names) + " experts");
 }
 
 std::size_t LearnedHead::n_features() const { return count_features(info_); }
@@ -100,7 +106,37 @@ void compute_features(const Distribution& distribution, const std::vector<Featur
     }
 }
 
+double any_of(View<const double> scores) {
+    const double most = *std::max_element(scores.begin(), scores.end());
+    double sum = 0.0;
+    for (const double z : scores) {
+        if (std::isnan(z)) return z;
+        sum += std::exp(z - most);
+    }
+    return scores.size == 1 || std::isinf(most) ? most : most + std::log(sum);
+}
+
+void shares_of(View<double> scores) {
+    const double all = any_of({scores.data, scores.size});
+    const auto n_infinite = static_cast<double>(std::count(scores.begin(), scores.end(), all));
+    // Infinite ones share alike, and so do those that are never asked.
+    for (double& z : scores)
+        z = std::isinf(all) ? (z == all ? -std::log(n_infinite) : -std::numeric_limits<double>::infinity())
+                            : z - all;
+}
+
 double LearnedHead::defer_logit(const HeadInput& input) const {
+    std::vector<double> scores(n_scores());
+    score(input, scores.data());
+    return any_of({scores.data(), scores.size()});
+}
+
+void LearnedHead::score(const HeadInput& input, double* scores) const {
+    const std::vector<float> values = outputs(input);
+    std::copy(values.begin(), values.end(), scores);
+}
+
+std::vector<float> LearnedHead::outputs(const HeadInput& input) const {
     const HeadLayer& first = layers_.front();
     std::vector<float> features(n_features());
     compute_features(*input.distribution, info_.features, info_.top_k, features.data());
@@ -120,7 +156,21 @@ double LearnedHead::defer_logit(const HeadInput& input) const {
                 layer.bias[row] + dot(layer.weight.data() + row * layer.n_in, values.data(), layer.n_in);
         values = std::move(next);
     }
-    return values.front();
+    return values;
+}
+
+DirectedHead::DirectedHead(std::shared_ptr<const Head> head, ExpertId expert, std::size_t n_experts)
+    : head_(std::move(head)), expert_(expert), n_experts_(n_experts) {
+    if (head_->n_scores() != 1)
+        throw HeadError("the head chooses among " + std::to_string(head_->n_scores()) +
+                        " experts by itself; name none beside it");
+    if (expert == kBase || expert > n_experts)
+        throw HeadError("expert " + std::to_string(expert) + " is none of the " + std::to_string(n_experts));
+}
+
+void DirectedHead::score(const HeadInput& input, double* scores) const {
+    std::fill_n(scores, n_experts_, -std::numeric_limits<double>::infinity());
+    scores[expert_ - 1] = head_->defer_logit(input);
 }
 
 double EntropyHead::defer_logit(const HeadInput& input) const {

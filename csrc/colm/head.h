@@ -1,4 +1,6 @@
-// What gives z_t, the deferral logit: P(Z_t = 1 | x_<t) = sigmoid(z_t) (Co-LLM, section 2, eq. 2).
+// What gives z_t, the deferral logit: P(Z_t = 1 | x_<t) = sigmoid(z_t) (Co-LLM, section 2, eq. 2). With K
+// experts beside the base, a head gives z_1 to z_K, and P(Z_t = k | x_<t) is the softmax over [0, z_1, ..,
+// z_K].
 #pragma once
 
 #include <cstddef>
@@ -27,9 +29,9 @@ class Head {
   public:
     virtual ~Head() = default;
 
-    // Of a head for one assistant.
+    // The log-odds that the token is not the base's.
     virtual double defer_logit(const HeadInput& input) const = 0;
-    // One score for each of K assistants; the largest decides.
+    // Of how many experts beside the base, and z of each.
     virtual std::size_t n_scores() const { return 1; }
     virtual void score(const HeadInput& input, double* scores) const { *scores = defer_logit(input); }
 
@@ -48,6 +50,11 @@ enum class Feature : std::uint8_t {
     margin,         // log p1 - log p2
     top_k_logprobs  // the k largest log p, descending
 };
+
+// log(e^z_1 + .. + e^z_K): the log-odds that one of them writes. Of a single one its z, bit for bit.
+double any_of(View<const double> scores);
+// log P(Z = k | Z > 0) of each, written over `scores`.
+void shares_of(View<double> scores);
 
 enum class Activation : std::uint8_t { relu, gelu, silu };
 
@@ -69,6 +76,8 @@ struct HeadInfo {
     std::size_t top_k = 0;
     std::string base_name;
     std::string assistant_name;
+    // What a pair calls the experts of the outputs; empty: not said.
+    std::vector<std::string> expert_names;
     std::string vocab_fingerprint;
     // SHA-256 and scale of each adapter that the base had; empty: none, nullopt: the file does not say.
     std::optional<std::vector<std::pair<std::string, float>>> base_adapters;
@@ -80,13 +89,16 @@ struct HeadInfo {
     std::string calibration;
 };
 
-// A learned head: h_t, and the features that `info` names, through one or more linear maps.
+// A learned head: h_t, and the features that `info` names, through one or more linear maps. The last one has
+// an output for each expert.
 class LearnedHead final : public Head {
   public:
-    // Throws HeadError where the shapes do not chain from n_embd + n_features to 1.
+    // Throws HeadError where the shapes do not chain from n_embd + n_features to 1 or more.
     LearnedHead(HeadInfo info, std::vector<HeadLayer> layers);
 
     double defer_logit(const HeadInput& input) const override;
+    std::size_t n_scores() const override { return layers_.back().n_out; }
+    void score(const HeadInput& input, double* scores) const override;
     bool needs_hidden() const override { return true; }
     std::size_t n_top_logits() const override;
 
@@ -95,6 +107,8 @@ class LearnedHead final : public Head {
     std::size_t n_features() const;
 
   private:
+    std::vector<float> outputs(const HeadInput& input) const;
+
     HeadInfo info_;
     std::vector<HeadLayer> layers_;
 };
@@ -143,6 +157,27 @@ class FixedHead final : public Head {
 
   private:
     double defer_logit_;
+};
+
+// A head with one score that says when, for a pair with K experts: who is always the same.
+class DirectedHead final : public Head {
+  public:
+    // `expert` is 1 to `n_experts`. Throws HeadError where `head` gives more than one score.
+    DirectedHead(std::shared_ptr<const Head> head, ExpertId expert, std::size_t n_experts);
+
+    double defer_logit(const HeadInput& input) const override { return head_->defer_logit(input); }
+    std::size_t n_scores() const override { return n_experts_; }
+    void score(const HeadInput& input, double* scores) const override;
+    bool needs_base() const override { return head_->needs_base(); }
+    bool needs_hidden() const override { return head_->needs_hidden(); }
+    std::size_t n_top_logits() const override { return head_->n_top_logits(); }
+    Token defer_token() const override { return head_->defer_token(); }
+    const Head& head() const { return *head_; }
+
+  private:
+    std::shared_ptr<const Head> head_;
+    ExpertId expert_;
+    std::size_t n_experts_;
 };
 
 // The training-free head of that name ("confidence", "entropy", "random", "always", "never"), or null.

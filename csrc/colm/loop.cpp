@@ -60,7 +60,7 @@ std::vector<Event> Loop::step(Interrupt& interrupt) {
     }
     for (const auto& [text, prefill_s] : computed) {
         Stats& stats = text->stats();
-        if (text->waits_for(kBase) && stats.base_steps == 0)
+        if (text->waits_for(kBase) && stats.of(kBase).calls == 0)
             stats.prefill_s += now_() - begin;
         else
             stats.decode_s += now_() - begin - (stats.prefill_s - prefill_s);
@@ -89,7 +89,7 @@ Loop::Moving Loop::begin_step(Interrupt& interrupt) {
     Moving moving;
     for (std::size_t slot = 0; slot < slots_.size(); ++slot) {
         Running* text = running_at(slot);
-        if (text != nullptr && !text->asked && slots_.wanted(*text->text)) moving.push_back(text);
+        if (text != nullptr && !text->waiting() && slots_.wanted(*text->text)) moving.push_back(text);
     }
     std::vector<Text*> computed;
     for (const auto& text : running_)
@@ -100,7 +100,7 @@ Loop::Moving Loop::begin_step(Interrupt& interrupt) {
 
 // Whether a step moves the text, or an expert has yet to answer about it.
 bool Loop::is_computed(const Running& text) const {
-    return text.slot && (text.asked || slots_.wanted(*text.text));
+    return text.slot && (text.waiting() || slots_.wanted(*text.text));
 }
 
 // New texts, and those that were cancelled.
@@ -126,7 +126,9 @@ void Loop::fill_slots() {
         const std::vector<std::size_t> free = slots_.free_for(*waiting);
         if (free.empty()) return;
         Running& text = **it;
-        const std::vector<Token>& tokens = text.draft.text().tokens;
+        SavedTexts::Tokens tokens;
+        for (ExpertId expert = 0; expert < experts_.size(); ++expert)
+            tokens.push_back(&text.tokens_of(expert));
         const std::size_t slot = saved_.choose(experts_, free, tokens);
         if (Running* before = running_at(slot)) {
             take_back(*before);
@@ -139,12 +141,11 @@ void Loop::fill_slots() {
     }
 }
 
-// What an expert was asked about it is asked anew.
+// What experts were asked about it is asked anew.
 void Loop::take_back(Running& text) {
-    if (!text.asked) return;
-    if (text.asked->expert == kBase) text.decision.reset();
-    experts_[text.asked->expert]->drop(*text.slot);
-    text.asked.reset();
+    if (text.waits_for(kBase)) text.next = {};
+    for (const auto& [expert, asked] : text.asked) experts_[expert]->drop(*text.slot);
+    text.asked.clear();
 }
 
 Running* Loop::running_at(std::size_t slot) const {
@@ -178,20 +179,24 @@ Loop::Heard Loop::collect(ExpertId expert, std::vector<Question> questions, cons
     std::vector<std::size_t> n_calls;
     for (const auto& text : running_) n_calls.push_back(text->sequence().calls.size());
     const bool others_go_on =
-        std::any_of(moving.begin(), moving.end(), [](const Running* text) { return !text->asked; });
+        std::any_of(moving.begin(), moving.end(), [](const Running* text) { return !text->waiting(); });
     const double begin = now_();
     if (!questions.empty()) experts_[expert]->ask(std::move(questions));
     experts_[expert]->collect(!others_go_on, interrupt, [&](const Answer& answer) {
         if (!heard.seconds) heard.seconds = now_() - begin;
         hear(answer);
     });
+    const double spent = now_() - begin;
     // A part of a long text says nothing about batches of a few tokens.
     if (std::any_of(running_.begin(), running_.end(), waits)) heard.seconds.reset();
     for (std::size_t i = 0; i < n_calls.size(); ++i) {
         const std::vector<DecodeCall>& calls = running_[i]->sequence().calls;
         const std::size_t n = tokens_read(calls, n_calls[i]);
-        Stats& stats = running_[i]->stats();
-        (expert == kBase ? stats.base_tokens_read : stats.assistant_tokens_read) += n;
+        if (calls.size() > n_calls[i]) {
+            Work& work = running_[i]->stats().of(expert);
+            work.tokens_read += n;
+            work.seconds += spent;
+        }
         heard.n_read += n;
         heard.n_most = std::max(heard.n_most, calls.size() - n_calls[i]);
     }
@@ -215,33 +220,39 @@ bool Loop::must_ask(const Moving& moving) const {
     return !p.empty() && !estimates_.worth_going_on(p, expert, moving.size(), n_risked);
 }
 
-void Loop::ask_experts(const Moving& moving, Interrupt& interrupt) {
-    std::vector<std::vector<Question>> questions(experts_.size());
-    if (must_ask(moving)) {
-        for (Running* text : moving)
-            if (std::optional<Question> question = moves_.ask(*text))
-                questions[text->asked->expert].push_back(std::move(*question));
-        // Every token is read once all the same, and the runs that are read are equally long for all texts,
-        // which llama.cpp computes in one pass.
-        for (ExpertId expert = 1; expert < questions.size(); ++expert) {
-            if (questions[expert].empty()) continue;
-            for (Running* text : moving) {
-                if (text->error || text->asked || text->open()) continue;
-                Question along = text->question(expert);
-                along.n_along = along.tokens->size() - 1;  // without the token of this step
-                const std::size_t n_held = experts_[expert]->n_held(*text->slot);
-                if (n_held > 0 && n_held < along.n_along) questions[expert].push_back(std::move(along));
-            }
-        }
+// What the expert is asked about these texts. Of those that ask it nothing it reads what is new: every token
+// is read once all the same, and the runs that are read are equally long for all texts, which llama.cpp
+// computes in one pass.
+std::vector<Question> Loop::questions_to(ExpertId expert, const Moving& moving) {
+    std::vector<Question> questions;
+    for (Running* text : moving)
+        if (std::optional<Question> question = moves_.ask(*text, expert))
+            questions.push_back(std::move(*question));
+    if (questions.empty()) return questions;
+    for (Running* text : moving) {
+        // Of a text that never asked it, its slot holds what another one left there.
+        const bool asked = text->stats().of(expert).calls > 0;
+        if (text->error || text->waiting() || text->open() || !asked) continue;
+        Question along = text->question(expert, {});
+        along.n_along = along.tokens->size() - 1;  // without the token of this step
+        const std::size_t n_held = experts_[expert]->n_held(*text->slot);
+        if (n_held > 0 && n_held < along.n_along) questions.push_back(std::move(along));
     }
-    for (ExpertId expert = 1; expert < questions.size(); ++expert) {
+    return questions;
+}
+
+void Loop::ask_experts(const Moving& moving, Interrupt& interrupt) {
+    const bool must = must_ask(moving);
+    // One after the other: what one has rejected, the next is not asked about.
+    for (ExpertId expert = 1; expert < experts_.size(); ++expert) {
+        std::vector<Question> questions;
+        if (must) questions = questions_to(expert, moving);
         const double begin = now_();
         std::size_t n_answers = 0;
-        Heard heard =
-            collect(expert, std::move(questions[expert]), moving, interrupt, [&](const Answer& answer) {
-                ++n_answers;
-                moves_.hear(*running_at(answer.slot), answer, begin, inbox_.n_in_step());
-            });
+        Heard heard = collect(expert, std::move(questions), moving, interrupt, [&](const Answer& answer) {
+            ++n_answers;
+            moves_.hear(*running_at(answer.slot), expert, answer, begin, inbox_.n_in_step());
+        });
         if (heard.n_read == 0) heard.n_read = n_answers;  // it does not say
         if (heard.seconds && heard.n_most <= 1 && heard.n_read <= kMeasuredBatch)
             estimates_.reading(expert, heard.n_read, *heard.seconds);
@@ -275,7 +286,7 @@ void Loop::end(Running& text, FinishReason reason) {
     if (text.slot)
         for (const auto& expert : experts_) expert->drop(*text.slot);
     text.slot.reset();
-    text.asked.reset();
+    text.asked.clear();
     {
         const std::lock_guard<std::mutex> lock(text.text->mutex_);
         text.text->end_step_ = text.writing.end_step();

@@ -4,8 +4,9 @@
 //   1. the base reads the next token of every text that can go on, in one batch;
 //   2. each text's Decision says who writes the next token. The base's tokens are chosen at once. A deferred
 //      token becomes a draft token, or waits for its expert;
-//   3. where a text can go no further, its expert is asked: about this text, and in the same batch about all
-//      others that have something open;
+//   3. where a text can go no further, the experts that it waits for are asked, one after the other: about
+//   this
+//      text, and in the same batch about all others that have something open for them;
 //   4. tokens that are certain now go to their texts, and leave as events once their text is certain, too.
 // One text is the case of one. Texts share decodes and nothing else: one that fails, ends or is cancelled
 // changes nothing in the others.
@@ -101,6 +102,7 @@ class Loop {
     void fill_slots();
     void take_back(Running& text);
     void read_base(const Moving& moving, Interrupt& interrupt);
+    std::vector<Question> questions_to(ExpertId expert, const Moving& moving);
     void ask_experts(const Moving& moving, Interrupt& interrupt);
     Heard collect(ExpertId expert, std::vector<Question> questions, const Moving& moving,
                   Interrupt& interrupt, const Expert::Use& hear);

@@ -26,11 +26,14 @@ void Moves::attempt(Running& text, const Work& work) {
     try {
         work();
     } catch (const GenerationError&) {
-        text.decision.reset();
+        text.next = {};
         damaged_ = true;
-        if (text.draft.n_open() == 0) return fail(text);
-        text.draft.forget_open(text.deciders());
-        text.may_draft = false;
+        if (text.draft.n_open() > 0) {
+            text.draft.forget_open(text.deciders());
+            text.may_draft = false;
+        } else if (!text.draft.ready()) {
+            fail(text);
+        }
     } catch (...) {
         fail(text);
     }
@@ -38,7 +41,7 @@ void Moves::attempt(Running& text, const Work& work) {
 
 void Moves::fail(Running& text) {
     text.error = std::current_exception();
-    text.decision.reset();
+    text.next = {};
     text.writing.finish(FinishReason::failed);
     damaged_ = true;
 }
@@ -46,41 +49,41 @@ void Moves::fail(Running& text) {
 // -- the base
 
 std::optional<Question> Moves::ask_base(Running& text) {
-    text.stats().lookahead = text.draft.lookahead() != 0 && can_look_ahead(1);
-    if (text.error || text.decision || !may_go_on(text)) return std::nullopt;
+    text.stats().lookahead = text.draft.lookahead() != 0 && can_look_ahead();
+    if (text.error || text.next.decision || !may_go_on(text)) return std::nullopt;
     std::optional<Question> question;
     attempt(text, [&] {
-        text.decision = std::make_unique<Decision>(text.draft.text(), text.deciders(), choices_);
+        Decision& decision =
+            *(text.next.decision = std::make_unique<Decision>(text.draft.text(), text.deciders(), choices_));
         // A draft needs the base's choice, whoever decides.
-        const bool drafts = text.draft.lookahead() > 0 && text.may_draft && !text.decision->needs_base() &&
-                            can_look_ahead(text.decision->expert());
-        if (!text.decision->needs_base() && !drafts) return decide(text, false);
-        question = text.question(kBase);
-        question->counts = {question->tokens->size()};
-        text.asked = Asked{kBase, 0, true, true};
+        const bool drafts = text.draft.lookahead() > 0 && text.may_draft && !decision.needs_base() &&
+                            can_look_ahead(decision.expert());
+        if (!decision.needs_base() && !drafts) return decide(text, false);
+        question = text.question(kBase, {text.draft.text().tokens.size()});
+        text.asked[kBase].next = true;
     });
     return question;
 }
 
 void Moves::hear_base(Running& text, const Answer& answer, double begin) {
-    text.asked.reset();
+    text.asked.erase(kBase);
     attempt(text, [&] {
         if (answer.error) std::rethrow_exception(answer.error);
-        if (text.stats().base_steps++ == 0) text.stats().prefill_s += now_() - begin;
-        text.decision->hear_base(*answer.prediction);
+        if (text.stats().of(kBase).calls++ == 0) text.stats().prefill_s += now_() - begin;
+        text.next.decision->hear_base(*answer.prediction);
         decide(text, true);
     });
 }
 
 // What becomes of a position, once it is known who writes it.
 void Moves::decide(Running& text, bool heard_base) {
-    Decision& decision = *text.decision;
+    Decision& decision = *text.next.decision;
     Draft& draft = text.draft;
     const ExpertId expert = decision.expert();
     estimates_.position(expert != kBase);
     if (expert == kBase) {
         draft.add(decision.choose(), text.deciders());
-        text.decision.reset();
+        text.next = {};
         return;
     }
     const bool fixed = draft.lookahead() != kAutoLookahead;
@@ -89,7 +92,7 @@ void Moves::decide(Running& text, bool heard_base) {
         if (draft.n_open() > 0 || fixed || estimates_.worth_going_on({p}, expert, 1)) {
             const Step step = decision.draft();
             if (step.token != kNoToken)
-                return draft.add_draft_token(std::move(text.decision), step, p, text.deciders());
+                return draft.add_draft_token(std::move(text.next.decision), step, p, text.deciders());
         }
     }
     if (heard_base) decision.keep_base();
@@ -100,97 +103,133 @@ bool Moves::can_look_ahead(ExpertId expert) const {
            experts_[expert]->n_counts() >= 2;
 }
 
+bool Moves::can_look_ahead() const {
+    for (ExpertId expert = 1; expert < experts_.size(); ++expert)
+        if (can_look_ahead(expert)) return true;
+    return false;
+}
+
 // Whether the base may read the text's next token.
 bool Moves::may_go_on(const Running& text) const {
     const Draft& draft = text.draft;
     if (!draft.can_go_on()) return false;
     if (draft.n_open() == 0) return true;
-    const std::size_t most =
+    std::size_t most =
         draft.lookahead() == kAutoLookahead ? kMostLookahead : static_cast<std::size_t>(draft.lookahead());
-    return draft.n_open() < std::min(most, experts_[draft.first_expert()]->n_counts() - 1) &&
-           draft.n_ahead() + 1 < kMostAhead;
+    for (ExpertId expert = 1; expert < experts_.size(); ++expert)
+        if (can_look_ahead(expert)) most = std::min(most, experts_[expert]->n_counts() - 1);
+    return draft.n_open() < most && draft.n_ahead() + 1 < kMostAhead;
 }
 
 // -- the other experts
 
 bool Moves::blocked(const Running& text) const {
-    if (text.error || text.asked) return false;
-    return text.decision || (text.draft.n_open() > 0 && !may_go_on(text));
+    if (text.error || text.waiting()) return false;
+    return text.next.decision || (text.draft.n_open() > 0 && !may_go_on(text));
 }
 
-std::optional<Question> Moves::ask(Running& text) {
-    if (text.error || text.asked || !text.open()) return std::nullopt;
+std::optional<Question> Moves::ask(Running& text, ExpertId expert) {
+    if (text.error || text.waits_for(expert) || text.waits_for(kBase) || !text.open()) return std::nullopt;
     std::optional<Question> question;
     attempt(text, [&] {
         Draft& draft = text.draft;
-        // Where the next token does not depend on the base, the expert writes it in the same batch.
-        if (!text.decision && draft.can_go_on()) {
-            auto next = std::make_unique<Decision>(draft.text(), text.deciders(), choices_);
-            if (!next->needs_base() && next->expert() == draft.first_expert())
-                text.decision = std::move(next);
-        }
         Asked asked;
-        asked.expert = draft.n_open() > 0 ? draft.first_expert() : text.decision->expert();
-        question = text.question(asked.expert);
-        if (draft.n_open() > 0) question->counts = draft.open_positions();
-        asked.n_open = question->counts.size();
-        asked.next = text.decision && asked.n_open == draft.n_open() &&
-                     text.decision->expert() == asked.expert &&
-                     asked.n_open < experts_[asked.expert]->n_counts();
-        if (asked.next) question->counts.push_back(question->tokens->size());
-        text.asked = asked;
+        asked.positions = draft.open_positions(expert);
+        // Where the next token does not depend on the base, the expert writes it in the same batch.
+        if (!text.next.decision && !asked.positions.empty() && draft.can_go_on()) {
+            auto next = std::make_unique<Decision>(draft.text(), text.deciders(), choices_);
+            if (!next->needs_base() && next->needs(expert)) text.next.decision = std::move(next);
+        }
+        const std::size_t most = experts_[expert]->n_counts();
+        asked.next = text.next.decision && text.next.needs(expert) && asked.positions.size() < most;
+        if (asked.positions.size() > most) asked.positions.resize(most);
+        if (asked.size() == 0) return;
+        std::vector<std::size_t> counts = asked.positions;
+        if (asked.next) counts.push_back(draft.text().tokens.size());
+        question = text.question(expert, counts);
+        text.asked[expert] = std::move(asked);
     });
-    return text.asked ? std::move(question) : std::nullopt;
+    return question;
 }
 
-void Moves::hear(Running& text, const Answer& answer, double begin, std::size_t n_texts) {
-    Asked& asked = *text.asked;
-    if (answer.count == 0 && !answer.error && text.stats().assistant_calls++ == 0)
+void Moves::hear(Running& text, ExpertId expert, const Answer& answer, double begin, std::size_t n_texts) {
+    Asked& asked = text.asked.at(expert);
+    if (answer.count == 0 && !answer.error && text.stats().of(expert).calls++ == 0)
         text.stats().prefill_s += now_() - begin;
-    const bool last = answer.error || answer.count + 1 == asked.n_open + (asked.next ? 1 : 0);
+    const bool last = answer.error || answer.count + 1 == asked.size();
     if (!asked.going) {
         // Behind a rejected draft token. What it shows of the cache concerns the other texts all the same.
         damaged_ = damaged_ || (answer.prediction != nullptr && has_nan(answer.prediction->logits));
     } else {
         try {
-            hear_open(text, answer, n_texts);
+            hear_open(text, expert, answer, n_texts);
         } catch (const GenerationError&) {
             // The tokens before it are certain all the same. The error comes back when they are written.
-            asked.going = false;
             damaged_ = true;
-            if (answer.count == 0)
+            if (!text.draft.ready())
                 fail(text);
             else if (text.draft.n_open() > 0)
                 text.draft.forget_open(text.deciders());
+            go_back(text, expert);
         } catch (...) {
-            asked.going = false;
             fail(text);
+            go_back(text, expert);
         }
-        if (!asked.going) text.decision.reset();
     }
-    if (last) text.asked.reset();
+    if (last) text.asked.erase(expert);
 }
 
-// An answer that counts, because all draft tokens before it were accepted.
-void Moves::hear_open(Running& text, const Answer& answer, std::size_t n_texts) {
-    Asked& asked = *text.asked;
-    if (answer.error) std::rethrow_exception(answer.error);
-    if (answer.count > 0) estimates_.shared_call(asked.expert, n_texts);
-    if (answer.count == asked.n_open) {
-        const Step step = text.decision->choose(*answer.prediction);
-        if (text.decision->needs_base())
-            estimates_.verified(text.decision->base_log_odds(), step.token == text.decision->base_top());
-        text.draft.add(step, text.deciders());
-        text.decision.reset();
-        return;
+// An answer that counts, because no draft token before it was rejected.
+void Moves::hear_open(Running& text, ExpertId expert, const Answer& answer, std::size_t n_texts) {
+    const Asked& asked = text.asked.at(expert);
+    if (answer.count > 0 && !answer.error) estimates_.shared_call(expert, n_texts);
+    if (answer.count < asked.positions.size()) {
+        if (!text.draft.hear(asked.positions[answer.count], expert, answer, text.deciders())) damaged_ = true;
+    } else {
+        text.next.hear(expert, answer);
+        if (text.next.error) damaged_ = true;
     }
-    const double log_odds = text.draft.first_log_odds();
-    const std::size_t n_risked = text.draft.n_risked() + (text.decision ? 1 : 0);
-    asked.going = text.draft.verify(*answer.prediction, text.deciders());
-    estimates_.verified(log_odds, asked.going);
-    if (!asked.going) estimates_.lost(asked.expert, n_risked);
-    ++text.stats().n_drafted;
-    if (asked.going) ++text.stats().n_accepted;
+    settle(text, expert);
+}
+
+// What follows from the answers so far, as far as no expert has yet to answer about a token before.
+void Moves::settle(Running& text, ExpertId heard) {
+    Draft& draft = text.draft;
+    while (draft.heard_first()) {
+        if (draft.error_of_first()) std::rethrow_exception(draft.error_of_first());
+        const double log_odds = draft.first_log_odds();
+        const std::size_t n_risked = draft.n_risked() + (text.next.decision ? 1 : 0);
+        const ExpertId expert = draft.first_expert();
+        const bool accepted = draft.verify(text.deciders());
+        estimates_.verified(log_odds, accepted);
+        ++text.stats().n_drafted;
+        if (!accepted) {
+            estimates_.lost(expert, n_risked);
+            return go_back(text, heard);
+        }
+        ++text.stats().n_accepted;
+    }
+    if (draft.n_open() > 0 || !text.next.decision) return;
+    if (text.next.error) std::rethrow_exception(text.next.error);
+    if (!text.next.step) return;
+    const Decision& decision = *text.next.decision;
+    if (decision.needs_base())
+        estimates_.verified(decision.base_log_odds(), text.next.step->token == decision.base_top());
+    draft.add(*text.next.step, text.deciders());
+    text.next = {};
+}
+
+// After the draft went back: what was asked behind it does not matter any more.
+void Moves::go_back(Running& text, ExpertId heard) {
+    text.next = {};
+    for (auto it = text.asked.begin(); it != text.asked.end();) {
+        if (it->first == heard) {
+            (it++)->second.going = false;
+            continue;
+        }
+        experts_[it->first]->drop(*text.slot);
+        it = text.asked.erase(it);
+    }
 }
 
 }  // namespace colm

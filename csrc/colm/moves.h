@@ -29,11 +29,11 @@ class Moves {
 
     // Whether the text cannot go on before its expert is asked.
     bool blocked(const Running& text) const;
-    // What text.asked->expert is asked: about draft tokens, and the token that waits behind them. Nothing
-    // where none are open.
-    std::optional<Question> ask(Running& text);
+    // What an expert is asked: about draft tokens that wait for it, and the token behind them if that waits
+    // for it, too. Nothing where there are none.
+    std::optional<Question> ask(Running& text, ExpertId expert);
     // Its answer about one of them, which was waited for since `begin` in a step of `n_texts` texts.
-    void hear(Running& text, const Answer& answer, double begin, std::size_t n_texts);
+    void hear(Running& text, ExpertId expert, const Answer& answer, double begin, std::size_t n_texts);
 
     // Whether an error since the last call may come from what the caches hold.
     bool take_damage() { return std::exchange(damaged_, false); }
@@ -42,10 +42,13 @@ class Moves {
     template <typename Work>
     void attempt(Running& text, const Work& work);
     void decide(Running& text, bool heard_base);
-    void hear_open(Running& text, const Answer& answer, std::size_t n_texts);
+    void hear_open(Running& text, ExpertId expert, const Answer& answer, std::size_t n_texts);
+    void settle(Running& text, ExpertId heard);
+    void go_back(Running& text, ExpertId heard);
     void fail(Running& text);
     bool may_go_on(const Running& text) const;
     bool can_look_ahead(ExpertId expert) const;
+    bool can_look_ahead() const;  // with any
 
     const std::vector<std::unique_ptr<Expert>>& experts_;
     const Choices& choices_;

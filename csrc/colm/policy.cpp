@@ -27,9 +27,9 @@ Policy::Policy(const PolicyOptions& options) : options_(options) {
         throw OptionError("a schedule and target_rate both move the threshold; leave one of them out");
 }
 
-void Policy::observe(double defer_logit, bool deferred) {
-    in_run_ = deferred;
-    if (!deferred)
+void Policy::observe(double defer_logit, ExpertId expert) {
+    last_ = expert;
+    if (expert == kBase)
         n_held_ = 0;
     else if (--n_held_ < 0)  // the head was asked, and deferred
         n_held_ = options_.hold - 1;
@@ -59,7 +59,7 @@ double Policy::steered(double eta, std::size_t n_generated, std::size_t n_deferr
 }
 
 double Policy::threshold_at(std::size_t n_generated, std::size_t n_deferred) const {
-    const double eta = in_run_ ? *options_.leave_threshold : options_.threshold;
+    const double eta = last_ != kBase ? *options_.leave_threshold : options_.threshold;
     if (options_.target_rate) return steered(eta, n_generated, n_deferred);
     const auto k = static_cast<std::size_t>(options_.schedule_tokens);
     if (options_.schedule == Schedule::constant || n_generated >= k) return eta;

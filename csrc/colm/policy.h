@@ -1,9 +1,10 @@
-// Defer or stay: the threshold in force, the comparison with it, and how long a run of the assistant lasts.
+// Defer or stay: the threshold in force, the comparison with it, and how long a run of an expert lasts.
 #pragma once
 
 #include <cstddef>
 
 #include "colm/options.h"
+#include "colm/types.h"
 
 namespace colm {
 
@@ -14,7 +15,7 @@ class Policy {
     explicit Policy(const PolicyOptions& options);
 
     // eta for the token generated after `n_generated` others: the leave threshold where the token observed
-    // last was the assistant's, else the threshold. Schedule and target rate move both in the same way, from
+    // last was not the base's, else the threshold. Schedule and target rate move both in the same way, from
     // the value in the options. With progress p = min(1, n_generated / K):
     //   constant     eta                             linear  1 + (eta - 1) p
     //   exponential  max(eta, 1e-4)^p; eta at p = 1  cosine  eta + (1 - eta) (1 + cos(pi p)) / 2
@@ -27,11 +28,11 @@ class Policy {
     double threshold_at(std::size_t n_generated, std::size_t n_deferred) const;
 
     // Takes note of a token of this text, in order: its deferral logit (infinite ones tell nothing, nor does
-    // NaN, where the head was not asked), and whether the assistant wrote it.
-    void observe(double defer_logit, bool deferred);
+    // NaN, where the head was not asked), and who wrote it.
+    void observe(double defer_logit, ExpertId expert);
 
-    // Whether the next token is the assistant's whatever z is, because a hold goes on.
-    bool holds() const { return n_held_ > 0; }
+    // Whose the next token is whatever z is, because a hold goes on; the base where none does.
+    ExpertId held_by() const { return n_held_ > 0 ? last_ : kBase; }
 
     // Whether z > logit(eta). Decided by eta itself at both ends, so that eta = 1 never defers and eta = 0
     // always does, for every z (infinities included). Throws GenerationError where z is NaN.
@@ -41,8 +42,8 @@ class Policy {
     double steered(double eta, std::size_t n_generated, std::size_t n_deferred) const;
 
     PolicyOptions options_;
-    // Whether the last token was the assistant's, and how many more it writes unasked.
-    bool in_run_ = false;
+    // Who wrote the last token, and how many more it writes unasked.
+    ExpertId last_ = kBase;
     int n_held_ = 0;
     // Of the z observed: how many, their mean, and the sum of squares about it (Welford).
     std::size_t n_ = 0;

@@ -1,8 +1,9 @@
-// One text of a loop while it is written: its draft, and what an expert is being asked about it.
+// One text of a loop while it is written: its draft, and what experts are being asked about it.
 #pragma once
 
 #include <cstddef>
 #include <exception>
+#include <map>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -17,10 +18,11 @@ namespace colm {
 
 // What an expert was asked about a text.
 struct Asked {
-    ExpertId expert = kBase;
-    std::size_t n_open = 0;  // draft tokens to verify
-    bool next = false;       // and the token behind them, which waits
-    bool going = true;       // until a draft token was rejected
+    std::vector<std::size_t> positions;  // tokens before each draft token that it verifies
+    bool next = false;                   // and the token behind them, which waits
+    bool going = true;                   // until a draft token was rejected
+
+    std::size_t size() const { return positions.size() + (next ? 1 : 0); }
 };
 
 struct Running {
@@ -36,13 +38,28 @@ struct Running {
     Sequence& sequence() { return writing.sequence(); }
     Stats& stats() { return writing.sequence().stats; }
     Deciders& deciders() { return writing.deciders(); }
-    bool open() const { return draft.n_open() > 0 || decision; }
-    bool waits_for(ExpertId expert) const { return asked && asked->expert == expert; }
+    bool open() const { return draft.n_open() > 0 || next.decision; }
+    bool waiting() const { return !asked.empty(); }
+    bool waits_for(ExpertId expert) const { return asked.count(expert) > 0; }
 
-    Question question(ExpertId expert) {
+    // What an expert reads of the text: a prompt of its own, where it has one, and what was written.
+    const std::vector<Token>& tokens_of(ExpertId expert) {
+        const std::vector<Token>& all = draft.text().tokens;
+        const std::vector<Token>* prompt = writing.own_prompt(expert);
+        if (prompt == nullptr) return all;
+        std::vector<Token>& own = own_[expert];
+        own = *prompt;
+        own.insert(own.end(), all.begin() + static_cast<std::ptrdiff_t>(draft.text().n_prompt), all.end());
+        return own;
+    }
+
+    // `counts`: tokens of the text before each distribution that is wanted.
+    Question question(ExpertId expert, const std::vector<std::size_t>& counts) {
         Question question;
         question.slot = *slot;
-        question.tokens = &draft.text().tokens;
+        question.tokens = &tokens_of(expert);
+        for (const std::size_t count : counts)
+            question.counts.push_back(question.tokens->size() + count - draft.text().tokens.size());
         question.excluded = {excluded.data(), excluded.size()};
         question.calls = &sequence().calls;
         if (expert != kBase) return question;
@@ -56,11 +73,14 @@ struct Running {
     Draft draft;
     std::vector<Token> excluded;  // ids that are never chosen in this text
     std::optional<std::size_t> slot;
-    // Of the position behind the draft, while the base is asked about it or it waits for its expert.
-    std::unique_ptr<Decision> decision;
-    std::optional<Asked> asked;
+    // Of the position behind the draft, while the base is asked about it or it waits for its experts.
+    Pending next;
+    std::map<ExpertId, Asked> asked;
     bool may_draft = true;  // not after an error behind an open draft token
     std::exception_ptr error;
+
+  private:
+    std::map<ExpertId, std::vector<Token>> own_;  // see tokens_of()
 };
 
 }  // namespace colm

@@ -28,15 +28,15 @@ SavedTexts::SavedTexts(std::size_t n_slots, std::size_t most_bytes)
 }
 
 std::size_t SavedTexts::choose(const Experts& experts, const std::vector<std::size_t>& free,
-                               const std::vector<Token>& tokens) {
+                               const Tokens& tokens) {
     std::optional<std::size_t> best;
     std::size_t most = kLeastCommon;
     for (const std::size_t slot : free) {
         std::size_t n_known = 0;
         std::size_t n_held = 0;
-        for (const auto& expert : experts) {
-            n_known += expert->n_known(slot, tokens);
-            n_held += expert->n_held(slot);
+        for (std::size_t e = 0; e < experts.size(); ++e) {
+            n_known += experts[e]->n_known(slot, *tokens[e]);
+            n_held += experts[e]->n_held(slot);
         }
         if (n_known < most || 2 * n_known < n_held) continue;
         most = n_known + 1;
@@ -50,15 +50,15 @@ std::size_t SavedTexts::choose(const Experts& experts, const std::vector<std::si
     return *best;
 }
 
-void SavedTexts::exchange(const Experts& experts, std::size_t slot, const std::vector<Token>& tokens) {
+void SavedTexts::exchange(const Experts& experts, std::size_t slot, const Tokens& tokens) {
     if (most_bytes_ == 0) return;
     std::size_t n_here = 0;
-    for (const auto& expert : experts) n_here += expert->n_known(slot, tokens);
+    for (std::size_t e = 0; e < experts.size(); ++e) n_here += experts[e]->n_known(slot, *tokens[e]);
     auto best = saved_.end();
     std::size_t most = n_here + kLeast;
     for (auto it = saved_.begin(); it != saved_.end(); ++it) {
         std::size_t n = 0;
-        for (const auto& part : *it) n += part ? part->n_known(tokens) : 0;
+        for (std::size_t e = 0; e < it->size(); ++e) n += (*it)[e] ? (*it)[e]->n_known(*tokens[e]) : 0;
         if (n < most) continue;
         most = n;
         best = it;
@@ -71,14 +71,15 @@ void SavedTexts::exchange(const Experts& experts, std::size_t slot, const std::v
     }
     save(experts, slot, tokens);
     for (std::size_t e = 0; e < found.size(); ++e)
-        if (found[e] && found[e]->n_known(tokens) > experts[e]->n_known(slot, tokens))
+        if (found[e] && found[e]->n_known(*tokens[e]) > experts[e]->n_known(slot, *tokens[e]))
             experts[e]->restore(slot, *found[e]);
 }
 
 // What the new text will not use of the slot.
-void SavedTexts::save(const Experts& experts, std::size_t slot, const std::vector<Token>& tokens) {
+void SavedTexts::save(const Experts& experts, std::size_t slot, const Tokens& tokens) {
     std::size_t n_lost = 0;
-    for (const auto& expert : experts) n_lost += expert->n_held(slot) - expert->n_known(slot, tokens);
+    for (std::size_t e = 0; e < experts.size(); ++e)
+        n_lost += experts[e]->n_held(slot) - experts[e]->n_known(slot, *tokens[e]);
     if (n_lost < kLeast) return;
     Saved kept;
     for (const auto& expert : experts) kept.push_back(expert->save(slot));

@@ -24,16 +24,17 @@ class SavedTexts {
     using Experts = std::vector<std::unique_ptr<Expert>>;
     // What the experts knew of a text, by expert; null where one knew nothing.
     using Saved = std::vector<std::shared_ptr<const SavedSlot>>;
+    // What each expert reads of a text.
+    using Tokens = std::vector<const std::vector<Token>*>;
 
     SavedTexts(std::size_t n_slots, std::size_t most_bytes);
 
     // Of the `free` slots the one that holds the longest beginning of the text, where that is most of what
     // it holds; else the one that was not used for longest.
-    std::size_t choose(const Experts& experts, const std::vector<std::size_t>& free,
-                       const std::vector<Token>& tokens);
+    std::size_t choose(const Experts& experts, const std::vector<std::size_t>& free, const Tokens& tokens);
     // Before a new text takes `slot`: saves what is lost there, and restores what was saved of this text.
     // `tokens` is the new text.
-    void exchange(const Experts& experts, std::size_t slot, const std::vector<Token>& tokens);
+    void exchange(const Experts& experts, std::size_t slot, const Tokens& tokens);
     // All that is saved, and what slots hold; the oldest first.
     std::vector<KnownText> known(const Experts& experts) const;
     // The way back, into slots that hold nothing; a text whose slot there is not is saved. False: an expert
@@ -44,7 +45,7 @@ class SavedTexts {
     std::size_t size() const { return saved_.size(); }
 
   private:
-    void save(const Experts& experts, std::size_t slot, const std::vector<Token>& tokens);
+    void save(const Experts& experts, std::size_t slot, const Tokens& tokens);
     void keep(Saved saved);
     void use(std::size_t slot);
 

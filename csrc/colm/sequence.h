@@ -8,19 +8,29 @@
 
 namespace colm {
 
+// What one expert did for a text.
+struct Work {
+    std::size_t calls = 0;        // times that it was asked; of the base, times that it gave a distribution
+    std::size_t tokens = 0;       // written on its turn, an ending token included
+    std::size_t tokens_read = 0;  // evaluated, prompt included
+    double seconds = 0.0;         // of its batches that read this text
+};
+
 // Counts and times of one generation. Times are wall-clock seconds.
 struct Stats {
-    std::size_t n_deferred = 0;        // tokens on the assistant's turn, an ending token included
-    std::size_t base_steps = 0;        // times that the base gave a distribution
-    std::size_t assistant_calls = 0;   // times that the assistant was asked
-    std::size_t n_drafted = 0;         // look-ahead: draft tokens that the assistant verified,
-    std::size_t n_accepted = 0;        // and how many of them it accepted
-    bool lookahead = false;            // whether draft tokens were possible
-    std::size_t base_tokens_read = 0;  // tokens that each model evaluated, prompt included
-    std::size_t assistant_tokens_read = 0;
-    double prefill_s =
-        0.0;  // reading the prompt: until the base's first distribution, plus the assistant's first call
-    double decode_s = 0.0;  // everything after that
+    std::size_t n_deferred = 0;  // tokens on another's turn than the base's, an ending token included
+    std::size_t n_drafted = 0;   // look-ahead: draft tokens that were verified,
+    std::size_t n_accepted = 0;  // and how many of them were accepted
+    bool lookahead = false;      // whether draft tokens were possible
+    double prefill_s = 0.0;      // until the base's first distribution, plus each expert's first call
+    double decode_s = 0.0;       // everything after that
+    std::vector<Work> work;      // by expert, as far as any did something
+
+    Work& of(ExpertId expert) {
+        if (work.size() <= expert) work.resize(expert + 1U);
+        return work[expert];
+    }
+    Work of(ExpertId expert) const { return expert < work.size() ? work[expert] : Work{}; }
 };
 
 struct Sequence {

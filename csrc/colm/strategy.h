@@ -1,4 +1,4 @@
-// What the assistant's turn means: the distribution that chooses a deferred token.
+// What an expert's turn means: the distribution that chooses a deferred token.
 #pragma once
 
 #include <vector>
@@ -22,10 +22,18 @@ class Mixer {
     // The distribution at a position that is deferred to `expert`. Requires both over the same ids;
     // `defer_logit` weighs the mixture of `compose`. The result borrows from `expert` or from this object.
     Routed mix(const Routed& base, const Routed& expert, double defer_logit);
+    // The mixture of `compose` with several experts, each with log P(Z = k | Z > 0).
+    struct Part {
+        const Routed* expert;
+        double log_share;
+    };
+    Routed compose(const Routed& base, const std::vector<Part>& parts, double defer_logit);
 
     Strategy strategy() const { return options_.strategy; }
     // Whether the base's distribution has a part in a deferred token.
     bool needs_base() const { return options_.strategy != Strategy::defer; }
+    // Whether every expert's has, not only that of the one whose turn it is.
+    bool needs_all() const { return options_.strategy == Strategy::compose; }
 
   private:
     StrategyOptions options_;

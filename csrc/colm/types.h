@@ -13,6 +13,8 @@ inline constexpr Token kNoToken = -1;
 // Which expert: 0 is the base, whose distribution the head looks at, 1 to K are the assistants.
 using ExpertId = std::uint8_t;
 inline constexpr ExpertId kBase = 0;
+// Beside the base: one digit each.
+inline constexpr std::size_t kMostExperts = 9;
 
 // `failed` follows an exception: the text cannot be continued.
 enum class FinishReason : std::uint8_t { none, eos, stop, length, cancelled, failed };
@@ -28,8 +30,8 @@ struct Step {
     Token token = kNoToken;
     // Whose turn it was. With a mixing strategy (compose, contrastive) the base took part in an assistant's.
     ExpertId expert = kBase;
-    // z_t, the largest score that the head gave an assistant; NaN where it was not asked, because one held
-    // its turn.
+    // z_t, the log-odds that an expert other than the base writes; NaN where the head was not asked, because
+    // one held its turn.
     double defer_logit = 0.0;
     double threshold = 0.0;  // eta in force at this position
     double logprob = 0.0;    // natural log, under the routed distribution before temperature and truncation

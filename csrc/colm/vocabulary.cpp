@@ -22,31 +22,39 @@ std::size_t Vocabulary::size_without_padding() const {
     return n;
 }
 
-std::size_t shared_vocabulary(const Vocabulary& base, const Vocabulary& assistant) {
-    const std::string advice = ". Base and assistant must come from one family with one tokenizer";
-    if (base.type != assistant.type)
-        throw VocabMismatch("the base's tokenizer is of type " + base.type + ", the assistant's of type " +
-                                assistant.type + advice,
-                            -1, base.type, assistant.type);
-    const std::size_t n_shared = std::min(base.size_without_padding(), assistant.size_without_padding());
-    for (std::size_t id = 0; id < n_shared; ++id) {
-        if (base.texts[id] == assistant.texts[id]) continue;
-        throw VocabMismatch("token " + std::to_string(id) + " is " + shown(base.texts[id]) +
-                                " for the base and " + shown(assistant.texts[id]) + " for the assistant" +
+std::string expert_in_words(const std::string& name) {
+    return name == "assistant" || name == "base" ? "the " + name : "the expert " + name;
+}
+
+std::size_t shared_vocabulary(const Vocabulary& base, const Vocabulary& expert, const std::string& name) {
+    const bool only = name == "assistant";
+    const std::string advice = std::string(". ") + (only ? "Base and assistant" : "All models of a pair") +
+                               " must come from one family with one tokenizer";
+    const std::string who = expert_in_words(name);
+    if (base.type != expert.type)
+        throw VocabMismatch("the base's tokenizer is of type " + base.type + ", " +
+                                (only ? "the assistant's" : "that of " + who) + " of type " + expert.type +
                                 advice,
-                            static_cast<std::int64_t>(id), base.texts[id], assistant.texts[id]);
+                            -1, base.type, expert.type, name);
+    const std::size_t n_shared = std::min(base.size_without_padding(), expert.size_without_padding());
+    for (std::size_t id = 0; id < n_shared; ++id) {
+        if (base.texts[id] == expert.texts[id]) continue;
+        throw VocabMismatch("token " + std::to_string(id) + " is " + shown(base.texts[id]) +
+                                " for the base and " + shown(expert.texts[id]) + " for " + who + advice,
+                            static_cast<std::int64_t>(id), base.texts[id], expert.texts[id], name);
     }
-    if (base.add_bos != assistant.add_bos || (base.add_bos && base.bos != assistant.bos))
-        throw VocabMismatch("the base's tokenizer " + describe_bos(base) + "; the assistant's " +
-                                describe_bos(assistant) + advice,
-                            -1, describe_bos(base), describe_bos(assistant));
+    if (base.add_bos != expert.add_bos || (base.add_bos && base.bos != expert.bos))
+        throw VocabMismatch("the base's tokenizer " + describe_bos(base) + "; " +
+                                (only ? "the assistant's " : "that of " + who + " ") + describe_bos(expert) +
+                                advice,
+                            -1, describe_bos(base), describe_bos(expert), name);
     return n_shared;
 }
 
-std::vector<Token> padding_inside(const Vocabulary& base, const Vocabulary& assistant, std::size_t n_shared) {
+std::vector<Token> padding_inside(const Vocabulary& base, const Vocabulary& expert, std::size_t n_shared) {
     std::vector<Token> ids;
     for (std::size_t id = 0; id < n_shared; ++id)
-        if (base.unused[id] && assistant.unused[id]) ids.push_back(static_cast<Token>(id));
+        if (base.unused[id] && expert.unused[id]) ids.push_back(static_cast<Token>(id));
     return ids;
 }
 

@@ -26,13 +26,17 @@ struct Vocabulary {
     std::size_t size_without_padding() const;
 };
 
-// How many ids, from 0, base and assistant share: the shorter of the two without padding. A tail on either
-// side, padding or tokens added by fine-tuning, is allowed; its ids can never be chosen. Throws VocabMismatch
-// where the types, the tokens that the tokenizer adds, or the text of a shared id differ.
-std::size_t shared_vocabulary(const Vocabulary& base, const Vocabulary& assistant);
+// How many ids, from 0, base and another expert share: the shorter of the two without padding. A tail on
+// either side, padding or tokens added by fine-tuning, is allowed; its ids can never be chosen. Throws
+// VocabMismatch where the types, the tokens that the tokenizer adds, or the text of a shared id differ.
+std::size_t shared_vocabulary(const Vocabulary& base, const Vocabulary& expert,
+                              const std::string& name = "assistant");
 
 // Ids below `n_shared` that are padding for both; those cannot be chosen either.
-std::vector<Token> padding_inside(const Vocabulary& base, const Vocabulary& assistant, std::size_t n_shared);
+std::vector<Token> padding_inside(const Vocabulary& base, const Vocabulary& expert, std::size_t n_shared);
+
+// An expert in a message: "the assistant", "the expert code".
+std::string expert_in_words(const std::string& name);
 
 // 16 hexadecimal digits that name the vocabulary whatever its padding: FNV-1a over type and token texts.
 std::string fingerprint(const Vocabulary& vocabulary);

@@ -8,21 +8,30 @@
 namespace colm {
 
 Writing::Writing(std::vector<Token> prompt, std::size_t n_ctx, Deciders deciders, Limits limits, Piece piece,
-                 EndsText ends_text)
+                 EndsText ends_text, OwnPrompts own_prompts)
     : n_ctx_(n_ctx),
       deciders_(std::move(deciders)),
       limits_(std::move(limits)),
       piece_(std::move(piece)),
       ends_text_(std::move(ends_text)),
+      own_prompts_(std::move(own_prompts)),
       text_(limits_.stop) {
     if (limits_.max_tokens < -1)
         throw OptionError("max_tokens is " + std::to_string(limits_.max_tokens) + "; it must be 0 or more");
-    if (prompt.empty()) throw TokenizeError("the prompt has no tokens; give at least one character");
-    if (prompt.size() > n_ctx)
-        throw ContextFull("the prompt has " + std::to_string(prompt.size()) +
+    const auto check = [n_ctx](const std::vector<Token>& tokens) {
+        if (tokens.empty()) throw TokenizeError("the prompt has no tokens; give at least one character");
+        if (tokens.size() <= n_ctx) return;
+        throw ContextFull("the prompt has " + std::to_string(tokens.size()) +
                               " tokens and the context holds " + std::to_string(n_ctx) +
                               "; shorten the prompt or load the pair with a larger n_ctx",
-                          static_cast<std::int64_t>(prompt.size()), static_cast<std::int64_t>(n_ctx));
+                          static_cast<std::int64_t>(tokens.size()), static_cast<std::int64_t>(n_ctx));
+    };
+    check(prompt);
+    // The text ends where the longest prompt and what was written fill the context.
+    for (const auto& [expert, own] : own_prompts_) {
+        check(own);
+        if (own.size() > prompt.size()) n_ctx_ = std::min(n_ctx_, n_ctx + prompt.size() - own.size());
+    }
     sequence_.n_prompt = prompt.size();
     sequence_.tokens = std::move(prompt);
 }

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -26,9 +27,12 @@ class Writing {
     // Whether a token ends the text: end-of-generation for either model.
     using EndsText = std::function<bool(Token)>;
 
-    // Requires a prompt of 1 to `n_ctx` tokens; `n_ctx` is how many tokens the text may have in all.
+    using OwnPrompts = std::map<ExpertId, std::vector<Token>>;
+
+    // Requires prompts of 1 to `n_ctx` tokens; `n_ctx` is how many tokens the text may have in all, with
+    // whatever prompt. `own_prompts`: of experts that read another prompt than the base.
     Writing(std::vector<Token> prompt, std::size_t n_ctx, Deciders deciders, Limits limits, Piece piece,
-            EndsText ends_text);
+            EndsText ends_text, OwnPrompts own_prompts = {});
 
     Sequence& sequence() { return sequence_; }
     const Sequence& sequence() const { return sequence_; }
@@ -42,6 +46,11 @@ class Writing {
     // Tokens that the text may have in all.
     std::size_t limit() const;
     const EndsText& ends_text() const { return ends_text_; }
+    // What an expert reads in place of the prompt; null: the prompt.
+    const std::vector<Token>* own_prompt(ExpertId expert) const {
+        const auto found = own_prompts_.find(expert);
+        return found == own_prompts_.end() ? nullptr : &found->second;
+    }
 
     bool finished() const { return finish_reason_ != FinishReason::none; }
     FinishReason finish_reason() const { return finish_reason_; }
@@ -60,6 +69,7 @@ class Writing {
     Limits limits_;
     Piece piece_;
     EndsText ends_text_;
+    OwnPrompts own_prompts_;
     TextStream text_;
     FinishReason finish_reason_ = FinishReason::none;
     std::optional<Step> end_step_;

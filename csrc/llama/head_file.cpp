@@ -16,7 +16,9 @@
 namespace colm::llama {
 namespace {
 
+// A head for several experts is of version 2, so that what knows one number alone refuses it by name.
 constexpr std::uint32_t kVersion = 1;
+constexpr std::uint32_t kVersionOfSeveral = 2;
 // What a head may be at most, as in heads/checks.py: a file must not make its reader allocate what it merely
 // declares.
 constexpr std::uint32_t kMaxLayers = 64;
@@ -105,9 +107,16 @@ HeadInfo read_info(const gguf_context* gguf, const std::string& path) {
     const Keys keys(gguf, path);
     HeadInfo info;
     const std::uint32_t version = keys.number("colm-head.version");
-    if (version != kVersion)
+    if (version != kVersion && version != kVersionOfSeveral)
         throw HeadError(path + " is of head format version " + std::to_string(version) +
-                        "; this colm-cpp reads version " + std::to_string(kVersion));
+                        "; this colm-cpp reads versions " + std::to_string(kVersion) + " and " +
+                        std::to_string(kVersionOfSeveral));
+    info.expert_names = keys.texts("colm-head.expert_names");
+    const std::size_t n_names = info.expert_names.size();
+    if (n_names > kMostExperts || (version == kVersion ? n_names > 1 : n_names < 2))
+        throw HeadError(path + " names " + std::to_string(n_names) + " experts; a head of version " +
+                        std::to_string(version) + " names " +
+                        (version == kVersion ? "at most 1" : "2 to " + std::to_string(kMostExperts)));
     info.name = keys.text("general.name", "");
     info.kind = keys.text("colm-head.kind");
     if (info.kind != "linear" && info.kind != "mlp")
@@ -278,8 +287,9 @@ std::shared_ptr<const LearnedHead> read_head(const std::string& path) {
     std::uint64_t n_weights = 0;
     for (std::uint32_t i = 0; i < n_layers; ++i) {
         const std::string prefix = "layers." + std::to_string(i);
-        // The last layer gives the one number; what the others give, their own shapes say.
-        const std::size_t n_out = i + 1 == n_layers ? 1 : tensors.n_rows(prefix + ".weight");
+        // The last layer gives a number for each expert; what the others give, their own shapes say.
+        const std::size_t n_experts = std::max<std::size_t>(1, info.expert_names.size());
+        const std::size_t n_out = i + 1 == n_layers ? n_experts : tensors.n_rows(prefix + ".weight");
         if (n_out < 1 || n_out > kMaxWeights / n_in || (n_weights += n_out * n_in) > kMaxWeights)
             throw HeadError(path + ": the tensor " + prefix + ".weight has " + std::to_string(n_out) + " x " +
                             std::to_string(n_in) + " values; a head has at least one row and at most " +

@@ -28,12 +28,7 @@ bool report_progress(float fraction, void* callback) {
 
 LlamaModel::LlamaModel(const ModelOptions& options, const LlamaModel* loaded)
     : options_(options.batch_invariant ? reading_rows_alike(options) : options), path_(options.path) {
-    init_backend();
-    check_model_options(options_);
-    const std::int64_t n_positions = check_model_file(path_);
-    require(n_positions == 0 || options_.n_ctx <= n_positions,
-            "n_ctx is " + std::to_string(options_.n_ctx) + " and " + path_ + " has positions for " +
-                std::to_string(n_positions) + " tokens; n_ctx must not be more");
+    check_options();
     if (loaded == nullptr) {
         load(options_);
     } else {
@@ -44,6 +39,35 @@ LlamaModel::LlamaModel(const ModelOptions& options, const LlamaModel* loaded)
                 "use_mmap, use_mlock and GPU options");
         weights_ = loaded->weights_;
     }
+    begin();
+}
+
+LlamaModel::LlamaModel(OfFile, const ModelOptions& options, const Weights& file)
+    : options_(options.batch_invariant ? reading_rows_alike(options) : options), path_(options.path) {
+    check_options();
+    auto weights = std::make_shared<Weights>();
+    weights->model = file.model;
+    weights->vocabulary = file.vocabulary;
+    weights_ = weights;
+    load_adapters(*weights);
+    begin();
+}
+
+std::shared_ptr<LlamaModel> LlamaModel::sibling(const ModelOptions& options) const {
+    return std::shared_ptr<LlamaModel>(new LlamaModel(OfFile{}, options, *weights_));
+}
+
+void LlamaModel::check_options() const {
+    init_backend();
+    check_model_options(options_);
+    const std::int64_t n_positions = check_model_file(path_);
+    require(n_positions == 0 || options_.n_ctx <= n_positions,
+            "n_ctx is " + std::to_string(options_.n_ctx) + " and " + path_ + " has positions for " +
+                std::to_string(n_positions) + " tokens; n_ctx must not be more");
+}
+
+// Makes the context.
+void LlamaModel::begin() {
     const auto progress = std::exchange(options_.progress, {});  // borrows from the caller
     create_context();
     add_adapters();

@@ -21,6 +21,10 @@ class LlamaModel final : public LanguageModel {
     // about the file.
     explicit LlamaModel(const ModelOptions& options, const LlamaModel* loaded = nullptr);
 
+    // Another model of the file that this one loaded, with adapters and a context of its own: the weights are
+    // in memory once. Requires same_file(). Throws OptionError, LoadError.
+    std::shared_ptr<LlamaModel> sibling(const ModelOptions& options) const;
+
     // Another context on the same weights, for `n_sequences` texts at a time, each with a cache of its own
     // for as many tokens as this one holds, and `n_outputs` outputs in a batch. Throws OptionError,
     // LoadError.
@@ -66,9 +70,9 @@ class LlamaModel final : public LanguageModel {
     bool can_rewind() const override;
 
   private:
-    // What all contexts of a model share. Adapters are freed with the model.
+    // What all contexts of a model share. Adapters are freed with the file.
     struct Weights {
-        llama_model_ptr model;
+        std::shared_ptr<llama_model> model;
         Vocabulary vocabulary;
         std::vector<llama_adapter_lora*> adapters;
         std::vector<float> scales;
@@ -84,9 +88,13 @@ class LlamaModel final : public LanguageModel {
     };
 
     LlamaModel(std::shared_ptr<const Weights> weights, ModelOptions options);
+    struct OfFile {};
+    LlamaModel(OfFile, const ModelOptions& options, const Weights& file);
 
     llama_model* model() const { return weights_->model.get(); }
+    void check_options() const;
     void load(const ModelOptions& options);
+    void begin();
     void load_adapters(Weights& weights) const;
     void create_context();
     void measure_invariant_pass();

@@ -44,12 +44,16 @@ ModelOptions reading_rows_alike(ModelOptions options) {
     return options;
 }
 
-bool same_weights(const ModelOptions& a, const ModelOptions& b) {
-    const auto of_weights = [](const ModelOptions& o) {
-        return std::tie(o.path, o.lora, o.n_gpu_layers, o.main_gpu, o.split_mode, o.tensor_split, o.repack,
+bool same_file(const ModelOptions& a, const ModelOptions& b) {
+    const auto of_file = [](const ModelOptions& o) {
+        return std::tie(o.path, o.n_gpu_layers, o.main_gpu, o.split_mode, o.tensor_split, o.repack,
                         o.use_mmap, o.use_mlock);
     };
-    return of_weights(a) == of_weights(b);
+    return of_file(a) == of_file(b);
+}
+
+bool same_weights(const ModelOptions& a, const ModelOptions& b) {
+    return same_file(a, b) && a.lora == b.lora;
 }
 
 }  // namespace colm::llama

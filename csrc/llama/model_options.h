@@ -84,7 +84,9 @@ void check_model_options(const ModelOptions& options);
 // caches has others for one row and for many, as all attention without flash attention has.
 ModelOptions reading_rows_alike(ModelOptions options);
 
-// Whether weights that were loaded with the one serve a model with the other.
+// Whether a file that was loaded with the one serves a model with the other, and whether its adapters do,
+// too.
+bool same_file(const ModelOptions& a, const ModelOptions& b);
 bool same_weights(const ModelOptions& a, const ModelOptions& b);
 
 }  // namespace colm::llama

@@ -51,41 +51,70 @@ void check_options(const GenerationOptions& options) {
     check_ranges<TextOptions>(options);
 }
 
-Pair::Pair(const ModelOptions& base_options, const ModelOptions& assistant_options, std::size_t n_parallel,
-           std::size_t cache_bytes)
+Pair::Pair(const std::vector<Member>& members, std::size_t n_parallel, std::size_t cache_bytes)
     : cache_bytes_(cache_bytes) {
-    ModelOptions of_base = base_options;
-    of_base.n_outputs = std::max(of_base.n_outputs, kMostRunOutputs);
-    base_ = std::make_shared<LlamaModel>(of_base);
-    ModelOptions of_assistant = assistant_options;
-    of_assistant.n_outputs = std::max(of_assistant.n_outputs, static_cast<std::uint32_t>(n_rows(1)));
-    assistant_ = std::make_shared<LlamaModel>(of_assistant);
-    const Vocabulary& vocabulary = base_->vocabulary();
-    const Vocabulary& of_other = assistant_->vocabulary();
-    n_shared_ = shared_vocabulary(vocabulary, of_other);
-    fingerprint_ = fingerprint(vocabulary);
-
-    std::vector<Token> eog;
-    std::set_union(vocabulary.eog.begin(), vocabulary.eog.end(), of_other.eog.begin(), of_other.eog.end(),
-                   std::back_inserter(eog));
-    eog_ = std::make_shared<const std::vector<Token>>(std::move(eog));
-    blocked_ = padding_inside(vocabulary, of_other, n_shared_);
+    require(members.size() >= 2 && members.size() <= kMostExperts + 1,
+            std::to_string(members.size()) + " models were given; a pair has a base and 1 to " +
+                std::to_string(kMostExperts) + " experts");
+    for (const Member& member : members) {
+        try {
+            models_.push_back(load(member));
+        } catch (const LoadError& error) {
+            if (members.size() == 2) throw;
+            throw LoadError(expert_in_words(member.name) + ": " + error.what());
+        }
+        names_.push_back(member.name);
+    }
+    compare_vocabularies();
     if (n_parallel == 1) {
-        loop_ = make_loop(base_, assistant_);
+        loop_ = make_loop(models_);
         return;
     }
-    base_->free_context();
-    assistant_->free_context();
+    for (const auto& model : models_) model->free_context();
     loop_ = make_loop(n_parallel);
 }
 
-std::shared_ptr<SharedLoop> Pair::make_loop(std::shared_ptr<LlamaModel> base,
-                                            std::shared_ptr<LlamaModel> assistant) const {
+// The file again only where no model before has loaded it.
+std::shared_ptr<LlamaModel> Pair::load(const Member& member) const {
+    ModelOptions options = member.options;
+    const auto least = models_.empty() ? kMostRunOutputs : static_cast<std::uint32_t>(n_rows(1));
+    options.n_outputs = std::max(options.n_outputs, least);
+    for (const auto& model : models_)
+        if (same_file(model->options(), options.batch_invariant ? reading_rows_alike(options) : options))
+            return model->sibling(options);
+    return std::make_shared<LlamaModel>(options);
+}
+
+void Pair::compare_vocabularies() {
+    const Vocabulary& of_base = base().vocabulary();
+    fingerprint_ = fingerprint(of_base);
+    std::vector<Token> eog = of_base.eog;
+    n_shared_ = of_base.size();
+    for (std::size_t i = 1; i < models_.size(); ++i) {
+        const Vocabulary& other = models_[i]->vocabulary();
+        n_shared_ = std::min(n_shared_, shared_vocabulary(of_base, other, names_[i]));
+        std::vector<Token> both;
+        std::set_union(eog.begin(), eog.end(), other.eog.begin(), other.eog.end(), std::back_inserter(both));
+        eog = std::move(both);
+    }
+    eog_ = std::make_shared<const std::vector<Token>>(std::move(eog));
+    for (std::size_t i = 1; i < models_.size(); ++i) {
+        const std::vector<Token> padding = padding_inside(of_base, models_[i]->vocabulary(), n_shared_);
+        std::vector<Token> all = i == 1 ? padding : std::vector<Token>();
+        std::set_intersection(padding.begin(), padding.end(), blocked_.begin(), blocked_.end(),
+                              std::back_inserter(all));
+        blocked_ = std::move(all);
+    }
+}
+
+std::shared_ptr<SharedLoop> Pair::make_loop(const Models& models) const {
     Loop::Experts experts;
     std::size_t left = cache_bytes_;
-    for (auto& model : {std::move(base), std::move(assistant)}) {
-        // A quarter is for the checkpoints of a model that needs them, of texts that are in slots.
-        const std::size_t of_checkpoints = model->can_rewind() ? 0 : cache_bytes_ / 4;
+    // A quarter of the cache is for the checkpoints of models that need them, of texts that are in slots;
+    // more than two share a half.
+    const std::size_t quarter = cache_bytes_ / (models.size() == 2 ? 4 : 2 * models.size());
+    for (const auto& model : models) {
+        const std::size_t of_checkpoints = model->can_rewind() ? 0 : quarter;
         left -= of_checkpoints;
         experts.push_back(std::make_unique<LocalExpert>(model, static_cast<ExpertId>(experts.size()),
                                                         n_shared_, of_checkpoints));
@@ -95,8 +124,11 @@ std::shared_ptr<SharedLoop> Pair::make_loop(std::shared_ptr<LlamaModel> base,
 }
 
 std::shared_ptr<SharedLoop> Pair::make_loop(std::size_t n_slots) const {
-    return make_loop(base_->for_batches(n_slots, std::max<std::size_t>(n_slots, kMostRunOutputs)),
-                     assistant_->for_batches(n_slots, n_rows(n_slots)));
+    Models models;
+    for (const auto& model : models_)
+        models.push_back(model->for_batches(
+            n_slots, models.empty() ? std::max<std::size_t>(n_slots, kMostRunOutputs) : n_rows(n_slots)));
+    return make_loop(models);
 }
 
 bool Pair::has_loop(std::size_t n_slots) const {
@@ -142,9 +174,10 @@ void Pair::know_texts(const std::vector<KnownText>& texts) {
 }
 
 Writing Pair::write(std::vector<Token> prompt, std::shared_ptr<const Head> head,
-                    const GenerationOptions& options) const {
+                    const GenerationOptions& options, Writing::OwnPrompts own_prompts) const {
     check_head(*head);
     check_prompt(prompt);
+    for (const auto& [expert, own] : own_prompts) check_prompt(own);
     check_options(options);
     const Token defer_token = head->defer_token();
     for (const auto& entry : options.sampling.logit_bias) {
@@ -157,12 +190,12 @@ Writing Pair::write(std::vector<Token> prompt, std::shared_ptr<const Head> head,
         std::move(head),
         Policy(options.policy),
         Mixer(options.strategy),
-        std::make_unique<LlamaSampler>(options.sampling, base_->vocab(), n_shared_,
+        std::make_unique<LlamaSampler>(options.sampling, base().vocab(), n_shared_,
                                        options.sampling.grammar.empty() ? nullptr : token_texts()),
         options.sampling.seed,
         static_cast<std::size_t>(options.logprobs)};
     // The closures outlive this object where a text does; the loop that writes it owns the vocabulary.
-    const llama_vocab* vocab = base_->vocab();
+    const llama_vocab* vocab = base().vocab();
     const auto piece_of = [vocab](Token token) { return piece(vocab, token, false); };
     const auto ends = [eog = eog_](Token token) {
         return std::binary_search(eog->begin(), eog->end(), token);
@@ -172,34 +205,40 @@ Writing Pair::write(std::vector<Token> prompt, std::shared_ptr<const Head> head,
         const Token token = control_token(vocab, stop);
         if (token != kNoToken) limits.stop_tokens.push_back(token);
     }
-    return Writing(std::move(prompt), n_ctx(), std::move(deciders), std::move(limits), piece_of, ends);
+    return Writing(std::move(prompt), n_ctx(), std::move(deciders), std::move(limits), piece_of, ends,
+                   std::move(own_prompts));
 }
 
 std::shared_ptr<const Head> Pair::token_head(const std::string& text) const {
-    const std::vector<std::string>& texts = base_->vocabulary().texts;
+    const std::vector<std::string>& texts = base().vocabulary().texts;
     const auto found = std::find(texts.begin(), texts.end(), text);
     if (found == texts.end())
-        throw HeadError("the base " + base_->path() + " has no token \"" + text +
+        throw HeadError("the base " + base().path() + " has no token \"" + text +
                         "\" that could serve as the head");
     return std::make_shared<TokenHead>(static_cast<Token>(found - texts.begin()));
 }
 
 std::shared_ptr<const TokenTexts> Pair::token_texts() const {
-    std::call_once(texts_made_, [&] { texts_ = std::make_shared<const TokenTexts>(base_->vocab(), *eog_); });
+    std::call_once(texts_made_, [&] { texts_ = std::make_shared<const TokenTexts>(base().vocab(), *eog_); });
     return texts_;
 }
 
 void Pair::check_head(const Head& head) const {
-    const auto* learned = dynamic_cast<const LearnedHead*>(&head);
+    if (head.n_scores() != n_models() - 1)
+        throw HeadMismatch("the head is for " + std::to_string(head.n_scores()) + " expert" +
+                           (head.n_scores() == 1 ? "" : "s") + " and the pair has " +
+                           std::to_string(n_models() - 1) + "; use a head that was made for these experts");
+    const auto* directed = dynamic_cast<const DirectedHead*>(&head);
+    const auto* learned = dynamic_cast<const LearnedHead*>(directed == nullptr ? &head : &directed->head());
     if (learned == nullptr) return;
     const HeadInfo& info = learned->info();
-    if (info.n_embd != base_->n_embd())
+    if (info.n_embd != base().n_embd())
         throw HeadMismatch("the head takes hidden states of width " + std::to_string(info.n_embd) +
-                           " and the base " + base_->path() + " has width " +
-                           std::to_string(base_->n_embd()) + "; use the head that was trained for this base");
+                           " and the base " + base().path() + " has width " +
+                           std::to_string(base().n_embd()) + "; use the head that was trained for this base");
     if (!info.vocab_fingerprint.empty() && info.vocab_fingerprint != fingerprint_)
         throw HeadMismatch("the head was made for a vocabulary with fingerprint " + info.vocab_fingerprint +
-                           " and the base " + base_->path() + " has " + fingerprint_ +
+                           " and the base " + base().path() + " has " + fingerprint_ +
                            "; use the head that was trained for this base");
 }
 
@@ -207,11 +246,12 @@ void Pair::check_prompt(const std::vector<Token>& prompt) const {
     for (std::size_t i = 0; i < prompt.size(); ++i) {
         const Token token = prompt[i];
         if (token >= 0 && static_cast<std::size_t>(token) < n_shared_) continue;
-        const auto& texts = base_->vocabulary().texts;
+        const auto& texts = base().vocabulary().texts;
         const bool known = token >= 0 && static_cast<std::size_t>(token) < texts.size();
         throw TokenizeError("prompt token " + std::to_string(i) + " is id " + std::to_string(token) +
-                            (known ? " (\"" + texts[static_cast<std::size_t>(token)] + "\")" : "") +
-                            "; base and assistant share the ids from 0 to " + std::to_string(n_shared_ - 1));
+                            (known ? " (\"" + texts[static_cast<std::size_t>(token)] + "\")" : "") + "; " +
+                            (n_models() == 2 ? "base and assistant" : "the models") +
+                            " share the ids from 0 to " + std::to_string(n_shared_ - 1));
     }
 }
 
@@ -231,12 +271,12 @@ std::vector<double> Pair::replay(const std::vector<Token>& tokens, const std::ve
 }
 
 std::vector<Token> Pair::tokenize(const std::string& text, bool add_special, bool parse_special) const {
-    return llama::tokenize(base_->vocab(), text, add_special && base_->vocabulary().add_bos, parse_special);
+    return llama::tokenize(base().vocab(), text, add_special && base().vocabulary().add_bos, parse_special);
 }
 
 std::string Pair::detokenize(const std::vector<Token>& tokens, bool special) const {
     check_prompt(tokens);
-    std::string bytes = pieces(base_->vocab(), tokens, special, base_->vocabulary().space_prefix);
+    std::string bytes = pieces(base().vocab(), tokens, special, base().vocabulary().space_prefix);
     return take_utf8(bytes, true);
 }
 

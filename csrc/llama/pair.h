@@ -1,4 +1,4 @@
-// Two loaded models with one vocabulary, ready to write texts together.
+// Loaded models with one vocabulary, a base and its experts, ready to write texts together.
 #pragma once
 
 #include <functional>
@@ -18,12 +18,19 @@ namespace colm::llama {
 // Throws OptionError for an option outside its range, whatever the pair.
 void check_options(const GenerationOptions& options);
 
+// A model of a pair, and what the pair calls it.
+struct Member {
+    std::string name;
+    ModelOptions options;
+};
+
 class Pair {
   public:
-    // Loads both models, each with a context of `n_parallel` slots. `cache_bytes`: of what slots held before
-    // other texts took them. Throws OptionError, LoadError or VocabMismatch.
-    Pair(const ModelOptions& base, const ModelOptions& assistant, std::size_t n_parallel = 1,
-         std::size_t cache_bytes = 0);
+    // Loads the models, the base first, each with a context of `n_parallel` slots. A file that several have
+    // in common is in memory once. `cache_bytes`: of what slots held before other texts took them. Requires
+    // two members or more. Throws OptionError, LoadError or VocabMismatch.
+    explicit Pair(const std::vector<Member>& members, std::size_t n_parallel = 1,
+                  std::size_t cache_bytes = 0);
 
     // The loop that has `n_slots` slots or more: the pair's, or a wider one with contexts of its own on the
     // same weights, which stays for the next call until forget() or another width. Texts for it come from
@@ -38,44 +45,50 @@ class Pair {
     // pair then knows none.
     void know_texts(const std::vector<KnownText>& texts);
 
-    // A text to be written. Throws OptionError, GrammarError, TokenizeError, ContextFull, HeadMismatch.
+    // A text to be written. `own_prompts`: of experts that read another prompt than the base. Throws
+    // OptionError, GrammarError, TokenizeError, ContextFull, HeadMismatch.
     Writing write(std::vector<Token> prompt, std::shared_ptr<const Head> head,
-                  const GenerationOptions& options) const;
+                  const GenerationOptions& options, Writing::OwnPrompts own_prompts = {}) const;
 
     // The head that is a token of the base's vocabulary. Throws HeadError where there is no such token.
     std::shared_ptr<const Head> token_head(const std::string& text) const;
 
-    // Throws HeadMismatch where the head was made for another base.
+    // Throws HeadMismatch where the head was made for another base, or for another number of experts.
     void check_head(const Head& head) const;
 
     std::vector<Token> tokenize(const std::string& text, bool add_special, bool parse_special) const;
     std::string detokenize(const std::vector<Token>& tokens, bool special) const;
 
-    // replay() of tokens that both models share. Throws TokenizeError too.
+    // replay() of tokens that all models share. Throws TokenizeError too.
     std::vector<double> replay(const std::vector<Token>& tokens, const std::vector<DecodeCall>& calls,
                                Interrupt& interrupt);
 
-    const LlamaModel& base() const { return *base_; }
-    const LlamaModel& assistant() const { return *assistant_; }
+    const LlamaModel& base() const { return *models_.front(); }
+    const LlamaModel& model(ExpertId expert) const { return *models_[expert]; }
+    std::size_t n_models() const { return models_.size(); }
+    const std::string& name(ExpertId expert) const { return names_[expert]; }
     const std::string& vocab_fingerprint() const { return fingerprint_; }
     std::size_t n_shared() const { return n_shared_; }
-    // How many tokens a text may have: the smaller of the two contexts.
+    // How many tokens a text may have: the smallest of the contexts.
     std::size_t n_ctx() const { return loop_->n_ctx(); }
 
   private:
+    using Models = std::vector<std::shared_ptr<LlamaModel>>;
+
+    std::shared_ptr<LlamaModel> load(const Member& member) const;
+    void compare_vocabularies();
     void check_prompt(const std::vector<Token>& prompt) const;
     std::shared_ptr<const TokenTexts> token_texts() const;
-    std::shared_ptr<SharedLoop> make_loop(std::shared_ptr<LlamaModel> base,
-                                          std::shared_ptr<LlamaModel> assistant) const;
+    std::shared_ptr<SharedLoop> make_loop(const Models& models) const;
     std::shared_ptr<SharedLoop> make_loop(std::size_t n_slots) const;
 
-    std::shared_ptr<LlamaModel> base_;
-    std::shared_ptr<LlamaModel> assistant_;
+    Models models_;  // by expert
+    std::vector<std::string> names_;
     std::size_t cache_bytes_;
     std::size_t n_shared_;
     std::string fingerprint_;
     std::vector<Token> blocked_;                     // ascending
-    std::shared_ptr<const std::vector<Token>> eog_;  // of either model, ascending, shared ids only
+    std::shared_ptr<const std::vector<Token>> eog_;  // of any model, ascending, shared ids only
     mutable std::once_flag texts_made_;              // by the first text with a grammar
     mutable std::shared_ptr<const TokenTexts> texts_;
     std::shared_ptr<SharedLoop> loop_;

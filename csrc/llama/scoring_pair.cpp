@@ -6,8 +6,7 @@ namespace colm::llama {
 
 ScoringPair::ScoringPair(const ModelOptions& base, const ModelOptions& assistant, const Pair* loaded)
     : base_(std::make_shared<LlamaModel>(base, loaded == nullptr ? nullptr : &loaded->base())),
-      assistant_(
-          std::make_shared<LlamaModel>(assistant, loaded == nullptr ? nullptr : &loaded->assistant())) {
+      assistant_(std::make_shared<LlamaModel>(assistant, loaded == nullptr ? nullptr : &loaded->model(1))) {
     n_shared_ = shared_vocabulary(base_->vocabulary(), assistant_->vocabulary());
     fingerprint_ = fingerprint(base_->vocabulary());
     const std::vector<Token> blocked =

@@ -32,7 +32,7 @@ from .heads.adapters import AdapterWarning  # noqa: E402
 from .heads.export import export_head  # noqa: E402
 from .heads.head import Head  # noqa: E402
 from .options import GenerationOptions, LoadOptions  # noqa: E402
-from .results import Completion, Stats, Token, TopLogprob  # noqa: E402
+from .results import Completion, ExpertStats, Stats, Token, TopLogprob  # noqa: E402
 from .sources.preset import Preset, presets  # noqa: E402
 from .sources.shipped import shipped_heads  # noqa: E402
 from .traces.trace import Trace, read_trace, write_trace  # noqa: E402
@@ -43,6 +43,7 @@ __all__ = [
     "AdapterWarning",
     "BatchStream",
     "Completion",
+    "ExpertStats",
     "GenerationOptions",
     "Head",
     "LoadOptions",

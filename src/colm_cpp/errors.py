@@ -105,18 +105,20 @@ class NotEnoughMemory(LoadError, OutOfMemory):
 
 
 class VocabMismatch(LoadError):
-    """Base and assistant do not share one vocabulary.
+    """The base and an expert do not share one vocabulary.
 
     Attributes:
         token_id: the first id whose texts differ. -1: something else differs, such as the tokenizer type
             or the use of BOS and EOS.
         base_text: that token's text in the base's vocabulary.
-        assistant_text: that token's text in the assistant's vocabulary.
+        assistant_text: that token's text in the expert's vocabulary.
+        expert: the expert's name, ``"assistant"`` where there is one without another name.
     """
 
     token_id: int = -1
     base_text: str = ""
     assistant_text: str = ""
+    expert: str = "assistant"
 
 
 class HeadError(ColmError, ValueError):

@@ -5,31 +5,41 @@ from __future__ import annotations
 import dataclasses
 import html
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
 
-__all__ = ["Completion", "FinishReason", "Source", "Stats", "Token", "Tokens", "TopLogprob"]
+__all__ = ["Completion", "ExpertStats", "FinishReason", "Source", "Stats", "Token", "Tokens", "TopLogprob"]
 
-Source = Literal["base", "assistant"]
-BASE = 0  # the expert whose distribution the head looks at; the assistants are 1 and above
+Source: TypeAlias = str  # what a pair calls a model: "base", "assistant", or the name of an expert
+BASE = 0  # the expert whose distribution the head looks at; the others are 1 and above
 FinishReason = Literal["stop", "length", "eos", "cancelled"]
 
 
 _SHOWN_TOKENS = 3
 _SHOWN_TEXT = 60
-# Seen on a light page and on a dark one.
-_TINTS = {"base": "rgba(140, 140, 140, .18)", "assistant": "rgba(255, 140, 0, .38)"}
+# Seen on a light page and on a dark one: of the base, and of the experts in turn.
+_TINTS = (
+    "rgba(140, 140, 140, .18)",
+    "rgba(255, 140, 0, .38)",
+    "rgba(0, 150, 255, .32)",
+    "rgba(0, 180, 90, .32)",
+    "rgba(200, 80, 220, .32)",
+)
 
 
 def source_of(expert: int) -> Source:
-    """What the API calls an expert."""
-    return "base" if expert == BASE else "assistant"
+    """What an expert is called where no pair says it."""
+    return "base" if expert == BASE else "assistant" if expert == BASE + 1 else f"expert-{expert}"
 
 
 def expert_of(source: str) -> int:
-    """The expert that the API calls so."""
+    """The expert that a pair with one assistant calls so."""
     return BASE if source == "base" else BASE + 1
+
+
+def _tint(expert: int) -> str:
+    return _TINTS[0] if expert == BASE else _TINTS[1 + (expert - 1) % (len(_TINTS) - 1)]
 
 
 def defer_prob(z: float) -> float:
@@ -61,13 +71,14 @@ class Token:
         text: the text that this token added. The texts of all tokens together are the whole text. A character that
             spans several tokens belongs to the last of them. Text from the beginning of a stop string on belongs to
             no token.
-        expert: the model that chose the token: 0 is the base, 1 the assistant.
-        defer_logit: z_t, the deferral logit. None where the head was not asked, because the assistant held its turn
-            (the option ``hold``).
-        threshold: eta, the threshold at this position: the leave threshold after a token of the assistant.
-        logprob: natural log-probability of the token under the distribution that chose it (base's, assistant's, or
-            the strategy's mixture), before temperature, penalties, grammar and truncation.
+        expert: the model that chose the token: 0 is the base, 1 the assistant or the first expert, and so on.
+        defer_logit: z_t, the deferral logit: the log-odds that the token is not the base's. None where the head was not
+            asked, because an expert held its turn (the option ``hold``).
+        threshold: eta, the threshold at this position: the leave threshold after a token that was not the base's.
+        logprob: natural log-probability of the token under the distribution that chose it (that of the base or an
+            expert, or the strategy's mixture), before temperature, penalties, grammar and truncation.
         top_logprobs: the likeliest tokens, descending; empty unless ``logprobs`` was given.
+        source: ``expert`` in words: ``"base"``, ``"assistant"``, or the name that the pair has for the expert.
     """
 
     id: int
@@ -77,20 +88,20 @@ class Token:
     threshold: float
     logprob: float
     top_logprobs: tuple[TopLogprob, ...] = ()
+    source: Source = ""
 
-    @property
-    def source(self) -> Source:
-        """``expert`` in words: ``"base"`` or ``"assistant"``."""
-        return source_of(self.expert)
+    def __post_init__(self) -> None:
+        if not self.source:
+            object.__setattr__(self, "source", source_of(self.expert))
 
     @property
     def defer_prob(self) -> float | None:
-        """P(Z_t = 1 | x_<t) = sigmoid(z_t); None where ``defer_logit`` is None."""
+        """P(Z_t > 0 | x_<t) = sigmoid(z_t); None where ``defer_logit`` is None."""
         return None if self.defer_logit is None else defer_prob(self.defer_logit)
 
     @property
     def deferred(self) -> bool:
-        """Whether it was an assistant's turn."""
+        """Whether it was another's turn than the base's."""
         return self.expert != BASE
 
     def __repr__(self) -> str:
@@ -98,12 +109,12 @@ class Token:
         return f"Token({self.text!r}, {self.source}, id={self.id}, defer_prob={p})"
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready fields, ``source`` and ``defer_prob`` included."""
+        """JSON-ready fields, ``defer_prob`` included."""
         fields = dataclasses.asdict(self)
         for name in ("defer_logit", "logprob"):
             if fields[name] is not None and not math.isfinite(fields[name]):  # JSON has no infinities
                 fields[name] = None
-        return {**fields, "source": self.source, "defer_prob": self.defer_prob}
+        return {**fields, "defer_prob": self.defer_prob}
 
 
 class Tokens(tuple[Token, ...]):
@@ -121,6 +132,23 @@ class Tokens(tuple[Token, ...]):
 
 
 @dataclass(frozen=True, slots=True)
+class ExpertStats:
+    """What one model did for a text.
+
+    Attributes:
+        calls: how often it was asked; of the base, how often it gave a distribution.
+        tokens: tokens on its turn, an end-of-generation token included.
+        tokens_read: tokens that it evaluated, in the prompt and the text.
+        seconds: of its batches that read this text, those of texts that shared them included.
+    """
+
+    calls: int
+    tokens: int
+    tokens_read: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Stats:
     """Counts and times of one generation.
 
@@ -129,19 +157,21 @@ class Stats:
         generated_tokens: tokens generated, an end-of-generation token included.
         deferral_rate: share of the generated tokens that were deferred, 0 to 1.
         base_steps: how often the base gave a distribution. Rejected draft tokens add to it.
-        assistant_calls: how often the assistant was asked. With look-ahead, one call verifies several tokens.
+        assistant_calls: how often the assistant was asked, or all experts together. With look-ahead, one call verifies
+            several tokens.
         lookahead: whether look-ahead was in use. It is False where it was turned off, and where a model cannot go back
             by some tokens (recurrent, hybrid, a sliding window without ``swa_full``).
-        drafted_tokens: deferred tokens that the base drafted and the assistant verified.
-        accepted_tokens: drafted tokens that the assistant accepted, because it chose the same token.
+        drafted_tokens: deferred tokens that the base drafted and an expert verified.
+        accepted_tokens: drafted tokens that were accepted, because the expert chose the same token.
         base_tokens_read: tokens that the base evaluated, in the prompt and the text. It is less than their sum where
             the KV cache already held the beginning.
-        assistant_tokens_read: tokens that the assistant evaluated.
-        prefill_s: seconds that both models took for their first reading of the text.
+        assistant_tokens_read: tokens that the assistant evaluated, or all experts together.
+        prefill_s: seconds that the models took for their first reading of the text.
         decode_s: seconds of all other work in steps that moved the text. Texts that are written at the same time share
             their steps, and each counts the whole time of them.
         tokens_per_s: generated tokens per second of ``decode_s``; 0 where nothing was generated.
         seed: the seed that was used. It is drawn where none was given.
+        experts: what each model did, by its name, the base first. One that the text did not need has zeros.
     """
 
     prompt_tokens: int
@@ -158,6 +188,7 @@ class Stats:
     decode_s: float
     tokens_per_s: float
     seed: int
+    experts: Mapping[str, ExpertStats] = field(default_factory=dict, hash=False)
 
     @property
     def acceptance_rate(self) -> float:
@@ -205,8 +236,8 @@ class Completion:
     def _repr_html_(self) -> str:
         """For notebooks: the text, each token coloured by the model that wrote it, and the main statistics."""
         legend = " ".join(
-            f'<span style="background:{tint};padding:0 .4em;border-radius:3px">{source}</span>'
-            for source, tint in _TINTS.items()
+            f'<span style="background:{_tint(expert)};padding:0 .4em;border-radius:3px">{html.escape(name)}</span>'
+            for expert, name in enumerate(self.stats.experts or ("base", "assistant"))
         )
         facts = html.escape(f"{self.stats._summary()}, finish_reason {self.finish_reason!r}")
         return _box(f'{_tinted(self.tokens)}<div style="opacity:.75;margin-top:.5em">{legend} {facts}</div>')
@@ -233,8 +264,8 @@ def _box(inside: str) -> str:
 def _tinted(tokens: Iterable[Token]) -> str:
     """Coloured spans. A model may write anything, so its text is escaped and its writing direction is isolated."""
     return "".join(
-        f'<span style="background:{_TINTS[token.source]};unicode-bidi:isolate" '
-        f'title="{token.source}, {_asked(token)}">{html.escape(token.text)}</span>'
+        f'<span style="background:{_tint(token.expert)};unicode-bidi:isolate" '
+        f'title="{html.escape(token.source)}, {_asked(token)}">{html.escape(token.text)}</span>'
         for token in tokens
         if token.text
     )

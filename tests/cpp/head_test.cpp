@@ -202,7 +202,9 @@ TEST_CASE("head: checks its shapes") {
                            doctest::Contains("layer 0 of the head takes 3 inputs; it is given 2"), HeadError);
     REQUIRE_THROWS_WITH_AS(make({wide, good}),
                            doctest::Contains("layer 1 of the head takes 2 inputs; it is given 3"), HeadError);
-    REQUIRE_THROWS_WITH_AS(make({wide}), doctest::Contains("gives 3 outputs, not 1"), HeadError);
+    REQUIRE_EQ(LearnedHead(make_info(2), {wide}).n_scores(), 3U);
+    const HeadLayer too_wide{2, 10, std::vector<float>(20), std::vector<float>(10)};
+    REQUIRE_THROWS_WITH_AS(make({too_wide}), doctest::Contains("gives 10 outputs; at most 9"), HeadError);
     REQUIRE_THROWS_WITH_AS(make({HeadLayer{2, 1, {1.0f}, {0.0f}}}), doctest::Contains("wrong size"),
                            HeadError);
     REQUIRE_THROWS_WITH_AS(make({HeadLayer{2, 1, {1.0f, 1.0f}, {}}}), doctest::Contains("wrong size"),

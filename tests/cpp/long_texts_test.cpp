@@ -165,7 +165,7 @@ TEST_CASE("a long text is read in pieces and the others write between them") {
             REQUIRE_EQ(reader.n_read, 2 + 39 + 1000 + 3);  // none twice
             for (const std::size_t size : reader.sizes) REQUIRE(size <= 100);
             const colm::Stats& stats = w.written[1].sequence.stats;
-            REQUIRE_EQ(head == "never" ? stats.base_tokens_read : stats.assistant_tokens_read, 1003);
+            REQUIRE_EQ(head == "never" ? stats.of(0).tokens_read : stats.of(1).tokens_read, 1003);
         }
 }
 

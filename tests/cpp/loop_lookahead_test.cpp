@@ -27,7 +27,7 @@ TEST_CASE("loop: one call verifies the drafts of all texts") {
     REQUIRE_EQ(w.base->batches.size(), 12);
     for (std::size_t i = 0; i < 4; ++i) {
         REQUIRE_EQ(w.written[i].sequence.stats.n_accepted, 12);
-        REQUIRE_EQ(w.written[i].sequence.stats.assistant_calls, 3);
+        REQUIRE_EQ(w.written[i].sequence.stats.of(1).calls, 3);
     }
     REQUIRE_EQ(w.assistant->log[0],
                "0@0: 2* 3* 4* 5* | 1@0: 3* 4* 5* 6* | 2@0: 4* 5* 6* 7* | 3@0: 5* 6* 7* 8*");
@@ -55,7 +55,7 @@ TEST_CASE("loop: look ahead halves the calls of four texts") {
         w.run();
         for (std::size_t i = 0; i < jobs.size(); ++i) {
             check_text(w.written[i], write_alone(models, jobs[i], limits.n_ctx));
-            n_calls[lookahead > 0] += w.written[i].sequence.stats.assistant_calls;
+            n_calls[lookahead > 0] += w.written[i].sequence.stats.of(1).calls;
         }
     }
     REQUIRE(2 * n_calls[1] <= n_calls[0]);
@@ -95,9 +95,9 @@ TEST_CASE("loop: a head that needs no base lets the expert write one more") {
     w.add(std::vector<Job>{job});
     w.run();
     const colm::Stats& stats = w.written[0].sequence.stats;
-    REQUIRE_EQ(stats.assistant_calls, 2);  // four draft tokens and a token of its own, twice
+    REQUIRE_EQ(stats.of(1).calls, 2);  // four draft tokens and a token of its own, twice
     REQUIRE_EQ(stats.n_drafted, 8);
-    REQUIRE_EQ(stats.base_steps, 8);
+    REQUIRE_EQ(stats.of(0).calls, 8);
 }
 
 TEST_CASE("loop: look ahead is off for models that cannot go back") {

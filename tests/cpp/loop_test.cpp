@@ -60,8 +60,8 @@ TEST_CASE("loop: writes what each text is alone") {
             }
             check_text(got, alone);
             if (jobs[i].lookahead == 0 && got.error.empty()) {
-                REQUIRE_EQ(got.sequence.stats.base_steps, alone.sequence.stats.base_steps);
-                REQUIRE_EQ(got.sequence.stats.assistant_calls, alone.sequence.stats.assistant_calls);
+                REQUIRE_EQ(got.sequence.stats.of(0).calls, alone.sequence.stats.of(0).calls);
+                REQUIRE_EQ(got.sequence.stats.of(1).calls, alone.sequence.stats.of(1).calls);
             }
             for (const auto& [step, text] : got.steps) {
                 ++experts[step.expert];
@@ -93,8 +93,8 @@ TEST_CASE("loop: one text reads no token twice") {
     REQUIRE_EQ(w.written[0].sequence.tokens, (Text{10, 11, 12, 14, 15, 17}));
     REQUIRE_EQ(batches(*w.base), (Log{"0@0: 10 11*", "0@2: 12*", "0@3: 14*", "0@4: 15*"}));
     REQUIRE_EQ(batches(*w.assistant), (Log{"0@0: 10 11 12*", "0@3: 14 15*"}));
-    REQUIRE_EQ(w.written[0].sequence.stats.base_tokens_read, 5);
-    REQUIRE_EQ(w.written[0].sequence.stats.assistant_tokens_read, 5);
+    REQUIRE_EQ(w.written[0].sequence.stats.of(0).tokens_read, 5);
+    REQUIRE_EQ(w.written[0].sequence.stats.of(1).tokens_read, 5);
     REQUIRE_EQ(w.written[0].sequence.calls.size(), 6);
 }
 
@@ -140,9 +140,9 @@ TEST_CASE("loop: experts read along") {
     REQUIRE_EQ(w.written[1].sequence.tokens, (Text{1, 2, 4, 5, 6}));
     // Whom it was never asked about it does not read; where none is deferred it reads nothing.
     REQUIRE_EQ(batches(*w.assistant), (Log{"0@0: 10 11*", "0@2: 13 | 1@0: 1 2*", "0@3: 14 15* | 1@2: 4 5"}));
-    REQUIRE_EQ(w.written[0].sequence.stats.assistant_calls, 2);
-    REQUIRE_EQ(w.written[1].sequence.stats.assistant_tokens_read, 4);
-    REQUIRE_EQ(w.written[2].sequence.stats.assistant_tokens_read, 0);
+    REQUIRE_EQ(w.written[0].sequence.stats.of(1).calls, 2);
+    REQUIRE_EQ(w.written[1].sequence.stats.of(1).tokens_read, 4);
+    REQUIRE_EQ(w.written[2].sequence.stats.of(1).tokens_read, 0);
 }
 
 TEST_CASE("loop: asks only the experts that matter") {

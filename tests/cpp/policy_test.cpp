@@ -133,7 +133,7 @@ double steered_rate(double target, double eta, double mean, double deviation, st
         const double z = normal();
         const bool defers = Policy::defers(z, policy.threshold_at(t, n_deferred));
         if (defers) ++n_deferred;
-        policy.observe(z, defers);
+        policy.observe(z, defers ? 1 : 0);
     }
     return static_cast<double>(n_deferred) / static_cast<double>(n);
 }
@@ -167,9 +167,9 @@ TEST_CASE("policy: steering follows the formula") {
     Policy policy(aiming_at(0.25, 0.5));
     // Before it knows how z varies: logit = 0.75 (deferred - 0.25 generated).
     REQUIRE_EQ(policy.threshold_at(4, 3), about(1.0 / (1.0 + std::exp(-1.5)), 1e-12));
-    for (int i = 0; i < 10; ++i) policy.observe(i % 2 == 0 ? 6.0 : -6.0, false);
-    policy.observe(kInfD, true);  // tells nothing
-    policy.observe(-kInfD, false);
+    for (int i = 0; i < 10; ++i) policy.observe(i % 2 == 0 ? 6.0 : -6.0, 0);
+    policy.observe(kInfD, 1);  // tells nothing
+    policy.observe(-kInfD, 0);
     const double deviation = std::sqrt(10.0 * 36.0 / 9.0);
     REQUIRE_EQ(policy.threshold_at(8, 3), about(1.0 / (1.0 + std::exp(-0.75 * deviation)), 1e-12));
 }

@@ -31,10 +31,10 @@ std::string written_by(const PolicyOptions& options, const std::vector<double>& 
     std::string text;
     std::size_t n_deferred = 0;
     for (std::size_t t = 0; t < z.size(); ++t) {
-        const bool held = policy.holds();
+        const bool held = policy.held_by() != 0;
         const bool deferred = held || Policy::defers(z[t], policy.threshold_at(t, n_deferred));
         if (deferred) ++n_deferred;
-        policy.observe(held ? kNanD : z[t], deferred);
+        policy.observe(held ? kNanD : z[t], deferred ? 1 : 0);
         text += deferred ? "a" : "b";
         if (held) text += "-";
     }
@@ -94,7 +94,7 @@ TEST_CASE("runs: schedule and target rate move both thresholds") {
     options.schedule_tokens = 10;
     Policy scheduled(options);
     REQUIRE_EQ(scheduled.threshold_at(5, 0), about(0.8, 1e-15));
-    scheduled.observe(9.0, true);
+    scheduled.observe(9.0, 1);
     REQUIRE_EQ(scheduled.threshold_at(5, 0), about(0.6, 1e-15));
     REQUIRE_EQ(scheduled.threshold_at(10, 0), about(0.2, 1e-15));
 
@@ -103,7 +103,7 @@ TEST_CASE("runs: schedule and target rate move both thresholds") {
     Policy steered(options);
     // 8 deferred of 16 where 4 are wanted: the gain is half of that without a hold.
     REQUIRE_EQ(steered.threshold_at(16, 8), about(reference::sigmoid(reference::logit(0.6) + 1.5), 1e-12));
-    steered.observe(kNanD, true);
+    steered.observe(kNanD, 1);
     REQUIRE_EQ(steered.threshold_at(16, 8), about(reference::sigmoid(reference::logit(0.2) + 1.5), 1e-12));
 }
 
@@ -118,10 +118,10 @@ TEST_CASE("runs: target rate counts held tokens") {
             const std::size_t n = 2000;
             for (std::size_t t = 0; t < n; ++t) {
                 const double z = random.between(-4.0, 1.0);
-                const bool held = policy.holds();
+                const bool held = policy.held_by() != 0;
                 const bool deferred = held || Policy::defers(z, policy.threshold_at(t, n_deferred));
                 if (deferred) ++n_deferred;
-                policy.observe(held ? kNanD : z, deferred);
+                policy.observe(held ? kNanD : z, deferred ? 1 : 0);
             }
             REQUIRE_EQ(static_cast<double>(n_deferred) / static_cast<double>(n), about(0.2, 0.02));
         }
@@ -158,7 +158,7 @@ TEST_CASE("runs: the base reads nothing in a hold and then all of it") {
         REQUIRE_EQ(log.size(), 1U);
         REQUIRE(log.front().rfind("0@3: ", 0) == 0);
         REQUIRE_EQ(w.base->n_read, 7U);
-        REQUIRE_EQ(w.written[0].sequence.stats.base_steps, 2U);
+        REQUIRE_EQ(w.written[0].sequence.stats.of(0).calls, 2U);
         REQUIRE_EQ(w.written[0].sequence.stats.n_deferred, 5U);
     }
 }
@@ -195,6 +195,6 @@ TEST_CASE("runs: mixtures hear the base in a hold") {
             if (step.expert != kBase && !above) ++n_below;
         }
         REQUIRE(n_below > 0);  // the assistant's all the same
-        REQUIRE_EQ(written.sequence.stats.base_steps, written.steps.size());
+        REQUIRE_EQ(written.sequence.stats.of(0).calls, written.steps.size());
     }
 }

@@ -62,6 +62,7 @@ struct Job {
     bool constrained = false;       // no token three times in a row, which asks for the tokens accepted
     std::uint32_t seed = 0;
     int lookahead = 0;
+    colm::Writing::OwnPrompts own_prompts = {};
 };
 
 class TestSampler final : public colm::Sampler {
@@ -112,6 +113,7 @@ struct Models {
     FakeModel::Function assistant = random_function(2, kVocab);
     colm::Choices choices = {kVocab, {}};
     FakeModel::Function hidden = random_function(1001, kEmbd);
+    std::vector<FakeModel::Function> more = {};  // experts 2 to K
 };
 
 inline colm::Writing make_writing(const Job& job, std::size_t n_ctx) {
@@ -124,7 +126,7 @@ inline colm::Writing make_writing(const Job& job, std::size_t n_ctx) {
     return colm::Writing(
         job.prompt, n_ctx, std::move(deciders), {job.max_tokens, job.stop},
         [](colm::Token token) { return "<" + std::to_string(token) + ">"; },
-        [](colm::Token token) { return token == kEnd; });
+        [](colm::Token token) { return token == kEnd; }, job.own_prompts);
 }
 
 // What became of a text.
@@ -140,8 +142,16 @@ struct Written {
 inline Written write_alone(const Models& models, const Job& job, std::size_t n_ctx) {
     colm::Writing writing = make_writing(job, n_ctx);
     Written written;
-    const auto predict = [&](const FakeModel::Function& function, colm::Prediction& prediction) {
-        std::vector<float> logits = function(writing.sequence().tokens);
+    const auto predict = [&](colm::ExpertId expert, colm::Prediction& prediction) {
+        const FakeModel::Function& function = expert == colm::kBase ? models.base
+                                              : expert == 1         ? models.assistant
+                                                                    : models.more[expert - 2U];
+        const colm::Sequence& sequence = writing.sequence();
+        FakeModel::Text tokens = job.prompt;
+        if (const auto own = job.own_prompts.find(expert); own != job.own_prompts.end()) tokens = own->second;
+        tokens.insert(tokens.end(), sequence.tokens.begin() + static_cast<std::ptrdiff_t>(sequence.n_prompt),
+                      sequence.tokens.end());
+        std::vector<float> logits = function(tokens);
         const colm::Token head = job.head->defer_token();
         if (head != colm::kNoToken) prediction.probe_logit = logits[static_cast<std::size_t>(head)];
         for (const colm::Token token : models.choices.blocked)
@@ -158,23 +168,25 @@ inline Written write_alone(const Models& models, const Job& job, std::size_t n_c
             std::vector<float> base;
             const std::vector<float> hidden = models.hidden(sequence.tokens);
             if (decision.needs_base()) {
-                base = predict(models.base, of_base);
+                base = predict(colm::kBase, of_base);
                 of_base.logits = {base.data(), base.size()};
                 of_base.hidden = hidden.data();
                 decision.hear_base(of_base);
-                ++sequence.stats.base_steps;
+                ++sequence.stats.of(colm::kBase).calls;
             }
             colm::Step step;
-            if (decision.defers()) {
-                colm::Prediction of_assistant;
-                const std::vector<float> assistant = predict(models.assistant, of_assistant);
-                of_assistant.logits = {assistant.data(), assistant.size()};
-                step = decision.choose(of_assistant);
-                ++sequence.stats.assistant_calls;
-            } else {
-                step = decision.choose();
+            std::optional<colm::Step> heard;
+            for (colm::ExpertId expert = 1; expert <= 1 + models.more.size(); ++expert) {
+                if (!decision.defers() || !decision.needs(expert)) continue;
+                colm::Prediction of_expert;
+                const std::vector<float> logits = predict(expert, of_expert);
+                of_expert.logits = {logits.data(), logits.size()};
+                heard = decision.hear(expert, of_expert);
+                ++sequence.stats.of(expert).calls;
             }
+            step = heard ? *heard : decision.choose();
             append(step, sequence, writing.deciders());
+            ++sequence.stats.of(step.expert).tokens;
             writing.take(std::move(step));
         }
     } catch (const colm::Error& error) {
@@ -204,10 +216,14 @@ struct World {
         : base(make(limits, limits.base_batch, std::max(limits.n_slots, limits.base_batch), models.base,
                     models.hidden)),
           assistant(make(limits, limits.assistant_batch, limits.n_outputs, models.assistant, {})) {
+        all = {base, assistant};
+        for (const FakeModel::Function& function : models.more)
+            all.push_back(make(limits, limits.assistant_batch, limits.n_outputs, function, {}));
         colm::Loop::Experts experts;
-        for (const colm::ExpertId id : {colm::kBase, colm::ExpertId{1}})
-            experts.push_back(std::make_unique<colm::LocalExpert>(
-                id == 0 ? base : assistant, id, models.choices.n_shared, limits.checkpoint_bytes));
+        for (const auto& model : all)
+            experts.push_back(
+                std::make_unique<colm::LocalExpert>(model, static_cast<colm::ExpertId>(experts.size()),
+                                                    models.choices.n_shared, limits.checkpoint_bytes));
         loop = now ? std::make_unique<colm::Loop>(std::move(experts), models.choices, limits.cache_bytes, now)
                    : std::make_unique<colm::Loop>(std::move(experts), models.choices, limits.cache_bytes);
     }
@@ -270,6 +286,7 @@ struct World {
 
     std::shared_ptr<FakeModel> base;
     std::shared_ptr<FakeModel> assistant;
+    std::vector<std::shared_ptr<FakeModel>> all;  // by expert
     std::unique_ptr<colm::Loop> loop;
     colm::Interrupt interrupt;
     std::vector<std::shared_ptr<colm::Text>> texts;
@@ -297,6 +314,8 @@ inline void check_text(const Written& got, const Written& expected) {
     REQUIRE_EQ(got.sequence.tokens, expected.sequence.tokens);
     REQUIRE_EQ(got.sequence.n_prompt, expected.sequence.n_prompt);
     REQUIRE_EQ(got.sequence.stats.n_deferred, expected.sequence.stats.n_deferred);
+    for (colm::ExpertId expert = 0; got.error.empty() && expert <= colm::kMostExperts; ++expert)
+        REQUIRE_EQ(got.sequence.stats.of(expert).tokens, expected.sequence.stats.of(expert).tokens);
     REQUIRE_EQ(got.steps.size(), expected.steps.size());
     for (std::size_t i = 0; i < got.steps.size(); ++i) {
         check_step(got.steps[i].step, expected.steps[i].step);

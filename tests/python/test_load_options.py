@@ -64,8 +64,8 @@ def test_in_a_context(tiny_pair: TinyPairs) -> None:
 
 def test_scoring_takes_longer_passes(tiny_model: TinyModels, monkeypatch: pytest.MonkeyPatch) -> None:
     with_gpu(monkeypatch, has_gpu=False)
-    files = tiny_model(), tiny_model(seed=2)
+    files = {"base": tiny_model(), "assistant": tiny_model(seed=2)}
     for n_sequences, given, size in ((1, None, 128), (8, None, 512), (8, 32, 32)):
         chosen = LoadOptions(n_ubatch=given), LoadOptions(n_ubatch=given)
-        for core in prepare(*files, chosen, check_memory=False, n_sequences=n_sequences)[0]:
+        for core in prepare(files, chosen, check_memory=False, n_sequences=n_sequences)[0]:
             assert core.values["n_ubatch"] == size

@@ -208,7 +208,7 @@ def test_the_estimate_is_near_what_is_taken(
 @pytest.fixture
 def qwen(real_models: RealModels) -> PairMemory:
     models = [ModelMemory.of(str(real_models[name]), colm.LoadOptions()) for name in ("base", "assistant")]
-    return PairMemory(models[0], models[1], (4096, 4096), 512)
+    return PairMemory(tuple(models), (4096, 4096), 512)
 
 
 @pytest.mark.real_models
@@ -252,7 +252,7 @@ def test_on_a_gpu(tiny_model: TinyModels, monkeypatch: pytest.MonkeyPatch) -> No
 
     def check(n_parallel: int, **options: Any) -> None:
         model = ModelMemory.of(str(tiny_model()), colm.LoadOptions(**options))
-        PairMemory(model, model, (4096, 4096), 512).check_batch(n_parallel)
+        PairMemory((model, model), (4096, 4096), 512).check_batch(n_parallel)
 
     with pytest.raises(NotEnoughMemory, match=r"GPU.*n_gpu_layers.*n_parallel=30;") as error:
         check(100)

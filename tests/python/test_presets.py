@@ -132,7 +132,7 @@ def test_tiny_models_have_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def threads(**options: Any) -> list[tuple[int, int]]:
         chosen = (LoadOptions(**options), LoadOptions(**options))
-        prepared, _ = loading.prepare(known.base, known.assistant, chosen, check_memory=False)
+        prepared, _ = loading.prepare({"base": known.base, "assistant": known.assistant}, chosen, check_memory=False)
         return [(core.values["n_threads"], core.values["n_threads_batch"]) for core in prepared]
 
     assert threads() == [(1, 1), (1, 1)]

@@ -13,7 +13,7 @@ from .._shown import shown
 from ..errors import OptionError
 from ..options import MAX_SEED
 from . import _chat_file
-from ._conversation import ALONE, INTERRUPTED, PAIR, Answer, Conversation, Exchange
+from ._conversation import INTERRUPTED, PAIR, Answer, Conversation, Exchange
 from ._output import echo, one_line, open_writer, print_legend
 
 __all__ = ["COMMANDS", "Chat", "Leave", "abouts", "warn"]
@@ -136,13 +136,18 @@ class Chat:
 
     @_command("/base", "", "the base alone answers")
     def base(self, rest: str) -> None:
-        self.conversation.way = ALONE["base"]
+        self.conversation.way = self.conversation.alone["base"]
         self.tell("the base alone answers")
 
-    @_command("/assistant", "", "the assistant alone answers")
+    @_command("/assistant", "[NAME]", "the assistant alone answers, or the expert of that name")
     def assistant(self, rest: str) -> None:
-        self.conversation.way = ALONE["assistant"]
-        self.tell("the assistant alone answers")
+        experts = {name: way for name, way in self.conversation.alone.items() if name != "base"}
+        name = rest or next(iter(experts)) if len(experts) == 1 or rest else ""
+        if name not in experts:
+            first = next(iter(experts))
+            raise OptionError(f"the experts of this pair are {', '.join(experts)}; type for example /assistant {first}")
+        self.conversation.way = experts[name]
+        self.tell(f"{'the ' * (name == 'assistant')}{name} alone answers")
 
     @_command("/pair", "", "the pair answers as the command line says")
     def pair(self, rest: str) -> None:
@@ -156,10 +161,10 @@ class Chat:
             raise OptionError("there is no message to compare answers to; type /compare and a message")
         question = rest or talk.exchanges[-1].question
         before = talk.exchanges if rest else talk.exchanges[:-1]
-        pair = PAIR if talk.way.name in ALONE else talk.way
+        pair = PAIR if talk.way.name in talk.alone else talk.way
         answers: dict[str, Answer] = {}
         seed = secrets.randbelow(MAX_SEED + 1) if talk.seed is None else talk.seed
-        for way in (*ALONE.values(), pair):
+        for way in (*talk.alone.values(), pair):
             echo(f"-- {way.name}")
             writer = open_writer(self._color)
             try:
@@ -211,7 +216,7 @@ class Chat:
             self.tell(f"> {talk.exchanges[-1].question}")
             writer = open_writer(self._color)
             for source, text in talk.exchanges[-1].pieces:
-                writer.piece(text, source == "assistant")
+                writer.piece(text, talk.pair.names.index(source))
             writer.finish()
 
     @_command("/stats", "", "counts and speed of the last answer and of all")
@@ -224,10 +229,8 @@ class Chat:
         echo(_summed("last answer", talk.answers[-1:]))
         echo(_summed(_counted(len(talk.answers), "answer"), talk.answers))
         used = last.prompt_tokens + last.generated_tokens
-        echo(
-            f"context: {used} of {talk.pair.n_ctx} tokens; read for the last answer: base {last.base_tokens_read}, "
-            f"assistant {last.assistant_tokens_read}; seed {last.seed}"
-        )
+        read = ", ".join(f"{name} {work.tokens_read}" for name, work in last.experts.items())
+        echo(f"context: {used} of {talk.pair.n_ctx} tokens; read for the last answer: {read}; seed {last.seed}")
 
     @_command("/drop", "[N]", "forget the oldest N messages and their answers, by default 1")
     def drop(self, rest: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,7 +19,6 @@ __all__ = ["load", "save", "session_of"]
 
 FORMAT = "colm-chat"
 VERSION = 1
-_WRITERS = ("base", "assistant")
 
 
 def session_of(file: Path) -> Path:
@@ -47,7 +46,7 @@ def save(conversation: Conversation, file: Path, *, force: bool) -> int:
     value = {
         "format": FORMAT,
         "version": VERSION,
-        "models": {"base": conversation.pair.base["name"], "assistant": conversation.pair.assistant["name"]},
+        "models": {name: facts["name"] for name, facts in _models(conversation).items()},
         "system": conversation.system,
         "way": conversation.way.name,
         "messages": list(_messages(conversation)),
@@ -61,6 +60,10 @@ def save(conversation: Conversation, file: Path, *, force: bool) -> int:
             "will read the conversation again when it is loaded"
         ) from error
     return session.stat().st_size
+
+
+def _models(conversation: Conversation) -> dict[str, dict[str, Any]]:
+    return {"base": conversation.pair.base, **conversation.pair.experts}
 
 
 def _messages(conversation: Conversation) -> Iterator[dict[str, Any]]:
@@ -95,12 +98,12 @@ def load(conversation: Conversation, file: Path) -> str:
     system = value.get("system")
     if system is not None and not isinstance(system, str):
         _wrong(file, "system", system, "a text or null")
-    exchanges = _exchanges(file, value.get("messages"))
+    exchanges = _exchanges(file, value.get("messages"), conversation.pair.names)
     name = value.get("way", "pair")
     try:
         way = conversation.way_named(str(name))
     except OptionError:
-        _wrong(file, "way", name, "pair, base, assistant, or a rate such as 20%")
+        _wrong(file, "way", name, f"pair, {', '.join(conversation.pair.names)}, or a rate such as 20%")
     conversation.check(system)
     conversation.exchanges, conversation.system, conversation.way = exchanges, system, way
     session = session_of(file)
@@ -113,7 +116,7 @@ def load(conversation: Conversation, file: Path) -> str:
     return ""
 
 
-def _exchanges(file: Path, messages: object) -> list[Exchange]:
+def _exchanges(file: Path, messages: object, writers: Sequence[str]) -> list[Exchange]:
     if not isinstance(messages, list):
         _wrong(file, "messages", messages, "a list")
     if len(messages) % 2:
@@ -128,18 +131,18 @@ def _exchanges(file: Path, messages: object) -> list[Exchange]:
                 or not isinstance(message.get("content"), str)
             ):
                 _wrong(file, f"message {number}", message, f'a message with role "{role}" and a text as content')
-        found.append(Exchange(messages[i]["content"], _pieces(file, i + 1, messages[i + 1])))
+        found.append(Exchange(messages[i]["content"], _pieces(file, i + 1, messages[i + 1], writers)))
     return found
 
 
-def _pieces(file: Path, number: int, message: Mapping[str, Any]) -> tuple[Piece, ...]:
+def _pieces(file: Path, number: int, message: Mapping[str, Any], writers: Sequence[str]) -> tuple[Piece, ...]:
     """Who wrote what of an answer. Where a file does not say, such as one written by hand, the base did."""
     content = message["content"]
     written = message.get("written", [["base", content]])
     pieces: list[Piece] = []
     for piece in written if isinstance(written, list) else [None]:
-        if not (isinstance(piece, list) and len(piece) == 2 and piece[0] in _WRITERS and isinstance(piece[1], str)):
-            _wrong(file, f"written of message {number}", piece, '["base" or "assistant", text]')
+        if not (isinstance(piece, list) and len(piece) == 2 and piece[0] in writers and isinstance(piece[1], str)):
+            _wrong(file, f"written of message {number}", piece, f"[{' or '.join(map(repr, writers))}, text]")
         pieces.append((piece[0], piece[1]))
     if "".join(text for _, text in pieces) != content:
         raise CorpusError(f"{file}: written of message {number} is another text than its content; make them equal")

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from .._numbers import real
 from .._shown import shown
 from ..errors import ContextFull, HeadError, OptionError
-from ..results import source_of
 from . import Terminated
 from ._inputs import user_messages
 from ._options import GENERATION
@@ -42,8 +41,16 @@ class Way:
 
 PAIR = Way("pair")
 _ROUTING = frozenset(name for name, spec in GENERATION.items() if spec.section == "Deferral")
-# One of the two models by itself, whatever the command line says of deferral.
-ALONE = {name: Way(name, {"head": head}, _ROUTING) for name, head in (("base", "never"), ("assistant", "always"))}
+
+
+def alone(names: Sequence[str]) -> dict[str, Way]:
+    """One of the models by itself, by its name, whatever the command line says of deferral. The base is the first."""
+    base, *experts = names
+    heads = {base: "never", **{name: "always" if len(experts) == 1 else f"always:{name}" for name in experts}}
+    return {name: Way(name, {"head": head}, _ROUTING) for name, head in heads.items()}
+
+
+ALONE = alone(("base", "assistant"))
 _RATE_IS_SET_BY = frozenset({"threshold", "defer_rate", "target_rate", "schedule", "schedule_tokens"})
 
 
@@ -169,7 +176,7 @@ class Conversation:
             with closing(stream):
                 try:
                     for token in stream:
-                        _add(pieces, source_of(token.expert), token.text)
+                        _add(pieces, token.source, token.text)
                         show(token)
                     reason: str = stream.finish_reason or INTERRUPTED
                 except Terminated:
@@ -199,9 +206,12 @@ class Conversation:
         """
         if name == PAIR.name:
             return PAIR
-        if name in ALONE:
-            return ALONE[name]
-        return self.at_rate(name)
+        return self.alone[name] if name in self.alone else self.at_rate(name)
+
+    @property
+    def alone(self) -> dict[str, Way]:
+        """The ways in which one model answers by itself."""
+        return alone(self.pair.names)
 
     def at_rate(self, percent: str) -> Way:
         """The pair at a rate, given in percent as text.

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from ..errors import OptionError
 from ..files.output_file import OutputFile, check_output, descriptor_of, refuse_inputs, write_file
 from ..sources.names import find_head
+from ._experts import expert_files
 from ._options import Command
 from ._output import byte_stream
 from ._pair import option
@@ -176,7 +177,8 @@ def read_by(values: Mapping[str, Any], *others: PathLike | None) -> list[PathLik
     for model in ("base_option", "assistant_option"):
         adapters += [value[0] for name, value in values.get(model) or () if name == "lora"]
     heads = [values["head"]] if isinstance(values.get("head"), str) else []
-    given = [values.get("base"), values.get("assistant"), *adapters, *map(head_place, heads), *others]
+    experts = expert_files(values)
+    given = [values.get("base"), values.get("assistant"), *experts, *adapters, *map(head_place, heads), *others]
     return [STDIN if path == "-" else path for path in given if path is not None]
 
 

@@ -48,8 +48,11 @@ def load_pair(
 def _fetched(chosen: Preset) -> Preset:
     from ..sources.names import find_model
 
-    base, assistant = find_model("base", chosen.base), find_model("assistant", chosen.assistant)
-    return replace(chosen, base=base, assistant=assistant)
+    base = find_model("base", chosen.base)
+    if chosen.experts:
+        experts = [replace(expert, model=find_model(expert.name, expert.model)) for expert in chosen.experts]
+        return replace(chosen, base=base, experts=tuple(experts))
+    return replace(chosen, base=base, assistant=find_model("assistant", chosen.assistant))
 
 
 def load_demo() -> Pair:

@@ -26,7 +26,17 @@ from ..options import (
 )
 from ._help import Option
 
-__all__ = ["GENERATION", "LOAD", "SLOTS", "collect", "flag_of", "from_table", "model_options", "read_model_options"]
+__all__ = [
+    "GENERATION",
+    "LOAD",
+    "SLOTS",
+    "ModelOption",
+    "collect",
+    "flag_of",
+    "from_table",
+    "model_options",
+    "read_model_options",
+]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -190,7 +200,9 @@ def collect(table: Mapping[str, Spec], values: Mapping[str, Any]) -> dict[str, A
     return {name: _final(name, value) for name, value in given.items()}
 
 
-class _ModelOption(_ParamType):
+class ModelOption(_ParamType):
+    """An option of loading with its value."""
+
     name = "NAME=VALUE"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
@@ -215,7 +227,7 @@ def model_options(command: Command) -> Command:
             f"--{model}-option",
             cls=Option,
             section="Loading",
-            type=_ModelOption(),
+            type=ModelOption(),
             multiple=True,
             help=f"A loading option for the {model} only, such as n_ctx=2048. Repeatable.",
         )(command)

@@ -37,7 +37,8 @@ __all__ = [
     "wants_color",
 ]
 
-ASSISTANT_STYLE = "cyan"
+# Of the experts in turn: the assistant has the first.
+EXPERT_STYLES = ("cyan", "magenta", "yellow", "green", "blue", "red", "bright_cyan", "bright_magenta", "bright_yellow")
 
 
 def printable(text: str, encoding: str | None = None) -> str:
@@ -102,8 +103,8 @@ class TextWriter(Protocol):
     def write(self, token: Token) -> None:
         """Shows one token."""
 
-    def piece(self, text: str, deferred: bool) -> None:
-        """Shows a piece of text, and whether the assistant wrote it."""
+    def piece(self, text: str, expert: int) -> None:
+        """Shows a piece of text in the colour of the expert that wrote it; 0: the base."""
 
     def finish(self) -> None:
         """Ends the last line."""
@@ -117,9 +118,9 @@ class _PlainWriter:
         self._last = ""
 
     def write(self, token: Token) -> None:
-        self.piece(token.text, token.deferred)
+        self.piece(token.text, token.expert)
 
-    def piece(self, text: str, deferred: bool) -> None:
+    def piece(self, text: str, expert: int) -> None:
         if text:
             self._stream.write(text.encode("utf-8", "replace"))
             self._stream.flush()
@@ -133,33 +134,34 @@ class _PlainWriter:
 
 
 class _TerminalWriter:
-    """The text with controls escaped and, where wanted, the assistant's tokens in colour."""
+    """The text with controls escaped and, where wanted, the tokens of experts in colour."""
 
     def __init__(self, color: bool) -> None:
         from rich.style import Style
 
         self._console = open_console("stdout", color)
-        self._style = Style.parse(ASSISTANT_STYLE) if color else None
+        self._styles = [None, *map(Style.parse, EXPERT_STYLES)] if color else [None]
         self._last = ""
 
     def write(self, token: Token) -> None:
-        self.piece(token.text, token.deferred)
+        self.piece(token.text, token.expert)
 
-    def piece(self, text: str, deferred: bool) -> None:
+    def piece(self, text: str, expert: int) -> None:
         if text:
             self._last = printable(text, self._console.encoding)
-            self._print(self._last, deferred)
+            self._print(self._last, expert)
 
     def finish(self) -> None:
         if not self._last.endswith("\n"):
-            self._print("\n", False)
+            self._print("\n", 0)
         self._last = "\n"
 
-    def _print(self, text: str, deferred: bool) -> None:
+    def _print(self, text: str, expert: int) -> None:
         from rich.segment import Segment, Segments
 
         # As a segment: rich would expand tabs, wrap lines and trim spaces of a str.
-        self._console.print(Segments([Segment(text, self._style if deferred else None)]), soft_wrap=True)
+        style = self._styles[expert % len(self._styles)]
+        self._console.print(Segments([Segment(text, style)]), soft_wrap=True)
 
 
 class _NoWriter:
@@ -168,7 +170,7 @@ class _NoWriter:
     def write(self, token: Token) -> None:
         pass
 
-    def piece(self, text: str, deferred: bool) -> None:
+    def piece(self, text: str, expert: int) -> None:
         pass
 
     def finish(self) -> None:
@@ -208,12 +210,14 @@ def print_legend(stats: Stats, finish_reason: str, color: str) -> None:
     """One line on stderr: who wrote how much, how fast, and why the text ended."""
     from rich.text import Text
 
-    deferred = round(stats.deferral_rate * stats.generated_tokens)
     colored = wants_color(color, "stderr")
     line = Text("[")
-    line.append("assistant", ASSISTANT_STYLE if colored else "")
+    experts = [(name, work.tokens) for name, work in stats.experts.items() if name != "base"]
+    for (name, n_tokens), style in zip(experts, EXPERT_STYLES, strict=False):
+        line.append(name, style if colored else "")
+        line.append(f" {n_tokens}, " if len(experts) > 1 else f" {n_tokens} ")
     line.append(
-        f" {deferred} of {stats.generated_tokens} tokens, {stats.deferral_rate:.1%}; "
+        f"of {stats.generated_tokens} tokens, {stats.deferral_rate:.1%}; "
         f"{stats.tokens_per_s:.1f} tokens/s; finish: {finish_reason}; seed {stats.seed}]"
     )
     open_console("stderr", colored).print(line, soft_wrap=True)

@@ -13,6 +13,7 @@ from click.shell_completion import CompletionItem
 from ..options import ANSWER_OPTIONS, MAX_PARALLEL
 from ..sources.pair_file import Preset
 from ..sources.preset import is_preset, packaged_names, preset, preset_files
+from ._experts import chosen_experts, refuse_experts
 from ._help import Option
 from ._options import LOAD, SLOTS, Command, collect, from_table, model_options, read_model_options
 
@@ -130,7 +131,7 @@ def pair_option(help: str) -> Callable[[Command], Command]:
 
 
 def chosen_models(values: Mapping[str, Any]) -> Preset:
-    """The pair of ``--pair``, or the two models that were given, which have no head.
+    """The pair of ``--pair``, or the models that were given, which have no head.
 
     Raises:
         click.UsageError: neither a preset nor both models were given, or both were.
@@ -138,11 +139,19 @@ def chosen_models(values: Mapping[str, Any]) -> Preset:
         LoadError: the pair's file cannot be read.
     """
     base, assistant, name = values["base"], values["assistant"], values["pair"]
+    experts = chosen_experts(values)
     if name is not None:
         if base is not None or assistant is not None:
             raise click.UsageError("--pair already gives both models; remove --base and --assistant, or remove --pair")
-        return preset(name)
-    for option_name, model in (("--base", base), ("--assistant", assistant)):
+        if experts:
+            raise click.UsageError("--pair already gives all models; remove --expert, or give --base instead of --pair")
+        chosen = preset(name)
+        refuse_experts(chosen, values)
+        return chosen
+    if experts and assistant is not None:
+        raise click.UsageError("--expert stands in place of --assistant; give --expert assistant=MODEL, too")
+    given = [("--base", base)] if experts else [("--base", base), ("--assistant", assistant)]
+    for option_name, model in given:
         if is_preset(model):
             raise click.UsageError(
                 f"{model} is a preset of two models, not one model; give --pair {model} instead of {option_name}"
@@ -151,12 +160,13 @@ def chosen_models(values: Mapping[str, Any]) -> Preset:
             raise click.UsageError(
                 f"Missing option '{option_name}'; give both models, or a preset such as --pair {packaged_names()[0]}."
             )
-    return Preset("", base, assistant, None)
+    return Preset("", base, assistant or "", None, experts=experts)
 
 
 def models_again(values: Mapping[str, Any]) -> str:
     """The options that chose the models, as they can be typed in a shell."""
     given = [(name, values[name]) for name in ("pair", "base", "assistant") if values[name] is not None]
+    given += [("expert", f"{name}={model}") for name, model in values.get("expert") or ()]
     return " ".join(f"--{name} {quote(os.fspath(value))}" for name, value in given)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from . import Terminated
+from ._experts import expert_arguments
 from ._flags import in_flags
 from ._help import SectionedCommand
 from ._inputs import read_grammar, read_text
@@ -25,6 +26,7 @@ _GENERATION = {**GENERATION, "max_tokens": replace(GENERATION["max_tokens"], def
 
 @click.command(cls=SectionedCommand)
 @model_arguments
+@expert_arguments
 @option("Models", "--head", metavar="HEAD", help=HEAD_HELP)
 @option("Conversation", "--system", metavar="TEXT", help="System message before the first message.")
 @option("Conversation", "--chat-template", metavar="FILE", help="Jinja template to use instead of the base's.")
@@ -49,7 +51,7 @@ _GENERATION = {**GENERATION, "max_tokens": replace(GENERATION["max_tokens"], def
 @option("Text", "--grammar", metavar="TEXT", help="GBNF grammar that every answer must follow.")
 @option("Text", "--grammar-file", metavar="FILE", help="File with a GBNF grammar that every answer must follow.")
 @option("Text", "--json-schema", metavar="FILE", help="File with a JSON schema that every answer must follow.")
-@color_option("Colour the assistant's tokens.")
+@color_option("Colour the tokens of the assistant, or of each expert.")
 @option("Output", "--quiet", "-q", is_flag=True, help="Show no progress and no line about each answer.")
 @option("Output", "--verbose", "-v", is_flag=True, help="Show llama.cpp's log on stderr.")
 @from_table(SLOTS, "Loading", ["cache_mb"])
@@ -123,7 +125,8 @@ def prompt_of(values: dict[str, Any]) -> Callable[[str], str]:
 
 
 def _names(pair: Any) -> str:
-    return " and ".join(facts["name"] or Path(facts["path"]).name for facts in (pair.base, pair.assistant))
+    models = [pair.base, *pair.experts.values()]
+    return " and ".join(facts["name"] or Path(facts["path"]).name for facts in models)
 
 
 def _typed(ask: Callable[[str], str], shown: Any) -> Iterator[str]:

@@ -158,12 +158,14 @@ def _other(name: str, given: str) -> Preset:
     which, colon, of = given.partition(":")
     if colon and which in ("base", "assistant"):
         known = preset(of)
+        known.refuse_experts("colm evaluate", "give one of its models by its file")
         if which == "base":
             return replace(known.without_head(), assistant=known.base, assistant_options={})
         options = known.assistant_options
         return Preset(known.name, known.assistant, known.assistant, None, options=known.options, base_options=options)
     if is_preset(given):
         known = preset(given)
+        known.refuse_experts("colm evaluate", "give one of its models by its file")
         if known.head is None:
             raise OptionError(f"--arm {name}={given}: this pair has no head; for its base give {name}=base:{given}")
         return known

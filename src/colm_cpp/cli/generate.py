@@ -13,6 +13,7 @@ import click
 from ..engine.pair import DEFAULT_PARALLEL
 from ..options import MAX_PARALLEL
 from ._batch import read_batch, write_batch
+from ._experts import expert_arguments
 from ._files import Sink, check, check_stdout, force_option, open_sink, read_by
 from ._help import SectionedCommand
 from ._inputs import read_grammar, read_prompt, read_text, user_messages
@@ -33,6 +34,7 @@ _INTERRUPTED = "interrupted"
 @click.command(cls=SectionedCommand)
 @click.argument("prompt", required=False)
 @model_arguments
+@expert_arguments
 @option(
     "Models",
     "--head",
@@ -86,7 +88,7 @@ _INTERRUPTED = "interrupted"
     "prompt that goes on from an earlier one is read from there (docs/sessions.md). Not with --batch.",
 )
 @force_option("Replace the file of --out or --trace if it exists.")
-@color_option("Colour the assistant's tokens.")
+@color_option("Colour the tokens of the assistant, or of each expert.")
 @option("Output", "--quiet", "-q", is_flag=True, help="Show no progress and no summary line.")
 @option("Output", "--verbose", "-v", is_flag=True, help="Show llama.cpp's log on stderr.")
 @option(
@@ -130,7 +132,7 @@ def generate(prompt: str | None, **values: Any) -> None:
     text = "" if many else read_prompt(prompt, values["file"], may_be_empty=chat)
     effective = GenerationOptions.of(options)  # raises for a bad value now, not after minutes of loading
     loading = collect(LOAD, values)
-    own = {model: read_model_options(values[f"{model}_option"]) for model in ("base", "assistant")}
+    own: dict[str, Any] = {model: read_model_options(values[f"{model}_option"]) for model in ("base", "assistant")}
     rows = read_batch(values["batch"], options) if many else []
     n_parallel = min(values["n_parallel"] or DEFAULT_PARALLEL, len(rows)) if many else 1
     texts = (values["file"] or (None if prompt is not None or many else "-"), values["batch"])
@@ -176,7 +178,10 @@ def generate(prompt: str | None, **values: Any) -> None:
         if session is not None and session.exists():
             pair.load_session(session)
         stream, read = _start(pair, text, chat, values["system"], template, options)
-        names: dict[str, Any] = {"base": models.base, "assistant": models.assistant, "head": head}
+        experts: dict[str, Any] = {"assistant": models.assistant}
+        if models.experts:
+            experts = {"experts": {expert.name: str(expert.model) for expert in models.experts}}
+        names: dict[str, Any] = {"base": models.base, **experts, "head": head}
         if models.adapter is not None:
             names["adapter"] = dict(zip(("path", "scale"), models.adapter, strict=True))
         trace = sink = None
@@ -191,6 +196,7 @@ def generate(prompt: str | None, **values: Any) -> None:
                 for token, bias in (effective.logit_bias or {}).items()
             }
             load_options = {"both": loading, **own}
+            load_options |= {expert.name: dict(expert.options) for expert in models.experts}
             trace.begin(
                 {
                     "prompt": read,

@@ -64,6 +64,7 @@ def inspect(
         if base is not None or assistant is not None:
             raise click.UsageError("--pair already gives both models; remove --base and --assistant, or remove --pair")
         known = preset(pair)
+        known.refuse_experts("colm inspect of a pair", "give its files one by one")
         base, assistant, head = known.base, known.assistant, known.head if head is None else head
     elif base is not None and assistant is not None:
         known = Preset("", base, assistant, None)

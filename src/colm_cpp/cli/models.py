@@ -99,9 +99,10 @@ def _presets(library: Library, check: bool) -> list[dict[str, Any]]:
             pairs.append({**facts, "error": str(error)})
             continue
         adapter = None if known.adapter is None else dict(zip(("path", "scale"), known.adapter, strict=True))
-        facts |= {"base": known.base, "assistant": known.assistant}
+        facts |= {"base": known.base, "assistant": known.assistant or None}
+        facts |= {"experts": {expert.name: str(expert.model) for expert in known.experts}} if known.experts else {}
         facts |= {"adapter": adapter, "head": known.head, "about": known.about}
-        facts["on_disk"] = all(library.has(model) for model in (known.base, known.assistant))
+        facts["on_disk"] = all(map(library.has, known.models))
         if check:
             try:
                 facts |= _checked(known)
@@ -124,7 +125,7 @@ def _checked(known: Preset) -> dict[str, Any]:
 
     found: list[dict[str, Any]] = []
     vocabularies = []
-    for model in (known.base, known.assistant):
+    for model in known.models:
         if is_hub_spec(model):
             remote = remote_model(model)
             found.append({"file": remote.file, "bytes": remote.bytes, "bytes_read": remote.bytes_read})
@@ -132,7 +133,8 @@ def _checked(known: Preset) -> dict[str, Any]:
         else:
             found.append({"file": model})
             vocabularies.append(_core.Vocabulary.of_header(to_native(model)))
-    return {"n_shared": vocabularies[0].shared_with(vocabularies[1]), "models": found}
+    shared = [vocabularies[0].shared_with(other) for other in vocabularies[1:]]
+    return {"n_shared": None if None in shared else min(n for n in shared if n is not None), "models": found}
 
 
 def _of_pair(pair: dict[str, Any]) -> str:

@@ -38,16 +38,19 @@ def pull(names: tuple[str, ...], quiet: bool) -> None:
             _fetched(name, shown)
             continue
         known = preset(name)
-        base, assistant = (_fetched(spec, shown) for spec in (known.base, known.assistant))
+        models = [_fetched(spec, shown) for spec in known.models]
         for other in (known.adapter and known.adapter[0], known.head):
             if other is not None and is_hub_spec(other):
                 _fetched(other, shown)
-        if base is None or assistant is None:
-            raise LoadError(f"{known.base if base is None else known.assistant} is no model; correct {known.file}")
-        fit = Library((), {}, {}).fit(base, assistant)
-        if fit.why_not:
-            raise LoadError(f"the models of {name} do not fit together: {fit.why_not}")
-        echo(one_line(f"{name}: the models share {fit.n_shared} tokens. Try it: colm chat --pair {name}"))
+        found = [model for model in models if model is not None]
+        if len(found) < len(models):
+            raise LoadError(f"{known.models[models.index(None)]} is no model; correct {known.file}")
+        fits = [Library((), {}, {}).fit(found[0], other) for other in found[1:]]
+        for fit in fits:
+            if fit.why_not:
+                raise LoadError(f"the models of {name} do not fit together: {fit.why_not}")
+        n_shared = min(fit.n_shared for fit in fits)
+        echo(one_line(f"{name}: the models share {n_shared} tokens. Try it: colm chat --pair {name}"))
 
 
 def _fetched(spec: str, shown: bool) -> FoundModel | None:

@@ -13,6 +13,7 @@ import click
 
 from .._numbers import share
 from ..options import SlotOptions
+from ._experts import expert_arguments
 from ._help import SectionedCommand
 from ._options import LOAD, collect, read_model_options
 from ._pair import HEAD_HELP, chosen_models, option, pair_arguments, parallel_option, slots
@@ -28,6 +29,7 @@ KEY_VARIABLE = "COLM_API_KEY"
 
 @click.command(cls=SectionedCommand)
 @pair_arguments
+@expert_arguments
 @option("Models", "--head", metavar="HEAD", help=HEAD_HELP)
 @option("Models", "--defer-rate", type=float, metavar="RATE", help="Share of tokens to defer unless a request says.")
 @option("Models", "--name", help="The pair's name in requests. Unset: that of --pair, or the base's file.")
@@ -174,7 +176,7 @@ def _registry(values: dict[str, Any]) -> Registry:
         check_memory=not values["no_check_memory"],
     )
     entries, limits = [], {"idle_s": values["idle"], "memory_mb": values["memory_mb"]}
-    given = any(values[name] is not None for name in ("pair", "base", "assistant"))
+    given = bool(values["expert"]) or any(values[name] is not None for name in ("pair", "base", "assistant"))
     folder, config = values["model_dir"], values["config"]
     if given or (folder is None and config is None):
         chosen = chosen_models(values)

@@ -150,6 +150,7 @@ def tune(
 
     from ..corpus.selection import select
     from ..sources.hub import resolve
+    from ..sources.pair_file import Preset
     from ..sources.preset import preset
     from ..tune import tune as run
     from ..tune.pair_folder import HELD_OUT_ROWS
@@ -160,6 +161,8 @@ def tune(
     if pair is not None and (base is not None or assistant is not None):
         raise click.UsageError("--pair already gives both models; remove --base and --assistant, or remove --pair")
     tuned_base = base if pair is None else preset(pair)
+    if isinstance(tuned_base, Preset):
+        tuned_base.refuse_experts("colm tune", "give the base that was scored with --base")
     if tuned_base is None:
         raise click.UsageError("Missing option '--base'; give the base that was scored, or the pair with --pair.")
     options = TuneOptions(**given)

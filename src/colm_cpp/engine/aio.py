@@ -167,7 +167,7 @@ class AsyncForms:
 
     async def agenerate(
         self,
-        prompt: str | Sequence[int],
+        prompt: Prompt,
         *,
         queue_timeout: float | None = None,
         **options: Unpack[GenerationOptionsDict],
@@ -177,7 +177,7 @@ class AsyncForms:
 
     def astream(
         self,
-        prompt: str | Sequence[int],
+        prompt: Prompt,
         *,
         queue_timeout: float | None = None,
         **options: Unpack[GenerationOptionsDict],

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["BatchStream", "in_order"]
 
-# A text as the extension takes it: tokens, head, options.
-Request = tuple[list[int], _core.Head, _core.GenerationOptions]
+# A text as the extension takes it: tokens, head, options, the tokens of experts that have a prompt of their own.
+Request = tuple[list[int], _core.Head, _core.GenerationOptions, dict[int, list[int]]]
 
 
 def in_order(
@@ -93,8 +93,8 @@ class BatchStream:
             number = self._n_given
             self._n_given += 1
             try:
-                tokens, head, options = make()
-                text = stream.add(pair, tokens, head, options)
+                tokens, head, options, own_prompts = make()
+                text = stream.add(pair, tokens, head, options, own_prompts)
             except PairClosed:
                 raise
             except ColmError as error:
@@ -127,7 +127,7 @@ class BatchStream:
 
     @property
     def counts(self) -> dict[str, int]:
-        """``steps``, ``base_decodes`` and ``assistant_decodes`` so far.
+        """``steps``, and of each model ``base_decodes``, ``assistant_decodes`` or ``NAME_decodes``, so far.
 
         A step moves every text in progress by one position. A decode is one call of llama_decode. Texts that others
         write with the pair at the same time count too.

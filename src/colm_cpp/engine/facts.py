@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from .._core import Pair as CorePair
-from ..errors import PairClosed
+from ..errors import OptionError, PairClosed
 from ..llama.busy import check_usable
+from ..options import BASE
 
 __all__ = ["Facts"]
 
@@ -15,11 +16,11 @@ class Facts:
     """The extension's pair, and what is known of it."""
 
     _core: CorePair | None  # None: it was closed
-    _facts: tuple[dict[str, Any], dict[str, Any]]  # of base and assistant; each asking hashes the vocabulary
+    _facts: dict[str, dict[str, Any]]  # of each model by its name, the base first; asking hashes the vocabulary
 
     @property
     def n_ctx(self) -> int:
-        """The most tokens of a text, prompt included: the smaller context size of the two models."""
+        """The most tokens of a text, prompt included: the smallest context size of the models."""
         return self.open_core().n_ctx
 
     @property
@@ -34,20 +35,37 @@ class Facts:
 
     @property
     def n_shared(self) -> int:
-        """How many ids, counted from 0, both models share. Only these can be generated."""
+        """How many ids, counted from 0, all models share. Only these can be generated."""
         return self.open_core().n_shared
 
     @property
     def base(self) -> dict[str, Any]:
         """Facts about the loaded base: path, name, n_vocab, n_embd, n_ctx, vocab_type, chat_template, ..."""
         self.open_core()
-        return dict(self._facts[0])
+        return dict(self._facts[BASE])
 
     @property
     def assistant(self) -> dict[str, Any]:
-        """Facts about the loaded assistant, with the same keys as :attr:`base`."""
+        """Facts about the one expert, with the same keys as :attr:`base`.
+
+        Raises:
+            OptionError: the pair has several experts.
+        """
+        experts = self.experts
+        if len(experts) > 1:
+            raise OptionError(f"this pair has the experts {' and '.join(experts)}; read pair.experts")
+        return next(iter(experts.values()))
+
+    @property
+    def experts(self) -> dict[str, dict[str, Any]]:
+        """Facts about each expert by its name, with the same keys as :attr:`base`."""
         self.open_core()
-        return dict(self._facts[1])
+        return {name: dict(facts) for name, facts in self._facts.items() if name != BASE}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the models are called, the base first: ``Token.source``, and the keys of prompts and statistics."""
+        return tuple(self._facts)
 
     @property
     def closed(self) -> bool:

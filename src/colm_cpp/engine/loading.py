@@ -16,13 +16,24 @@ from ..heads.head import Head
 from ..llama.busy import busy
 from ..llama.log import forward_log, set_up_log
 from ..machine.cores import usable_cores
-from ..options import LONG_N_UBATCH, GenerationOptions, LoadOptions, SlotOptions, option_dict
+from ..options import (
+    ASSISTANT,
+    BASE,
+    LONG_N_UBATCH,
+    ExpertModel,
+    Experts,
+    GenerationOptions,
+    LoadOptions,
+    SlotOptions,
+    option_dict,
+    read_experts,
+)
 from ..results import Completion
 from ..sources.hub import resolve
 from ..sources.names import HEAD_CHOICES, find_head, find_model, head_file
 from ..sources.preset import Preset, preset
 from . import kept
-from .memory import ModelMemory, PairMemory, assistant_rows, base_rows
+from .memory import ModelMemory, PairMemory, rows_of
 from .pair import Pair
 from .prompts import refuse_messages
 
@@ -38,6 +49,10 @@ PathLike = str | os.PathLike[str]
 # Parameters of load() that are no model options.
 _NO_LOAD_OPTIONS = ("base_options", "assistant_options", "progress", "check_memory", "n_parallel", "cache_mb")
 _DEFAULT_SLOTS = SlotOptions()
+# Models that load one file with the same values of these share its weights.
+_OF_WEIGHTS = (
+    "n_gpu_layers", "main_gpu", "split_mode", "tensor_split", "repack", "batch_invariant", "use_mmap", "use_mlock",
+)  # fmt: skip
 
 _TINY_FILE = 16 * 2**20
 _FLOAT_FILE_TYPES = (0, 1, 32)  # of llama_ftype: F32, F16, BF16
@@ -65,6 +80,7 @@ def load(
     head: PathLike | Head | None = None,
     *,
     pair: PathLike | Preset | None = None,
+    experts: Experts | None = None,
     base_options: LoadOptionsDict | None = None,
     assistant_options: LoadOptionsDict | None = None,
     progress: Callable[[float], object] | None = None,
@@ -73,19 +89,24 @@ def load(
     cache_mb: int = _DEFAULT_SLOTS.cache_mb,
     **options: Unpack[LoadOptionsDict],
 ) -> Pair:
-    """Loads a pair of models that share one vocabulary.
+    """Loads models that share one vocabulary: a base, and one or more experts.
 
     Args:
         base: the base's GGUF file, or its place on the hub: ``hf:org/repo/file-pattern.gguf``, with ``@revision`` after
             it for a branch, tag or commit. Without ``assistant``, ``base`` stands for a pair, see ``pair``.
-        assistant: the assistant's GGUF file, or its place on the hub.
+        assistant: the assistant's GGUF file, or its place on the hub: short for ``experts={"assistant": ...}``.
         head: the deferral head. One of: the path of a head file, or its place on the hub; a :class:`Head`; the name of
             a head in the package (:func:`colm_cpp.shipped_heads`) or of a preset; the name of a training-free head
             (``"confidence"``, ``"entropy"``, ``"random"``, ``"always"``, ``"never"``); a token of the base's
-            vocabulary whose logit decides (``"<|defer|>"``). A head can also be given with each text.
+            vocabulary whose logit decides (``"<|defer|>"``). A head can also be given with each text. With several
+            experts, a head that only says when to defer needs the name of one behind it: ``"confidence:math"``.
         pair: instead of ``base`` and ``assistant``: the name of a preset (:func:`colm_cpp.presets`), a folder with a
             ``pair.toml``, such a file (``docs/pairs.md``), or a :class:`Preset`. It loads both models, the adapter, and
             the head unless ``head`` is given. Options that are given here replace those of the pair.
+        experts: instead of ``assistant``: 1 to 9 experts by their names, ``{"math": "math.gguf", "code": "code.gguf"}``
+            (``docs/experts.md``). A dict in place of a file has options of its own:
+            ``{"law": {"model": "small.gguf", "lora": "law.gguf"}}``. Models that load the same file with the same
+            options of memory share its weights.
         base_options: options for the base alone. They replace ``options`` of the same name.
         assistant_options: options for the assistant alone. They replace ``options`` of the same name.
         progress: called with the loaded fraction, 0 to 1. Loading stops if it returns False.
@@ -101,29 +122,39 @@ def load(
         OptionError: an option outside its range, an unknown preset, or an invalid key in a pair's file.
         LoadError: a file is missing, damaged, not a model, or llama.cpp refused it.
         NotEnoughMemory: the estimate exceeds what is free.
-        VocabMismatch: the vocabularies differ; the message names the first differing token.
+        VocabMismatch: the vocabularies differ; the message names expert and token.
         HeadError: ``head`` cannot be used as a head; HeadMismatch if it was made for another base, or for the base with
             other adapters.
         DownloadError: a file cannot be downloaded from the hub.
     """
     check_memory = flag("check_memory", check_memory)
+    if experts is not None and (assistant is not None or assistant_options is not None or pair is not None):
+        raise OptionError(
+            "experts= stands in place of assistant= and assistant_options=, and pair= has its own experts; leave out "
+            "one, and give options of an expert as {'model': ..., 'n_ctx': ...}"
+        )
+    others = () if experts is None else read_experts(experts)
     if base is None and assistant is None and pair is None:
         raise OptionError("load() needs base= and assistant=, or pair= with a name that colm.presets() lists")
-    if assistant is None and pair is None:
+    if assistant is None and pair is None and not others:
         base, pair = None, preset(base)
     known = None if pair is None else _of_pair(pair, base, assistant)
     if known is not None:
-        base, assistant = known.base, known.assistant
-    if base is None or assistant is None:
+        base, assistant, others = known.base, known.assistant, known.experts
+    if base is None or (assistant is None and not others):
         raise TypeError("base= is of type NoneType; give a GGUF file's path, hf:org/repo/file or the name of a preset")
     if head is not None and not isinstance(head, (str, os.PathLike, Head)):
         raise HeadError(f"head is of type {type(head).__name__}; {HEAD_CHOICES}")
-    chosen = _options_of(known, options, base_options, assistant_options)
+    models: dict[str, Any] = {
+        BASE: base,
+        **({expert.name: expert.model for expert in others} or {ASSISTANT: assistant}),
+    }
+    chosen = _options_of(known, others, options, base_options, assistant_options)
     slots = SlotOptions(n_parallel=n_parallel, cache_mb=cache_mb)
     if head is None and known is not None:
         head = _head_of(known)
     with busy():
-        loaded = _load(base, assistant, head, chosen, progress, check_memory, slots)
+        loaded = _load(models, head, chosen, progress, check_memory, slots)
         return Pair(*loaded, system=None if known is None else known.system)
 
 
@@ -137,11 +168,25 @@ def _of_pair(pair: PathLike | Preset, base: PathLike | None, assistant: PathLike
 
 
 def _options_of(
-    known: Preset | None, options: Mapping[str, Any], base_options: object, assistant_options: object
-) -> tuple[LoadOptions, LoadOptions]:
-    if known is None:
-        return LoadOptions.of_both(options, base_options, assistant_options)
-    return LoadOptions.of_both(*known.load_options(options, base_options, assistant_options))
+    known: Preset | None,
+    experts: Sequence[ExpertModel],
+    options: Mapping[str, Any],
+    base_options: object,
+    assistant_options: object,
+) -> tuple[LoadOptions, ...]:
+    """Of each model, the base first."""
+    shared, of_base, of_assistant = options, base_options, assistant_options
+    if known is not None:
+        shared, of_base, of_assistant = known.load_options(options, base_options, assistant_options)
+    if not experts:
+        return LoadOptions.of_both(shared, of_base, of_assistant)
+    if assistant_options:
+        raise OptionError("assistant_options= is for the assistant; this pair has experts with options of their own")
+    base = LoadOptions.merge(shared, option_dict("base_options", of_base))
+    # What the caller gives for all replaces what a pair's file says of one.
+    given = options if known is not None else {}
+    own = [{name: value for name, value in expert.options.items() if name not in given} for expert in experts]
+    return (base, *(LoadOptions.merge(shared, of_expert) for of_expert in own))
 
 
 def _head_of(known: Preset) -> str | Head | None:
@@ -160,28 +205,27 @@ def _head_of(known: Preset) -> str | Head | None:
 
 
 def _load(
-    base: PathLike,
-    assistant: PathLike,
+    models: Mapping[str, PathLike],
     head: PathLike | Head | None,
-    chosen: tuple[LoadOptions, LoadOptions],
+    chosen: Sequence[LoadOptions],
     progress: Callable[[float], object] | None,
     check_memory: bool,
     slots: SlotOptions,
 ) -> tuple[_core.Pair, PathLike | Head | None, PairMemory | None]:
     if isinstance(head, (str, os.PathLike)) and (named := find_head(head)).kind == "file":
         head = Head.load(str(named.file()))  # a bad head file is reported before minutes of loading
-    core_options, memory = prepare(base, assistant, chosen, check_memory=check_memory, n_slots=slots.n_parallel)
+    core_options, memory = prepare(models, chosen, check_memory=check_memory, n_slots=slots.n_parallel)
     try:
-        core = _core.Pair(core_options[0], core_options[1], progress, slots.n_parallel, slots.cache_mb << 20)
+        members = list(zip(models, core_options, strict=True))
+        core = _core.Pair(members, progress, slots.n_parallel, slots.cache_mb << 20)
     finally:
         forward_log()
     return core, head, memory
 
 
 def prepare(
-    base: PathLike,
-    assistant: PathLike,
-    chosen: tuple[LoadOptions, LoadOptions],
+    models: Mapping[str, PathLike],
+    chosen: Sequence[LoadOptions],
     *,
     check_memory: bool,
     n_sequences: int = 1,
@@ -189,28 +233,34 @@ def prepare(
     n_slots: int = 1,
     loaded: bool = False,
 ) -> tuple[list[_core.ModelOptions], PairMemory | None]:
-    """Checks files and memory. Returns the extension's options for both models, and the memory that they take.
+    """Checks files and memory. Returns the extension's options for each model, and the memory that they take.
 
-    The memory is None without ``check_memory``. ``loaded``: the weights are in memory. Errors are those of load().
+    ``models``: by what they are called, the base first. The memory is None without ``check_memory``. ``loaded``: the
+    weights are in memory. Errors are those of load().
     """
     set_up_log()
     if n_sequences > 1:
         # All batches are long here, and a longer pass is some percent faster.
-        chosen = (_with_long_passes(chosen[0]), _with_long_passes(chosen[1]))
-    paths = (find_model("base", base), find_model("assistant", assistant))
+        chosen = [_with_long_passes(options) for options in chosen]
+    paths = [find_model(name, model) for name, model in models.items()]
     headers = [metadata(path) for path in paths]
     trained = [_trained_n_ctx(header) for header in headers]
-    # By default both get the context that both were trained for.
+    # By default all get the context that all were trained for.
     common = min((n for n in trained if n), default=0)
     sizes = [o.context_size(common if o.n_ctx is None else n) for o, n in zip(chosen, trained, strict=True)]
     memory = None
     if check_memory:
-        models = [ModelMemory.of(path, o) for path, o in zip(paths, chosen, strict=True)]
-        memory = PairMemory(models[0], models[1], (sizes[0], sizes[1]), min(o.n_batch for o in chosen))
+        needs = [ModelMemory.of(path, o) for path, o in zip(paths, chosen, strict=True)]
+        memory = PairMemory(
+            tuple(needs), tuple(sizes), min(o.n_batch for o in chosen), tuple(models), _shares(paths, chosen)
+        )
         # Texts that are scored share one cache, those that are written have a slot each.
         scores = n_sequences > 1
-        rows = (n_outputs, n_outputs) if scores else (base_rows(n_slots), max(n_outputs, assistant_rows(n_slots)))
-        most = (min(rows[0], chosen[0].n_batch), min(rows[1], chosen[1].n_batch))
+        rows = [n_outputs] * len(paths)
+        if not scores:
+            own, *others = rows_of(len(paths), n_slots)
+            rows = [own, *(max(n_outputs, n) for n in others)]
+        most = [min(row, o.n_batch) for row, o in zip(rows, chosen, strict=True)]
         memory.check_load(most, n_sequences if scores else n_slots, shared=scores, loaded=loaded)
     # llama.cpp makes no context with fewer outputs than sequences.
     n_sequences = min(n_sequences, n_outputs, *(o.n_batch for o in chosen))
@@ -227,6 +277,12 @@ def prepare(
         for o, path, n_ctx, header in zip(chosen, paths, sizes, headers, strict=True)
     ]
     return prepared, memory
+
+
+def _shares(paths: Sequence[str], chosen: Sequence[LoadOptions]) -> tuple[int, ...]:
+    """For each model the number of the first one whose weights it can use, see ``same_file`` in the extension."""
+    keys = [(path, *(repr(getattr(o, name)) for name in _OF_WEIGHTS)) for path, o in zip(paths, chosen, strict=True)]
+    return tuple(keys.index(key) for key in keys)
 
 
 def _with_long_passes(options: LoadOptions) -> LoadOptions:
@@ -273,6 +329,7 @@ def generate(
     """
     known = None if pair is None else _of_pair(pair, base, assistant)
     if known is not None:
+        known.refuse_experts("generate()", "load() it, and call generate() of the pair")
         base, assistant = known.base, known.assistant
         head = _head_of(known) if head is None else head
     given = dict(option_dict("load_options", load_options))

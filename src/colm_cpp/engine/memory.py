@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +12,12 @@ from .. import _core
 from ..errors import NotEnoughMemory
 from ..files.paths import to_native
 from ..machine.limits import FreeMemory, free_memory
-from ..options import MAX_LOOKAHEAD, MOST_RUN_OUTPUTS
+from ..options import ASSISTANT, BASE, MAX_LOOKAHEAD, MOST_RUN_OUTPUTS
 
 if TYPE_CHECKING:
     from ..options import LoadOptions
 
-__all__ = ["MemoryEstimate", "ModelMemory", "PairMemory", "assistant_rows", "base_rows", "estimate"]
+__all__ = ["MemoryEstimate", "ModelMemory", "PairMemory", "assistant_rows", "base_rows", "estimate", "rows_of"]
 
 # Bytes per value of a KV cache, block scales included.
 _KV_BYTES = {
@@ -192,39 +193,44 @@ def assistant_rows(n_slots: int) -> int:
     return max(MAX_LOOKAHEAD + 1, n_slots, min(4 * n_slots, 64))
 
 
+def rows_of(n_models: int, n_slots: int) -> list[int]:
+    """Rows of logits of each model of a pair with ``n_slots`` slots."""
+    return [base_rows(n_slots), *[assistant_rows(n_slots)] * (n_models - 1)]
+
+
 @dataclass(frozen=True, slots=True)
 class PairMemory:
-    """The memory needs of both models, compared with free memory before anything is allocated.
+    """The memory needs of all models, compared with free memory before anything is allocated.
 
     Attributes:
-        base: the base's needs.
-        assistant: the assistant's needs.
-        sizes: ``n_ctx`` of base and assistant.
-        n_batch: the smaller ``n_batch`` of the two.
+        models: the needs of each model, the base first.
+        sizes: ``n_ctx`` of each.
+        n_batch: the smallest ``n_batch``.
+        names: what messages call them.
+        shares: for each model the number of the first one that loads the same file, whose weights it uses.
     """
 
-    base: ModelMemory
-    assistant: ModelMemory
-    sizes: tuple[int, int]
+    models: tuple[ModelMemory, ...]
+    sizes: tuple[int, ...]
     n_batch: int
+    names: tuple[str, ...] = (BASE, ASSISTANT)
+    shares: tuple[int, ...] = (0, 1)
 
-    def check_load(
-        self, n_outputs: tuple[int, int], n_texts: int, *, shared: bool = True, loaded: bool = False
-    ) -> None:
-        """Checks both models, each with a context for ``n_texts`` texts and ``n_outputs`` rows of logits.
+    def check_load(self, n_outputs: Sequence[int], n_texts: int, *, shared: bool = True, loaded: bool = False) -> None:
+        """Checks all models, each with a context for ``n_texts`` texts and ``n_outputs`` rows of logits.
 
         ``shared``: see :meth:`ModelMemory.context`. ``loaded``: the weights are in memory, and only contexts are made.
 
         Raises:
             NotEnoughMemory: names needed and free memory, and the options that need less.
         """
-        models = zip((self.base, self.assistant), self.sizes, n_outputs, strict=True)
-        needs = [
-            (model.context if loaded else model.loaded)(n_ctx, n_outputs=n, n_texts=n_texts, shared=shared)
-            for model, n_ctx, n in models
-        ]
+        needs = []
+        for i, (model, n_ctx, n) in enumerate(zip(self.models, self.sizes, n_outputs, strict=True)):
+            has_weights = loaded or self.shares[i] != i
+            need = model.context if has_weights else model.loaded
+            needs.append(need(n_ctx, n_outputs=n, n_texts=n_texts, shared=shared))
         what = "a context of this pair" if loaded else "loading this pair"
-        _check(needs, what, "a smaller n_ctx, a smaller KV type or smaller files need less")
+        self._check(needs, what, "a smaller n_ctx, a smaller KV type or smaller files need less")
 
     def check_batch(self, n_parallel: int) -> None:
         """Checks a further context of each model, for ``n_parallel`` texts of ``n_ctx`` tokens each.
@@ -240,7 +246,7 @@ class PairMemory:
             return
         most = next((n for n in range(n_parallel - 1, 0, -1) if _fits(self._batch(n), free_ram, free_gpu)), 0)
         room = f"the most that fits is n_parallel={most}" if most else "not even n_parallel=1 fits"
-        _check(
+        self._check(
             needs,
             f"writing {n_parallel} texts of {min(self.sizes)} tokens at a time",
             f"{room}; a smaller n_ctx or a smaller KV type needs less for each text",
@@ -250,13 +256,33 @@ class PairMemory:
     def _batch(self, n_parallel: int) -> list[MemoryEstimate]:
         return [
             model.context(n_ctx, n_outputs=min(rows, self.n_batch), n_texts=n_parallel)
-            for model, n_ctx, rows in zip(
-                (self.base, self.assistant),
-                self.sizes,
-                (base_rows(n_parallel), assistant_rows(n_parallel)),
-                strict=True,
-            )
+            for model, n_ctx, rows in zip(self.models, self.sizes, rows_of(len(self.models), n_parallel), strict=True)
         ]
+
+    def _check(
+        self,
+        needs: list[MemoryEstimate],
+        what: str,
+        advice: str,
+        free: tuple[FreeMemory, FreeMemory] | None = None,
+    ) -> None:
+        """Compares the estimates with what is free, in RAM and on the GPUs."""
+        free_ram, free_gpu = (free_memory(), _free_gpu()) if free is None else free
+        in_ram, on_gpu = _shares(needs)
+        each = ", ".join(f"{name} {_gigabytes(need.total)}" for name, need in zip(self.names, needs, strict=True))
+        for needed, available, place, more in (
+            (in_ram, free_ram, "of memory", ""),
+            (on_gpu, free_gpu, "of GPU memory", "fewer n_gpu_layers need less, "),
+        ):
+            if needed > available.bytes:
+                limit = f" ({available.limited_by})" if available.limited_by else ""
+                error = NotEnoughMemory(
+                    f"{what} is estimated to need {_gigabytes(needed)} {place} ({each} in all), but "
+                    f"{_gigabytes(available.bytes)} is free{limit}; {more}{advice}, and load(check_memory=False) "
+                    "skips this check"
+                )
+                error.needed, error.available = needed, available.bytes
+                raise error
 
 
 def _gigabytes(n: float) -> str:
@@ -276,24 +302,3 @@ def _shares(needs: list[MemoryEstimate]) -> tuple[int, int]:
 def _fits(needs: list[MemoryEstimate], free_ram: FreeMemory, free_gpu: FreeMemory) -> bool:
     in_ram, on_gpu = _shares(needs)
     return in_ram <= free_ram.bytes and on_gpu <= free_gpu.bytes
-
-
-def _check(
-    needs: list[MemoryEstimate], what: str, advice: str, free: tuple[FreeMemory, FreeMemory] | None = None
-) -> None:
-    """Compares the estimates of base and assistant with what is free, in RAM and on the GPUs."""
-    free_ram, free_gpu = (free_memory(), _free_gpu()) if free is None else free
-    in_ram, on_gpu = _shares(needs)
-    for needed, available, place, more in (
-        (in_ram, free_ram, "of memory", ""),
-        (on_gpu, free_gpu, "of GPU memory", "fewer n_gpu_layers need less, "),
-    ):
-        if needed > available.bytes:
-            limit = f" ({available.limited_by})" if available.limited_by else ""
-            error = NotEnoughMemory(
-                f"{what} is estimated to need {_gigabytes(needed)} {place} (base {_gigabytes(needs[0].total)}, "
-                f"assistant {_gigabytes(needs[1].total)} in all), but {_gigabytes(available.bytes)} is free{limit}; "
-                f"{more}{advice}, and load(check_memory=False) skips this check"
-            )
-            error.needed, error.available = needed, available.bytes
-            raise error

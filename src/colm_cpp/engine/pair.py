@@ -1,4 +1,4 @@
-"""Two loaded models and a deferral head, writing texts together."""
+"""Loaded models and a deferral head, writing texts together."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from .. import _core
 from .._numbers import integer, seconds
@@ -15,17 +15,18 @@ from ..errors import ColmError
 from ..heads.head import Head
 from ..llama.busy import busy
 from ..llama.log import forward_log
-from ..options import MAX_PARALLEL, GenerationOptions, GenerationOptionsDict
-from ..results import Completion, expert_of
+from ..options import BASE, MAX_PARALLEL, GenerationOptions, GenerationOptionsDict
+from ..results import Completion
 from . import open_pairs
 from .aio import AsyncForms
 from .batch import BatchStream, in_order
+from .own_prompts import chat_tokens, prompts_tokens
 from .prepared import DEFAULT_THRESHOLD, Heads, PathLike, Prepared, prepare
 from .prompts import Prompt, check_prompts
 from .requests import requests
 from .session import read_session, write_session
 from .stream import TokenStream
-from .tokens import TemplateOptionsDict, Tokenizing
+from .tokens import ChatOptionsDict, TemplateOptionsDict, Tokenizing
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -41,12 +42,6 @@ CHAT_TEMPERATURE = 0.2  # that of llama_cpp.Llama.create_chat_completion
 CHAT_OPTIONS: Mapping[str, Any] = MappingProxyType({"temperature": CHAT_TEMPERATURE})
 
 
-class ChatOptionsDict(GenerationOptionsDict, TemplateOptionsDict, total=False):
-    """Keyword arguments of ``chat``."""
-
-    queue_timeout: float | None
-
-
 class BatchOptionsDict(GenerationOptionsDict, total=False):
     """Keyword arguments of ``stream_batch``."""
 
@@ -55,7 +50,7 @@ class BatchOptionsDict(GenerationOptionsDict, total=False):
 
 
 class Pair(Tokenizing, AsyncForms):
-    """A base and an assistant with one vocabulary, loaded by :func:`load`.
+    """A base and one or more experts with one vocabulary, loaded by :func:`load`.
 
     A pair writes ``n_parallel`` texts at a time (:func:`load`); further calls from several threads queue. The GIL is
     released while models compute.
@@ -73,7 +68,7 @@ class Pair(Tokenizing, AsyncForms):
         self._core: _core.Pair | None = core
         self._system = system
         self._memory = memory  # None: not checked
-        self._facts = (core.base, core.assistant)  # each asking hashes the vocabulary
+        self._facts = dict(zip(core.names, core.facts(), strict=True))  # each asking hashes the vocabulary
         self._streams: weakref.WeakSet[TokenStream] = weakref.WeakSet()
         self._batches: weakref.WeakSet[BatchStream] = weakref.WeakSet()
         self._head = head
@@ -86,7 +81,7 @@ class Pair(Tokenizing, AsyncForms):
 
     def generate(
         self,
-        prompt: str | Sequence[int],
+        prompt: str | Sequence[int] | Mapping[str, str | Sequence[int]],
         *,
         queue_timeout: float | None = None,
         **options: Unpack[GenerationOptionsDict],
@@ -95,7 +90,9 @@ class Pair(Tokenizing, AsyncForms):
 
         Args:
             prompt: text, or token ids. In a text, special tokens are recognised, and BOS is added if the model asks
-                for it. Token ids are used unchanged.
+                for it. Token ids are used unchanged. A dict gives models prompts of their own:
+                ``{"base": ..., "assistant": ...}``. Those that it does not name read the base's. The text that is
+                written is the same for all.
             queue_timeout: the longest wait for a slot, in seconds, while the pair writes other threads' texts. 0: do
                 not wait. None: no limit.
             **options: see :class:`GenerationOptions`.
@@ -114,11 +111,12 @@ class Pair(Tokenizing, AsyncForms):
         """
         checked = GenerationOptions.of(options)
         with busy():
-            return self.begin(self.prompt_tokens(prompt), checked, queue_timeout).completion()
+            tokens, own = prompts_tokens(self, prompt)
+            return self.begin(tokens, checked, queue_timeout, own).completion()
 
     def stream(
         self,
-        prompt: str | Sequence[int],
+        prompt: str | Sequence[int] | Mapping[str, str | Sequence[int]],
         *,
         queue_timeout: float | None = None,
         **options: Unpack[GenerationOptionsDict],
@@ -128,8 +126,8 @@ class Pair(Tokenizing, AsyncForms):
         Invalid arguments raise here. The first token that is asked for starts the computation. ``queue_timeout``
         limits the wait for each token. After a QueueTimeout the stream can be iterated again.
         """
-        tokens = self.prompt_tokens(prompt)
-        return self.begin(tokens, GenerationOptions.of(options), queue_timeout)
+        tokens, own = prompts_tokens(self, prompt)
+        return self.begin(tokens, GenerationOptions.of(options), queue_timeout, own)
 
     def chat(self, messages: Sequence[Message], **options: Unpack[ChatOptionsDict]) -> Completion:
         """Answers ``messages``, a list of ``{"role": ..., "content": ...}``.
@@ -138,7 +136,10 @@ class Pair(Tokenizing, AsyncForms):
             messages: the conversation so far. If it has no system message and the pair's file has one (``system``),
                 that comes first.
             **options: as for :meth:`generate`; temperature defaults to 0.2, as in llama_cpp.Llama. And those of
-                :meth:`render_chat`: ``chat_template``, ``template_variables``, ``tools`` and ``documents``.
+                :meth:`render_chat`: ``chat_template``, ``system``, ``template_variables``, ``tools`` and
+                ``documents``. ``chat_template`` and ``system`` may be dicts by the names of models, such as
+                ``{"base": ..., "assistant": ...}``. Models that a dict does not name have the base's. A template None
+                is the one in that model's own file, a system message None is none.
 
         Raises:
             ChatTemplateError: there is no template, or the template rejected the messages.
@@ -155,8 +156,8 @@ class Pair(Tokenizing, AsyncForms):
         timeout = given.pop("queue_timeout", None)
         template = {name: given.pop(name) for name in TemplateOptionsDict.__annotations__ if name in given}
         checked = GenerationOptions.of(given)
-        tokens = self.tokenize_chat(messages, **cast(TemplateOptionsDict, template))
-        return self.begin(tokens, checked, timeout)
+        tokens, own = chat_tokens(self, messages, template)
+        return self.begin(tokens, checked, timeout, own)
 
     @overload
     def generate_batch(
@@ -326,22 +327,28 @@ class Pair(Tokenizing, AsyncForms):
     def __repr__(self) -> str:
         if self._core is None:
             return "<colm_cpp.Pair, closed>"
-        names = [os.path.basename(facts["path"]) for facts in self._facts]
-        return f"<colm_cpp.Pair base={names[0]} assistant={names[1]} n_ctx={self.n_ctx}>"
+        files = " ".join(f"{name}={os.path.basename(facts['path'])}" for name, facts in self._facts.items())
+        return f"<colm_cpp.Pair {files} n_ctx={self.n_ctx}>"
 
     # -- for the other rooms of this package ------------------------------------------------------------------
 
-    def begin(self, tokens: list[int], options: GenerationOptions, queue_timeout: float | None = None) -> TokenStream:
+    def begin(
+        self,
+        tokens: list[int],
+        options: GenerationOptions,
+        queue_timeout: float | None = None,
+        own_prompts: Mapping[int, list[int]] = MappingProxyType({}),
+    ) -> TokenStream:
         """A text behind ``tokens``, with options that were checked before: what all methods that write are made of.
 
-        Arguments and errors are otherwise those of :meth:`stream`.
+        ``own_prompts``: the tokens of experts that have a prompt of their own, by their numbers. Arguments and errors are otherwise those of :meth:`stream`.
         """
         core = self.open_core()
         timeout = None if queue_timeout is None else seconds("queue_timeout", queue_timeout)
         head, core_options = self.heads().with_options(options)
         try:
             texts = _core.Stream(core)
-            text = texts.add(core, tokens, head, core_options)
+            text = texts.add(core, tokens, head, core_options, dict(own_prompts))
         finally:
             forward_log()
         stream = TokenStream(core, texts, text, core_options.seed, timeout)
@@ -360,13 +367,15 @@ class Pair(Tokenizing, AsyncForms):
         Raises:
             HeadError: it is none, or of another base (HeadMismatch). LoadError: its file cannot be read.
         """
-        return prepare(self.open_core(), self._facts[0], head)
+        return prepare(self.open_core(), self._facts[BASE], head)
 
     def replay(self, tokens: Sequence[int], calls: Sequence[tuple[str, int, int, bool, bool]]) -> list[float]:
         """Repeats these decodes alone and returns the seconds of each. The KV caches are cleared."""
         with busy():
-            of_experts = [(expert_of(source), at, n, logits, hidden) for source, at, n, logits, hidden in calls]
-            return self.open_core().replay(tokens, of_experts)
+            core = self.open_core()
+            numbers = {name: expert for expert, name in enumerate(core.names)}
+            of_experts = [(numbers[source], at, n, logits, hidden) for source, at, n, logits, hidden in calls]
+            return core.replay(tokens, of_experts)
 
     # -- inside -----------------------------------------------------------------------------------------------
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .. import _core
-from ..errors import HeadError
+from ..errors import HeadError, HeadMismatch
 from ..heads.adapters import check_adapters
 from ..heads.head import Head
 from ..heads.tables import Runs, threshold_for
@@ -59,9 +59,39 @@ def prepare(core: _core.Pair, base: Mapping[str, Any], head: PathLike | Head) ->
         head: as for :func:`colm_cpp.load`.
 
     Raises:
-        HeadError: it is none, or of another base (HeadMismatch).
+        HeadError: it is none, it does not say which of several experts writes, or it is of another base or of other
+            experts (HeadMismatch).
         LoadError: its file cannot be read.
     """
+    experts = core.names[1:]
+    who: str | None = None
+    if isinstance(head, str):
+        name, _, last = head.rpartition(":")
+        if name and last in experts:
+            head, who = name, last
+    prepared = _prepare(core, base, head, experts)
+    own = () if prepared.head is None else prepared.head.expert_names
+    if who is not None and len(own) > 1:
+        raise HeadError(f"the head {prepared.name} chooses the expert by itself; leave out ':{who}'")
+    if len(own) > 1 or len(experts) == 1:
+        core.check_head(prepared.core)
+        return prepared
+    if who is None and own and own[0] in experts:
+        who = own[0]
+    if who is None and prepared.name == "never":
+        who = experts[0]  # who has no turn
+    if who is None:
+        raise HeadError(
+            f"the head {prepared.name} says when another model writes, not which, and this pair has the experts "
+            f"{' and '.join(experts)}; name one of them, such as head={prepared.name + ':' + experts[0]!a}"
+        )
+    directed = _core.directed_head(prepared.core, 1 + experts.index(who), len(experts))
+    core.check_head(directed)
+    return replace(prepared, core=directed)
+
+
+def _prepare(core: _core.Pair, base: Mapping[str, Any], head: PathLike | Head, experts: Sequence[str]) -> Prepared:
+    """The head by itself."""
     if isinstance(head, str) and head in TRAINING_FREE_HEADS:
         prepared = _core.training_free_head(head)
         assert prepared is not None
@@ -83,8 +113,7 @@ def prepare(core: _core.Pair, base: Mapping[str, Any], head: PathLike | Head) ->
     if not isinstance(head, Head):
         raise HeadError(f"head is of type {type(head).__name__}; {HEAD_CHOICES}")
     learned = _core.learned_head(
-        list(head.weights),
-        list(head.biases),
+        *_outputs_for(head, experts),
         head.n_embd,
         head.kind,
         head.activation,
@@ -92,10 +121,23 @@ def prepare(core: _core.Pair, base: Mapping[str, Any], head: PathLike | Head) ->
         head.top_k,
         head.vocab_fingerprint or "",
     )
-    core.check_head(learned)
     check_adapters(head, base)
     default = DEFAULT_THRESHOLD if head.default_threshold is None else head.default_threshold
     return Prepared(learned, default, head.name or "(unnamed)", head)
+
+
+def _outputs_for(head: Head, experts: Sequence[str]) -> tuple[list[Any], list[Any]]:
+    """Weights and biases, with one output for each of the experts in their order."""
+    weights, biases = list(head.weights), list(head.biases)
+    if len(head.expert_names) > 1:
+        if sorted(head.expert_names) != sorted(experts):
+            raise HeadMismatch(
+                f"the head was made for the experts {' and '.join(head.expert_names)}, and this pair has "
+                f"{' and '.join(experts)}; load the models under those names"
+            )
+        order = [head.expert_names.index(name) for name in experts]
+        weights[-1], biases[-1] = weights[-1][order], biases[-1][order]
+    return weights, biases
 
 
 class Heads:

@@ -12,10 +12,10 @@ from ..errors import OptionError, TokenizeError
 if TYPE_CHECKING:
     from typing import TypeGuard
 
-__all__ = ["Prompt", "check_prompts", "is_conversation", "refuse_messages", "with_own"]
+__all__ = ["Prompt", "check_prompts", "is_conversation", "refuse_messages", "with_own", "with_system"]
 
-# Text, token ids, or messages.
-Prompt: TypeAlias = "str | Sequence[int] | Sequence[Message]"
+# Text, token ids, or messages; or texts and token ids by the names of models.
+Prompt: TypeAlias = "str | Sequence[int] | Sequence[Message] | Mapping[str, str | Sequence[int]]"
 
 
 def is_conversation(prompt: object) -> TypeGuard[Sequence[Message]]:
@@ -63,3 +63,11 @@ def with_own(prompts: Iterable[Prompt], each: Iterable[Any] | None) -> Iterator[
         yield prompt, extra
     if each is not None and next(own, nothing) is not nothing:
         raise OptionError(f"each has more than {n_prompts} entries for {n_prompts} prompts; give one for each prompt")
+
+
+def with_system(messages: Sequence[Message], system: str | None) -> Sequence[Message]:
+    """``messages`` with this system message in place of theirs; None: without one."""
+    if not is_conversation(messages):
+        return messages
+    others = [message for message in messages if not (isinstance(message, Mapping) and message.get("role") == "system")]
+    return others if system is None else [{"role": "system", "content": system}, *others]

@@ -20,6 +20,7 @@ from .._shown import shortened, shown
 from ..errors import SessionError, SessionMismatch
 from ..files.output_file import OutputFile
 from ..files.paths import to_native
+from ..options import ASSISTANT, BASE
 from ..sources.identity import model_identity
 
 if TYPE_CHECKING:
@@ -39,11 +40,17 @@ _Texts = list[tuple[int | None, list[_core.SavedSlot | None]]]
 
 def identity(core: _core.Pair) -> dict[str, Any]:
     """What the bytes of a session depend on. Two pairs for which it is the same can exchange sessions."""
-    found = _core.state_options(core)
-    for name, facts in (("base", core.base), ("assistant", core.assistant)):
+    options = _core.state_options(core)
+    found: dict[str, Any] = {"n_parallel": options["n_parallel"]}
+    for number, (name, facts, of_model) in enumerate(zip(core.names, core.facts(), options["models"], strict=True)):
         file = model_identity(facts["path"])
-        found[name]["file"] = [file["bytes"], file["digest"]]
-        found[name]["adapters"] = [[adapter["sha256"], adapter["scale"]] for adapter in facts["adapters"]]
+        # Texts have the models in this order. An assistant has the key that it had before there were others.
+        key = name if name in (BASE, ASSISTANT) else f"expert {number} ({name})"
+        found[key] = {
+            **of_model,
+            "file": [file["bytes"], file["digest"]],
+            "adapters": [[adapter["sha256"], adapter["scale"]] for adapter in facts["adapters"]],
+        }
     found["llama.cpp"] = [_core.BUILT_FOR_LLAMA_CPP_PYTHON, _core.llama_version(), sys.byteorder]
     return found
 
@@ -136,6 +143,11 @@ class _Reader:
         return known
 
     def _compare(self, saved: Mapping[str, Any], loaded: Mapping[str, Any]) -> None:
+        if missing := _flat(saved).keys() - _flat(loaded).keys():
+            raise SessionMismatch(
+                f"{self._path} is the session of another pair: it has {shown(min(missing))}, which this one has not; "
+                "load the same models, or let them read the texts again"
+            )
         for name, now in _flat(loaded).items():
             before = _flat(saved).get(name)
             if before != now:

@@ -9,7 +9,7 @@ from .. import _core
 from ..errors import PairClosed, QueueTimeout
 from ..llama.busy import busy
 from ..llama.log import forward_log
-from ..results import Completion, FinishReason, Stats, Token, Tokens, TopLogprob, source_of
+from ..results import Completion, ExpertStats, FinishReason, Stats, Token, Tokens, TopLogprob
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -130,9 +130,10 @@ class TokenStream:
     @property
     def calls(self) -> list[tuple[str, int, int, bool, bool]]:
         """Every call of llama_decode so far, in order: (model, position, n_tokens, logits wanted, hidden wanted)."""
-        if self._stream is None:
+        if self._stream is None or self._pair is None:
             raise PairClosed("the pair of this stream was closed; read calls before closing it")
-        return [(source_of(expert), at, n, logits, hidden) for expert, at, n, logits, hidden in self._text.calls()]
+        names = self._pair.names
+        return [(names[expert], at, n, logits, hidden) for expert, at, n, logits, hidden in self._text.calls()]
 
     @property
     def token_ids(self) -> list[int]:
@@ -227,21 +228,25 @@ def _summary(text: _core.Text, pair: _core.Pair, seed: int) -> tuple[Stats, Toke
     counts = text.stats()
     end_step = text.end_step
     generated = len(text.tokens) - text.n_prompt
+    names = pair.names
+    work = [ExpertStats(*of) for of in counts["work"]]
+    work += [ExpertStats(0, 0, 0, 0.0)] * (len(names) - len(work))
     stats = Stats(
         prompt_tokens=text.n_prompt,
         generated_tokens=generated,
         deferral_rate=counts["n_deferred"] / generated if generated else 0.0,
-        base_steps=counts["base_steps"],
-        assistant_calls=counts["assistant_calls"],
+        base_steps=work[0].calls,
+        assistant_calls=sum(of.calls for of in work[1:]),
         lookahead=counts["lookahead"],
         drafted_tokens=counts["n_drafted"],
         accepted_tokens=counts["n_accepted"],
-        base_tokens_read=counts["base_tokens_read"],
-        assistant_tokens_read=counts["assistant_tokens_read"],
+        base_tokens_read=work[0].tokens_read,
+        assistant_tokens_read=sum(of.tokens_read for of in work[1:]),
         prefill_s=counts["prefill_s"],
         decode_s=counts["decode_s"],
         tokens_per_s=generated / counts["decode_s"] if generated and counts["decode_s"] > 0 else 0.0,
         seed=seed,
+        experts=dict(zip(names, work, strict=True)),
     )
     return stats, None if end_step is None else _to_token(end_step, pair)
 
@@ -256,4 +261,5 @@ def _to_token(step: tuple[Any, ...], pair: _core.Pair) -> Token:
         threshold=threshold,
         logprob=logprob,
         top_logprobs=tuple(TopLogprob(i, pair.detokenize([i], True), p) for i, p in top),
+        source=pair.names[expert],
     )

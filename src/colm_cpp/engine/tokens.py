@@ -10,13 +10,14 @@ from .._shown import shown
 from ..chat.messages import Message, begins_with_bos, render_chat
 from ..errors import ChatTemplateError, TokenizeError
 from ..llama.busy import busy
+from ..options import BASE, GenerationOptionsDict
 from .facts import Facts
-from .prompts import Prompt, refuse_messages
+from .prompts import Prompt, refuse_messages, with_system
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["TemplateOptionsDict", "Tokenizing"]
+__all__ = ["ChatOptionsDict", "TemplateOptionsDict", "Tokenizing"]
 
 MAX_IDS = 1 << 24  # of one call of detokenize(), from an iterator
 
@@ -25,9 +26,21 @@ class TemplateOptionsDict(TypedDict, total=False):
     """Keyword arguments of ``render_chat``, wherever a conversation becomes a prompt."""
 
     chat_template: str | None
+    system: str | None
     template_variables: Mapping[str, Any] | None
     tools: Sequence[Mapping[str, Any]] | None
     documents: Sequence[Mapping[str, Any]] | None
+
+
+class ChatOptionsDict(GenerationOptionsDict, total=False):
+    """Keyword arguments of ``chat``. Those of the template may be dicts by the names of models."""
+
+    chat_template: str | Mapping[str, str | None] | None
+    system: str | Mapping[str, str | None] | None
+    template_variables: Mapping[str, Any] | None
+    tools: Sequence[Mapping[str, Any]] | None
+    documents: Sequence[Mapping[str, Any]] | None
+    queue_timeout: float | None
 
 
 class Tokenizing(Facts):
@@ -40,6 +53,7 @@ class Tokenizing(Facts):
         messages: Sequence[Message],
         *,
         chat_template: str | None = None,
+        system: str | None = None,
         template_variables: Mapping[str, Any] | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
         documents: Sequence[Mapping[str, Any]] | None = None,
@@ -49,6 +63,7 @@ class Tokenizing(Facts):
         Args:
             messages: as for :meth:`Pair.chat`.
             chat_template: Jinja2 source. None: the template in the base's file.
+            system: system message in place of that of ``messages``. None: theirs, or the pair's own.
             template_variables: additional variables for the template.
             tools: JSON schemas of functions that the model may call, for templates with tools.
             documents: dicts with ``title`` and ``text``, for templates with documents.
@@ -56,17 +71,41 @@ class Tokenizing(Facts):
         Raises:
             ChatTemplateError: there is no template, or the template rejected the messages.
         """
-        base = self.base
-        template = base["chat_template"] if chat_template is None else chat_template
+        given = {} if system is None else {"system": system}
+        return self._render(
+            messages,
+            BASE,
+            chat_template,
+            template_variables=template_variables,
+            tools=tools,
+            documents=documents,
+            **given,
+        )
+
+    def _render(
+        self,
+        messages: Sequence[Message],
+        model: str,
+        chat_template: str | None,
+        *,
+        template_variables: Mapping[str, Any] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        **system: str | None,
+    ) -> str:
+        """:meth:`render_chat` for a model. ``system``: that of the model, if it has one of its own; None is none."""
+        self.open_core()
+        facts = self._facts[model]
+        template = facts["chat_template"] if chat_template is None else chat_template
         if not template:
             raise ChatTemplateError(
-                f"{base['path']} has no chat template; pass chat_template=, or call generate() with a finished prompt"
+                f"{facts['path']} has no chat template; pass chat_template=, or call generate() with a finished prompt"
             )
         return render_chat(
-            self._with_system(messages),
+            with_system(messages, system["system"]) if system else self._with_system(messages),
             template,
-            bos_token=base["bos_token"] or "",
-            eos_token=base["eos_token"] or "",
+            bos_token=facts["bos_token"] or "",
+            eos_token=facts["eos_token"] or "",
             tools=tools,
             documents=documents,
             variables=template_variables,
@@ -85,8 +124,10 @@ class Tokenizing(Facts):
 
         Arguments and errors are those of :meth:`render_chat`.
         """
-        prompt = self.render_chat(messages, **template)
-        return self.tokenize(prompt, add_special=not begins_with_bos(prompt, self.base["bos_token"]))
+        return self._tokenize_rendered(self.render_chat(messages, **template), BASE)
+
+    def _tokenize_rendered(self, prompt: str, model: str) -> list[int]:
+        return self.tokenize(prompt, add_special=not begins_with_bos(prompt, self._facts[model]["bos_token"]))
 
     def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
         """Token ids of ``text``.

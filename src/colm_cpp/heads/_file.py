@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .head import Head
 
 FORMAT_VERSION = 1
+VERSION_OF_SEVERAL = 2  # with one output for each of several experts
 ARCHITECTURE = "colm-head"
 
 
@@ -49,7 +50,8 @@ def _write_gguf(head: Head, path: Path) -> None:
         # Keys and tensors in one fixed order: the writer keeps it, so the bytes depend on nothing else.
         if head.name is not None:
             writer.add_string("general.name", head.name)
-        writer.add_uint32(f"{ARCHITECTURE}.version", FORMAT_VERSION)
+        several = len(head.expert_names) > 1
+        writer.add_uint32(f"{ARCHITECTURE}.version", VERSION_OF_SEVERAL if several else FORMAT_VERSION)
         writer.add_string(f"{ARCHITECTURE}.kind", head.kind)
         writer.add_uint32(f"{ARCHITECTURE}.n_embd", head.n_embd)
         writer.add_uint32(f"{ARCHITECTURE}.n_layers", len(head.weights))
@@ -62,6 +64,8 @@ def _write_gguf(head: Head, path: Path) -> None:
             value = getattr(head, key)
             if value is not None:
                 writer.add_string(f"{ARCHITECTURE}.{key}", value)
+        if head.expert_names:
+            writer.add_array(f"{ARCHITECTURE}.expert_names", list(head.expert_names))
         if head.base_adapters is not None:
             # gguf writes no empty arrays, so a count says that there is none.
             writer.add_uint32(f"{ARCHITECTURE}.n_base_adapters", len(head.base_adapters))

@@ -17,7 +17,7 @@ def evaluate(
     inputs: npt.ArrayLike,
     n_in: int,
 ) -> npt.NDArray[np.float64]:
-    """Map ``inputs`` ``[n, n_in]`` to z ``[n]`` through the layers of a well-formed head.
+    """Map ``inputs`` ``[n, n_in]`` to z of each expert ``[n, n_experts]`` through the layers of a well-formed head.
 
     Raises:
         OptionError: ``inputs`` has another shape, or is not made of numbers.
@@ -36,7 +36,7 @@ def evaluate(
         x = x @ weight.astype(np.float64).T + bias.astype(np.float64)
         if i < last:
             x = _activate(activation, x)
-    return x[:, 0]
+    return x
 
 
 def _activate(activation: str, x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -28,6 +28,8 @@ MAX_LAYERS = 64
 MAX_WEIGHTS = 2**27
 MAX_RATES = 4096
 MAX_ADAPTERS = 64
+MAX_EXPERTS = 9  # kMostExperts
+EXPERT_NAME = r"[A-Za-z][A-Za-z0-9_-]{0,31}"
 _MAX_TEXT = 2**20
 _MAX_SCALE = float(np.finfo(np.float32).max)
 
@@ -115,8 +117,9 @@ def layer_chain(
     biases: tuple[npt.NDArray[np.float32], ...],
     n_embd: int,
     n_features: int,
+    n_experts: int = 1,
 ) -> None:
-    """Check that every layer takes what the one before it gives, and the last gives one number."""
+    """Check that every layer takes what the one before it gives, and the last gives a number for each expert."""
     if len(weights) != len(biases):
         raise HeadError(f"there are {len(weights)} weights but {len(biases)} biases; give one of each for every layer")
     if len(weights) > MAX_LAYERS:
@@ -135,8 +138,11 @@ def layer_chain(
             raise HeadError(f"biases[{i}] has shape {bias.shape}, but weights[{i}] needs [{weight.shape[0]}]")
         n_in = weight.shape[0]
         source = f"the {n_in} output(s) of weights[{i}]"
-    if n_in != 1:
-        raise HeadError(f"the last layer has {n_in} outputs; a head gives one number, so it must have 1")
+    if n_in != n_experts:
+        raise HeadError(
+            f"the last layer has {n_in} outputs, and the head is for {n_experts} expert{'s' * (n_experts > 1)}; it "
+            "gives one number for each, and expert_names names them"
+        )
 
 
 def text(field: str, value: object) -> None:
@@ -151,6 +157,21 @@ def text(field: str, value: object) -> None:
         value.encode("utf-8")
     except UnicodeEncodeError as exc:
         raise HeadError(f"{field} is {shown(value)}, which cannot be written as UTF-8: {exc.reason}") from exc
+
+
+def names_of_experts(value: object) -> tuple[str, ...]:
+    """Check the names of the experts: short words, each once."""
+    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) > MAX_EXPERTS:
+        raise HeadError(f"expert_names is {shown(value)}; it must be a sequence of at most {MAX_EXPERTS} names")
+    for i, name in enumerate(value):
+        if not isinstance(name, str) or re.fullmatch(EXPERT_NAME, name) is None or name == "base":
+            raise HeadError(
+                f"expert_names holds {shown(name)}; give a letter and at most 31 more letters, digits, '-' and '_', "
+                "but not 'base'"
+            )
+        if name in value[:i]:
+            raise HeadError(f"expert_names names {shown(name)} twice; name each expert once")
+    return tuple(value)
 
 
 def fingerprint(value: object) -> str | None:

@@ -33,7 +33,8 @@ class Head:
     Attributes:
         weights: one float32 array ``[n_out, n_in]`` per layer, read-only copies of the given arrays.
             The first ``n_in`` is ``n_embd + n_features``. Each later ``n_in`` is the ``n_out`` of the
-            layer before. The last ``n_out`` is 1. At most 64 layers with 2**27 weights in all.
+            layer before. The last ``n_out`` is 1, or one for each of several experts. At most 64 layers with 2**27
+            weights in all.
         biases: one float32 array ``[n_out]`` per layer, read-only.
         n_embd: width of the base's hidden state, 1 to 1,048,576.
         kind: ``"linear"`` (exactly one layer) or ``"mlp"`` (one or more).
@@ -44,6 +45,9 @@ class Head:
         name: the head's name, for display.
         base_name: the base that the head was made for, for display.
         assistant_name: the assistant that the head was made for, for display.
+        expert_names: what the pair calls the expert of each output. A head for several experts (2 to 9) needs them, and
+            the softmax over [0, z_1, ..., z_K] says who writes. A head with one output may name the expert that it
+            defers to. ``()``: not said.
         vocab_fingerprint: 16 hexadecimal digits (kept in lower case). If present, it must equal the
             base's.
         base_adapters: SHA-256 of the file and scale of each LoRA adapter that the base had when the head was fitted.
@@ -81,6 +85,7 @@ class Head:
     thresholds: tuple[float, ...] = ()
     training: str | None = None
     calibration: str | None = None
+    expert_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         def put(field: str, value: object) -> None:
@@ -93,7 +98,9 @@ class Head:
         put("n_embd", checks.integer("n_embd", self.n_embd, 1, checks.MAX_EMBD))
         put("weights", checks.arrays("weights", self.weights, 2))
         put("biases", checks.arrays("biases", self.biases, 1))
-        checks.layer_chain(self.kind, self.weights, self.biases, self.n_embd, self.n_features)
+        put("expert_names", checks.names_of_experts(self.expert_names))
+        n_out = max(1, len(self.expert_names))
+        checks.layer_chain(self.kind, self.weights, self.biases, self.n_embd, self.n_features, n_out)
         for field in ("name", "base_name", "assistant_name", "training", "calibration"):
             checks.text(field, getattr(self, field))
         put("vocab_fingerprint", checks.fingerprint(self.vocab_fingerprint))
@@ -117,29 +124,33 @@ class Head:
         """Make the head of the paper: z = theta . [h_t, features] + bias.
 
         Args:
-            theta: ``[n_embd + n_features]`` or ``[1, n_embd + n_features]``.
-            bias: added to every z. Default 0.
+            theta: ``[n_embd + n_features]`` or ``[1, n_embd + n_features]``; of several experts
+                (``expert_names``) ``[n_experts, n_embd + n_features]``.
+            bias: added to every z. Default 0. Of several experts ``[n_experts]``, or one for all.
             features: see :class:`Head`. Default none.
             top_k: see :class:`Head`. Default 0.
             **metadata: any of ``name``, ``base_name``, ``assistant_name``, ``vocab_fingerprint``,
-                ``base_adapters``, ``default_threshold``, ``rates``, ``thresholds``, ``training``, ``calibration``.
+                ``base_adapters``, ``default_threshold``, ``rates``, ``thresholds``, ``training``, ``calibration``,
+                ``expert_names``.
 
         Raises:
             HeadError: the head is not well-formed.
         """
-        row = checks.array("theta", theta)
-        if row.ndim == 2 and row.shape[0] == 1:
-            row = row[0]
-        if row.ndim != 1:
+        rows = checks.array("theta", theta)
+        n_out = max(1, len(metadata.get("expert_names", ())))
+        if rows.ndim == 1 and n_out == 1:
+            rows = rows[np.newaxis, :]
+        if rows.ndim != 2 or rows.shape[0] != n_out:
+            wanted = "[n_embd + n_features]" if n_out == 1 else f"[{n_out}, n_embd + n_features]"
             raise HeadError(
-                f"theta has shape {row.shape}, but a linear head needs [n_embd + n_features]; "
-                "use Head.mlp for several layers"
+                f"theta has shape {rows.shape}, but a linear head needs {wanted}; use Head.mlp for several layers"
             )
         n_features = checks.count_features(checks.feature_names(features), top_k)
+        biases = checks.array("bias", bias).reshape(-1)
         return cls(
-            weights=(row[np.newaxis, :],),
-            biases=(checks.array("bias", bias).reshape(-1),),
-            n_embd=row.shape[0] - n_features,
+            weights=(rows,),
+            biases=(np.repeat(biases, n_out) if biases.size == 1 else biases,),
+            n_embd=rows.shape[1] - n_features,
             kind="linear",
             features=tuple(features),
             top_k=top_k,
@@ -205,7 +216,8 @@ class Head:
         threshold = "" if self.default_threshold is None else f", default_threshold {self.default_threshold:g}"
         calibrated = f", calibrated at {len(self.rates)} rates" if self.rates else ""
         name = "" if self.name is None else f" {self.name!r}"
-        return f"<Head{name}: {self.kind}, {layers}{features}{threshold}{calibrated}>"
+        experts = f", experts {' and '.join(self.expert_names)}" if self.expert_names else ""
+        return f"<Head{name}: {self.kind}, {layers}{features}{experts}{threshold}{calibrated}>"
 
     @property
     def n_features(self) -> int:
@@ -219,7 +231,17 @@ class Head:
             inputs: ``[n, n_embd + n_features]``: h_t of n tokens, each followed by its features.
 
         Returns:
-            z, ``[n]``; the probability of deferring is ``1 / (1 + exp(-z))``.
+            z, ``[n]``; the probability of deferring is ``1 / (1 + exp(-z))``. Of several experts it is
+            ``log(exp(z_1) + ... + exp(z_K))``.
+
+        Raises:
+            OptionError: ``inputs`` has another shape, or is not made of numbers.
+        """
+        z: npt.NDArray[np.float64] = np.logaddexp.reduce(self.scores(inputs), axis=1)
+        return z
+
+    def scores(self, inputs: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """z of each expert, ``[n, n_experts]``, for ``inputs`` as of :meth:`defer_logits`.
 
         Raises:
             OptionError: ``inputs`` has another shape, or is not made of numbers.

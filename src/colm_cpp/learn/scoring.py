@@ -22,7 +22,7 @@ from ..engine.loading import prepare
 from ..errors import ContextFull, CorpusError, GenerationError, OptionError, PairClosed, TokenizeError
 from ..llama.busy import busy
 from ..llama.log import forward_log, set_up_log
-from ..options import LoadOptions
+from ..options import ASSISTANT, BASE, LoadOptions
 from ..sources.identity import pair_identity
 from .score_files import MAX_TEXTS, ProgressMark
 from .scores import ScoresWriter
@@ -85,8 +85,7 @@ class Scorer:
         with busy():
             set_up_log()
             core_options, _ = prepare(
-                base,
-                assistant,
+                {BASE: base, ASSISTANT: assistant},
                 chosen,
                 check_memory=flag("check_memory", check_memory),
                 n_sequences=MAX_TEXTS,

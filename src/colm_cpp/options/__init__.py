@@ -1,5 +1,6 @@
 """Every option of the Python API, once: name, default, range, meaning. The command line and docs/options.md follow."""
 
+from .experts import ASSISTANT, BASE, MAX_EXPERTS, ExpertModel, Experts, expert_name, read_experts
 from .field import Choice, Flag, Kind, Own, Real, Whole, choice, option_dict, option_of, reject_unknown
 from .generation import (
     ANSWER_OPTIONS,
@@ -25,15 +26,20 @@ from .loading import (
 
 __all__ = [
     "ANSWER_OPTIONS",
+    "ASSISTANT",
+    "BASE",
     "CPU_N_UBATCH",
     "DEFAULT_N_CTX",
     "LONG_N_UBATCH",
+    "MAX_EXPERTS",
     "MAX_LOOKAHEAD",
     "MAX_PARALLEL",
     "MAX_SEED",
     "MOST_RUN_OUTPUTS",
     "STRATEGIES",
     "Choice",
+    "ExpertModel",
+    "Experts",
     "Flag",
     "GenerationOptions",
     "GenerationOptionsDict",
@@ -47,8 +53,10 @@ __all__ = [
     "Whole",
     "WritingOptionsDict",
     "choice",
+    "expert_name",
     "option_dict",
     "option_of",
+    "read_experts",
     "reject_unknown",
     "seed_of",
 ]

@@ -13,7 +13,7 @@ from typing import Any
 from .._numbers import integer, real
 from .._shown import shortened, shown
 from ..engine.loading import load
-from ..engine.memory import ModelMemory, assistant_rows, base_rows
+from ..engine.memory import ModelMemory, rows_of
 from ..engine.pair import Pair
 from ..errors import HeadError, LoadError, OptionError
 from ..heads.head import Head
@@ -76,6 +76,7 @@ def entry(name: str, pair: Preset, head: str | None, how: Served) -> Entry:
         )
 
     def scorer(of: Pair) -> Scorer:
+        pair.refuse_experts("scoring prompts", "ask for texts without them")
         shared, of_base, of_assistant = pair.load_options(how.options, how.base_options, how.assistant_options)
         # A group of texts is as long as the longest prompt.
         return Scorer(
@@ -113,14 +114,14 @@ def _has_rates(head: str | None) -> bool:
 
 def _memory(pair: Preset, how: Served) -> int:
     """Estimated bytes of the loaded pair; 0 where a file is still on the hub."""
-    if is_hub_spec(pair.base) or is_hub_spec(pair.assistant):
+    if any(map(is_hub_spec, pair.models)):
         return 0
-    chosen = LoadOptions.of_both(*pair.load_options(how.options, how.base_options, how.assistant_options))
+    chosen = [*LoadOptions.of_both(*pair.load_options(how.options, how.base_options, how.assistant_options))]
+    if pair.experts:
+        chosen[1:] = [LoadOptions.merge({**expert.options, **how.options}, None) for expert in pair.experts]
     n = how.slots.n_parallel
     total = 0
-    for place, options, rows in zip(
-        (pair.base, pair.assistant), chosen, (base_rows(n), assistant_rows(n)), strict=True
-    ):
+    for place, options, rows in zip(pair.models, chosen, rows_of(len(pair.models), n), strict=True):
         model = ModelMemory.of(find_model("base", place), options)
         n_ctx = options.n_ctx or DEFAULT_N_CTX
         total += model.loaded(n_ctx, n_outputs=min(rows, options.n_batch), n_texts=n, shared=False).total

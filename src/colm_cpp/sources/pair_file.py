@@ -16,7 +16,7 @@ from typing import Any
 from .._numbers import real, share
 from .._shown import shortened, shown
 from ..errors import LoadError, OptionError
-from ..options import LoadOptions, option_dict
+from ..options import ExpertModel, LoadOptions, option_dict, read_experts
 from .hub import is_hub_spec
 from .shipped import shipped_heads
 
@@ -33,12 +33,12 @@ _MODELS = ("base", "assistant")
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """A pair that goes by a name or lies in a file: two models, and what belongs to them.
+    """A pair that goes by a name or lies in a file: a base, its assistant or experts, and what belongs to them.
 
     Attributes:
         name: the preset's name; for a file or folder elsewhere, the name of that.
         base: the base's file, or its place on the hub.
-        assistant: the assistant's file, or its place on the hub.
+        assistant: the assistant's file, or its place on the hub; "" where the pair has ``experts``.
         head: a head's file, its place on the hub, or the name of a head, see :func:`colm_cpp.load`. None: the pair has
             no head.
         about: one line about the pair.
@@ -49,7 +49,8 @@ class Preset:
         options: options for loading both models, see :class:`colm_cpp.LoadOptions`.
         base_options: options for the base alone.
         assistant_options: options for the assistant alone.
-        file: the file that says all this; None for two models that were given by themselves.
+        file: the file that says all this; None for models that were given by themselves.
+        experts: the experts in place of an assistant, each with options of its own.
     """
 
     name: str
@@ -64,16 +65,31 @@ class Preset:
     base_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     assistant_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     file: Path | None = None
+    experts: tuple[ExpertModel, ...] = ()
 
     @property
     def packaged(self) -> bool:
         """Whether it comes with the package."""
         return self.file is not None and self.file.parent == PACKAGED
 
+    @property
+    def models(self) -> list[str]:
+        """The base's file, and the assistant's or those of the experts."""
+        return [self.base, *([os.fspath(expert.model) for expert in self.experts] or [self.assistant])]
+
     def files(self) -> list[str | os.PathLike[str]]:
         """What is read when the pair is loaded, the head aside."""
         adapter = [] if self.adapter is None else [self.adapter[0]]
-        return [self.base, self.assistant, *adapter, *([] if self.file is None else [self.file])]
+        adapters = [path for expert in self.experts for path, _ in LoadOptions.merge({}, expert.options).adapters()]
+        return [*self.models, *adapter, *adapters, *([] if self.file is None else [self.file])]
+
+    def refuse_experts(self, what: str, advice: str) -> None:
+        """Raises OptionError where the pair has experts: ``what`` works with a base and one assistant."""
+        if self.experts:
+            names = " and ".join(expert.name for expert in self.experts)
+            raise OptionError(
+                f"{what} works with a base and one assistant, and this pair has the experts {names}; {advice}"
+            )
 
     def without_head(self) -> Preset:
         """The two models alone."""
@@ -162,10 +178,14 @@ def _parsed(value: dict[str, Any], file: Path, folder: Path, name: str) -> Prese
     rate = value.get("defer_rate")
     if rate is not None and (head is None or not (is_file or is_hub_spec(head) or head in shipped_heads())):
         raise OptionError(f"defer_rate is {rate}, but head is no calibrated head file; only such a head knows rates")
+    experts = _experts(value["experts"], folder) if "experts" in value else ()
+    if experts and "assistant_options" in value:
+        raise OptionError("there are both experts and assistant_options; write options of an expert into its own table")
+    assistant = "" if experts else value.get("assistant", "")
     return Preset(
         name=name,
         base=known.base if known else _place(folder, value["base"]),
-        assistant=known.assistant if known else _place(folder, value["assistant"]),
+        assistant=known.assistant if known else _place(folder, assistant) if assistant else "",
         head=head,
         about=value.get("about", ""),
         adapter=None if adapter is None else (_place(folder, adapter), 1.0 if scale is None else scale),
@@ -175,15 +195,37 @@ def _parsed(value: dict[str, Any], file: Path, folder: Path, name: str) -> Prese
         base_options=given[1],
         assistant_options=given[2],
         file=file,
+        experts=experts,
     )
+
+
+def _experts(value: Mapping[str, Any], folder: Path) -> tuple[ExpertModel, ...]:
+    """The table ``experts``; files lie relative to ``folder``."""
+    found = []
+    for expert in read_experts(value):
+        options = dict(expert.options)
+        # TOML has no tuples, and an adapter's place is relative, too.
+        adapter, scale = options.pop("adapter", None), options.pop("adapter_scale", None)
+        if "lora" in options:
+            raise OptionError(f"the expert {expert.name} has lora; write adapter = ... instead")
+        if adapter is not None:
+            place = _place(folder, _text("adapter", adapter))
+            options["lora"] = [(place, 1.0 if scale is None else _scale("adapter_scale", scale))]
+        elif scale is not None:
+            raise OptionError(f"the expert {expert.name} has adapter_scale, but no adapter; write adapter = ...")
+        LoadOptions.merge({}, options)
+        found.append(ExpertModel(expert.name, _place(folder, _text("model", expert.model)), options))
+    return tuple(found)
 
 
 def _models(value: Mapping[str, Any], folder: Path) -> Preset | None:
     """The preset whose models the pair has; None if it names its models."""
     models = value.get("models")
-    given = [key for key in _MODELS if key in value]
+    given = [key for key in (*_MODELS, "experts") if key in value]
     if models is None:
-        for key in _MODELS:
+        if "assistant" in given and "experts" in given:
+            raise OptionError("there are both assistant and experts; give one of the two")
+        for key in ("base",) if "experts" in given else _MODELS:
             if key not in given:
                 raise OptionError(f"{key} is missing; give base and assistant, or models = the name of a preset")
         return None
@@ -232,6 +274,7 @@ _KEYS: dict[str, Callable[[str, object], Any]] = {
     "head": _text,
     "defer_rate": _rate,
     "system": _text,
+    "experts": option_dict,
     **dict.fromkeys(_TABLES, option_dict),
 }
 

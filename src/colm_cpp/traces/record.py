@@ -16,7 +16,7 @@ from ..results import BASE, Completion, FinishReason, Token
 
 __all__ = ["Record", "expert_digits", "is_record"]
 
-_DIGITS = frozenset("01")
+_DIGITS = frozenset("0123456789")
 _OF_LETTERS = str.maketrans("ba", "01")  # of a record of an older version
 _REASONS = get_args(FinishReason)
 
@@ -30,7 +30,7 @@ class Record:
         finish_reason: why the answer ended.
         ids: token ids, an end-of-generation token included.
         pieces: the text that each token added; joined, they are the answer.
-        experts: the model that wrote each token, one digit each: 0 base, 1 assistant.
+        experts: the model that wrote each token, one digit each: 0 base, 1 assistant (or the first expert), ...
         defer_logits: z_t at each token; None where it is infinite, or where the head was not asked.
         prompt_tokens: tokens in the prompt.
         base_steps: positions at which the base gave a distribution.
@@ -164,7 +164,7 @@ class Record:
         if value["finish_reason"] not in _REASONS:
             raise ValueError(f"finish_reason is {shown(value['finish_reason'])}; it must be one of {_REASONS}")
         if not isinstance(value["experts"], str) or set(value["experts"]) - _DIGITS:
-            raise ValueError(f"experts is {shown(value['experts'])}; it must consist of the digits 0 and 1")
+            raise ValueError(f"experts is {shown(value['experts'])}; it must consist of digits")
         if not all(isinstance(piece, str) for piece in value["pieces"]):
             raise ValueError("an entry of pieces is not a text")
         for name in ("defer_logits", "logprobs"):
@@ -180,7 +180,7 @@ class Record:
 
 
 def expert_digits(tokens: Sequence[Token]) -> str:
-    """Who wrote each token, one digit each: 0 base, 1 assistant."""
+    """Who wrote each token, one digit each: 0 base, 1 assistant (or the first expert), ..."""
     return "".join(str(token.expert) for token in tokens)
 
 

@@ -12,12 +12,12 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 from ..errors import CorpusError
 from ..files.json_text import dump_json
 from ..files.output_file import OutputFile
-from ..results import Completion, Source, Stats, Token, Tokens, TopLogprob, expert_of, source_of
+from ..results import BASE, Completion, Stats, Token, Tokens, TopLogprob, expert_of, source_of
 
 __all__ = ["FORMAT", "VERSION", "Trace", "TraceWriter", "json_lines", "parse_traces", "read_trace", "write_trace"]
 
@@ -209,10 +209,12 @@ def _token(value: Any) -> Token:
     text, id_, source = value["text"], value["id"], value["source"]
     if type(text) is not str or type(id_) is not int:
         raise ValueError("its id must be an integer, and its text a string")
-    if source not in get_args(Source):
-        raise ValueError(f"its source is {source!r}, not 'base' or 'assistant'")
-    expert = value.get("expert", expert_of(source))  # traces of an older version have no number
-    if type(expert) is not int or source_of(expert) != source:
+    expert = value.get("expert")
+    if expert is None:  # of an older version, or from colm serve
+        if source not in (source_of(BASE), source_of(BASE + 1)):
+            raise ValueError(f"its source is {source!r}, not 'base' or 'assistant', and it has no expert")
+        expert = expert_of(source)
+    if type(expert) is not int or expert < BASE or not _is_source(source, expert):
         raise ValueError(f"its expert is {expert!r}, and its source {source!r}")
     likely = value.get("top_logprobs") or []
     if not isinstance(likely, list):
@@ -225,7 +227,13 @@ def _token(value: Any) -> Token:
         _real(value, "threshold", math.nan),
         _logprob(value, "its logprob"),
         tuple(map(_alternative, likely)),
+        source,
     )
+
+
+def _is_source(source: Any, expert: int) -> bool:
+    """Whether an expert may be called so."""
+    return isinstance(source, str) and bool(source) and (source == source_of(BASE)) == (expert == BASE)
 
 
 def _defer_logit(value: dict[str, Any]) -> float | None:

@@ -1,0 +1,99 @@
+"""Prompts of their own: what each model reads before the text that all write together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .._shown import shown
+from ..chat.messages import Message
+from ..errors import ContextFull, OptionError, TokenizeError
+from ..options import BASE
+from .prompts import Prompt
+
+if TYPE_CHECKING:
+    from .tokens import Tokenizing
+
+__all__ = ["PromptTokens", "chat_tokens", "of_model", "prompts_tokens"]
+
+# The base's tokens, and those of experts that have a prompt of their own, by their numbers.
+PromptTokens = tuple[list[int], dict[int, list[int]]]
+
+
+def prompts_tokens(pair: Tokenizing, prompt: Prompt) -> PromptTokens:
+    """The tokens of a prompt: one for all models, or a dict with one for each.
+
+    Raises:
+        TokenizeError: a prompt is none, the dict has none for the base, or it names a model that the pair has not.
+        ContextFull: an expert's prompt is longer than the context.
+    """
+    if not isinstance(prompt, Mapping) or BASE not in prompt:
+        return pair.prompt_tokens(prompt), {}
+    _check_names(pair, "prompt", prompt)
+    return _tokens_of_each(pair, dict.fromkeys(prompt, pair.prompt_tokens), prompt)
+
+
+def _tokens_of_each(pair: Tokenizing, read: Mapping[str, Any], prompts: Mapping[str, Any]) -> PromptTokens:
+    own: dict[int, list[int]] = {}
+    for number, name in enumerate(pair.names):
+        if name not in prompts:
+            continue
+        try:
+            own[number] = read[name](prompts[name])
+        except TokenizeError as error:
+            raise TokenizeError(f"prompt of {name}: {error}") from None
+        if len(own[number]) > pair.n_ctx and name != BASE:
+            full = ContextFull(
+                f"the prompt of {name} has {len(own[number])} tokens and the context holds {pair.n_ctx}; shorten it or "
+                "load the pair with a larger n_ctx"
+            )
+            full.n_prompt, full.n_ctx = len(own[number]), pair.n_ctx
+            raise full
+    base = own.pop(0)
+    return base, {number: tokens for number, tokens in own.items() if tokens != base}
+
+
+def _check_names(pair: Tokenizing, what: str, given: Mapping[Any, Any]) -> None:
+    for name in given:
+        if name not in pair.names:
+            raise OptionError(f"{what} names {shown(name)}, and the models of this pair are {', '.join(pair.names)}")
+
+
+def of_model(name: str, given: Any, default: Any) -> Any:
+    """What ``given`` says of a model: a dict by names, or one value for all."""
+    return given.get(name, default) if isinstance(given, Mapping) else given
+
+
+def chat_tokens(pair: Tokenizing, messages: Sequence[Message], template: Mapping[str, Any]) -> PromptTokens:
+    """The prompts of a conversation, by the template and behind the system message of each model.
+
+    ``template``: keyword arguments of :meth:`Pair.chat`. Errors are those of :meth:`Pair.chat`.
+    """
+    several = [name for name in ("chat_template", "system") if isinstance(template.get(name), Mapping)]
+    if not several:
+        return pair.tokenize_chat(messages, **template), {}
+    for what in several:
+        _check_names(pair, what, template[what])
+    named = {BASE, *(name for what in several for name in template[what])}
+    rendered = {name: _rendered(pair, name, messages, template) for name in pair.names if name in named}
+    return _tokens_of_each(pair, {name: _tokenizer(pair, name) for name in rendered}, rendered)
+
+
+def _tokenizer(pair: Tokenizing, name: str) -> Any:
+    return lambda prompt: pair._tokenize_rendered(prompt, name)
+
+
+def _rendered(pair: Tokenizing, name: str, messages: Sequence[Message], template: Mapping[str, Any]) -> str:
+    given = dict(template)
+    source, model = given.pop("chat_template", None), BASE
+    if isinstance(source, Mapping):
+        if name in source:  # its own, or with None the one in its file
+            source, model = source[name], name
+        else:
+            source = source.get(BASE)
+    if "system" in given:
+        system = given.pop("system")
+        base = of_model(BASE, system, None)
+        if not isinstance(system, Mapping) or name in system or BASE in system:
+            given["system"] = of_model(name, system, base)
+    return pair._render(messages, model, source, **given)
