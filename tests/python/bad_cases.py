@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +38,14 @@ class Cases:
         assert name not in self._run
         self.expected[name], self._run[name] = expect, run
 
-    def outcomes(self, file: str, folder: Path) -> dict[str, str]:
-        """What becomes of each: "OK", "Class: message", "untyped Class: message" or "the process died: code"."""
+    def outcomes(self, file: str, folder: Path, names: Iterable[str] | None = None) -> dict[str, str]:
+        """What becomes of all cases, or of those with these names.
+
+        "OK", "Class: message", "untyped Class: message" or "the process died: code".
+        """
         make_files(folder)
         results: dict[str, str] = {}
-        left = list(self._run)
+        left = list(self._run if names is None else names)
         while left:
             done = subprocess.run(
                 [sys.executable, file, str(folder)],
