@@ -15,6 +15,7 @@ from .generation import (
 from .loading import (
     CPU_N_UBATCH,
     DEFAULT_N_CTX,
+    KV_TYPES,
     LONG_N_UBATCH,
     MAX_PARALLEL,
     MOST_RUN_OUTPUTS,
@@ -27,6 +28,7 @@ __all__ = [
     "ANSWER_OPTIONS",
     "CPU_N_UBATCH",
     "DEFAULT_N_CTX",
+    "KV_TYPES",
     "LONG_N_UBATCH",
     "MAX_LOOKAHEAD",
     "MAX_PARALLEL",
