@@ -52,7 +52,7 @@ class Cases:
                 input=json.dumps(left),
                 capture_output=True,
                 text=True,
-                timeout=120,
+                timeout=900,
                 env={**os.environ, "GGML_NO_BACKTRACE": "1"},
             )
             lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
@@ -83,7 +83,9 @@ class Cases:
         for name in json.load(sys.stdin):
             print(json.dumps([name, None]), flush=True)
             if hasattr(signal, "setitimer"):
-                signal.setitimer(signal.ITIMER_REAL, 5)  # its default action ends the process, wherever it hangs
+                # Their default actions end the process, wherever it computes or waits without end.
+                signal.setitimer(signal.ITIMER_PROF, 5)
+                signal.setitimer(signal.ITIMER_REAL, 60)
             try:
                 self._run[name](folder)
                 result = "OK"
