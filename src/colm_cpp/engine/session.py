@@ -143,8 +143,8 @@ class _Reader:
             before = _flat(saved).get(name)
             if before != now:
                 raise SessionMismatch(
-                    f"{self._path} is the session of another pair: {difference(name, before, now)}; load the same models "
-                    "with the same options, or let them read the texts again"
+                    f"{self._path} is the session of another pair: {difference(name, before, now)}; load the same "
+                    "models with the same options, or let them read the texts again"
                 )
 
     def _part(self, part: Mapping[str, Any]) -> _core.SavedSlot:
