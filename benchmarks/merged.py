@@ -3,9 +3,10 @@
     python benchmarks/merged.py BASE.gguf ADAPTER.gguf SCORES [--types q4_k_m q8_0] [--threads 1]
 
 SCORES is a folder of ``colm score``; its texts should not be those that the adapter was trained on. Each arm (the base,
-the base with its adapter, the merged files) reads a text and then writes, in turns, in one process. The result has the
-medians of the times and of the ratios to the base within a round; and the mean of -log P of the scored tokens. With one
-thread, times are those of the processor, so that other programs do not count.
+the base with its adapter, the merged files) reads a text and then writes, in a fresh process for each round, in turns:
+of equal models in one process, the one that was loaded first may be slower. The result has the medians of the times and
+of the ratios to the base within a round; and the mean of -log P of the scored tokens. With one thread, times are those
+of the processor, so that other programs do not count.
 """
 
 from __future__ import annotations
@@ -14,27 +15,27 @@ import argparse
 import json
 import statistics
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import llama_cpp
 import numpy as np
-import numpy.typing as npt
 from bare import decode
+from fresh import clock, in_turns, run
 
 from colm_cpp import tune
 from colm_cpp.learn.scores import Scores
 from colm_cpp.machine.cores import usable_cores
 from colm_cpp.tune.data import TuneText, read_texts
 
+ADAPTED = "base + adapter"
+
 
 class Arm:
     """A model, perhaps with an adapter."""
 
-    def __init__(self, name: str, path: str, n_threads: int, lora: str | None = None) -> None:
-        self.name, self.bytes = name, Path(path).stat().st_size
-        self._clock = time.process_time if n_threads == 1 else time.perf_counter
+    def __init__(self, path: str, n_threads: int, lora: str | None = None) -> None:
+        self._clock = clock(n_threads)
         params = llama_cpp.llama_model_default_params()
         self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
         settings = llama_cpp.llama_context_default_params()
@@ -52,18 +53,18 @@ class Arm:
     def _clear(self) -> None:
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), False)
 
-    def logprobs(self, text: TuneText) -> npt.NDArray[np.float64]:
+    def logprobs(self, text: TuneText) -> list[float]:
         """log P of a text's scored tokens."""
         self._clear()
         before = set(text.positions - 1)
         decode(self._context, self._batch, [(int(t), i, 0, i in before) for i, t in enumerate(text.tokens)])
-        values = []
+        values: list[float] = []
         for position in text.positions:
             row = llama_cpp.llama_get_logits_ith(self._context, int(position - 1))
             logits = np.ctypeslib.as_array(row, (self._n_vocab,)).astype(np.float64)
             top = logits.max()
-            values.append(logits[text.tokens[position]] - top - np.log(np.exp(logits - top).sum()))
-        return np.array(values)
+            values.append(float(logits[text.tokens[position]] - top - np.log(np.exp(logits - top).sum())))
+        return values
 
     def times(self, text: TuneText, n_read: int, n_tokens: int) -> tuple[float, float]:
         """Seconds for a token that is read, and for one that is written."""
@@ -75,6 +76,26 @@ class Arm:
         for i, token in enumerate(tokens[:n_tokens]):
             decode(self._context, self._batch, [(token, n_read + i, 0, True)])
         return (middle - start) / n_read, (self._clock() - middle) / n_tokens
+
+
+def _texts(given: argparse.Namespace) -> list[TuneText]:
+    _, held_out, _ = read_texts([Scores(given.scores)], held_out=0.1, seed=0)
+    return [text for text in held_out if given.read <= len(text.tokens) <= 500][: given.texts]
+
+
+def _file(given: argparse.Namespace, arm: str) -> Path:
+    return given.folder / f"merged-{arm.split()[1]}.gguf" if arm.startswith("merged") else Path(given.base)
+
+
+def _measure(given: argparse.Namespace) -> Any:
+    """In a process of its own: log P of all texts with ``--score``, else the times of one text after a warm-up."""
+    llama_cpp.llama_log_set(QUIET, llama_cpp.ctypes.c_void_p(0))
+    lora = given.adapter if given.worker == ADAPTED else None
+    arm, texts = Arm(str(_file(given, given.worker)), given.threads, lora), _texts(given)
+    if given.score:
+        return [logprob for text in texts for logprob in arm.logprobs(text)]
+    arm.times(texts[-1], given.read, given.tokens)
+    return arm.times(texts[0], given.read, given.tokens)
 
 
 def main() -> None:
@@ -89,29 +110,27 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="keep the merged files there; default: a temporary folder")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--score", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    llama_cpp.llama_log_set(QUIET, llama_cpp.ctypes.c_void_p(0))
-    _, held_out, _ = read_texts([Scores(given.scores)], held_out=0.1, seed=0)
-    texts = [text for text in held_out if given.read <= len(text.tokens) <= 500][: given.texts]
+    if given.worker:
+        print(json.dumps(_measure(given)))
+        return
     with tempfile.TemporaryDirectory() as temporary:
-        arms = [
-            Arm("base", given.base, given.threads),
-            Arm("base + adapter", given.base, given.threads, given.adapter),
-        ]
+        given.folder = given.folder or Path(temporary)
+        arms = ["base", ADAPTED, *(f"merged {type}" for type in given.types)]
         for type in given.types:
-            file = (given.folder or Path(temporary)) / f"merged-{type}.gguf"
+            file = _file(given, f"merged {type}")
             if not file.exists():
                 tune.merge(given.base, given.adapter, file, type)
-            arms.append(Arm(f"merged {type}", str(file), given.threads))
-        times: dict[str, list[tuple[float, float]]] = {arm.name: [] for arm in arms}
-        for turn in range(given.rounds + 1):  # the first round warms up
-            for arm in arms if turn % 2 else arms[::-1]:
-                taken = arm.times(texts[turn % len(texts)], given.read, given.tokens)
-                if turn:
-                    times[arm.name].append(taken)
-        logprobs = {arm.name: np.concatenate([arm.logprobs(text) for text in texts]) for arm in arms}
+        same = [given.base, given.adapter, given.scores, "--folder", str(given.folder)]
+        for name in ("texts", "read", "tokens", "threads"):
+            same += [f"--{name}", str(getattr(given, name))]
+        rounds = in_turns(arms, same, given.rounds)
+        logprobs = {arm: np.array(run(arm, [*same, "--score"])) for arm in arms}
         for arm in arms:
-            print(json.dumps(_row(arm, times, logprobs)), flush=True)
+            megabytes = round(_file(given, arm).stat().st_size / 1e6)
+            print(json.dumps({"arm": arm, "MB": megabytes, **_row(arm, rounds, logprobs)}), flush=True)
 
 
 @llama_cpp.llama_log_callback
@@ -119,20 +138,18 @@ def QUIET(level: int, text: bytes, data: Any) -> None:
     """Prints nothing."""
 
 
-def _row(arm: Arm, times: dict[str, list[tuple[float, float]]], logprobs: dict[str, Any]) -> dict[str, Any]:
-    both = logprobs["base + adapter"]
-    ratios = [[base[i] / own[i] for base, own in zip(times["base"], times[arm.name], strict=True)] for i in (0, 1)]
-    read, written = (1 / statistics.median(t[i] for t in times[arm.name]) for i in (0, 1))
+def _row(arm: str, rounds: list[dict[str, Any]], logprobs: dict[str, Any]) -> dict[str, Any]:
+    times = [found[arm] for found in rounds]
+    ratios = [[found["base"][i] / found[arm][i] for found in rounds] for i in (0, 1)]
+    read, written = (1 / statistics.median(t[i] for t in times) for i in (0, 1))
     return {
-        "arm": arm.name,
-        "MB": round(arm.bytes / 1e6),
         "read, tokens/s": round(read, 1),
         "written, tokens/s": round(written, 1),
         "speed of reading": round(statistics.median(ratios[0]), 2),
         "speed of writing": round(statistics.median(ratios[1]), 2),
-        "nats": round(-float(logprobs[arm.name].mean()), 4),
-        "from base + adapter, nats": round(float(np.abs(logprobs[arm.name] - both).mean()), 4),
-        "tokens": len(both),
+        "nats": round(-float(logprobs[arm].mean()), 4),
+        "from base + adapter, nats": round(float(np.abs(logprobs[arm] - logprobs[ADAPTED]).mean()), 4),
+        "tokens": len(logprobs[arm]),
     }
 
 

@@ -4,7 +4,6 @@
 
 #include "bindings.h"
 #include "llama/gguf_file.h"
-#include "llama/model_file.h"
 
 namespace py = pybind11;
 
@@ -68,26 +67,6 @@ void register_backend(py::module_& module) {
             return result;
         },
         py::arg("path"), "What a GGUF file's header says, without loading tensors.");
-    module.def(
-        "inspect_vocabulary",
-        [](const std::string& path) {
-            const Vocabulary vocabulary = [&] {
-                const py::gil_scoped_release release;
-                return llama::load_vocabulary(path);
-            }();
-            py::dict result;
-            result["type"] = vocabulary.type;
-            result["size"] = vocabulary.size();
-            result["size_without_padding"] = vocabulary.size_without_padding();
-            result["bos"] = vocabulary.bos;
-            result["eos"] = vocabulary.eos;
-            result["add_bos"] = vocabulary.add_bos;
-            result["add_eos"] = vocabulary.add_eos;
-            result["eog_tokens"] = vocabulary.eog;
-            result["fingerprint"] = fingerprint(vocabulary);
-            return result;
-        },
-        py::arg("path"), "A model file's vocabulary, without loading weights.");
 }
 
 }  // namespace colm::python

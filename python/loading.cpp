@@ -33,30 +33,43 @@ std::function<bool()> signal_poll() {
     };
 }
 
-py::dict describe(const llama::LlamaModel& model) {
-    const Vocabulary& vocabulary = model.vocabulary();
+namespace {
+
+// What prompts are made with.
+py::dict describe(const std::string& path, const Vocabulary& vocabulary, const std::string& chat_template) {
     const auto text_of = [&](Token token) -> py::object {
         if (token == kNoToken) return py::none();
         return to_str(vocabulary.texts[static_cast<std::size_t>(token)]);
     };
     py::dict result;
-    result["path"] = to_path(model.path());
+    result["path"] = to_path(path);
+    result["n_vocab"] = vocabulary.size();
+    result["vocab_type"] = vocabulary.type;
+    result["bos_token"] = text_of(vocabulary.bos);
+    result["eos_token"] = text_of(vocabulary.eos);
+    result["add_bos"] = vocabulary.add_bos;
+    result["eog_tokens"] = vocabulary.eog;
+    result["chat_template"] = to_str(chat_template);
+    result["vocab_fingerprint"] = fingerprint(vocabulary);
+    return result;
+}
+
+}  // namespace
+
+py::dict describe(const llama::VocabularyFile& file) {
+    return describe(file.path(), file.vocabulary(), file.chat_template());
+}
+
+py::dict describe(const llama::LlamaModel& model) {
+    py::dict result = describe(model.path(), model.vocabulary(), model.chat_template());
     result["description"] = to_str(model.description());
     result["name"] = to_str(model.metadata("general.name"));
-    result["n_vocab"] = model.n_vocab();
     result["n_embd"] = model.n_embd();
     result["n_ctx"] = model.n_ctx();
     result["n_batch"] = model.n_batch();
     result["n_ubatch"] = model.n_ubatch();
     result["n_ctx_train"] = model.n_ctx_train();
     result["can_rewind"] = model.can_rewind();
-    result["vocab_type"] = vocabulary.type;
-    result["bos_token"] = text_of(vocabulary.bos);
-    result["eos_token"] = text_of(vocabulary.eos);
-    result["add_bos"] = vocabulary.add_bos;
-    result["eog_tokens"] = vocabulary.eog;
-    result["chat_template"] = to_str(model.chat_template());
-    result["vocab_fingerprint"] = fingerprint(vocabulary);
     py::list adapters;
     for (const auto& [path, scale, digest] : model.adapters()) {
         py::dict adapter;

@@ -9,6 +9,7 @@
 #include "bindings.h"
 #include "colm/error.h"
 #include "llama/model.h"
+#include "llama/model_file.h"
 
 namespace colm::python {
 
@@ -19,8 +20,9 @@ bool is_exiting();
 // Asks Python's signal handlers whether to stop; never, off the main thread, where Python runs none.
 std::function<bool()> signal_poll();
 
-// Facts about a loaded model.
+// Facts about a loaded model, and about a file whose vocabulary alone was read.
 pybind11::dict describe(const llama::LlamaModel& model);
+pybind11::dict describe(const llama::VocabularyFile& file);
 
 // What `make` makes of the options of models, which it loads in this order. `progress` is called with the
 // loaded fraction or None; returning False stops the load.

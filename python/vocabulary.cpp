@@ -3,6 +3,7 @@
 #include "bindings.h"
 #include "llama/header_vocabulary.h"
 #include "llama/model_file.h"
+#include "loading.h"
 
 namespace py = pybind11;
 
@@ -23,7 +24,7 @@ void register_vocabulary(py::module_& module) {
             [](const std::string& path) {
                 const py::gil_scoped_release release;
                 HeaderVocabulary known = llama::read_header_vocabulary(path);
-                known.vocabulary = llama::load_vocabulary(path);
+                known.vocabulary = llama::VocabularyFile(path).vocabulary();
                 known.says_bos = true;
                 return known;
             },
@@ -42,6 +43,18 @@ void register_vocabulary(py::module_& module) {
         .def_property_readonly("size", [](const HeaderVocabulary& self) { return self.vocabulary.size(); })
         .def_property_readonly("fingerprint",
                                [](const HeaderVocabulary& self) { return fingerprint(self.vocabulary); });
+
+    using llama::VocabularyFile;
+    py::class_<VocabularyFile>(module, "Tokenizer")
+        .def(py::init<std::string>(), py::arg("path"), py::call_guard<py::gil_scoped_release>())
+        .def("tokenize", &VocabularyFile::tokenize, py::arg("text"), py::arg("add_special"),
+             py::arg("parse_special"), py::call_guard<py::gil_scoped_release>())
+        .def_property_readonly(
+            "size_without_padding",
+            [](const VocabularyFile& self) { return self.vocabulary().size_without_padding(); })
+        .def_property_readonly(
+            "facts", [](const VocabularyFile& self) { return describe(self); },
+            "What prompts are made with: path, chat template, special tokens, whether BOS is added.");
 }
 
 }  // namespace colm::python

@@ -1,6 +1,7 @@
 #include "colm/saved_texts.h"
 
 #include <algorithm>
+#include <new>
 #include <numeric>
 #include <optional>
 #include <utility>
@@ -81,9 +82,13 @@ void SavedTexts::save(const Experts& experts, std::size_t slot, const Tokens& to
     for (std::size_t e = 0; e < experts.size(); ++e)
         n_lost += experts[e]->n_held(slot) - experts[e]->n_known(slot, *tokens[e]);
     if (n_lost < kLeast) return;
-    Saved kept;
-    for (const auto& expert : experts) kept.push_back(expert->save(slot));
-    keep(std::move(kept));
+    try {
+        Saved kept;
+        for (const auto& expert : experts) kept.push_back(expert->save(slot));
+        keep(std::move(kept));
+    } catch (const std::bad_alloc&) {
+        // It is read again where it is wanted again; the text that comes need not fail for it.
+    }
 }
 
 // Of those that are too many the oldest go.

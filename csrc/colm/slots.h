@@ -50,7 +50,6 @@ class Slots {
     // Takes the text from its slot and from the queue.
     void leave(Text& text);
 
-    Text* holder(std::size_t slot) const { return holders_[slot]; }
     std::size_t size() const { return holders_.size(); }
     // Whether somebody waits for the text's next token.
     bool wanted(const Text& text) const;

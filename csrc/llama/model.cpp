@@ -308,9 +308,6 @@ std::string LlamaModel::metadata(const std::string& key) const {
     return value;
 }
 
-std::string LlamaModel::chat_template() const {
-    const char* text = llama_model_chat_template(model(), nullptr);
-    return text == nullptr ? std::string() : std::string(text);
-}
+std::string LlamaModel::chat_template() const { return llama::chat_template(model()); }
 
 }  // namespace colm::llama

@@ -1,6 +1,7 @@
 #include "llama/model_file.h"
 
 #include <exception>
+#include <utility>
 
 #include "colm/error.h"
 #include "llama/backend.h"
@@ -27,13 +28,26 @@ llama_model_ptr open_model(const std::string& path, const llama_model_params& pa
     return model;
 }
 
-Vocabulary load_vocabulary(const std::string& path) {
+VocabularyFile::VocabularyFile(std::string path) : path_(std::move(path)) {
     init_backend();
-    check_model_file(path);
+    check_model_file(path_);
     llama_model_params params = llama_model_default_params();
     params.vocab_only = true;
-    const llama_model_ptr model = open_model(path, params);
-    return read_vocabulary(model.get(), path);
+    model_ = open_model(path_, params);
+    vocabulary_ = read_vocabulary(model_.get(), path_);
+}
+
+std::string VocabularyFile::chat_template() const { return llama::chat_template(model_.get()); }
+
+std::vector<Token> VocabularyFile::tokenize(const std::string& text, bool add_special,
+                                            bool parse_special) const {
+    return llama::tokenize(llama_model_get_vocab(model_.get()), text, add_special && vocabulary_.add_bos,
+                           parse_special);
+}
+
+std::string chat_template(const llama_model* model) {
+    const char* text = llama_model_chat_template(model, nullptr);
+    return text == nullptr ? std::string() : std::string(text);
 }
 
 }  // namespace colm::llama

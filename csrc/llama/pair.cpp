@@ -33,12 +33,17 @@ void check_saved(LocalExpert& expert, const SavedSlot& saved) {
     std::size_t before = 0;
     for (const Checkpoint& checkpoint : saved.checkpoints) {
         if (checkpoint.n_tokens <= before || checkpoint.n_tokens > n)
-            throw SessionError("a checkpoint in it lies outside its text");
+            throw SessionError("a checkpoint in it lies behind " + std::to_string(checkpoint.n_tokens) +
+                               " tokens; in its text of " + std::to_string(n) +
+                               " it must lie behind the one before, at " + std::to_string(before));
         before = checkpoint.n_tokens;
         if (!model.is_state(*checkpoint.state))
-            throw SessionError("a checkpoint in it is none of llama.cpp's");
+            throw SessionError("a checkpoint in it (" + std::to_string(checkpoint.state->size()) +
+                               " bytes) is none that llama.cpp wrote for " + model.path());
     }
-    if (!model.is_state(saved.state)) throw SessionError("a state in it is none of llama.cpp's");
+    if (!model.is_state(saved.state))
+        throw SessionError("a state in it (" + std::to_string(saved.state.size()) +
+                           " bytes) is none that llama.cpp wrote for " + model.path());
 }
 
 }  // namespace
@@ -164,7 +169,8 @@ void Pair::know_texts(const std::vector<KnownText>& texts) {
     loop_->alone([&](Loop& loop) {
         for (const KnownText& text : texts) {
             if (text.parts.size() != loop.experts().size())
-                throw SessionError("a text in it is of " + std::to_string(text.parts.size()) + " models");
+                throw SessionError("a text in it was read by " + std::to_string(text.parts.size()) +
+                                   " models, and this pair has " + std::to_string(loop.experts().size()));
             for (std::size_t e = 0; e < text.parts.size(); ++e)
                 if (text.parts[e]) check_saved(static_cast<LocalExpert&>(*loop.experts()[e]), *text.parts[e]);
         }

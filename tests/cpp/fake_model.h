@@ -154,6 +154,7 @@ class FakeModel final : public colm::LanguageModel {
 
     std::vector<std::uint8_t> save(std::size_t sequence) override {
         REQUIRE(!unknown_[sequence]);
+        if (on_save) on_save();
         const Text& text = texts_[sequence];
         log.push_back("save " + std::to_string(sequence));
         std::vector<std::uint8_t> bytes(text.size() * sizeof(colm::Token));
@@ -212,6 +213,7 @@ class FakeModel final : public colm::LanguageModel {
 
     // Called within the n-th eval_batch; may throw, and may ask for an interrupt.
     std::function<void(std::size_t, colm::Interrupt&)> on_eval;
+    std::function<void()> on_save;
     // A batch is "0@3: 5 6* | 1@0: 2*": sequence, position of its first token, tokens, those with an output
     // starred; with " hidden" behind it where that was asked for.
     std::vector<std::string> log;

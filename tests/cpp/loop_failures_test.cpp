@@ -1,4 +1,6 @@
 // Texts of the loop that fail or are cancelled, and what becomes of the others.
+#include <new>
+
 #include "loop_models.h"
 
 using colm::FinishReason;
@@ -140,4 +142,38 @@ TEST_CASE("loop: cancelling all stops a decode at once") {
         REQUIRE_EQ(w.written[i].reason, FinishReason::cancelled);
         REQUIRE_EQ(w.written[i].steps.size(), 1);
     }
+}
+
+TEST_CASE("loop: without memory to save a text, others are written all the same") {
+    Limits limits = one_slot();
+    limits.n_ctx = 200;
+    limits.cache_bytes = 100000;
+    World w(counting_models(), limits);
+    std::vector<Job> jobs(2);
+    for (std::size_t i = 0; i < jobs.size(); ++i) jobs[i].prompt.assign(60, static_cast<Token>(3 + i));
+    w.base->on_save = [] { throw std::bad_alloc(); };
+    for (std::size_t i = 0; i < jobs.size(); ++i) {
+        w.add(jobs, i, i + 1);
+        w.run();
+        REQUIRE_EQ(w.written[i].reason, FinishReason::length);
+    }
+    REQUIRE_EQ(w.loop->saved().size(), 0);
+    w.base->on_save = {};
+    w.add(jobs, 0, 1);
+    w.run();
+    REQUIRE_EQ(w.loop->saved().size(), 1);
+}
+
+TEST_CASE("loop: a text that was cancelled just before its step is not waited for") {
+    colm::Inbox inbox;
+    colm::Slots slots(1);
+    Interrupt interrupt;
+    const auto text = inbox.add(make_writing(Job(), 100), 0, colm::Choices{kVocab, {}});
+    slots.want(text);
+    slots.give(0, *text);
+    REQUIRE_FALSE(inbox.cancel(*text, slots));
+    inbox.begin_step({text.get()}, interrupt);
+    REQUIRE(interrupt.requested());
+    REQUIRE(inbox.end_step(interrupt));
+    REQUIRE_FALSE(interrupt.requested());
 }

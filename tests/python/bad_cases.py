@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +38,21 @@ class Cases:
         assert name not in self._run
         self.expected[name], self._run[name] = expect, run
 
-    def outcomes(self, file: str, folder: Path) -> dict[str, str]:
-        """What becomes of each: "OK", "Class: message", "untyped Class: message" or "the process died: code"."""
+    def outcomes(self, file: str, folder: Path, names: Iterable[str] | None = None) -> dict[str, str]:
+        """What becomes of all cases, or of those with these names.
+
+        "OK", "Class: message", "untyped Class: message" or "the process died: code".
+        """
         make_files(folder)
         results: dict[str, str] = {}
-        left = list(self._run)
+        left = list(self._run if names is None else names)
         while left:
             done = subprocess.run(
                 [sys.executable, file, str(folder)],
                 input=json.dumps(left),
                 capture_output=True,
                 text=True,
-                timeout=120,
+                timeout=900,
                 env={**os.environ, "GGML_NO_BACKTRACE": "1"},
             )
             lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
@@ -80,7 +83,9 @@ class Cases:
         for name in json.load(sys.stdin):
             print(json.dumps([name, None]), flush=True)
             if hasattr(signal, "setitimer"):
-                signal.setitimer(signal.ITIMER_REAL, 5)  # its default action ends the process, wherever it hangs
+                # Their default actions end the process, wherever it computes or waits without end.
+                signal.setitimer(signal.ITIMER_PROF, 5)
+                signal.setitimer(signal.ITIMER_REAL, 60)
             try:
                 self._run[name](folder)
                 result = "OK"

@@ -14,7 +14,7 @@ from bad_cases import ANY, Cases, changed_bytes, use_model
 
 import colm_cpp as colm
 
-N_FUZZ = 200
+N_FUZZ, N_CUT = 200, 60
 CASES = Cases()
 
 
@@ -45,7 +45,7 @@ def register_damaged_files() -> None:
             ANY,
             lambda d, s=seed: colm.Head.load(changed_bytes(d, "head.gguf", flip(s, data_offset(d / "head.gguf")))),
         )
-    for i in range(60):
+    for i in range(N_CUT):
         # Shares of the file: its first bytes, its header (about 5 %) and its data.
         share = i / 4000 if i < 20 else (i - 19) / 400 if i < 40 else (i - 39) / 21
         for name, use in (("base", use_model), ("head", colm.Head.load)):
@@ -82,29 +82,44 @@ def register_damaged_files() -> None:
 register_damaged_files()
 
 
+SWEEPS = re.compile(r"(fuzz|cut) (model|base|head) (\d+)$")
+
+
+def is_quick(name: str) -> bool:
+    """Whether it runs by default: of the sweeps every fourth."""
+    found = SWEEPS.match(name)
+    return found is None or int(found[3]) % 4 == 0
+
+
+def check(outcomes: dict[str, str], share: int) -> None:
+    """Those of sweeps, of which there is one in ``share``."""
+    assert CASES.wrong(outcomes) == {}
+    for kind in ("model", "head"):
+        of_kind = [result for name, result in outcomes.items() if name.startswith(f"fuzz {kind}")]
+        assert len(of_kind) == N_FUZZ // share
+        # The damage was real and did not always end at the first check.
+        assert len({result.split(":")[0] for result in of_kind}) >= (3 if share == 1 else 2)
+    for name in ("base", "head"):
+        cut = [result for case, result in outcomes.items() if case.startswith(f"cut {name} ")]
+        assert len(cut) == N_CUT // share
+        assert any("cut short" in result for result in cut)
+
+
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return CASES.outcomes(__file__, tmp_path_factory.mktemp("child"))
+    return CASES.outcomes(__file__, tmp_path_factory.mktemp("child"), filter(is_quick, CASES.expected))
 
 
-@pytest.mark.parametrize("kind", ["model", "head"])
-def test_flipped_bytes_give_a_typed_error_or_load(outcomes: dict[str, str], kind: str) -> None:
-    of_kind = {name: result for name, result in outcomes.items() if name.startswith(f"fuzz {kind}")}
-    assert len(of_kind) == N_FUZZ
-    assert CASES.wrong(of_kind) == {}
-    # The damage was real and did not always end at the first check.
-    assert len({result.split(":")[0] for result in of_kind.values()}) >= 3
+def test_flipped_and_missing_bytes_give_a_typed_error_or_load(outcomes: dict[str, str]) -> None:
+    check({name: result for name, result in outcomes.items() if SWEEPS.match(name)}, 4)
 
 
-@pytest.mark.parametrize("name", ["base", "head"])
-def test_truncated_files_are_refused(outcomes: dict[str, str], name: str) -> None:
-    of_kind = {case: result for case, result in outcomes.items() if case.startswith(f"cut {name} ")}
-    assert len(of_kind) == 60
-    assert CASES.wrong(of_kind) == {}
-    assert any("cut short" in result for result in of_kind.values())
+@pytest.mark.slow
+def test_more_flipped_and_missing_bytes(tmp_path: Path) -> None:
+    check(CASES.outcomes(__file__, tmp_path, filter(SWEEPS.match, CASES.expected)), 1)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES.expected if not re.match(r"fuzz |cut (base|head) ", name)])
+@pytest.mark.parametrize("name", [name for name in CASES.expected if not SWEEPS.match(name)])
 def test_in_a_child(outcomes: dict[str, str], name: str) -> None:
     assert CASES.wrong({name: outcomes[name]}) == {}
 

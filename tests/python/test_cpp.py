@@ -16,7 +16,7 @@ from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "tests" / "cpp"
-BUILD = ROOT / "build" / "cpp-tests"
+BUILD = ROOT / "build"
 # The tools that pip installed beside this interpreter come first.
 PATH = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])
 CASES = [
@@ -50,24 +50,28 @@ def run_or_fail(*command: str | Path) -> None:
         pytest.fail(f"{' '.join(map(str, command))}\n{done.stdout}", pytrace=False)
 
 
-@pytest.fixture(scope="session")
-def results() -> dict[str, str | None]:
-    """What each case that ctest ran has printed, if it failed."""
+def built_and_run(build: Path, *options: str) -> dict[str, str | None]:
+    """What each case that ctest ran has printed, if it failed. The folder stays for the next time."""
     # On Windows the default generator finds the compiler by itself; Ninja would need its environment.
     generator = [] if sys.platform == "win32" else ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}"]
-    BUILD.mkdir(parents=True, exist_ok=True)
-    report = BUILD / "junit.xml"
-    with FileLock(BUILD / "pytest.lock"):
-        run_or_fail(tool("cmake"), "-S", SOURCES, "-B", BUILD, *generator)
-        run_or_fail(tool("cmake"), "--build", BUILD)
+    build.mkdir(parents=True, exist_ok=True)
+    report = build / "junit.xml"
+    with FileLock(build / "pytest.lock"):
+        run_or_fail(tool("cmake"), "-S", SOURCES, "-B", build, *generator, *options)
+        run_or_fail(tool("cmake"), "--build", build)
         report.unlink(missing_ok=True)
-        done = run(tool("ctest"), "--test-dir", BUILD, "-C", "Debug", "--no-tests=error", "--output-junit", report)
+        done = run(tool("ctest"), "--test-dir", build, "-C", "Debug", "--no-tests=error", "--output-junit", report)
         if not report.exists():
             pytest.fail(done.stdout, pytrace=False)
         cases = [(case.attrib["name"], case) for case in ElementTree.parse(report).iter("testcase")]
     found = {name: None if case.get("status") == "run" else case.findtext("system-out", "") for name, case in cases}
     assert len(found) == len(cases), "two cases have one name"
     return found
+
+
+@pytest.fixture(scope="session")
+def results() -> dict[str, str | None]:
+    return built_and_run(BUILD / "cpp-tests")
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -81,3 +85,12 @@ def test_cpp(results: dict[str, str | None], case: str) -> None:
 def test_every_cpp_case_is_one_of_these(results: dict[str, str | None]) -> None:
     assert len(CASES) > 100
     assert set(results) == set(CASES)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="needs the sanitizers of GCC or Clang")
+def test_no_sanitizer_finds_anything() -> None:
+    """Addresses and undefined behaviour, in the method and in its tests."""
+    found = built_and_run(BUILD / "cpp-sanitized", "-DCOLM_SANITIZER=all")
+    assert {name: printed for name, printed in found.items() if printed is not None} == {}
+    assert set(found) == set(CASES)

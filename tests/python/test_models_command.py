@@ -68,7 +68,7 @@ def test_what_is_on_the_disk(shelf: Path) -> None:
     small = models["small.gguf"]
     assert small["bytes"] == (shelf / "small.gguf").stat().st_size
     assert (small["architecture"], small["n_embd"], small["chat_template"]) == ("llama", 32, True)
-    assert small["n_vocab"] == _core.inspect_vocabulary(str(shelf / "small.gguf"))["size"]
+    assert small["n_vocab"] == _core.Vocabulary.loaded(str(shelf / "small.gguf")).size
     assert set(facts["unreadable"]) == {str(shelf / "broken.gguf"), str(shelf / "cut.gguf")}
     assert {str(shelf / "mine.gguf"), str(shelf / "strange.gguf")} <= {head["name"] for head in facts["heads"]}
 
@@ -125,9 +125,9 @@ def test_a_folder_that_is_none(tmp_path: Path) -> None:
 )
 def test_a_header_says_what_llama_cpp_reads(options: dict[str, Any], tmp_path: Path) -> None:
     file = str(make_model(tmp_path / "model.gguf", **options))
-    header, known = _core.Vocabulary.of_header(file), _core.inspect_vocabulary(file)
-    assert (header.fingerprint, header.size, header.type) == (known["fingerprint"], known["size"], known["type"])
-    assert header.shared_with(header) == _core.Vocabulary.loaded(file).shared_with(_core.Vocabulary.loaded(file))
+    header, known = _core.Vocabulary.of_header(file), _core.Vocabulary.loaded(file)
+    assert (header.fingerprint, header.size, header.type) == (known.fingerprint, known.size, known.type)
+    assert header.shared_with(header) == known.shared_with(known)
 
 
 def test_headers_that_do_not_say_whether_bos_is_added(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ MAY_IMPORT = {
         *("answers", "corpus", "engine", "evaluate", "files", "heads", "llama", "machine", "options", "sources"),
         "traces",
     },
-    "tune": {"corpus", "engine", "files", "heads", "learn", "machine", "options", "sources"},
+    "tune": {"corpus", "engine", "files", "heads", "learn", "llama", "machine", "options", "sources"},
     "report": {"evaluate", "files", "traces"},
     "server": {"chat", "engine", "files", "grammar", "heads", "learn", "options", "sources"},
     "cli": {

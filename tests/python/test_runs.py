@@ -174,6 +174,14 @@ def test_bad_values_are_refused_by_name(pair: colm.Pair, name: str, value: Any) 
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("hold", "leave", "named"), [(0, None, "hold"), (1.5, None, "hold"), (1, 1.1, "leave"), (1, "a", "leave")]
+)
+def test_runs_that_cannot_be_are_not_made(hold: Any, leave: Any, named: str) -> None:
+    with pytest.raises(OptionError, match=named):
+        Runs(hold, leave)
+
+
 def test_a_table_holds_for_its_runs_alone(tmp_path: Path, pair: colm.Pair) -> None:
     table = {0.0: 1.0, 0.5: 0.7, 1.0: 0.0}
     four, low = Runs(4), Runs(1, 0.25)

@@ -19,6 +19,7 @@ from conftest import BASE, TinyModels, TinyPairs, ids
 
 import colm_cpp as colm
 from colm_cpp.cli import main
+from colm_cpp.engine.mismatch import difference
 from colm_cpp.files.output_file import OutputFile
 
 LOAD: dict[str, Any] = {"n_ctx": 1024, "n_batch": 256}
@@ -117,7 +118,7 @@ def test_a_damaged_file_is_refused_and_changes_nothing(saved: tuple[colm.Pair, P
         path.write_bytes(data[:size])
         refused(pair, path)
     path.write_bytes(data + b"x")
-    assert "off by -1 bytes" in refused(pair, path)
+    assert "1 bytes too many" in refused(pair, path)
     assert pair.generate(chat, **OPTIONS).stats.base_tokens_read < 30  # it still knows the text
 
 
@@ -134,18 +135,35 @@ def test_what_is_no_session_is_refused(saved: tuple[colm.Pair, Path], tiny_model
 @pytest.mark.parametrize(
     ("models", "load", "named"),
     [
-        ({"seed": 7}, {}, "base.file"),
-        ({}, {"type_k": "bf16"}, "base.type_k"),
-        ({}, {"assistant_options": {"rope_freq_base": 5000.0}}, "assistant.rope_freq_base"),
-        ({}, {"n_parallel": 2}, "n_parallel"),
-        ({}, {"batch_invariant": True}, "base."),
+        ({"seed": 7}, {}, ["base", " bytes"]),
+        ({}, {"type_k": "bf16"}, ["base", "type_k='f32'", "type_k='bf16'"]),
+        ({}, {"assistant_options": {"rope_freq_base": 5000.0}}, ["assistant", "rope_freq_base=5000.0"]),
+        ({}, {"n_parallel": 2}, ["pair", "n_parallel=1", "n_parallel=2"]),
+        ({}, {"batch_invariant": True}, ["base"]),
     ],
 )
 def test_another_pair_s_session_is_refused(
-    saved: tuple[colm.Pair, Path], tiny_pair: TinyPairs, models: dict[str, Any], load: dict[str, Any], named: str
+    saved: tuple[colm.Pair, Path], tiny_pair: TinyPairs, models: dict[str, Any], load: dict[str, Any], named: list[str]
 ) -> None:
     other = tiny_pair({**BASE, **models}, **{**LOAD, **load})
-    assert named in refused(other, saved[1], colm.SessionMismatch)
+    message = refused(other, saved[1], colm.SessionMismatch)
+    assert [words for words in named if words not in message] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "now", "named"),
+    [
+        ("base.file", [1234567, "a" * 64], [5, "b" * 64], ["base", "1,234,567 bytes", "aaaaaaaaaaaa", "bbbbbbbbbbbb"]),
+        ("assistant.adapters", [["c" * 64, 0.5]], [], ["assistant", "cccccccccccc with scale 0.5", "no adapter"]),
+        ("llama.cpp", ["0.1.2", "b1", "big"], ["0.3.4", "b2", "little"], ["0.1.2", "big", "0.3.4", "little"]),
+        ("base.file", "damaged", [5, "b" * 64], ["'damaged'"]),
+        ("base.type_k", None, 1, ["type_k=None", "type_k='f16'"]),
+        ("llama.cpp", None, ["0.3.4", "b2", "little"], ["None", "0.3.4"]),
+    ],
+)
+def test_what_differs_is_said_with_both_values(name: str, before: Any, now: Any, named: list[str]) -> None:
+    message = difference(name, before, now)
+    assert [words for words in named if words not in message] == []
 
 
 def test_texts_must_fit_the_context(saved: tuple[colm.Pair, Path], tiny_pair: TinyPairs) -> None:

@@ -70,7 +70,7 @@ def export(source: str, output: Path, base: str | None, row: int | None, force: 
     if base is not None:
         path = find_model("base", base)
         _check_width(head, path)
-        head = head.replace(vocab_fingerprint=_core.inspect_vocabulary(to_native(path))["fingerprint"])
+        head = head.replace(vocab_fingerprint=_core.Vocabulary.loaded(to_native(path)).fingerprint)
     head.save(output)
     _report(head, output, [str(warning.message) for warning in caught])
 

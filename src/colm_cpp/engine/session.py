@@ -22,6 +22,7 @@ from ..files.output_file import OutputFile
 from ..files.paths import to_native
 from ..options import ASSISTANT, BASE
 from ..sources.identity import model_identity
+from .mismatch import difference
 
 if TYPE_CHECKING:
     from ..sources.names import PathLike
@@ -112,7 +113,9 @@ class _Reader:
             ]
             missing = self._file.tell() + sum(sizes) - os.fstat(self._file.fileno()).st_size
             if min(sizes, default=0) < 0 or missing != 0:
-                raise self._damaged(f"its size is off by {missing} bytes")
+                raise self._damaged(
+                    f"it has {-missing} bytes too many" if missing < 0 else f"{missing} bytes are missing in it"
+                )
             return [
                 (_slot(text["slot"]), [None if part is None else self._part(part) for part in text["models"]])
                 for text in header["texts"]
@@ -152,8 +155,8 @@ class _Reader:
             before = _flat(saved).get(name)
             if before != now:
                 raise SessionMismatch(
-                    f"{self._path} is the session of another pair: {name} was {shown(before)} and is {shown(now)} in "
-                    "this one; load the same models with the same options, or let them read the texts again"
+                    f"{self._path} is the session of another pair: {difference(name, before, now)}; load the same "
+                    "models with the same options, or let them read the texts again"
                 )
 
     def _part(self, part: Mapping[str, Any]) -> _core.SavedSlot:

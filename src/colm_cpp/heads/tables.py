@@ -30,17 +30,23 @@ class Runs:
     Attributes:
         hold: tokens that it writes each time that the head defers, 1 or more.
         leave_threshold: the threshold after one of its tokens, 0 to 1. None: the same as before.
+
+    Raises:
+        OptionError: a value outside its range.
     """
 
     hold: int = 1
     leave_threshold: float | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hold", integer("hold", self.hold, 1, 2**31 - 1))
+        if self.leave_threshold is not None:
+            object.__setattr__(self, "leave_threshold", share("leave_threshold", self.leave_threshold))
+
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Runs:
-        """Those of generation options. Raises OptionError for a value outside its range."""
-        leave = options.get("leave_threshold")
-        hold = integer("hold", options.get("hold", 1), 1, 2**31 - 1)
-        return cls(hold, None if leave is None else share("leave_threshold", leave))
+        """Those of generation options."""
+        return cls(options.get("hold", 1), options.get("leave_threshold"))
 
     def facts(self) -> dict[str, Any]:
         """The options by name, those at their default left out."""

@@ -16,6 +16,7 @@ from .generation import (
 from .loading import (
     CPU_N_UBATCH,
     DEFAULT_N_CTX,
+    KV_TYPES,
     LONG_N_UBATCH,
     MAX_PARALLEL,
     MOST_RUN_OUTPUTS,
@@ -30,6 +31,7 @@ __all__ = [
     "BASE",
     "CPU_N_UBATCH",
     "DEFAULT_N_CTX",
+    "KV_TYPES",
     "LONG_N_UBATCH",
     "MAX_EXPERTS",
     "MAX_LOOKAHEAD",

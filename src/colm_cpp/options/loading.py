@@ -34,6 +34,7 @@ from .field import (
 __all__ = [
     "CPU_N_UBATCH",
     "DEFAULT_N_CTX",
+    "KV_TYPES",
     "LONG_N_UBATCH",
     "MAX_PARALLEL",
     "MOST_RUN_OUTPUTS",
@@ -46,7 +47,7 @@ PathLike = str | os.PathLike[str]
 KVType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
 
 # ggml_type
-_KV_TYPES = {
+KV_TYPES = {
     "f32": 0,
     "f16": 1,
     "q4_0": 2,
@@ -147,13 +148,13 @@ class LoadOptions:
     )
     type_k: str = option(
         "f16",
-        Choice(tuple(_KV_TYPES)),
+        Choice(tuple(KV_TYPES)),
         "Type of the K cache.",
         '``"f32"`` keeps the precision of a float32 model. It takes twice the memory of f16.',
     )
     type_v: str = option(
         "f16",
-        Choice(tuple(_KV_TYPES)),
+        Choice(tuple(KV_TYPES)),
         "Type of the V cache.",
         "Quantised types need flash attention, even with an f32 K cache.",
     )
@@ -312,8 +313,8 @@ class LoadOptions:
             "split_mode": _SPLIT_MODES[self.split_mode],
             "tensor_split": [float(part) for part in self._shares()],
             "flash_attn": -1 if flash_attn and self.flash_attn is None else int(flash_attn),  # -1: where supported
-            "type_k": _KV_TYPES[self.type_k],
-            "type_v": _KV_TYPES[self.type_v],
+            "type_k": KV_TYPES[self.type_k],
+            "type_v": KV_TYPES[self.type_v],
             "use_mmap": self.maps_file(quantised=quantised),
             "lora": [(to_native(adapter), scale, adapter_digest(adapter)) for adapter, scale in adapters],
             "n_sequences": n_sequences,

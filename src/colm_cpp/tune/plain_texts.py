@@ -7,11 +7,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .. import _core
 from ..corpus.documents import BadRow, Corpus
 from ..corpus.texts import Text, TextMaker
 from ..errors import CorpusError
+from ..files.paths import to_native
 from ..learn.scores import Scores
-from ..learn.scoring import Scorer
+from ..llama.busy import busy
+from ..llama.log import forward_log, set_up_log
+from ..sources.names import find_model
 from .data import TuneText
 
 __all__ = ["plain_texts"]
@@ -30,27 +34,32 @@ def plain_texts(
 
     Raises:
         CorpusError: a row is bad, or no text is left.
-        LoadError: the base cannot be loaded.
+        LoadError: the base's vocabulary cannot be read.
     """
     seen = {tuple(text.tokens.tolist()) for text in known}
     made: list[TuneText] = []
     meta = like.meta
-    with Scorer(base, base, n_ctx=int(meta["n_ctx"])) as tokenizer:
-        maker = TextMaker(
-            tokenizer,
-            tokenizer.base,
-            n_shared=tokenizer.n_shared,
-            n_ctx=int(meta["n_ctx"]),
-            chat=meta["chat"],
-            system=meta["system"],
-        )
-        for document in corpus.documents():
-            for text in [document] if isinstance(document, BadRow) else maker(document):
-                if isinstance(text, BadRow):
-                    raise CorpusError(f"{text}; correct this row or remove it")
-                if text.tokens not in seen:
-                    seen.add(text.tokens)
-                    made.append(_unscored(text))
+    with busy():
+        set_up_log()
+        try:
+            tokenizer = _core.Tokenizer(to_native(find_model("base", base)))
+        finally:
+            forward_log()
+    maker = TextMaker(
+        tokenizer,
+        tokenizer.facts,
+        n_shared=tokenizer.size_without_padding,
+        n_ctx=int(meta["n_ctx"]),
+        chat=meta["chat"],
+        system=meta["system"],
+    )
+    for document in corpus.documents():
+        for text in [document] if isinstance(document, BadRow) else maker(document):
+            if isinstance(text, BadRow):
+                raise CorpusError(f"{text}; correct this row or remove it")
+            if text.tokens not in seen:
+                seen.add(text.tokens)
+                made.append(_unscored(text))
     if not made:
         raise CorpusError("every text of the corpus is already among the scored ones; give other texts, or none")
     return made
