@@ -182,7 +182,9 @@ def files_of(wanted: HubFile) -> list[str]:
         )
     except Exception as error:
         raise explained(wanted, error) from error
-    return select(wanted, [sibling.rfilename for sibling in info.siblings or ()], "there")
+    # Git has no such names as ../file; a hub that lists them is not to be trusted with a path.
+    names = [sibling.rfilename for sibling in info.siblings or ()]
+    return select(wanted, [name for name in names if _is_plain_path(name)], "there")
 
 
 def _from_cache(wanted: HubFile) -> str:
