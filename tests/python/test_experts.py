@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from commands import run
 from conftest import TINY_LOAD, TinyModels, ids
 
 import colm_cpp as colm
+from colm_cpp.engine.loading import prepare
 from colm_cpp.engine.memory import ModelMemory, PairMemory
+from colm_cpp.options import read_experts
 from colm_cpp.traces.trace import read_trace, write_trace
 
 BASE: dict[str, Any] = {"arch": "llama", "seed": 1, "extra_tail": (tm.DEFER,), "n_embd": N_EMBD}
@@ -212,6 +215,26 @@ def test_adapters_share_the_weights(files: dict[str, Path], tmp_path: Path) -> N
     assert len({tuple(t.id for t in text.tokens) for text in texts}) == 3
 
 
+def test_a_shared_file_is_loaded_once(files: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    experts = {
+        "law": {"model": files["base"], "lora": write_adapter(tmp_path / "1.gguf", 1)},
+        "plain": files["base"],
+        "code": files["code"],
+        "copied": {"model": files["base"], "use_mmap": False},
+    }
+    caplog.set_level(logging.DEBUG, "colm_cpp.llama")
+    with colm.load(files["base"], experts=experts, **TINY_LOAD):
+        pass
+    loaded = [record.message for record in caplog.records if "loaded meta data" in record.message]
+    assert [str(files["base"]) in line for line in loaded] == [True, False, True]
+    names = ["base", *experts]
+    options = [colm.LoadOptions(), *(colm.LoadOptions.merge({}, e.options) for e in read_experts(experts))]
+    paths = {name: files["code"] if name == "code" else files["base"] for name in names}
+    memory = prepare(paths, options, check_memory=True)[1]
+    assert memory is not None
+    assert memory.shares == (0, 0, 0, 3, 4)
+
+
 def test_a_session_keeps_all_models(pair: colm.Pair, files: dict[str, Path], tmp_path: Path) -> None:
     head = head_for("math", "code", bias=1.0)
     options: dict[str, Any] = {"head": head, "temperature": 0, "max_tokens": 24}
@@ -362,3 +385,19 @@ def test_commands(files: dict[str, Path], tmp_path: Path) -> None:
         failed = run(*args, *more)
         assert failed.exit_code == 2
         assert words in failed.stderr
+
+
+def test_chat_with_experts(files: dict[str, Path], tiny_model: TinyModels) -> None:
+    base = tiny_model(**BASE, chat_template="{{ messages[-1].content }}")
+    models = ["--base", str(base), "--expert", f"math={files['math']}", "--expert", f"code={files['code']}"]
+    args = ["chat", *models, "--head", "random:math", "--max-tokens", "4", "--n-ctx", "128"]
+    done = run(*args, stdin="Hi\n/assistant code\nHi\n/stats\n/compare\n")
+    assert done.exit_code == 0, done.stderr
+    assert "code 0" not in done.stdout.split("read for the last answer: ")[1].splitlines()[0]
+    assert [line for line in done.stdout.splitlines() if line.startswith("-- ")] == [
+        "-- base",
+        "-- math",
+        "-- code",
+        "-- pair",
+    ]
+    assert "the experts of this pair are math, code" in run(*args, stdin="/assistant\n").stderr

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from .._shown import shown
 from ..chat.messages import Message
@@ -12,7 +12,7 @@ from ..options import BASE
 from .prompts import Prompt
 
 if TYPE_CHECKING:
-    from .tokens import Tokenizing
+    from .tokens import TemplateOptionsDict, Tokenizing
 
 __all__ = ["PromptTokens", "chat_tokens", "of_model", "prompts_tokens"]
 
@@ -27,8 +27,10 @@ def prompts_tokens(pair: Tokenizing, prompt: Prompt) -> PromptTokens:
         TokenizeError: a prompt is none, the dict has none for the base, or it names a model that the pair has not.
         ContextFull: an expert's prompt is longer than the context.
     """
-    if not isinstance(prompt, Mapping) or BASE not in prompt:
+    if not isinstance(prompt, Mapping) or not any(name in prompt for name in pair.names):
         return pair.prompt_tokens(prompt), {}
+    if BASE not in prompt:
+        raise TokenizeError(f"prompt names {', '.join(map(shown, prompt))} and not the base; give 'base', too")
     _check_names(pair, "prompt", prompt)
     return _tokens_of_each(pair, dict.fromkeys(prompt, pair.prompt_tokens), prompt)
 
@@ -71,7 +73,7 @@ def chat_tokens(pair: Tokenizing, messages: Sequence[Message], template: Mapping
     """
     several = [name for name in ("chat_template", "system") if isinstance(template.get(name), Mapping)]
     if not several:
-        return pair.tokenize_chat(messages, **template), {}
+        return pair.tokenize_chat(messages, **cast("TemplateOptionsDict", template)), {}
     for what in several:
         _check_names(pair, what, template[what])
     named = {BASE, *(name for what in several for name in template[what])}
@@ -91,8 +93,8 @@ def _rendered(pair: Tokenizing, name: str, messages: Sequence[Message], template
             source, model = source[name], name
         else:
             source = source.get(BASE)
-    if "system" in given:
-        system = given.pop("system")
+    system = given.pop("system", None)
+    if system is not None:
         base = of_model(BASE, system, None)
         if not isinstance(system, Mapping) or name in system or BASE in system:
             given["system"] = of_model(name, system, base)

@@ -71,7 +71,7 @@ class Tokenizing(Facts):
         Raises:
             ChatTemplateError: there is no template, or the template rejected the messages.
         """
-        given = {} if system is None else {"system": system}
+        given: dict[str, Any] = {} if system is None else {"system": system}
         return self._render(
             messages,
             BASE,
