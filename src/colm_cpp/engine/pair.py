@@ -341,7 +341,8 @@ class Pair(Tokenizing, AsyncForms):
     ) -> TokenStream:
         """A text behind ``tokens``, with options that were checked before: what all methods that write are made of.
 
-        ``own_prompts``: the tokens of experts that have a prompt of their own, by their numbers. Arguments and errors are otherwise those of :meth:`stream`.
+        ``own_prompts``: the tokens of experts that have a prompt of their own, by their numbers. Arguments and errors
+        are otherwise those of :meth:`stream`.
         """
         core = self.open_core()
         timeout = None if queue_timeout is None else seconds("queue_timeout", queue_timeout)
