@@ -45,6 +45,9 @@ def node() -> str:
     program = shutil.which("node")
     if program is None:
         pytest.skip("node is not installed (Debian: apt-get install nodejs npm)")
+    version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    if int(version.removeprefix("v").split(".")[0]) < 20:
+        pytest.skip(f"node is {version}; OpenAI's client needs node 20 or newer")
     if not (NPM / "node_modules" / "openai").is_dir():
         pytest.skip("the client is not installed (npm ci --prefix tests/npm)")
     return program
