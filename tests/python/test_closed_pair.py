@@ -42,11 +42,17 @@ USES: dict[str, Callable[[colm.Pair], Any]] = {
     "vocab_fingerprint": lambda pair: pair.vocab_fingerprint,
     "base": lambda pair: pair.base,
     "assistant": lambda pair: pair.assistant,
+    "experts": lambda pair: pair.experts,
+    "open_core": lambda pair: pair.open_core(),
+    "prompt_tokens": lambda pair: pair.prompt_tokens("the"),
+    "prepared_head": lambda pair: pair.prepared_head("confidence"),
+    "begin": lambda pair: pair.begin([1], colm.GenerationOptions()),
+    "replay": lambda pair: pair.replay([1], [("base", 0, 1, True, True)]),
     "__enter__": lambda pair: pair.__enter__(),
 }
 
 
-HARMLESS = {"close", "cancel", "closed", "head"}
+HARMLESS = {"close", "cancel", "closed", "head", "heads", "names"}
 
 
 def test_every_use_of_a_pair_is_tried() -> None:

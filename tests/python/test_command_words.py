@@ -21,7 +21,7 @@ from conftest import ASSISTANT, BASE, TinyModels
 import colm_cpp as colm
 from colm_cpp import learn
 from colm_cpp.cli import _options, _output, main
-from colm_cpp.cli._flags import in_flags
+from colm_cpp.cli._flags import in_flags, typed
 from colm_cpp.engine.pair import DEFAULT_PARALLEL
 from colm_cpp.evaluate import bench
 from colm_cpp.files.json_text import HIDDEN, dump_json
@@ -309,3 +309,18 @@ def test_the_demo_explains_its_brackets() -> None:
     assert "\x1b[" in coloured
     assert "assistant" in coloured
     assert "[in" not in coloured
+
+
+def test_the_line_that_was_typed() -> None:
+    """``card.md`` repeats it. An option that was given several times stands there as often."""
+
+    @click.command("tune")
+    @click.argument("folders", nargs=-1)
+    @click.option("--texts", multiple=True, type=click.Path(path_type=Path))
+    @click.option("--rank", type=int, default=16)
+    @click.pass_context
+    def command(ctx: click.Context, **values: Any) -> None:
+        click.echo(typed(ctx))
+
+    result = CliRunner().invoke(command, ["one", "two", "--texts", "a b.jsonl", "--texts", "c.jsonl", "--rank", "8"])
+    assert result.stdout == "colm tune one two --texts 'a b.jsonl' --texts c.jsonl --rank 8\n"

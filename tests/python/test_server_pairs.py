@@ -209,7 +209,7 @@ def test_a_config(folder: Path) -> None:
     entries, limits = read_config(folder / "colm.toml", HOW)
     assert limits == {"idle_s": 60.0, "memory_mb": 4000.0}
     assert [(entry.name, entry.slots) for entry in entries] == [("both", 3), ("demo", 2)]
-    with entries[0].load() as pair:
+    with entries[0].load(lambda loaded: True) as pair:
         assert (pair.n_ctx, pair.head) == (128, "entropy")
 
 

@@ -166,9 +166,9 @@ def test_a_queue_that_is_too_long_has_a_status(
     begin = endless.begin
     long_text = begin([1] * 3000, colm.GenerationOptions(max_tokens=None))
 
-    def hasty(tokens: Any, options: Any, queue_timeout: float | None) -> colm.TokenStream:
+    def hasty(tokens: Any, options: Any, queue_timeout: float | None, own_prompts: Any) -> colm.TokenStream:
         assert queue_timeout == 10
-        return begin(tokens, options, 0.05)
+        return begin(tokens, options, 0.05, own_prompts)
 
     monkeypatch.setattr(endless, "begin", hasty)
     thread = threading.Thread(target=long_text.completion)

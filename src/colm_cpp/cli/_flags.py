@@ -72,7 +72,8 @@ def typed(ctx: click.Context) -> str:
         elif isinstance(param, click.Option) and param.is_flag:
             options.append(param.opts[0] if value else param.secondary_opts[0])
         else:
-            options += [param.opts[0], str(value)]
+            for each in value if param.multiple else (value,):
+                options += [param.opts[0], str(each)]
     return shlex.join(words + options)
 
 
