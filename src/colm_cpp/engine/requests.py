@@ -9,7 +9,7 @@ from .._shown import shown
 from ..errors import OptionError
 from ..options import GenerationOptions, seed_of
 from .batch import Request
-from .own_prompts import prompts_tokens
+from .own_prompts import PromptTokens, prompts_tokens
 from .prompts import Prompt, is_conversation, with_own
 
 if TYPE_CHECKING:
@@ -45,13 +45,14 @@ def requests(
             own: dict[str, Any] = {} if options.seed is None else {"seed": seed_of(options.seed, number)}
             if is_conversation(prompt):
                 own |= of_chats
-                tokens, own_prompts = pair.tokenize_chat(prompt), {}
+                read: PromptTokens = (pair.tokenize_chat(prompt), {})
             else:
-                tokens, own_prompts = prompts_tokens(pair, prompt)
+                read = prompts_tokens(pair, prompt)
             try:
                 checked = options.replaced({**own, **extra})
             except TypeError as error:  # an unknown name in each=; in options it was refused before
                 raise OptionError(str(error)) from None
+            tokens, own_prompts = read
             return (tokens, *heads.with_options(checked), own_prompts)
 
         yield make

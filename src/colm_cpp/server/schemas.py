@@ -105,7 +105,9 @@ class Message(_Request):
     reasoning_content: str | None = None
     colm: Any = Field(default=None, description="What this server sent with the message; it is not read.")
     parsed: Any = Field(default=None, description="What OpenAI's clients add; it is not read.")
-    annotations: list[Any] | None = Field(None, description="What other servers send with a message; it is not read.")
+    annotations: list[Any] | None = Field(
+        default=None, description="What other servers send with a message; it is not read."
+    )
     audio: None = None
     function_call: None = None
 
