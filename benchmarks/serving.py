@@ -20,21 +20,27 @@ def served(*arguments: str) -> Iterator[tuple[psutil.Process, str]]:
     """A server on a free port with its first pair loaded: its process and its address. It must end with 0."""
     command = [sys.executable, "-m", "colm_cpp.cli", "serve", "--port", "0", "--load-now", *arguments]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
+    errors = process.stderr
+    assert errors is not None
+    rest = threading.Thread(target=errors.read, daemon=True)
     try:
         said = []
-        for line in process.stderr:
+        for line in errors:
             said.append(line)
             if found := re.search(r"(http://\S+)/v1", line):
                 break
         else:
             raise RuntimeError("".join(said))
         # Nobody reads the rest, and a full pipe would stop the server.
-        threading.Thread(target=process.stderr.read, daemon=True).start()
+        rest.start()
         yield psutil.Process(process.pid), found[1]
     finally:
         process.terminate()
-        assert process.wait(60) == 0
+        status = process.wait(60)
+        if rest.ident is not None:
+            rest.join()
+        errors.close()
+        assert status == 0
 
 
 async def ask(address: str, body: dict[str, Any]) -> int:
