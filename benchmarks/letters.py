@@ -1,0 +1,71 @@
+"""Texts of multiple-choice questions in the style of the models, and who knows the letter in scores of such texts.
+
+    python benchmarks/letters.py texts csqa.jsonl csqa-letter.jsonl
+    python benchmarks/letters.py scores SCORES base.gguf
+
+``texts`` gives every row the completion "[Explanation]. Therefore, the answer is C. garments.", which is how both Qwen
+models answer. ``scores`` looks at the token of the letter in each text.
+"""
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+
+from colm_cpp.learn import Scores
+
+
+def write_texts(task: Path, out: Path) -> None:
+    lines = []
+    for row in map(json.loads, task.read_text().splitlines()):
+        choices = re.findall(r"^([A-E])\. (.*)$", row["prompt"], re.MULTILINE)
+        letter = next(letter for letter, choice in choices if choice == row["answer"])
+        completion = f"[Explanation]. Therefore, the answer is {letter}. {row['answer']}."
+        lines.append(json.dumps({**row, "completion": completion}, ensure_ascii=False))
+    out.write_text("\n".join(lines) + "\n")
+    print(f"{out}: {len(lines)} texts")
+
+
+def who_knows(folder: Path, base: Path) -> None:
+    from llama_cpp import Llama
+
+    vocabulary = Llama(str(base), vocab_only=True, verbose=False)
+    letters = [vocabulary.tokenize(f" {letter}".encode(), add_bos=False)[0] for letter in "ABCDE"]
+    scores = Scores(folder)
+    token, text = np.asarray(scores["token"]), np.asarray(scores["text"])
+    at = np.flatnonzero(np.isin(token, letters))
+    at = at[np.unique(text[at], return_index=True)[1]]  # the first of each text
+    right = {name: np.asarray(scores[f"{name}_top"])[at] == token[at] for name in ("base", "assistant")}
+    print(f"{len(at)} letters")
+    for name, of_model in right.items():
+        nats = -np.asarray(scores[f"{name}_logprob"])[at].mean()
+        print(f"{name:9s}  right at {of_model.mean():.1%}, {nats:.2f} nats")
+    print(f"either     right at {(right['base'] | right['assistant']).mean():.1%}")
+    sure = np.argsort(np.asarray(scores["base_top_logprob"])[at])
+    for share in (0.2, 0.4, 0.6, 0.8):
+        chosen = right["base"].copy()
+        deferred = sure[: round(share * len(at))]
+        chosen[deferred] = right["assistant"][deferred]
+        print(f"{share:.0%} of the letters deferred, where the base is least sure: right at {chosen.mean():.1%}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    texts = commands.add_parser("texts")
+    texts.add_argument("task", type=Path)
+    texts.add_argument("out", type=Path)
+    scores = commands.add_parser("scores")
+    scores.add_argument("scores", type=Path)
+    scores.add_argument("base", type=Path)
+    given = parser.parse_args()
+    if given.command == "texts":
+        write_texts(given.task, given.out)
+    else:
+        who_knows(given.scores, given.base)
+
+
+if __name__ == "__main__":
+    main()
