@@ -33,23 +33,23 @@ def pair(tiny_model: TinyModels) -> Iterator[colm.Pair]:
 def test_what_is_taken_is_the_text(pair: colm.Pair) -> None:
     expected = pair.generate("The quick", logprobs=2, **OPTIONS)
     stream = pair.stream("The quick", logprobs=2, **OPTIONS)
-    thread = threading.Thread(target=stream._write)
+    thread = threading.Thread(target=stream.write)
     thread.start()
     taken = []
     while thread.is_alive():
-        taken += stream._take()
+        taken += stream.take()
         time.sleep(0.001)
-    taken += stream._take()
+    taken += stream.take()
     assert taken == list(expected.tokens)
-    assert stream._take() == []
+    assert stream.take() == []
     assert (stream.finish_reason, stream.completion().text) == (expected.finish_reason, expected.text)
 
 
 def test_a_text_that_is_cancelled_while_it_is_written(pair: colm.Pair) -> None:
     stream = pair.stream("The quick", temperature=0, max_tokens=4000)
-    thread = threading.Thread(target=stream._write)
+    thread = threading.Thread(target=stream.write)
     thread.start()
-    while not stream._take():
+    while not stream.take():
         time.sleep(0.001)
     stream.cancel()
     thread.join(20)
@@ -68,7 +68,7 @@ def test_errors_come_to_whoever_reads(pair: colm.Pair, monkeypatch: pytest.Monke
         async for _ in reader:
             pass
 
-    monkeypatch.setattr(colm.TokenStream, "_write", fails)
+    monkeypatch.setattr(colm.TokenStream, "write", fails)
     with pytest.raises(colm.GenerationError):
         asyncio.run(read())
     assert ended == [1]

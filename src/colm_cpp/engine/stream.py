@@ -166,15 +166,15 @@ class TokenStream:
             end_token=end_token,
         )
 
-    def _write(self) -> None:
-        """Runs the stream to its end, while :meth:`_take` gives its tokens. Errors are those of :meth:`completion`."""
+    def write(self) -> None:
+        """Runs the stream to its end, while :meth:`take` gives its tokens. Errors are those of :meth:`completion`."""
         if not self._done:
             stream, pair = self._opened()
             self._compute(stream.write)
             self._finish(pair)
 
-    def _take(self) -> list[Token]:
-        """The tokens that :meth:`_write` has written since the last call, from any one thread."""
+    def take(self) -> list[Token]:
+        """The tokens that :meth:`write` has written since the last call, from any one thread."""
         stream, pair = self._stream, self._pair
         if stream is None or pair is None:
             return []

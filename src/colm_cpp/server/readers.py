@@ -29,7 +29,7 @@ class Reader:
 
     def _write(self) -> None:
         try:
-            self._stream._write()
+            self._stream.write()
         except BaseException as error:
             self._error = error
         if not self._loop.is_closed():
@@ -43,7 +43,7 @@ class Reader:
 
     def take(self) -> None:
         """Takes what was written since the last time. Only in the event loop."""
-        if tokens := self._stream._take():
+        if tokens := self._stream.take():
             self._tokens += tokens
             self._changed.set()
 
