@@ -39,11 +39,6 @@ void Inbox::begin_step(std::vector<Text*> in_step, Interrupt& interrupt) {
     const std::lock_guard<std::mutex> lock(mutex_);
     in_step_ = std::move(in_step);
     computing_ = &interrupt;
-    // cancel() stops a step that it finds; those that came before this one began are seen here.
-    const auto cancelled = [](const Text* t) { return t->cancelled_.load(); };
-    if (in_step_.empty() || !std::all_of(in_step_.begin(), in_step_.end(), cancelled)) return;
-    stopped_ = true;
-    interrupt.request();
 }
 
 bool Inbox::end_step(Interrupt& interrupt) {
