@@ -4,28 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
+import expert_files
 import pytest
-import tiny_models as tm
-from adapter_files import N_EMBD, write_adapter
+from adapter_files import write_adapter
 from commands import run
 from conftest import TinyModels
+from expert_files import BASE, PROMPT
 
 import colm_cpp as colm
 from colm_cpp.traces.trace import read_trace
 
-BASE: dict[str, Any] = {"arch": "llama", "seed": 1, "extra_tail": (tm.DEFER,), "n_embd": N_EMBD}
-PROMPT = "The answer is"
-
-
-@pytest.fixture(scope="module")
-def files(tiny_model: TinyModels) -> dict[str, Path]:
-    return {
-        "base": tiny_model(**BASE),
-        "math": tiny_model(seed=2, arch="qwen2", n_embd=N_EMBD),
-        "code": tiny_model(seed=3, n_embd=N_EMBD),
-    }
+files = expert_files.files
 
 
 def test_a_pair_file_with_experts(files: dict[str, Path], tmp_path: Path) -> None:

@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import expert_files
 import numpy as np
 import pytest
 import tiny_models as tm
 from adapter_files import N_EMBD, write_adapter
 from conftest import TINY_LOAD, TinyModels, ids
+from expert_files import BASE, PROMPT
 
 import colm_cpp as colm
 from colm_cpp.engine.loading import prepare
@@ -20,17 +22,7 @@ from colm_cpp.engine.memory import ModelMemory, PairMemory
 from colm_cpp.options import read_experts
 from colm_cpp.traces.trace import read_trace, write_trace
 
-BASE: dict[str, Any] = {"arch": "llama", "seed": 1, "extra_tail": (tm.DEFER,), "n_embd": N_EMBD}
-PROMPT = "The answer is"
-
-
-@pytest.fixture(scope="module")
-def files(tiny_model: TinyModels) -> dict[str, Path]:
-    return {
-        "base": tiny_model(**BASE),
-        "math": tiny_model(seed=2, arch="qwen2", n_embd=N_EMBD),
-        "code": tiny_model(seed=3, n_embd=N_EMBD),
-    }
+files = expert_files.files
 
 
 @pytest.fixture(scope="module")
