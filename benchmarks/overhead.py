@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import hashlib
 import itertools
 import json
 import os
@@ -84,8 +85,10 @@ class BareReplay:
 
 def _build() -> Path:
     source = Path(__file__).with_name("replay")
-    build = Path(tempfile.gettempdir()) / f"colm-replay-{os.getuid()}"
     site = sysconfig.get_paths()["platlib"]
+    # CMake refuses a folder that it configured for another checkout.
+    of = hashlib.sha256(f"{source.resolve()} {site}".encode()).hexdigest()[:12]
+    build = Path(tempfile.gettempdir()) / f"colm-replay-{os.getuid()}-{of}"
     subprocess.run(["cmake", "-S", source, "-B", build, f"-DCMAKE_PREFIX_PATH={site}"], check=True, capture_output=True)
     subprocess.run(["cmake", "--build", build, "--config", "Release"], check=True, capture_output=True)
     return next(build.rglob("*colm_replay.*so"))
