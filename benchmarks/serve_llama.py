@@ -3,8 +3,8 @@
     python benchmarks/serve_llama.py LLAMA_SERVER BASE.gguf --slots 8 --texts 16 --tokens 32 --rounds 3
 
 ``LLAMA_SERVER`` is the program ``llama-server``, best built from the source of the llama.cpp that colm runs on. Both
-servers run all the time, each in a process of its own, and get the same requests in turns, whole and streamed. There are
-twice as many clients as slots. Processor time hardly changes with other work on the machine, if there is one thread.
+servers run all the time, each in a process of its own, and get the same requests in turns, whole and streamed. There
+are twice as many clients as slots. Processor time hardly changes with other work on the machine, if there is one thread.
 """
 
 from __future__ import annotations
