@@ -4,7 +4,7 @@
 
 ``LLAMA_SERVER`` is the program ``llama-server``, best built from the source of the llama.cpp that colm runs on. Both
 servers run all the time, each in a process of its own, and get the same requests in turns, whole and streamed. There
-are twice as many clients as slots. Processor time hardly changes with other work on the machine, if there is one thread.
+are twice as many clients as slots. Processor time hardly depends on other work of the machine, with one thread.
 """
 
 from __future__ import annotations
