@@ -21,11 +21,10 @@ bool Inbox::cancel(Text& text, Slots& slots) {
         text.finish_reason_.store(FinishReason::cancelled);
         return true;
     }
-    if (computing_ == nullptr || in_step_.empty()) return false;
-    const auto cancelled = [](const Text* t) { return t->cancelled_.load(); };
-    if (!std::all_of(in_step_.begin(), in_step_.end(), cancelled)) return false;
-    stopped_ = true;
-    computing_->request();
+    if (computing_ != nullptr && all_cancelled()) {
+        abandoned_ = true;
+        computing_->abandon();
+    }
     return false;
 }
 
@@ -39,15 +38,25 @@ void Inbox::begin_step(std::vector<Text*> in_step, Interrupt& interrupt) {
     const std::lock_guard<std::mutex> lock(mutex_);
     in_step_ = std::move(in_step);
     computing_ = &interrupt;
+    // cancel() abandons a step that it finds. Texts that were cancelled before this one began are seen here.
+    if (all_cancelled()) {
+        abandoned_ = true;
+        interrupt.abandon();
+    }
 }
 
 bool Inbox::end_step(Interrupt& interrupt) {
     const std::lock_guard<std::mutex> lock(mutex_);
     computing_ = nullptr;
     in_step_.clear();
-    if (!std::exchange(stopped_, false)) return false;
-    interrupt.withdraw();
+    if (!std::exchange(abandoned_, false)) return false;
+    interrupt.resume();
     return true;
+}
+
+bool Inbox::all_cancelled() const {
+    const auto cancelled = [](const Text* text) { return text->cancelled_.load(); };
+    return !in_step_.empty() && std::all_of(in_step_.begin(), in_step_.end(), cancelled);
 }
 
 }  // namespace colm

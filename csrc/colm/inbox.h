@@ -25,19 +25,21 @@ class Inbox {
 
     // Moves the new texts to the end of `running`.
     void take(std::vector<std::unique_ptr<Running>>& running);
-    // Until end_step(), `interrupt` is requested once all texts of the step are cancelled.
+    // Until end_step(), the step is abandoned once all of its texts are cancelled.
     void begin_step(std::vector<Text*> in_step, Interrupt& interrupt);
-    // Whether that happened; then the request is withdrawn.
+    // Whether that happened. A stop that others asked for stays for the next step.
     bool end_step(Interrupt& interrupt);
     std::size_t n_in_step() const { return in_step_.size(); }
 
   private:
+    bool all_cancelled() const;
+
     std::mutex mutex_;
     std::vector<std::unique_ptr<Running>> added_;
     TextId next_id_ = 0;
     std::vector<Text*> in_step_;      // those that are being computed
     Interrupt* computing_ = nullptr;  // of the step in progress
-    bool stopped_ = false;            // it was asked to stop because all of its texts were cancelled
+    bool abandoned_ = false;          // since all of its texts were cancelled
 };
 
 }  // namespace colm

@@ -20,22 +20,27 @@ class Interrupt {
     // Safe from any thread.
     void request() { requested_.store(true, std::memory_order_relaxed); }
 
-    // Takes a request back, once what it was to stop has stopped.
-    void withdraw() { requested_.store(false, std::memory_order_relaxed); }
+    // Stops what is being computed because nobody wants it any more, until resume(). A request() stays.
+    void abandon() { abandoned_.store(true, std::memory_order_relaxed); }
+    void resume() { abandoned_.store(false, std::memory_order_relaxed); }
 
     // For llama.cpp's abort callback, which comes once per graph node, a thousand times a step: it looks at
     // the clock on one call in 64 only.
     bool requested() {
-        if (requested_.load(std::memory_order_relaxed)) return true;
+        if (stopped()) return true;
         return (n_calls_.fetch_add(1, std::memory_order_relaxed) + 1) % 64 == 0 && poll();
     }
 
     // Throws Cancelled when a stop was requested.
     void check() {
-        if (requested_.load(std::memory_order_relaxed) || poll()) throw Cancelled();
+        if (stopped() || poll()) throw Cancelled();
     }
 
   private:
+    bool stopped() const {
+        return requested_.load(std::memory_order_relaxed) || abandoned_.load(std::memory_order_relaxed);
+    }
+
     bool poll() {
         if (!poll_) return false;
         const auto now = Clock::now().time_since_epoch();
@@ -47,6 +52,7 @@ class Interrupt {
 
     using Clock = std::chrono::steady_clock;
     std::atomic<bool> requested_{false};
+    std::atomic<bool> abandoned_{false};
     std::function<bool()> poll_;
     // Atomic, since a thread may wait for its turn with a text while another computes it.
     std::atomic<Clock::rep> last_poll_{0};

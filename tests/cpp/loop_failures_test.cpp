@@ -1,6 +1,7 @@
 // Texts of the loop that fail or are cancelled, and what becomes of the others.
 #include <new>
 
+#include "colm/inbox.h"
 #include "loop_models.h"
 
 using colm::FinishReason;
@@ -162,4 +163,23 @@ TEST_CASE("loop: without memory to save a text, others are written all the same"
     w.add(jobs, 0, 1);
     w.run();
     REQUIRE_EQ(w.loop->saved().size(), 1);
+}
+
+TEST_CASE("loop: a text that was cancelled just before its step is not waited for, and a stop of others stays") {
+    colm::Inbox inbox;
+    colm::Slots slots(1);
+    Interrupt interrupt;
+    const auto text = inbox.add(make_writing(Job(), 100), 0, colm::Choices{kVocab, {}});
+    slots.want(text);
+    slots.give(0, *text);
+    REQUIRE_FALSE(inbox.cancel(*text, slots));
+    inbox.begin_step({text.get()}, interrupt);
+    REQUIRE(interrupt.requested());
+    REQUIRE(inbox.end_step(interrupt));
+    REQUIRE_FALSE(interrupt.requested());
+
+    inbox.begin_step({text.get()}, interrupt);
+    interrupt.request();
+    REQUIRE(inbox.end_step(interrupt));
+    REQUIRE(interrupt.requested());
 }
