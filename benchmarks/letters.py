@@ -1,14 +1,16 @@
 """Texts of multiple-choice questions in the style of the models, and who knows the letter in scores of such texts.
 
-    python benchmarks/letters.py texts csqa.jsonl csqa-letter.jsonl
+    python benchmarks/letters.py texts csqa.jsonl csqa-letter.jsonl [--skip 266 --shuffle 1]
     python benchmarks/letters.py scores SCORES base.gguf
 
 ``texts`` gives every row the completion "[Explanation]. Therefore, the answer is C. garments.", which is how both Qwen
-models answer. ``scores`` looks at the token of the letter in each text.
+models answer. With ``--shuffle`` the choices stand in another order, so that a row gives a text that nothing has learned.
+``scores`` looks at the token of the letter in each text.
 """
 
 import argparse
 import json
+import random
 import re
 from pathlib import Path
 
@@ -16,12 +18,24 @@ import numpy as np
 
 from colm_cpp.learn import Scores
 
+CHOICE = re.compile(r"^([A-E])\. (.*)$", re.MULTILINE)
 
-def write_texts(task: Path, out: Path) -> None:
+
+def shuffled(prompt: str, order: random.Random) -> str:
+    """The prompt with its choices in a random order."""
+    choices = [choice for _, choice in CHOICE.findall(prompt)]
+    order.shuffle(choices)
+    return CHOICE.sub(lambda found: f"{found[1]}. {choices.pop()}", prompt)
+
+
+def write_texts(task: Path, out: Path, skip: int, seed: int | None) -> None:
+    """Writes the texts of all rows but the first ones."""
     lines = []
-    for row in map(json.loads, task.read_text().splitlines()):
-        choices = re.findall(r"^([A-E])\. (.*)$", row["prompt"], re.MULTILINE)
-        letter = next(letter for letter, choice in choices if choice == row["answer"])
+    order = random.Random(seed)
+    for row in map(json.loads, task.read_text().splitlines()[skip:]):
+        if seed is not None:
+            row["prompt"] = shuffled(row["prompt"], order)
+        letter = next(letter for letter, choice in CHOICE.findall(row["prompt"]) if choice == row["answer"])
         completion = f"[Explanation]. Therefore, the answer is {letter}. {row['answer']}."
         lines.append(json.dumps({**row, "completion": completion}, ensure_ascii=False))
     out.write_text("\n".join(lines) + "\n")
@@ -57,12 +71,14 @@ def main() -> None:
     texts = commands.add_parser("texts")
     texts.add_argument("task", type=Path)
     texts.add_argument("out", type=Path)
+    texts.add_argument("--skip", type=int, default=0, help="rows")
+    texts.add_argument("--shuffle", type=int, metavar="SEED", help="put the choices in a random order")
     scores = commands.add_parser("scores")
     scores.add_argument("scores", type=Path)
     scores.add_argument("base", type=Path)
     given = parser.parse_args()
     if given.command == "texts":
-        write_texts(given.task, given.out)
+        write_texts(given.task, given.out, given.skip, given.shuffle)
     else:
         who_knows(given.scores, given.base)
 

@@ -135,7 +135,7 @@ void Loop::fill_slots() {
             before->slot.reset();
         }
         saved_.exchange(experts_, slot, tokens);
-        slots_.give(slot, *waiting);
+        slots_.give(slot, waiting);
         text.slot = slot;
         text.text->begun_.store(true);
     }

@@ -1,6 +1,7 @@
 #include "colm/slots.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace colm {
 
@@ -61,14 +62,16 @@ bool Slots::must_wait(const Text& text) const {
     return free_for(text).empty();
 }
 
-void Slots::give(std::size_t slot, Text& text) {
+void Slots::give(std::size_t slot, const std::shared_ptr<Text>& text) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (holders_[slot] != nullptr) holders_[slot]->has_slot_ = false;
-    holders_[slot] = &text;
-    queue_.remove_if([&](const auto& other) { return other.get() == &text; });
-    text.has_slot_ = true;
-    text.since_ = Clock::now();
-    text.idle_ = Clock::duration::zero();
+    queue_.remove(text);
+    if (const std::shared_ptr<Text> before = std::exchange(holders_[slot], text)) {
+        before->has_slot_ = false;
+        if (before->wanted_) queue_.push_back(before);
+    }
+    text->has_slot_ = true;
+    text->since_ = Clock::now();
+    text->idle_ = Clock::duration::zero();
 }
 
 bool Slots::leave_queue(Text& text) {
@@ -81,7 +84,8 @@ bool Slots::leave_queue(Text& text) {
 
 void Slots::leave(Text& text) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    std::replace(holders_.begin(), holders_.end(), &text, static_cast<Text*>(nullptr));
+    for (auto& holder : holders_)
+        if (holder.get() == &text) holder.reset();
     queue_.remove_if([&](const auto& other) { return other.get() == &text; });
     text.wanted_ = text.has_slot_ = false;
 }
@@ -96,7 +100,7 @@ std::optional<Slots::Clock::duration> Slots::pause() const {
     if (queue_.empty()) return std::nullopt;
     const auto now = Clock::now();
     Clock::duration least = kMostPatience;
-    for (const Text* holder : holders_)
+    for (const auto& holder : holders_)
         if (holder != nullptr && !holder->wanted_)
             least = std::min(least, patience_left(*holder, *queue_.front(), now));
     return std::max(least, Clock::duration::zero());

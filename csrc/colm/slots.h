@@ -43,8 +43,9 @@ class Slots {
     std::vector<std::size_t> free_for(const Text& text) const;
     // Whether a text wants a slot and there is none for it.
     bool must_wait(const Text& text) const;
-    // Gives a text its slot. What had it before queues when it is next wanted.
-    void give(std::size_t slot, Text& text);
+    // Gives a text its slot. What had it before queues when it is next wanted, or now: its reader may have
+    // returned since free_for() said that nobody waits for it.
+    void give(std::size_t slot, const std::shared_ptr<Text>& text);
     // Takes the text from the queue, unless it has a slot. Whether it was in the queue.
     bool leave_queue(Text& text);
     // Takes the text from its slot and from the queue.
@@ -60,7 +61,7 @@ class Slots {
     Clock::duration patience_left(const Text& holder, const Text& waiting, Clock::time_point now) const;
 
     mutable std::mutex mutex_;
-    std::vector<Text*> holders_;  // by slot; null where none
+    std::vector<std::shared_ptr<Text>> holders_;  // by slot; null where none
     std::list<std::shared_ptr<Text>> queue_;
 };
 

@@ -172,7 +172,7 @@ TEST_CASE(
     Interrupt interrupt;
     const auto text = inbox.add(make_writing(Job(), 100), 0, colm::Choices{kVocab, {}});
     slots.want(text);
-    slots.give(0, *text);
+    slots.give(0, text);
     REQUIRE_FALSE(inbox.cancel(*text, slots));
     inbox.begin_step({text.get()}, interrupt);
     REQUIRE(interrupt.requested());

@@ -1,4 +1,5 @@
 // Which slot of the loop a text takes, and what is read again.
+#include "colm/inbox.h"
 #include "loop_models.h"
 
 using colm::FinishReason;
@@ -144,4 +145,22 @@ TEST_CASE("loop: what cannot be restored is read again") {
         w.run();
         check_text(w.written.at(w.texts.back()->id()), write_alone(models, job, limits.n_ctx));
     }
+}
+
+TEST_CASE("loop: a reader that returns while its slot is given away queues again") {
+    colm::Inbox inbox;
+    colm::Slots slots(1);
+    const auto first = inbox.add(make_writing(Job(), 100), 0, colm::Choices{kVocab, {}});
+    const auto second = inbox.add(make_writing(Job(), 100), 0, colm::Choices{kVocab, {}});
+    slots.want(first);
+    slots.give(0, first);
+    slots.rest(*first);
+    slots.want(second);
+    REQUIRE_EQ(slots.free_for(*second), std::vector<std::size_t>{0});
+    slots.want(first);  // between the choice of the slot and its use
+    slots.give(0, second);
+    REQUIRE(slots.must_wait(*first));
+    REQUIRE_EQ(slots.first_waiting(), first);
+    slots.leave(*second);
+    REQUIRE_FALSE(slots.must_wait(*first));
 }
