@@ -4,7 +4,7 @@
     python benchmarks/letters.py scores SCORES base.gguf
 
 ``texts`` gives every row the completion "[Explanation]. Therefore, the answer is C. garments.", which is how both Qwen
-models answer. With ``--shuffle`` the choices stand in another order, so that a row gives a text that nothing has learned.
+models answer. With ``--shuffle`` the choices stand in another order: a row gives a text that nothing has learned from.
 ``scores`` looks at the token of the letter in each text.
 """
 
