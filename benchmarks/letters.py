@@ -2,10 +2,12 @@
 
     python benchmarks/letters.py texts csqa.jsonl csqa-letter.jsonl [--skip 266 --shuffle 1]
     python benchmarks/letters.py scores SCORES base.gguf
+    python benchmarks/letters.py mix SCORES base.gguf assistant.gguf [--adapter adapter.gguf]
 
 ``texts`` gives every row the completion "[Explanation]. Therefore, the answer is C. garments.", which is how both Qwen
 models answer. With ``--shuffle`` the choices stand in another order: a row gives a text that nothing has learned from.
-``scores`` looks at the token of the letter in each text.
+``scores`` looks at the token of the letter in each text. ``mix`` has both models read these texts up to the letter, and
+says how often mixtures and products of the two distributions over the five letters are right.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+from llama_cpp import Llama, llama_get_logits_ith
 
 from colm_cpp.learn import Scores
 
@@ -42,11 +45,12 @@ def write_texts(task: Path, out: Path, skip: int, seed: int | None) -> None:
     print(f"{out}: {len(lines)} texts")
 
 
-def who_knows(folder: Path, base: Path) -> None:
-    from llama_cpp import Llama
+def letter_tokens(vocabulary: Llama) -> list[int]:
+    return [vocabulary.tokenize(f" {letter}".encode(), add_bos=False)[0] for letter in "ABCDE"]
 
-    vocabulary = Llama(str(base), vocab_only=True, verbose=False)
-    letters = [vocabulary.tokenize(f" {letter}".encode(), add_bos=False)[0] for letter in "ABCDE"]
+
+def who_knows(folder: Path, base: Path) -> None:
+    letters = letter_tokens(Llama(str(base), vocab_only=True, verbose=False))
     scores = Scores(folder)
     token, text = np.asarray(scores["token"]), np.asarray(scores["text"])
     at = np.flatnonzero(np.isin(token, letters))
@@ -65,6 +69,41 @@ def who_knows(folder: Path, base: Path) -> None:
         print(f"{share:.0%} of the letters deferred, where the base is least sure: right at {chosen.mean():.1%}")
 
 
+def letter_logprobs(texts: list[list[int]], model: Path, adapter: Path | None) -> np.ndarray:
+    """log P of the five letters behind each text, [n_texts, 5]. The rest of the vocabulary has its share."""
+    llama = Llama(str(model), n_ctx=512, lora_path=adapter and str(adapter), n_gpu_layers=0, verbose=False)
+    letters = letter_tokens(llama)
+    rows = []
+    for text in texts:
+        llama.reset()
+        llama.eval(text)
+        last = llama_get_logits_ith(llama.ctx, -1)
+        logits = np.ctypeslib.as_array(last, (llama.n_vocab(),)).astype(np.float64)
+        rows.append((logits - np.logaddexp.reduce(logits))[letters])
+    return np.array(rows)
+
+
+def mix(folder: Path, base: Path, assistant: Path, adapter: Path | None) -> None:
+    letters = letter_tokens(Llama(str(base), vocab_only=True, verbose=False))
+    texts, right = [], []
+    for row in map(json.loads, (folder / "texts.jsonl").read_text().splitlines()):
+        at = next(i for i in range(*row["scored"][0]) if row["tokens"][i] in letters)
+        texts.append(row["tokens"][:at])
+        right.append(letters.index(row["tokens"][at]))
+    of_base = letter_logprobs(texts, base, adapter)
+    of_assistant = letter_logprobs(texts, assistant, None)
+
+    def share(logprobs: np.ndarray) -> float:
+        return float((logprobs.argmax(1) == right).mean())
+
+    print(f"{len(texts)} letters: base {share(of_base):.1%}, assistant {share(of_assistant):.1%}")
+    five = [logprobs - np.logaddexp.reduce(logprobs, 1, keepdims=True) for logprobs in (of_base, of_assistant)]
+    for weight in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9):
+        mixture = np.logaddexp(np.log(1 - weight) + of_base, np.log(weight) + of_assistant)
+        product = (1 - weight) * five[0] + weight * five[1]
+        print(f"assistant's weight {weight}: mixture {share(mixture):.1%}, product {share(product):.1%}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
@@ -76,11 +115,18 @@ def main() -> None:
     scores = commands.add_parser("scores")
     scores.add_argument("scores", type=Path)
     scores.add_argument("base", type=Path)
+    mixed = commands.add_parser("mix")
+    mixed.add_argument("scores", type=Path)
+    mixed.add_argument("base", type=Path)
+    mixed.add_argument("assistant", type=Path)
+    mixed.add_argument("--adapter", type=Path, help="of the base")
     given = parser.parse_args()
     if given.command == "texts":
         write_texts(given.task, given.out, given.skip, given.shuffle)
-    else:
+    elif given.command == "scores":
         who_knows(given.scores, given.base)
+    else:
+        mix(given.scores, given.base, given.assistant, given.adapter)
 
 
 if __name__ == "__main__":
