@@ -4,10 +4,13 @@
 #include <exception>
 #include <functional>
 #include <memory>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "bindings.h"
 #include "colm/error.h"
+#include "llama/members.h"
 #include "llama/model.h"
 #include "llama/model_file.h"
 
@@ -24,11 +27,14 @@ std::function<bool()> signal_poll();
 pybind11::dict describe(const llama::LlamaModel& model);
 pybind11::dict describe(const llama::VocabularyFile& file);
 
-// What `make` makes of the options of models, which it loads in this order. `progress` is called with the
-// loaded fraction or None; returning False stops the load.
+using NamedOptions = std::vector<std::pair<std::string, llama::ModelOptions>>;
+
+// What `make` makes of models, which it loads in this order. `progress` is called with the loaded fraction or
+// None; returning False stops the load.
 template <typename Make>
-auto load_models(std::vector<llama::ModelOptions> models, const pybind11::object& progress,
-                 const Make& make) {
+auto load_models(const NamedOptions& named, const pybind11::object& progress, const Make& make) {
+    std::vector<llama::Member> models;
+    for (const auto& [name, options] : named) models.push_back({name, options});
     // What the callback raised has to cross llama.cpp's C code: it is kept here, and the load told to stop.
     std::exception_ptr raised;
     bool stopped = false;
@@ -45,7 +51,7 @@ auto load_models(std::vector<llama::ModelOptions> models, const pybind11::object
     };
     const auto n = static_cast<double>(models.size());
     for (std::size_t i = 0; i < models.size(); ++i)
-        models[i].progress = [&report, i, n](float fraction) {
+        models[i].options.progress = [&report, i, n](float fraction) {
             return report((static_cast<double>(i) + static_cast<double>(fraction)) / n);
         };
     try {

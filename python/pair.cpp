@@ -10,17 +10,12 @@ namespace py = pybind11;
 namespace colm::python {
 namespace {
 
-using llama::ModelOptions;
 using llama::Pair;
 
-std::shared_ptr<Pair> load(const std::vector<std::pair<std::string, ModelOptions>>& members,
-                           const py::object& progress, std::size_t n_parallel, std::size_t cache_bytes) {
-    std::vector<ModelOptions> options;
-    for (const auto& member : members) options.push_back(member.second);
-    return load_models(std::move(options), progress, [&](const std::vector<ModelOptions>& models) {
-        std::vector<llama::Member> named;
-        for (std::size_t i = 0; i < models.size(); ++i) named.push_back({members[i].first, models[i]});
-        return std::make_shared<Pair>(named, n_parallel, cache_bytes);
+std::shared_ptr<Pair> load(const NamedOptions& members, const py::object& progress, std::size_t n_parallel,
+                           std::size_t cache_bytes) {
+    return load_models(members, progress, [&](const std::vector<llama::Member>& models) {
+        return std::make_shared<Pair>(models, n_parallel, cache_bytes);
     });
 }
 

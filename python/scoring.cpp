@@ -13,7 +13,6 @@ namespace py = pybind11;
 namespace colm::python {
 namespace {
 
-using llama::ModelOptions;
 using llama::ScoringPair;
 using Text = std::pair<std::vector<Token>, std::vector<std::uint8_t>>;
 
@@ -47,28 +46,38 @@ py::dict to_dict(Scores scores, std::size_t top_k, std::size_t n_embd) {
     return result;
 }
 
-// What `read` gives of the texts, computed without the GIL.
-template <typename Read>
-std::pair<Scores, Scores> read_texts(std::vector<Text> texts, const Read& read) {
+std::vector<ScoredText> scored(std::vector<Text> texts) {
     std::vector<ScoredText> given;
     given.reserve(texts.size());
     for (Text& text : texts) given.push_back({std::move(text.first), std::move(text.second)});
+    return given;
+}
+
+// What `read` gives, computed without the GIL.
+template <typename Read>
+auto read_texts(const Read& read) {
     try {
         const auto poll = signal_poll();
         const py::gil_scoped_release release;
-        return read(given, poll);
+        return read(poll);
     } catch (const Cancelled&) {
         if (PyErr_Occurred() != nullptr) throw py::error_already_set();
         throw PairClosed();
     }
 }
 
-py::tuple score(ScoringPair& self, std::vector<Text> texts, std::size_t top_k) {
-    auto scores = read_texts(std::move(texts), [&](const auto& given, const auto& poll) {
-        return self.score(given, top_k, poll);
-    });
-    return py::make_tuple(to_dict(std::move(scores.first), top_k, self.base().n_embd()),
-                          to_dict(std::move(scores.second), 0, 0));
+py::list score(ScoringPair& self, std::vector<Text> texts, std::size_t top_k,
+               std::map<ExpertId, std::vector<Text>> own) {
+    const std::vector<ScoredText> given = scored(std::move(texts));
+    ScoringPair::OwnTexts own_texts;
+    for (auto& [expert, of_expert] : own) own_texts[expert] = scored(std::move(of_expert));
+    auto scores = read_texts([&](const auto& poll) { return self.score(given, own_texts, top_k, poll); });
+    py::list found;
+    for (Scores& of_model : scores) {
+        const bool base = found.empty();
+        found.append(to_dict(std::move(of_model), base ? top_k : 0, self.base().n_embd()));
+    }
+    return found;
 }
 
 py::dict to_dict(Scores scores, std::size_t n_likeliest) {
@@ -86,9 +95,9 @@ py::dict to_dict(Scores scores, std::size_t n_likeliest) {
 
 py::tuple likelihoods(ScoringPair& self, std::vector<Text> texts, const std::shared_ptr<Head>& head,
                       std::uint32_t seed, std::size_t n_likeliest) {
-    auto scores = read_texts(std::move(texts), [&](const auto& given, const auto& poll) {
-        return self.likelihoods(given, *head, seed, n_likeliest, poll);
-    });
+    const std::vector<ScoredText> given = scored(std::move(texts));
+    auto scores = read_texts(
+        [&](const auto& poll) { return self.likelihoods(given, *head, seed, n_likeliest, poll); });
     return py::make_tuple(to_dict(std::move(scores.first), n_likeliest),
                           to_dict(std::move(scores.second), n_likeliest));
 }
@@ -97,25 +106,27 @@ py::tuple likelihoods(ScoringPair& self, std::vector<Text> texts, const std::sha
 
 void register_scoring(py::module_& module) {
     py::class_<ScoringPair, std::shared_ptr<ScoringPair>>(module, "ScoringPair")
-        .def(py::init([](const ModelOptions& base, const ModelOptions& assistant, const py::object& progress,
+        .def(py::init([](const NamedOptions& members, const py::object& progress,
                          const llama::Pair* weights_of) {
-                 return load_models(
-                     {base, assistant}, progress, [&](const std::vector<ModelOptions>& models) {
-                         return std::make_shared<ScoringPair>(models[0], models[1], weights_of);
-                     });
+                 return load_models(members, progress, [&](const std::vector<llama::Member>& models) {
+                     return std::make_shared<ScoringPair>(models, weights_of);
+                 });
              }),
-             py::arg("base"), py::arg("assistant"), py::arg("progress") = py::none(),
-             py::arg("weights_of") = py::none())
-        .def("score", &score, py::arg("texts"), py::arg("top_k"))
+             py::arg("members"), py::arg("progress") = py::none(), py::arg("weights_of") = py::none(),
+             "The models by their names, the base first.")
+        .def("score", &score, py::arg("texts"), py::arg("top_k"),
+             py::arg("own") = std::map<ExpertId, std::vector<Text>>())
         .def("likelihoods", &likelihoods, py::arg("texts"), py::arg("head"), py::arg("seed"),
              py::arg("n_likeliest"))
         .def("tokenize", &ScoringPair::tokenize, py::arg("text"), py::arg("add_special"),
              py::arg("parse_special"), py::call_guard<py::gil_scoped_release>())
         .def_property_readonly("n_shared", &ScoringPair::n_shared)
         .def_property_readonly("vocab_fingerprint", &ScoringPair::vocab_fingerprint)
-        .def_property_readonly("base", [](const ScoringPair& self) { return describe(self.base()); })
-        .def_property_readonly("assistant",
-                               [](const ScoringPair& self) { return describe(self.assistant()); });
+        .def("facts", [](const ScoringPair& self) {
+            py::list found;
+            for (const auto& model : self.models()) found.append(describe(*model));
+            return found;
+        });
 }
 
 }  // namespace colm::python

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <iterator>
+#include <utility>
 
 #include "colm/error.h"
 #include "colm/shown.h"
@@ -56,6 +58,30 @@ std::vector<Token> padding_inside(const Vocabulary& base, const Vocabulary& expe
     for (std::size_t id = 0; id < n_shared; ++id)
         if (base.unused[id] && expert.unused[id]) ids.push_back(static_cast<Token>(id));
     return ids;
+}
+
+CommonVocabulary common_vocabulary(const std::vector<const Vocabulary*>& models,
+                                   const std::vector<std::string>& names) {
+    const Vocabulary& base = *models.front();
+    CommonVocabulary common;
+    common.n_shared = base.size();
+    common.eog = base.eog;
+    for (std::size_t i = 1; i < models.size(); ++i) {
+        common.n_shared = std::min(common.n_shared, shared_vocabulary(base, *models[i], names[i]));
+        std::vector<Token> both;
+        std::set_union(common.eog.begin(), common.eog.end(), models[i]->eog.begin(), models[i]->eog.end(),
+                       std::back_inserter(both));
+        common.eog = std::move(both);
+    }
+    common.blocked = padding_inside(base, *models[1], common.n_shared);
+    for (std::size_t i = 2; i < models.size(); ++i) {
+        const std::vector<Token> padding = padding_inside(base, *models[i], common.n_shared);
+        std::vector<Token> all;
+        std::set_intersection(padding.begin(), padding.end(), common.blocked.begin(), common.blocked.end(),
+                              std::back_inserter(all));
+        common.blocked = std::move(all);
+    }
+    return common;
 }
 
 std::string fingerprint(const Vocabulary& vocabulary) {

@@ -35,6 +35,17 @@ std::size_t shared_vocabulary(const Vocabulary& base, const Vocabulary& expert,
 // Ids below `n_shared` that are padding for both; those cannot be chosen either.
 std::vector<Token> padding_inside(const Vocabulary& base, const Vocabulary& expert, std::size_t n_shared);
 
+// What the vocabularies of a base and its experts have in common.
+struct CommonVocabulary {
+    std::size_t n_shared = 0;    // ids, from 0, that all share
+    std::vector<Token> blocked;  // of those, padding for all; ascending
+    std::vector<Token> eog;      // of any of them, ascending
+};
+
+// Requires the base's and one more, each with its name. Throws VocabMismatch as shared_vocabulary() does.
+CommonVocabulary common_vocabulary(const std::vector<const Vocabulary*>& models,
+                                   const std::vector<std::string>& names);
+
 // An expert in a message: "the assistant", "the expert code".
 std::string expert_in_words(const std::string& name);
 

@@ -1,7 +1,6 @@
 #include "llama/pair.h"
 
 #include <algorithm>
-#include <iterator>
 #include <utility>
 
 #include "colm/error.h"
@@ -58,58 +57,24 @@ void check_options(const GenerationOptions& options) {
 
 Pair::Pair(const std::vector<Member>& members, std::size_t n_parallel, std::size_t cache_bytes)
     : cache_bytes_(cache_bytes) {
-    require(members.size() >= 2 && members.size() <= kMostExperts + 1,
-            std::to_string(members.size()) + " models were given; a pair has a base and 1 to " +
-                std::to_string(kMostExperts) + " experts");
-    for (const Member& member : members) {
-        try {
-            models_.push_back(load(member));
-        } catch (const LoadError& error) {
-            if (members.size() == 2) throw;
-            throw LoadError(expert_in_words(member.name) + ": " + error.what());
-        }
-        names_.push_back(member.name);
+    std::vector<Member> writing = members;
+    for (std::size_t i = 0; i < writing.size(); ++i) {
+        const auto least = i == 0 ? kMostRunOutputs : static_cast<std::uint32_t>(n_rows(1));
+        writing[i].options.n_outputs = std::max(writing[i].options.n_outputs, least);
+        names_.push_back(writing[i].name);
     }
-    compare_vocabularies();
+    models_ = load_members(writing);
+    CommonVocabulary common = common_vocabulary(models_, names_);
+    n_shared_ = common.n_shared;
+    blocked_ = std::move(common.blocked);
+    eog_ = std::make_shared<const std::vector<Token>>(std::move(common.eog));
+    fingerprint_ = fingerprint(base().vocabulary());
     if (n_parallel == 1) {
         loop_ = make_loop(models_);
         return;
     }
     for (const auto& model : models_) model->free_context();
     loop_ = make_loop(n_parallel);
-}
-
-// The file again only where no model before has loaded it.
-std::shared_ptr<LlamaModel> Pair::load(const Member& member) const {
-    ModelOptions options = member.options;
-    const auto least = models_.empty() ? kMostRunOutputs : static_cast<std::uint32_t>(n_rows(1));
-    options.n_outputs = std::max(options.n_outputs, least);
-    for (const auto& model : models_)
-        if (same_file(model->options(), options.batch_invariant ? reading_rows_alike(options) : options))
-            return model->sibling(options);
-    return std::make_shared<LlamaModel>(options);
-}
-
-void Pair::compare_vocabularies() {
-    const Vocabulary& of_base = base().vocabulary();
-    fingerprint_ = fingerprint(of_base);
-    std::vector<Token> eog = of_base.eog;
-    n_shared_ = of_base.size();
-    for (std::size_t i = 1; i < models_.size(); ++i) {
-        const Vocabulary& other = models_[i]->vocabulary();
-        n_shared_ = std::min(n_shared_, shared_vocabulary(of_base, other, names_[i]));
-        std::vector<Token> both;
-        std::set_union(eog.begin(), eog.end(), other.eog.begin(), other.eog.end(), std::back_inserter(both));
-        eog = std::move(both);
-    }
-    eog_ = std::make_shared<const std::vector<Token>>(std::move(eog));
-    for (std::size_t i = 1; i < models_.size(); ++i) {
-        const std::vector<Token> padding = padding_inside(of_base, models_[i]->vocabulary(), n_shared_);
-        std::vector<Token> all = i == 1 ? padding : std::vector<Token>();
-        std::set_intersection(padding.begin(), padding.end(), blocked_.begin(), blocked_.end(),
-                              std::back_inserter(all));
-        blocked_ = std::move(all);
-    }
 }
 
 std::shared_ptr<SharedLoop> Pair::make_loop(const Models& models) const {

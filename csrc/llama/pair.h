@@ -10,6 +10,7 @@
 #include "colm/head.h"
 #include "colm/options.h"
 #include "colm/stream.h"
+#include "llama/members.h"
 #include "llama/model.h"
 #include "llama/vocab.h"
 
@@ -17,12 +18,6 @@ namespace colm::llama {
 
 // Throws OptionError for an option outside its range, whatever the pair.
 void check_options(const GenerationOptions& options);
-
-// A model of a pair, and what the pair calls it.
-struct Member {
-    std::string name;
-    ModelOptions options;
-};
 
 class Pair {
   public:
@@ -73,10 +68,6 @@ class Pair {
     std::size_t n_ctx() const { return loop_->n_ctx(); }
 
   private:
-    using Models = std::vector<std::shared_ptr<LlamaModel>>;
-
-    std::shared_ptr<LlamaModel> load(const Member& member) const;
-    void compare_vocabularies();
     void check_prompt(const std::vector<Token>& prompt) const;
     std::shared_ptr<const TokenTexts> token_texts() const;
     std::shared_ptr<SharedLoop> make_loop(const Models& models) const;

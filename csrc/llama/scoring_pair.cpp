@@ -1,61 +1,89 @@
 #include "llama/scoring_pair.h"
 
+#include "colm/error.h"
 #include "llama/vocab.h"
 
 namespace colm::llama {
+namespace {
 
-ScoringPair::ScoringPair(const ModelOptions& base, const ModelOptions& assistant, const Pair* loaded)
-    : base_(std::make_shared<LlamaModel>(base, loaded == nullptr ? nullptr : &loaded->base())),
-      assistant_(std::make_shared<LlamaModel>(assistant, loaded == nullptr ? nullptr : &loaded->model(1))) {
-    n_shared_ = shared_vocabulary(base_->vocabulary(), assistant_->vocabulary());
-    fingerprint_ = fingerprint(base_->vocabulary());
-    const std::vector<Token> blocked =
-        padding_inside(base_->vocabulary(), assistant_->vocabulary(), n_shared_);
-    base_scorer_ = std::make_unique<Scorer>(base_, n_shared_, blocked);
-    assistant_scorer_ = std::make_unique<Scorer>(assistant_, n_shared_, blocked);
+Models load(const std::vector<Member>& members, const Pair* loaded) {
+    if (loaded == nullptr) return load_members(members);
+    require(members.size() == loaded->n_models(), "the loaded pair has " + std::to_string(loaded->n_models()) +
+                                                      " models, and " + std::to_string(members.size()) +
+                                                      " were asked for");
+    Models models;
+    for (std::size_t i = 0; i < members.size(); ++i)
+        models.push_back(
+            std::make_shared<LlamaModel>(members[i].options, &loaded->model(static_cast<ExpertId>(i))));
+    return models;
 }
 
-std::pair<Scores, Scores> ScoringPair::score(const std::vector<ScoredText>& texts, std::size_t top_k,
-                                             std::function<bool()> poll_interrupt) {
+}  // namespace
+
+ScoringPair::ScoringPair(const std::vector<Member>& members, const Pair* loaded)
+    : models_(load(members, loaded)) {
+    std::vector<std::string> names;
+    for (const Member& member : members) names.push_back(member.name);
+    const CommonVocabulary common = common_vocabulary(models_, names);
+    n_shared_ = common.n_shared;
+    fingerprint_ = fingerprint(base().vocabulary());
+    for (const auto& model : models_)
+        scorers_.push_back(std::make_unique<Scorer>(model, n_shared_, common.blocked));
+}
+
+std::vector<Scores> ScoringPair::score(const Texts& texts, const OwnTexts& own, std::size_t top_k,
+                                       std::function<bool()> poll_interrupt) {
     Interrupt interrupt(std::move(poll_interrupt));
-    assistant_scorer_->check(texts);  // before the base has read them
+    const auto texts_of = [&](ExpertId expert) -> const Texts& {
+        const auto found = own.find(expert);
+        return found == own.end() ? texts : found->second;
+    };
+    // Before the base has read them.
+    for (ExpertId e = 1; e < scorers_.size(); ++e) scorers_[e]->check(texts_of(e));
     Scorer::Wanted wanted;
     wanted.top_k = top_k;
     wanted.hidden = true;
-    Scores base = base_scorer_->score(texts, wanted, interrupt);
-    wanted = {};
-    wanted.probes = {base.top.data(), base.top.size()};
-    Scores assistant = assistant_scorer_->score(texts, wanted, interrupt);
-    return {std::move(base), std::move(assistant)};
+    std::vector<Scores> scores;
+    scores.push_back(scorers_.front()->score(texts, wanted, interrupt));
+    for (ExpertId e = 1; e < scorers_.size(); ++e) {
+        wanted = {};
+        wanted.probes = {scores.front().top.data(), scores.front().top.size()};
+        scores.push_back(scorers_[e]->score(texts_of(e), wanted, interrupt));
+    }
+    return scores;
 }
 
-std::pair<Scores, Scores> ScoringPair::likelihoods(const std::vector<ScoredText>& texts, const Head& head,
-                                                   std::uint32_t seed, std::size_t n_likeliest,
+std::pair<Scores, Scores> ScoringPair::likelihoods(const Texts& texts, const Head& head, std::uint32_t seed,
+                                                   std::size_t n_likeliest,
                                                    std::function<bool()> poll_interrupt) {
     Interrupt interrupt(std::move(poll_interrupt));
-    assistant_scorer_->check(texts);  // before the base has read them
+    require(scorers_.size() == 2, "likelihoods are known for a base and one expert, and there are " +
+                                      std::to_string(scorers_.size() - 1));
+    Scorer& of_base = *scorers_.front();
+    Scorer& of_assistant = *scorers_.back();
+    of_assistant.check(texts);  // before the base has read them
     Scorer::Wanted wanted;
     wanted.n_likeliest = n_likeliest;
     wanted.n_probes = n_likeliest;
     if (static_cast<std::size_t>(head.defer_token()) < n_shared_) wanted.excluded = head.defer_token();
     wanted.head = &head;
     wanted.seed = seed;
-    Scores base = base_scorer_->score(texts, wanted, interrupt);
+    Scores base = of_base.score(texts, wanted, interrupt);
     wanted.head = nullptr;
     if (n_likeliest > 0) wanted.probes = {base.likeliest.data(), base.likeliest.size()};
-    Scores assistant = assistant_scorer_->score(texts, wanted, interrupt);
+    Scores assistant = of_assistant.score(texts, wanted, interrupt);
     if (n_likeliest > 0) {
         // The base knows its probabilities of the assistant's tokens only where it has them before it.
         wanted.n_likeliest = 0;
         wanted.probes = {assistant.likeliest.data(), assistant.likeliest.size()};
-        base.probe_logprob = base_scorer_->score(texts, wanted, interrupt).probe_logprob;
+        base.probe_logprob = of_base.score(texts, wanted, interrupt).probe_logprob;
     }
     return {std::move(base), std::move(assistant)};
 }
 
 std::vector<Token> ScoringPair::tokenize(const std::string& text, bool add_special,
                                          bool parse_special) const {
-    return llama::tokenize(base_->vocab(), text, add_special && base_->vocabulary().add_bos, parse_special);
+    return llama::tokenize(base().vocab(), text, add_special && base().vocabulary().add_bos, parse_special);
 }
 
 }  // namespace colm::llama

@@ -1,50 +1,53 @@
-// Two loaded models that read many texts at a time and give the log-probabilities of their tokens.
+// Loaded models that read many texts at a time and give the log-probabilities of their tokens.
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "colm/scorer.h"
-#include "llama/model.h"
+#include "colm/types.h"
+#include "llama/members.h"
 #include "llama/pair.h"
 
 namespace colm::llama {
 
 class ScoringPair {
   public:
-    // Loads both models, or makes contexts on the weights of a pair that was loaded with the same options of
-    // weights. They stay when the pair goes. Throws OptionError, LoadError or VocabMismatch.
-    ScoringPair(const ModelOptions& base, const ModelOptions& assistant, const Pair* loaded = nullptr);
+    using Texts = std::vector<ScoredText>;
+    using OwnTexts = std::map<ExpertId, Texts>;
 
-    // The base's scores, with its hidden states, and the assistant's; the assistant's probes are the base's
-    // likeliest tokens. Errors are those of Scorer::score().
-    std::pair<Scores, Scores> score(const std::vector<ScoredText>& texts, std::size_t top_k,
-                                    std::function<bool()> poll_interrupt);
+    // Loads the models, the base first, or makes contexts on the weights of a pair that was loaded with the
+    // same options of weights. They stay when the pair goes. Throws OptionError, LoadError or VocabMismatch.
+    explicit ScoringPair(const std::vector<Member>& members, const Pair* loaded = nullptr);
+
+    // The scores of each model, the base first, with its hidden states. The experts' probes are the base's
+    // likeliest tokens. `own`: of experts that read another prompt, the texts behind it; as many tokens are
+    // scored in each. Errors are those of Scorer::score().
+    std::vector<Scores> score(const Texts& texts, const OwnTexts& own, std::size_t top_k,
+                              std::function<bool()> poll_interrupt);
 
     // What a pair that defers with `head` finds of the texts: of both models the log-probabilities, with the
     // `n_likeliest` tokens at each position, z, and each model's log-probabilities of the other's likeliest
-    // tokens. `seed` is that of the random head. Errors are those of Scorer::score().
-    std::pair<Scores, Scores> likelihoods(const std::vector<ScoredText>& texts, const Head& head,
-                                          std::uint32_t seed, std::size_t n_likeliest,
-                                          std::function<bool()> poll_interrupt);
+    // tokens. `seed` is that of the random head. Requires two models. Errors are those of Scorer::score().
+    std::pair<Scores, Scores> likelihoods(const Texts& texts, const Head& head, std::uint32_t seed,
+                                          std::size_t n_likeliest, std::function<bool()> poll_interrupt);
 
     std::vector<Token> tokenize(const std::string& text, bool add_special, bool parse_special) const;
 
-    const LlamaModel& base() const { return *base_; }
-    const LlamaModel& assistant() const { return *assistant_; }
+    const LlamaModel& base() const { return *models_.front(); }
+    const Models& models() const { return models_; }
     const std::string& vocab_fingerprint() const { return fingerprint_; }
     std::size_t n_shared() const { return n_shared_; }
 
   private:
-    std::shared_ptr<LlamaModel> base_;
-    std::shared_ptr<LlamaModel> assistant_;
+    Models models_;
     std::size_t n_shared_;
     std::string fingerprint_;
-    std::unique_ptr<Scorer> base_scorer_;
-    std::unique_ptr<Scorer> assistant_scorer_;
+    std::vector<std::unique_ptr<Scorer>> scorers_;  // by expert
 };
 
 }  // namespace colm::llama

@@ -170,14 +170,16 @@ class Stream:
 class ScoringPair:
     def __init__(
         self,
-        base: ModelOptions,
-        assistant: ModelOptions,
+        members: Sequence[tuple[str, ModelOptions]],
         progress: Callable[[float], object] | None = None,
         weights_of: Pair | None = None,
     ) -> None: ...
     def score(
-        self, texts: Sequence[tuple[Sequence[int], Sequence[int]]], top_k: int
-    ) -> tuple[dict[str, Any], dict[str, Any]]: ...
+        self,
+        texts: Sequence[tuple[Sequence[int], Sequence[int]]],
+        top_k: int,
+        own: Mapping[int, Sequence[tuple[Sequence[int], Sequence[int]]]] = {},
+    ) -> list[dict[str, Any]]: ...
     def likelihoods(
         self, texts: Sequence[tuple[Sequence[int], Sequence[int]]], head: Head, seed: int, n_likeliest: int
     ) -> tuple[dict[str, Any], dict[str, Any]]: ...
@@ -186,7 +188,4 @@ class ScoringPair:
     def n_shared(self) -> int: ...
     @property
     def vocab_fingerprint(self) -> str: ...
-    @property
-    def base(self) -> dict[str, Any]: ...
-    @property
-    def assistant(self) -> dict[str, Any]: ...
+    def facts(self) -> list[dict[str, Any]]: ...

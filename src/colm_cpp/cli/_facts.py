@@ -13,7 +13,7 @@ from ..errors import HeadError, VocabMismatch
 from ..files.paths import to_native
 from ..heads.head import Head
 from ..heads.tables import known_runs
-from ..options import LoadOptions
+from ..options import ASSISTANT, BASE, LoadOptions
 from ..sources.names import TRAINING_FREE_HEADS, find_head, find_model
 from ..sources.shipped import shipped_heads
 
@@ -67,6 +67,7 @@ def head_facts(path: str) -> dict[str, Any]:
         "top_k": head.top_k or None,
         "base_name": head.base_name,
         "assistant_name": head.assistant_name,
+        "expert_names": list(head.expert_names),
         "vocab_fingerprint": head.vocab_fingerprint,
         "base_adapters": None
         if head.base_adapters is None
@@ -150,7 +151,7 @@ def quantisation(file_type: Any) -> str | None:
 
 
 def pair_facts(known: Preset, head: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Loads both models and says whether they, and the head, go together.
+    """Loads all models and says whether they, and the head, go together.
 
     ``compatible`` is False where they do not, with the ``reason``.
 
@@ -160,8 +161,9 @@ def pair_facts(known: Preset, head: str | None, options: Mapping[str, Any]) -> d
     """
     from ._loading import load_pair
 
-    facts: dict[str, Any] = {"base": known.base, "assistant": known.assistant, "head": head}
-    facts |= {"compatible": False, "reason": None}
+    experts = {"experts": {expert.name: str(expert.model) for expert in known.experts}}
+    facts: dict[str, Any] = {"base": known.base, **(experts if known.experts else {"assistant": known.assistant})}
+    facts |= {"head": head, "compatible": False, "reason": None}
     try:
         pair = load_pair(known.without_head(), options=options, base_options={}, assistant_options={})
     except VocabMismatch as error:
@@ -179,14 +181,19 @@ def pair_facts(known: Preset, head: str | None, options: Mapping[str, Any]) -> d
 
 
 def _vocabularies(pair: Pair) -> dict[str, Any]:
-    facts: dict[str, Any] = {"n_shared": pair.n_shared}
-    for name, model in (("base", pair.base), ("assistant", pair.assistant)):
-        facts[f"{name}_model"] = {
-            "n_vocab": model["n_vocab"],
-            "tail": model["n_vocab"] - pair.n_shared,
-            **{key: model[key] for key in ("n_embd", "vocab_type", "bos_token", "eos_token", "add_bos", "adapters")},
-            "eog_tokens": list(model["eog_tokens"]),
-            "vocab_fingerprint": model["vocab_fingerprint"],
-            "can_rewind": model["can_rewind"],
-        }
-    return facts
+    models = {name: _vocabulary(model, pair.n_shared) for name, model in {BASE: pair.base, **pair.experts}.items()}
+    facts: dict[str, Any] = {"n_shared": pair.n_shared, "base_model": models.pop(BASE)}
+    if list(models) == [ASSISTANT]:
+        return {**facts, "assistant_model": models[ASSISTANT]}
+    return {**facts, "expert_models": models}
+
+
+def _vocabulary(model: Mapping[str, Any], n_shared: int) -> dict[str, Any]:
+    return {
+        "n_vocab": model["n_vocab"],
+        "tail": model["n_vocab"] - n_shared,
+        **{key: model[key] for key in ("n_embd", "vocab_type", "bos_token", "eos_token", "add_bos", "adapters")},
+        "eog_tokens": list(model["eog_tokens"]),
+        "vocab_fingerprint": model["vocab_fingerprint"],
+        "can_rewind": model["can_rewind"],
+    }

@@ -77,10 +77,16 @@ def load_scorer(
 
     chosen = _fetched(chosen)
     shared, of_base, of_assistant = chosen.load_options(options, base_options, assistant_options)
+    experts = {
+        # As load() does: what is given for all replaces what a pair's file says of one.
+        expert.name: {"model": expert.model, **{k: v for k, v in expert.options.items() if k not in options}}
+        for expert in chosen.experts
+    }
     with load_progress(show_progress) as progress:
         return Scorer(
             chosen.base,
-            chosen.assistant,
+            chosen.assistant or None,
+            experts=experts or None,
             base_options=of_base,  # type: ignore[arg-type]  # names are checked by Scorer
             assistant_options=of_assistant,  # type: ignore[arg-type]
             progress=progress,

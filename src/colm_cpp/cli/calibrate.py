@@ -11,6 +11,7 @@ import click
 
 from ..errors import HeadError, OptionError
 from ..sources.names import NamedHead, find_head
+from ._experts import expert_arguments
 from ._files import check, read_by
 from ._help import SectionedCommand
 from ._pair import answer_options, chosen_models, loading, models_again, option, pair_arguments, parallel_option, slots
@@ -25,6 +26,7 @@ __all__ = ["calibrate"]
 @click.command(cls=SectionedCommand)
 @click.argument("files", nargs=-1, required=True, metavar="[HEAD] PROMPTS...", type=click.Path())
 @pair_arguments
+@expert_arguments
 @option("Texts", "--skip", type=int, default=0, show_default=True, help="Number of rows to skip in each file.")
 @option("Texts", "--limit", type=int, default=16, show_default=True, help="Maximum number of prompts per file.")
 @answer_options("Texts", "Seed for sampling.")
@@ -64,7 +66,9 @@ def calibrate(files: tuple[str, ...], out: Path | None, as_json: bool, **values:
     The pair answers PROMPTS, and the thresholds come from these answers. PROMPTS are JSON-lines files with 'prompt' or
     'messages'. Use prompts that the head was not trained on. HEAD is a head file, the name of a head in the package, or
     confidence. A head in the package and confidence need --out, the name of a new head file. With --pair, HEAD may be
-    left out: then the pair's own head is calibrated.
+    left out: then the pair's own head is calibrated. With several experts, a head that says when and not who needs the
+    name of one behind it, such as confidence:math. The table is for all deferred tokens together; the report has the
+    share of each expert.
 
     The result is a calibration table in the head file, in steps of 5%. --defer-rate reads this table. The weights of
     the head do not change. Without --out, the table is written into the head's own file. If that already has a table,
@@ -85,6 +89,7 @@ def calibrate(files: tuple[str, ...], out: Path | None, as_json: bool, **values:
     chosen = chosen_models(values)
     models = chosen.without_head()
     head, prompts = _head_and_prompts(files, chosen)
+    head, who = _directed(head, chosen)
     named = find_head(head)
     if named.place is None and head != "confidence":
         raise HeadError(
@@ -104,6 +109,10 @@ def calibrate(files: tuple[str, ...], out: Path | None, as_json: bool, **values:
     check("the head" if out is None else "--out", target, force=values["force"] or in_place, inputs=read)
     file = named.file()
     loaded = None if file is None else Head.load(file)
+    if loaded is not None and who is not None:
+        if len(loaded.expert_names) > 1:
+            raise HeadError(f"the head {head} chooses the expert by itself; leave out ':{who}'")
+        loaded = loaded.replace(expert_names=(who,))
     runs = Runs.of(values)
     if in_place and not values["force"] and loaded is not None and find_table(loaded, runs) is not None:
         which = "" if runs == PLAIN else f" for {runs}"
@@ -122,8 +131,9 @@ def calibrate(files: tuple[str, ...], out: Path | None, as_json: bool, **values:
             loaded = Head.confidence(
                 pair.n_embd,
                 base_name=pair.base["name"] or None,
-                assistant_name=pair.assistant["name"] or None,
+                assistant_name=pair.experts[who or pair.names[1]]["name"] or None,
                 vocab_fingerprint=pair.vocab_fingerprint,
+                expert_names=() if who is None else (who,),
             )
 
         phases: list[str] = []
@@ -153,7 +163,9 @@ def calibrate(files: tuple[str, ...], out: Path | None, as_json: bool, **values:
         why = "other thresholds give the same texts, so the search stopped; " if rate in result.stuck else ""
         echo(one_line(f"{nearest}{why}use more prompts or longer texts for a more exact table"), err=True)
     if as_json:
-        rows = [[m.wanted, m.threshold, m.measured, m.n_tokens] for m in result.measurements]
+        rows: list[list[Any]] = [[m.wanted, m.threshold, m.measured, m.n_tokens] for m in result.measurements]
+        for row, m in zip(rows, result.measurements, strict=True):
+            row += [dict(m.experts)] if m.experts else []
         table = {str(rate): threshold for rate, threshold in result.table.items()}
         facts = {"hold": runs.hold, "leave_threshold": runs.leave_threshold, "thresholds": table}
         print_json({"head": str(target), **facts, "measurements": rows})
@@ -168,7 +180,7 @@ def calibrate(files: tuple[str, ...], out: Path | None, as_json: bool, **values:
 
 def _head_and_prompts(files: tuple[str, ...], chosen: Preset) -> tuple[str, tuple[str, ...]]:
     """The head, and the files of prompts. The head of ``--pair`` need not be named."""
-    first = find_head(files[0])
+    first = find_head(_directed(files[0], chosen)[0])
     if chosen.file is not None and not _is_head(first):
         if chosen.head is None:
             raise click.UsageError(f"{chosen.file} has no head; give HEAD before the prompts")
@@ -176,6 +188,12 @@ def _head_and_prompts(files: tuple[str, ...], chosen: Preset) -> tuple[str, tupl
     if len(files) < 2:
         raise click.UsageError("Missing argument 'PROMPTS...'; give the files of prompts behind the head")
     return files[0], files[1:]
+
+
+def _directed(head: str, chosen: Preset) -> tuple[str, str | None]:
+    """A head, and the expert that is named behind it: ``confidence:math``."""
+    name, _, last = head.rpartition(":")
+    return (name, last) if name and last in [expert.name for expert in chosen.experts] else (head, None)
 
 
 def _is_head(named: NamedHead) -> bool:
@@ -190,9 +208,14 @@ def _same(one: Path, other: str) -> bool:
 def _report(result: Calibrated, target: Path, next_command: str) -> None:
     from ._output import echo
 
-    echo("wanted  threshold  measured  tokens")
+    names = list(result.measurements[0].experts)
+    widths = [max(len(name), 6) for name in names]
+    titles = "".join(f"  {name:>{width}}" for name, width in zip(names, widths, strict=True))
+    echo(f"wanted  threshold  measured  tokens{titles}")
     for m in result.measurements:
-        echo(f"{m.wanted:6.0%}  {m.threshold:9.4g}  {m.measured:8.1%}  {m.n_tokens:6d}")
+        shares = (n / max(m.n_tokens, 1) for n in m.experts.values())
+        each = "".join(f"  {share:{width}.1%}" for share, width in zip(shares, widths, strict=True))
+        echo(f"{m.wanted:6.0%}  {m.threshold:9.4g}  {m.measured:8.1%}  {m.n_tokens:6d}{each}")
     echo("rate    threshold")
     for rate, threshold in result.table.items():
         echo(f"{rate:6.0%}  {threshold:9.4g}")

@@ -42,14 +42,25 @@ def _check_width(head: Head, path: str) -> None:
 @click.option("--threshold", type=float, metavar="ETA", help="Default threshold of the head, 0 to 1.")
 @click.option("--base", metavar="MODEL", help="Check that the head fits this base, and record its vocabulary.")
 @click.option(
-    "--row", type=int, help="If SOURCE is a folder: the row of the output matrix. Unset: the row of '<|defer|>'."
+    "--expert-names",
+    metavar="NAMES",
+    help="Names of the experts of the head's outputs, in their order and joined by commas, such as math,code.",
+)
+@click.option(
+    "--row",
+    "rows",
+    type=int,
+    multiple=True,
+    help="If SOURCE is a folder: the row of the output matrix. Unset: the row of '<|defer|>'. Give one for each of "
+    "several experts.",
 )
 @click.option("--force", is_flag=True, help="Replace OUTPUT if it exists.")
-def export(source: str, output: Path, base: str | None, row: int | None, force: bool, **names: Any) -> None:
+def export(source: str, output: Path, base: str | None, rows: tuple[int, ...], force: bool, **names: Any) -> None:
     """Write the head file OUTPUT from SOURCE.
 
     SOURCE is a checkpoint folder in the Hugging Face layout, or a .npz, .npy, .safetensors, .bin or .pt file with
-    the deferral vector or the layers of an MLP.
+    the deferral vector or the layers of an MLP. With several --expert-names, each expert has an output: a row of an
+    array [n_experts, n_embd], or of the last layer of an MLP.
     """
     from .. import _core
     from ..files.paths import to_native
@@ -65,7 +76,8 @@ def export(source: str, output: Path, base: str | None, row: int | None, force: 
             assistant_name=names["assistant_name"],
             default_threshold=names["threshold"],
             name=names["name"],
-            row=-1 if row is None else row,
+            row=rows if len(rows) > 1 else rows[0] if rows else -1,
+            expert_names=[name.strip() for name in (names["expert_names"] or "").split(",") if name.strip()],
         )
     if base is not None:
         path = find_model("base", base)
@@ -81,6 +93,8 @@ def _report(head: Head, output: Path, complaints: list[str]) -> None:
     data = output.read_bytes()
     shapes = " -> ".join([str(head.weights[0].shape[1]), *(str(weight.shape[0]) for weight in head.weights)])
     echo(one_line(f"{output}: {head.kind} head, n_embd {head.n_embd}, layers {shapes}, {len(data)} bytes"))
+    if head.expert_names:
+        echo(f"experts {', '.join(head.expert_names)}")
     if head.vocab_fingerprint:
         echo(f"vocabulary {head.vocab_fingerprint}")
     echo(f"sha256 {hashlib.sha256(data).hexdigest()}")

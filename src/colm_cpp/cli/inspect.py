@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ._experts import chosen_experts, expert_arguments
 from ._flags import in_flags
 from ._options import LOAD, collect, from_table
 from ._output import echo, is_terminal, one_line, print_json, sized, wants_color
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from ..sources.pair_file import Preset
 
 __all__ = ["inspect"]
 
@@ -25,6 +28,7 @@ _MEMORY_OPTIONS = ("n_ctx", "n_batch", "n_ubatch", "type_k", "type_v", "n_gpu_la
 @click.argument("files", nargs=-1)
 @click.option("--base", metavar="MODEL", help="The base of a pair to check.")
 @click.option("--assistant", metavar="MODEL", help="The assistant of a pair to check.")
+@expert_arguments
 @click.option("--pair", "pair", metavar="PAIR", help="A pair to check, instead of --base and --assistant.")
 @click.option("--head", metavar="HEAD", help="A head to check with the pair (see --head of 'colm generate').")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -43,13 +47,12 @@ def inspect(
 ) -> None:
     """Show facts about models and heads, and check whether a pair fits together.
 
-    FILES are model files, head files, or names of heads. To check a pair, give --base and --assistant, or a pair with
-    --pair or as FILES: the name of a preset, a folder with a pair.toml, or such a file. Both models are then loaded and
-    their vocabularies are compared. Files on the hub are downloaded. The exit code is 1 if the parts of a pair do not
-    fit together, or if a file is truncated.
+    FILES are model files, head files, or names of heads. To check a pair, give --base and --assistant (or --expert), or
+    a pair with --pair or as FILES: the name of a preset, a folder with a pair.toml, or such a file. All models are then
+    loaded and their vocabularies are compared. Files on the hub are downloaded. The exit code is 1 if the parts of a
+    pair do not fit together, or if a file is truncated.
     """
     from ..options import LoadOptions
-    from ..sources.names import find_head
     from ..sources.pair_file import Preset
     from ..sources.preset import is_preset, preset
     from ..sources.shipped import shipped_heads
@@ -60,33 +63,36 @@ def inspect(
         pair, files = files[0], ()
     elif pairs:
         raise click.UsageError(f"{pairs[0]} is a preset; give its name alone, or as --pair {pairs[0]}")
+    experts = chosen_experts(values)
+    if experts and assistant is not None:
+        raise click.UsageError("--expert stands in place of --assistant; give --expert assistant=MODEL, too")
+    known = None
     if pair is not None:
-        if base is not None or assistant is not None:
-            raise click.UsageError("--pair already gives both models; remove --base and --assistant, or remove --pair")
+        if base is not None or assistant is not None or experts:
+            raise click.UsageError("--pair already gives all models; remove --base and --assistant, or remove --pair")
         known = preset(pair)
-        known.refuse_experts("colm inspect of a pair", "give its files one by one")
-        base, assistant, head = known.base, known.assistant, known.head if head is None else head
-    elif base is not None and assistant is not None:
-        known = Preset("", base, assistant, None)
-    if not files and base is None and assistant is None:
+        base, head = known.base, known.head if head is None else head
+    elif base is not None and (assistant is not None or experts):
+        known = Preset("", base, assistant or "", None, experts=experts)
+    if not files and base is None and assistant is None and not experts:
         raise click.UsageError("nothing to inspect; give FILES, or --base and --assistant, or --pair")
-    if (base is None) != (assistant is None):
+    if known is None and (base is not None or assistant is not None or experts):
         raise click.UsageError("a pair needs both --base and --assistant; to inspect one model, give it as FILES")
     if head is not None and base is None:
         raise click.UsageError("--head needs --base and --assistant; to inspect a head alone, give it as FILES")
 
     given = collect(LOAD, values)
     options = LoadOptions.merge(given, None)
-    named = [*files, *(name for name in (base, assistant) if name is not None)]
-    if head is not None and find_head(head).place is not None:
-        named.append(str(find_head(head).place))
+    named = [*files, *([] if known is None else known.models)]
+    if head is not None and (place := _place(head, known)) is not None:
+        named.append(place)
     facts: dict[str, Any] = {"files": [file_facts(name, options) for name in dict.fromkeys(named)]}
     complaints = [
         f"{file['path']} is truncated: it has {file['file_bytes']} of {file['expected_bytes']} bytes; download it again"
         for file in facts["files"]
         if file.get("truncated")
     ]
-    if base is not None and assistant is not None and not complaints:
+    if known is not None and not complaints:
         # What is to be known of the pair does not depend on the size of the context or on the device.
         small = {**given, "n_ctx": _SMALL_CONTEXT, "n_gpu_layers": 0}
         facts["pair"] = pair_facts(known, head, small)
@@ -100,6 +106,15 @@ def inspect(
         echo(one_line(f"colm: error: {in_flags(complaint, ctx.command)}"), err=True)
     if complaints:
         ctx.exit(1)
+
+
+def _place(head: str, known: Preset | None) -> str | None:
+    """The file of a head, which may have the name of an expert behind it."""
+    from ..sources.names import find_head
+
+    name, _, last = head.rpartition(":")
+    directed = name and known is not None and last in [expert.name for expert in known.experts]
+    return find_head(name if directed else head).place
 
 
 def _show(facts: dict[str, Any]) -> None:
@@ -185,6 +200,7 @@ def _head_table(facts: dict[str, Any]) -> Table:
         ("features", features or "none"),
         ("base", _text(facts["base_name"])),
         ("assistant", _text(facts["assistant_name"])),
+        ("experts", ", ".join(facts["expert_names"])),
         ("vocabulary", _text(facts["vocab_fingerprint"])),
         ("adapters of the base", "" if adapters is None else "none" if not adapters else "\n".join(adapters)),
         ("default threshold", "" if facts["default_threshold"] is None else f"{facts['default_threshold']:g}"),
@@ -221,7 +237,22 @@ def _training_rows(training: Any) -> list[tuple[str, ...]]:
         for key, name in (("auc_differ", "this head"), ("confidence_auc_differ", "confidence"))
         if isinstance(value := held_out.get(key), float)
     ]
-    return [("held-out NLL", ", ".join(losses)), ("AUC where models differ", ", ".join(areas))]
+    rows = [("held-out NLL", ", ".join(losses)), ("AUC where models differ", ", ".join(areas))]
+    return rows + _expert_rows(training.get("experts"))
+
+
+def _expert_rows(report: Any) -> list[tuple[str, ...]]:
+    """What each of several experts does on the held-out texts, and what it costs to drop it."""
+    models = report.get("models") if isinstance(report, dict) else None
+    rows: list[tuple[str, ...]] = []
+    for name, model in models.items() if isinstance(models, dict) else ():
+        if not isinstance(model, dict) or not isinstance(model.get("without"), float):
+            continue
+        known = [(what, model.get(what)) for what in ("best", "named")]
+        shares = [f"{what} at {share:.1%} of the tokens" for what, share in known if isinstance(share, float)]
+        freed = f", -{sized(model['freed'])}" if isinstance(model.get("freed"), int) and model["freed"] else ""
+        rows.append((f"expert {name}", f"{', '.join(shares)}; if dropped {model['without']:+.3f} nats{freed}"))
+    return rows
 
 
 def _adapters(model: dict[str, Any]) -> str:
@@ -229,7 +260,8 @@ def _adapters(model: dict[str, Any]) -> str:
 
 
 def _pair_table(facts: dict[str, Any]) -> Table:
-    base, assistant = facts["base_model"], facts["assistant_model"]
+    models = {"base": facts["base_model"]}
+    models |= facts.get("expert_models") or {"assistant": facts["assistant_model"]}
     labels = {
         "vocab_type": "tokenizer",
         "n_vocab": "vocabulary",
@@ -240,9 +272,10 @@ def _pair_table(facts: dict[str, Any]) -> Table:
         "vocab_fingerprint": "fingerprint",
         "n_embd": "n_embd",
     }
-    rows: list[tuple[str, ...]] = [("shared ids", *[str(facts["n_shared"])] * 2)]
-    rows += [(label, _text(base[key]), _text(assistant[key])) for key, label in labels.items()]
-    rows.append(("adapters", *(_adapters(model) for model in (base, assistant))))
+    rows: list[tuple[str, ...]] = [("shared ids", *[str(facts["n_shared"])] * len(models))]
+    rows += [(label, *(_text(model[key]) for model in models.values())) for key, label in labels.items()]
+    rows.append(("adapters", *(_adapters(model) for model in models.values())))
     if facts["head"] is not None:
-        rows.append(("head", facts["head"], "fits" if facts["compatible"] else "does not fit"))
-    return _table(rows, ("", "base", "assistant"))
+        fits = "fits" if facts["compatible"] else "does not fit"
+        rows.append(("head", facts["head"], fits, *[""] * (len(models) - 2)))
+    return _table(rows, ("", *models))

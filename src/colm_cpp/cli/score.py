@@ -1,4 +1,4 @@
-"""``colm score``: run both models over texts."""
+"""``colm score``: run all models over texts."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..errors import OptionError
+from ._experts import expert_arguments
 from ._files import check_folder, read_by
 from ._help import SectionedCommand
 from ._pair import answer_options, chosen_models, loading, option, pair_arguments, parallel_option, slots
@@ -22,6 +24,7 @@ __all__ = ["score"]
 @click.command(cls=SectionedCommand)
 @click.argument("corpus", nargs=-1, required=True, type=click.Path())
 @pair_arguments
+@expert_arguments
 @option("Texts", "--out", "-o", required=True, type=click.Path(path_type=Path), help="Folder for the scores.")
 @option(
     "Texts",
@@ -59,10 +62,10 @@ __all__ = ["score"]
 @answer_options("Answers", None)
 @parallel_option("Answers", "Number of answers that --respond writes at the same time.")
 def score(corpus: tuple[str, ...], out: Path, **values: Any) -> None:
-    """Run both models over CORPUS and store what training needs for every token.
+    """Run all models over CORPUS and store what training needs for every token.
 
     Each file of CORPUS is a plain text, or has JSON lines with 'prompt' and 'completion' or with 'messages'. The scores
-    hold log-probabilities of both models and hidden states of the base. To continue after an interruption, run the same
+    hold log-probabilities of all models and hidden states of the base. To continue after an interruption, run the same
     command again.
     """
     from ..corpus.selection import select
@@ -81,6 +84,11 @@ def score(corpus: tuple[str, ...], out: Path, **values: Any) -> None:
         raise click.UsageError("--head needs --respond; add --respond, or remove --head")
     if values["defer_rate"] is not None and values["head"] is None:
         raise click.UsageError("--defer-rate needs --head and --respond; add them, or remove --defer-rate")
+    if respond and len(models.models) > 2:
+        raise OptionError(
+            "--respond lets one assistant or a pair write the completions, and there are several experts; give texts "
+            "with completions, or --base and one --expert"
+        )
     check_folder("--out", out)
     refuse_inputs(folder_files(out), read_by(values, *models.files(), *corpus))
     texts = select(corpus, limit=values["limit"], seed=values["seed"], needs_completion=not respond)

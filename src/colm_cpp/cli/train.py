@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from shlex import quote
@@ -11,13 +12,41 @@ import click
 
 from ._files import check
 from ._help import SectionedCommand
+from ._output import sized
 from ._pair import option
 
 if TYPE_CHECKING:
+    from ..learn.choice_report import ChoiceReport
     from ..learn.metrics import Metrics
     from ..learn.training import Trained
 
 __all__ = ["train"]
+
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[Any]
+else:
+    _ParamType = click.ParamType
+
+COST = 0.1
+
+
+class _OfExpert(_ParamType):
+    """``NAME=NUMBER``; where a plain number may stand for all experts, its name is None."""
+
+    def __init__(self, number: str, *, plain: bool) -> None:
+        self.plain = plain
+        self.name = f"{number}|NAME={number}" if plain else f"NAME={number}"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str | None, float]:
+        name, equals, text = str(value).rpartition("=")
+        try:
+            number = float(text)
+        except ValueError:
+            number = None
+        if number is None or not (name.strip() if equals else self.plain):
+            either = "a number, or a name and a number," if self.plain else "a name and a number,"
+            self.fail(f"{value!r} is not {self.name}; give {either} such as code=0.05", param, ctx)
+        return name.strip() or None, number
 
 
 @click.command(cls=SectionedCommand)
@@ -70,7 +99,22 @@ __all__ = ["train"]
     "assistant's is the text's token and the base's is not. b: the base's is not. differ: the two differ. "
     "continuation: what follows differs too, as 'colm paths' found; it also gives --objective regret its cost.",
 )
-@option("Objective", "--cost", type=float, default=0.1, show_default=True, help="Cost of a deferred token in nats.")
+@option(
+    "Objective",
+    "--cost",
+    "costs",
+    type=_OfExpert("NATS", plain=True),
+    multiple=True,
+    help="Cost of a deferred token in nats, or of a token of one expert: code=0.05. Repeatable.  [default: 0.1]",
+)
+@option(
+    "Objective",
+    "--step-ms",
+    type=_OfExpert("MS", plain=False),
+    multiple=True,
+    help="Milliseconds of one decode of an expert, as 'colm bench' measures them: code=35. Give one for each expert. "
+    "--cost is then that of the slowest, and the others cost in proportion. Repeatable.",
+)
 @option(
     "Objective",
     "--l2",
@@ -118,9 +162,21 @@ __all__ = ["train"]
 @option("Output", "--force", is_flag=True, help="Replace the head file if it exists.")
 @option("Output", "--quiet", "-q", is_flag=True, help="Do not print a line for each iteration.")
 def train(
-    scores: tuple[Path, ...], out: Path, name: str | None, as_json: bool, force: bool, quiet: bool, **given: Any
+    scores: tuple[Path, ...],
+    out: Path,
+    name: str | None,
+    costs: tuple[tuple[str | None, float], ...],
+    step_ms: tuple[tuple[str, float], ...],
+    as_json: bool,
+    force: bool,
+    quiet: bool,
+    **given: Any,
 ) -> None:
-    """Train a deferral head on SCORES, folders made by 'colm score'."""
+    """Train a deferral head on SCORES, folders made by 'colm score'.
+
+    With several experts the head also says which of them writes. It learns that from the texts alone. The report has
+    the share of each expert, whom the head names where which model is best, and what it costs to drop one.
+    """
     from ..extras import require
     from ..learn.scores import Scores
     from ..learn.training import train as run
@@ -129,13 +185,14 @@ def train(
 
     check("--out", out, force=force, inputs=scores)
     require("scipy.optimize", "colm train")
-    options = TrainingOptions(**given)
+    folders = [Scores(folder) for folder in scores]
+    options = TrainingOptions(cost=_cost(costs, step_ms, folders[0].experts), **given)
 
     def on_iteration(what: str, iteration: int, loss: float, held_out: float) -> None:
         if not quiet and not as_json:
             echo(f"{what} {iteration:3d}  training {loss:.5f}  held out {held_out:.5f}", err=True)
 
-    trained = run([Scores(folder) for folder in scores], options, name=name or out.stem, on_iteration=on_iteration)
+    trained = run(folders, options, name=name or out.stem, on_iteration=on_iteration)
     trained.head.save(out)
     for note in trained.notes:
         echo(one_line(f"colm: warning: {note}"), err=True)
@@ -147,11 +204,31 @@ def train(
                 "held_out": asdict(trained.held_out),
                 "by_folder": {folder: asdict(metrics) for folder, metrics in trained.by_folder.items()},
                 "training": asdict(trained.training),
+                **({} if trained.experts is None else {"experts": asdict(trained.experts)}),
                 "notes": list(trained.notes),
             }
         )
     else:
         _report(trained, out)
+
+
+def _cost(
+    costs: Sequence[tuple[str | None, float]], step_ms: Sequence[tuple[str, float]], experts: Sequence[str]
+) -> float | dict[str, float]:
+    """``cost`` of the options: for all, or for each expert, those without one of their own included."""
+    from ..learn.training_options import costs_by_time
+
+    plain, named = COST, {}
+    for name, value in costs:
+        if name is None:
+            plain = value
+        else:
+            named[name] = value
+    if step_ms and named:
+        raise click.UsageError("--step-ms sets the cost of every expert; leave out --cost NAME=NATS, or --step-ms")
+    if step_ms:
+        return costs_by_time(plain, dict(step_ms))
+    return {**dict.fromkeys(experts, plain), **named} if named else plain
 
 
 def _report(trained: Trained, out: Path) -> None:
@@ -161,13 +238,14 @@ def _report(trained: Trained, out: Path) -> None:
     if len(trained.by_folder) > 1:
         columns += list(trained.by_folder.items())
     columns.append(("training", trained.training))
+    other = "assistant" if trained.experts is None else "expert that the head names"
     titles = ["", *(title for title, _ in columns)]
     rows = [["texts", *(f"{m.n_texts}" for _, m in columns)], ["tokens", *(f"{m.n_tokens}" for _, m in columns)]]
     for label, field in (
         ("NLL of the base", "base_nll"),
-        ("NLL of the assistant", "assistant_nll"),
-        ("NLL of the pair with this head", "joint_nll"),
-        ("NLL of the better model at each token", "oracle_nll"),
+        (f"NLL of the {other}", "assistant_nll"),
+        (f"NLL of {'the pair' if trained.experts is None else 'all models'} with this head", "joint_nll"),
+        (f"NLL of the {'better' if trained.experts is None else 'best'} model at each token", "oracle_nll"),
         ("mean defer probability", "mean_defer_prob"),
         ("AUC, label a", "auc_a"),
         ("AUC, label a, confidence head", "confidence_auc_a"),
@@ -205,14 +283,45 @@ def _report(trained: Trained, out: Path) -> None:
                         *(f"{getattr(part, 'confidence_' + field)[rate]:.3f}" for part in parts),
                     ]
                 )
-    widths = [max(len(row[i]) for row in [titles, *rows]) for i in range(len(titles))]
-    for row in [titles, *rows]:
-        echo("  ".join([row[0].ljust(widths[0]), *(v.rjust(w) for v, w in zip(row[1:], widths[1:], strict=True))]))
+    _show([titles, *rows])
+    if trained.experts is not None:
+        _report_experts(trained.experts)
     for what, fit in (("weak", trained.weak_fit), ("main", trained.main_fit)):
         if fit is not None:
             echo(f"{what} fit: {fit.n_iterations} iterations, best iteration {fit.best_iteration}, {fit.stopped}")
-    command = f"colm calibrate {quote(str(out))} PROMPTS.jsonl --base BASE.gguf --assistant ASSISTANT.gguf"
+    names = trained.head.expert_names
+    given = " ".join(f"--expert {name}={name.upper()}.gguf" for name in names) or "--assistant ASSISTANT.gguf"
+    command = f"colm calibrate {quote(str(out))} PROMPTS.jsonl --base BASE.gguf {given}"
     echo(f"{out}: {trained.head.kind} head; calibrate it next: {command}")
+
+
+def _show(rows: Sequence[Sequence[str]]) -> None:
+    from ._output import echo
+
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        echo("  ".join([row[0].ljust(widths[0]), *(v.rjust(w) for v, w in zip(row[1:], widths[1:], strict=True))]))
+
+
+def _report_experts(report: ChoiceReport) -> None:
+    """Whom the head names on the held-out texts, and what each model is worth."""
+    from ._output import echo
+
+    echo("")
+    rows = [["held out", "NLL alone", "best", "mean probability", "named", "regret", "if dropped"]]
+    for name, model in report.models.items():
+        dropped = "" if model.without is None else f"{model.without:+.3f} nats"
+        freed = f", -{sized(model.freed)}" if model.freed else ""
+        shares = (f"{share:.1%}" for share in (model.best, model.share, model.named))
+        rows.append([name, f"{model.nll:.3f}", *shares, _number(model.regret), dropped + freed])
+    _show(rows)
+    echo("")
+    echo(f"who is best at a token (rows), and whom the head names at threshold {report.threshold:g} (columns):")
+    names = list(report.confusion)
+    _show([["tokens", *names], *([name, *(str(report.confusion[name][n]) for n in names)] for name in names)])
+    if report.right is not None:
+        echo(f"of the deferred tokens, {report.right:.1%} go to the best expert")
+    echo("")
 
 
 def _number(value: float | None) -> str:

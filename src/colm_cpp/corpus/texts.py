@@ -69,15 +69,17 @@ class TextMaker:
         n_ctx: int,
         chat: bool | None = None,
         system: str | None = None,
+        other: str = "the assistant",
     ) -> None:
         """Args:
         tokenizer: the pair.
         base: facts about the base: its chat template and special tokens.
-        n_shared: ids from 0 that both models know.
+        n_shared: ids from 0 that all models know.
         n_ctx: tokens that a text may have at most.
         chat: prompts and completions as a user's and the assistant's turn in the base's chat template. None:
             where the base has one. Conversations always need it.
         system: a system message before prompts.
+        other: who lacks the other ids, for messages.
 
         Raises:
             ChatTemplateError: ``chat`` is asked for and the base's file has no template.
@@ -85,6 +87,7 @@ class TextMaker:
         self._tokenizer = tokenizer
         self._base = base
         self._n_shared = n_shared
+        self._other = other
         self.n_ctx = n_ctx
         self._eog = frozenset(base["eog_tokens"])
         if chat and not base["chat_template"]:
@@ -105,7 +108,7 @@ class TextMaker:
             return
         unknown = next((t for t in tokens if not 0 <= t < self._n_shared), None)
         if unknown is not None:
-            yield BadRow(document.path, document.line, f"token {unknown} is one that the assistant lacks")
+            yield BadRow(document.path, document.line, f"token {unknown} is one that {self._other} lacks")
             return
         plain = not document.messages and not document.prompt
         bos = self.bos if plain else []

@@ -37,6 +37,7 @@ class FolderKind:
         command: the command that makes one.
         remedy: what to do about a damaged one: "evaluate into a new folder".
         files: names of what it has beside ``meta.json``.
+        also: other versions of the format that are read, too.
     """
 
     format: str
@@ -45,6 +46,7 @@ class FolderKind:
     command: str
     remedy: str
     files: tuple[str, ...]
+    also: tuple[int, ...] = ()
 
     def read(self, folder: Path) -> dict[str, Any]:
         """What its ``meta.json`` says.
@@ -56,10 +58,10 @@ class FolderKind:
         meta = read_json(file, f"folder with {self.what}", self.remedy)
         if not isinstance(meta, dict) or meta.get("format") != self.format:
             raise CorpusError(f"{file} does not describe {self.what}; name a folder made by {self.command}")
-        if meta.get("version") != self.version:
+        if meta.get("version") not in (known := sorted((self.version, *self.also))):
+            read = " and ".join(map(str, known))
             raise CorpusError(
-                f"{file} has format version {shown(meta.get('version'))} and this colm-cpp reads {self.version}; "
-                f"{self.remedy}"
+                f"{file} has format version {shown(meta.get('version'))} and this colm-cpp reads {read}; {self.remedy}"
             )
         return meta
 

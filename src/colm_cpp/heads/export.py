@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from .._shown import listed, shortened, shown
 from ..errors import HeadError, LoadError, OptionError
 from ._checkpoints import INPUT_MATRICES, OUTPUT_MATRICES, read_deferral_row
 from ._tensorfiles import UNNAMED, TensorFile, open_tensors
-from .checks import MAX_EMBD, MAX_WEIGHTS
+from .checks import MAX_EMBD, MAX_WEIGHTS, names_of_experts
 from .head import Head
 
 __all__ = ["export_head", "read_theta"]
@@ -73,8 +74,9 @@ def export_head(
     assistant_name: str | None = None,
     default_threshold: float | None = None,
     vocab_fingerprint: str | None = None,
-    row: int = -1,
+    row: int | Sequence[int] = -1,
     name: str | None = None,
+    expert_names: Sequence[str] = (),
 ) -> Head:
     """Make a head out of a trained checkpoint or of saved arrays; ``.save(path)`` then writes it.
 
@@ -82,24 +84,28 @@ def export_head(
         source: as for :func:`read_theta`; also ``.npz``, ``.safetensors`` or torch files with
             ``layers.{i}.weight`` ``[n_out, n_in]``, optionally ``layers.{i}.bias`` ``[n_out]`` (else 0) and
             ``activation`` (a text, in safetensors among the file's metadata; default ``relu``): an MLP.
-            The head has no features; use :meth:`Head.linear` or :meth:`Head.mlp` for one that has.
+            The head has no features; use :meth:`Head.linear` or :meth:`Head.mlp` for one that has. With several
+            ``expert_names`` a vector is an array ``[n_experts, n_embd]``, its bias ``[n_experts]``, and the last layer
+            of an MLP has as many outputs.
         base_name: the base that the head was made for. Default none.
         assistant_name: the assistant that the head was made for. Default none.
         default_threshold: eta in [0, 1] used when the caller gives none. Default none.
         vocab_fingerprint: 16 hexadecimal digits. Default none.
-        row: as for :func:`read_theta`.
+        row: as for :func:`read_theta`. Several experts need a row for each, in their order.
         name: a name for people. Default none.
+        expert_names: what the pair calls the experts, see :class:`Head`. Default: one that has no name.
 
     Raises:
         LoadError: a file is missing or damaged.
-        HeadError: the content is not a head, or one of the other arguments is out of range.
+        HeadError: the content is not a head for these experts, or one of the other arguments is out of range.
         MissingDependency: torch is needed and not installed.
         OptionError: ``row`` is not a whole number, or is given for a file.
 
     Warns:
         UserWarning: as for :func:`read_theta`.
     """
-    layers = _read_layers(source, row)
+    names = names_of_experts(expert_names)
+    layers = _read_layers(source, row) if len(names) < 2 else _read_rows(source, row, names)
     return Head(
         weights=tuple(layers.weights),
         biases=tuple(layers.biases),
@@ -111,10 +117,27 @@ def export_head(
         assistant_name=assistant_name,
         vocab_fingerprint=vocab_fingerprint,
         default_threshold=default_threshold,
+        expert_names=names,
     )
 
 
-def _read_layers(source: str | os.PathLike[str], row: int) -> _Layers:
+def _read_rows(source: str | os.PathLike[str], rows: int | Sequence[int], names: Sequence[str]) -> _Layers:
+    """What :func:`_read_layers` reads, with an output for each of several experts."""
+    if not Path(source).is_dir():
+        return _read_layers(source, rows, len(names))
+    if not isinstance(rows, Sequence) or len(rows) != len(names):
+        raise OptionError(
+            f"row is {shown(rows)}; a checkpoint folder needs a row of the output matrix for each of the experts "
+            f"{', '.join(names)}"
+        )
+    read = [_read_layers(source, row) for row in rows]
+    weights, biases = (np.concatenate([getattr(one, what)[0] for one in read]) for what in ("weights", "biases"))
+    return _Layers([weights], [biases], None)
+
+
+def _read_layers(source: str | os.PathLike[str], row: int | Sequence[int], n_out: int = 1) -> _Layers:
+    if isinstance(row, Sequence) and not isinstance(row, str) and len(row) == 1:
+        row = row[0]
     if not isinstance(row, int) or isinstance(row, bool):
         raise OptionError(f"row is {shown(row)}; it must be a whole number, -1 for the row of <|defer|>")
     path = Path(source)
@@ -129,7 +152,7 @@ def _read_layers(source: str | os.PathLike[str], row: int) -> _Layers:
     names = file.names()
     if any(_LAYER.fullmatch(name) for name in names):
         return _mlp(file, names)
-    return _vector(file, names)
+    return _vector(file, names, n_out)
 
 
 def _mlp(file: TensorFile, names: list[str]) -> _Layers:
@@ -157,7 +180,7 @@ def _mlp(file: TensorFile, names: list[str]) -> _Layers:
     return _Layers(weights, biases, file.metadata.get("activation", "relu"))
 
 
-def _vector(file: TensorFile, names: list[str]) -> _Layers:
+def _vector(file: TensorFile, names: list[str], n_out: int) -> _Layers:
     theta_name = _one_of(file, names, ("theta", "weight"))
     bias_name = _one_of(file, names, ("bias", "b"))
     if theta_name is None and len(names) == 1 and bias_name is None:
@@ -172,18 +195,20 @@ def _vector(file: TensorFile, names: list[str]) -> _Layers:
         )
     _refuse_others(file, names, [theta_name, *([bias_name] if bias_name else [])])
     shape = file.shape(theta_name)
-    if len(shape) not in (1, 2) or shape[:-1] not in ((), (1,)) or not 1 <= shape[-1] <= MAX_EMBD:
+    rows: tuple[tuple[int, ...], ...] = ((), (1,)) if n_out == 1 else ((n_out,),)
+    if len(shape) not in (1, 2) or shape[:-1] not in rows or not 1 <= shape[-1] <= MAX_EMBD:
         what = "the array" if theta_name == UNNAMED else theta_name
+        wanted = "[n_embd] or [1, n_embd]" if n_out == 1 else f"[{n_out}, n_embd], a row for each expert"
         raise HeadError(
-            f"{what} in {file.path} has shape {shown(shape)}; it must be [n_embd] or [1, n_embd], with n_embd from 1 "
-            f"to {MAX_EMBD}"
+            f"{what} in {file.path} has shape {shown(shape)}; it must be {wanted}, with n_embd from 1 to {MAX_EMBD}"
         )
-    theta = file.read(theta_name).reshape(1, -1)
-    bias = np.zeros(1, dtype=np.float32)
+    theta = file.read(theta_name).reshape(n_out, -1)
+    bias = np.zeros(n_out, dtype=np.float32)
     if bias_name is not None:
         n_values = math.prod(file.shape(bias_name))
-        if n_values != 1:
-            raise HeadError(f"{bias_name} in {file.path} has {shown(n_values)} values; the bias must be one number")
+        if n_values != n_out:
+            wanted = "one number" if n_out == 1 else f"{n_out} numbers"
+            raise HeadError(f"{bias_name} in {file.path} has {shown(n_values)} values; the bias must be {wanted}")
         bias = file.read(bias_name).reshape(-1)
     return _Layers([theta], [bias], None)
 

@@ -25,6 +25,7 @@ from ..evaluate.references import Above, Estimate, Reference
 from ..evaluate.summary import ArmSummary, Comparison, Summary, summarize
 from ..traces.record import Record
 from .calibration import Calibrated, calibrate
+from .choice_report import ChoiceReport, ModelReport
 from .continuation import continue_paths
 from .forks import Continuations
 from .metrics import Metrics
@@ -32,7 +33,7 @@ from .respond import respond
 from .scores import Scores
 from .scoring import Scorer, score
 from .training import Trained, train
-from .training_options import TrainingOptions
+from .training_options import TrainingOptions, costs_by_time
 
 __all__ = [
     "CHECKERS",
@@ -42,12 +43,14 @@ __all__ = [
     "BadRow",
     "Calibrated",
     "Checker",
+    "ChoiceReport",
     "Comparison",
     "Continuations",
     "Corpus",
     "Document",
     "Estimate",
     "Metrics",
+    "ModelReport",
     "Problem",
     "Record",
     "RecordFolder",
@@ -61,6 +64,7 @@ __all__ = [
     "Verdict",
     "calibrate",
     "continue_paths",
+    "costs_by_time",
     "evaluate",
     "load_prompts",
     "load_task",

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,8 +23,8 @@ from ..answers.problems import Problem
 from ..errors import CorpusError, OptionError
 from ..heads.head import Head
 from ..heads.tables import PLAIN, Runs, add_table, find_table
-from ..options import ANSWER_OPTIONS, GenerationOptions
-from ..sources.identity import pair_identity
+from ..options import ANSWER_OPTIONS, BASE, GenerationOptions
+from ..sources.identity import models_identity
 from ..traces.record import Record
 from .runs import eta_of, logit_of, runs_table
 
@@ -50,6 +51,7 @@ class Measurement:
         n_tokens: tokens written.
         n_deferred: tokens deferred.
         written: False if no text was written, because an earlier threshold gives the same texts.
+        experts: tokens of each of several experts, by its name; empty for one.
     """
 
     threshold: float
@@ -58,6 +60,11 @@ class Measurement:
     n_tokens: int
     n_deferred: int
     written: bool = True
+    experts: Mapping[str, int] = field(default_factory=dict)
+
+    def facts(self) -> dict[str, Any]:
+        """JSON-ready fields."""
+        return {name: value for name, value in asdict(self).items() if name != "experts" or value}
 
 
 @dataclass(frozen=True)
@@ -95,11 +102,14 @@ class _Texts:
     z: npt.NDArray[np.float64]  # of every token where the head was asked
     by_text: tuple[npt.NDArray[np.float64], ...]
     counts: Counts
+    experts: dict[str, int]
 
     @classmethod
-    def of(cls, threshold: float, records: Sequence[Record]) -> _Texts:
+    def of(cls, threshold: float, records: Sequence[Record], names: Sequence[str]) -> _Texts:
         by_text = tuple(_logits([record]) for record in records)
-        return cls(threshold, _logits(records), by_text, Counts.of(records))
+        written = Counter(digit for record in records for digit in record.experts)
+        experts = {name: written[str(number)] for number, name in enumerate(names, start=1)} if len(names) > 1 else {}
+        return cls(threshold, _logits(records), by_text, Counts.of(records), experts)
 
     def threshold_for(self, rate: float, runs: Runs) -> float:
         """The threshold that would have deferred ``rate`` of the tokens, had the texts stayed the same."""
@@ -211,7 +221,7 @@ def calibrate(
         for _ in range(MAX_ROUNDS):
             found = next((known for known in texts if known.stay_with(threshold)), None)
             if found is None:
-                written = _Texts.of(threshold, write(f"{rate:.0%}", threshold))
+                written = _Texts.of(threshold, write(f"{rate:.0%}", threshold), pair.names[1:])
                 texts.append(written)
             elif any(found is known for known in met):
                 stuck.append(rate)
@@ -220,7 +230,7 @@ def calibrate(
             met.append(now)
             counts, measured = now.counts, now.counts.deferral_rate
             measurements.append(
-                Measurement(threshold, rate, measured, counts.n_tokens, counts.n_deferred, found is None)
+                Measurement(threshold, rate, measured, counts.n_tokens, counts.n_deferred, found is None, now.experts)
             )
             if abs(measured - rate) <= TOLERANCE:
                 break
@@ -237,8 +247,8 @@ def calibrate(
         "prompts_sha256": prompts,
         "chat": chat,
         "options": dict(options),
-        **pair_identity(pair.base, pair.assistant, pair.vocab_fingerprint),
-        "measurements": [asdict(measurement) for measurement in measurements],
+        **models_identity({BASE: pair.base, **pair.experts}, pair.vocab_fingerprint),
+        "measurements": [measurement.facts() for measurement in measurements],
     }
     table = dict(zip(grid, thresholds, strict=True))
     changes: dict[str, Any] = {"calibration": add_table(head.calibration, runs, table, facts)}

@@ -24,12 +24,13 @@ class Model(Protocol):
     """A family of heads: parameters as one vector, z of a block, and the way back."""
 
     n_parameters: int
+    n_out: int
 
     def forward(self, parameters: Floats, block: Block) -> tuple[Floats, Any]:
-        """z ``[n]`` of a block ``[n, n_in]``, and what :meth:`backward` needs."""
+        """z ``[n]``, or of K experts ``[n, K]``, of a block ``[n, n_in]``, and what :meth:`backward` needs."""
 
     def backward(self, parameters: Floats, block: Block, kept: Any, gradient: Floats) -> Floats:
-        """The gradient to the parameters, of one to z ``[n]``."""
+        """The gradient to the parameters, of one to z."""
 
     def penalties(self, l2: Floats) -> Floats:
         """L2 of every parameter, from that of every input ``[n_in]``; biases have none."""
@@ -39,51 +40,60 @@ class Model(Protocol):
 
 
 class LinearModel:
-    """z = w . x + b."""
+    """z = W x + b. W is ``[n_out, n_in]``; with one output it is a vector, and z has one dimension less."""
 
-    def __init__(self, n_in: int) -> None:
-        self.n_parameters = n_in + 1
+    def __init__(self, n_in: int, n_out: int = 1) -> None:
+        self.n_in = n_in
+        self.n_out = n_out
+        self.n_parameters = n_out * (n_in + 1)
+
+    def _split(self, parameters: Floats) -> tuple[Floats, Floats]:
+        return _rows(parameters[: -self.n_out], self.n_out), parameters[-self.n_out :]
 
     def forward(self, parameters: Floats, block: Block) -> tuple[Floats, Any]:
         """See :class:`Model`."""
-        z = block @ parameters[:-1].astype(np.float32)
-        return z.astype(np.float64) + parameters[-1], None
+        weights, biases = self._split(parameters)
+        z = block @ weights.T.astype(np.float32)
+        return z.astype(np.float64) + biases, None
 
     def backward(self, parameters: Floats, block: Block, kept: Any, gradient: Floats) -> Floats:
         """See :class:`Model`."""
-        weights = gradient.astype(np.float32) @ block
-        return np.append(weights.astype(np.float64), gradient.sum())
+        weights = gradient.T.astype(np.float32) @ block
+        return np.append(weights.astype(np.float64), gradient.sum(axis=0))
 
     def penalties(self, l2: Floats) -> Floats:
         """See :class:`Model`."""
-        return np.append(l2, 0.0)
+        return np.append(np.tile(l2, self.n_out), np.zeros(self.n_out))
 
     def layers(self, parameters: Floats, mean: Floats, scale: Floats) -> tuple[list[Floats], list[Floats]]:
         """See :class:`Model`."""
-        theta = parameters[:-1] / scale
-        return [theta[None, :]], [np.array([parameters[-1] - theta @ mean])]
+        weights, biases = self._split(parameters)
+        theta = weights / scale
+        return [np.atleast_2d(theta)], [biases - theta @ mean]
 
 
 class MlpModel:
-    """z = w2 . silu(W1 x + b1) + b2."""
+    """z = W2 silu(W1 x + b1) + b2. W2 is ``[n_out, n_units]``; with one output a vector, as in a linear model."""
 
     activation = "silu"
 
-    def __init__(self, n_in: int, n_units: int) -> None:
+    def __init__(self, n_in: int, n_units: int, n_out: int = 1) -> None:
         self.n_in = n_in
         self.n_units = n_units
-        self.n_parameters = n_units * (n_in + 2) + 1
+        self.n_out = n_out
+        self.n_parameters = n_units * (n_in + 1) + n_out * (n_units + 1)
 
     def start(self, generator: np.random.Generator) -> Floats:
         """Random weights of the size that keeps the variance, biases 0."""
         w1 = generator.standard_normal((self.n_units, self.n_in)) / np.sqrt(self.n_in)
-        w2 = generator.standard_normal(self.n_units) / np.sqrt(self.n_units)
-        return np.concatenate([w1.ravel(), np.zeros(self.n_units), w2, [0.0]])
+        w2 = generator.standard_normal(self.n_out * self.n_units) / np.sqrt(self.n_units)
+        return np.concatenate([w1.ravel(), np.zeros(self.n_units), w2, np.zeros(self.n_out)])
 
-    def _split(self, parameters: Floats) -> tuple[Floats, Floats, Floats, float]:
+    def _split(self, parameters: Floats) -> tuple[Floats, Floats, Floats, Floats]:
         n = self.n_units * self.n_in
         w1 = parameters[:n].reshape(self.n_units, self.n_in)
-        return w1, parameters[n : n + self.n_units], parameters[n + self.n_units : -1], float(parameters[-1])
+        w2 = _rows(parameters[n + self.n_units : -self.n_out], self.n_out)
+        return w1, parameters[n : n + self.n_units], w2, parameters[-self.n_out :]
 
     def forward(self, parameters: Floats, block: Block) -> tuple[Floats, Any]:
         """See :class:`Model`."""
@@ -91,26 +101,33 @@ class MlpModel:
         x = (block @ w1.T.astype(np.float32)).astype(np.float64) + b1  # [n, n_units]
         gate = 1.0 / (1.0 + np.exp(-np.clip(x, -500.0, 500.0)))
         units = x * gate
-        return units @ w2 + b2, (x, gate, units)
+        return units @ w2.T + b2, (x, gate, units)
 
     def backward(self, parameters: Floats, block: Block, kept: Any, gradient: Floats) -> Floats:
         """See :class:`Model`."""
         _, _, w2, _ = self._split(parameters)
         x, gate, units = kept
-        inner = gradient[:, None] * w2[None, :] * (gate * (1.0 + x * (1.0 - gate)))  # [n, n_units]
+        to_units = np.outer(gradient, w2) if self.n_out == 1 else gradient @ w2
+        inner = to_units * (gate * (1.0 + x * (1.0 - gate)))  # [n, n_units]
         w1 = inner.T.astype(np.float32) @ block
-        return np.concatenate([w1.astype(np.float64).ravel(), inner.sum(axis=0), gradient @ units, [gradient.sum()]])
+        of_second = np.append(gradient.T @ units, gradient.sum(axis=0))
+        return np.concatenate([w1.astype(np.float64).ravel(), inner.sum(axis=0), of_second])
 
     def penalties(self, l2: Floats) -> Floats:
         """See :class:`Model`. What leads from the units to z is held down as the least of the inputs is."""
-        units = np.full(self.n_units, l2.min())
-        return np.concatenate([np.tile(l2, self.n_units), np.zeros(self.n_units), units, [0.0]])
+        units = np.full(self.n_out * self.n_units, l2.min())
+        return np.concatenate([np.tile(l2, self.n_units), np.zeros(self.n_units), units, np.zeros(self.n_out)])
 
     def layers(self, parameters: Floats, mean: Floats, scale: Floats) -> tuple[list[Floats], list[Floats]]:
         """See :class:`Model`."""
         w1, b1, w2, b2 = self._split(parameters)
         folded = w1 / scale
-        return [folded, w2[None, :]], [b1 - folded @ mean, np.array([b2])]
+        return [folded, np.atleast_2d(w2)], [b1 - folded @ mean, b2]
+
+
+def _rows(weights: Floats, n_out: int) -> Floats:
+    """One output's weights as they are, so that its products are those of a vector; of several, row by row."""
+    return weights if n_out == 1 else weights.reshape(n_out, -1)
 
 
 @dataclass(frozen=True)
@@ -137,8 +154,8 @@ class Fit:
 
 
 def deferral_logits(model: Model, parameters: Floats, inputs: Inputs) -> Floats:
-    """z of every row, ``[n]``."""
-    z = np.empty(inputs.n)
+    """z of every row, ``[n]``; of K experts ``[n, K]``."""
+    z = np.empty(inputs.n if model.n_out == 1 else (inputs.n, model.n_out))
 
     def part(blocks: Blocks) -> None:
         for at, block in blocks:

@@ -58,13 +58,13 @@ def make_label(
 
 
 class Loss(Protocol):
-    """A mean over tokens, as a function of their deferral logits."""
+    """A mean over tokens, as a function of their deferral logits; of several experts (:mod:`.choice`) of all scores."""
 
     def __call__(self, z: Floats, rows: slice) -> tuple[float, Floats]:
         """The sum over ``rows`` divided by the number of all tokens, and its gradient to ``z``.
 
         Args:
-            z: deferral logits of ``rows``, ``[n]``.
+            z: deferral logits of ``rows``, ``[n]``; of K experts ``[n, K]``.
             rows: which tokens these are.
         """
 

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CorpusError
+from .choice import ChoiceLoss, MultinomialLoss, make_choice
 from .forks import Continuations
 from .inputs import Inputs
-from .objective import Loss, MarginalLoss, make_label
+from .objective import Loss, MarginalLoss, WeakLoss, make_label
 from .scores import Scores
 from .training_options import TrainingOptions
 
@@ -52,15 +53,43 @@ def text_split(scores: Scores, share: float, seed: int) -> Split:
 
 @dataclass(frozen=True)
 class Part:
-    """Training or held-out tokens of all folders."""
+    """Training or held-out tokens of all folders.
+
+    Attributes:
+        inputs: of the head.
+        columns: of the scores, for each token. Of several experts those of :data:`OF_EXPERTS` are ``[n, n_experts]``.
+        folder: the number of each token's folder.
+        n_texts: texts of all folders.
+        n_experts: K.
+    """
 
     inputs: Inputs
     columns: dict[str, npt.NDArray[Any]]
     folder: npt.NDArray[np.int32]
     n_texts: int
+    n_experts: int = 1
+
+    def who(self, label: str) -> npt.NDArray[np.int64]:
+        """Who should write each token by a weak label, ``[n]``: 0 the base, 1 to K the experts."""
+        if self.n_experts == 1:
+            return self.label(label).astype(np.int64)
+        return make_choice(
+            label,
+            self.columns["token"],
+            self.columns["base_top"],
+            self.columns["base_logprob"].astype(np.float64),
+            self.columns["expert_top"],
+            self.columns["expert_logprob"].astype(np.float64),
+        )
+
+    def weak(self, label: str) -> Loss:
+        """The loss of a weak label."""
+        if self.n_experts == 1:
+            return WeakLoss(self.label(label))
+        return ChoiceLoss(self.who(label), self.n_experts)
 
     def label(self, name: str) -> npt.NDArray[np.bool_]:
-        """A weak label."""
+        """A weak label of one assistant."""
         if name == "continuation":
             return self.columns["divergent"]
         return make_label(name, self.columns["token"], self.columns["base_top"], self.columns["assistant_top"])
@@ -71,20 +100,37 @@ class Part:
 
     @property
     def regret(self) -> npt.NDArray[np.float64]:
-        """What staying costs at each token, in nats."""
+        """What staying with the base costs at each token, in nats of the one assistant's likelihood."""
         lost = self.columns["assistant_top_logprob"] - self.columns["assistant_logprob_of_base_top"]
         regret: npt.NDArray[np.float64] = np.clip(lost.astype(np.float64), 0.0, MAX_REGRET)
         return regret
 
-    def marginal(self, cost: float) -> Loss:
-        """The marginal loss."""
+    def marginal(self, costs: Sequence[float]) -> Loss:
+        """The marginal loss with a price for each expert."""
+        if self.n_experts > 1:
+            return MultinomialLoss(self.logprobs, np.array(costs))
         return MarginalLoss(
             self.columns["base_logprob"].astype(np.float64),
             self.columns["assistant_logprob"].astype(np.float64),
-            cost,
+            costs[0],
         )
 
+    @property
+    def logprobs(self) -> npt.NDArray[np.float64]:
+        """log P(x_t) of the base and of each of several experts, ``[n, n_experts + 1]``."""
+        base = self.columns["base_logprob"][:, None]
+        return np.concatenate([base, self.columns["expert_logprob"]], axis=1).astype(np.float64)
 
+    def asked(self, expert: npt.NDArray[np.int64], at: slice | npt.NDArray[np.int64]) -> Part:
+        """The tokens ``at`` as of a pair whose assistant is, at each token, one of the experts (``expert``, from 0)."""
+        columns = {name: values[at] for name, values in self.columns.items()}
+        for name in OF_EXPERTS:
+            chosen = np.take_along_axis(columns.pop(f"expert_{name}"), expert[:, None], axis=1)
+            columns[f"assistant_{name}"] = chosen[:, 0]
+        return Part(self.inputs, columns, self.folder[at], self.n_texts)
+
+
+OF_EXPERTS = ("top", "logprob", "top_logprob", "logprob_of_base_top")
 COLUMNS = (
     "token",
     "base_top",
@@ -95,6 +141,7 @@ COLUMNS = (
     "assistant_top_logprob",
     "assistant_logprob_of_base_top",
 )
+COLUMNS_OF_SEVERAL = ("token", "base_top", "base_logprob", "base_log_odds", *(f"expert_{name}" for name in OF_EXPERTS))
 
 
 def input_bytes(folders: Sequence[Scores], options: TrainingOptions) -> int:
@@ -132,8 +179,10 @@ def part_of(
         use_hidden=options.use_hidden,
         in_memory=in_memory,
     )
+    n_experts = len(folders[0].experts)
     columns = {
-        name: np.concatenate([folder[name][r] for folder, r in zip(folders, rows, strict=True)]) for name in COLUMNS
+        name: np.concatenate([folder[name][r] for folder, r in zip(folders, rows, strict=True)])
+        for name in (COLUMNS if n_experts == 1 else COLUMNS_OF_SEVERAL)
     }
     if continued is not None:
         for name, values in (
@@ -142,4 +191,4 @@ def part_of(
         ):
             columns[name] = np.concatenate([value[r] for value, r in zip(values, rows, strict=True)])
     of_folder = np.repeat(np.arange(len(folders), dtype=np.int32), [len(r) for r in rows])
-    return Part(inputs, columns, of_folder, sum(len(chosen) for chosen in texts))
+    return Part(inputs, columns, of_folder, sum(len(chosen) for chosen in texts), n_experts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +13,25 @@ import numpy as np
 import numpy.typing as npt
 
 from .._shown import shortened, shown
-from ..errors import CorpusError
+from ..errors import CorpusError, HeadError
 from ..files.folder import FolderKind
 from ..files.reading import lines, read_json, whole_number, why
-from ..heads.checks import MAX_EMBD, MAX_TOP_K
+from ..heads.checks import MAX_EMBD, MAX_TOP_K, names_of_experts
+from ..options import ASSISTANT
 
 __all__ = [
     "COLUMNS",
+    "COLUMNS_OF_SEVERAL",
     "HEADER_SIZE",
     "KIND",
     "MAX_TEXTS",
     "ProgressMark",
     "check_column",
+    "columns_of",
     "end_of_texts",
+    "experts_of",
     "is_mark",
+    "kind_of",
     "npy_header",
     "read_meta",
     "read_progress",
@@ -37,8 +42,8 @@ __all__ = [
 # Texts that are read together; so many may be in the folder and not yet in progress.json.
 MAX_TEXTS = 16
 
-# Name -> type of a row's value. hidden and base_top_k_logprobs have more than one: their widths stand in meta.json.
-COLUMNS: dict[str, type[np.generic]] = {
+# Name -> type of a row's value. Some rows have more than one value: see widths().
+_OF_BASE: dict[str, type[np.generic]] = {
     "text": np.int32,
     "token": np.int32,
     "base_logprob": np.float32,
@@ -48,12 +53,17 @@ COLUMNS: dict[str, type[np.generic]] = {
     "base_entropy": np.float32,
     "base_top_k_logprobs": np.float32,
     "base_hidden": np.float16,
-    "assistant_logprob": np.float32,
-    "assistant_top": np.int32,
-    "assistant_top_logprob": np.float32,
-    "assistant_entropy": np.float32,
-    "assistant_logprob_of_base_top": np.float32,
 }
+_OF_EXPERTS: dict[str, type[np.generic]] = {
+    "logprob": np.float32,
+    "top": np.int32,
+    "top_logprob": np.float32,
+    "entropy": np.float32,
+    "logprob_of_base_top": np.float32,
+}
+# A folder of one expert, whatever its name, and one of several: a value for each expert.
+COLUMNS = {**_OF_BASE, **{f"assistant_{name}": dtype for name, dtype in _OF_EXPERTS.items()}}
+COLUMNS_OF_SEVERAL = {**_OF_BASE, **{f"expert_{name}": dtype for name, dtype in _OF_EXPERTS.items()}}
 
 
 KIND = FolderKind(
@@ -67,13 +77,33 @@ KIND = FolderKind(
         "texts.jsonl",
         "responses.jsonl",
         "continuations.jsonl",
-        *(f"{name}.npy" for name in COLUMNS),
+        *(f"{name}.npy" for name in {**COLUMNS, **COLUMNS_OF_SEVERAL}),
     ),
+    also=(2,),
 )
+_KIND_OF_SEVERAL = replace(KIND, version=2, also=(1,))
+
+
+def experts_of(meta: Mapping[str, Any]) -> tuple[str, ...]:
+    """The experts' names in their order."""
+    return tuple(meta.get("experts") or (ASSISTANT,))
+
+
+def kind_of(meta: Mapping[str, Any]) -> FolderKind:
+    """The kind of a folder with these facts. Earlier versions refuse one of several experts by its version."""
+    return KIND if len(experts_of(meta)) == 1 else _KIND_OF_SEVERAL
+
+
+def columns_of(meta: Mapping[str, Any]) -> dict[str, type[np.generic]]:
+    """The columns of a folder with these facts: name -> type of a value."""
+    return COLUMNS if len(experts_of(meta)) == 1 else COLUMNS_OF_SEVERAL
 
 
 def widths(meta: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    return {"base_hidden": (int(meta["n_embd"]),), "base_top_k_logprobs": (int(meta["top_k"]),)}
+    """How many values a row has in the columns that have more than one."""
+    n_experts = len(experts_of(meta))
+    of_experts = {f"expert_{name}": (n_experts,) for name in _OF_EXPERTS} if n_experts > 1 else {}
+    return {"base_hidden": (int(meta["n_embd"]),), "base_top_k_logprobs": (int(meta["top_k"]),), **of_experts}
 
 
 def npy_header(n_rows: int, width: tuple[int, ...], dtype: npt.DTypeLike) -> bytes:
@@ -101,7 +131,11 @@ def read_meta(folder: Path) -> dict[str, Any]:
     try:
         whole_number("n_embd", meta.get("n_embd"), 1, MAX_EMBD)
         whole_number("top_k", meta.get("top_k"), 1, MAX_TOP_K)
-    except ValueError as error:
+        if "experts" in meta:
+            names_of_experts(meta["experts"])
+        if meta["version"] != kind_of(meta).version:
+            raise ValueError(f"experts is {shown(meta.get('experts'))} and the version is {meta['version']}")
+    except (ValueError, HeadError) as error:
         raise CorpusError(f"{folder / 'meta.json'} is damaged ({error}); {KIND.remedy}") from error
     return meta
 
@@ -149,7 +183,8 @@ def read_progress(folder: Path) -> ProgressMark:
 
 
 def row_size(name: str, widths: Mapping[str, tuple[int, ...]]) -> int:
-    return int(np.dtype(COLUMNS[name]).itemsize) * math.prod(widths.get(name, ()))
+    dtype = {**COLUMNS, **COLUMNS_OF_SEVERAL}[name]
+    return int(np.dtype(dtype).itemsize) * math.prod(widths.get(name, ()))
 
 
 def check_column(path: Path, n_tokens: int, row_size: int) -> None:

@@ -22,13 +22,15 @@ from ..errors import CorpusError
 from ..files.folder import lock_folder, write_json
 from ..files.reading import why
 from .score_files import (
-    COLUMNS,
     HEADER_SIZE,
     KIND,
     ProgressMark,
     check_column,
+    columns_of,
     end_of_texts,
+    experts_of,
     is_mark,
+    kind_of,
     npy_header,
     read_meta,
     read_progress,
@@ -52,7 +54,8 @@ class ScoresWriter:
 
         Args:
             path: the folder.
-            facts: the facts that every score depends on, with ``n_embd`` and ``top_k``. Others are refused.
+            facts: the facts that every score depends on, with ``n_embd`` and ``top_k``, and ``experts`` (their names)
+                unless there is only the assistant. Others are refused.
 
         Raises:
             FolderInUse: another process is writing to the folder.
@@ -70,19 +73,21 @@ class ScoresWriter:
     def _open_all(self, facts: Mapping[str, Any]) -> None:
         self._files: dict[str, BinaryIO] = {}
         self.done = ProgressMark()
-        meta = KIND.go_on(self.path, facts)
+        kind = kind_of(facts)
+        meta = kind.go_on(self.path, facts)
         if meta is None:
             mark = {"progress.json": vars(self.done)}
-            self.meta = KIND.begin(self.path, facts, lambda path: path.name == "responses.jsonl" or is_mark(path), mark)
+            self.meta = kind.begin(self.path, facts, lambda path: path.name == "responses.jsonl" or is_mark(path), mark)
         else:
             self.meta = read_meta(self.path)
             self.done = read_progress(self.path)
         self._widths = widths(self.meta)
+        self._columns = columns_of(self.meta)
         # Everything is looked at before anything is cut off.
-        for name in COLUMNS:
+        for name in self._columns:
             check_column(self.path / f"{name}.npy", self.done.n_tokens, row_size(name, self._widths))
         end = end_of_texts(self.path / "texts.jsonl", self.done)
-        for name, dtype in COLUMNS.items():
+        for name, dtype in self._columns.items():
             self._open_column(name, dtype)
         file = self._open("texts.jsonl")
         file.truncate(end)
@@ -109,7 +114,7 @@ class ScoresWriter:
         """Adds the rows of some texts; they are on the disk when this returns.
 
         Args:
-            columns: name -> rows, for each name of :data:`COLUMNS` but ``text``.
+            columns: name -> rows, for each name of :func:`.score_files.columns_of` but ``text``.
             texts: the line of ``texts.jsonl`` for each text, with ``n_scored``.
             done: the progress once these texts are added.
 
@@ -119,7 +124,7 @@ class ScoresWriter:
         numbers = np.arange(self.done.n_texts, self.done.n_texts + len(texts), dtype=np.int32)
         rows = {**columns, "text": np.repeat(numbers, [text["n_scored"] for text in texts])}
         if texts:
-            for name, dtype in COLUMNS.items():
+            for name, dtype in self._columns.items():
                 file = self._files[f"{name}.npy"]
                 file.write(np.ascontiguousarray(rows[name], dtype=dtype).tobytes())
                 file.flush()
@@ -161,6 +166,7 @@ class Scores:
         path: the folder.
         meta: the models and options that made them.
         progress: how far they are.
+        experts: names of the experts, in the order of their columns.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -174,16 +180,17 @@ class Scores:
         self.progress = read_progress(self.path)
         if not self.progress.n_tokens:
             raise CorpusError(f"{self.path} holds no scored tokens; run colm score again")
-        self._columns = {name: self._map(name) for name in COLUMNS}
+        self.experts = experts_of(self.meta)
+        self._columns = {name: self._map(name, dtype) for name, dtype in columns_of(self.meta).items()}
 
-    def _map(self, name: str) -> npt.NDArray[Any]:
+    def _map(self, name: str, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         path = self.path / f"{name}.npy"
         check_column(path, self.progress.n_tokens, row_size(name, widths(self.meta)))
         try:
             # The rows are mapped past the header, which a crash may have left ahead of or behind progress.json.
             n = self.progress.n_tokens
             shape = (n, *widths(self.meta).get(name, ()))
-            mapped: npt.NDArray[Any] = np.memmap(path, dtype=COLUMNS[name], mode="r", offset=HEADER_SIZE, shape=shape)
+            mapped: npt.NDArray[Any] = np.memmap(path, dtype=dtype, mode="r", offset=HEADER_SIZE, shape=shape)
         except (OSError, ValueError) as error:
             raise CorpusError(
                 f"{path} cannot be read ({why(error)}); progress.json counts {self.progress.n_tokens} tokens. Score "
@@ -192,8 +199,32 @@ class Scores:
         return mapped
 
     def __getitem__(self, column: str) -> npt.NDArray[Any]:
-        """A column: ``[n_tokens]``, ``[n_tokens, n_embd]`` for ``base_hidden``, ``[n_tokens, top_k]`` likewise."""
+        """A column: ``[n_tokens]``, ``[n_tokens, n_embd]`` for ``base_hidden``, ``[n_tokens, top_k]`` likewise.
+
+        Raises:
+            CorpusError: the column is the assistant's, and the folder has several experts.
+        """
+        if column.startswith("assistant_"):
+            self.require_one("this")
         return self._columns[column]
+
+    def of_experts(self, what: str) -> npt.NDArray[Any]:
+        """A value of each expert, ``[n_tokens, n_experts]``.
+
+        Args:
+            what: ``logprob``, ``top``, ``top_logprob``, ``entropy`` or ``logprob_of_base_top``.
+        """
+        if len(self.experts) == 1:
+            return self._columns[f"assistant_{what}"][:, None]
+        return self._columns[f"expert_{what}"]
+
+    def require_one(self, what: str) -> None:
+        """Raises CorpusError where the folder has several experts: ``what`` works with a base and one assistant."""
+        if len(self.experts) > 1:
+            raise CorpusError(
+                f"{what} works with a base and one assistant, and {self.path} holds scores of the experts "
+                f"{' and '.join(self.experts)}; score the texts with one of them"
+            )
 
     def __len__(self) -> int:
         """The number of scored tokens."""
@@ -206,11 +237,12 @@ class Scores:
 
     def bad_values(self) -> str | None:
         """What is wrong with the first row that holds a log-probability that is NaN, infinite or above 0."""
-        for name in ("base_logprob", "assistant_logprob", "base_top_logprob"):
+        of_experts = [name for name in self._columns if name in ("assistant_logprob", "expert_logprob")]
+        for name in ("base_logprob", *of_experts, "base_top_logprob"):
             values = self._columns[name]
-            wrong = np.flatnonzero(~(np.isfinite(values) & (values <= 1e-3)))
+            wrong = np.argwhere(~(np.isfinite(values) & (values <= 1e-3)))
             if wrong.size:
-                row = int(wrong[0])
+                row = int(wrong[0][0])
                 return f"{name} is {values[row]} in row {row} (text {int(self._columns['text'][row])})"
         # Read rather than mapped: what is mapped counts as the process's memory.
         rows = max(1, 2**22 // self.n_embd)
@@ -220,8 +252,8 @@ class Scores:
                 n_values = min(rows, len(self) - begin) * self.n_embd
                 bits = np.fromfile(file, np.uint16, n_values).reshape(-1, self.n_embd)
                 # An exponent of all ones is infinity or NaN; np.isfinite takes ten times as long.
-                wrong = np.flatnonzero(((bits & 0x7C00) == 0x7C00).any(axis=1))
-                if wrong.size:
-                    row = begin + int(wrong[0])
+                infinite = np.flatnonzero(((bits & 0x7C00) == 0x7C00).any(axis=1))
+                if infinite.size:
+                    row = begin + int(infinite[0])
                     return f"base_hidden is not finite in row {row} (text {int(self._columns['text'][row])})"
         return None

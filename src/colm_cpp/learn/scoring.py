@@ -1,4 +1,4 @@
-"""Scoring a corpus: both models read it once, and their log-probabilities and the base's hidden states are kept.
+"""Scoring a corpus: all models read it once, and their log-probabilities and the base's hidden states are kept.
 
 The folder (:mod:`.scores`) then holds everything that fitting a head needs. Fitting takes seconds and can be repeated.
 """
@@ -6,38 +6,25 @@ The folder (:mod:`.scores`) then holds everything that fitting a head needs. Fit
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .. import _core
-from .._numbers import flag
 from .._shown import shown
 from ..corpus.documents import BadRow, Corpus
 from ..corpus.texts import Text, TextMaker, grouped
-from ..engine.loading import prepare
-from ..errors import ContextFull, CorpusError, GenerationError, OptionError, PairClosed, TokenizeError
-from ..llama.busy import busy
-from ..llama.log import forward_log, set_up_log
-from ..options import ASSISTANT, BASE, LoadOptions
-from ..sources.identity import pair_identity
-from .score_files import MAX_TEXTS, ProgressMark
+from ..errors import ContextFull, CorpusError, GenerationError, OptionError, TokenizeError
+from ..sources.identity import models_identity
+from .score_files import ProgressMark
+from .scorer import Scorer
 from .scores import ScoresWriter
-
-if TYPE_CHECKING:
-    from ..engine.pair import Pair
-    from ..options import LoadOptionsDict
 
 __all__ = ["Progress", "Scorer", "score"]
 
 PathLike = str | os.PathLike[str]
-
-# Outputs of one batch: each has its logits in memory, 600 kB at 152,000 ids, and more of them do not read faster.
-MAX_OUTPUTS = 256
-_MAX_HALF = float(np.finfo(np.float16).max)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,134 +44,6 @@ class Progress:
     share: float
     bad_rows: tuple[BadRow, ...]
     decode_s: float
-
-
-class Scorer:
-    """Both models, loaded for reading many texts at a time."""
-
-    def __init__(
-        self,
-        base: PathLike,
-        assistant: PathLike,
-        *,
-        base_options: LoadOptionsDict | None = None,
-        assistant_options: LoadOptionsDict | None = None,
-        progress: Callable[[float], object] | None = None,
-        check_memory: bool = True,
-        weights_of: Pair | None = None,
-        **options: Any,
-    ) -> None:
-        """Loads the pair. Arguments and errors are those of :func:`colm_cpp.load`.
-
-        ``n_ctx`` is the length of the longest text and the size of a group of texts; it defaults to 1024.
-        ``weights_of`` is a pair that was loaded from the same files with the same options. Its weights are used, so
-        that nothing is loaded. They stay when the pair is closed.
-        """
-        options.setdefault("n_ctx", 1024)
-        chosen = LoadOptions.of_both(options, base_options, assistant_options)
-        with busy():
-            set_up_log()
-            core_options, _ = prepare(
-                {BASE: base, ASSISTANT: assistant},
-                chosen,
-                check_memory=flag("check_memory", check_memory),
-                n_sequences=MAX_TEXTS,
-                n_outputs=MAX_OUTPUTS,
-                loaded=weights_of is not None,
-            )
-            self.n_texts = int(core_options[0].values["n_sequences"])
-            try:
-                of = None if weights_of is None else weights_of.open_core()
-                self._core: _core.ScoringPair | None = _core.ScoringPair(core_options[0], core_options[1], progress, of)
-            finally:
-                forward_log()
-        self.lora = tuple([(os.path.basename(path), scale) for path, scale in o.adapters()] for o in chosen)
-        self.base: dict[str, Any] = self._core.base
-        self.assistant: dict[str, Any] = self._core.assistant
-        self.vocab_fingerprint = self._core.vocab_fingerprint
-        self.n_shared = self._core.n_shared
-        self.n_ctx = min(self.base["n_ctx"], self.assistant["n_ctx"])
-
-    def open_core(self) -> _core.ScoringPair:
-        """The extension's pair. Raises PairClosed."""
-        if self._core is None:
-            raise PairClosed("this scorer was closed; load it again")
-        return self._core
-
-    def tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
-        """Token ids of ``text``.
-
-        Raises:
-            TokenizeError: ``text`` holds a lone surrogate.
-        """
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise TokenizeError(f"a lone surrogate ({text[error.start]!a}), which is not Unicode text") from None
-        return self.open_core().tokenize(text, add_special, parse_special)
-
-    def score(self, texts: Sequence[Text], *, top_k: int) -> tuple[dict[str, npt.NDArray[Any]], float]:
-        """The columns of :mod:`.scores` for the scored tokens of ``texts``, and llama.cpp's seconds.
-
-        Args:
-            texts: at most ``n_texts``, together no longer than ``n_ctx``.
-            top_k: how many of the base's largest log-probabilities to keep.
-
-        Raises:
-            ContextFull: there are too many texts, or they are too long.
-            TokenizeError: a token that the models do not share.
-            GenerationError: llama.cpp failed, or a model gave NaN or infinite values (which text, which token).
-            KeyboardInterrupt: Ctrl-C.
-        """
-        given = [(list(text.tokens), [int(s) for s in text.scored]) for text in texts]
-        with busy():
-            try:
-                base, assistant = self.open_core().score(given, top_k)
-            finally:
-                forward_log()
-        _check(texts, base, assistant)
-        token = np.array([t for text in texts for t, s in zip(text.tokens, text.scored, strict=True) if s], np.int32)
-        columns = {
-            "token": token,
-            "base_logprob": base["logprob"],
-            "base_top": base["top"],
-            "base_top_logprob": base["top_logprob"],
-            "base_log_odds": base["log_odds"],
-            "base_entropy": base["entropy"],
-            "base_top_k_logprobs": base["top_k_logprobs"],
-            "base_hidden": base["hidden"].astype(np.float16),
-            "assistant_logprob": assistant["logprob"],
-            "assistant_top": assistant["top"],
-            "assistant_top_logprob": assistant["top_logprob"],
-            "assistant_entropy": assistant["entropy"],
-            "assistant_logprob_of_base_top": assistant["probe_logprob"],
-        }
-        return columns, base["decode_s"] + assistant["decode_s"]
-
-    def close(self) -> None:
-        """Frees both models."""
-        self._core = None
-
-    def __enter__(self) -> Scorer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def _check(texts: Sequence[Text], base: Mapping[str, Any], assistant: Mapping[str, Any]) -> None:
-    numbers = np.repeat(np.arange(len(texts)), [text.n_scored for text in texts])
-    for name, values, limit in (
-        ("the base's log-probability", base["logprob"], np.inf),
-        ("the assistant's log-probability", assistant["logprob"], np.inf),
-        ("the base's hidden state", np.abs(base["hidden"]).max(axis=1), _MAX_HALF),
-    ):
-        wrong = np.flatnonzero(~np.isfinite(values) | (np.abs(values) >= limit))
-        if wrong.size:
-            row = int(wrong[0])
-            text = texts[numbers[row]]
-            place = f"{text.path}:{text.line}" if text.line else text.path
-            raise GenerationError(f"{name} is {values[row]} at scored token {row} of the texts around {place}")
 
 
 def score(
@@ -217,18 +76,25 @@ def score(
     """
     if not 1 <= top_k <= 64:
         raise OptionError(f"top_k is {shown(top_k)}; it must be a whole number from 1 to 64")
-    make = TextMaker(scorer, scorer.base, n_shared=scorer.n_shared, n_ctx=scorer.n_ctx, chat=chat, system=system)
+    make = TextMaker(
+        scorer,
+        scorer.base,
+        n_shared=scorer.n_shared,
+        n_ctx=scorer.n_ctx,
+        chat=chat,
+        system=system,
+        other="the assistant" if len(scorer.experts) == 1 else "an expert",
+    )
     facts = {
         **corpus.facts,
-        **pair_identity(scorer.base, scorer.assistant, scorer.vocab_fingerprint),
-        "base_lora": scorer.lora[0],
-        "assistant_lora": scorer.lora[1],
+        **models_identity(scorer.models, scorer.vocab_fingerprint),
+        **scorer.lora_facts(),
         "n_embd": scorer.base["n_embd"],
         "top_k": top_k,
         "chat": make.chat,
         "system": system,
         "n_ctx": scorer.n_ctx,
-        "n_batch": min(scorer.base["n_batch"], scorer.assistant["n_batch"]),
+        "n_batch": min(model["n_batch"] for model in scorer.models.values()),
     }
     if make.bos:
         facts["every_part_has_bos"] = True  # a folder begun without must not go on with it

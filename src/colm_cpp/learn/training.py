@@ -10,14 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 from .._shown import shown
-from ..errors import CorpusError
+from ..errors import CorpusError, OptionError
 from ..extras import require
 from ..heads.head import Head
+from ..options import ASSISTANT
 from ..sources.identity import base_adapters
+from .choice import LABELS_OF_SEVERAL
+from .choice_report import ChoiceReport, choice_report, freed_bytes
 from .fitting import Fit, LinearModel, MlpModel, Model, deferral_logits, fit
 from .forks import Continuations
 from .metrics import Metrics, doubts, measure
-from .objective import Loss, RegretLoss, WeakLoss
+from .objective import Loss, RegretLoss
 from .parts import Part, Split, input_bytes, part_of, some, text_split
 from .scores import Scores
 from .training_options import TrainingOptions
@@ -38,6 +41,7 @@ class Trained:
         training: metrics on the texts that the head was fitted to.
         weak_fit: the fit to the labels; None if it was not needed or possible.
         main_fit: the fit to the objective, which follows; None for ``objective="weak"``.
+        experts: whom a head for several experts names on the held-out texts; None for one expert.
         notes: warnings for the user, such as too few tokens, or a head that is no better than plain confidence. With
             ``objective="marginal"`` label a and the joint NLL decide this, otherwise the tokens that differ.
     """
@@ -49,6 +53,7 @@ class Trained:
     weak_fit: Fit | None
     main_fit: Fit | None
     notes: tuple[str, ...]
+    experts: ChoiceReport | None = None
 
 
 def train(
@@ -71,10 +76,15 @@ def train(
     Raises:
         CorpusError: the folders are of different pairs, a value is not finite, there are too few texts to hold some
             out, or all labels are equal although the objective needs both.
+        OptionError: the folders are of several experts and the objective or the label is one that only an assistant
+            has; or a price is for an expert that is not there.
         MissingDependency: SciPy is not installed.
     """
     require("scipy.optimize", "the fit of a head")  # before minutes of reading
     _check_folders(folders)
+    experts = folders[0].experts
+    _check_options(options, experts)
+    costs = options.costs(experts)
     notes: list[str] = []
     if folders[0].meta.get("base_lora") and base_adapters(folders[0].meta) is None:
         notes.append(
@@ -116,11 +126,11 @@ def train(
     model: Model
     n_in = training.inputs.n_in
     if options.kind == "mlp":
-        model = MlpModel(n_in, options.n_units)
+        model = MlpModel(n_in, options.n_units, len(experts))
         parameters = model.start(np.random.default_rng(options.seed))
     else:
-        model = LinearModel(n_in)
-        parameters = np.zeros(n_in + 1)
+        model = LinearModel(n_in, len(experts))
+        parameters = np.zeros(model.n_parameters)
 
     n_features = n_in - (folders[0].n_embd if options.use_hidden else 0)
     of_inputs = np.repeat([options.l2, options.feature_l2], [n_in - n_features, n_features])
@@ -144,10 +154,11 @@ def train(
         )
 
     weak_fit = main_fit = None
-    labels = starting.label(options.label), stopping.label(options.label)
-    if all(0 < label.sum() < len(label) for label in labels):
-        weak_fit = run("weak", parameters, starting, lambda part: WeakLoss(part.label(options.label)))
+    labels = [np.unique(part.who(options.label)) for part in (starting, stopping)]
+    if all(len(label) > 1 for label in labels):
+        weak_fit = run("weak", parameters, starting, lambda part: part.weak(options.label))
         parameters = weak_fit.parameters
+        notes += _unnamed(experts, labels[0], options)
     else:
         reason = f"label {options.label} is the same at every token of the training or of the held-out texts"
         if options.objective == "weak":
@@ -155,12 +166,10 @@ def train(
         notes.append(f"{reason}: the fit starts without it")
     del starting  # its memory, where it has some of its own
     if options.objective == "marginal":
-        main_fit = run("marginal", parameters, training, lambda part: part.marginal(options.cost))
+        main_fit = run("marginal", parameters, training, lambda part: part.marginal(costs))
         parameters = main_fit.parameters
     elif options.objective == "regret":
-        main_fit = run(
-            "regret", parameters, training, lambda part: RegretLoss(part.regret_by(options.label), options.cost)
-        )
+        main_fit = run("regret", parameters, training, lambda part: RegretLoss(part.regret_by(options.label), costs[0]))
         parameters = main_fit.parameters
 
     z = deferral_logits(model, parameters, held_out.inputs)
@@ -172,9 +181,38 @@ def train(
         title = names[i] if names.count(names[i]) == 1 else str(folder.path)
         by_folder[title] = measure(z[at], held_out, at, len(splits[i].held_out))
     fitted = measure(deferral_logits(model, parameters, training.inputs), training, slice(None), training.n_texts)
-    notes += doubts(options.objective, metrics, options.label)
-    head = _to_head(model, parameters, mean, scale, folders, options, name, metrics, by_folder)
-    return Trained(head, metrics, by_folder, fitted, weak_fit, main_fit, tuple(notes))
+    report = choice_report(z, held_out, experts, freed_bytes(folders[0].meta)) if len(experts) > 1 else None
+    alone = None if report is None else {name: model.nll for name, model in report.models.items()}
+    notes += doubts(options.objective, metrics, options.label, alone)
+    head = _to_head(model, parameters, mean, scale, folders, options, name, metrics, by_folder, report)
+    return Trained(head, metrics, by_folder, fitted, weak_fit, main_fit, tuple(notes), report)
+
+
+def _check_options(options: TrainingOptions, experts: Sequence[str]) -> None:
+    """Raises OptionError for what has no meaning where several experts know different things."""
+    if len(experts) == 1:
+        return
+    if options.objective == "regret":
+        raise OptionError(
+            f"objective is 'regret', which takes the one assistant as right, and there are {len(experts)} experts; use "
+            "'marginal' or 'weak', which take the texts as right"
+        )
+    if options.label not in LABELS_OF_SEVERAL:
+        raise OptionError(
+            f"label is {options.label!r}, which takes the one assistant as right, and there are {len(experts)} "
+            "experts; use 'a' or 'b', which take the texts as right"
+        )
+
+
+def _unnamed(experts: Sequence[str], labelled: npt.NDArray[np.int64], options: TrainingOptions) -> list[str]:
+    """A note about experts that no token is labelled with."""
+    missing = [name for k, name in enumerate(experts, start=1) if k not in labelled]
+    if not missing or len(experts) == 1:
+        return []
+    return [
+        f"label {options.label} names no token of the training texts for {' or '.join(missing)}: use texts that need "
+        "that expert, or leave it out"
+    ]
 
 
 def _check_folders(folders: Sequence[Scores]) -> None:
@@ -193,6 +231,9 @@ def _check_folders(folders: Sequence[Scores]) -> None:
             "assistant_lora",
             "base_adapters",
             "assistant_adapters",
+            "experts",
+            "expert_models",
+            "expert_lora",
         ):
             if (folder.meta.get(key) or None) != (first.meta.get(key) or None):
                 raise CorpusError(
@@ -222,6 +263,7 @@ def _to_head(
     name: str | None,
     metrics: Metrics,
     by_folder: dict[str, Metrics],
+    report: ChoiceReport | None,
 ) -> Head:
     weights, biases = model.layers(parameters, mean, scale)
     n_embd = folders[0].n_embd
@@ -234,6 +276,9 @@ def _to_head(
         "held_out": asdict(metrics),
         "by_folder": {folder: asdict(value) for folder, value in by_folder.items()},
     }
+    if report is not None:
+        facts["experts"] = asdict(report)
+    experts = folders[0].experts
     return Head(
         weights=tuple(layer.astype(np.float32) for layer in weights),
         biases=tuple(bias.astype(np.float32) for bias in biases),
@@ -244,7 +289,8 @@ def _to_head(
         top_k=options.top_k if "top_k_logprobs" in features else 0,
         name=name,
         base_name=meta["base"] or None,
-        assistant_name=meta["assistant"] or None,
+        assistant_name=meta.get("assistant") or None,
+        expert_names=() if experts == (ASSISTANT,) else experts,
         base_adapters=base_adapters(meta),
         vocab_fingerprint=meta["vocab_fingerprint"],
         training=json.dumps(facts, sort_keys=True),

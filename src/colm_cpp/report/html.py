@@ -12,7 +12,7 @@ from html import escape
 
 from ..results import Token, TopLogprob
 from .parts import LABELS, Part, classify
-from .patterns import Example, PartCount, Patterns, TokenCount
+from .patterns import Example, PartCount, Patterns, TokenCount, expert_names
 from .script import SCRIPT, SCRIPT_HASH
 from .style import STYLE
 from .traces import TracedText
@@ -39,6 +39,7 @@ def render_page(
         sources: names of what was read, for the heading.
     """
     shown = texts[: max(0, max_texts)]
+    experts = expert_names(texts)
     parts = [
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
@@ -48,8 +49,8 @@ def render_page(
         _parts_card(patterns),
         f'<div class="pair">\n{_runs_card(patterns)}{_tenths_card(patterns)}</div>\n',
         _tokens_card(patterns),
-        _legend(len(shown), len(texts)),
-        *(_text_card(number, text) for number, text in enumerate(shown, start=1)),
+        _legend(len(shown), len(texts), experts),
+        *(_text_card(number, text, experts) for number, text in enumerate(shown, start=1)),
         f"</main>\n<script>{SCRIPT}</script>\n</body>\n</html>\n",
     ]
     return "".join(parts)
@@ -71,12 +72,14 @@ def _header(patterns: Patterns, sources: Sequence[str]) -> str:
         "deferral rate": _percent(patterns.rate),
         "mean defer probability": _percent(patterns.mean_defer_prob),
         "mean run length": _NONE if patterns.runs.mean is None else f"{patterns.runs.mean:.2f}",
+        **{f"written by {_say(name)}": f"{n:,}" for name, n in patterns.experts.items()},
     }
     read = f'<p class="soft">Read from {_say(", ".join(sources))}</p>\n' if sources else ""
     boxes = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts.items())
     return (
         "<header>\n<h1>Deferred tokens</h1>\n"
-        f"<p>The tokens that the head deferred to the assistant.</p>\n{read}</header>\n"
+        f"<p>The tokens that the head deferred to {'the experts' if patterns.experts else 'the assistant'}.</p>\n"
+        f"{read}</header>\n"
         f'<dl class="facts">{boxes}</dl>\n'
     )
 
@@ -127,12 +130,13 @@ def _parts_card(patterns: Patterns) -> str:
     columns = [
         ("kind", ""), ("tokens", "n"), ("deferred", "n"), ("rate", "n"), ("95% interval", "n"), ("", "track"),
         ("lift", "n"), ("share of deferrals", "n"), ("mean defer probability", "n"),
+        *((_say(name), "n") for name in patterns.experts),
     ]  # fmt: skip
     rows = [
         [
             LABELS[count.part], f"{count.tokens:,}", f"{count.deferred:,}", _percent(count.rate), _interval(count),
             _bar(count.rate), _NONE if count.lift is None else f"{count.lift:.2f}", _percent(count.share),
-            _percent(count.mean_defer_prob),
+            _percent(count.mean_defer_prob), *(f"{n:,}" for n in count.experts.values()),
         ]
         for count in patterns.parts
         if count.tokens
@@ -196,7 +200,7 @@ def _example(example: Example) -> str:
     return f'<span class="ex"><code>{before}<mark>{token}</mark>{after}</code> <small>{where}</small></span>'
 
 
-def _legend(shown: int, of: int) -> str:
+def _legend(shown: int, of: int, experts: Sequence[str]) -> str:
     scale = "".join(f'<span class="p{i}"></span>' for i in range(_SHADES + 1))
     count = (
         ""
@@ -208,12 +212,20 @@ def _legend(shown: int, of: int) -> str:
         "keyboard, Tab moves between texts, the arrow keys move between tokens, and Escape closes the label."
         f"{count}</p>\n"
         f'<div class="legend"><span class="scale">defer probability 0 {scale} 1</span>'
-        "<span><mark>underlined</mark>: written by the assistant</span>"
+        f"{_writers(experts)}"
         '<span><i class="l"></i> newline</span></div>\n'
     )
 
 
-def _text_card(number: int, text: TracedText) -> str:
+def _writers(experts: Sequence[str]) -> str:
+    """How the tokens of each expert look: a number where its run begins, and a line of its colour."""
+    if not experts:
+        return "<span><mark>underlined</mark>: written by the assistant</span>"
+    marks = (f'<span><mark class="w{i}" data-by="{i}">{_say(name)}</mark></span>' for i, name in enumerate(experts, 1))
+    return "".join(marks)
+
+
+def _text_card(number: int, text: TracedText, experts: Sequence[str]) -> str:
     tokens, deferred = len(text.tokens), text.n_deferred
     rate = f" ({deferred / tokens:.1%})" if tokens else ""
     prompt = ""
@@ -222,7 +234,11 @@ def _text_card(number: int, text: TracedText) -> str:
             f'<details><summary>prompt</summary><div class="text" dir="auto">{_marked(text.prompt)}</div></details>'
         )
     kinds = classify(text)
-    shown = "".join(_token(i, token, kind) for i, (token, kind) in enumerate(zip(text.tokens, kinds, strict=True)))
+    before = [None, *text.tokens]
+    shown = "".join(
+        _token(i, token, kind, _mark_of(token, last, experts))
+        for i, (token, kind, last) in enumerate(zip(text.tokens, kinds, before, strict=False))
+    )
     return (
         f'<article class="card" id="text-{number}">\n<div class="head"><h3>{number}. {_say(text.title)}</h3>'
         f'<span class="soft">{deferred:,} of {tokens:,} tokens deferred{rate}</span></div>\n'
@@ -242,8 +258,17 @@ def _marked(text: str) -> str:
     return "".join(stretches)
 
 
-def _token(i: int, token: Token, kind: Part) -> str:
-    classes = []
+def _mark_of(token: Token, before: Token | None, experts: Sequence[str]) -> tuple[str, str]:
+    """Class of one of several experts, and the attribute that shows its number where its run begins."""
+    if not experts or not token.deferred:
+        return "", ""
+    number = 1 + experts.index(token.source)
+    begins = before is None or before.source != token.source
+    return f"w{number}", f' data-by="{number}"' if begins else ""
+
+
+def _token(i: int, token: Token, kind: Part, mark: tuple[str, str]) -> str:
+    classes = [mark[0]] if mark[0] else []
     if token.defer_prob is not None and (shade := round(_SHADES * token.defer_prob)):
         classes.append(f"p{shade}")
     if not token.text:
@@ -252,7 +277,8 @@ def _token(i: int, token: Token, kind: Part) -> str:
     # The style sheet shows the label beside the token, so that everybody gets the same words.
     label = escape(_about(i, token, kind)).replace("\n", "&#10;")
     shown = _marked(token.text)
-    return f'<{tag}{_class(" ".join(classes))} role="button" tabindex="0" aria-label="{label}">{shown}</{tag}>'
+    attributes = f"{_class(' '.join(classes))}{mark[1]}"
+    return f'<{tag}{attributes} role="button" tabindex="0" aria-label="{label}">{shown}</{tag}>'
 
 
 def _probability(p: float) -> str:
@@ -266,13 +292,17 @@ def _about(i: int, token: Token, kind: Part) -> str:
     p = "not recorded" if token.defer_prob is None else _probability(token.defer_prob)
     written = f"“{on_one_line(token.text)}”" if token.text else LABELS[kind]
     lines = [
-        f"{written}: defer probability {p}, written by the {token.source}",
+        f"{written}: defer probability {p}, written by {_writer(token.source)}",
         f"token {i + 1}, id {token.id}: {LABELS[kind]}",
     ]
     other = [likely for likely in token.top_logprobs if likely.id != token.id]
     if other:
         lines.append("other likely tokens: " + ", ".join(map(_likely, other)))
     return "\n".join(lines)
+
+
+def _writer(source: str) -> str:
+    return f"the {source}" if source in ("base", "assistant") else visible(source)
 
 
 def _likely(likely: TopLogprob) -> str:

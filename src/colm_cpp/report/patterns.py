@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..evaluate.statistics import wilson_interval
@@ -16,7 +16,7 @@ from ..results import Token
 from .parts import PARTS, Part, classify
 from .traces import TracedText
 
-__all__ = ["Example", "PartCount", "Patterns", "Runs", "TenthCount", "TokenCount", "find_patterns"]
+__all__ = ["Example", "PartCount", "Patterns", "Runs", "TenthCount", "TokenCount", "expert_names", "find_patterns"]
 
 RUN_LENGTHS = ("1", "2", "3", "4", "5-8", "9+")
 """The classes of run lengths, in tokens."""
@@ -43,6 +43,7 @@ class PartCount:
         lift: rate / overall rate: above 1 where this kind is deferred more than the average token.
         low: lower end of the rate's 95% interval (Wilson), as if every token were drawn alone.
         high: its upper end.
+        experts: of the deferred ones, how many each of several experts wrote; empty for one assistant.
     """
 
     part: Part
@@ -54,6 +55,7 @@ class PartCount:
     lift: float | None
     low: float | None
     high: float | None
+    experts: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,7 @@ class Patterns:
         min_count: the fewest occurrences with which a token text is listed.
         most_deferred: token texts by rate, at most ``MAX_TOKENS``; those never deferred are left out.
         tenths: ten entries, from the beginning of the texts to their end.
+        experts: how many tokens each of several experts wrote, by its name; empty for one assistant.
     """
 
     texts: int
@@ -157,10 +160,14 @@ class Patterns:
     min_count: int
     most_deferred: tuple[TokenCount, ...]
     tenths: tuple[TenthCount, ...]
+    experts: dict[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready fields."""
-        return dataclasses.asdict(self)
+        """JSON-ready fields, those of several experts only where there are several."""
+        value = dataclasses.asdict(self)
+        for counts in [] if self.experts else [value, *value["parts"]]:
+            del counts["experts"]
+        return value
 
 
 def find_patterns(texts: Sequence[TracedText], *, min_count: int = 5) -> Patterns:
@@ -174,18 +181,31 @@ def find_patterns(texts: Sequence[TracedText], *, min_count: int = 5) -> Pattern
     tokens = [token for text in texts for token in text.tokens]
     deferred = sum(token.deferred for token in tokens)
     rate = _ratio(deferred, len(tokens))
+    experts = expert_names(texts)
     return Patterns(
         texts=len(texts),
         tokens=len(tokens),
         deferred=deferred,
         rate=rate,
         mean_defer_prob=_mean_defer_prob(tokens),
-        parts=_count_parts(texts, deferred, rate),
+        parts=_count_parts(texts, deferred, rate, experts),
         runs=_count_runs(texts),
         min_count=min_count,
         most_deferred=_most_deferred(texts, min_count),
         tenths=_count_tenths(texts),
+        experts=_by_expert(tokens, experts),
     )
+
+
+def expert_names(texts: Iterable[TracedText]) -> list[str]:
+    """The names of the experts that wrote tokens, by their numbers; none where there is but one assistant."""
+    found = sorted({(token.expert, token.source) for text in texts for token in text.tokens if token.deferred})
+    return [name for _, name in found] if any(name != "assistant" for _, name in found) else []
+
+
+def _by_expert(tokens: Iterable[Token], experts: Iterable[str]) -> dict[str, int]:
+    written = Counter(token.source for token in tokens)
+    return {name: written[name] for name in experts}
 
 
 def _ratio(count: float, of: float | None) -> float | None:
@@ -197,7 +217,9 @@ def _mean_defer_prob(tokens: Iterable[Token]) -> float | None:
     return _ratio(sum(known), len(known))
 
 
-def _count_parts(texts: Sequence[TracedText], all_deferred: int, overall: float | None) -> tuple[PartCount, ...]:
+def _count_parts(
+    texts: Sequence[TracedText], all_deferred: int, overall: float | None, experts: Sequence[str]
+) -> tuple[PartCount, ...]:
     of_part: dict[Part, list[Token]] = {part: [] for part in PARTS}
     for text in texts:
         for part, token in zip(classify(text), text.tokens, strict=True):
@@ -218,6 +240,7 @@ def _count_parts(texts: Sequence[TracedText], all_deferred: int, overall: float 
                 lift=None if rate is None else _ratio(rate, overall),
                 low=low,
                 high=high,
+                experts=_by_expert(tokens, experts),
             )
         )
     return tuple(counts)

@@ -40,6 +40,8 @@ def print_patterns(console: Console, patterns: Patterns, arm: str = "") -> None:
         f"{patterns.texts} texts, {patterns.tokens} tokens, {patterns.deferred} deferred ({rate}); "
         f"mean defer probability {mean}",
     )
+    if patterns.experts:
+        _line(console, "written by " + ", ".join(f"{name} {n}" for name, n in patterns.experts.items()))
     _print_parts(console, patterns)
     _print_runs(console, patterns)
     _print_tokens(console, patterns)
@@ -103,7 +105,8 @@ def _table(columns: tuple[str, ...]) -> Table:
 
 def _print_parts(console: Console, patterns: Patterns) -> None:
     _line(console, "By kind of token (lift: rate divided by the overall rate; mean p: mean defer probability)")
-    table = _table(("kind", "tokens", "deferred", "rate", "95% interval", "", "lift", "share of deferrals", "mean p"))
+    titles = ("kind", "tokens", "deferred", "rate", "95% interval", "", "lift", "share of deferrals", "mean p")
+    table = _table((*titles, *patterns.experts))
     for count in patterns.parts:
         if count.tokens:
             table.add_row(
@@ -116,6 +119,7 @@ def _print_parts(console: Console, patterns: Patterns) -> None:
                 "-" if count.lift is None else f"{count.lift:.2f}",
                 _percent(count.share),
                 _percent(count.mean_defer_prob),
+                *(str(n) for n in count.experts.values()),
             )
     console.print(table)
 

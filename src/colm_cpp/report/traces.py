@@ -47,7 +47,7 @@ class TracedText:
 
     @property
     def n_deferred(self) -> int:
-        """Tokens on the assistant's turn."""
+        """Tokens that were not on the base's turn."""
         return sum(token.deferred for token in self.tokens)
 
 
@@ -99,12 +99,14 @@ def _read_folder(path: Path, arm: str | None) -> dict[str, list[TracedText]]:
             raise CorpusError(f"{path} has no arm with a head; {listed}; choose one with --arm")
     name = path.resolve().name
     found: dict[str, list[TracedText]] = {}
+    experts = folder.meta.get("experts")
+    names = experts if isinstance(experts, list) and all(isinstance(expert, str) for expert in experts) else []
     for chosen_arm in chosen:
-        found |= _read_file(path / "records" / f"{chosen_arm}.jsonl", f"{name}, {chosen_arm}")
+        found |= _read_file(path / "records" / f"{chosen_arm}.jsonl", f"{name}, {chosen_arm}", names)
     return found
 
 
-def _read_file(path: Path, title: str) -> dict[str, list[TracedText]]:
+def _read_file(path: Path, title: str, experts: Sequence[str] = ()) -> dict[str, list[TracedText]]:
     lines = list(json_lines(path, _WHAT_TO_GIVE))
     if not lines:
         return {}
@@ -112,11 +114,11 @@ def _read_file(path: Path, title: str) -> dict[str, list[TracedText]]:
     if isinstance(first, dict) and "format" in first:
         return {"": _traces(path, lines, title)}
     if isinstance(first, dict) and is_record(first):
-        return {path.stem: _records(path, lines, title)}
+        return {path.stem: _records(path, lines, title, experts)}
     raise CorpusError(f"{path}:{lines[0][0]} is neither a record nor a trace; {_WHAT_TO_GIVE}")
 
 
-def _records(path: Path, lines: Sequence[tuple[int, Any]], title: str) -> list[TracedText]:
+def _records(path: Path, lines: Sequence[tuple[int, Any]], title: str, experts: Sequence[str]) -> list[TracedText]:
     records: dict[int, Record] = {}
     for number, value in lines:
         try:
@@ -127,12 +129,13 @@ def _records(path: Path, lines: Sequence[tuple[int, Any]], title: str) -> list[T
                 "again"
             ) from error
         records[record.problem] = record  # as in RecordFolder.read, the last answer to a problem counts
-    return [traced(record, f"{title}, problem {record.problem}") for _, record in sorted(records.items())]
+    ordered = [record for _, record in sorted(records.items())]
+    return [traced(record, f"{title}, problem {record.problem}", experts) for record in ordered]
 
 
-def traced(record: Record, title: str) -> TracedText:
-    """The text of a record. What it continues is not in it."""
-    return TracedText(title, None, record.tokens, record.finish_reason == "eos" and bool(record.ids))
+def traced(record: Record, title: str, experts: Sequence[str] = ()) -> TracedText:
+    """The text of a record, with the names of the experts. What it continues is not in it."""
+    return TracedText(title, None, record.tokens_by(experts), record.finish_reason == "eos" and bool(record.ids))
 
 
 def _traces(path: Path, lines: Sequence[tuple[int, Any]], title: str) -> list[TracedText]:

@@ -12,7 +12,7 @@ from ..files.paths import digest_of
 from ..heads.adapters import Adapters, in_effect, of_model
 from .names import head_file
 
-__all__ = ["adapters_identity", "base_adapters", "head_identity", "model_identity", "pair_identity"]
+__all__ = ["adapters_identity", "base_adapters", "head_identity", "model_identity", "models_identity", "pair_identity"]
 
 _SAMPLED = 2**20
 
@@ -53,6 +53,37 @@ def pair_identity(base: Mapping[str, Any], assistant: Mapping[str, Any], fingerp
         "assistant_model": model_identity(assistant["path"]),
         "base_adapters": adapters_identity(of_model(base)),
         "assistant_adapters": adapters_identity(of_model(assistant)),
+        "vocab_fingerprint": fingerprint,
+    }
+
+
+def models_identity(models: Mapping[str, Mapping[str, Any]], fingerprint: str) -> dict[str, Any]:
+    """The same about a base and its experts.
+
+    Args:
+        models: facts about each loaded model by its name, the base first. Of one expert they are those of
+            :func:`pair_identity`, and ``experts`` says its name unless it is the assistant.
+        fingerprint: of the vocabulary.
+    """
+    (_, base), *others = models.items()
+    names = [name for name, _ in others]
+    if len(others) == 1:
+        named = {} if names == ["assistant"] else {"experts": names}
+        return {**pair_identity(base, others[0][1], fingerprint), **named}
+    return {
+        "base": base["name"],
+        "base_model": model_identity(base["path"]),
+        "base_adapters": adapters_identity(of_model(base)),
+        "experts": names,
+        "expert_models": {
+            name: {
+                "name": model["name"],
+                "model": model_identity(model["path"]),
+                "adapters": adapters_identity(of_model(model)),
+                "adapter_bytes": sum(Path(adapter["path"]).stat().st_size for adapter in model["adapters"]),
+            }
+            for name, model in others
+        },
         "vocab_fingerprint": fingerprint,
     }
 

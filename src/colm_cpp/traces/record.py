@@ -92,6 +92,11 @@ class Record:
     @property
     def tokens(self) -> tuple[Token, ...]:
         """The tokens, an end-of-generation token included. Their threshold is not recorded: NaN."""
+        return self.tokens_by(())
+
+    def tokens_by(self, experts: Sequence[str]) -> tuple[Token, ...]:
+        """The same, with the names of the experts, which a record does not hold; without, they are numbered."""
+        names = dict(enumerate(experts, start=BASE + 1))
         held = set(self.held)
         columns = zip(self.ids, self.pieces, map(int, self.experts), self.defer_logits, strict=True)
         logprobs = [math.nan] * len(self.ids) if self.logprobs is None else self.logprobs
@@ -100,7 +105,8 @@ class Record:
             # A record has no sign for an infinite logit, and needs none: no threshold leaves the turn in doubt.
             known = (-math.inf if expert == BASE else math.inf) if z is None else float(z)
             likely = -math.inf if logprob is None else logprob
-            found.append(Token(id_, piece, expert, None if place in held else known, math.nan, likely))
+            asked = None if place in held else known
+            found.append(Token(id_, piece, expert, asked, math.nan, likely, source=names.get(expert, "")))
         return tuple(found)
 
     @property

@@ -1,0 +1,41 @@
+#include "llama/members.h"
+
+#include "colm/error.h"
+#include "colm/types.h"
+
+namespace colm::llama {
+namespace {
+
+// The file again only where no model before has loaded it.
+std::shared_ptr<LlamaModel> load(const ModelOptions& options, const Models& before) {
+    for (const auto& model : before)
+        if (same_file(model->options(), options.batch_invariant ? reading_rows_alike(options) : options))
+            return model->sibling(options);
+    return std::make_shared<LlamaModel>(options);
+}
+
+}  // namespace
+
+Models load_members(const std::vector<Member>& members) {
+    require(members.size() >= 2 && members.size() <= kMostExperts + 1,
+            std::to_string(members.size()) + " models were given; a pair has a base and 1 to " +
+                std::to_string(kMostExperts) + " experts");
+    Models models;
+    for (const Member& member : members) {
+        try {
+            models.push_back(load(member.options, models));
+        } catch (const LoadError& error) {
+            if (members.size() == 2) throw;
+            throw LoadError(expert_in_words(member.name) + ": " + error.what());
+        }
+    }
+    return models;
+}
+
+CommonVocabulary common_vocabulary(const Models& models, const std::vector<std::string>& names) {
+    std::vector<const Vocabulary*> vocabularies;
+    for (const auto& model : models) vocabularies.push_back(&model->vocabulary());
+    return colm::common_vocabulary(vocabularies, names);
+}
+
+}  // namespace colm::llama
