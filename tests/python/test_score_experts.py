@@ -10,44 +10,52 @@ from typing import Any
 import expert_files
 import numpy as np
 import pytest
+import tiny_models as tm
+from adapter_files import write_adapter
+from commands import run
 from conftest import TINY_LOAD, TinyModels
 from scored_folders import Stop, assert_same, progress_of, stop_after
 
 import colm_cpp as colm
-from colm_cpp import learn
+from colm_cpp import Head, learn
+from colm_cpp.corpus.documents import Corpus, Document
 from colm_cpp.corpus.selection import select
 from colm_cpp.learn import Scorer, Scores
 from colm_cpp.learn.score_files import COLUMNS_OF_SEVERAL
 
 files = expert_files.files
-LOAD: dict[str, Any] = {**TINY_LOAD, "n_ctx": 128}
-# Each subject begins in its own way, and one model knows how it goes on.
-PROMPTS = {"base": "The weather", "math": "def function", "code": "Question:"}
-ENDINGS = ("is", "there", "in the", "and", "for", "value", "city", "ten", "see", "apples", "river", "medicine")
+LOAD: dict[str, Any] = {**TINY_LOAD, "n_ctx": 512}
+EXPERTS = ("math", "code")
+WORDS = ("The river", "city", "apples", "value", "basket", "doctor", "there are", "seven", "story", "time again")
+ROWS = 24
 
 
-@pytest.fixture(scope="module")
-def corpus(files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Texts of three subjects. Each is written by the model that knows the subject; the file does not say by whom."""
-    rows = []
-    with colm.load(files["base"], experts={n: files[n] for n in ("math", "code")}, head="never", **LOAD) as pair:
-        heads = {"base": "never", "math": "always:math", "code": "always:code"}
-        for number in range(8):
-            for who, subject in PROMPTS.items():
-                for ending in ENDINGS:
-                    prompt = f"{subject} {ending} {number}"
-                    out = pair.generate(prompt, head=heads[who], max_tokens=10, temperature=0.7, seed=number)
-                    if out.tokens:
-                        rows.append({"prompt": prompt, "completion": out.text})
-    path = tmp_path_factory.mktemp("corpus") / "texts.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+def prompts(n: int, seed: int) -> list[str]:
+    generator = np.random.default_rng(seed)
+    return [" ".join(generator.choice(WORDS, 4)) for _ in range(n)]
 
 
 @pytest.fixture(scope="module")
 def scorer(files: dict[str, Path]) -> Iterator[Scorer]:
-    with Scorer(files["base"], experts={n: files[n] for n in ("math", "code")}, **LOAD) as scorer:
+    with Scorer(files["base"], experts={name: files[name] for name in EXPERTS}, **LOAD) as scorer:
         yield scorer
+
+
+@pytest.fixture(scope="module")
+def pair(files: dict[str, Path]) -> Iterator[colm.Pair]:
+    with colm.load(files["base"], experts={name: files[name] for name in EXPERTS}, **LOAD) as pair:
+        yield pair
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("corpus") / "texts.jsonl"
+    rows = [
+        {"prompt": text, "completion": f" {more}"}
+        for text, more in zip(prompts(ROWS, 1), prompts(ROWS, 2), strict=True)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +63,26 @@ def folder(scorer: Scorer, corpus: Path, tmp_path_factory: pytest.TempPathFactor
     path = tmp_path_factory.mktemp("scores") / "scores"
     learn.score(scorer, select([corpus]), path)
     return path
+
+
+@pytest.fixture(scope="module")
+def teacher(folder: Path) -> Head:
+    """A head with opinions of its own, and sure of them: who it names knows that part of the world."""
+    hidden = np.asarray(Scores(folder)["base_hidden"], np.float64)
+    theta = 4 * np.random.default_rng(5).standard_normal((2, hidden.shape[1])) / hidden.std(axis=0)
+    return Head.linear(theta, -(theta @ hidden.mean(axis=0)), expert_names=EXPERTS)
+
+
+def written(pair: colm.Pair, head: Head, n: int, seed: int) -> tuple[Corpus, list[int]]:
+    """Texts that a pair writes with a head, and who wrote each token, which the texts do not say."""
+    given = prompts(n, seed)
+    texts = pair.generate_batch(given, head=head, max_tokens=16, temperature=0.7, seed=seed, n_parallel=16)
+    documents = [
+        Document("made", line, prompt=prompt, completion=text.text, completion_ids=tuple(t.id for t in text.tokens))
+        for line, (prompt, text) in enumerate(zip(given, texts, strict=True), start=1)
+        if text.tokens
+    ]
+    return Corpus(lambda: iter(documents), len(documents), {}), [t.expert for text in texts for t in text.tokens]
 
 
 def test_columns_are_those_of_each_pair(folder: Path, files: dict[str, Path], corpus: Path, tmp_path: Path) -> None:
@@ -81,7 +109,7 @@ def test_columns_are_those_of_each_pair(folder: Path, files: dict[str, Path], co
 def test_an_interrupted_scoring_goes_on(scorer: Scorer, corpus: Path, folder: Path, tmp_path: Path) -> None:
     begun = tmp_path / "scores"
     with pytest.raises(Stop):
-        learn.score(scorer, select([corpus]), begun, on_progress=stop_after(3))
+        learn.score(scorer, select([corpus]), begun, on_progress=stop_after(1))
     assert 0 < progress_of(begun).n_texts < progress_of(folder).n_texts
     learn.score(scorer, select([corpus]), begun)
     assert_same(begun, folder)
@@ -99,8 +127,6 @@ def test_one_expert_is_an_assistant_by_another_name(files: dict[str, Path], corp
 
 
 def test_an_expert_on_the_bases_file(files: dict[str, Path], corpus: Path, tmp_path: Path) -> None:
-    from adapter_files import write_adapter
-
     law = {"model": files["base"], "lora": str(write_adapter(tmp_path / "law.gguf"))}
     with Scorer(files["base"], experts={"math": files["math"], "law": law}, **LOAD) as scorer:
         learn.score(scorer, select([corpus], limit=5), tmp_path / "s")
@@ -114,7 +140,7 @@ def test_an_expert_on_the_bases_file(files: dict[str, Path], corpus: Path, tmp_p
 def test_what_cannot_be_scored(files: dict[str, Path], tiny_model: TinyModels, corpus: Path, folder: Path) -> None:
     with pytest.raises(colm.OptionError, match="either assistant= or experts="):
         Scorer(files["base"], **LOAD)
-    other = tiny_model(seed=4, kind="spm")
+    other = tiny_model(seed=4, vocab=tm.Vocab().replace_token(40, "?!"))
     with pytest.raises(colm.VocabMismatch, match="code"):
         Scorer(files["base"], experts={"math": files["math"], "code": other}, **LOAD)
     with (
@@ -124,20 +150,95 @@ def test_what_cannot_be_scored(files: dict[str, Path], tiny_model: TinyModels, c
         learn.score(turned, select([corpus]), folder)
 
 
-def test_nobody_says_who_and_the_head_learns_it(folder: Path, files: dict[str, Path], corpus: Path) -> None:
-    trained = learn.train([Scores(folder)], learn.TrainingOptions(cost=0.02, l2=0.03))
+def test_nobody_says_who_and_the_head_learns_it(pair: colm.Pair, scorer: Scorer, teacher: Head, tmp_path: Path) -> None:
+    """A part of the world is known to each of three models; texts alone say which part."""
+    texts, who = written(pair, teacher, 150, 3)
+    assert min(np.bincount(who)) > 0.15 * len(who)
+    learn.score(scorer, texts, tmp_path / "scores")
+    trained = learn.train([Scores(tmp_path / "scores")], learn.TrainingOptions(features="none", cost=0.05, l2=0.003))
     report = trained.experts
     assert report is not None
+    assert report.right is not None
+    assert report.right > 0.9
     assert trained.held_out.joint_nll < min(model.nll for model in report.models.values())
-    # Who wrote a text is known by how it begins, which the fit was not told.
-    counts = {who: dict.fromkeys(PROMPTS, 0) for who in PROMPTS}
-    with colm.load(files["base"], experts={n: files[n] for n in ("math", "code")}, head=trained.head, **LOAD) as pair:
-        for who, subject in PROMPTS.items():
-            for number, ending in enumerate(ENDINGS):
-                out = pair.generate(f"{subject} {ending} {100 + number}", max_tokens=8, temperature=0.7, seed=number)
-                for token in out.tokens:
-                    counts[who][token.source] += 1
-    deferred = sum(counts[who][name] for who in PROMPTS for name in ("math", "code"))
-    right = counts["math"]["math"] + counts["code"]["code"]
-    assert right / deferred > 0.9, counts
-    assert right > 100, counts
+    # On new texts: who wrote a token, and whom the new head names there.
+    fresh, known = written(pair, teacher, 40, 77)
+    learn.score(scorer, fresh, tmp_path / "fresh")
+    hidden = np.asarray(Scores(tmp_path / "fresh")["base_hidden"], np.float64)
+    deferred = trained.head.defer_logits(hidden) > 0
+    named = trained.head.scores(hidden).argmax(axis=1) + 1
+    assert deferred.mean() == pytest.approx(np.mean(np.array(known) > 0), abs=0.07)
+    assert (named == known)[deferred].mean() > 0.9
+    for k in (1, 2):
+        assert (named == known)[deferred & (np.array(known) == k)].mean() > 0.9
+
+
+def test_from_texts_to_tokens(files: dict[str, Path], pair: colm.Pair, teacher: Head, tmp_path: Path) -> None:
+    """score, train, calibrate, load, generate, inspect, patterns: by the command, and by the API."""
+    texts, _ = written(pair, teacher, 60, 3)
+    corpus = tmp_path / "texts.jsonl"
+    rows = [
+        {"prompt": d.prompt, "completion": d.completion or "."} for d in texts.documents() if isinstance(d, Document)
+    ]
+    corpus.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    models = ["--base", files["base"], *(word for n in EXPERTS for word in ("--expert", f"{n}={files[n]}"))]
+    small = ["--n-ctx", "256", "--n-threads", "1", "--n-threads-batch", "1", "-q"]
+    scores, head, trace = tmp_path / "scores", tmp_path / "head.gguf", tmp_path / "trace"
+    done = run("score", corpus, *models, *small, "-o", scores, "--no-chat")
+    assert done.exit_code == 0, done.stderr
+    again = run("score", corpus, *models, *small, "-o", scores, "--no-chat")  # there is nothing left to do
+    assert again.stdout == done.stdout
+    refused = run("score", corpus, *models, *small, "-o", tmp_path / "none", "--respond")
+    assert refused.exit_code == 1
+    assert "--respond" in refused.stderr
+
+    done = run("train", scores, "-o", head, "-q", "--cost", "0.01", "--cost", "code=0.02", "--l2", "0.003")
+    assert done.exit_code == 0, done.stderr
+    assert Head.load(head).expert_names == EXPERTS
+
+    calibrate = ["calibrate", head, corpus, *models, *small, "--no-chat", "--limit", "6", "--max-tokens", "24"]
+    done = run(*calibrate, "--temperature", "1", "--rate", "0.4", "--default-rate", "0.4", "--json")
+    assert done.exit_code == 0, done.stderr
+    for _, _, rate, n_tokens, each in json.loads(done.stdout)["measurements"]:
+        assert set(each) == set(EXPERTS)
+        assert sum(each.values()) == round(rate * n_tokens)
+    done = run(*calibrate, "--rate", "0.5", "--force")
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.split("\n")[0].split() == ["wanted", "threshold", "measured", "tokens", *EXPERTS]
+    facts = json.loads(Head.load(head).calibration or "")
+    assert facts["experts"] == list(EXPERTS)
+    assert set(facts["measurements"][0]["experts"]) == set(EXPERTS)
+
+    generate = ["generate", "The river", *models, *small, "--head", head, "--defer-rate", "0.4", "--max-tokens", "40"]
+    done = run(*generate, "--seed", "1", "--temperature", "1", "--trace", trace, "--json")
+    assert done.exit_code == 0, done.stderr
+    by_command = [(token["id"], token["source"]) for token in json.loads(done.stdout)["tokens"]]
+    load: dict[str, Any] = {"n_ctx": 256, "n_threads": 1, "n_threads_batch": 1}
+    with colm.load(files["base"], experts={n: files[n] for n in EXPERTS}, head=head, **load) as loaded:
+        text = loaded.generate("The river", defer_rate=0.4, max_tokens=40, seed=1, temperature=1.0)
+    assert [(token.id, token.source) for token in text.tokens] == by_command
+    assert {source for _, source in by_command} == {"base", *EXPERTS}
+
+    found = json.loads(run("inspect", head, "--json").stdout)["files"][0]
+    assert found["expert_names"] == list(EXPERTS)
+    shown = run("inspect", *models, "--head", head)
+    assert shown.exit_code == 0, shown.stderr
+    for words in ("experts", "expert code", "if dropped", "fits"):
+        assert words in shown.stdout
+    counted = json.loads(run("patterns", trace, "--json").stdout)
+    assert counted["experts"] == {n: sum(source == n for _, source in by_command) for n in EXPERTS}
+    assert sum(part["experts"]["math"] for part in counted["parts"]) == counted["experts"]["math"]
+
+
+def test_a_table_for_a_head_that_only_says_when(files: dict[str, Path], corpus: Path, tmp_path: Path) -> None:
+    models = ["--base", files["base"], *(word for n in EXPERTS for word in ("--expert", f"{n}={files[n]}"))]
+    small = ["--n-ctx", "256", "--n-threads", "1", "--no-chat", "--limit", "4", "--max-tokens", "16", "-q"]
+    out = tmp_path / "confidence.gguf"
+    done = run("calibrate", "confidence:code", corpus, *models, *small, "--rate", "0.5", "-o", out, "--json")
+    assert done.exit_code == 0, done.stderr
+    measured = json.loads(done.stdout)["measurements"]
+    assert all(each["math"] == 0 and each["code"] == round(rate * n) for _, _, rate, n, each in measured)
+    assert Head.load(out).expert_names == ("code",)
+    failed = run("calibrate", "confidence", corpus, *models, *small, "-o", tmp_path / "none.gguf")
+    assert failed.exit_code == 1
+    assert "confidence:math" in failed.stderr or "name one of them" in failed.stderr
