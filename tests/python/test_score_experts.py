@@ -137,6 +137,69 @@ def test_an_expert_on_the_bases_file(files: dict[str, Path], corpus: Path, tmp_p
     assert not np.array_equal(scores.of_experts("logprob")[:, 1], scores["base_logprob"])
 
 
+def test_each_reads_its_own_prompt(scorer: Scorer, files: dict[str, Path], tmp_path: Path) -> None:
+    """An expert scores the same completion behind a prompt of its own, and the rows stand beside those of the base."""
+    rows: list[dict[str, Any]] = []
+    alone: dict[str, list[dict[str, Any]]] = {"math": [], "code": []}
+    for i in range(6):
+        completion = f" there are {i} apples in the basket"
+        own = {"base": f"The river {i}:", "math": f"Question: how many rivers and apples {i}:", "code": f"def {i}:"}
+        if i == 2:
+            del own["code"]
+        rows.append({"prompt": own if i != 4 else own["base"], "completion": completion})
+        for name in EXPERTS:
+            prompt = own["base"] if i == 4 else own.get(name, own["base"])
+            alone[name].append({"prompt": prompt, "completion": completion})
+
+    def scored(model: Scorer, name: str, texts: list[dict[str, Any]]) -> Scores:
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in texts))
+        learn.score(model, select([path]), tmp_path / name)
+        return Scores(tmp_path / name)
+
+    both = scored(scorer, "both", rows)
+    plain = scored(
+        scorer, "plain", [{**row, "prompt": row["prompt"]["base"]} if i != 4 else row for i, row in enumerate(rows)]
+    )
+    for column in ("token", "base_top", "text"):
+        np.testing.assert_array_equal(both[column], plain[column])
+    np.testing.assert_allclose(both["base_logprob"], plain["base_logprob"], atol=1e-4)
+    assert not np.allclose(both.of_experts("logprob"), plain.of_experts("logprob"), atol=1e-2)
+    for k, name in enumerate(EXPERTS):
+        with Scorer(files["base"], files[name], **LOAD) as pair:
+            wanted = scored(pair, name, alone[name])
+        np.testing.assert_array_equal(both["token"], wanted["token"])
+        np.testing.assert_allclose(both.of_experts("logprob")[:, k], wanted["assistant_logprob"], atol=1e-4)
+        np.testing.assert_array_equal(both.of_experts("top")[:, k], wanted["assistant_top"])
+    described = [json.loads(line) for line in (both.path / "texts.jsonl").read_text().splitlines()]
+    assert [sorted(line.get("own_prompts", {})) for line in described] == [
+        *([["code", "math"]] * 2), ["math"], ["code", "math"], [], ["code", "math"]
+    ]  # fmt: skip
+
+
+def test_own_prompts_that_cannot_be(scorer: Scorer, tmp_path: Path) -> None:
+    path = tmp_path / "texts.jsonl"
+    long = "apples " * 600
+    prompts = [
+        {"math": "x"},
+        {"base": "x", "law": "y"},
+        {"base": "x", "math": ""},
+        {"base": "x", "math": 7},
+        {"base": "x", "math": long},
+        {"base": "The river", "math": "The apples"},
+    ]
+    path.write_text("".join(json.dumps({"prompt": prompt, "completion": " is"}) + "\n" for prompt in prompts))
+    reasons: list[str] = []
+    done = learn.score(
+        scorer, select([path]), tmp_path / "s", on_progress=lambda progress: reasons.extend(map(str, progress.bad_rows))
+    )
+    assert (done.n_bad, done.n_texts) == (5, 1)
+    for reason, words in zip(reasons, ("give 'base'", "'law'", "empty", "int", "fills the context"), strict=True):
+        assert words in reason
+    for row in select([path], needs_completion=False).documents():
+        assert "prompt" in str(row)  # answers are written to one prompt for all
+
+
 def test_what_cannot_be_scored(files: dict[str, Path], tiny_model: TinyModels, corpus: Path, folder: Path) -> None:
     with pytest.raises(colm.OptionError, match="either assistant= or experts="):
         Scorer(files["base"], **LOAD)

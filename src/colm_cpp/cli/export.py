@@ -48,14 +48,13 @@ def _check_width(head: Head, path: str) -> None:
 )
 @click.option(
     "--row",
-    "rows",
     type=int,
     multiple=True,
     help="If SOURCE is a folder: the row of the output matrix. Unset: the row of '<|defer|>'. Give one for each of "
     "several experts.",
 )
 @click.option("--force", is_flag=True, help="Replace OUTPUT if it exists.")
-def export(source: str, output: Path, base: str | None, rows: tuple[int, ...], force: bool, **names: Any) -> None:
+def export(source: str, output: Path, base: str | None, row: tuple[int, ...], force: bool, **names: Any) -> None:
     """Write the head file OUTPUT from SOURCE.
 
     SOURCE is a checkpoint folder in the Hugging Face layout, or a .npz, .npy, .safetensors, .bin or .pt file with
@@ -76,7 +75,7 @@ def export(source: str, output: Path, base: str | None, rows: tuple[int, ...], f
             assistant_name=names["assistant_name"],
             default_threshold=names["threshold"],
             name=names["name"],
-            row=rows if len(rows) > 1 else rows[0] if rows else -1,
+            row=row if len(row) > 1 else row[0] if row else -1,
             expert_names=[name.strip() for name in (names["expert_names"] or "").split(",") if name.strip()],
         )
     if base is not None:

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -66,6 +66,7 @@ class Document:
         completion: without messages, the text that is learned from.
         completion_ids: the token ids of the last reply, if known. A text can be tokenized in several ways, and
             scoring needs the tokens that the model wrote.
+        own_prompts: for some experts, by name, the prompt that they read instead of ``prompt``, which is the base's.
     """
 
     path: str
@@ -74,6 +75,7 @@ class Document:
     prompt: str = ""
     completion: str = ""
     completion_ids: tuple[int, ...] = ()
+    own_prompts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -202,8 +204,19 @@ def _document(row: Row, needs_completion: bool) -> Document | BadRow:
         return Document(row.path, row.line, messages=tuple(messages))
 
     prompt, completion = row.value.get("prompt", ""), row.value.get("completion", row.value.get("text"))
-    if not isinstance(prompt, str):
-        return bad(f"prompt is a JSON {type(prompt).__name__}, not a text")
+    own: dict[str, str] = {}
+    if isinstance(prompt, dict):
+        if "base" not in prompt:
+            return bad("prompt has none for the base; give 'base', too")
+        if not needs_completion:
+            return bad("prompt has one for each model, and completions are written to one prompt for all")
+        own = {name: text for name, text in prompt.items() if name != "base"}
+        prompt = prompt["base"]
+    for text in (prompt, *own.values()):
+        if not isinstance(text, str):
+            return bad(f"prompt is a JSON {type(text).__name__}, not a text")
+        if own and not text:
+            return bad("one of its prompts is empty")
     if not needs_completion:
         completion = ""
     elif completion is None:
@@ -214,9 +227,9 @@ def _document(row: Row, needs_completion: bool) -> Document | BadRow:
         return bad("the completion is empty")
     if not needs_completion and not prompt:
         return bad("there is no prompt to answer")
-    if _has_surrogate(prompt) or _has_surrogate(completion):
+    if any(map(_has_surrogate, (prompt, completion, *own, *own.values()))):
         return bad("a lone surrogate, which is not Unicode text")
-    return Document(row.path, row.line, prompt=prompt, completion=completion)
+    return Document(row.path, row.line, prompt=prompt, completion=completion, own_prompts=own)
 
 
 def _has_surrogate(text: str) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from .._shown import shown
 from ..chat.messages import begins_with_bos, render_chat
 from ..errors import ChatTemplateError, TokenizeError
 from .documents import BadRow, Document
@@ -30,6 +32,7 @@ class Text:
         tokens: ids.
         scored: for each token whether it is scored; never the first.
         truncated: whether the document was longer than the context.
+        own_prompts: ids of the prompt that an expert reads instead of what stands before the first scored token.
     """
 
     path: str
@@ -37,11 +40,25 @@ class Text:
     tokens: tuple[int, ...]
     scored: tuple[bool, ...]
     truncated: bool = False
+    own_prompts: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def n_scored(self) -> int:
         """Tokens to score."""
         return sum(self.scored)
+
+    @property
+    def size(self) -> int:
+        """Tokens that the model with the longest prompt reads."""
+        return max([len(self.tokens), *(len(self.of(expert)[0]) for expert in self.own_prompts)])
+
+    def of(self, model: str) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+        """The tokens that a model reads, and which of them are scored."""
+        own = self.own_prompts.get(model)
+        if own is None:
+            return self.tokens, self.scored
+        begin = self.scored.index(True)
+        return own + self.tokens[begin:], (False,) * len(own) + self.scored[begin:]
 
 
 def uses_chat(base: Mapping[str, Any], chat: bool | None) -> bool:
@@ -70,6 +87,7 @@ class TextMaker:
         chat: bool | None = None,
         system: str | None = None,
         other: str = "the assistant",
+        experts: Sequence[str] = ("assistant",),
     ) -> None:
         """Args:
         tokenizer: the pair.
@@ -80,6 +98,7 @@ class TextMaker:
             where the base has one. Conversations always need it.
         system: a system message before prompts.
         other: who lacks the other ids, for messages.
+        experts: names of the experts, which may have prompts of their own.
 
         Raises:
             ChatTemplateError: ``chat`` is asked for and the base's file has no template.
@@ -88,6 +107,7 @@ class TextMaker:
         self._base = base
         self._n_shared = n_shared
         self._other = other
+        self._experts = experts
         self.n_ctx = n_ctx
         self._eog = frozenset(base["eog_tokens"])
         if chat and not base["chat_template"]:
@@ -101,12 +121,19 @@ class TextMaker:
 
         Each begins with BOS where the model asks for it: without, models find the tokens of a text far less likely.
         """
+        foreign = next((name for name in document.own_prompts if name not in self._experts), None)
+        if foreign is not None:
+            names = ", ".join(("base", *self._experts))
+            yield BadRow(document.path, document.line, f"prompt names {shown(foreign)}, and the models are {names}")
+            return
         try:
             tokens, scored = self._tokens(document)
+            own = {name: tuple(self._prompt(prompt)) for name, prompt in document.own_prompts.items()}
         except (ChatTemplateError, TokenizeError) as error:
             yield BadRow(document.path, document.line, str(error))
             return
-        unknown = next((t for t in tokens if not 0 <= t < self._n_shared), None)
+        every = itertools.chain(tokens, *own.values())
+        unknown = next((t for t in every if not 0 <= t < self._n_shared), None)
         if unknown is not None:
             yield BadRow(document.path, document.line, f"token {unknown} is one that {self._other} lacks")
             return
@@ -114,14 +141,17 @@ class TextMaker:
         bos = self.bos if plain else []
         tokens, scored = tokens[len(bos) :], scored[len(bos) :]
         step = max(self.n_ctx - len(bos), 1) if plain else max(len(tokens), 1)
+        # The model with the longest prompt has the least room for what follows.
+        longer = [len(prompt) - scored.index(True) for prompt in own.values() if any(scored)]
+        n_ctx = max(self.n_ctx - max([0, *longer]), 0)
         for begin in range(0, max(len(tokens), 1), step):
             part, marks = bos + tokens[begin : begin + step], [False] * len(bos) + scored[begin : begin + step]
-            truncated = len(part) > self.n_ctx
-            part, marks = part[: self.n_ctx], marks[: self.n_ctx]
+            truncated = len(part) > n_ctx
+            part, marks = part[:n_ctx], marks[:n_ctx]
             if marks:
                 marks[0] = False  # nothing stands before it
             if any(marks):
-                yield Text(document.path, document.line, tuple(part), tuple(marks), truncated)
+                yield Text(document.path, document.line, tuple(part), tuple(marks), truncated, own)
             elif not begin:
                 reason = f"its prompt alone fills the context of {self.n_ctx} tokens" if truncated else "too short"
                 yield BadRow(document.path, document.line, reason)
@@ -141,6 +171,14 @@ class TextMaker:
         if not document.completion_ids and self._base["eog_tokens"]:
             completion.append(self._end_token())
         return tokens + completion, [False] * len(tokens) + [True] * len(completion)
+
+    def _prompt(self, prompt: str) -> list[int]:
+        """The tokens of an expert's own prompt, made as those of the base's."""
+        if not self.chat:
+            return self._tokenizer.tokenize(prompt, True, True)
+        before = [] if self._system is None else [{"role": "system", "content": self._system}]
+        opened = self._render([*before, {"role": "user", "content": prompt}], True)
+        return self._tokenizer.tokenize(opened, not begins_with_bos(opened, self._base["bos_token"]), True)
 
     def _behind(self, before: str, tokens: list[int], text: str, add_special: bool) -> list[int]:
         """The tokens of ``text`` where it stands behind a text that has ``tokens``."""
@@ -221,10 +259,10 @@ def grouped(
         if isinstance(text, BadRow):
             bad.append(text)
             continue
-        if group and (size + len(text.tokens) > n_tokens or len(group) == n_texts):
+        if group and (size + text.size > n_tokens or len(group) == n_texts):
             yield group, bad
             group, bad, size = [], [], 0
         group.append(text)
-        size += len(text.tokens)
+        size += text.size
     if group or bad:
         yield group, bad

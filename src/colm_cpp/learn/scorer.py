@@ -147,10 +147,15 @@ class Scorer:
             GenerationError: llama.cpp failed, or a model gave NaN or infinite values (which text, which token).
             KeyboardInterrupt: Ctrl-C.
         """
-        given = [(list(text.tokens), [int(s) for s in text.scored]) for text in texts]
+        given = [_read_by(BASE, text) for text in texts]
+        own = {
+            number: [_read_by(name, text) for text in texts]
+            for number, name in enumerate(self.experts, start=1)
+            if any(name in text.own_prompts for text in texts)
+        }
         with busy():
             try:
-                base, *others = self.open_core().score(given, top_k)
+                base, *others = self.open_core().score(given, top_k, own)
             finally:
                 forward_log()
         _check(texts, base, dict(zip(self.experts, others, strict=True)))
@@ -188,6 +193,11 @@ class Scorer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _read_by(model: str, text: Text) -> tuple[list[int], list[int]]:
+    tokens, scored = text.of(model)
+    return list(tokens), [int(s) for s in scored]
 
 
 def _check(texts: Sequence[Text], base: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]) -> None:

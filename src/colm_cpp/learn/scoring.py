@@ -84,6 +84,7 @@ def score(
         chat=chat,
         system=system,
         other="the assistant" if len(scorer.experts) == 1 else "an expert",
+        experts=scorer.experts,
     )
     facts = {
         **corpus.facts,
@@ -138,6 +139,7 @@ def _described(text: Text) -> dict[str, Any]:
         "truncated": text.truncated,
         "tokens": list(text.tokens),
         "scored": _runs(text.scored),
+        **({"own_prompts": {name: list(ids) for name, ids in text.own_prompts.items()}} if text.own_prompts else {}),
     }
 
 

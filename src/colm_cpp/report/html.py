@@ -14,7 +14,7 @@ from ..results import Token, TopLogprob
 from .parts import LABELS, Part, classify
 from .patterns import Example, PartCount, Patterns, TokenCount, expert_names
 from .script import SCRIPT, SCRIPT_HASH
-from .style import STYLE
+from .style import LOOKS, STYLE
 from .traces import TracedText
 from .visible import on_one_line, split_hidden, visible
 
@@ -221,7 +221,9 @@ def _writers(experts: Sequence[str]) -> str:
     """How the tokens of each expert look: a number where its run begins, and a line of its colour."""
     if not experts:
         return "<span><mark>underlined</mark>: written by the assistant</span>"
-    marks = (f'<span><mark class="w{i}" data-by="{i}">{_say(name)}</mark></span>' for i, name in enumerate(experts, 1))
+    marks = (
+        f'<span><mark class="{_look(i)}" data-by="{i}">{_say(name)}</mark></span>' for i, name in enumerate(experts, 1)
+    )
     return "".join(marks)
 
 
@@ -264,7 +266,11 @@ def _mark_of(token: Token, before: Token | None, experts: Sequence[str]) -> tupl
         return "", ""
     number = 1 + experts.index(token.source)
     begins = before is None or before.source != token.source
-    return f"w{number}", f' data-by="{number}"' if begins else ""
+    return _look(number), f' data-by="{number}"' if begins else ""
+
+
+def _look(number: int) -> str:
+    return f"w{1 + (number - 1) % LOOKS}"
 
 
 def _token(i: int, token: Token, kind: Part, mark: tuple[str, str]) -> str:

@@ -4,7 +4,25 @@ from __future__ import annotations
 
 from ..files.style_sheet import TOKENS
 
-__all__ = ["STYLE"]
+__all__ = ["LOOKS", "STYLE"]
+
+# Lines below the tokens of each expert, on a light page and on a dark one. A number says the same as the colour.
+_LINES = (
+    ("solid", "#0b5d70", "#7fdcf0"),
+    ("double", "#8a2be2", "#d0a8ff"),
+    ("dotted", "#9a5b00", "#f0b860"),
+    ("dashed", "#1d6b2f", "#86d99a"),
+    ("wavy", "#2447c9", "#9db4ff"),
+    ("solid", "#b3261e", "#ffb4ab"),
+    ("double", "#00695c", "#80cbc4"),
+    ("dotted", "#ad1a6b", "#ff9fd0"),
+    ("dashed", "#5d4037", "#c8b0a5"),
+)
+LOOKS = len(_LINES)
+_MARKS = "".join(
+    f"mark.w{number} {{ text-decoration: underline 2px {line} light-dark({light}, {dark}); }}\n"
+    for number, (line, light, dark) in enumerate(_LINES, start=1)
+)
 
 STYLE = (
     TOKENS
@@ -61,16 +79,9 @@ summary { cursor: pointer; color: var(--soft); }
 .closed [role="button"]::after { display: none !important; }
 .e::before { content: "\\27E8 end\\27E9"; font-size: .85em; color: var(--soft); }
 mark.e::before, [class^="p"].e::before { color: inherit; }
-mark.w1 { text-decoration: underline 2px solid light-dark(#0b5d70, #7fdcf0); }
-mark.w2 { text-decoration: underline 2px double light-dark(#8a2be2, #d0a8ff); }
-mark.w3 { text-decoration: underline 2px dotted light-dark(#9a5b00, #f0b860); }
-mark.w4 { text-decoration: underline 2px dashed light-dark(#1d6b2f, #86d99a); }
-mark.w5 { text-decoration: underline 2px wavy light-dark(#2447c9, #9db4ff); }
-mark.w6 { text-decoration: underline 2px solid light-dark(#b3261e, #ffb4ab); }
-mark.w7 { text-decoration: underline 2px double light-dark(#00695c, #80cbc4); }
-mark.w8 { text-decoration: underline 2px dotted light-dark(#ad1a6b, #ff9fd0); }
-mark.w9 { text-decoration: underline 2px dashed light-dark(#5d4037, #c8b0a5); }
-mark[data-by]::before { content: attr(data-by); font-size: .7em; vertical-align: super; line-height: 1; }
+"""
+    + _MARKS
+    + """mark[data-by]::before { content: attr(data-by); font-size: .7em; vertical-align: super; line-height: 1; }
 mark[data-by].e::before { content: attr(data-by) "\\27E8 end\\27E9"; }
 @media (max-width: 58rem) {
   main { padding: 1.25rem .75rem 3rem; }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .parts import LABELS
-from .patterns import Example, PartCount, Patterns, TokenCount
+from .patterns import Example, PartCount, Patterns, TokenCount, expert_names
 from .traces import TracedText
 from .visible import on_one_line, visible
 
@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 __all__ = ["DEFERRED_STYLE", "append_token", "print_patterns", "print_text", "safe"]
 
 DEFERRED_STYLE = "bold cyan"
+# Of several experts in turn.
+EXPERT_STYLES = tuple(
+    f"bold {color}"
+    for color in ("cyan", "magenta", "yellow", "green", "blue", "red", "bright_cyan", "bright_magenta", "bright_yellow")
+)
 
 _BAR_CELLS = 20
 _NUMBERS = frozenset(
@@ -54,11 +59,21 @@ def print_text(console: Console, text: TracedText, number: int) -> None:
 
     _line(console, f"text {number}: {text.title}; {text.n_deferred} of {len(text.tokens)} tokens deferred")
     shown = Text()
+    experts = expert_names([text])
+    before = None
     for i, token in enumerate(text.tokens):
         end = text.ended and i == len(text.tokens) - 1
         piece = "<end>" if end and token.deferred else visible(token.text)
-        append_token(console, shown, piece, token.deferred)
+        style, name = DEFERRED_STYLE, ""
+        if experts and token.deferred:
+            style = EXPERT_STYLES[experts.index(token.source) % len(EXPERT_STYLES)]
+            name = token.source if token.source != before else ""  # where a run begins
+        before = token.source
+        append_token(console, shown, piece, token.deferred, style=style, name=name)
     console.print(shown, soft_wrap=True)
+    if experts and not console.no_color:
+        legend = [(f"{name} ", EXPERT_STYLES[i % len(EXPERT_STYLES)]) for i, name in enumerate(experts)]
+        console.print(Text.assemble(*((safe(console, on_one_line(name)), style) for name, style in legend)))
 
 
 def safe(console: Console, text: str) -> str:
@@ -71,13 +86,19 @@ def _line(console: Console, text: str) -> None:
     console.print(safe(console, on_one_line(text)), style="bold", soft_wrap=True)
 
 
-def append_token(console: Console, shown: Text, piece: str, deferred: bool) -> None:
-    """Adds a token; a deferred one in colour, or in brackets where the console has no colours."""
+def append_token(
+    console: Console, shown: Text, piece: str, deferred: bool, *, style: str = DEFERRED_STYLE, name: str = ""
+) -> None:
+    """Adds a token; a deferred one in colour, or in brackets where the console has no colours.
+
+    ``name``: of the expert that wrote it, which the brackets then hold.
+    """
     if deferred and console.no_color:
         marked = piece.rstrip("\n")  # a bracket at the beginning of the next line would be hard to read
-        shown.append(safe(console, f"[{marked or on_one_line(piece)}]{piece[len(marked) :]}"))
+        who = f"{on_one_line(name)}:" if name else ""
+        shown.append(safe(console, f"[{who}{marked or on_one_line(piece)}]{piece[len(marked) :]}"))
     else:
-        shown.append(safe(console, piece), style=DEFERRED_STYLE if deferred else "")
+        shown.append(safe(console, piece), style=style if deferred else "")
 
 
 def _percent(value: float | None) -> str:
