@@ -102,10 +102,11 @@ class _OfExpert(_ParamType):
 @option(
     "Objective",
     "--cost",
-    "costs",
     type=_OfExpert("NATS", plain=True),
     multiple=True,
-    help="Cost of a deferred token in nats, or of a token of one expert: code=0.05. Repeatable.  [default: 0.1]",
+    default=[COST],
+    show_default=True,
+    help="Cost of a deferred token in nats, or of a token of one expert: code=0.05. Repeatable.",
 )
 @option(
     "Objective",
@@ -165,7 +166,7 @@ def train(
     scores: tuple[Path, ...],
     out: Path,
     name: str | None,
-    costs: tuple[tuple[str | None, float], ...],
+    cost: tuple[tuple[str | None, float], ...],
     step_ms: tuple[tuple[str, float], ...],
     as_json: bool,
     force: bool,
@@ -186,7 +187,7 @@ def train(
     check("--out", out, force=force, inputs=scores)
     require("scipy.optimize", "colm train")
     folders = [Scores(folder) for folder in scores]
-    options = TrainingOptions(cost=_cost(costs, step_ms, folders[0].experts), **given)
+    options = TrainingOptions(cost=_cost(cost, step_ms, folders[0].experts), **given)
 
     def on_iteration(what: str, iteration: int, loss: float, held_out: float) -> None:
         if not quiet and not as_json:
