@@ -96,8 +96,8 @@ py::dict to_dict(Scores scores, std::size_t n_likeliest) {
 py::tuple likelihoods(ScoringPair& self, std::vector<Text> texts, const std::shared_ptr<Head>& head,
                       std::uint32_t seed, std::size_t n_likeliest) {
     const std::vector<ScoredText> given = scored(std::move(texts));
-    auto scores = read_texts(
-        [&](const auto& poll) { return self.likelihoods(given, *head, seed, n_likeliest, poll); });
+    auto scores =
+        read_texts([&](const auto& poll) { return self.likelihoods(given, *head, seed, n_likeliest, poll); });
     return py::make_tuple(to_dict(std::move(scores.first), n_likeliest),
                           to_dict(std::move(scores.second), n_likeliest));
 }
@@ -106,12 +106,12 @@ py::tuple likelihoods(ScoringPair& self, std::vector<Text> texts, const std::sha
 
 void register_scoring(py::module_& module) {
     py::class_<ScoringPair, std::shared_ptr<ScoringPair>>(module, "ScoringPair")
-        .def(py::init([](const NamedOptions& members, const py::object& progress,
-                         const llama::Pair* weights_of) {
-                 return load_models(members, progress, [&](const std::vector<llama::Member>& models) {
-                     return std::make_shared<ScoringPair>(models, weights_of);
-                 });
-             }),
+        .def(py::init(
+                 [](const NamedOptions& members, const py::object& progress, const llama::Pair* weights_of) {
+                     return load_models(members, progress, [&](const std::vector<llama::Member>& models) {
+                         return std::make_shared<ScoringPair>(models, weights_of);
+                     });
+                 }),
              py::arg("members"), py::arg("progress") = py::none(), py::arg("weights_of") = py::none(),
              "The models by their names, the base first.")
         .def("score", &score, py::arg("texts"), py::arg("top_k"),

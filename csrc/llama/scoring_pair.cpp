@@ -8,9 +8,9 @@ namespace {
 
 Models load(const std::vector<Member>& members, const Pair* loaded) {
     if (loaded == nullptr) return load_members(members);
-    require(members.size() == loaded->n_models(), "the loaded pair has " + std::to_string(loaded->n_models()) +
-                                                      " models, and " + std::to_string(members.size()) +
-                                                      " were asked for");
+    require(members.size() == loaded->n_models(), "the loaded pair has " +
+                                                      std::to_string(loaded->n_models()) + " models, and " +
+                                                      std::to_string(members.size()) + " were asked for");
     Models models;
     for (std::size_t i = 0; i < members.size(); ++i)
         models.push_back(

@@ -215,7 +215,7 @@ def test_what_cannot_be_scored(files: dict[str, Path], tiny_model: TinyModels, c
 
 def test_nobody_says_who_and_the_head_learns_it(pair: colm.Pair, scorer: Scorer, teacher: Head, tmp_path: Path) -> None:
     """A part of the world is known to each of three models; texts alone say which part."""
-    texts, who = written(pair, teacher, 150, 3)
+    texts, who = written(pair, teacher, 120, 3)
     assert min(np.bincount(who)) > 0.15 * len(who)
     learn.score(scorer, texts, tmp_path / "scores")
     trained = learn.train([Scores(tmp_path / "scores")], learn.TrainingOptions(features="none", cost=0.05, l2=0.003))

@@ -20,7 +20,7 @@ from colm_cpp.learn import Scores, TrainingOptions, costs_by_time, train
 
 @pytest.fixture
 def scores(tmp_path: Path) -> Scores:
-    return write_choice(tmp_path / "scores", known_parts())
+    return write_choice(tmp_path / "scores", known_parts(1600))
 
 
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
@@ -169,7 +169,7 @@ def test_what_only_an_assistant_has_is_refused(changes: dict[str, Any], scores: 
 def test_the_assistants_columns_are_refused(scores: Scores) -> None:
     with pytest.raises(CorpusError, match="math and code and law"):
         scores["assistant_logprob"]
-    assert scores.of_experts("top").shape == (3000, 3)
+    assert scores.of_experts("top").shape == (1600, 3)
 
 
 def test_folders_of_other_experts(tmp_path: Path) -> None:

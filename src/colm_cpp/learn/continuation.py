@@ -203,7 +203,8 @@ def continue_paths(
 
 
 def _check_pair(pair: Pair, scores: Scores) -> None:
-    """Raises CorpusError where the scores are of other models or adapters."""
+    """Raises CorpusError where the scores are of other models or adapters, or of several experts."""
+    scores.require_one("colm paths")
     loaded = pair_identity(pair.base, pair.assistant, pair.base["vocab_fingerprint"])
     for key, value in loaded.items():
         if scores.meta.get(key) != value:

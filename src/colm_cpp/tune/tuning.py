@@ -125,6 +125,8 @@ def tune(
     folders = [Scores(folder) for folder in scores]
     if not folders:
         raise CorpusError("there are no scores to tune on; name a folder made by colm score")
+    for folder in folders:
+        folder.require_one("colm tune")
     pair: Preset | None = None
     if isinstance(base, Preset):
         pair = base
