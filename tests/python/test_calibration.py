@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -102,7 +101,8 @@ def test_a_calibrated_head_has_a_monotone_table(name: str, calibrated: dict[str,
     facts = json.loads(head.calibration or "")
     assert facts["n_prompts"] == len(PROMPTS)
     assert facts["options"] == OPTIONS
-    assert facts["measurements"] == [dataclasses.asdict(m) for m in result.measurements]
+    assert facts["measurements"] == [m.facts() for m in result.measurements]
+    assert "experts" not in facts["measurements"][0]  # which only several have
     assert {m.wanted for m in result.measurements} == set(CHECKED_RATES)
 
 

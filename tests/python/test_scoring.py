@@ -236,8 +236,8 @@ class WrongCore:
     def __init__(self, core: _core.ScoringPair, model: int, name: str, row: int, value: float) -> None:
         self.core, self.model, self.name, self.row, self.value = core, model, name, row, value
 
-    def score(self, texts: Any, top_k: int) -> Any:
-        scores = self.core.score(texts, top_k)
+    def score(self, texts: Any, top_k: int, own: Any) -> Any:
+        scores = self.core.score(texts, top_k, own)
         np.atleast_2d(scores[self.model][self.name].T).T[self.row, -1] = self.value
         return scores
 
