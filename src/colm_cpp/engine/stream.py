@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from .. import _core
@@ -49,6 +49,7 @@ class TokenStream:
         queue_timeout: float | None = None,
     ) -> None:
         self._pair: _core.Pair | None = pair
+        self._names = pair.names  # each asking makes a list
         self._text = text
         self._stream = stream
         self._queue_timeout = queue_timeout
@@ -69,7 +70,7 @@ class TokenStream:
         if step is None:
             self._finish(pair)
             raise StopIteration
-        token = _to_token(step, pair)
+        token = _to_token(step, pair, self._names)
         self._tokens.append(token)
         return token
 
@@ -101,7 +102,7 @@ class TokenStream:
         if self._stream is None and reason in ("cancelled", ""):
             raise PairClosed("the pair of this stream was closed; load it again")
         self.finish_reason = cast(FinishReason, reason)
-        self._final = _summary(self._text, pair, self.seed)
+        self._final = _summary(self._text, pair, self._names, self.seed)
 
     def _end(self) -> None:
         self._done = True
@@ -125,14 +126,14 @@ class TokenStream:
             return self._final[0]
         if self._stream is None or self._pair is None:
             raise PairClosed("the pair of this stream was closed; read stats before closing it")
-        return _summary(self._text, self._pair, self.seed)[0]
+        return _summary(self._text, self._pair, self._names, self.seed)[0]
 
     @property
     def calls(self) -> list[tuple[str, int, int, bool, bool]]:
         """Every call of llama_decode so far, in order: (model, position, n_tokens, logits wanted, hidden wanted)."""
         if self._stream is None or self._pair is None:
             raise PairClosed("the pair of this stream was closed; read calls before closing it")
-        names = self._pair.names
+        names = self._names
         return [(names[expert], at, n, logits, hidden) for expert, at, n, logits, hidden in self._text.calls()]
 
     @property
@@ -153,7 +154,7 @@ class TokenStream:
         if not self._done:
             stream, pair = self._opened()
             steps = self._compute(stream.rest)
-            self._tokens += [_to_token(step, pair) for step in steps]
+            self._tokens += [_to_token(step, pair, self._names) for step in steps]
             self._finish(pair)
         if self._final is None or self.finish_reason is None:
             raise PairClosed("this stream was closed before its text ended")
@@ -178,7 +179,7 @@ class TokenStream:
         stream, pair = self._stream, self._pair
         if stream is None or pair is None:
             return []
-        tokens = [_to_token(step, pair) for step in stream.take()]
+        tokens = [_to_token(step, pair, self._names) for step in stream.take()]
         self._tokens += tokens
         return tokens
 
@@ -213,8 +214,9 @@ class TokenStream:
 
 def completion_of(text: _core.Text, steps: Iterable[_core._Step], pair: _core.Pair, seed: int) -> Completion:
     """The result of one text of a batch."""
-    stats, end_token = _summary(text, pair, seed)
-    tokens = Tokens(_to_token(step, pair) for step in steps)
+    names = pair.names
+    stats, end_token = _summary(text, pair, names, seed)
+    tokens = Tokens(_to_token(step, pair, names) for step in steps)
     return Completion(
         text="".join(token.text for token in tokens),
         tokens=tokens,
@@ -224,11 +226,10 @@ def completion_of(text: _core.Text, steps: Iterable[_core._Step], pair: _core.Pa
     )
 
 
-def _summary(text: _core.Text, pair: _core.Pair, seed: int) -> tuple[Stats, Token | None]:
+def _summary(text: _core.Text, pair: _core.Pair, names: Sequence[str], seed: int) -> tuple[Stats, Token | None]:
     counts = text.stats()
     end_step = text.end_step
     generated = len(text.tokens) - text.n_prompt
-    names = pair.names
     work = [ExpertStats(*of) for of in counts["work"]]
     work += [ExpertStats(0, 0, 0, 0.0)] * (len(names) - len(work))
     stats = Stats(
@@ -248,10 +249,10 @@ def _summary(text: _core.Text, pair: _core.Pair, seed: int) -> tuple[Stats, Toke
         seed=seed,
         experts=dict(zip(names, work, strict=True)),
     )
-    return stats, None if end_step is None else _to_token(end_step, pair)
+    return stats, None if end_step is None else _to_token(end_step, pair, names)
 
 
-def _to_token(step: tuple[Any, ...], pair: _core.Pair) -> Token:
+def _to_token(step: tuple[Any, ...], pair: _core.Pair, names: Sequence[str]) -> Token:
     token, text, expert, defer_logit, threshold, logprob, top = step
     return Token(
         id=token,
@@ -261,5 +262,5 @@ def _to_token(step: tuple[Any, ...], pair: _core.Pair) -> Token:
         threshold=threshold,
         logprob=logprob,
         top_logprobs=tuple(TopLogprob(i, pair.detokenize([i], True), p) for i, p in top),
-        source=pair.names[expert],
+        source=names[expert],
     )
