@@ -39,6 +39,7 @@ ExpertId Decision::expert() const {
     const bool defers = !asks_head_ || Policy::defers(step_.defer_logit, step_.threshold);
     if (held_by_ != kBase) return held_by_;
     if (!defers) return kBase;
+    if (deciders_.mixer.proxy_pair().tuned != kBase) return deciders_.mixer.proxy_pair().tuned;
     const auto best = std::max_element(scores_.begin(), scores_.end()) - scores_.begin();
     return static_cast<ExpertId>(1 + best);
 }
@@ -46,10 +47,15 @@ ExpertId Decision::expert() const {
 bool Decision::needs(ExpertId expert) const {
     const ExpertId whose = this->expert();
     if (whose == kBase || expert == kBase) return false;
-    if (shares_.empty()) return expert == whose;
     for (const Heard& heard : heard_)
         if (heard.expert == expert) return false;
-    return expert == whose || shares_[expert - 1U] > -std::numeric_limits<double>::infinity();
+    return expert == whose || takes_part(expert);
+}
+
+// Whether an expert's distribution is mixed in where it is another's turn.
+bool Decision::takes_part(ExpertId expert) const {
+    if (expert == deciders_.mixer.proxy_pair().untuned) return true;
+    return !shares_.empty() && shares_[expert - 1U] > -std::numeric_limits<double>::infinity();
 }
 
 // A prediction as logits of all ids. Of one that names the likeliest alone, the others are out of reach.
@@ -92,17 +98,24 @@ Step Decision::choose() { return chosen(sample(base_), base_); }
 std::optional<Step> Decision::hear(ExpertId expert, const Prediction& prediction) {
     step_.expert = this->expert();
     const Routed of_expert = route(prediction, 0, spread_);
-    if (shares_.empty()) return mixed(deciders_.mixer.mix(base_, of_expert, step_.defer_logit), of_expert);
+    Mixer& mixer = deciders_.mixer;
+    const bool proxy = mixer.strategy() == Strategy::proxy;
+    if (!proxy && shares_.empty()) return mixed(mixer.mix(base_, of_expert, step_.defer_logit), of_expert);
     const auto before =
         std::find_if(heard_.begin(), heard_.end(), [&](const Heard& h) { return h.expert > expert; });
     Heard& heard = *heard_.insert(before, {expert, {}, of_expert});
     heard.logits.assign(of_expert.logits.begin(), of_expert.logits.end());
     heard.routed.logits = {heard.logits.data(), heard.logits.size()};
-    for (ExpertId other = 1; other <= shares_.size(); ++other)
+    for (ExpertId other = 1; other <= scores_.size(); ++other)
         if (needs(other)) return std::nullopt;
+    if (proxy) {
+        const bool tuned_first = heard_.front().expert == step_.expert;
+        const Routed& tuned = heard_[tuned_first ? 0 : 1].routed;
+        return mixed(mixer.proxy(base_, tuned, heard_[tuned_first ? 1 : 0].routed), tuned);
+    }
     std::vector<Mixer::Part> parts;
     for (const Heard& part : heard_) parts.push_back({&part.routed, shares_[part.expert - 1U]});
-    return mixed(deciders_.mixer.compose(base_, parts, step_.defer_logit), of_expert);
+    return mixed(mixer.compose(base_, parts, step_.defer_logit), of_expert);
 }
 
 Step Decision::mixed(const Routed& routed, const Routed& of_expert) {

@@ -49,7 +49,7 @@ class Decision {
     ExpertId expert() const;
     bool defers() const { return expert() != kBase; }
     // Whether that expert has to be asked about the token, and was not yet. Beside the one whose turn it is,
-    // `compose` asks every one that the head gives a share.
+    // `compose` asks every one that the head gives a share, and `proxy` the untuned one.
     bool needs(ExpertId expert) const;
     // Log-odds of the base's likeliest token. Requires hear_base().
     double base_log_odds() const { return base_.distribution.log_odds(); }
@@ -69,6 +69,7 @@ class Decision {
 
   private:
     void score();
+    bool takes_part(ExpertId expert) const;
     Routed route(const Prediction& prediction, std::size_t k, std::vector<float>& dense) const;
     Token sample(const Routed& routed);
     Step chosen(Token token, const Routed& routed);

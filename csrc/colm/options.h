@@ -19,11 +19,13 @@ inline constexpr Names<Schedule, 4> kSchedules{{"constant", "linear", "cosine", 
 
 // What happens at a deferred position.
 enum class Strategy : std::uint8_t {
-    defer,       // the assistant's distribution (Co-LLM, section 2)
-    compose,     // (1 - p) P_base + p P_assistant with p = sigmoid(z_t)
-    contrastive  // log P_assistant - beta log P_base where P_assistant >= alpha max P_assistant
+    defer,        // the assistant's distribution (Co-LLM, section 2)
+    compose,      // (1 - p) P_base + p P_assistant with p = sigmoid(z_t)
+    contrastive,  // log P_assistant - beta log P_base where P_assistant >= alpha max P_assistant
+    add,          // base logits + assistant logits (FusionRoute, arXiv 2601.05106)
+    proxy         // base logits + proxy_weight (tuned logits - untuned logits) (arXiv 2401.08565)
 };
-inline constexpr Names<Strategy, 3> kStrategies{{"defer", "compose", "contrastive"}};
+inline constexpr Names<Strategy, 5> kStrategies{{"defer", "compose", "contrastive", "add", "proxy"}};
 
 // eta = threshold: defer exactly when z_t > logit(eta). 1 never defers, 0 always does.
 // schedule_tokens: how many generated tokens the schedule spans.
@@ -40,11 +42,15 @@ inline constexpr Names<Strategy, 3> kStrategies{{"defer", "compose", "contrastiv
     OPTION(std::optional<double>, leave_threshold, {}, from(0, 1))
 
 // beta: weight of the base's log-probabilities in `contrastive`. Larger ones leave nothing of the assistant,
-// and in the end no finite logit. alpha: plausibility cutoff of `contrastive`.
+// and in the end no finite logit. alpha: plausibility cutoff of `contrastive`. proxy_tuned, proxy_untuned:
+// the names of the experts whose logits `proxy` compares; proxy_weight: of their difference.
 #define COLM_STRATEGY_OPTIONS(OPTION)                        \
     OPTION(Strategy, strategy, Strategy::defer, kStrategies) \
     OPTION(double, beta, 0.5, from(0, 1000))                 \
-    OPTION(double, alpha, 0.1, above(0, 1))
+    OPTION(double, alpha, 0.1, above(0, 1))                  \
+    OPTION(std::string, proxy_tuned, {}, no_range)           \
+    OPTION(std::string, proxy_untuned, {}, no_range)         \
+    OPTION(double, proxy_weight, 1.0, from(0, 1000))
 
 using LogitBias = std::vector<std::pair<Token, float>>;
 

@@ -6,6 +6,7 @@
 #include "colm/error.h"
 #include "colm/local_expert.h"
 #include "colm/replay.h"
+#include "colm/shown.h"
 #include "llama/sampler.h"
 #include "llama/vocab.h"
 
@@ -50,6 +51,12 @@ void check_saved(LocalExpert& expert, const SavedSlot& saved) {
 void check_options(const GenerationOptions& options) {
     const Policy policy(options.policy);
     const Mixer mixer(options.strategy);
+    const StrategyOptions& strategy = options.strategy;
+    const bool proxy = strategy.strategy == Strategy::proxy;
+    require(!proxy || (!strategy.proxy_tuned.empty() && !strategy.proxy_untuned.empty()),
+            "the strategy proxy compares two experts; name them by proxy_tuned and proxy_untuned");
+    require(!proxy || strategy.proxy_tuned != strategy.proxy_untuned,
+            "proxy_tuned and proxy_untuned are both " + strategy.proxy_tuned + "; give two experts");
     const TextStream text(options.stop);
     LlamaSampler::check(options.sampling);
     check_ranges<TextOptions>(options);
@@ -149,6 +156,36 @@ Writing Pair::write(std::vector<Token> prompt, std::shared_ptr<const Head> head,
     check_head(*head);
     check_prompt(prompt);
     for (const auto& [expert, own] : own_prompts) check_prompt(own);
+// The experts that `proxy` compares, by the names in the options.
+ProxyPair Pair::proxy_pair(const StrategyOptions& options, const Writing::OwnPrompts& own_prompts) const {
+    if (options.strategy != Strategy::proxy) return {};
+    require(n_models() > 2, "the strategy proxy compares two experts, and this pair has one, " + names_[1] +
+                                "; load it with two, or use contrastive or add");
+    std::string experts = names_[1];
+    for (std::size_t i = 2; i < names_.size(); ++i)
+        experts += (i + 1 < names_.size() ? ", " : " and ") + names_[i];
+    const auto find = [&](const char* option, const std::string& name) {
+        const auto found = std::find(names_.begin() + 1, names_.end(), name);
+        require(found != names_.end(),
+                std::string(option) + " is " + shown(name) + "; the experts of this pair are " + experts);
+        return static_cast<ExpertId>(found - names_.begin());
+    };
+    const ProxyPair proxy{find("proxy_tuned", options.proxy_tuned),
+                          find("proxy_untuned", options.proxy_untuned)};
+    const auto own = [&](ExpertId expert) {
+        const auto found = own_prompts.find(expert);
+        return found == own_prompts.end() ? nullptr : &found->second;
+    };
+    const auto* one = own(proxy.tuned);
+    const auto* other = own(proxy.untuned);
+    const bool same_prompt = one == other || (one != nullptr && other != nullptr && *one == *other);
+    require(!same_prompt || !same_weights(models_[proxy.tuned]->options(), models_[proxy.untuned]->options()),
+            options.proxy_tuned + " and " + options.proxy_untuned +
+                " are the same model with the same prompt (" + models_[proxy.tuned]->path() +
+                "), so there is no difference to add; give two models, or each a prompt of its own");
+    return proxy;
+}
+
     check_options(options);
     const Token defer_token = head->defer_token();
     for (const auto& entry : options.sampling.logit_bias) {
@@ -160,7 +197,7 @@ Writing Pair::write(std::vector<Token> prompt, std::shared_ptr<const Head> head,
     Deciders deciders{
         std::move(head),
         Policy(options.policy),
-        Mixer(options.strategy),
+        Mixer(options.strategy, proxy_pair(options.strategy, own_prompts)),
         std::make_unique<LlamaSampler>(options.sampling, base().vocab(), n_shared_,
                                        options.sampling.grammar.empty() ? nullptr : token_texts()),
         options.sampling.seed,

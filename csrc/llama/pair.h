@@ -75,6 +75,7 @@ class Pair {
 
     Models models_;  // by expert
     std::vector<std::string> names_;
+    ProxyPair proxy_pair(const StrategyOptions& options, const Writing::OwnPrompts& own_prompts) const;
     std::size_t cache_bytes_;
     std::size_t n_shared_;
     std::string fingerprint_;

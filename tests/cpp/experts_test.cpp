@@ -79,6 +79,12 @@ std::vector<Job> random_jobs_for(std::size_t n_experts, reference::Random& rando
             job.head = learned_head_for(n_experts, random);
         else
             job.head = std::make_shared<ScoresHead>(n_experts, random.chance(0.7));
+        if (n_experts > 1 && random.chance(0.25)) {
+            job.strategy.strategy = colm::Strategy::proxy;
+            job.strategy.proxy_weight = random.between(0.0, 2.0);
+            job.proxy.tuned = who;
+            job.proxy.untuned = static_cast<ExpertId>(1 + who % n_experts);
+        }
         for (ExpertId expert = 1; expert <= n_experts; ++expert) {
             if (!random.chance(0.3)) continue;
             Text& own = job.own_prompts[expert];
@@ -115,6 +121,7 @@ TEST_CASE("experts: a text is what it is alone") {
     reference::Random random(17);
     std::map<ExpertId, int> experts;
     std::map<colm::FinishReason, int> reasons;
+    std::map<colm::Strategy, int> strategies;
     std::size_t n_drafted = 0;
     std::size_t n_rejected = 0;
     std::size_t n_own = 0;
@@ -154,7 +161,10 @@ TEST_CASE("experts: a text is what it is alone") {
                 continue;
             }
             check_text(got, alone);
-            for (const auto& [step, text] : got.steps) ++experts[step.expert];
+            for (const auto& [step, text] : got.steps) {
+                ++experts[step.expert];
+                if (step.expert != kBase) ++strategies[jobs[i].strategy.strategy];
+            }
             for (ExpertId expert = 1; expert <= n_experts && got.error.empty(); ++expert) {
                 const colm::Work work = got.sequence.stats.of(expert);
                 if (jobs[i].lookahead == 0) REQUIRE_EQ(work.calls, alone.sequence.stats.of(expert).calls);
@@ -167,6 +177,8 @@ TEST_CASE("experts: a text is what it is alone") {
     for (const auto reason : {colm::FinishReason::eos, colm::FinishReason::stop, colm::FinishReason::length,
                               colm::FinishReason::failed, colm::FinishReason::cancelled})
         REQUIRE(reasons[reason] > 5);
+    for (const auto& [strategy, n] : strategies) REQUIRE(n > 100);
+    REQUIRE_EQ(strategies.size(), 5U);
     REQUIRE(n_drafted > 200);
     REQUIRE(n_rejected > 50);
     REQUIRE(n_own > 100);

@@ -151,6 +151,49 @@ TEST_CASE("strategy: contrastive with tokens impossible for the base") {
     }
 }
 
+TEST_CASE("strategy: add multiplies the probabilities") {
+    Random random(4);
+    Mixer m = mixer(Strategy::add);
+    const std::vector<float> base = random.values(300, 30.0, 38.0);
+    const std::vector<float> expert = random.values(300, -44.0, -36.0);
+    const auto p = reference::softmax(base);
+    const auto q = reference::softmax(expert);
+    double sum = 0.0;
+    for (std::size_t i = 0; i < 300; ++i) sum += p[i] * q[i];
+    const Routed mixed = m.mix(routed(base), routed(expert), 0.0);
+    for (std::size_t i = 0; i < 300; ++i)
+        REQUIRE_EQ(mixed.logits[i] - mixed.distribution.log_normalizer,
+                   about(std::log(p[i] * q[i] / sum), 2e-5));
+    const Routed ends = m.mix(routed({0.0f, -kInf, 1.0f}), routed({0.0f, 9.0f, -kInf}), 0.0);
+    REQUIRE_EQ(ends.logits[1], -kInf);
+    REQUIRE_EQ(ends.logits[2], -kInf);
+    REQUIRE_EQ(ends.distribution.top, 0);
+}
+
+TEST_CASE("strategy: proxy adds the difference of two experts to the base") {
+    Random random(6);
+    for (const double weight : {0.0, 0.5, 1.0, 3.0}) {
+        StrategyOptions options{Strategy::proxy};
+        options.proxy_weight = weight;
+        Mixer m(options, {2, 1});
+        const std::vector<float> base = random.values(200, -5.0, 5.0);
+        const std::vector<float> tuned = random.values(200, 20.0, 28.0);
+        const std::vector<float> untuned = random.values(200, -28.0, -20.0);
+        std::vector<float> expected(200);
+        for (std::size_t i = 0; i < 200; ++i)
+            expected[i] = static_cast<float>(base[i] + weight * (tuned[i] - untuned[i]));
+        const double norm = reference::log_sum(expected);
+        const Routed mixed = m.proxy(routed(base), routed(tuned), routed(untuned));
+        for (std::size_t i = 0; i < 200; ++i)
+            REQUIRE_EQ(mixed.logits[i] - mixed.distribution.log_normalizer, about(expected[i] - norm, 1e-4));
+        // What a small one rules out is very unlikely for it, not infinitely; the base's word is final.
+        const Routed ends = m.proxy(routed({0.0f, -kInf, 0.0f, 0.0f}), routed({0.0f, 0.0f, -kInf, 0.0f}),
+                                    routed({0.0f, -kInf, 0.0f, -kInf}));
+        REQUIRE_EQ(ends.logits[1], -kInf);
+        for (const std::size_t i : {0U, 2U, 3U}) REQUIRE(std::isfinite(ends.logits[i]));
+    }
+}
+
 TEST_CASE("strategy: result does not need its inputs") {
     Mixer m = mixer(Strategy::compose);
     colm::View<const float> logits;

@@ -55,6 +55,7 @@ struct Job {
     int max_tokens = 6;
     colm::PolicyOptions policy = {};
     colm::StrategyOptions strategy = {};
+    colm::ProxyPair proxy = {};
     std::vector<std::string> stop = {};
     FakeModel::Text banned = {};
     std::size_t refused_at = 1000;  // of the tokens written: accepting it fails
@@ -119,7 +120,7 @@ struct Models {
 inline colm::Writing make_writing(const Job& job, std::size_t n_ctx) {
     colm::Deciders deciders{job.head,
                             colm::Policy(job.policy),
-                            colm::Mixer(job.strategy),
+                            colm::Mixer(job.strategy, job.proxy),
                             std::make_unique<TestSampler>(job),
                             job.seed,
                             2};
@@ -351,7 +352,7 @@ inline std::vector<Job> random_jobs(reference::Random& random, std::size_t n) {
         }
         if (random.chance(0.3)) job.policy.hold = 2 + static_cast<int>(random.below(4));
         if (random.chance(0.2)) job.policy.leave_threshold = random.between(0.0, 1.0);
-        job.strategy = {static_cast<colm::Strategy>(random.below(3)), 0.7, 0.2};
+        job.strategy = {static_cast<colm::Strategy>(random.below(4)), 0.7, 0.2};
         if (random.chance(0.3)) job.stop = {"<7>", "><1"};
         job.draws = random.chance(0.5);
         job.constrained = random.chance(0.4);

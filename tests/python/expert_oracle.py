@@ -66,6 +66,7 @@ def write(
     strategy: str = "defer",
     beta: float = 0.5,
     alpha: float = 0.1,
+    proxy: tuple[int, int, float] | None = None,
     hold: int = 1,
     leave_threshold: float | None = None,
     max_tokens: int = 12,
@@ -73,6 +74,8 @@ def write(
     temperature: float = 0.0,
 ) -> list[Step]:
     """A text by `models`, the base first, each behind its own of `prompts`. The step that ended it is the last.
+
+    `proxy`: the tuned expert, the untuned one, and the weight of their difference.
 
     A temperature draws from the whole distribution (top_k 0, top_p 1, min_p 0).
     """
@@ -106,6 +109,8 @@ def write(
                 margin = abs(any_z - math.log(eta) + math.log1p(-eta))
             if defers and len(z) > 1:
                 margin = min(margin, gap(z))
+            if defers and strategy == "proxy" and proxy is not None:
+                expert = proxy[0]
             holder, n_held = (expert, hold - 1) if expert else (0, 0)
         if expert == 0:
             scores = base
@@ -113,6 +118,8 @@ def write(
             parts = [math.log(max(float(p[0]), 1e-300)) + o.log_softmax(base)]
             parts += [math.log(float(p[k])) + o.log_softmax(logits_of(k)) for k in range(1, len(models)) if p[k] > 0.0]
             scores = np.logaddexp.reduce(np.stack(parts), axis=0)
+        elif strategy == "proxy" and proxy is not None:
+            scores = base + proxy[2] * (logits_of(proxy[0]) - logits_of(proxy[1]))
         else:
             scores = o.routed_scores(strategy, base, logits_of(expert), any_z, beta, alpha)
             if strategy == "contrastive":

@@ -324,6 +324,8 @@ def routed_scores(
     if strategy == "compose":
         log_defer, log_keep = -np.logaddexp(0.0, -z), -np.logaddexp(0.0, z)
         return np.asarray(np.logaddexp(log_keep + log_b, log_defer + log_a), dtype=np.float64)
+    if strategy == "add":
+        return base_logits + assistant_logits
     if strategy == "contrastive":
         floor = -math.inf if alpha <= 0 else math.log(alpha) + float(np.max(log_a))
         return np.where(log_a >= floor, log_a - beta * log_b, -np.inf)

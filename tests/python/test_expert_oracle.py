@@ -104,8 +104,9 @@ def draw(rng: np.random.Generator, worlds: Worlds, n_experts: int) -> Case:
     own = frozenset(k for k in range(1, n_experts + 1) if rng.random() < 0.4)
     prompts = [prompt, *(tokens(1, 30) if k in own else prompt for k in range(1, n_experts + 1))]
     head, oracle_head = draw_head(rng, n_experts, worlds.n_embd)
+    strategies = ["defer", "defer", "compose", "contrastive", "add", *["proxy"] * (2 * (n_experts > 1))]
     options: dict[str, Any] = {
-        "strategy": str(rng.choice(["defer", "defer", "compose", "contrastive"])),
+        "strategy": str(rng.choice(strategies)),
         "hold": int(rng.choice([1, 1, 3])),
         "max_tokens": int(rng.integers(6, 14)),
         "seed": int(rng.integers(0, 2**31)),
@@ -113,6 +114,9 @@ def draw(rng: np.random.Generator, worlds: Worlds, n_experts: int) -> Case:
     }
     if rng.random() < 0.2:
         options["leave_threshold"] = round(float(rng.uniform(0.2, 0.9)), 3)
+    if options["strategy"] == "proxy":
+        tuned, untuned = (int(k) for k in rng.permutation(n_experts)[:2])
+        options["proxy"] = (1 + tuned, 1 + untuned, round(float(rng.uniform(0.2, 1.5)), 2))
     place = rng.random()
     threshold = 0.0 if place < 0.08 else 1.0 if place < 0.12 else round(float(rng.uniform(0.2, 0.85)), 4)
     lookahead = [0, 0, 2, 8, "auto"][int(rng.integers(5))]
@@ -151,10 +155,21 @@ def prompt_of(case: Case) -> Any:
     return {"base": list(case.prompts[0]), **{NAMES[k - 1]: list(case.prompts[k]) for k in case.own}}
 
 
+def named(options: dict[str, Any]) -> dict[str, Any]:
+    """As the engine takes them: experts by their names."""
+    options = dict(options)
+    if "proxy" in options:
+        tuned, untuned, weight = options.pop("proxy")
+        names = {"proxy_tuned": NAMES[tuned - 1], "proxy_untuned": NAMES[untuned - 1]}
+        return {**options, **names, "proxy_weight": weight}
+    return options
+
+
 def run(pair: colm.Pair, cases: Sequence[Case]) -> list[colm.Completion]:
     sampling = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
     each: list[Any] = [
-        {**c.options, "head": c.head, "threshold": c.threshold, "lookahead": c.lookahead, **sampling} for c in cases
+        {**named(c.options), "head": c.head, "threshold": c.threshold, "lookahead": c.lookahead, **sampling}
+        for c in cases
     ]
     if len(cases) == 1:
         return [pair.generate(prompt_of(cases[0]), **each[0])]
@@ -199,7 +214,7 @@ def test_cases_cover_what_they_should(worlds: Worlds) -> None:
                 wrote[case.options["strategy"]] += 1
                 wrote["drafts" if case.lookahead else "plain"] += 1
         wrote["several"] += len({step.expert for step in steps} - {0}) > 1
-    for what in ("own", "the base's", "defer", "compose", "contrastive", "drafts", "plain"):
+    for what in ("own", "the base's", "defer", "compose", "contrastive", "add", "proxy", "drafts", "plain"):
         assert wrote[what] > 150, wrote
     assert all(wrote["expert", k] > 80 for k in range(4)), wrote
     assert wrote["several"] > 40, wrote

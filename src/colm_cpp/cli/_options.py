@@ -138,6 +138,8 @@ _SPECIAL: dict[str, tuple[click.ParamType[Any], bool]] = {
     "lora": (_Adapter(), True),
     "stop": (click.STRING, True),
     "logit_bias": (_Bias(), True),
+    "proxy_tuned": (click.STRING, False),
+    "proxy_untuned": (click.STRING, False),
 }
 
 

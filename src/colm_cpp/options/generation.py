@@ -19,6 +19,7 @@ from .._numbers import integer, real, share
 from .._shown import shown
 from ..errors import OptionError
 from ..grammar.gbnf import response_grammar, to_gbnf
+from ..heads.checks import EXPERT_NAME
 from .field import Choice, Own, Real, Whole, documented, option, read_fields, reject_unknown
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ __all__ = [
     "seed_of",
 ]
 
-StrategyName = Literal["defer", "compose", "contrastive"]
+StrategyName = Literal["defer", "compose", "contrastive", "add", "proxy"]
 STRATEGIES: tuple[StrategyName, ...] = get_args(StrategyName)
 ScheduleName = Literal["constant", "linear", "cosine", "exponential"]
 
@@ -60,6 +61,9 @@ class WritingOptionsDict(TypedDict, total=False):
     strategy: StrategyName
     beta: float
     alpha: float
+    proxy_tuned: str | None
+    proxy_untuned: str | None
+    proxy_weight: float
     schedule: ScheduleName
     schedule_tokens: int
     max_tokens: int | None
@@ -123,8 +127,8 @@ class GenerationOptions:
         Whole(1),
         "Number of tokens that the assistant writes each time that the head defers. The head is not asked between "
         "them.",
-        "Meanwhile the base reads nothing (except with ``compose`` and ``contrastive``, which mix its distribution "
-        "in). Then it reads the whole run in one batch. Deferral rates count all tokens of the assistant.",
+        "Meanwhile the base reads nothing (except with a ``strategy`` that mixes its distribution in). Then it reads "
+        "the whole run in one batch. Deferral rates count all tokens of the assistant.",
         section="Deferral",
     )
     leave_threshold: float | None = option(
@@ -139,9 +143,13 @@ class GenerationOptions:
         "defer",
         Choice(STRATEGIES),
         "Distribution to sample from when the head defers: the assistant's (defer), a mixture of both models "
-        "(compose), or their contrast (contrastive).",
+        "(compose), their contrast (contrastive), the sum of their logits (add), or the base's logits and the "
+        "difference of two experts (proxy).",
         "``compose`` is (1 - p) P_base + p P_assistant with p = sigmoid(z_t). ``contrastive`` is log P_assistant - "
-        "beta log P_base over the ids with P_assistant >= alpha max P_assistant (Li et al., arXiv 2210.15097).",
+        "beta log P_base over the ids with P_assistant >= alpha max P_assistant (Li et al., arXiv 2210.15097). "
+        "``add`` adds the base's logits to those of the expert whose turn it is (FusionRoute, arXiv 2601.05106). "
+        "``proxy`` needs two experts or more; every deferred token is the turn of ``proxy_tuned`` (Liu et al., arXiv "
+        "2401.08565).",
         section="Deferral",
     )
     beta: float = option(0.5, Real(0.0, 1000.0), "Weight of the base in ``contrastive``.", section="Deferral")
@@ -149,6 +157,24 @@ class GenerationOptions:
         0.1,
         Real(0.0, 1.0, is_open=True),
         "In ``contrastive``: drop tokens whose probability is below this share of the assistant's top probability.",
+        section="Deferral",
+    )
+    proxy_tuned: str | None = option(
+        None,
+        Own("the name of an expert"),
+        "In ``proxy``: the expert that was tuned. Its logits less those of the untuned one are added to the base's.",
+        section="Deferral",
+    )
+    proxy_untuned: str | None = option(
+        None,
+        Own("the name of an expert"),
+        "In ``proxy``: the expert that is as the tuned one was before.",
+        section="Deferral",
+    )
+    proxy_weight: float = option(
+        1.0,
+        Real(0.0, 1000.0),
+        "In ``proxy``: weight of the difference between the tuned and the untuned expert.",
         section="Deferral",
     )
     schedule: str = option(
@@ -270,6 +296,10 @@ class GenerationOptions:
         if self.stop is not None and not isinstance(self.stop, str):
             object.__setattr__(self, "stop", _strings(self.stop))
         self._check_stop()
+        for name in ("proxy_tuned", "proxy_untuned"):
+            expert: object = getattr(self, name)
+            if expert is not None and not (isinstance(expert, str) and re.fullmatch(EXPERT_NAME, expert)):
+                raise OptionError(f"{name} is {shown(expert)}; give the name of an expert of the pair")
         for name in ("threshold", "target_rate"):
             if self.defer_rate is not None and getattr(self, name) is not None:
                 raise OptionError(f"defer_rate and {name} both set how much is deferred; leave one of them out")

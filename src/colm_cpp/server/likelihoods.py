@@ -50,7 +50,7 @@ async def prompt_logprobs(
     changed = [name for name in _OF_TEXTS if getattr(options, name) is not None]
     changed += ["hold"] if options.hold != 1 else []
     changed += ["schedule"] if options.schedule != "constant" else []
-    if options.strategy == "contrastive":
+    if options.strategy not in ("defer", "compose"):
         changed.append("strategy")
     if changed:
         raise ApiError(

@@ -23,7 +23,7 @@ _PUBLISHED = frozenset(
 # What says who writes; a name such as demo:base says it already.
 _ROUTING = frozenset(
     ("head", "threshold", "defer_rate", "target_rate", "hold", "leave_threshold", "strategy", "schedule")
-) | {"schedule_tokens", "alpha", "beta"}
+) | {"schedule_tokens", "alpha", "beta", "proxy_tuned", "proxy_untuned", "proxy_weight"}
 _CHAT_TEMPERATURE = 0.2
 
 
