@@ -12,10 +12,33 @@ namespace {
 
 using llama::Pair;
 
+// Asks Python, from whatever thread computes.
+Pair::Room room_of(const py::object& check) {
+    if (check.is_none()) return {};
+    const std::shared_ptr<py::object> held(new py::object(check), [](py::object* object) {
+        const py::gil_scoped_acquire acquire;
+        delete object;
+    });
+    return [held](ExpertId expert, std::size_t n_slots) {
+        const py::gil_scoped_acquire acquire;
+        try {
+            return (*held)(expert, n_slots).cast<std::uint64_t>();
+        } catch (const py::error_already_set& error) {
+            const py::object type = py::module_::import("colm_cpp.errors").attr("NotEnoughMemory");
+            if (!error.matches(type)) throw;
+            const py::object& raised = error.value();
+            throw NotEnoughMemory(py::str(raised), raised.attr("expert").cast<std::string>(),
+                                  raised.attr("needed").cast<std::int64_t>(),
+                                  raised.attr("available").cast<std::int64_t>());
+        }
+    };
+}
+
 std::shared_ptr<Pair> load(const NamedOptions& members, const py::object& progress, std::size_t n_parallel,
-                           std::size_t cache_bytes) {
+                           std::size_t cache_bytes, const py::object& room) {
+    const Pair::Room asked = room_of(room);
     return load_models(members, progress, [&](const std::vector<llama::Member>& models) {
-        return std::make_shared<Pair>(models, n_parallel, cache_bytes);
+        return std::make_shared<Pair>(models, n_parallel, cache_bytes, asked);
     });
 }
 
@@ -25,7 +48,9 @@ void register_pair(py::module_& module) {
     module.def("stop_loading", &stop_loading, "End the loads in progress and refuse new ones.");
     py::class_<Pair, std::shared_ptr<Pair>>(module, "Pair")
         .def(py::init(&load), py::arg("members"), py::arg("progress") = py::none(), py::arg("n_parallel") = 1,
-             py::arg("cache_bytes") = 0, "The models by their names, the base first.")
+             py::arg("cache_bytes") = 0, py::arg("room") = py::none(),
+             "The models by their names, the base first. `room`: takes the number of an expert and of slots; "
+             "returns the bytes that such a context is estimated to take, or raises NotEnoughMemory.")
         .def("has_loop", &Pair::has_loop, py::arg("n_parallel"),
              "Whether a stream of so many texts at a time needs no further context.")
         .def(

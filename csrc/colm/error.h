@@ -81,6 +81,14 @@ struct GrammarError : GenerationError {
         : GenerationError("GrammarError", message, std::move(fields)) {}
 };
 
+// Of an expert whose context is made while a text is written, and has no room.
+struct NotEnoughMemory : GenerationError {
+    NotEnoughMemory(const std::string& message, const std::string& expert, std::int64_t needed,
+                    std::int64_t available = 0)
+        : GenerationError("NotEnoughMemory", message,
+                          {{"expert", expert}, {"needed", needed}, {"available", available}}) {}
+};
+
 struct QueueTimeout : Error {
     QueueTimeout(const std::string& message, double waited, double timeout)
         : Error("QueueTimeout", message, {{"waited", waited}, {"timeout", timeout}}) {}

@@ -118,6 +118,33 @@ std::unique_ptr<LlamaModel> LlamaModel::for_batches(std::size_t n_sequences, std
     return batches;
 }
 
+void LlamaModel::free_context() {
+    context_.reset();
+    embeddings_ = false;
+}
+
+void LlamaModel::free_context_until_read(std::string name, std::function<std::uint64_t()> room) {
+    free_context();
+    name_ = std::move(name);
+    room_ = std::move(room);
+}
+
+void LlamaModel::ensure_context() {
+    if (context_) return;
+    const std::uint64_t bytes = room_ ? room_() : 0;
+    try {
+        create_context();
+        add_adapters();
+    } catch (const LoadError& error) {
+        free_context();
+        const std::string needs =
+            bytes == 0 ? "" : " It is estimated to need " + std::to_string(bytes / 1000000) + " MB.";
+        throw NotEnoughMemory("the first turn of " + expert_in_words(name_) + " needs a context, and " +
+                                  error.what() + "." + needs,
+                              name_, static_cast<std::int64_t>(bytes));
+    }
+}
+
 // With passes, batches and a context as large as the measurement needs: smaller ones that were asked for
 // would cut what is to be compared into pieces that are all alike.
 void LlamaModel::measure_invariant_pass() {

@@ -4,6 +4,8 @@
 #include <llama-cpp.h>
 
 #include <atomic>
+#include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -30,7 +32,11 @@ class LlamaModel final : public LanguageModel {
     // LoadError.
     std::unique_ptr<LlamaModel> for_batches(std::size_t n_sequences, std::size_t n_outputs) const;
     // Frees the context, and leaves the weights and what is known of them.
-    void free_context() { context_.reset(); }
+    void free_context();
+    // The same; the next tokens to be read make it again. `room` is asked then: it returns the bytes that the
+    // context is estimated to take, 0 where that is unknown, and may throw. Where llama.cpp cannot make it,
+    // eval_batch() throws NotEnoughMemory, which names the model as `name`.
+    void free_context_until_read(std::string name, std::function<std::uint64_t()> room);
 
     std::size_t n_vocab() const override { return weights_->vocabulary.size(); }
     std::size_t n_embd() const override { return n_embd_; }
@@ -97,6 +103,7 @@ class LlamaModel final : public LanguageModel {
     void begin();
     void load_adapters(Weights& weights) const;
     void create_context();
+    void ensure_context();
     void measure_invariant_pass();
     // Throws LoadError where the model cannot be computed with, or when it was told to stop.
     void warm_up(Interrupt& interrupt);
@@ -111,6 +118,8 @@ class LlamaModel final : public LanguageModel {
     std::string path_;
     std::shared_ptr<const Weights> weights_;
     llama_context_ptr context_;  // declared after the weights, so that it dies first
+    std::string name_;           // see free_context_until_read()
+    std::function<std::uint64_t()> room_;
     Batch batch_;
     std::size_t n_embd_ = 0;
     std::size_t n_ctx_ = 0;

@@ -64,6 +64,7 @@ void LlamaModel::eval_batch(View<const BatchToken> tokens, bool hidden, Interrup
         throw GenerationError("a batch of " + std::to_string(tokens.size) + " tokens with " +
                               std::to_string(n_outputs) + " outputs does not fit n_batch " +
                               std::to_string(n_batch_) + " and " + std::to_string(n_outputs_) + " outputs");
+    ensure_context();
     decode(tokens.size, hidden, interrupt);
 }
 

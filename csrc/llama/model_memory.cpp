@@ -22,11 +22,14 @@ std::size_t LlamaModel::copy(std::size_t from, std::size_t to, std::size_t n_tok
 
 // All of a sequence can be removed from every kind of memory.
 void LlamaModel::forget(std::size_t sequence) {
+    if (!context_) return;
     llama_memory_seq_rm(llama_get_memory(context_.get()), static_cast<llama_seq_id>(sequence), -1, -1);
 }
 
 // The values too: a NaN in a forgotten text would reach later ones, through attention weights of zero.
-void LlamaModel::clear() { llama_memory_clear(llama_get_memory(context_.get()), true); }
+void LlamaModel::clear() {
+    if (context_) llama_memory_clear(llama_get_memory(context_.get()), true);
+}
 
 bool LlamaModel::can_rewind() const { return can_rewind_ && (swa_full_ || llama_model_n_swa(model()) <= 0); }
 
@@ -67,6 +70,7 @@ std::vector<std::uint8_t> LlamaModel::state(std::size_t sequence, llama_state_se
 bool LlamaModel::set_state(std::size_t sequence, const std::vector<std::uint8_t>& bytes,
                            llama_state_seq_flags flags) {
     try {
+        ensure_context();
         const AssertionGuard guard;
         return llama_state_seq_set_data_ext(context_.get(), bytes.data(), bytes.size(),
                                             static_cast<llama_seq_id>(sequence), flags) == bytes.size();

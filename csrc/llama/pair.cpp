@@ -62,8 +62,8 @@ void check_options(const GenerationOptions& options) {
     check_ranges<TextOptions>(options);
 }
 
-Pair::Pair(const std::vector<Member>& members, std::size_t n_parallel, std::size_t cache_bytes)
-    : cache_bytes_(cache_bytes) {
+Pair::Pair(const std::vector<Member>& members, std::size_t n_parallel, std::size_t cache_bytes, Room room)
+    : cache_bytes_(cache_bytes), room_(std::move(room)) {
     std::vector<Member> writing = members;
     for (std::size_t i = 0; i < writing.size(); ++i) {
         const auto least = i == 0 ? kMostRunOutputs : static_cast<std::uint32_t>(n_rows(1));
@@ -91,6 +91,11 @@ std::shared_ptr<SharedLoop> Pair::make_loop(const Models& models) const {
     // more than two share a half.
     const std::size_t quarter = cache_bytes_ / (models.size() == 2 ? 4 : 2 * models.size());
     for (const auto& model : models) {
+        // A text may never need one of several. Its first passes at load have shown what can go wrong.
+        if (const auto id = static_cast<ExpertId>(experts.size()); models.size() > 2 && id != kBase)
+            model->free_context_until_read(names_[id], [room = room_, id, n = model->n_sequences()] {
+                return room ? room(id, n) : std::uint64_t{0};
+            });
         const std::size_t of_checkpoints = model->can_rewind() ? 0 : quarter;
         left -= of_checkpoints;
         experts.push_back(std::make_unique<LocalExpert>(model, static_cast<ExpertId>(experts.size()),
@@ -151,11 +156,6 @@ void Pair::know_texts(const std::vector<KnownText>& texts) {
     });
 }
 
-Writing Pair::write(std::vector<Token> prompt, std::shared_ptr<const Head> head,
-                    const GenerationOptions& options, Writing::OwnPrompts own_prompts) const {
-    check_head(*head);
-    check_prompt(prompt);
-    for (const auto& [expert, own] : own_prompts) check_prompt(own);
 // The experts that `proxy` compares, by the names in the options.
 ProxyPair Pair::proxy_pair(const StrategyOptions& options, const Writing::OwnPrompts& own_prompts) const {
     if (options.strategy != Strategy::proxy) return {};
@@ -186,6 +186,11 @@ ProxyPair Pair::proxy_pair(const StrategyOptions& options, const Writing::OwnPro
     return proxy;
 }
 
+Writing Pair::write(std::vector<Token> prompt, std::shared_ptr<const Head> head,
+                    const GenerationOptions& options, Writing::OwnPrompts own_prompts) const {
+    check_head(*head);
+    check_prompt(prompt);
+    for (const auto& [expert, own] : own_prompts) check_prompt(own);
     check_options(options);
     const Token defer_token = head->defer_token();
     for (const auto& entry : options.sampling.logit_bias) {

@@ -1,6 +1,7 @@
 // Loaded models with one vocabulary, a base and its experts, ready to write texts together.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -21,11 +22,16 @@ void check_options(const GenerationOptions& options);
 
 class Pair {
   public:
+    // The bytes that a context of an expert with so many slots is estimated to take; 0: unknown. Throws
+    // NotEnoughMemory where they are not free.
+    using Room = std::function<std::uint64_t(ExpertId expert, std::size_t n_slots)>;
+
     // Loads the models, the base first, each with a context of `n_parallel` slots. A file that several have
-    // in common is in memory once. `cache_bytes`: of what slots held before other texts took them. Requires
-    // two members or more. Throws OptionError, LoadError or VocabMismatch.
-    explicit Pair(const std::vector<Member>& members, std::size_t n_parallel = 1,
-                  std::size_t cache_bytes = 0);
+    // in common is in memory once. Of several experts each makes its context at its first turn; `room` is
+    // asked then. `cache_bytes`: of what slots held before other texts took them. Requires two members or
+    // more. Throws OptionError, LoadError or VocabMismatch.
+    explicit Pair(const std::vector<Member>& members, std::size_t n_parallel = 1, std::size_t cache_bytes = 0,
+                  Room room = {});
 
     // The loop that has `n_slots` slots or more: the pair's, or a wider one with contexts of its own on the
     // same weights, which stays for the next call until forget() or another width. Texts for it come from
@@ -69,14 +75,15 @@ class Pair {
 
   private:
     void check_prompt(const std::vector<Token>& prompt) const;
+    ProxyPair proxy_pair(const StrategyOptions& options, const Writing::OwnPrompts& own_prompts) const;
     std::shared_ptr<const TokenTexts> token_texts() const;
     std::shared_ptr<SharedLoop> make_loop(const Models& models) const;
     std::shared_ptr<SharedLoop> make_loop(std::size_t n_slots) const;
 
     Models models_;  // by expert
     std::vector<std::string> names_;
-    ProxyPair proxy_pair(const StrategyOptions& options, const Writing::OwnPrompts& own_prompts) const;
     std::size_t cache_bytes_;
+    Room room_;
     std::size_t n_shared_;
     std::string fingerprint_;
     std::vector<Token> blocked_;                     // ascending

@@ -93,15 +93,17 @@ class OutOfMemory(ColmError, MemoryError):
 
 
 class NotEnoughMemory(LoadError, OutOfMemory):
-    """The pair is estimated to need more memory than is free.
+    """A pair, or an expert at its first turn in a text, is estimated to need more memory than is free.
 
     Attributes:
         needed: estimated bytes that loading would take.
-        available: bytes that were free at that time.
+        available: bytes that were free at that time; 0 where the system refused them without a number.
+        expert: the model that needs them, where it is one whose context is made at its first turn; else "".
     """
 
     needed: int = 0
     available: int = 0
+    expert: str = ""
 
 
 class VocabMismatch(LoadError):

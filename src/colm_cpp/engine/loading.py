@@ -217,7 +217,8 @@ def _load(
     core_options, memory = prepare(models, chosen, check_memory=check_memory, n_slots=slots.n_parallel)
     try:
         members = list(zip(models, core_options, strict=True))
-        core = _core.Pair(members, progress, slots.n_parallel, slots.cache_mb << 20)
+        room = None if memory is None else memory.check_turn
+        core = _core.Pair(members, progress, slots.n_parallel, slots.cache_mb << 20, room)
     finally:
         forward_log()
     return core, head, memory

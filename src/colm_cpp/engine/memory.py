@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -230,7 +230,7 @@ class PairMemory:
             need = model.context if has_weights else model.loaded
             needs.append(need(n_ctx, n_outputs=n, n_texts=n_texts, shared=shared))
         what = "a context of this pair" if loaded else "loading this pair"
-        self._check(needs, what, "a smaller n_ctx, a smaller KV type or smaller files need less")
+        self._check(self._by_name(needs), what, "a smaller n_ctx, a smaller KV type or smaller files need less")
 
     def check_batch(self, n_parallel: int) -> None:
         """Checks a further context of each model, for ``n_parallel`` texts of ``n_ctx`` tokens each.
@@ -247,11 +247,38 @@ class PairMemory:
         most = next((n for n in range(n_parallel - 1, 0, -1) if _fits(self._batch(n), free_ram, free_gpu)), 0)
         room = f"the most that fits is n_parallel={most}" if most else "not even n_parallel=1 fits"
         self._check(
-            needs,
+            self._by_name(needs),
             f"writing {n_parallel} texts of {min(self.sizes)} tokens at a time",
             f"{room}; a smaller n_ctx or a smaller KV type needs less for each text",
             (free_ram, free_gpu),
         )
+
+    def check_turn(self, expert: int, n_slots: int) -> int:
+        """Checks the context that an expert makes at its first turn; see ``csrc/llama/pair.h``.
+
+        Args:
+            expert: its number, 1 for the first behind the base.
+            n_slots: texts at a time.
+
+        Returns:
+            The bytes that the context is estimated to take.
+
+        Raises:
+            NotEnoughMemory: they are not free. ``expert`` of the error names the expert.
+        """
+        rows = min(assistant_rows(n_slots), self.n_batch)
+        need = self.models[expert].context(self.sizes[expert], n_outputs=rows, n_texts=n_slots)
+        name = self.names[expert]
+        try:
+            self._check(
+                {name: need},
+                f"the first turn of {name} in a text, which makes its context,",
+                "a smaller n_ctx or a smaller KV type needs less",
+            )
+        except NotEnoughMemory as error:
+            error.expert = name
+            raise
+        return need.total
 
     def _batch(self, n_parallel: int) -> list[MemoryEstimate]:
         return [
@@ -259,17 +286,20 @@ class PairMemory:
             for model, n_ctx, rows in zip(self.models, self.sizes, rows_of(len(self.models), n_parallel), strict=True)
         ]
 
+    def _by_name(self, needs: Sequence[MemoryEstimate]) -> dict[str, MemoryEstimate]:
+        return dict(zip(self.names, needs, strict=True))
+
+    @staticmethod
     def _check(
-        self,
-        needs: list[MemoryEstimate],
+        needs: Mapping[str, MemoryEstimate],
         what: str,
         advice: str,
         free: tuple[FreeMemory, FreeMemory] | None = None,
     ) -> None:
         """Compares the estimates with what is free, in RAM and on the GPUs."""
         free_ram, free_gpu = (free_memory(), _free_gpu()) if free is None else free
-        in_ram, on_gpu = _shares(needs)
-        each = ", ".join(f"{name} {_gigabytes(need.total)}" for name, need in zip(self.names, needs, strict=True))
+        in_ram, on_gpu = _shares(needs.values())
+        each = ", ".join(f"{name} {_gigabytes(need.total)}" for name, need in needs.items())
         for needed, available, place, more in (
             (in_ram, free_ram, "of memory", ""),
             (on_gpu, free_gpu, "of GPU memory", "fewer n_gpu_layers need less, "),
@@ -293,7 +323,7 @@ def _free_gpu() -> FreeMemory:
     return FreeMemory(sum(device["free_bytes"] for device in _core.devices() if device["gpu"]))
 
 
-def _shares(needs: list[MemoryEstimate]) -> tuple[int, int]:
+def _shares(needs: Collection[MemoryEstimate]) -> tuple[int, int]:
     """Bytes needed in RAM, and on the GPUs."""
     on_gpu = sum(need.on_gpu for need in needs)
     return sum(need.total for need in needs) - on_gpu, on_gpu
