@@ -49,8 +49,6 @@ n_batch = 16
         (tmp_path / "wrong.toml").write_text(text.replace(old, new).replace("[options]\nn_ctx = 64\n", ""))
         with pytest.raises(colm.OptionError, match=words):
             colm.load(pair=tmp_path / "wrong.toml")
-    with pytest.raises(colm.OptionError, match="math and law"):
-        colm.generate(PROMPT, pair=str(tmp_path))
 
 
 def test_commands(files: dict[str, Path], tmp_path: Path) -> None:

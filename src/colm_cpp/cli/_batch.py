@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,18 +14,21 @@ from ..files.json_text import dump_json
 from ._files import Sink, open_sink
 from ._inputs import user_messages
 from ._output import byte_stream
+from ._own_prompts import OwnPrompts
 from ._progress import meter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..engine.pair import Pair
+    from ..engine.prompts import Prompt
     from ..results import Completion
 
 __all__ = ["BatchRow", "read_batch", "write_batch"]
 
 _Write = Callable[[int, dict[str, Any]], None]
 _ROW_KEYS = ("id", "prompt", "messages", "options")
+_TEMPLATE = ("system", "chat_template")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +38,18 @@ class BatchRow:
     Attributes:
         line: its line in the file, counted from 1.
         name: its ``id``, if it has one.
-        prompt: the text to continue; None where there are messages.
+        prompt: the text to continue, or one for each model by its name; None where there are messages.
         messages: the conversation to answer.
+        template: ``system`` and ``chat_template`` of its own, each for all models or by their names.
         options: its own options of generation.
         error: what is wrong with it, and keeps it from being written.
     """
 
     line: int
     name: Any = None
-    prompt: str | None = None
+    prompt: str | Mapping[str, str] | None = None
     messages: tuple[dict[str, str], ...] = ()
+    template: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] | None = None
     error: str | None = None
 
@@ -76,15 +81,20 @@ def _row(line: int, value: dict[str, Any], options: Mapping[str, Any]) -> BatchR
     name, prompt, messages, inner = (value.get(key) for key in _ROW_KEYS)
     if (prompt is None) == (messages is None):
         return BatchRow(line, name, error="give either prompt or messages, one of the two")
-    if prompt is not None and not isinstance(prompt, str):
-        return BatchRow(line, name, error=f"prompt is of type {type(prompt).__name__}; it must be a string")
+    if prompt is not None and not isinstance(prompt, str) and not _by_models(prompt):
+        what = f"prompt is of type {type(prompt).__name__}" if not isinstance(prompt, dict) else "prompt holds no text"
+        return BatchRow(line, name, error=f"{what}; it must be a string, or an object of them by the names of models")
     if messages is not None and not _are_messages(messages):
         return BatchRow(line, name, error="messages must be a list of objects with role and content")
     if inner is not None and not isinstance(inner, dict):
         return BatchRow(line, name, error=f"options is of type {type(inner).__name__}; it must be a JSON object")
+    template = {key: value[key] for key in _TEMPLATE if key in value}
+    for key, entry in template.items():
+        if not isinstance(entry, str) and not _by_models(entry, none=True):
+            return BatchRow(line, name, error=f"{key} must be a string, or an object of them by the names of models")
     known = [field.name for field in fields(GenerationOptions)]
-    outer = {key: entry for key, entry in value.items() if key not in _ROW_KEYS}
-    for given, allowed in ((outer, [*_ROW_KEYS, *known]), (inner or {}, known)):
+    outer = {key: entry for key, entry in value.items() if key not in (*_ROW_KEYS, *_TEMPLATE)}
+    for given, allowed in ((outer, [*_ROW_KEYS, *_TEMPLATE, *known]), (inner or {}, known)):
         for key in given:
             if key not in known:
                 return BatchRow(line, name, error=_unknown(key, allowed))
@@ -96,7 +106,12 @@ def _row(line: int, value: dict[str, Any], options: Mapping[str, Any]) -> BatchR
         GenerationOptions.of({**options, **own})
     except (ColmError, TypeError) as error:
         return BatchRow(line, name, error=str(error))
-    return BatchRow(line, name, prompt, tuple(messages or ()), own)
+    return BatchRow(line, name, prompt, tuple(messages or ()), template, own)
+
+
+def _by_models(value: object, *, none: bool = False) -> bool:
+    kinds = (str, type(None)) if none else (str,)
+    return isinstance(value, dict) and bool(value) and all(isinstance(entry, kinds) for entry in value.values())
 
 
 def _unknown(key: str, allowed: Sequence[str]) -> str:
@@ -123,6 +138,7 @@ def write_batch(
     chat: bool,
     system: str | None,
     template: str | None,
+    own_prompts: OwnPrompts,
     n_parallel: int,
     out: Path | None,
     every_token: bool,
@@ -137,6 +153,7 @@ def write_batch(
         chat: a prompt is a user's message.
         system: a system message before such a prompt.
         template: Jinja source instead of the base's template.
+        own_prompts: templates and system messages of one model each, in all conversations.
         n_parallel: texts at a time.
         out: the file, written in one piece: after Ctrl-C it has the texts that had ended. None: stdout.
         every_token: put the tokens into the lines.
@@ -169,15 +186,19 @@ def write_batch(
             bar.update(n_done / len(rows), f"{n_done} of {len(rows)} texts")
 
         asked: list[int] = []
-        prompts: list[str | list[int]] = []
+        prompts: list[Any] = []
+        each: list[Any] = []
+        of_chats = own_prompts.template(template)
         for number, row in enumerate(rows):
             try:
-                prompts.append(_prompt(pair, row, chat, system, template))
-                asked.append(number)
+                prompts.append(_prompt(row, chat, system))
             except ColmError as error:
                 end(number, str(error))
-        each = [_options(rows[number], number, options) for number in asked]
-        with closing(pair.stream_batch(prompts, n_parallel=n_parallel, each=each)) as stream:  # type: ignore[arg-type]
+                continue
+            asked.append(number)
+            is_chat = isinstance(prompts[-1], list)
+            each.append({**_options(row, number, options), **({**of_chats, **row.template} if is_chat else {})})
+        with closing(pair.stream_batch(prompts, n_parallel=n_parallel, each=each)) as stream:
             for place, result in stream:
                 end(asked[place], str(result) if isinstance(result, ColmError) else result)
     if n_failed:
@@ -195,13 +216,19 @@ def _options(row: BatchRow, number: int, options: dict[str, Any]) -> dict[str, A
     return {**own, **(row.options or {})}
 
 
-def _prompt(pair: Pair, row: BatchRow, chat: bool, system: str | None, template: str | None) -> str | list[int]:
+def _prompt(row: BatchRow, chat: bool, system: str | None) -> Prompt:
+    """What the pair is given. Raises GenerationError where the row cannot be written."""
     if row.error is not None:
         raise GenerationError(row.error)
-    if row.prompt is not None and not chat:
+    if row.prompt is None:
+        return list(row.messages)
+    if not chat and row.template:
+        raise GenerationError(f"{next(iter(row.template))} is for messages; give messages, or --chat")
+    if not chat:
         return row.prompt
-    messages = list(row.messages) if row.prompt is None else user_messages(row.prompt, system)
-    return pair.tokenize_chat(messages, chat_template=template)
+    if not isinstance(row.prompt, str):
+        raise GenerationError("prompt has a text for each model, and --chat makes prompts; give messages, or a string")
+    return user_messages(row.prompt, system)
 
 
 @contextmanager

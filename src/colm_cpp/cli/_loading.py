@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ._output import is_terminal
@@ -30,8 +29,9 @@ def load_pair(
 ) -> Pair:
     """:func:`colm_cpp.load`; hub files are fetched first, since the hub's client draws a bar of its own."""
     from ..engine.loading import load
+    from ..sources.names import find_models
 
-    chosen = _fetched(chosen)
+    chosen = find_models(chosen)
     with load_progress(show_progress) as progress:
         return load(
             pair=chosen,
@@ -43,16 +43,6 @@ def load_pair(
             **slots,
             **dict(options),
         )
-
-
-def _fetched(chosen: Preset) -> Preset:
-    from ..sources.names import find_model
-
-    base = find_model("base", chosen.base)
-    if chosen.experts:
-        experts = [replace(expert, model=find_model(expert.name, expert.model)) for expert in chosen.experts]
-        return replace(chosen, base=base, experts=tuple(experts))
-    return replace(chosen, base=base, assistant=find_model("assistant", chosen.assistant))
 
 
 def load_demo() -> Pair:
@@ -74,8 +64,9 @@ def load_scorer(
 ) -> Scorer:
     """A :class:`colm_cpp.learn.Scorer`. With ``weights_of`` nothing is loaded."""
     from ..learn.scoring import Scorer
+    from ..sources.names import find_models
 
-    chosen = _fetched(chosen)
+    chosen = find_models(chosen)
     shared, of_base, of_assistant = chosen.load_options(options, base_options, assistant_options)
     experts = {
         # As load() does: what is given for all replaces what a pair's file says of one.

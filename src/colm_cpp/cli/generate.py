@@ -18,6 +18,7 @@ from ._files import Sink, check, check_stdout, force_option, open_sink, read_by
 from ._help import SectionedCommand
 from ._inputs import read_grammar, read_prompt, read_text, user_messages
 from ._options import GENERATION, LOAD, SLOTS, collect, from_table, model_options, read_model_options
+from ._own_prompts import OwnPrompts, own_prompt_arguments, own_prompt_files, read_own_prompts
 from ._pair import HEAD_HELP, chosen_models, color_option, model_arguments, option, slots
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ _INTERRUPTED = "interrupted"
 @option(
     "Prompt", "--chat-template", metavar="FILE", help="Jinja template to use instead of the base's; implies --chat."
 )
+@own_prompt_arguments
 @from_table(GENERATION)
 @option("Text", "--grammar", metavar="TEXT", help="GBNF grammar that the text must follow.")
 @option("Text", "--grammar-file", metavar="FILE", help="File with a GBNF grammar that the text must follow.")
@@ -120,6 +122,7 @@ def generate(prompt: str | None, **values: Any) -> None:
     if head is None:
         raise click.UsageError("Missing option '--head'; give a head, or a pair that has one (--pair).")
     chat = values["chat"] or values["system"] is not None or values["chat_template"] is not None
+    chat = chat or bool(values["system_for"] or values["template_for"])
     options = collect(GENERATION, values)
     grammar = read_grammar(values["grammar"], values["grammar_file"], values["json_schema"])
     if grammar is not None:
@@ -128,6 +131,9 @@ def generate(prompt: str | None, **values: Any) -> None:
         options.setdefault("temperature", CHAT_TEMPERATURE)
     template = None if values["chat_template"] is None else read_text(values["chat_template"], "chat template")
     many = values["batch"] is not None
+    own_prompts = read_own_prompts(values, models.names)
+    if chat and own_prompts.prompts:
+        raise click.UsageError("--prompt-for is a finished prompt, and --chat makes one; remove one of the two")
     _check_batch(many, prompt, values)
     text = "" if many else read_prompt(prompt, values["file"], may_be_empty=chat)
     effective = GenerationOptions.of(options)  # raises for a bad value now, not after minutes of loading
@@ -136,7 +142,7 @@ def generate(prompt: str | None, **values: Any) -> None:
     rows = read_batch(values["batch"], options) if many else []
     n_parallel = min(values["n_parallel"] or DEFAULT_PARALLEL, len(rows)) if many else 1
     texts = (values["file"] or (None if prompt is not None or many else "-"), values["batch"])
-    others = (values["grammar_file"], values["json_schema"], values["chat_template"])
+    others = (values["grammar_file"], values["json_schema"], values["chat_template"], *own_prompt_files(values))
     inputs = read_by({**values, "head": head}, *models.files(), *texts, *others)
     for name in ("out", "trace"):
         others_too = [*inputs, values["session"]]
@@ -168,6 +174,7 @@ def generate(prompt: str | None, **values: Any) -> None:
                 chat=chat,
                 system=values["system"],
                 template=template,
+                own_prompts=own_prompts,
                 n_parallel=n_parallel,
                 out=values["out"],
                 every_token=values["as_json"],
@@ -177,11 +184,11 @@ def generate(prompt: str | None, **values: Any) -> None:
         session = values["session"]
         if session is not None and session.exists():
             pair.load_session(session)
-        stream, read = _start(pair, text, chat, values["system"], template, options)
+        stream, read = _start(pair, text, chat, values["system"], template, own_prompts, options)
         experts: dict[str, Any] = {"assistant": models.assistant}
         if models.experts:
             experts = {"experts": {expert.name: str(expert.model) for expert in models.experts}}
-        names: dict[str, Any] = {"base": models.base, **experts, "head": head}
+        names: dict[str, Any] = {"base": models.base, **experts, "head": head, **own_prompts.facts()}
         if models.adapter is not None:
             names["adapter"] = dict(zip(("path", "scale"), models.adapter, strict=True))
         trace = sink = None
@@ -226,20 +233,30 @@ def _check_batch(many: bool, prompt: str | None, values: dict[str, Any]) -> None
                     f"--{name.removeprefix('n_')} needs --batch; remove it, or give a file of prompts with --batch"
                 )
         return
+    if values["prompt_for"]:
+        raise click.UsageError("--prompt-for cannot be used with --batch; write the prompts of models into the rows")
     for what, given in (("PROMPT", prompt), *((f"--{name}", values[name]) for name in ("file", "trace", "session"))):
         if given is not None:
             raise click.UsageError(f"{what} cannot be used with --batch; remove one of the two")
 
 
 def _start(
-    pair: Pair, text: str, chat: bool, system: str | None, template: str | None, options: dict[str, Any]
+    pair: Pair,
+    text: str,
+    chat: bool,
+    system: str | None,
+    template: str | None,
+    own_prompts: OwnPrompts,
+    options: dict[str, Any],
 ) -> tuple[TokenStream, str]:
-    """The stream, and the prompt that it continues."""
+    """The stream, and the prompt of the base that it continues."""
     if not chat:
-        return pair.stream(text, **options), text
+        prompt = own_prompts.prompt(text)
+        return pair.stream(prompt, **options), text if isinstance(prompt, str) else prompt["base"]
     messages = user_messages(text, system)
-    rendered = pair.render_chat(messages, chat_template=template)
-    return pair.stream_chat(messages, chat_template=template, **options), rendered
+    of_base = own_prompts.systems.get("base")
+    rendered = pair.render_chat(messages, chat_template=own_prompts.templates.get("base", template), system=of_base)
+    return pair.stream_chat(messages, **own_prompts.template(template), **options), rendered
 
 
 def _run(stream: TokenStream, writer: Any, trace: TraceWriter | None, sink: Sink | None) -> Completion | None:

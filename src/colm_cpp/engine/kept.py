@@ -6,7 +6,7 @@ import glob
 import os
 import re
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ..options import LoadOptions, SlotOptions
@@ -28,21 +28,20 @@ class Wanted:
     """The models and options of a pair.
 
     Attributes:
-        models: base and assistant, each a path or a place on the hub.
-        options: the load options of base and assistant, as text.
+        models: each a name, a path or a place on the hub, and load options as text. The base is first.
         slots: the pair's slots, as text.
     """
 
-    models: tuple[str, str]
-    options: tuple[str, str]
+    models: tuple[tuple[str, str, str], ...]
     slots: str
 
     @classmethod
-    def of(
-        cls, base: PathLike, assistant: PathLike, options: tuple[LoadOptions, LoadOptions], slots: SlotOptions
-    ) -> Wanted:
-        """``options``: the load options of base and assistant."""
-        return cls((_place(base), _place(assistant)), (repr(options[0]), repr(options[1])), repr(slots))
+    def of(cls, models: Mapping[str, PathLike], options: Iterable[LoadOptions], slots: SlotOptions) -> Wanted:
+        """``models``: by their names, the base first. ``options``: the load options of each."""
+        return cls(
+            tuple((name, _place(model), repr(of)) for (name, model), of in zip(models.items(), options, strict=True)),
+            repr(slots),
+        )
 
 
 @dataclass(frozen=True, slots=True)

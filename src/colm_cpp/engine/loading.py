@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import _core
 from .._numbers import flag
+from ..chat.messages import is_message
 from ..errors import HeadError, OptionError
 from ..files.paths import to_native
 from ..heads.head import Head
@@ -30,10 +31,11 @@ from ..options import (
 )
 from ..results import Completion
 from ..sources.hub import resolve
-from ..sources.names import HEAD_CHOICES, find_head, find_model, head_file
+from ..sources.names import HEAD_CHOICES, find_head, find_model, find_models, head_file
 from ..sources.preset import Preset, preset
 from . import kept
 from .memory import ModelMemory, PairMemory, rows_of
+from .own_prompts import prompts_tokens
 from .pair import Pair
 from .prompts import refuse_messages
 
@@ -42,13 +44,17 @@ if TYPE_CHECKING:
 
     from ..options import LoadOptionsDict, WritingOptionsDict
 
-__all__ = ["generate", "load", "metadata", "prepare", "quantised"]
+__all__ = ["generate", "load", "metadata", "options_of", "prepare", "quantised"]
 
 PathLike = str | os.PathLike[str]
 
 # Parameters of load() that are no model options.
 _NO_LOAD_OPTIONS = ("base_options", "assistant_options", "progress", "check_memory", "n_parallel", "cache_mb")
 _DEFAULT_SLOTS = SlotOptions()
+_TWO_FORMS = (
+    "experts= stands in place of assistant= and assistant_options=, and pair= has its own experts; leave out one, and "
+    "give options of an expert as {'model': ..., 'n_ctx': ...}"
+)
 # Models that load one file with the same values of these share its weights.
 _OF_WEIGHTS = (
     "n_gpu_layers", "main_gpu", "split_mode", "tensor_split", "repack", "batch_invariant", "use_mmap", "use_mlock",
@@ -129,10 +135,7 @@ def load(
     """
     check_memory = flag("check_memory", check_memory)
     if experts is not None and (assistant is not None or assistant_options is not None or pair is not None):
-        raise OptionError(
-            "experts= stands in place of assistant= and assistant_options=, and pair= has its own experts; leave out "
-            "one, and give options of an expert as {'model': ..., 'n_ctx': ...}"
-        )
+        raise OptionError(_TWO_FORMS)
     others = () if experts is None else read_experts(experts)
     if base is None and assistant is None and pair is None:
         raise OptionError("load() needs base= and assistant=, or pair= with a name that colm.presets() lists")
@@ -149,7 +152,7 @@ def load(
         BASE: base,
         **({expert.name: expert.model for expert in others} or {ASSISTANT: assistant}),
     }
-    chosen = _options_of(known, others, options, base_options, assistant_options)
+    chosen = options_of(known, others, options, base_options, assistant_options)
     slots = SlotOptions(n_parallel=n_parallel, cache_mb=cache_mb)
     if head is None and known is not None:
         head = _head_of(known)
@@ -167,14 +170,18 @@ def _of_pair(pair: PathLike | Preset, base: PathLike | None, assistant: PathLike
     return preset(pair)
 
 
-def _options_of(
+def options_of(
     known: Preset | None,
     experts: Sequence[ExpertModel],
     options: Mapping[str, Any],
     base_options: object,
     assistant_options: object,
 ) -> tuple[LoadOptions, ...]:
-    """Of each model, the base first."""
+    """The options of loading of each model, the base first. Arguments are those of :func:`load`.
+
+    Raises:
+        OptionError: an option outside its range, or options for an assistant that is not there.
+    """
     shared, of_base, of_assistant = options, base_options, assistant_options
     if known is not None:
         shared, of_base, of_assistant = known.load_options(options, base_options, assistant_options)
@@ -184,7 +191,7 @@ def _options_of(
         raise OptionError("assistant_options= is for the assistant; this pair has experts with options of their own")
     base = LoadOptions.merge(shared, option_dict("base_options", of_base))
     # What the caller gives for all replaces what a pair's file says of one.
-    given = options if known is not None else {}
+    given = options if known is not None and known.file is not None else {}
     own = [{name: value for name, value in expert.options.items() if name not in given} for expert in experts]
     return (base, *(LoadOptions.merge(shared, of_expert) for of_expert in own))
 
@@ -295,11 +302,12 @@ def _threads_for(path: str) -> int:
 
 
 def generate(
-    prompt: str | Sequence[int],
+    prompt: str | Sequence[int] | Mapping[str, str | Sequence[int]],
     *,
     pair: PathLike | Preset | None = None,
     base: PathLike | None = None,
     assistant: PathLike | None = None,
+    experts: Experts | None = None,
     head: PathLike | Head | None = None,
     load_options: LoadOptionsDict | None = None,
     keep: bool = True,
@@ -314,10 +322,11 @@ def generate(
     threads may call this function; their texts queue.
 
     Args:
-        prompt: text or token ids.
+        prompt: text or token ids, or a dict of them by the names of models, as for :meth:`Pair.generate`.
         pair: as for :func:`load`, instead of ``base`` and ``assistant``.
         base: as for :func:`load`, but no preset.
         assistant: as for :func:`load`.
+        experts: as for :func:`load`, instead of ``assistant``.
         head: as for :func:`load`. It is required unless ``pair`` is given and has a head.
         load_options: options of :class:`LoadOptions`, and ``base_options``, ``assistant_options``, ``check_memory``,
             ``n_parallel``, ``cache_mb`` and ``progress`` of :func:`load`.
@@ -328,51 +337,50 @@ def generate(
     Raises:
         Everything that :func:`load` and :meth:`Pair.generate` raise.
     """
+    given = dict(option_dict("load_options", load_options))
+    if experts is not None and (assistant is not None or "assistant_options" in given or pair is not None):
+        raise OptionError(_TWO_FORMS)
     known = None if pair is None else _of_pair(pair, base, assistant)
     if known is not None:
-        known.refuse_experts("generate()", "load() it, and call generate() of the pair")
-        base, assistant = known.base, known.assistant
         head = _head_of(known) if head is None else head
-    given = dict(option_dict("load_options", load_options))
+    elif base is None or (assistant is None and experts is None):
+        raise OptionError("generate() needs base= and assistant=, or pair= with a name that colm.presets() lists")
+    else:
+        others = () if experts is None else read_experts(experts)
+        known = Preset("", base, assistant or "", None, experts=others)  # type: ignore[arg-type]  # or paths
     if "check_memory" in given:
         given["check_memory"] = flag("check_memory", given["check_memory"])
     keep = flag("keep", keep)
-    if base is None or assistant is None:
-        raise OptionError("generate() needs base= and assistant=, or pair= with a name that colm.presets() lists")
     if head is None:
         raise HeadError(f"generate() needs a deferral head; {HEAD_CHOICES}")
     checked = GenerationOptions.of({**options, "head": head})  # before minutes of loading
-    refuse_messages(prompt)
+    if not isinstance(prompt, Mapping) or is_message(prompt):
+        refuse_messages(prompt)
     if not isinstance(head, (str, os.PathLike, Head)):
         raise HeadError(f"head is of type {type(head).__name__}; {HEAD_CHOICES}")
     file = None if isinstance(head, Head) else head_file(head)
     checked = checked if file is None else replace(checked, head=Head.load(file))  # before minutes of loading, too
-    if known is not None:
-        names = ("base_options", "assistant_options")
-        shared = {name: value for name, value in given.items() if name not in _NO_LOAD_OPTIONS}
-        merged = known.load_options(shared, *(given.get(name) for name in names))
-        given = {**given, **merged[0], **dict(zip(names, merged[1:], strict=True))}
-    loaded, is_kept = _loaded_or_kept(base, assistant, given, keep)
+    loaded, is_kept = _loaded_or_kept(known, given, keep)
     with contextlib.nullcontext() if is_kept else loaded, busy():
-        return loaded.begin(loaded.prompt_tokens(prompt), checked, queue_timeout).completion()
+        tokens, own = prompts_tokens(loaded, prompt)
+        return loaded.begin(tokens, checked, queue_timeout, own).completion()
 
 
-def _loaded_or_kept(base: PathLike, assistant: PathLike, given: dict[str, Any], keep: bool) -> tuple[Pair, bool]:
+def _loaded_or_kept(wished: Preset, given: dict[str, Any], keep: bool) -> tuple[Pair, bool]:
     """The kept pair if it fits, else a newly loaded one; and whether the result is kept."""
     shared = {name: value for name, value in given.items() if name not in _NO_LOAD_OPTIONS}
-    chosen = LoadOptions.of_both(shared, given.get("base_options"), given.get("assistant_options"))
-    names = [field.name for field in fields(SlotOptions)]
-    slots = SlotOptions(**{name: given[name] for name in names if name in given})
-    wanted = kept.Wanted.of(base, assistant, chosen, slots)
+    chosen = options_of(wished, wished.experts, shared, given.get("base_options"), given.get("assistant_options"))
+    slots = SlotOptions(**{field.name: given[field.name] for field in fields(SlotOptions) if field.name in given})
+    wanted = kept.Wanted.of(dict(zip(wished.names, wished.models, strict=True)), chosen, slots)
     with kept.loading:
         known = kept.kept(wanted)
         if known is not None:
             return known, True
         if keep:
             kept.unload()  # both may not fit into memory
-        paths = (find_model("base", base), find_model("assistant", assistant))
-        stamps = kept.stamps_of(paths, chosen)
-        pair = load(*paths, **given)
+        found = find_models(wished)
+        stamps = kept.stamps_of(found.models, chosen)
+        pair = load(pair=replace(found, head=None, defer_rate=None), **given)
         if keep:
             kept.keep(wanted, stamps, pair)
         return pair, keep

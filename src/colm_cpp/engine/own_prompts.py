@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from .._shown import shown
-from ..chat.messages import Message
+from ..chat.messages import Message, is_message
 from ..errors import ContextFull, OptionError, TokenizeError
 from ..options import BASE
 from .prompts import Prompt
+from .tokens import TEMPLATE_OPTIONS
 
 if TYPE_CHECKING:
     from .tokens import TemplateOptionsDict, Tokenizing
 
-__all__ = ["PromptTokens", "chat_tokens", "of_model", "prompts_tokens"]
+__all__ = ["PromptTokens", "chat_tokens", "of_model", "prompts_tokens", "split_template"]
 
 # The base's tokens, and those of experts that have a prompt of their own, by their numbers.
 PromptTokens = tuple[list[int], dict[int, list[int]]]
@@ -27,7 +28,7 @@ def prompts_tokens(pair: Tokenizing, prompt: Prompt) -> PromptTokens:
         TokenizeError: a prompt is none, the dict has none for the base, or it names a model that the pair has not.
         ContextFull: an expert's prompt is longer than the context.
     """
-    if not isinstance(prompt, Mapping) or not any(name in prompt for name in pair.names):
+    if not isinstance(prompt, Mapping) or is_message(prompt):
         return pair.prompt_tokens(prompt), {}
     if BASE not in prompt:
         raise TokenizeError(f"prompt names {', '.join(map(shown, prompt))} and not the base; give 'base', too")
@@ -64,6 +65,12 @@ def _check_names(pair: Tokenizing, what: str, given: Mapping[Any, Any]) -> None:
 def of_model(name: str, given: Any, default: Any) -> Any:
     """What ``given`` says of a model: a dict by names, or one value for all."""
     return given.get(name, default) if isinstance(given, Mapping) else given
+
+
+def split_template(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options of the template, and all others."""
+    template = {name: options[name] for name in TEMPLATE_OPTIONS if name in options}
+    return template, {name: value for name, value in options.items() if name not in template}
 
 
 def chat_tokens(pair: Tokenizing, messages: Sequence[Message], template: Mapping[str, Any]) -> PromptTokens:

@@ -20,13 +20,13 @@ from ..results import Completion
 from . import open_pairs
 from .aio import AsyncForms
 from .batch import BatchStream, in_order
-from .own_prompts import chat_tokens, prompts_tokens
+from .own_prompts import chat_tokens, prompts_tokens, split_template
 from .prepared import DEFAULT_THRESHOLD, Heads, PathLike, Prepared, prepare
 from .prompts import Prompt, check_prompts
 from .requests import requests
 from .session import read_session, write_session
 from .stream import TokenStream
-from .tokens import ChatOptionsDict, TemplateOptionsDict, Tokenizing
+from .tokens import ChatOptionsDict, ConversationOptionsDict, Tokenizing
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -42,11 +42,11 @@ CHAT_TEMPERATURE = 0.2  # that of llama_cpp.Llama.create_chat_completion
 CHAT_OPTIONS: Mapping[str, Any] = MappingProxyType({"temperature": CHAT_TEMPERATURE})
 
 
-class BatchOptionsDict(GenerationOptionsDict, total=False):
+class BatchOptionsDict(ConversationOptionsDict, total=False):
     """Keyword arguments of ``stream_batch``."""
 
     n_parallel: int
-    each: Iterable[GenerationOptionsDict] | None
+    each: Iterable[ConversationOptionsDict] | None
 
 
 class Pair(Tokenizing, AsyncForms):
@@ -154,7 +154,7 @@ class Pair(Tokenizing, AsyncForms):
         self.open_core()
         given: dict[str, Any] = {**CHAT_OPTIONS, **options}
         timeout = given.pop("queue_timeout", None)
-        template = {name: given.pop(name) for name in TemplateOptionsDict.__annotations__ if name in given}
+        template, given = split_template(given)
         checked = GenerationOptions.of(given)
         tokens, own = chat_tokens(self, messages, template)
         return self.begin(tokens, checked, timeout, own)
@@ -190,8 +190,8 @@ class Pair(Tokenizing, AsyncForms):
         prompts: Iterable[Prompt],
         *,
         n_parallel: int = DEFAULT_PARALLEL,
-        each: Iterable[GenerationOptionsDict] | None = None,
-        **options: Unpack[GenerationOptionsDict],
+        each: Iterable[ConversationOptionsDict] | None = None,
+        **options: Unpack[ConversationOptionsDict],
     ) -> BatchStream:
         """Continues many prompts at once and gives each result when its text ends.
 
@@ -209,7 +209,8 @@ class Pair(Tokenizing, AsyncForms):
             n_parallel: how many texts are written at a time, 1 to 256 and at most ``n_batch``.
             each: one dict of options for each prompt. They replace ``options`` of the same name.
             **options: options for all texts; see :class:`GenerationOptions`. ``seed`` is the seed of the first text;
-                each later text adds 1.
+                each later text adds 1. For conversations also those of the template, as for :meth:`chat`:
+                ``chat_template``, ``system``, ``template_variables``, ``tools`` and ``documents``.
 
         Raises:
             TypeError: an unknown option.
@@ -225,7 +226,8 @@ class Pair(Tokenizing, AsyncForms):
         core = self.open_core()
         check_prompts(prompts, each)
         heads = self.heads()
-        checked = GenerationOptions.of(options)
+        template, given = split_template(options)
+        checked = GenerationOptions.of(given)
         if checked.head is not None or each is None:  # otherwise each text may bring its own
             heads.with_options(checked)
         n_parallel = integer("n_parallel", n_parallel, 1, MAX_PARALLEL)
@@ -236,8 +238,9 @@ class Pair(Tokenizing, AsyncForms):
                 texts = _core.Stream(core, n_parallel)
             finally:
                 forward_log()
-        given = requests(self, prompts, each, checked, heads, {} if "temperature" in options else CHAT_OPTIONS)
-        stream = BatchStream(core, texts, n_parallel, given)
+        of_chats = {} if "temperature" in options else CHAT_OPTIONS
+        wished = requests(self, prompts, each, checked, heads, of_chats, template)
+        stream = BatchStream(core, texts, n_parallel, wished)
         with open_pairs.lock():
             self.open_core()  # it may have been closed meanwhile
             self._batches.add(stream)

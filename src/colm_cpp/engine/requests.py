@@ -9,7 +9,7 @@ from .._shown import shown
 from ..errors import OptionError
 from ..options import GenerationOptions, seed_of
 from .batch import Request
-from .own_prompts import PromptTokens, prompts_tokens
+from .own_prompts import PromptTokens, chat_tokens, prompts_tokens, split_template
 from .prompts import Prompt, is_conversation, with_own
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def requests(
     options: GenerationOptions,
     heads: Heads,
     of_chats: Mapping[str, Any],
+    template: Mapping[str, Any],
 ) -> Iterator[Callable[[], Request]]:
     """What makes each text. Calling it raises a ColmError where the text cannot be written.
 
@@ -36,6 +37,7 @@ def requests(
         options: those of all.
         heads: of this call.
         of_chats: options of conversations that have none of these names of their own.
+        template: options of the template of conversations, which those of ``each`` go before.
     """
     for number, (prompt, extra) in enumerate(with_own(prompts, each)):
 
@@ -43,9 +45,13 @@ def requests(
             if not isinstance(extra, Mapping):
                 raise OptionError(f"the entry of each= for this prompt is {shown(extra)}; give a dict of options")
             own: dict[str, Any] = {} if options.seed is None else {"seed": seed_of(options.seed, number)}
+            own_template, extra = split_template(extra)
             if is_conversation(prompt):
                 own |= of_chats
-                read: PromptTokens = (pair.tokenize_chat(prompt), {})
+                read: PromptTokens = chat_tokens(pair, prompt, {**template, **own_template})
+            elif own_template:
+                name = next(iter(own_template))
+                raise OptionError(f"{name} is for conversations, and this prompt is a text; leave it out")
             else:
                 read = prompts_tokens(pair, prompt)
             try:

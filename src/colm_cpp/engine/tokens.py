@@ -17,7 +17,7 @@ from .prompts import Prompt, refuse_messages, with_system
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["ChatOptionsDict", "TemplateOptionsDict", "Tokenizing"]
+__all__ = ["TEMPLATE_OPTIONS", "ChatOptionsDict", "ConversationOptionsDict", "TemplateOptionsDict", "Tokenizing"]
 
 MAX_IDS = 1 << 24  # of one call of detokenize(), from an iterator
 
@@ -32,14 +32,22 @@ class TemplateOptionsDict(TypedDict, total=False):
     documents: Sequence[Mapping[str, Any]] | None
 
 
-class ChatOptionsDict(GenerationOptionsDict, total=False):
-    """Keyword arguments of ``chat``. Those of the template may be dicts by the names of models."""
+TEMPLATE_OPTIONS = tuple(TemplateOptionsDict.__annotations__)
+
+
+class ConversationOptionsDict(GenerationOptionsDict, total=False):
+    """Options of a conversation. Those of the template may be dicts by the names of models."""
 
     chat_template: str | Mapping[str, str | None] | None
     system: str | Mapping[str, str | None] | None
     template_variables: Mapping[str, Any] | None
     tools: Sequence[Mapping[str, Any]] | None
     documents: Sequence[Mapping[str, Any]] | None
+
+
+class ChatOptionsDict(ConversationOptionsDict, total=False):
+    """Keyword arguments of ``chat``."""
+
     queue_timeout: float | None
 
 

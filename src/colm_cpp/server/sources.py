@@ -12,13 +12,13 @@ from typing import Any
 
 from .._numbers import integer, real
 from .._shown import shortened, shown
-from ..engine.loading import load
+from ..engine.loading import load, options_of
 from ..engine.memory import ModelMemory, rows_of
 from ..engine.pair import Pair
 from ..errors import HeadError, LoadError, OptionError
 from ..heads.head import Head
 from ..learn.scoring import Scorer
-from ..options import DEFAULT_N_CTX, LoadOptions, SlotOptions
+from ..options import DEFAULT_N_CTX, SlotOptions
 from ..sources.hub import is_hub_spec
 from ..sources.names import find_head, find_model
 from ..sources.pair_file import FILE, Preset
@@ -116,9 +116,7 @@ def _memory(pair: Preset, how: Served) -> int:
     """Estimated bytes of the loaded pair; 0 where a file is still on the hub."""
     if any(map(is_hub_spec, pair.models)):
         return 0
-    chosen = [*LoadOptions.of_both(*pair.load_options(how.options, how.base_options, how.assistant_options))]
-    if pair.experts:
-        chosen[1:] = [LoadOptions.merge({**expert.options, **how.options}, None) for expert in pair.experts]
+    chosen = options_of(pair, pair.experts, how.options, how.base_options, how.assistant_options)
     n = how.slots.n_parallel
     total = 0
     for place, options, rows in zip(pair.models, chosen, rows_of(len(pair.models), n), strict=True):

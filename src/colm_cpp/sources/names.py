@@ -8,12 +8,12 @@ str such as ``./demo``, is always a file.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..errors import OptionError
 from .hub import is_hub_spec, resolve
-from .pair_file import PACKAGED, read
+from .pair_file import PACKAGED, Preset, read
 from .preset import is_preset, packaged_names, preset_files
 from .shipped import shipped_head, shipped_heads
 
@@ -23,6 +23,7 @@ __all__ = [
     "NamedHead",
     "find_head",
     "find_model",
+    "find_models",
     "head_file",
     "head_names",
 ]
@@ -111,3 +112,12 @@ def find_model(name: str, value: object) -> str:
     if is_preset(value):
         raise OptionError(f"{name}={value!a} is a preset, which stands for two models; give pair={value!a} instead")
     return os.path.expanduser(resolve(value))
+
+
+def find_models(pair: Preset) -> Preset:
+    """The pair with the local files of its models. Errors are those of :func:`find_model`."""
+    base = find_model("base", pair.base)
+    if pair.experts:
+        experts = tuple(replace(expert, model=find_model(expert.name, expert.model)) for expert in pair.experts)
+        return replace(pair, base=base, experts=experts)
+    return replace(pair, base=base, assistant=find_model("assistant", pair.assistant))

@@ -16,7 +16,7 @@ from typing import Any
 from .._numbers import real, share
 from .._shown import shortened, shown
 from ..errors import LoadError, OptionError
-from ..options import ExpertModel, LoadOptions, option_dict, read_experts
+from ..options import ASSISTANT, BASE, ExpertModel, LoadOptions, option_dict, read_experts
 from .hub import is_hub_spec
 from .shipped import shipped_heads
 
@@ -76,6 +76,11 @@ class Preset:
     def models(self) -> list[str]:
         """The base's file, and the assistant's or those of the experts."""
         return [self.base, *([os.fspath(expert.model) for expert in self.experts] or [self.assistant])]
+
+    @property
+    def names(self) -> list[str]:
+        """What the models are called, in the order of :attr:`models`."""
+        return [BASE, *([expert.name for expert in self.experts] or [ASSISTANT])]
 
     def files(self) -> list[str | os.PathLike[str]]:
         """What is read when the pair is loaded, the head aside."""
