@@ -88,4 +88,15 @@ def test_chat_with_experts(files: dict[str, Path], tiny_model: TinyModels) -> No
         "-- code",
         "-- pair",
     ]
-    assert "the experts of this pair are math, code" in run(*args, stdin="/assistant\n").stderr
+    for typed, words in (
+        ("/assistant\n", "the experts of this pair are math, code"),
+        ("/only law\n", "the models of this pair are base, math, code"),
+        ("/only\n", "the models of this pair are base, math, code"),
+    ):
+        assert words in run(*args, stdin=typed).stderr
+    for name in ("base", "math", "code"):
+        shown = run(*args, stdin=f"/only {name}\nHi\n/stats\n").stdout
+        last = shown.split("read for the last answer: ")[1].splitlines()[0]
+        counts = dict(part.split(" ") for part in last.partition(";")[0].split(", "))
+        assert {who for who, n in counts.items() if n != "0"} == {name}
+        assert f"{name} 4" in shown or name == "base"

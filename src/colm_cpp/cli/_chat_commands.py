@@ -125,7 +125,7 @@ class Chat:
         if answer.finish_reason == INTERRUPTED and not self._stops:
             raise KeyboardInterrupt
 
-    @_command("/rate", "PERCENT", "defer this share of the tokens to the assistant, such as /rate 20")
+    @_command("/rate", "PERCENT", "defer this share of the tokens, such as /rate 20")
     def rate(self, rest: str) -> None:
         if not rest:
             raise OptionError("/rate needs the percentage of tokens to defer; type for example /rate 20")
@@ -141,20 +141,30 @@ class Chat:
 
     @_command("/assistant", "[NAME]", "the assistant alone answers, or the expert of that name")
     def assistant(self, rest: str) -> None:
-        experts = {name: way for name, way in self.conversation.alone.items() if name != "base"}
-        name = rest or next(iter(experts)) if len(experts) == 1 or rest else ""
+        experts = [name for name in self.conversation.alone if name != "base"]
+        name = rest or experts[0] if len(experts) == 1 or rest else ""
         if name not in experts:
-            first = next(iter(experts))
-            raise OptionError(f"the experts of this pair are {', '.join(experts)}; type for example /assistant {first}")
-        self.conversation.way = experts[name]
-        self.tell(f"{'the ' * (name == 'assistant')}{name} alone answers")
+            raise OptionError(
+                f"the experts of this pair are {', '.join(experts)}; type for example /assistant {experts[0]}"
+            )
+        self.only(name)
+
+    @_command("/only", "NAME", "the model of that name alone answers, such as /only base")
+    def only(self, rest: str) -> None:
+        alone = self.conversation.alone
+        if rest not in alone:
+            raise OptionError(
+                f"the models of this pair are {', '.join(alone)}; type for example /only {list(alone)[-1]}"
+            )
+        self.conversation.way = alone[rest]
+        self.tell(f"{'the ' * (rest in ('base', 'assistant'))}{rest} alone answers")
 
     @_command("/pair", "", "the pair answers as the command line says")
     def pair(self, rest: str) -> None:
         self.conversation.way = PAIR
         self.tell("the pair answers as the command line says")
 
-    @_command("/compare", "[MESSAGE]", "answer the last message, or a new one, by base, assistant and pair")
+    @_command("/compare", "[MESSAGE]", "answer the last message, or a new one, by each model and the pair")
     def compare(self, rest: str) -> None:
         talk = self.conversation
         if not rest and not talk.exchanges:
@@ -276,6 +286,11 @@ def _summed(title: str, answers: list[Answer]) -> str:
     calls = sum(answer.stats.assistant_calls for answer in answers)
     seconds = sum(answer.stats.decode_s for answer in answers)
     share = f"{deferred / written:.1%}" if written else "0%"
-    per_deferred = f"{calls / deferred:.2f} calls of the assistant for each" if deferred else "no call of the assistant"
+    experts = [name for name in answers[-1].stats.experts if name != "base"]
+    who = "the assistant" if experts == ["assistant"] else "an expert"
+    per_deferred = f"{calls / deferred:.2f} calls of {who} for each" if deferred else f"no call of {who}"
+    if len(experts) > 1:
+        n_written = {name: sum(answer.stats.experts[name].tokens for answer in answers) for name in experts}
+        per_deferred += f" ({', '.join(f'{name} {n}' for name, n in n_written.items())})"
     speed = f"{written / seconds:.1f}" if seconds > 0 else "0"
     return f"{title}: {written} tokens, {deferred} deferred ({share}), {per_deferred}; {speed} tokens/s"

@@ -61,9 +61,9 @@ _GENERATION = {**GENERATION, "max_tokens": replace(GENERATION["max_tokens"], def
 def chat(**values: Any) -> None:
     """Talk with a pair.
 
-    Type a message and press Enter. /help lists the commands: /rate 20, /base and /assistant choose who answers,
-    /compare shows the answers of all, /save and /load keep the conversation. Alt-Enter begins a new line. Ctrl-C stops
-    an answer, Ctrl-D leaves.
+    Type a message and press Enter. /help lists the commands: /rate 20, /base, /assistant and /only NAME choose
+    who answers, /compare shows the answers of all, /save and /load keep the conversation. Alt-Enter begins a new line.
+    Ctrl-C stops an answer, Ctrl-D leaves.
 
     If standard input is no terminal, each line of it is a message, and a line that ends in a backslash goes on in the
     next one. The first error then ends the command.
