@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -38,9 +38,9 @@ class Server:
         process: its process.
     """
 
-    def __init__(self, *options: str, port: int = 0) -> None:
+    def __init__(self, *options: str, port: int = 0, models: Sequence[str] = ("--pair", "demo")) -> None:
         program = "from colm_cpp.cli import main; main()"
-        arguments = ["serve", "--pair", "demo", "--port", str(port), *options]
+        arguments = ["serve", *models, "--port", str(port), *options]
         self.process = subprocess.Popen([sys.executable, "-c", program, *arguments], stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
         said = []
@@ -91,9 +91,9 @@ class Server:
 
 
 @contextmanager
-def serve(*options: str, port: int = 0) -> Iterator[Server]:
-    """A server with the demo pair, ended afterwards."""
-    server = Server(*options, port=port)
+def serve(*options: str, port: int = 0, models: Sequence[str] = ("--pair", "demo")) -> Iterator[Server]:
+    """A server, with the demo pair unless other models are given, ended afterwards."""
+    server = Server(*options, port=port, models=models)
     try:
         yield server
     finally:
@@ -179,7 +179,7 @@ class Web:
         writers = []
         for text, names, element in shown:
             (writer,) = re.findall(r"by-(\w+)", names)
-            assert (element == "mark") == (writer == "assistant")  # told by the element, so by an underline, too
+            assert (element == "mark") == (writer != "base")  # told by the element, so by an underline, too
             writers.append((text, writer))
         return writers
 

@@ -54,7 +54,7 @@ HOW = Served(options={}, base_options={}, assistant_options={}, slots=SlotOption
     ],
 )
 def test_names(name: str, pair: str, options: dict[str, Any]) -> None:
-    way = read_name(name, {"demo": None, "other": None})
+    way = read_name(name, {"demo": ("assistant",), "other": ("assistant",)})
     assert (way.pair, dict(way.options)) == (pair, options)
 
 
@@ -67,7 +67,7 @@ def test_names(name: str, pair: str, options: dict[str, Any]) -> None:
 )
 def test_names_that_stand_for_nothing(name: str) -> None:
     with pytest.raises(ApiError) as raised:
-        read_name(name, {"demo": None})
+        read_name(name, {"demo": ("assistant",)})
     assert (raised.value.status, raised.value.code) == (404, "model_not_found")
 
 

@@ -45,7 +45,7 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
 
 async def _prepare(job: Job, body: ChatRequest, n: int) -> Form | None:
     """Makes the texts. Returns how calls are written where the model may call functions."""
-    own = own_fields(body.colm, chat=True)
+    own = own_fields(body.colm, job.pair.names[1:], chat=True)
     if body.max_tokens is not None and body.max_completion_tokens is not None:
         raise ApiError(400, "max_tokens and max_completion_tokens both set the same limit", param="max_tokens")
     if body.top_logprobs is not None and not body.logprobs:

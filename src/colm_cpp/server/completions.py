@@ -43,7 +43,7 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
         raise ApiError(400, "max_tokens is 0; only echo can do without a token", param="max_tokens")
     async with contextlib.AsyncExitStack() as stack:
         job = await stack.enter_async_context(service.job(body.model, n * len(prompts)))
-        own = own_fields(body.colm, chat=False)
+        own = own_fields(body.colm, job.pair.names[1:], chat=False)
         ids = await asyncio.to_thread(_tokenized, job, prompts)
         most = job.limit(DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import bisect
 import itertools
 import time
+from collections import Counter as TokenCounts
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.registry import Collector
@@ -101,9 +102,13 @@ class Metrics:
             "colm_tokens", "Tokens written, by who wrote them.", ["pair", "source"], registry=self._all
         )
         self._prompt = Counter("colm_prompt_tokens", "Tokens of prompts.", ["pair"], registry=self._all)
-        self._calls = Counter(
-            "colm_assistant_calls", "Times that the assistant was asked.", ["pair"], registry=self._all
-        )
+        self._calls = Counter("colm_assistant_calls", "Times that an expert was asked.", ["pair"], registry=self._all)
+        by_model: dict[str, Any] = {"labelnames": ["pair", "model"], "registry": self._all}
+        self._of_models = {
+            "calls": Counter("colm_model_calls", "Times that a model was asked.", **by_model),
+            "tokens_read": Counter("colm_model_tokens_read", "Tokens that a model read.", **by_model),
+            "seconds": Counter("colm_model_seconds", "Seconds in batches of a model.", **by_model),
+        }
         self._texts = Counter("colm_texts", "Texts that have ended.", ["pair"], registry=self._all)
         self._seconds = Histogram(
             "colm_request_seconds", "Whole requests.", ["route"], buckets=_SECONDS, registry=self._all
@@ -123,9 +128,11 @@ class Metrics:
 
     def written(self, pair: str, tokens: Sequence[Token], stats: Stats) -> None:
         """A text has ended."""
-        deferred = sum(token.deferred for token in tokens)
-        for source, n in (("assistant", deferred), ("base", len(tokens) - deferred)):
-            self._tokens.labels(pair, source).inc(n)
+        written = TokenCounts(token.source for token in tokens)
+        for model, work in stats.experts.items():
+            self._tokens.labels(pair, model).inc(written[model])
+            for what, counter in self._of_models.items():
+                counter.labels(pair, model).inc(getattr(work, what))
         self._prompt.labels(pair).inc(stats.prompt_tokens)
         self._calls.labels(pair).inc(stats.assistant_calls)
         self._texts.labels(pair).inc()

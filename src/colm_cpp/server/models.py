@@ -8,9 +8,11 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from ..options import BASE
 from .errors import ApiError, Json
 from .messages import for_template
 from .names import ways_of
+from .registry import Entry
 from .schemas import DetokenizeRequest, TokenizeRequest
 from .service import Service
 
@@ -24,6 +26,10 @@ def _service(request: Request) -> Service:
     return service
 
 
+def _facts(entry: Entry) -> dict[str, Any]:
+    return {"pair": entry.name, "models": [BASE, *entry.experts], "loaded": entry.pair is not None}
+
+
 def _models(service: Service) -> list[dict[str, Any]]:
     return [
         {
@@ -31,10 +37,10 @@ def _models(service: Service) -> list[dict[str, Any]]:
             "object": "model",
             "created": entry.created,
             "owned_by": "colm-cpp",
-            "colm": {"pair": entry.name, "about": about, "loaded": entry.pair is not None},
+            "colm": {**_facts(entry), "about": about},
         }
         for entry in service.registry.entries.values()
-        for name, about in ways_of(entry.name, has_rates=entry.has_rates).items()
+        for name, about in ways_of(entry.name, entry.experts, has_rates=entry.has_rates).items()
     ]
 
 
@@ -50,8 +56,7 @@ async def one_model(model: str, request: Request) -> Response:
     service = _service(request)
     way = service.registry.way(model)
     entry = service.registry.entries[way.pair]
-    facts = {"pair": entry.name, "loaded": entry.pair is not None}
-    listed = {"id": model, "object": "model", "created": entry.created, "owned_by": "colm-cpp", "colm": facts}
+    listed = {"id": model, "object": "model", "created": entry.created, "owned_by": "colm-cpp", "colm": _facts(entry)}
     return Json(listed)
 
 

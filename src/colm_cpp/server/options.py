@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .._shown import shown
@@ -27,14 +27,20 @@ _ROUTING = frozenset(
 _CHAT_TEMPERATURE = 0.2
 
 
-def own_fields(given: Mapping[str, Any] | None, *, chat: bool) -> dict[str, Any]:
-    """The fields under ``colm``, by the names of the house's options. ApiError 400: one that is not there."""
+def own_fields(given: Mapping[str, Any] | None, experts: Sequence[str], *, chat: bool) -> dict[str, Any]:
+    """The fields under ``colm``, by the names of the house's options. ApiError 400: one that is not there.
+
+    ``experts``: the names of those that a head may be for.
+    """
+    heads = [*TRAINING_FREE_HEADS]
+    if len(experts) > 1:
+        heads = ["never", *(f"{head}:{name}" for head in TRAINING_FREE_HEADS for name in experts)]
     own = {name: value for name, value in (given or {}).items() if value is not None}
     for name, value in own.items():
         if name in _PUBLISHED:
             raise _refused(name, f"colm.{name} has a name of its own in the request; give it as {name}")
-        if name == "head" and value not in TRAINING_FREE_HEADS:
-            raise _refused(name, f"colm.head is {shown(value)}; a request may choose {', '.join(TRAINING_FREE_HEADS)}")
+        if name == "head" and value not in heads:
+            raise _refused(name, f"colm.head is {shown(value)}; a request may choose {', '.join(heads)}")
     if not chat and TEMPLATE_VARIABLES in own:
         raise _refused(TEMPLATE_VARIABLES, f"colm.{TEMPLATE_VARIABLES} is for conversations only; leave it out")
     return own

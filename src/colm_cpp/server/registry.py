@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from ..engine.pair import Pair
 from ..errors import ColmError, NotEnoughMemory, OptionError, PairClosed
 from ..learn.scoring import Scorer
+from ..options import ASSISTANT
 from .admission import Turns
 from .errors import ApiError
 from .names import Way, read_name
@@ -33,6 +34,7 @@ class Entry:
         slots: texts that it writes at a time.
         about: one line about it.
         has_rates: whether its head knows thresholds of rates.
+        experts: the names of its models beside the base.
         memory: bytes that it is estimated to take.
         created: when the server learnt of it, in seconds since 1970.
         pair: the pair; None while it is not loaded.
@@ -48,6 +50,7 @@ class Entry:
     slots: int = 1
     about: str = ""
     has_rates: bool = False
+    experts: tuple[str, ...] = (ASSISTANT,)
     memory: int = 0
     created: int = field(default_factory=lambda: int(time.time()))
     pair: Pair | None = None
@@ -112,7 +115,8 @@ class Registry:
 
     def way(self, name: str | None) -> Way:
         """What a model name stands for; the default pair for None. ApiError 404: nothing."""
-        return read_name(self.default.name if name is None else name, self.entries)
+        experts = {entry.name: entry.experts for entry in self.entries.values()}
+        return read_name(self.default.name if name is None else name, experts)
 
     @contextlib.asynccontextmanager
     async def use(self, name: str) -> AsyncIterator[tuple[Pair, Turns]]:

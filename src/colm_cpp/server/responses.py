@@ -47,7 +47,7 @@ async def responses(body: ResponsesRequest, request: Request) -> Response:
 
 async def _prepare(job: Job, body: ResponsesRequest) -> Form | None:
     """Makes the text. Returns how calls are written where the model may call functions."""
-    own = own_fields(body.colm, chat=True)
+    own = own_fields(body.colm, job.pair.names[1:], chat=True)
     wants_logprobs = bool(body.include)
     if body.top_logprobs is not None and not wants_logprobs:
         raise ApiError(400, f"top_logprobs needs include: [{_WANTS_LOGPROBS!r}]", param="top_logprobs")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from ..sources.hub import is_hub_spec
 from ..sources.names import find_head, find_model
 from ..sources.pair_file import FILE, Preset
 from ..sources.preset import preset
+from .names import MIXTURE
 from .registry import Entry
 
 __all__ = ["CONFIG", "Served", "entry", "read_config", "read_folder"]
@@ -54,11 +55,13 @@ def entry(name: str, pair: Preset, head: str | None, how: Served) -> Entry:
     """A pair of the registry.
 
     Raises:
-        OptionError: the name holds a character that stands for a way of writing.
+        OptionError: the name holds a character that stands for a way of writing, or an expert's name is one.
         HeadError: there is no head.
     """
     if not name or any(char in name for char in "@:\0") or name != name.strip():
         raise OptionError(f"the name of a pair is {shown(name)}; it must not be empty, nor hold @ or :")
+    if MIXTURE in pair.names:
+        raise OptionError(f"an expert of {name} is called {MIXTURE}, as the mixture of all models; rename the expert")
     if head is None and pair.head is None:
         raise HeadError(f"{name} has no deferral head; give --head, or a pair that has one")
 
@@ -95,15 +98,18 @@ def entry(name: str, pair: Preset, head: str | None, how: Served) -> Entry:
         scorer,
         slots=how.slots.n_parallel,
         about=pair.about,
-        has_rates=_has_rates(head or pair.head),
+        has_rates=_has_rates(head or pair.head, pair.names[1:]),
+        experts=tuple(pair.names[1:]),
         memory=_memory(pair, how),
     )
 
 
-def _has_rates(head: str | None) -> bool:
+def _has_rates(head: str | None, experts: Sequence[str]) -> bool:
     """Whether a head knows thresholds of rates. One that lies on the hub is not downloaded for that."""
     if head is None:
         return False
+    name, _, expert = head.rpartition(":")
+    head = name if expert in experts else head
     named = find_head(head)
     if named.place is None:
         return head == "random"

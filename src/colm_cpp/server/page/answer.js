@@ -2,15 +2,19 @@
 
 import { ask, stream } from "./api.js";
 import { textOf } from "./chats.js";
+import { alone, modelsOf } from "./models.js";
 
 const ALTERNATIVES = 5;
 const IMPOSSIBLE = -9999; // the server's sign for minus infinity
 
-/** An answer before its first token. `way`: {pair, mode: base, pair or assistant, rate: null or percent}. */
+/**
+ * An answer before its first token. `way`: {pair, models, mode: pair or the name of a model, rate: null or percent}.
+ */
 export function newAnswer(way, system) {
   const suffix = way.mode === "pair" ? (way.rate === null ? "" : `@${way.rate}%`) : `:${way.mode}`;
   return {
     pair: way.pair,
+    models: way.models,
     model: way.pair + suffix,
     label: labelOf(way),
     system,
@@ -22,7 +26,7 @@ export function newAnswer(way, system) {
 
 function labelOf({ mode, rate }) {
   if (mode === "pair") return rate === null ? "Pair, as the head decides" : `Pair, ${rate}% deferred`;
-  return mode === "base" ? "Base alone" : "Assistant alone";
+  return alone(mode);
 }
 
 const number = (value) => (value === null || value <= IMPOSSIBLE ? null : Number(value.toPrecision(5)));
@@ -85,13 +89,16 @@ export function figures(answer) {
     deferred: share === null ? "–" : `${(100 * share).toFixed(1)}%`,
     calls: asked ? (stats.assistant_calls / asked).toFixed(2) : "–",
   };
-  return Object.entries(values).map(([name, value]) => [COUNTED[name], value]);
+  const each = modelsOf(answer).length > 2 ? Object.entries(stats?.experts ?? {}) : [];
+  return [
+    ...Object.entries(values).map(([name, value]) => [COUNTED[name], value]),
+    ...each.map(([name, work]) => [`by ${name}`, String(work.tokens)]),
+  ];
 }
 
-/** What the other model finds likely where token `i` stands: `[text, logprob]`, likeliest first. */
-export async function otherSays(answer, messages, i) {
+/** What another model finds likely where token `i` stands: `[text, logprob]`, likeliest first. */
+export async function otherSays(answer, other, messages, i) {
   const { tokens } = await ask("tokenize", { model: answer.pair, messages });
-  const other = otherOf(answer.tokens[i]);
   const said = await ask("v1/completions", {
     model: `${answer.pair}:${other}`,
     prompt: [...tokens, ...answer.tokens.slice(0, i).map((token) => token.id)],
@@ -105,7 +112,8 @@ export async function otherSays(answer, messages, i) {
     .sort((a, b) => (b[1] ?? -Infinity) - (a[1] ?? -Infinity));
 }
 
-export const otherOf = (token) => (token.by === "base" ? "assistant" : "base");
+/** The models that did not write a token. */
+export const othersOf = (answer, token) => modelsOf(answer).filter((name) => name !== token.by);
 
 /** Why an answer ended, where that is worth a word. */
 export function ending(answer) {

@@ -96,9 +96,13 @@ async function read(reader, signal) {
   }
 }
 
-/** The pairs of the server: `{name, hasRates}`. */
+/** The pairs of the server: `{name, models, hasRates}`; the base is the first of the models. */
 export async function pairs() {
   const listed = (await ask("v1/models")).data;
-  const names = [...new Set(listed.map((model) => model.colm.pair))];
-  return names.map((name) => ({ name, hasRates: listed.some((model) => model.id.startsWith(`${name}@`)) }));
+  const known = new Map(listed.map(({ colm }) => [colm.pair, colm.models]));
+  return [...known].map(([name, models]) => ({
+    name,
+    models,
+    hasRates: listed.some((model) => model.id.startsWith(`${name}@`)),
+  }));
 }

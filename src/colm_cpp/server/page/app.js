@@ -10,7 +10,6 @@ import { save, traces } from "./trace.js";
 import { Writer } from "./writer.js";
 
 const byId = (id) => document.getElementById(id);
-const ANSWERS = ["base", "assistant", "pair"]; // of Compare; the chat goes on with the last one
 const EVERY = 1000; // milliseconds between two times that a growing answer is kept
 
 let chat = chats.newChat();
@@ -18,7 +17,9 @@ let writing = null; // {chat, controller} while answers are written
 let left = -Infinity; // when the page was about to be left; it may be shown again all the same
 const isLeaving = () => performance.now() - left < 2000;
 
-const writer = new Writer();
+const writer = new Writer(byId("legend"));
+// Of Compare: each model alone, and the pair; the chat goes on with the last one.
+const everyWay = () => [...writer.models, "pair"];
 const talk = new Talk(byId("talk"), {
   edit: (at, text) => {
     chat.turns.splice(at);
@@ -28,7 +29,7 @@ const talk = new Talk(byId("talk"), {
   compare: (at) =>
     again(
       at,
-      ANSWERS.map((mode) => writer.way(mode)),
+      everyWay().map((mode) => writer.way(mode)),
     ),
   choose: (at, n) => {
     chat.turns[at].chosen = n;
@@ -188,6 +189,8 @@ function askForKey() {
 async function connect() {
   try {
     writer.offer(await pairs());
+    talk.models = writer.models;
+    if (!chat.turns.length) show();
     problem("");
     byId("key").hidden = true;
   } catch (error) {
@@ -207,7 +210,7 @@ byId("composer").addEventListener("submit", (event) => {
   const text = byId("message").value;
   if (writing || !text.trim() || !ready()) return;
   byId("message").value = "";
-  send(text, event.submitter?.id === "compare" ? ANSWERS : undefined);
+  send(text, event.submitter?.id === "compare" ? everyWay() : undefined);
 });
 byId("message").addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;

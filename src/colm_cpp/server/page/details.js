@@ -1,7 +1,8 @@
 // What is known of a token, beside it: who wrote it, how likely deferral was, what else was likely, and on request what
-// the other model would have said. Pointing shows it, a click or Enter keeps it open, Escape closes it.
+// the other models would have said. Pointing shows it, a click or Enter keeps it open, Escape closes it.
 
-import { otherOf, otherSays } from "./answer.js";
+import { otherSays, othersOf } from "./answer.js";
+import { classOf, inWords, modelsOf } from "./models.js";
 import { button, element, onOneLine, probability } from "./text.js";
 
 const STEPS = {
@@ -128,7 +129,7 @@ export class Details {
     const facts = element(
       "p",
       {},
-      element("span", { class: `who by-${token.by}` }, `Written by the ${token.by}`),
+      element("span", { class: `who ${classOf(modelsOf(answer), token.by)}` }, `Written by ${inWords(token.by)}`),
       element("br"),
       `Defer probability: ${token.p === null ? "the head was not asked" : probability(token.p)}`,
       element("br"),
@@ -142,24 +143,26 @@ export class Details {
     this.panel.replaceChildren(
       element("h4", {}, element("code", {}, quoted(token.text || token.name || ""))),
       facts,
-      table(`Likely for the ${token.by}`, token.top ?? [], token),
-      this.#other(answer, i, token),
+      table(`Likely for ${inWords(token.by)}`, token.top ?? [], token),
+      ...othersOf(answer, token).map((other) => this.#other(answer, i, token, other)),
       close,
     );
   }
 
-  #other(answer, i, token) {
-    const other = otherOf(token);
+  #other(answer, i, token, other) {
+    const name = inWords(other);
     const place = element("div", { class: "other", "aria-live": "polite" });
-    if (token.other) {
-      place.append(table(`Likely for the ${other}`, token.other));
+    const known = token.others?.[other];
+    if (known) {
+      place.append(table(`Likely for ${name}`, known));
       return place;
     }
-    const asking = button(`What would the ${other} have said?`, async () => {
-      place.replaceChildren(element("p", { class: "soft" }, `Asking the ${other} …`));
+    const asking = button(`What would ${name} have said?`, async () => {
+      place.replaceChildren(element("p", { class: "soft" }, `Asking ${name} …`));
       try {
-        token.other = await otherSays(answer, this.messagesFor(answer), i);
-        place.replaceChildren(table(`Likely for the ${other}`, token.other));
+        const said = await otherSays(answer, other, this.messagesFor(answer), i);
+        token.others = { ...token.others, [other]: said };
+        place.replaceChildren(table(`Likely for ${name}`, said));
         this.changed(answer);
       } catch (error) {
         place.replaceChildren(element("p", { class: "problem", role: "alert" }, error.message), asking);

@@ -1,12 +1,16 @@
-// The conversation on the screen: messages of the user, and answers, one or three beside each other.
+// The conversation on the screen: messages of the user, and answers, one or several beside each other.
 
 import { textOf } from "./chats.js";
 import { AnswerView } from "./view.js";
 import { appendVisible, button, copy, element } from "./text.js";
 
-const WHAT_TO_DO = [
-  "Two models write each answer together. A head decides before each token who writes it: the base or the assistant.",
-  "Underlined tokens are the assistant's. Point at a token, or tap it, to see why.",
+const whatToDo = (models) => [
+  models.length < 3
+    ? "Two models write each answer together. A head decides before each token who writes it: the base or the assistant."
+    : `${models.length} models write each answer together. A head decides before each token who writes it.`,
+  models.length < 3
+    ? "Underlined tokens are the assistant's. Point at a token, or tap it, to see why."
+    : "Underlined tokens are those of experts; their signs stand above. Point at a token, or tap it, to see why.",
 ];
 const EXAMPLE = "Tom brings 5 crates of 143 eggs to the farm and sells 266 eggs. How many eggs are left?";
 
@@ -15,6 +19,7 @@ export class Talk {
   constructor(place, actions) {
     this.place = place;
     this.actions = actions;
+    this.models = []; // of the chosen pair
     this.views = new WeakMap();
   }
 
@@ -52,7 +57,7 @@ export class Talk {
 
   #welcome() {
     const example = button(EXAMPLE, () => this.actions.example(EXAMPLE), { class: "example" });
-    return element("div", { class: "welcome" }, ...WHAT_TO_DO.map((text) => element("p", {}, text)), example);
+    return element("div", { class: "welcome" }, ...whatToDo(this.models).map((text) => element("p", {}, text)), example);
   }
 
   #message(turn, at, writing) {

@@ -1,6 +1,7 @@
 // Answers as traces, the form that `colm generate --trace` writes and `colm patterns` reads.
 
 import { messagesOf, textOf } from "./chats.js";
+import { modelsOf } from "./models.js";
 
 const line = (value) => `${JSON.stringify(value)}\n`;
 
@@ -21,7 +22,7 @@ function trace(chat, at, answer) {
   const tokens = answer.tokens.map((token) => ({
     id: token.id,
     text: token.text,
-    expert: token.by === "base" ? 0 : 1,
+    expert: modelsOf(answer).indexOf(token.by),
     source: token.by,
     defer_prob: token.p,
     defer_logit: logit(token.p),

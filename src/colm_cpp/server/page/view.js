@@ -3,6 +3,7 @@
 import { ending, figures } from "./answer.js";
 import { textOf } from "./chats.js";
 import { blocks, contentOf, render } from "./markdown.js";
+import { classOf, modelsOf, signs } from "./models.js";
 import { appendVisible, element, visible } from "./text.js";
 
 const SHADES = 10;
@@ -12,6 +13,8 @@ export class AnswerView {
   constructor(answer, tools) {
     this.answer = answer;
     this.raw = false;
+    this.models = modelsOf(answer);
+    this.signs = signs(this.models);
     this.current = 0; // the token that the Tab key reaches
     this.body = element("div", {
       class: "text",
@@ -128,11 +131,14 @@ export class AnswerView {
 
   #token(i, text, newlines) {
     const token = this.answer.tokens[i];
+    const sign = this.signs[token.by];
+    const first = sign && this.answer.tokens[i - 1]?.by !== token.by;
     const shade = token.p === null ? 0 : Math.round(SHADES * token.p);
     const node = element(token.by === "base" ? "span" : "mark", {
-      class: `t by-${token.by} p${shade}${text ? "" : " z"}`,
+      class: `t ${classOf(this.models, token.by)} p${shade}${text ? "" : " z"}${first ? " first" : ""}`,
     });
     node.dataset.i = i;
+    if (first) node.dataset.sign = sign;
     appendVisible(node, text, { newlines });
     return node;
   }
