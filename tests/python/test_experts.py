@@ -166,6 +166,10 @@ def test_errors_name_the_expert(files: dict[str, Path], tiny_model: TinyModels, 
     with pytest.raises(colm.VocabMismatch, match="the expert code") as error:
         colm.load(files["base"], experts={"math": files["math"], "code": other}, **TINY_LOAD)
     assert error.value.expert == "code"
+    odd = tiny_model(seed=3, n_embd=N_EMBD, vocab=tm.Vocab().replace_token(5, "?!"))
+    with pytest.raises(colm.VocabMismatch, match=r"token 5 .*the expert code") as error:
+        colm.load(files["base"], experts={"math": files["math"], "code": odd}, **TINY_LOAD)
+    assert (error.value.expert, error.value.token_id) == ("code", 5)
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(files["code"].read_bytes()[:-1000])
     with pytest.raises(colm.LoadError, match="the expert code"):
