@@ -8,13 +8,13 @@ namespace {
 
 Models load(const std::vector<Member>& members, const Pair* loaded) {
     if (loaded == nullptr) return load_members(members);
-    require(members.size() == loaded->n_models(), "the loaded pair has " +
-                                                      std::to_string(loaded->n_models()) + " models, and " +
-                                                      std::to_string(members.size()) + " were asked for");
     Models models;
-    for (std::size_t i = 0; i < members.size(); ++i)
-        models.push_back(
-            std::make_shared<LlamaModel>(members[i].options, &loaded->model(static_cast<ExpertId>(i))));
+    for (const Member& member : members) {
+        ExpertId at = kBase;
+        while (at < loaded->n_models() && loaded->name(at) != member.name) ++at;
+        require(at < loaded->n_models(), "the loaded pair has no model " + member.name);
+        models.push_back(std::make_shared<LlamaModel>(member.options, &loaded->model(at)));
+    }
     return models;
 }
 

@@ -20,8 +20,9 @@ class ScoringPair {
     using Texts = std::vector<ScoredText>;
     using OwnTexts = std::map<ExpertId, Texts>;
 
-    // Loads the models, the base first, or makes contexts on the weights of a pair that was loaded with the
-    // same options of weights. They stay when the pair goes. Throws OptionError, LoadError or VocabMismatch.
+    // Loads the models, the base first, or makes contexts on the weights of those of the same names in a pair
+    // that was loaded with the same options of weights. They stay when the pair goes. Throws OptionError,
+    // LoadError or VocabMismatch.
     explicit ScoringPair(const std::vector<Member>& members, const Pair* loaded = nullptr);
 
     // The scores of each model, the base first, with its hidden states. The experts' probes are the base's

@@ -193,3 +193,22 @@ def test_in_a_pairs_file(files: dict[str, Path], tmp_path: Path) -> None:
     with entry.load(lambda _: True) as pair:
         assert pair.names == NAMES
         assert pair.experts["code"]["n_batch"] == 9
+
+
+def test_how_likely_a_prompt_is_by_each(client: Any, world: World) -> None:
+    """That of a model alone is what it has for the same tokens when it writes them."""
+    pair = world.pair("three")
+    for who in NAMES:
+        head = "never" if who == "base" else f"always:{who}"
+        written = pair.generate(PROMPT, head=head, logprobs=2, **GREEDY)
+        body = {"prompt": [*pair.tokenize(PROMPT), *(token.id for token in written.tokens)], "max_tokens": 0}
+        told = complete(client, f"three:{who}", echo=True, logprobs=2, **body)["logprobs"]
+        n = len(written.tokens)
+        assert told["token_logprobs"][-n:] == pytest.approx([token.logprob for token in written.tokens], abs=1e-3)
+        for top, token in zip(told["top_logprobs"][-n:], written.tokens, strict=True):
+            assert max(top.values()) == pytest.approx(token.top_logprobs[0].logprob, abs=1e-3)
+    for name in ("three", "three@20%", "three:mixture"):
+        body = {"model": name, "prompt": PROMPT, "echo": True, "logprobs": 1, "max_tokens": 0}
+        answer = client.post("/v1/completions", json=body)
+        assert answer.status_code == 400
+        assert "three:base or three:math or three:code" in answer.json()["error"]["message"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..learn.likelihoods import Likelihoods, likelihoods
-from ..options import GenerationOptions
+from ..options import BASE, GenerationOptions
 from .answers import by_text, finite
 from .errors import ApiError
 
@@ -41,10 +41,10 @@ class PromptLogprobs:
 async def prompt_logprobs(
     job: Job, options: GenerationOptions, prompts: Sequence[Sequence[int]], top: int
 ) -> list[PromptLogprobs]:
-    """Reads the prompts with both models.
+    """Reads the prompts with the base and an expert.
 
     Raises:
-        ApiError: 400, an option that says nothing of a text that is already written.
+        ApiError: 400, an option that says nothing of a text that is already written, or several experts at a time.
         ColmError: see :func:`.learn.likelihoods.likelihoods`.
     """
     changed = [name for name in _OF_TEXTS if getattr(options, name) is not None]
@@ -60,20 +60,30 @@ async def prompt_logprobs(
             param=f"colm.{changed[0]}",
         )
     entry = job.service.registry.entries[job.way.pair]
+    alone = job.way.suffix.removeprefix(":")
+    if len(entry.experts) > 1 and alone not in (BASE, *entry.experts):
+        one = " or ".join(f"{entry.name}:{name}" for name in (BASE, *entry.experts))
+        raise ApiError(
+            400,
+            f"{job.way.name} has several experts, and echo with logprobs reads one model of them; ask {one}",
+            param="model",
+        )
+    expert = alone if alone in entry.experts else entry.experts[0]
     async with entry.reading:  # one reader at a time
-        return await asyncio.to_thread(_read, entry.scorer, job.pair, options, prompts, top)
+        return await asyncio.to_thread(_read, entry.scorer, job.pair, expert, options, prompts, top)
 
 
 def _read(
-    scorer: Callable[[Pair], Scorer],
+    scorer: Callable[[Pair, str], Scorer],
     pair: Pair,
+    expert: str,
     options: GenerationOptions,
     prompts: Sequence[Sequence[int]],
     top: int,
 ) -> list[PromptLogprobs]:
     head, chosen = pair.heads().with_options(options)
     known = likelihoods(
-        scorer(pair),
+        scorer(pair, expert),
         prompts,
         head,
         threshold=chosen.values["threshold"],

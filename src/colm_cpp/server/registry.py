@@ -30,7 +30,8 @@ class Entry:
     Attributes:
         name: its name, the first part of model names.
         load: loads it. What it is given takes the loaded fraction and returns False once the load must end.
-        make_scorer: what reads texts with the weights of the loaded pair.
+        make_scorer: what reads texts with the weights of the loaded pair: those of the base and of the expert of a
+            name.
         slots: texts that it writes at a time.
         about: one line about it.
         has_rates: whether its head knows thresholds of rates.
@@ -46,7 +47,7 @@ class Entry:
 
     name: str
     load: Callable[[Callable[[float], bool]], Pair]
-    make_scorer: Callable[[Pair], Scorer]
+    make_scorer: Callable[[Pair, str], Scorer]
     slots: int = 1
     about: str = ""
     has_rates: bool = False
@@ -58,19 +59,23 @@ class Entry:
     users: int = 0
     last_used: float = 0.0
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _scorer: Scorer | None = None
+    _scorer: tuple[str, Scorer] | None = None
 
-    def scorer(self, pair: Pair) -> Scorer:
-        """The pair's scorer, made when it is first asked for. Only where ``reading`` is held."""
-        if self._scorer is None:
-            self._scorer = self.make_scorer(pair)
-        return self._scorer
+    def scorer(self, pair: Pair, expert: str) -> Scorer:
+        """What reads with the base and that expert, the last one that was asked for. Only where ``reading`` is held."""
+        if self._scorer is None or self._scorer[0] != expert:
+            self._forget_scorer()
+            self._scorer = expert, self.make_scorer(pair, expert)
+        return self._scorer[1]
+
+    def _forget_scorer(self) -> None:
+        scorer, self._scorer = self._scorer, None
+        if scorer is not None:
+            scorer[1].close()
 
     def leave(self) -> bool:
         """Frees the pair; whether it was loaded."""
-        scorer, self._scorer = self._scorer, None
-        if scorer is not None:
-            scorer.close()
+        self._forget_scorer()
         pair, self.pair, self.turns = self.pair, None, None
         if pair is not None:
             pair.close()

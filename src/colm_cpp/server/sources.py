@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -78,18 +78,20 @@ def entry(name: str, pair: Preset, head: str | None, how: Served) -> Entry:
             **dict(how.options),
         )
 
-    def scorer(of: Pair) -> Scorer:
-        pair.refuse_experts("scoring prompts", "ask for texts without them")
-        shared, of_base, of_assistant = pair.load_options(how.options, how.base_options, how.assistant_options)
+    def scorer(of: Pair, expert: str) -> Scorer:
+        chosen = options_of(pair, pair.experts, how.options, how.base_options, how.assistant_options)
+        number = pair.names.index(expert)
         # A group of texts is as long as the longest prompt.
+        own = [
+            {**{field.name: getattr(options, field.name) for field in fields(options)}, "n_ctx": of.n_ctx}
+            for options in (chosen[0], chosen[number])
+        ]
         return Scorer(
             pair.base,
-            pair.assistant,
-            base_options={**of_base, "n_ctx": of.n_ctx},  # type: ignore[arg-type]  # names are checked by Scorer
-            assistant_options={**of_assistant, "n_ctx": of.n_ctx},  # type: ignore[arg-type]
+            experts={expert: {"model": pair.models[number], **own[1]}},
+            base_options=own[0],  # type: ignore[arg-type]  # names are checked by Scorer
             check_memory=how.check_memory,
             weights_of=of,
-            **shared,
         )
 
     return Entry(
