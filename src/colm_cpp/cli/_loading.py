@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..learn.scoring import Scorer
     from ..sources.pair_file import Preset
 
-__all__ = ["load_demo", "load_pair", "load_progress", "load_scorer"]
+__all__ = ["load_pair", "load_progress", "load_scorer"]
 
 
 def load_pair(
@@ -53,13 +53,6 @@ def _fetched(chosen: Preset) -> Preset:
         experts = [replace(expert, model=find_model(expert.name, expert.model)) for expert in chosen.experts]
         return replace(chosen, base=base, experts=tuple(experts))
     return replace(chosen, base=base, assistant=find_model("assistant", chosen.assistant))
-
-
-def load_demo() -> Pair:
-    """The pair in the package."""
-    from ..engine.loading import load
-
-    return load("demo")
 
 
 def load_scorer(
