@@ -59,8 +59,27 @@ def test_every_expert_is_measured(files: dict[str, Path], tmp_path: Path) -> Non
 
 
 def test_the_command(files: dict[str, Path], tmp_path: Path) -> None:
-    models = ["--base", files["base"], "--expert", f"math={files['math']}", "--expert", f"code={files['code']}"]
-    args = ["bench", *models, "--n-threads", "1", "--n-ctx", "256", "--tokens", "4", "--rounds", "1", "-q"]
+    models: list[str | Path] = [
+        "--base",
+        files["base"],
+        "--expert",
+        f"math={files['math']}",
+        "--expert",
+        f"code={files['code']}",
+    ]
+    args: list[str | Path] = [
+        "bench",
+        *models,
+        "--n-threads",
+        "1",
+        "--n-ctx",
+        "256",
+        "--tokens",
+        "4",
+        "--rounds",
+        "1",
+        "-q",
+    ]
     done = run(*args, "--plot", tmp_path / "speed.png")
     assert done.exit_code == 0, done.stderr
     for words in ("base and code, 20%, look-ahead", "base and math, 20%, 8 texts at once", "code alone"):

@@ -41,7 +41,7 @@ def pair(files: dict[str, Path]) -> Iterator[Pair]:
 def head_file(pair: Pair, tmp_path: Path) -> Path:
     """A head that asks both, in another order than the pair's."""
     theta = np.random.default_rng(5).standard_normal((2, pair.n_embd)) * 3.0
-    head = Head.linear(theta, [0.1, -0.1], expert_names=("code", "math"), rates=(0.0, 0.5, 1.0), thresholds=(1, 0.6, 0))
+    head = Head.linear(theta, 0.1, expert_names=("code", "math"), rates=(0.0, 0.5, 1.0), thresholds=(1, 0.6, 0))
     head.save(tmp_path / "head.gguf")
     return tmp_path / "head.gguf"
 
@@ -220,10 +220,18 @@ def test_the_report(tmp_path: Path) -> None:
 
 def test_the_command(files: dict[str, Path], head_file: Path, tmp_path: Path) -> None:
     task = load_task(make_task(tmp_path / "t.jsonl").path)
-    models = ["--base", files["base"], "--expert", f"math={files['math']}", "--expert", f"code={files['code']}"]
+    models: list[str | Path] = [
+        "--base",
+        files["base"],
+        "--expert",
+        f"math={files['math']}",
+        "--expert",
+        f"code={files['code']}",
+    ]
     out = tmp_path / "e"
-    args = ["evaluate", task.path, *models, "--head", f"mine={head_file}", "--head", "confidence:math", "--rate", "0.5",
-            "--out", out, "--max-tokens", "4", "--n-ctx", "256", "--no-chat", "-q"]  # fmt: skip
+    heads = ["--head", f"mine={head_file}", "--head", "confidence:math", "--rate", "0.5"]
+    writing = ["--max-tokens", "4", "--n-ctx", "256", "--no-chat", "-q"]
+    args: list[str | Path] = ["evaluate", Path(task.path), *models, *heads, "--out", out, *writing]
     done = run(*args, "--json")
     assert done.exit_code == 0, done.stderr
     found = json.loads(done.stdout)
@@ -233,13 +241,13 @@ def test_the_command(files: dict[str, Path], head_file: Path, tmp_path: Path) ->
     ]  # fmt: skip
     assert found["meta"]["experts"] == ["math", "code"]
     assert found["meta"]["expert_models"]["code"]["model"]["file"] == files["code"].name
-    report_only = run("evaluate", task.path, "--out", out, "--report-only", "--json")
+    report_only = run("evaluate", Path(task.path), "--out", out, "--report-only", "--json")
     assert json.loads(report_only.stdout)["arms"] == found["arms"]
     wrong = run(*args, "--arm", "law")
     assert wrong.exit_code == 1
     assert "give base, math, code, pairs" in wrong.stderr
     # The order of the experts is part of who wrote what.
     other = [*models[:2], *models[4:], *models[2:4]]
-    swapped = run(*["evaluate", task.path, *other, *args[len(models) + 2 :]])
+    swapped = run(*["evaluate", Path(task.path), *other, *args[len(models) + 2 :]])
     assert swapped.exit_code == 1
     assert "expert" in swapped.stderr

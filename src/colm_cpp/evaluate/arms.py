@@ -165,12 +165,10 @@ def _of_head(
         facts = {**identity, "threshold": eta, "rate": rate, **runs.facts()}
         own = loaded if isinstance(loaded, Head) else _directed(loaded, who)
         arms.append(Arm(_arm_name(name, rate, runs), own, eta, rate, facts, runs=runs))
-        for expert in (
-            loaded.expert_names if pairs and isinstance(loaded, Head) and len(loaded.expert_names) > 1 else ()
-        ):
-            only = {**facts, "only": expert}
-            one = for_one(loaded, expert)
-            arms.append(Arm(_arm_name(f"{name}+{expert}", rate, runs), one, eta, rate, only, runs=runs))
+        if pairs and isinstance(loaded, Head) and len(loaded.expert_names) > 1:
+            for expert in loaded.expert_names:
+                arm = _arm_name(f"{name}+{expert}", rate, runs)
+                arms.append(Arm(arm, for_one(loaded, expert), eta, rate, {**facts, "only": expert}, runs=runs))
     return arms
 
 
