@@ -22,13 +22,12 @@ def spread(value: float) -> Spread:
 
 
 def costs(base: float, call: float, token: float) -> StepCosts:
-    return StepCosts(
-        {n: spread(base * n) for n in BATCH_SIZES}, {n: spread(call + token * n) for n in BATCH_SIZES}, spread(base)
-    )
+    assistant = {n: spread(call + token * n) for n in BATCH_SIZES}
+    return StepCosts({n: spread(base * n) for n in BATCH_SIZES}, {"assistant": assistant}, spread(base))
 
 
 def made_up(steps: StepCosts, together: float, *, eight: float = 3.0) -> Bench:
-    alone = 1 / steps.assistant[1].median
+    alone = 1 / steps.experts["assistant"][1].median
     base = 1 / steps.base[1].median
     arms = (
         Arm("base alone", None, 0, 1, spread(base), 0.0, 0.0),
@@ -37,7 +36,7 @@ def made_up(steps: StepCosts, together: float, *, eight: float = 3.0) -> Bench:
         Arm("both", 0.2, "auto", 1, spread(0.9 * together), 0.21, 0.15),
         Arm("base alone", None, 0, 8, spread(eight * base), 0.0, 0.0),
     )
-    return Bench("b", "a", "random", 2, steps, spread(1.02), arms, 10**9, 60.0)
+    return Bench("b", {"assistant": "a"}, "random", 2, steps, spread(1.02), arms, 10**9, 60.0)
 
 
 class TestNumbers:
@@ -47,11 +46,11 @@ class TestNumbers:
 
     def test_what_the_steps_predict(self) -> None:
         steps = costs(0.01, 0.05, 0.001)
-        assert steps.predicted(0.0, hidden=False) == pytest.approx(100)
-        assert steps.predicted(1.0, hidden=False) == pytest.approx(1 / (0.01 + 0.051))
+        assert steps.predicted({}, hidden=False) == pytest.approx(100)
+        assert steps.predicted({"assistant": 1.0}, hidden=False) == pytest.approx(1 / (0.01 + 0.051))
         # One call in five tokens, which reads these five.
-        assert steps.predicted(0.2, hidden=True) == pytest.approx(1 / (0.01 + 0.2 * 0.055))
-        assert steps.assistant_batch(64) == pytest.approx(2 * (0.05 + 0.032))
+        assert steps.predicted({"assistant": 0.2}, hidden=True) == pytest.approx(1 / (0.01 + 0.2 * 0.055))
+        assert steps.batch("assistant", 64) == pytest.approx(2 * (0.05 + 0.032))
 
     def test_a_plain_sentence(self) -> None:
         fast = verdict(made_up(costs(0.01, 0.05, 0.001), 32.0))

@@ -212,7 +212,16 @@ class TestCommandLine:
         listed = json.loads(run("models", "--json").stdout)
         assert [pair["name"] for pair in listed["pairs"]] == [known.name for known in colm.presets()]
         heads = {head["name"]: head for head in listed["heads"]}
-        assert set(heads) == {*colm.shipped_heads(), "demo", "confidence", "entropy", "random", "always", "never"}
+        assert set(heads) == {
+            *colm.shipped_heads(),
+            "demo",
+            "demo-three",
+            "confidence",
+            "entropy",
+            "random",
+            "always",
+            "never",
+        }
         assert heads[QWEN]["n_embd"] == 896
         assert heads["confidence"]["kind"] == "training-free"
         for name, head in heads.items():

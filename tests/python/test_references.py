@@ -23,7 +23,9 @@ from colm_cpp.learn import Record, RecordFolder, load_task, make_arms, make_chec
 from colm_cpp.learn import evaluate as answer_all
 from colm_cpp.report import evaluation as report
 
-STEPS = StepTimes({1: 0.010, 2: 0.014, 4: 0.020, 32: 0.080}, {1: 0.030, 2: 0.040, 4: 0.060, 32: 0.160}, 0.011)
+STEPS = StepTimes(
+    {1: 0.010, 2: 0.014, 4: 0.020, 32: 0.080}, {"assistant": {1: 0.030, 2: 0.040, 4: 0.060, 32: 0.160}}, 0.011
+)
 
 
 def record(problem: int = 0, sources: str = "bab", **changes: Any) -> Record:
@@ -332,7 +334,7 @@ def test_what_is_not_known_is_left_out(tmp_path: Path) -> None:
     # Without one of the models there is no chord.
     (folder.path / "records" / "assistant.jsonl").unlink()
     summary = summarize(RecordFolder.open(folder.path), task, make_checker("number"))
-    assert (summary.references, summary.above, summary.experts) == ((), (), None)
+    assert (summary.references, summary.above, summary.experts) == ((), (), {})
     assert "chord" not in report.to_markdown(summary)
 
 
@@ -410,7 +412,7 @@ def test_the_command_tells_the_truth_about_cost(tiny_model: TinyModels, tmp_path
     assert rows_of(text, "router@50")
     meta = json.loads((out / "meta.json").read_text())
     steps = StepTimes.from_dict(meta["steps"])
-    assert all(value > 0 for value in (*steps.base.values(), *steps.assistant.values()))
+    assert all(value > 0 for value in (*steps.base.values(), *steps.experts["assistant"].values()))
     assert {record.logprobs is not None for record in RecordFolder.open(out).read("base").values()} == {True}
     # Measured once: the numbers do not move when answers are added, whatever the machine does then.
     run("--rate", "0.7", "--limit", "2")

@@ -260,7 +260,7 @@ def test_records_keep_who_was_asked(pair: colm.Pair) -> None:
 
 
 def test_costs_count_one_decode_for_a_run() -> None:
-    steps = StepTimes({1: 1.0, 2: 1.5, 4: 2.0}, {1: 3.0, 8: 6.0}, 1.2)
+    steps = StepTimes({1: 1.0, 2: 1.5, 4: 2.0}, {"assistant": {1: 3.0, 8: 6.0}}, 1.2)
     record = Record(0, "eos", tuple(range(6)), ("x",) * 6, "011100", (0.0,) * 6, 2, 4, 3, 0.0, 0.0, held=(2, 3))
     costs = answer_costs([record], steps)
     assert costs.writing_s is not None

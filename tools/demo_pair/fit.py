@@ -32,17 +32,28 @@ def rows(vocabulary: Vocabulary, texts: Iterator[str], n_tokens: int, n_rows: in
 
 
 def fit(
-    model: Llama, batches: Iterator[Tensor], n_steps: int, learning_rate: float, report: Callable[[str], None]
+    model: Llama,
+    batches: Iterator[Tensor],
+    n_steps: int,
+    learning_rate: float,
+    report: Callable[[str], None],
+    *,
+    bf16: bool = _HAS_BF16,
+    counts: Callable[[Tensor], Tensor] | None = None,
 ) -> None:
-    """Muon for the layers' matrices, AdamW for the rest, with a warm-up and a cosine; every token counts alike."""
-    matrices = [p for p in model.layers.parameters() if p.dim() == 2]
+    """Muon for the layers' matrices, AdamW for the rest, with a warm-up and a cosine.
+
+    ``counts`` says of ids ``[n_rows, n_tokens]`` which of them count. None: every token counts alike.
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    matrices = [p for p in model.layers.parameters() if p.requires_grad and p.dim() == 2]
     known = {id(p) for p in matrices}
-    optimisers = (
-        torch.optim.Muon(matrices, lr=learning_rate, weight_decay=_WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(
-            [p for p in model.parameters() if id(p) not in known], lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0
-        ),
-    )
+    others = [p for p in trained if id(p) not in known]
+    optimisers: list[torch.optim.Optimizer] = [
+        torch.optim.Muon(matrices, lr=learning_rate, weight_decay=_WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw")
+    ]
+    if others:  # of an adapter, there are none
+        optimisers.append(torch.optim.AdamW(others, lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.0))
 
     def share(step: int) -> float:
         return min((step + 1) / _WARM_UP, 0.5 * (1 + math.cos(math.pi * step / n_steps)) + 0.01)
@@ -52,19 +63,23 @@ def fit(
     model.train()
     for step in range(1, n_steps + 1):
         ids = next(batches)
-        with torch.autocast("cpu", torch.bfloat16, enabled=_HAS_BF16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             logits = model(ids[:, :-1])
-        loss = F.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten())
+        logits, wanted = logits.float().flatten(0, 1), ids[:, 1:].flatten()
+        if counts is not None:
+            chosen = counts(ids)[:, 1:].flatten()
+            logits, wanted = logits[chosen], wanted[chosen]
+        loss = F.cross_entropy(logits, wanted)
         model.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
         for optimiser, schedule in zip(optimisers, schedules, strict=True):
             optimiser.step()
             schedule.step()
         total, n_seen = total + loss.item(), n_seen + ids.numel()
-        if step % 200 == 0 or step == n_steps:
+        if step % 100 == 0 or step == n_steps:
             seconds = time.monotonic() - began
-            mean = total / (step % 200 or 200)
+            mean = total / (step % 100 or 100)
             report(f"step {step} of {n_steps}: loss {mean:.4f}, {n_seen / seconds:.0f} tokens/s, {seconds:.0f} s")
             total = 0.0
     model.eval()

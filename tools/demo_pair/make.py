@@ -1,4 +1,4 @@
-"""Makes the pair of `colm demo`: two models, the head and the problems. See README.md beside this file."""
+"""Makes the models of `colm demo`: the pair, and what three have beyond it. See README.md beside this file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import random
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import situations
@@ -17,6 +17,7 @@ import sums
 import torch
 from fit import fit, rows
 from model import Llama, Shape, write_gguf
+from trio import make_trio, write_texts
 from vocabulary import Vocabulary
 
 N_VOCAB = 1024
@@ -51,13 +52,6 @@ def ledger_texts(seed: int) -> Iterator[str]:
         yield " ".join(sums.ledger_line(rng, nouns) for _ in range(rng.randint(1, 6)))
 
 
-def write_rows(path: Path, problems: Iterator[situations.Problem], n: int) -> None:
-    """Problems with solutions for `colm score`, problems for `colm calibrate`."""
-    with path.open("w", encoding="utf-8") as file:
-        for problem in itertools.islice(problems, n):
-            file.write(json.dumps({"prompt": problem.text, "completion": problem.solution}) + "\n")
-
-
 def write_problems(path: Path, seed: int) -> None:
     """The problems that the package shows and is tested on: held-out situations with held-out sums."""
     rng = random.Random(seed)
@@ -77,19 +71,30 @@ def write_problems(path: Path, seed: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("out", type=Path, help="a folder; what the package takes is written to OUT/demo")
+    parser.add_argument("out", type=Path, help="a folder; what the package takes is written to OUT/demo and OUT/demo3")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pair", type=Path, help="a folder with the pair; make only what three models have beyond it")
     parser.add_argument("--base-steps", type=int, default=600)
     parser.add_argument("--assistant-steps", type=int, default=6000)
+    parser.add_argument("--adapter-steps", type=int, default=500)
+    parser.add_argument("--almanac-steps", type=int, default=1500)
     arguments = parser.parse_args()
     out, seed = arguments.out, arguments.seed
-    made = out / "demo"
-    made.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
 
     def say(text: str) -> None:
         print(f"[{time.monotonic() - began:5.0f} s] {text}", flush=True)
 
+    if arguments.pair is None:
+        make_pair(out, seed, arguments.base_steps, arguments.assistant_steps, say)
+    make_trio(out, arguments.pair or out / "demo", seed, arguments.adapter_steps, arguments.almanac_steps, say)
+    say("done")
+
+
+def make_pair(out: Path, seed: int, base_steps: int, assistant_steps: int, say: Callable[[str], None]) -> None:
+    """Makes the two models, their head and the problems, in OUT/demo."""
+    made = out / "demo"
+    made.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     sample = itertools.chain(
         itertools.islice(story_texts(seed), 20_000), itertools.islice(ledger_texts(seed + 10), 5_000)
@@ -98,18 +103,18 @@ def main() -> None:
     say(f"vocabulary of {len(vocabulary)} tokens")
 
     base = Llama(Shape(N_VOCAB, N_CTX, n_embd=128, n_layer=4, n_head=4, n_ff=384))
-    fit(base, rows(vocabulary, story_texts(seed), 161, 32), arguments.base_steps, 4e-3, lambda t: say(f"base: {t}"))
+    fit(base, rows(vocabulary, story_texts(seed), 161, 32), base_steps, 4e-3, lambda t: say(f"base: {t}"))
     write_gguf(base, vocabulary, made / "base.gguf", "colm demo base", "Word problems and how to solve them.")
 
     assistant = Llama(Shape(N_VOCAB, N_CTX, n_embd=128, n_layer=4, n_head=4, n_ff=384))
     batches = rows(vocabulary, ledger_texts(seed + 10), 161, 24)
-    fit(assistant, batches, arguments.assistant_steps, 4e-3, lambda t: say(f"assistant: {t}"))
+    fit(assistant, batches, assistant_steps, 4e-3, lambda t: say(f"assistant: {t}"))
     write_gguf(assistant, vocabulary, made / "assistant.gguf", "colm demo assistant", "Sums in ledgers.")
 
     write_problems(made / "problems.jsonl", seed + 2)
     fresh = head_stories(seed + 3)
-    write_rows(out / "texts.jsonl", fresh, N_SCORED)
-    write_rows(out / "prompts.jsonl", fresh, N_CALIBRATED)
+    write_texts(out / "texts.jsonl", fresh, N_SCORED)
+    write_texts(out / "prompts.jsonl", fresh, N_CALIBRATED)
     models = ["--base", str(made / "base.gguf"), "--assistant", str(made / "assistant.gguf")]
     shutil.rmtree(out / "scores", ignore_errors=True)
     for command in (
@@ -121,7 +126,6 @@ def main() -> None:
     ):  # fmt: skip
         say("colm " + " ".join(command))
         subprocess.run(["colm", *command], check=True)
-    say("done")
 
 
 if __name__ == "__main__":

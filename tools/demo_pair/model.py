@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 from vocabulary import Vocabulary
 
-__all__ = ["Llama", "Shape", "write_gguf"]
+__all__ = ["Llama", "Shape", "adapt", "read_gguf", "write_adapter", "write_gguf"]
 
 _EPS = 1e-5
 _ROPE_BASE = 10000.0
@@ -116,21 +117,97 @@ def write_gguf(model: Llama, vocabulary: Vocabulary, path: Path, name: str, desc
     writer.close()
 
 
+def read_gguf(path: Path) -> Llama:
+    """The model that :func:`write_gguf` wrote, with weights as they are after Q8_0."""
+    reader = gguf.GGUFReader(path)
+
+    def size(key: str) -> int:
+        return int(reader.fields[f"llama.{key}"].contents())
+
+    shape = Shape(
+        size("vocab_size"),
+        size("context_length"),
+        size("embedding_length"),
+        size("block_count"),
+        size("attention.head_count"),
+        size("feed_forward_length"),
+    )
+    model = Llama(shape)
+    found = {t.name: torch.from_numpy(gguf.dequantize(t.data, t.tensor_type).copy()) for t in reader.tensors}
+    with torch.no_grad():
+        for name, weight in _tensors(model):  # views into the fused matrices
+            weight.copy_(found[name])
+    return model
+
+
+class _LowRank(nn.Module):
+    """A weight plus B A, at first with B = 0."""
+
+    def __init__(self, n_out: int, n_in: int, rank: int) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.randn(rank, n_in) / n_in**0.5)
+        self.b = nn.Parameter(torch.zeros(n_out, rank))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + self.b @ self.a
+
+
+def adapt(model: Llama, rank: int) -> None:
+    """Freezes the model and gives every matrix of its layers a LoRA of this rank to be trained."""
+    model.requires_grad_(False)
+    for layer in model.layers:
+        for name in _linear(layer):
+            linear = getattr(layer, name)
+            lora = _LowRank(linear.out_features, linear.in_features, rank)
+            parametrize.register_parametrization(linear, "weight", lora)
+
+
+def _linear(layer: nn.Module) -> list[str]:
+    return [name for name in _PARTS if isinstance(getattr(layer, name), nn.Linear)]
+
+
+def write_adapter(model: Llama, path: Path, name: str, description: str) -> None:
+    """Writes what :func:`adapt` added, in float16, as llama.cpp reads adapters."""
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_type("adapter")
+    writer.add_name(name)
+    writer.add_description(description)
+    writer.add_license("mit")
+    writer.add_string("adapter.type", "lora")
+
+    def add(tensor: str, a: Tensor, b: Tensor) -> None:
+        for part, data in (("a", a), ("b", b)):
+            writer.add_tensor(f"{tensor}.weight.lora_{part}", data.detach().half().contiguous().numpy())
+
+    rank = 0
+    for i, layer in enumerate(model.layers):
+        for linear in _linear(layer):
+            names, lora = _PARTS[linear], getattr(layer, linear).parametrizations.weight[0]
+            rank = lora.a.shape[0]
+            for part, b in zip(names, lora.b.chunk(len(names)), strict=True):
+                add(f"blk.{i}.{part}", lora.a, b)
+    writer.add_float32("adapter.lora.alpha", float(rank))  # the scale is alpha / rank
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+# The parts of a layer, and what those that are fused here are called in the file.
+_PARTS = {
+    "attn_norm": ("attn_norm",),
+    "attn_qkv": ("attn_q", "attn_k", "attn_v"),
+    "attn_output": ("attn_output",),
+    "ffn_norm": ("ffn_norm",),
+    "ffn_gate_up": ("ffn_gate", "ffn_up"),
+    "ffn_down": ("ffn_down",),
+}
+
+
 def _tensors(model: Llama) -> list[tuple[str, Tensor]]:
     found = [("token_embd.weight", model.token_embd.weight), ("output_norm.weight", model.output_norm.weight)]
     for i, layer in enumerate(model.layers):
-        q, k, v = layer.attn_qkv.weight.chunk(3)
-        gate, up = layer.ffn_gate_up.weight.chunk(2)
-        for name, weight in (
-            ("attn_norm", layer.attn_norm.weight),
-            ("attn_q", q),
-            ("attn_k", k),
-            ("attn_v", v),
-            ("attn_output", layer.attn_output.weight),
-            ("ffn_norm", layer.ffn_norm.weight),
-            ("ffn_gate", gate),
-            ("ffn_up", up),
-            ("ffn_down", layer.ffn_down.weight),
-        ):
-            found.append((f"blk.{i}.{name}.weight", weight))
+        for part, names in _PARTS.items():
+            for name, weight in zip(names, getattr(layer, part).weight.chunk(len(names)), strict=True):
+                found.append((f"blk.{i}.{name}.weight", weight))
     return found

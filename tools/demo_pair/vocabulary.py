@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import gguf
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -42,14 +43,7 @@ class Vocabulary:
     @classmethod
     def learn(cls, texts: Iterable[str], size: int) -> Vocabulary:
         """``size`` tokens: the end of text, the 256 bytes, and the merges that are most frequent in ``texts``."""
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(Regex(_SPLIT), "isolated"),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-            ]
-        )
-        tokenizer.decoder = decoders.ByteLevel()
+        tokenizer = _tokenizer(models.BPE())
         trainer = trainers.BpeTrainer(
             vocab_size=size,
             special_tokens=[END],
@@ -58,6 +52,14 @@ class Vocabulary:
         )
         tokenizer.train_from_iterator(texts, trainer)
         return cls(tokenizer)
+
+    @classmethod
+    def read(cls, path: Path) -> Vocabulary:
+        """The tokenizer of a GGUF file that :meth:`write` wrote."""
+        fields = gguf.GGUFReader(path).fields
+        tokens, merges = (fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "merges"))
+        pairs = [tuple(merge.split(" ")) for merge in merges]
+        return cls(_tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, pairs)))
 
     def __len__(self) -> int:
         return int(self.tokenizer.get_vocab_size())
@@ -88,3 +90,15 @@ class Vocabulary:
         writer.add_eos_token_id(self.end)
         writer.add_add_bos_token(True)
         writer.add_chat_template(_CHAT_TEMPLATE)
+
+
+def _tokenizer(model: models.BPE) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer

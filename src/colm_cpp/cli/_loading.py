@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..learn.scoring import Scorer
     from ..sources.pair_file import Preset
 
-__all__ = ["load_demo", "load_pair", "load_progress", "load_scorer"]
+__all__ = ["load_pair", "load_progress", "load_scorer"]
 
 
 def load_pair(
@@ -43,13 +43,6 @@ def load_pair(
             **slots,
             **dict(options),
         )
-
-
-def load_demo() -> Pair:
-    """The pair in the package."""
-    from ..engine.loading import load
-
-    return load("demo")
 
 
 def load_scorer(

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ._experts import expert_arguments
 from ._files import check, force_option, read_by, write_result
 from ._help import SectionedCommand
 from ._pair import chosen_models, loading, option, pair_arguments, slots
@@ -16,12 +17,13 @@ __all__ = ["bench"]
 
 @click.command(cls=SectionedCommand)
 @pair_arguments
+@expert_arguments
 @option(
     "Models",
     "--head",
     metavar="HEAD",
     help="A calibrated head (see --head of 'colm generate'). Without a calibration table, tokens are deferred at "
-    "random.  [default: the head of --pair]",
+    "random, with several experts to each of them in turn.  [default: the head of --pair]",
 )
 @option("Measuring", "--prompt", metavar="TEXT", help="The prompt of every text. Unset: a word problem.")
 @option(
@@ -60,10 +62,11 @@ def bench(n_tokens: int, rounds: int, prompt: str | None, as_json: bool, plot: P
     check("--plot", plot, force=values["force"], inputs=read_by({**values, "head": head}, *models.files()))
     if plot is not None:
         check_plot(plot)
+    undirected = "never" if len(models.experts) > 1 else "random"  # run_bench directs it to each expert
     with (
         log_to_stderr(values["verbose"]),
         load_pair(
-            models, values["head"] or (None if models.head else "random"), **loading(values), **slots(values)
+            models, values["head"] or (None if models.head else undirected), **loading(values), **slots(values)
         ) as pair,
         meter("measuring", shown=not values["quiet"]) as bar,
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import OptionError
-from ..options import STRATEGIES
+from ..options import ASSISTANT, BASE, STRATEGIES
+from ._experts import expert_arguments
 from ._files import check_folder, head_place, read_by
 from ._help import SectionedCommand
 from ._pair import answer_options, chosen_models, loading, option, pair_arguments, parallel_option, slots
@@ -26,6 +28,7 @@ __all__ = ["evaluate"]
 @click.command(cls=SectionedCommand)
 @click.argument("task", type=click.Path())
 @pair_arguments
+@expert_arguments
 @option(
     "Configurations",
     "--head",
@@ -76,10 +79,11 @@ __all__ = ["evaluate"]
     "arms",
     multiple=True,
     metavar="ARM",
-    help="Another configuration: base, assistant, random, NAME=MODEL for another model alone, such as a fine-tuned "
+    help="Another configuration: base, assistant (or an expert's name), random, pairs (with several experts: each head "
+    "with the base and each expert), NAME=MODEL for another model alone, such as a fine-tuned "
     "base, NAME=PAIR for another pair (see --pair) with its own head at each --rate, or NAME=base:PAIR or "
     "NAME=assistant:PAIR for one model of another pair alone, with its adapter. --lora, --base-option and "
-    "--assistant-option do not apply to these. Repeatable.  [default: base, assistant and random]",
+    "--assistant-option do not apply to these. Repeatable.  [default: all models alone, pairs and random]",
 )
 @option(
     "Task",
@@ -176,20 +180,21 @@ def _other(name: str, given: str) -> Preset:
 def _answer(task: Any, out: Path, models: Preset, values: dict[str, Any]) -> Any:
     from ..answers.answering import check_heads
     from ..corpus.texts import uses_chat
-    from ..evaluate.arms import make_arms, named_heads
+    from ..evaluate.arms import make_arms, named_heads, split_head
     from ..evaluate.evaluation import evaluate as answer_all
-    from ..evaluate.records import KIND, RecordFolder
+    from ..evaluate.records import KIND, PAIRS, RecordFolder
     from ..files.output_file import refuse_inputs
     from ..heads.tables import Runs
-    from ..sources.identity import pair_identity
+    from ..sources.identity import models_identity
     from ._loading import load_pair
     from ._output import log_to_stderr
     from ._progress import meter
 
-    heads = named_heads(values["heads"])
+    of_pair = [expert.name for expert in models.experts] or [ASSISTANT]
+    heads = named_heads(values["heads"], of_pair)
     if not values["heads"] and models.head is not None:
         heads["learned"] = models.head
-    names = values["arms"] or ("base", "assistant", "random")
+    names = values["arms"] or (BASE, *of_pair, "random", *([PAIRS] if len(of_pair) > 1 else []))
     others: dict[str, Preset] = {}
     for name, equals, model in (entry.partition("=") for entry in names):
         if equals and not model:
@@ -202,6 +207,7 @@ def _answer(task: Any, out: Path, models: Preset, values: dict[str, Any]) -> Any
         [name for name in names if name != "random" and "=" not in name],
         heads,
         tuple(dict.fromkeys(values["rates"])) or (0.2,),
+        of_pair=of_pair,
         random="random" in names,
         experts=others,
         runs=[
@@ -215,7 +221,8 @@ def _answer(task: Any, out: Path, models: Preset, values: dict[str, Any]) -> Any
     records = [out / "records" / f"{arm.name}.jsonl" for arm in arms]
     outputs = [out / "meta.json", *(out / name for name in KIND.files), *records]
     of_others = [file for other in others.values() for file in (*other.files(), other.head and head_place(other.head))]
-    own = [*models.files(), task.path, *map(head_place, heads.values())]
+    files = [head_place(os.fspath(split_head(head, of_pair)[0])) for head in heads.values()]
+    own = [*models.files(), task.path, *files]
     refuse_inputs(outputs, read_by(values, *own, *of_others))
     with (
         log_to_stderr(values["verbose"]),
@@ -231,7 +238,7 @@ def _answer(task: Any, out: Path, models: Preset, values: dict[str, Any]) -> Any
             "task_sha256": task.digest,
             "chat": use_chat,
             "options": options,
-            **pair_identity(pair.base, pair.assistant, pair.vocab_fingerprint),
+            **models_identity({BASE: pair.base, **pair.experts}, pair.vocab_fingerprint),
         }
         check_heads(pair, arms, experts)  # before the folder is made
         folder = RecordFolder.create_or_open(out, facts)

@@ -12,15 +12,16 @@ from ..engine.pair import DEFAULT_THRESHOLD
 from ..errors import HeadError, OptionError
 from ..heads.adapters import adapter_digest, in_effect
 from ..heads.head import Head
+from ..heads.restricted import for_one
 from ..heads.tables import PLAIN, Runs, threshold_for
-from ..options import STRATEGIES, choice
+from ..options import ASSISTANT, BASE, STRATEGIES, choice
 from ..sources.hub import resolve
 from ..sources.identity import adapters_identity, head_identity, model_identity
 from ..sources.names import find_head
 from ..sources.pair_file import Preset
-from .records import SINGLE_ARMS
+from .records import PAIRS, SINGLE_ARMS
 
-__all__ = ["make_arms", "named_head", "named_heads"]
+__all__ = ["make_arms", "named_head", "named_heads", "split_head"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -30,6 +31,7 @@ def make_arms(
     heads: Mapping[str, str | os.PathLike[str]],
     rates: Sequence[float],
     *,
+    of_pair: Sequence[str] = (ASSISTANT,),
     random: bool = True,
     experts: Mapping[str, str | os.PathLike[str] | Preset] | None = None,
     runs: Sequence[Runs] = (PLAIN,),
@@ -38,11 +40,15 @@ def make_arms(
     """The arms of an evaluation.
 
     Args:
-        names: models that answer alone: ``base``, ``assistant``, both or neither.
+        names: models that answer alone: ``base`` and those of ``of_pair``. With several experts also ``pairs``: each
+            head that chooses among them also answers with the base and each one of them, without the scores of the
+            others and at the same threshold.
         heads: name -> head, see :mod:`colm_cpp.sources.names`. A calibrated head, and ``random``, answers at every
-            rate. Other training-free heads and tokens have no rates and answer once, with threshold 0.5.
+            rate. Other training-free heads and tokens have no rates and answer once, with threshold 0.5. With several
+            experts a head that says only when names one: ``confidence:math``.
         rates: deferral rates in (0, 1).
-        random: also defer at random, at the same rates.
+        of_pair: the pair's experts, in its order.
+        random: also defer at random, at the same rates; with several experts to each of them.
         experts: name -> file of another model that answers alone with its own chat template, such as a fine-tuned
             base; or another pair, whose own head decides at every rate. A pair without a head stands for its base,
             which answers alone with its adapter. :func:`evaluate` needs all of them loaded.
@@ -57,28 +63,34 @@ def make_arms(
     for strategy in strategies:
         choice("strategy", strategy, STRATEGIES)
     arms = []
+    several = len(of_pair) > 1
+    pairs = several and PAIRS in names
     for name in names:
-        if name not in SINGLE_ARMS:
+        if name == PAIRS and several:
+            continue
+        if name not in (BASE, *of_pair):
+            known = ", ".join((BASE, *of_pair, *([PAIRS] if several else [])))
             raise OptionError(
-                f"arm {name!r} is unknown; give {', '.join(SINGLE_ARMS)}, random, NAME=MODEL for another model, "
+                f"arm {name!r} is unknown; give {known}, random, NAME=MODEL for another model, "
                 "NAME=PAIR for another pair, or --head for a head"
             )
-        head = "never" if name == "base" else "always"
+        head = "never" if name == BASE else _directed("always", name if several else None)
         arms.append(Arm(name, head, 0.5, None, {"head": head, "threshold": 0.5, "rate": None}))
     for rate in rates:
         if not 0.0 < rate < 1.0:
             hint = f". Did you mean {rate / 100:g}?" if 1.0 < rate < 100.0 else "; for a model alone, give its arm"
             raise OptionError(f"rate is {rate}; it must lie in (0, 1){hint}")
     for name, model in (experts or {}).items():
-        _check_name("a model", name)
+        _check_name("a model", name, of_pair)
         if name in heads:
             raise OptionError(f"a model and a head are both named {name!r}; give one of them another name")
         arms += _in_each(strategies, _of_expert(name, model, rates, runs))
     for name, path in heads.items():
-        _check_name("a head", name)
-        arms += _in_each(strategies, [arm for its in runs for arm in _of_head(name, path, rates, its)])
-    if random:
-        arms += [arm for its in runs for arm in _of_head("random", "random", rates, its)]
+        _check_name("a head", name, of_pair)
+        arms += _in_each(strategies, [arm for its in runs for arm in _of_head(name, path, rates, its, of_pair, pairs)])
+    for expert in of_pair if random else ():
+        name, head = (f"random+{expert}", f"random:{expert}") if several else ("random", "random")
+        arms += [arm for its in runs for arm in _of_head(name, head, rates, its, of_pair)]
     if not arms:
         raise OptionError("no arm was given; give --arm, --head with --rate, or both")
     return arms
@@ -88,7 +100,7 @@ def _in_each(strategies: Sequence[str], arms: Sequence[Arm]) -> list[Arm]:
     """The arms with each strategy. A model alone has none, so it stays as it is."""
     given = []
     for arm in arms:
-        alone = isinstance(arm.head, str) and arm.head in ("always", "never")
+        alone = isinstance(arm.head, str) and arm.head.partition(":")[0] in ("always", "never")
         for strategy in STRATEGIES[:1] if alone else strategies:
             if strategy == STRATEGIES[0]:
                 given.append(arm)
@@ -98,8 +110,8 @@ def _in_each(strategies: Sequence[str], arms: Sequence[Arm]) -> list[Arm]:
     return given
 
 
-def _check_name(what: str, name: str) -> None:
-    if not _NAME.fullmatch(name) or name in (*SINGLE_ARMS, "random", "chord", "router"):
+def _check_name(what: str, name: str, of_pair: Sequence[str]) -> None:
+    if not _NAME.fullmatch(name) or name in (*SINGLE_ARMS, *of_pair, PAIRS, "random", "chord", "router"):
         raise OptionError(
             f"{what} cannot be named {name!r}; use letters, digits, '.', '_' and '-', and not the name of an arm"
         )
@@ -123,27 +135,61 @@ def _of_expert(
     return [replace(arm, facts={**arm.facts, "pair": pair}, expert=name) for arm in arms]
 
 
-def _of_head(name: str, head: str | os.PathLike[str], rates: Sequence[float], runs: Runs) -> list[Arm]:
+def _of_head(
+    name: str,
+    given: str | os.PathLike[str],
+    rates: Sequence[float],
+    runs: Runs,
+    of_pair: Sequence[str] = (),
+    pairs: bool = False,
+) -> list[Arm]:
+    head, who = split_head(given, of_pair)
     file = find_head(head).file()
     loaded = os.fspath(head) if file is None else Head.load(file)
     identity = head_identity(head)
+    if who is not None:
+        identity["head"] = _directed(identity["head"], who)
+    if isinstance(loaded, Head) and who is not None:
+        if len(loaded.expert_names) > 1:
+            raise HeadError(f"the head {os.fspath(head)} chooses the expert by itself; leave out ':{who}'")
+        loaded = loaded.replace(expert_names=(who,))
     if isinstance(loaded, str) and loaded != "random":
         facts = {**identity, "threshold": DEFAULT_THRESHOLD, "rate": None, **runs.facts()}
-        return [Arm(_arm_name(name, None, runs), loaded, DEFAULT_THRESHOLD, None, facts, runs=runs)]
+        directed = _directed(loaded, who)
+        return [Arm(_arm_name(name, None, runs), directed, DEFAULT_THRESHOLD, None, facts, runs=runs)]
     if isinstance(loaded, Head) and not loaded.rates and runs == PLAIN:
         raise HeadError(f"head {os.fspath(head)} has no calibration table; run colm calibrate on it first")
     arms = []
     for rate in rates:
         eta = threshold_for(loaded, runs, rate) if isinstance(loaded, Head) else runs.random_threshold(rate)
         facts = {**identity, "threshold": eta, "rate": rate, **runs.facts()}
-        arms.append(Arm(_arm_name(name, rate, runs), loaded, eta, rate, facts, runs=runs))
+        own = loaded if isinstance(loaded, Head) else _directed(loaded, who)
+        arms.append(Arm(_arm_name(name, rate, runs), own, eta, rate, facts, runs=runs))
+        if pairs and isinstance(loaded, Head) and len(loaded.expert_names) > 1:
+            for expert in loaded.expert_names:
+                arm = _arm_name(f"{name}+{expert}", rate, runs)
+                arms.append(Arm(arm, for_one(loaded, expert), eta, rate, {**facts, "only": expert}, runs=runs))
     return arms
 
 
-def named_head(text: str) -> tuple[str, str]:
+def _directed(head: str, expert: str | None) -> str:
+    return head if expert is None else f"{head}:{expert}"
+
+
+def split_head(head: str | os.PathLike[str], of_pair: Sequence[str]) -> tuple[str | os.PathLike[str], str | None]:
+    """``HEAD:EXPERT`` as both, where the pair has several experts and one of that name; else the head and None."""
+    if isinstance(head, str) and len(of_pair) > 1:
+        name, _, expert = head.rpartition(":")
+        if name and expert in of_pair:
+            return name, expert
+    return head, None
+
+
+def named_head(text: str, of_pair: Sequence[str] = ()) -> tuple[str, str]:
     """Splits ``NAME=HEAD``, or names a head that has no NAME: the name of its arms, and the head.
 
     A head without a NAME is named after its file, or after the letters of its token: ``<|defer|>`` is ``defer``.
+    ``HEAD:EXPERT``, with several experts in ``of_pair``, is ``HEAD-EXPERT``.
 
     Raises:
         OptionError: the head has no letters to name it after.
@@ -151,14 +197,18 @@ def named_head(text: str) -> tuple[str, str]:
     name, equals, head = text.partition("=")
     if equals and head and _NAME.fullmatch(name):
         return name, head
-    stem = os.path.basename(text).removesuffix(".gguf") if find_head(text).kind == "file" else text
+    own, who = split_head(text, of_pair)
+    own = os.fspath(own)
+    stem = os.path.basename(own).removesuffix(".gguf") if find_head(own).kind == "file" else own
     name = re.sub(r"^[^A-Za-z0-9]+|[^A-Za-z0-9._-]+", "", stem)
+    if name and who is not None:
+        name = f"{name}-{who}"
     if not name:
         raise OptionError(f"head {text!a} has no letters to name it after; put a name before it, such as mine={text}")
     return name, text
 
 
-def named_heads(texts: Sequence[str]) -> dict[str, str]:
+def named_heads(texts: Sequence[str], of_pair: Sequence[str] = ()) -> dict[str, str]:
     """Heads by their names; see :func:`named_head`.
 
     Raises:
@@ -166,7 +216,7 @@ def named_heads(texts: Sequence[str]) -> dict[str, str]:
     """
     heads: dict[str, str] = {}
     for text in texts:
-        name, head = named_head(text)
+        name, head = named_head(text, of_pair)
         if name in heads:
             raise OptionError(
                 f"two heads are named {name}: {heads[name]} and {head}; give one another name, such as other={head}"

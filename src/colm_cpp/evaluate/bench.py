@@ -20,7 +20,8 @@ from ..errors import ColmError, OptionError
 from ..heads.head import Head
 from ..results import Completion
 from ..sources.names import head_file
-from .steps import PROMPT, Spread, StepCosts, check_room, costs_of, schedule, time_calls
+from .arms import split_head
+from .steps import PROMPT, Spread, StepCosts, check_room, costs_of, schedule, time_calls, with_assistant
 
 __all__ = ["Arm", "Bench", "run_bench", "verdict"]
 
@@ -39,13 +40,13 @@ class Arm:
     """One way to write.
 
     Attributes:
-        name: the arm's name.
+        name: the arm's name: a model ``alone``, ``both``, with several experts ``base and NAME`` or ``all``.
         rate: the wanted deferral rate; None for a model alone.
         lookahead: as for generate().
         n_texts: texts at a time.
         tokens_per_s: tokens per second of all texts together.
         deferral_rate: the measured deferral rate, 0 to 1.
-        assistant_calls: calls of the assistant for each token. In a batch: the assistant's decodes for each token.
+        assistant_calls: calls of the experts for each token. In a batch: the experts' decodes for each token.
         predicted: tokens/s predicted from the step times; None if they allow no prediction.
     """
 
@@ -77,7 +78,7 @@ class Bench:
 
     Attributes:
         base: name of the base's file.
-        assistant: name of the assistant's file.
+        experts: name of each expert -> name of its file.
         head: the head that decided; ``random`` if the pair's head has no calibration table.
         n_threads: threads of each model for single tokens.
         steps: step times.
@@ -88,7 +89,7 @@ class Bench:
     """
 
     base: str
-    assistant: str
+    experts: dict[str, str]
     head: str
     n_threads: int | None
     steps: StepCosts
@@ -98,8 +99,9 @@ class Bench:
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready fields."""
-        return {**asdict(self), "verdict": verdict(self)}
+        """JSON-ready fields. Those of a pair with one assistant name its file under ``assistant``."""
+        fields = {**asdict(self), "steps": self.steps.to_dict(), "verdict": verdict(self)}
+        return with_assistant(fields)
 
     def arm(
         self, name: str, *, n_texts: int = 1, rate: float | None = None, lookahead: int | Literal["auto"] = 0
@@ -123,7 +125,9 @@ def run_bench(
     """Measures a pair.
 
     Args:
-        pair: a loaded pair. ``random`` replaces a head without a calibration table.
+        pair: a loaded pair. ``random`` replaces a head without a calibration table. With several experts each one
+            beside the base is measured with ``random`` directed to it, and a calibrated head that chooses among
+            them with all.
         prompt: the prompt of every text.
         n_tokens: tokens of each text, 4 or more. A model may end a text earlier.
         rounds: how often each arm is measured, 1 or more.
@@ -136,7 +140,7 @@ def run_bench(
     prompt_ids = pair.tokenize(prompt)
     check_room(pair, prompt_ids, n_tokens, rounds)
     start = time.monotonic()
-    head: Head | str = _calibrated(pair.head) or "random"
+    head: Head | str = _calibrated(pair.head, pair.names[1:]) or "random"
     say = on_progress or (lambda share, note: None)
     bench = _Bench(pair, prompt_ids, head, n_tokens)
 
@@ -157,28 +161,30 @@ def run_bench(
             done += 1
     say(1.0, "done")
     costs = costs_of(steps)
-    hidden = isinstance(head, Head)
     return Bench(
         base=str(pair.base["name"]),
-        assistant=str(pair.assistant["name"]),
+        experts={name: str(facts["name"]) for name, facts in pair.experts.items()},
         head=head if isinstance(head, str) else head.name or "learned",
         n_threads=n_threads,
         steps=costs,
         overhead=Spread.of(overhead),
-        arms=tuple(arm.result(costs, hidden=hidden) for arm in bench.arms),
+        arms=tuple(arm.result(costs) for arm in bench.arms),
         peak_bytes=_peak_bytes(),
         seconds=time.monotonic() - start,
     )
 
 
-def _calibrated(head: PathLike | Head | None) -> Head | None:
+def _calibrated(head: PathLike | Head | None, experts: Sequence[str]) -> Head | None:
     if head is None:
         return None
+    who = None
     if not isinstance(head, Head):
+        head, who = split_head(head, experts)
         file = head_file(head)
         if file is None:
             return None
         head = Head.load(file)
+        head = head if who is None else head.replace(expert_names=(who,))
     return head if head.rates else None
 
 
@@ -188,18 +194,19 @@ class _Bench:
     def __init__(self, pair: Pair, prompt_ids: list[int], head: Head | str, n_tokens: int) -> None:
         self._pair = pair
         self._prompt_ids = prompt_ids
-        self._head = head
         self._n_tokens = n_tokens
-        name = "both"
+        experts = pair.names[1:]
+        together = _together(head, experts)
+        self._deciding = next(iter(together.values()))
         self.arms = [
             _Arm("base alone", None, 0, 1, "never"),
-            _Arm("assistant alone", None, 0, 1, "always"),
-            *(_Arm(name, rate, 0, 1, head) for rate in RATES),
-            *(_Arm(name, rate, "auto", 1, head) for rate in RATES if rate > 0),
+            *(_Arm(f"{name} alone", None, 0, 1, _directed("always", name, experts)) for name in experts),
+            *(_Arm(name, rate, 0, 1, own) for name, own in together.items() for rate in RATES),
+            *(_Arm(name, rate, "auto", 1, own) for name, own in together.items() for rate in RATES if rate > 0),
             *(_Arm("base alone", None, 0, n, "never") for n in AT_ONCE[1:]),
-            *(_Arm(name, _RATE_AT_ONCE, 0, n, head) for n in AT_ONCE[1:]),
+            *(_Arm(name, _RATE_AT_ONCE, 0, n, own) for name, own in together.items() for n in AT_ONCE[1:]),
         ]
-        self._calls = schedule(prompt_ids)
+        self._calls = schedule(prompt_ids, pair.names)
 
     def time_steps(self) -> dict[str, list[float]]:
         """Seconds of each decode that is of interest, by what it is."""
@@ -211,8 +218,8 @@ class _Bench:
         start = time.perf_counter()
         stream = self._pair.stream(
             self._prompt_ids,
-            head=self._head,
-            **_rate(self._head, _RATE_AT_ONCE),
+            head=self._deciding,
+            **_rate(self._deciding, _RATE_AT_ONCE),
             **_greedy(self._n_tokens),
             lookahead=0,
         )
@@ -228,7 +235,22 @@ def _greedy(n_tokens: int) -> dict[str, Any]:
 
 
 def _rate(head: Head | str, rate: float) -> dict[str, Any]:
-    return {"defer_rate": rate, **({"seed": 1} if head == "random" else {})}
+    return {"defer_rate": rate, **({"seed": 1} if isinstance(head, str) else {})}
+
+
+def _directed(head: str, expert: str, experts: Sequence[str]) -> str:
+    return head if len(experts) == 1 else f"{head}:{expert}"
+
+
+def _together(head: Head | str, experts: Sequence[str]) -> dict[str, Head | str]:
+    """The ways of writing together by their names: the first is that of the pair's head where it has one."""
+    if len(experts) == 1:
+        return {"both": head}
+    found: dict[str, Head | str] = {} if isinstance(head, str) or len(head.expert_names) == 1 else {"all": head}
+    for name in experts:
+        own = isinstance(head, Head) and head.expert_names == (name,)
+        found[f"base and {name}"] = head if own else f"random:{name}"
+    return found
 
 
 class _Arm:
@@ -240,6 +262,7 @@ class _Arm:
         self._name, self._rate, self._lookahead, self._n_texts, self._head = name, rate, lookahead, n_texts, head
         self._speeds: list[float] = []
         self._n_tokens = self._n_deferred = self._n_calls = 0
+        self._n_by: dict[str, int] = {}
 
     def describe(self) -> str:
         """In a few words."""
@@ -268,18 +291,23 @@ class _Arm:
         self._n_tokens += _n_generated(texts)
         self._n_deferred += sum(round(text.stats.deferral_rate * text.stats.generated_tokens) for text in texts)
         self._n_calls += n_calls
+        for text in texts:
+            for expert, did in text.stats.experts.items():
+                self._n_by[expert] = self._n_by.get(expert, 0) + did.tokens
 
-    def result(self, costs: StepCosts, *, hidden: bool) -> Arm:
+    def result(self, costs: StepCosts) -> Arm:
         """What came of it."""
         if not self._speeds:
             raise OptionError("the models ended every text at its first token; give another prompt")
         measured = self._n_deferred / self._n_tokens
         predicted = None
         if self._n_texts == 1 and self._lookahead == 0:
-            if self._name == "assistant alone":
-                predicted = 1 / costs.assistant[1].median
+            alone = self._name.removesuffix(" alone")
+            if alone in costs.experts:
+                predicted = 1 / costs.experts[alone][1].median
             else:
-                predicted = costs.predicted(measured, hidden=hidden and self._rate is not None)
+                rates = {name: self._n_by.get(name, 0) / self._n_tokens for name in costs.experts}
+                predicted = costs.predicted(rates, hidden=isinstance(self._head, Head))
         return Arm(
             self._name,
             self._rate,
@@ -295,12 +323,12 @@ class _Arm:
 def _at_once(
     pair: Pair, prompt_ids: list[int], n_texts: int, options: dict[str, Any]
 ) -> tuple[float, list[Completion], int]:
-    """The seconds that some texts took, the texts, and the assistant's decodes."""
+    """The seconds that some texts took, the texts, and the experts' decodes."""
     with pair.stream_batch([prompt_ids] * n_texts, n_parallel=n_texts, **options) as stream:
         start = time.perf_counter()
         results = [result for _, result in stream]
         seconds = time.perf_counter() - start
-        n_calls = stream.counts["assistant_decodes"]
+        n_calls = sum(stream.counts[f"{name}_decodes"] for name in pair.names[1:])
     texts = [result for result in results if isinstance(result, Completion)]
     for result in results:
         if isinstance(result, ColmError):
@@ -322,32 +350,41 @@ def _peak_bytes() -> int | None:
 
 
 def verdict(bench: Bench) -> str:
-    """The conclusion for a user, in plain words."""
-    assistant = bench.arm("assistant alone")
+    """The conclusion for a user, in plain words; with several experts a sentence for each."""
     one, eight = bench.arm("base alone"), bench.arm("base alone", n_texts=AT_ONCE[-1])
-    together = [
-        arm
-        for lookahead in _LOOKAHEADS
-        if (arm := bench.arm("both", rate=_RATE_AT_ONCE, lookahead=lookahead)) is not None
-    ]
-    if assistant is None or one is None or eight is None or not together:
+    said = [_of_expert(bench, name) for name in bench.experts]
+    if one is None or eight is None or not all(said):
         return ""
-    best = max(together, key=lambda arm: arm.tokens_per_s.median)
-    ratio = best.tokens_per_s.median / assistant.tokens_per_s.median
-    speeds = f"{best.tokens_per_s.median:.1f} and {assistant.tokens_per_s.median:.1f} tokens/s"
-    if ratio >= _CLEARLY:
-        words = f"On this machine deferring {best.deferral_rate:.0%} is {ratio:.1f}x as fast as the assistant alone "
-        words += f"({speeds})."
-    else:
-        read = bench.steps.assistant_batch(_READING)
-        reading = _READING * bench.steps.assistant[1].median / read
-        words = (
-            f"On this machine deferring {best.deferral_rate:.0%} is no faster than the assistant alone ({speeds}). "
-            f"Prefill of the assistant is only {reading:.1f}x as fast as its decoding, and the base needs "
-            f"{bench.steps.base[1].median / bench.steps.assistant[1].median:.0%} of the assistant's time per token."
-        )
     batching = eight.tokens_per_s.median / one.tokens_per_s.median
-    words += f" Eight texts at once are {batching:.1f}x as fast as one."
+    words = f"{' '.join(said)} Eight texts at once are {batching:.1f}x as fast as one."
     if batching < _BATCHES_WELL:
         words += " On many CPUs, Q4_0 files gain more from batches than other files."
     return words
+
+
+def _of_expert(bench: Bench, name: str) -> str:
+    """How deferring to this expert compares with the expert alone; empty where that was not measured."""
+    only = len(bench.experts) == 1
+    whose, to = ("the assistant", "") if only else (name, f" to {name}")
+    expert = bench.arm(f"{name} alone")
+    together = [
+        arm
+        for lookahead in _LOOKAHEADS
+        if (arm := bench.arm("both" if only else f"base and {name}", rate=_RATE_AT_ONCE, lookahead=lookahead))
+        is not None
+    ]
+    if expert is None or not together:
+        return ""
+    best = max(together, key=lambda arm: arm.tokens_per_s.median)
+    ratio = best.tokens_per_s.median / expert.tokens_per_s.median
+    speeds = f"{best.tokens_per_s.median:.1f} and {expert.tokens_per_s.median:.1f} tokens/s"
+    deferring = f"On this machine deferring {best.deferral_rate:.0%}{to}"
+    if ratio >= _CLEARLY:
+        return f"{deferring} is {ratio:.1f}x as fast as {whose} alone ({speeds})."
+    step = bench.steps.experts[name][1].median
+    reading = _READING * step / bench.steps.batch(name, _READING)
+    return (
+        f"{deferring} is no faster than {whose} alone ({speeds}). Prefill of {whose} is only {reading:.1f}x as fast as "
+        f"its decoding, and the base needs {bench.steps.base[1].median / step:.0%} of "
+        f"{'the assistant' if only else name}'s time per token."
+    )

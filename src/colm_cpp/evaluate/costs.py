@@ -1,7 +1,7 @@
 """Costs of answers: by counts with step times, and by the clock.
 
 Counts do not depend on the load of the machine. The base makes one decode for each step and reads the tokens of a hold
-in it. The assistant reads all unread tokens in one batch each time that it is asked. Each decode is weighted with its
+in it. An expert reads all unread tokens in one batch each time that it is asked. Each decode is weighted with its
 seconds, measured alone on the machine when the evaluation began, and kept in ``meta.json``.
 """
 
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CorpusError
+from ..options import ASSISTANT, STRATEGIES
 
 if TYPE_CHECKING:
     from ..traces.record import Record
@@ -37,49 +38,54 @@ class StepTimes:
 
     Attributes:
         base: tokens in a batch -> seconds of the base.
-        assistant: tokens in a batch -> seconds of the assistant.
+        experts: name -> tokens in a batch -> seconds of that expert; in the pair's order.
         base_hidden: seconds of the base for one token with its hidden state, which learned heads need.
     """
 
     base: Mapping[int, float]
-    assistant: Mapping[int, float]
+    experts: Mapping[str, Mapping[int, float]]
     base_hidden: float
 
     @classmethod
     def of(cls, costs: StepCosts) -> StepTimes:
         """The medians of :func:`colm_cpp.evaluate.steps.time_steps`."""
-        base, assistant = (
-            {size: spread.median for size, spread in model.items()} for model in (costs.base, costs.assistant)
+        base, *experts = (
+            {size: spread.median for size, spread in model.items()} for model in (costs.base, *costs.experts.values())
         )
-        return cls(base, assistant, costs.base_hidden.median)
+        return cls(base, dict(zip(costs.experts, experts, strict=True)), costs.base_hidden.median)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready fields, in milliseconds."""
+        """JSON-ready fields, in milliseconds. Those of a pair with one assistant lie under ``assistant_ms``."""
 
         def ms(model: Mapping[int, float]) -> dict[str, float]:
             return {str(size): round(1000 * seconds, 4) for size, seconds in model.items()}
 
+        experts = {name: ms(model) for name, model in self.experts.items()}
+        alone = tuple(experts) == (ASSISTANT,)
         return {
             "base_ms": ms(self.base),
-            "assistant_ms": ms(self.assistant),
+            **({"assistant_ms": experts[ASSISTANT]} if alone else {"experts_ms": experts}),
             "base_hidden_ms": round(1000 * self.base_hidden, 4),
         }
 
     @classmethod
-    def from_dict(cls, value: Any) -> StepTimes:
-        """Reads the result of :meth:`to_dict`.
+    def from_dict(cls, value: Any, names: Sequence[str] = (ASSISTANT,)) -> StepTimes:
+        """Reads the result of :meth:`to_dict`. ``names``: the experts in the pair's order, which JSON does not keep.
 
         Raises:
-            CorpusError: ``given`` has another form.
+            CorpusError: ``given`` has another form, or times of other experts.
         """
         try:
-            base, assistant = (
-                {int(size): float(ms) / 1000 for size, ms in value[name].items()}
-                for name in ("base_ms", "assistant_ms")
-            )
-            made = cls(base, assistant, float(value["base_hidden_ms"]) / 1000)
-            times = np.array([*base.values(), *assistant.values(), made.base_hidden])
-            if not (1 in base and 1 in assistant and min(*base, *assistant) > 0 and np.all(np.isfinite(times))):
+            given = value["experts_ms"] if "experts_ms" in value else {ASSISTANT: value["assistant_ms"]}
+            models = [
+                {int(size): float(ms) / 1000 for size, ms in model.items()}
+                for model in (value["base_ms"], *(given[name] for name in names))
+            ]
+            experts = dict(zip(names, models[1:], strict=True))
+            made = cls(models[0], experts, float(value["base_hidden_ms"]) / 1000)
+            times = np.array([*(ms for model in models for ms in model.values()), made.base_hidden])
+            sizes = [size for model in models for size in model]
+            if not (all(1 in model for model in models) and min(sizes) > 0 and np.all(np.isfinite(times))):
                 raise ValueError("it lacks a batch of one token, or has an impossible size or time")
             if not np.all(times > 0):
                 raise ValueError("it has a time that is not positive")
@@ -137,26 +143,29 @@ class AnswerCosts:
         return prompt + writing, np.ones_like(writing)
 
 
-def answer_costs(records: Sequence[Record], steps: StepTimes | None, head: str = "never") -> AnswerCosts:
+def answer_costs(
+    records: Sequence[Record], steps: StepTimes | None, head: str = "never", strategy: str = STRATEGIES[0]
+) -> AnswerCosts:
     """What answers cost.
 
     Args:
         records: the answers of one arm.
         steps: step times; None: not known.
         head: what ``meta.json`` says of the arm's head: a learned one needs the base's hidden state at every step.
+        strategy: the arm's. ``compose`` asks all experts at each deferred token, others ask the one that writes it.
     """
     n_tokens = np.array([record.n_tokens for record in records], np.float64)
     n_deferred = np.array([record.n_deferred for record in records], np.float64)
     prompt_clock, writing_clock = _by_clock(records, n_tokens)
     prompt_s = writing_s = None
     if steps is not None:
-        step = steps.base[1] if head in _NO_HIDDEN else steps.base_hidden
-        parts = [_by_steps(record, steps, step) for record in records]
+        step = steps.base[1] if head.partition(":")[0] in _NO_HIDDEN else steps.base_hidden
+        parts = [_by_steps(record, steps, step, all_asked=strategy == "compose") for record in records]
         prompt_s, writing_s = (np.array(column, np.float64) for column in zip(*parts, strict=True))
     return AnswerCosts(n_tokens, n_deferred, prompt_s, writing_s, prompt_clock, writing_clock)
 
 
-def _by_steps(record: Record, steps: StepTimes, base_step: float) -> tuple[float, float]:
+def _by_steps(record: Record, steps: StepTimes, base_step: float, *, all_asked: bool) -> tuple[float, float]:
     """Seconds of the prefill, and seconds after it."""
     prompt = writing = 0.0
     if record.base_steps:
@@ -166,12 +175,14 @@ def _by_steps(record: Record, steps: StepTimes, base_step: float) -> tuple[float
             writing += float(np.sum(_batches(steps.base, sizes))) * base_step / steps.base[1]
         else:
             writing += (record.base_steps - 1) * base_step  # the prompt's last token gave the first
-    asked = np.flatnonzero(np.frombuffer(record.experts.encode(), np.uint8) != ord("0"))
-    if asked.size:
-        # When it is first asked, the assistant reads the prompt too; then what was written since it was last asked.
-        first = np.array([record.prompt_tokens + asked[0]], np.float64)
-        prompt += float(_batches(steps.assistant, first)[0])
-        writing += float(np.sum(_batches(steps.assistant, np.diff(asked).astype(np.float64))))
+    wrote = np.frombuffer(record.experts.encode(), np.uint8) - ord("0")
+    for number, times in enumerate(steps.experts.values(), start=1):
+        asked = np.flatnonzero(wrote != 0 if all_asked else wrote == number)
+        if asked.size:
+            # When it is first asked, an expert reads the prompt too; then what was written since it was last asked.
+            first = np.array([record.prompt_tokens + asked[0]], np.float64)
+            prompt += float(_batches(times, first)[0])
+            writing += float(np.sum(_batches(times, np.diff(asked).astype(np.float64))))
     return prompt, writing
 
 

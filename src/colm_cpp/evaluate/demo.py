@@ -26,7 +26,9 @@ __all__ = [
     "Answer",
     "Tally",
     "answer_all",
+    "answer_arms",
     "demo_problems",
+    "own_arm",
     "tally",
 ]
 
@@ -122,29 +124,41 @@ def answer_all(
         The answers by arm, in the order of ``arms``, and by problem.
     """
     wanted = tuple(arms)
-    chosen = {"base": _arm("base", "never"), "assistant": _arm("assistant", "always"), "together": _own_arm(pair)}
-    found: dict[str, list[Answer]] = {}
-
-    def run(names: Sequence[str]) -> None:
-        asked = [(problem, chosen[name]) for problem in problems for name in names]
-        for answer in _answers(pair, asked, n_parallel):
-            found.setdefault(answer.arm, []).append(answer)
-            if on_answer is not None:
-                on_answer(answer)
-
-    run([name for name in wanted if name != "random"])
+    chosen = {
+        "base": Arm("base", "never", DEFAULT_THRESHOLD, None, {}),
+        "assistant": Arm("assistant", "always", DEFAULT_THRESHOLD, None, {}),
+        "together": own_arm(pair),
+    }
+    others = [chosen[name] for name in wanted if name != "random"]
+    found = answer_arms(pair, problems, others, n_parallel=n_parallel, on_answer=on_answer)
     if "random" in wanted:
-        rate = tally(found["together"]).deferral_rate
-        chosen["random"] = _arm("random", "random", 1.0 - rate)
-        run(["random"])
-    return [answer for name in wanted for answer in sorted(found[name], key=lambda a: a.problem.index)]
+        rate = tally([answer for answer in found if answer.arm == "together"]).deferral_rate
+        arm = Arm("random", "random", 1.0 - rate, None, {})
+        found += answer_arms(pair, problems, [arm], n_parallel=n_parallel, on_answer=on_answer)
+    return sorted(found, key=lambda answer: wanted.index(answer.arm))
 
 
-def _arm(name: str, head: str, threshold: float = 0.5) -> Arm:
-    return Arm(name, head, threshold, None, {})
+def answer_arms(
+    pair: Pair,
+    problems: Sequence[Problem],
+    arms: Sequence[Arm],
+    *,
+    n_parallel: int = 16,
+    on_answer: Callable[[Answer], None] | None = None,
+) -> list[Answer]:
+    """Has every problem solved by each of these arms, greedily. Returns the answers by arm and by problem."""
+    found = []
+    asked = [(problem, arm) for problem in problems for arm in arms]
+    for answer in _answers(pair, asked, n_parallel):
+        found.append(answer)
+        if on_answer is not None:
+            on_answer(answer)
+    names = [arm.name for arm in arms]
+    return sorted(found, key=lambda answer: (names.index(answer.arm), answer.problem.index))
 
 
-def _own_arm(pair: Pair) -> Arm:
+def own_arm(pair: Pair) -> Arm:
+    """The arm ``together``: the pair's own head at its default threshold."""
     head = pair.head
     if not isinstance(head, Head):
         head = Head.load(str(head))

@@ -54,7 +54,7 @@ def evaluate(
 ) -> None:
     """Answers all problems that are not answered yet.
 
-    A new folder begins with timing bare decodes of both models, if the context has room for it; costs by counts need
+    A new folder begins with timing bare decodes of all models, if the context has room for it; costs by counts need
     these step times. Then every arm answers the first problem, then the second, and so on. A change in the machine's
     speed thus affects all arms alike. With one answer at a time, the KV caches are cleared between answers, so an
     interrupted run gives the same answers as an uninterrupted one.

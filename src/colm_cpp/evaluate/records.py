@@ -12,13 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .._shown import shown
 from ..errors import CorpusError
 from ..files.folder import FolderKind, write_json
 from ..files.reading import whole_rows, why
 from ..files.rows import add_row
 from ..traces.record import Record
 
-__all__ = ["KIND", "SINGLE_ARMS", "RecordFolder"]
+__all__ = ["KIND", "PAIRS", "SINGLE_ARMS", "RecordFolder", "models_alone"]
 
 KIND = FolderKind(
     format="colm-evaluation",
@@ -29,7 +30,13 @@ KIND = FolderKind(
     files=("records", "report.md", "report.json", "accuracy_by_rate.png", "accuracy_by_speed.png"),
 )
 SINGLE_ARMS = ("base", "assistant")  # the models alone
+PAIRS = "pairs"  # stands for the arms of the base and each one of several experts
 _OWN = ("arms", "steps", "expert_steps")  # in meta.json, and no facts that every answer depends on
+
+
+def models_alone(meta: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the models alone, the base first, as ``meta.json`` says it."""
+    return (SINGLE_ARMS[0], *(meta.get("experts") or SINGLE_ARMS[1:]))
 
 
 class RecordFolder:
@@ -68,7 +75,9 @@ class RecordFolder:
 
     @classmethod
     def _checked(cls, folder: Path, meta: dict[str, Any]) -> RecordFolder:
-        arms = meta.get("arms")
+        arms, experts = meta.get("arms"), meta.get("experts", [])
+        if not isinstance(experts, list) or not all(isinstance(name, str) for name in experts):
+            raise CorpusError(f"{folder / 'meta.json'} is damaged (experts is {shown(experts)}); {KIND.remedy}")
         # An arm's name is a file's.
         if not isinstance(arms, dict) or not all(
             isinstance(facts, dict)

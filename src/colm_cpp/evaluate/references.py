@@ -1,5 +1,7 @@
 """Baselines that a pair must beat: routing whole problems to the assistant.
 
+With several experts, each is the assistant of a chord and a router of its own.
+
 The **chord** sends a random share of the problems to the assistant and the rest to the base. It costs nothing to build,
 so a pair is only useful if it is above the chord at equal cost. The **question router** sends the problems of which the
 base is least sure (like RouteLLM). It judges by the mean log-probability of the first tokens of the base's own answer.
@@ -13,7 +15,7 @@ difference of proportions. No interval then has zero width, and intervals from f
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -54,11 +56,12 @@ class Reference:
     """The result of routing whole problems, when the assistant writes a given share of the tokens.
 
     Attributes:
-        name: ``chord@20`` or ``router@20``.
+        name: ``chord@20`` or ``router@20``; with several experts ``chord+math@20``.
         rate: the share of the tokens that the assistant writes.
         n_problems: problems that base and assistant both answered.
         share_of_problems: share of the problems sent to the assistant, 0 to 1.
         accuracy: expected share of correct answers, 0 to 1.
+        expert: of several experts, the one that is the assistant here; empty with one.
     """
 
     name: str
@@ -66,6 +69,7 @@ class Reference:
     n_problems: int
     share_of_problems: float
     accuracy: Estimate
+    expert: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,7 @@ class Above:
         above_chord: the arm's accuracy minus the chord's.
         router: accuracy of the question router; None if the base's log-probabilities are unknown.
         above_router: the arm's accuracy minus the router's.
+        expert: of several experts, the one that chord and router ask; empty with one.
     """
 
     arm: str
@@ -95,6 +100,7 @@ class Above:
     above_chord: Estimate
     router: float | None
     above_router: Estimate | None
+    expert: str = ""
 
 
 @dataclass(frozen=True)
@@ -234,7 +240,14 @@ def _estimate(value: float, drawn: Sequence[Floats]) -> Estimate:
     return Estimate(value, min(float(low), value), max(float(high), value))
 
 
-def above(arm: str, correct: Floats, costs: AnswerCosts, experts: Experts) -> list[Above]:
+def above(
+    arm: str,
+    correct: Floats,
+    costs: AnswerCosts,
+    experts: Experts,
+    measures: Sequence[Measure] = MEASURES,
+    expert: str = "",
+) -> list[Above]:
     """How far an arm is above chord and router, by every known cost.
 
     Args:
@@ -242,9 +255,11 @@ def above(arm: str, correct: Floats, costs: AnswerCosts, experts: Experts) -> li
         correct: whether the arm's answers are correct, ``[n]``.
         costs: costs of the arm's answers.
         experts: base and assistant on the same problems.
+        measures: the costs to compare at.
+        expert: of several experts, the one that is the assistant in ``experts``.
     """
     races = []
-    for measure in MEASURES:
+    for measure in measures:
         columns, own = experts.columns(measure), costs.of(measure)
         if columns is not None and own is not None:
             races.append(_Race(measure, correct, own, columns))
@@ -252,7 +267,7 @@ def above(arm: str, correct: Floats, costs: AnswerCosts, experts: Experts) -> li
         for weights in _resamples(correct.size + 2):
             for race in races:
                 race.draw(weights)
-    return [race.result(arm) for race in races]
+    return [replace(race.result(arm), expert=expert) for race in races]
 
 
 class _Race:
@@ -298,8 +313,8 @@ class _Race:
         )
 
 
-def reference(rate: float, experts: Experts) -> list[Reference]:
-    """Chord and router where the assistant writes ``rate`` of the tokens, 0 to 1."""
+def reference(rate: float, experts: Experts, expert: str = "") -> list[Reference]:
+    """Chord and router where the assistant writes ``rate`` of the tokens, 0 to 1. ``expert``: as of :func:`above`."""
     columns = experts.columns("assistant tokens")
     if columns is None:
         return []
@@ -310,17 +325,20 @@ def reference(rate: float, experts: Experts) -> list[Reference]:
     resamples = list(_resamples(n + 2))
     share = columns.share_at(ones, cost)
     drawn = [more.chord(w, more.share_at(w, np.full(len(w), rate))) for w in resamples]
-    found = [_reference("chord", rate, n, share, columns.chord(ones, share), drawn)]
+    found = [_reference("chord", rate, n, share, columns.chord(ones, share), drawn, expert)]
     if columns.confidence is not None:
         sent, accuracy = columns.router(ones, cost)
         drawn = [more.router(w, np.full(len(w), rate))[1] for w in resamples]
-        found.append(_reference("router", rate, n, sent, accuracy, drawn))
+        found.append(_reference("router", rate, n, sent, accuracy, drawn, expert))
     return found
 
 
-def _reference(kind: str, rate: float, n: int, share: Floats, accuracy: Floats, drawn: Sequence[Floats]) -> Reference:
+def _reference(
+    kind: str, rate: float, n: int, share: Floats, accuracy: Floats, drawn: Sequence[Floats], expert: str
+) -> Reference:
     value = _estimate(float(accuracy[0]), drawn)
-    return Reference(f"{kind}@{rate * 100:g}", rate, n, float(share[0]), value)
+    to = f"+{expert}" if expert else ""
+    return Reference(f"{kind}{to}@{rate * 100:g}", rate, n, float(share[0]), value, expert)
 
 
 def curve(measure: Measure, experts: Experts) -> dict[str, tuple[Floats, Floats]]:

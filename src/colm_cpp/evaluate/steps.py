@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
 from .._shown import shown
 from ..engine.pair import Pair
 from ..errors import OptionError
+from ..options import ASSISTANT, BASE
 
 __all__ = [
     "BATCH_SIZES",
@@ -24,6 +26,7 @@ __all__ = [
     "schedule",
     "time_calls",
     "time_steps",
+    "with_assistant",
 ]
 
 Call = tuple[str, int, int, bool, bool]  # as the pair repeats them: model, place, tokens, logits, hidden state
@@ -33,6 +36,7 @@ PROMPT = (
 )
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 _ROUNDS = 3  # of :func:`time_steps`
+_HIDDEN = "with its hidden state"  # no name of an expert
 _BEHIND = max(BATCH_SIZES) + 8  # tokens behind the prompt that bare decodes need room for
 STEPS_N_CTX = _BEHIND + 1
 """The smallest context size that :func:`time_steps` needs."""
@@ -69,32 +73,46 @@ class StepCosts:
 
     Attributes:
         base: tokens in the batch -> seconds of the base. The last token has an output.
-        assistant: tokens in the batch -> seconds of the assistant.
+        experts: name -> tokens in the batch -> seconds of that expert.
         base_hidden: seconds of the base for one token with its hidden state, which learned heads need.
     """
 
     base: dict[int, Spread]
-    assistant: dict[int, Spread]
+    experts: dict[str, dict[int, Spread]]
     base_hidden: Spread
 
-    def assistant_batch(self, n_tokens: float) -> float:
-        """Seconds of a batch of ``n_tokens``, between the sizes that were measured."""
-        sizes = sorted(self.assistant)
+    def batch(self, expert: str, n_tokens: float) -> float:
+        """Seconds of an expert's batch of ``n_tokens``, between the sizes that were measured."""
+        measured = self.experts[expert]
+        sizes = sorted(measured)
         if n_tokens >= sizes[-1]:
-            return self.assistant[sizes[-1]].median * n_tokens / sizes[-1]
-        return float(np.interp(n_tokens, sizes, [self.assistant[size].median for size in sizes]))
+            return measured[sizes[-1]].median * n_tokens / sizes[-1]
+        return float(np.interp(n_tokens, sizes, [measured[size].median for size in sizes]))
 
-    def predicted(self, rate: float, *, hidden: bool) -> float:
-        """Tokens per second of one text at a deferral rate, without look-ahead. Each call of the assistant then reads
-        1 / rate tokens."""
+    def predicted(self, rates: Mapping[str, float], *, hidden: bool) -> float:
+        """Tokens per second of one text without look-ahead, where each expert writes such a share of the tokens. Each
+        of its calls then reads 1 / rate tokens."""
         base = self.base_hidden.median if hidden else self.base[1].median
-        if rate <= 0.0:
-            return 1 / base
-        return 1 / (base + rate * self.assistant_batch(1 / rate))
+        calls = (rate * self.batch(expert, 1 / rate) for expert, rate in rates.items() if rate > 0.0)
+        return 1 / (base + sum(calls))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready fields. Those of a pair with one assistant lie under ``assistant``."""
+        return with_assistant(asdict(self))
+
+
+def with_assistant(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields with ``assistant`` in place of ``experts`` where that is the only one, as earlier versions had it."""
+    if tuple(fields["experts"]) != (ASSISTANT,):
+        return fields
+    return {
+        (ASSISTANT if name == "experts" else name): value[ASSISTANT] if name == "experts" else value
+        for name, value in fields.items()
+    }
 
 
 def time_steps(pair: Pair) -> StepCosts:
-    """Measures the seconds of bare decodes of both models, after a prompt that fits the context.
+    """Measures the seconds of bare decodes of all models, after a prompt that fits the context.
 
     Args:
         pair: a loaded pair.
@@ -104,7 +122,7 @@ def time_steps(pair: Pair) -> StepCosts:
     """
     prompt_ids = pair.tokenize(PROMPT)[: max(1, pair.n_ctx - _BEHIND)]
     check_room(pair, prompt_ids, 4, _ROUNDS)
-    calls = schedule(prompt_ids)
+    calls = schedule(prompt_ids, pair.names)
     return costs_of([time_calls(pair, prompt_ids, calls) for _ in range(_ROUNDS)])
 
 
@@ -132,15 +150,15 @@ def time_calls(pair: Pair, prompt_ids: Sequence[int], calls: Sequence[tuple[str,
     return found
 
 
-def schedule(prompt_ids: Sequence[int]) -> list[tuple[str, Call]]:
+def schedule(prompt_ids: Sequence[int], names: Sequence[str]) -> list[tuple[str, Call]]:
     """Decodes with the prompt in the cache: single tokens and batches of each model, each some times."""
     n = len(prompt_ids)
     calls: list[tuple[str, Call]] = []
-    for model in ("base", "assistant"):
+    for model in names:
         calls.append(("", (model, 0, n, False, False)))
         for size in BATCH_SIZES:
             calls += [(f"{model} {size}", (model, n, size, True, False))] * 3
-    calls += [("hidden", ("base", n, 1, True, True))] * 3
+    calls += [(_HIDDEN, (BASE, n, 1, True, True))] * 3
     return calls
 
 
@@ -154,7 +172,11 @@ def costs_of(rounds: Sequence[dict[str, list[float]]]) -> StepCosts:
     # Of each round the best of three: what the decode takes, not what else the machine was doing.
     values = {what: [min(found[what]) for found in rounds] for what in rounds[0]}
     return StepCosts(
-        base={size: Spread.of(values[f"base {size}"]) for size in BATCH_SIZES},
-        assistant={size: Spread.of(values[f"assistant {size}"]) for size in BATCH_SIZES},
-        base_hidden=Spread.of(values["hidden"]),
+        base={size: Spread.of(values[f"{BASE} {size}"]) for size in BATCH_SIZES},
+        experts={
+            name: {size: Spread.of(values[f"{name} {size}"]) for size in BATCH_SIZES}
+            for name in dict.fromkeys(what.partition(" ")[0] for what in values if what != _HIDDEN)
+            if name != BASE
+        },
+        base_hidden=Spread.of(values[_HIDDEN]),
     )

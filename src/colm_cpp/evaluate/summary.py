@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,11 @@ from ..answers.answering import Counts
 from ..answers.checkers import Checker
 from ..answers.problems import Task
 from ..errors import CorpusError
+from ..options import STRATEGIES
 from ..traces.record import Record
 from .costs import AnswerCosts, StepTimes, answer_costs, confidence
-from .records import SINGLE_ARMS, RecordFolder
-from .references import Above, Experts, Reference, above, reference
+from .records import RecordFolder, models_alone
+from .references import MEASURES, Above, Experts, Reference, above, reference
 from .statistics import PairedDifference, paired_difference, wilson_interval
 
 __all__ = ["ArmSummary", "Comparison", "Summary", "summarize"]
@@ -35,6 +37,8 @@ class ArmSummary:
         low: lower end of the accuracy's 95% interval (Wilson).
         high: upper end of that interval.
         deferral_rate: share of the tokens that were deferred, 0 to 1.
+        shares: name of each of several experts -> share of the tokens on its turn, 0 to 1. Empty with one expert, and
+            for another model or pair.
         n_tokens: tokens written.
         tokens_per_s: tokens per second without the prefill, over the answers that were written alone; None if there is
             none.
@@ -67,6 +71,7 @@ class ArmSummary:
     n_without_answer: int
     s_per_problem: float | None = None
     ms_per_token: float | None = None
+    shares: Mapping[str, float] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +100,10 @@ class Summary:
         checker: the checker that judged them.
         arms: the models alone first, then heads by name and rate.
         comparisons: every two arms.
-        references: results of routing whole problems to the assistant, at the arms' wanted rates. Empty without answers
-            of both models alone.
+        references: results of routing whole problems to an expert, at the arms' wanted rates. Empty without answers
+            of the base alone and an expert alone.
         above: how far each arm is above that at equal cost, by every known cost.
-        experts: both models alone, for curves; None without answers of both.
+        experts: name of each expert -> the base and this expert alone, for curves; without those that lack answers.
     """
 
     meta: dict[str, Any]
@@ -107,18 +112,23 @@ class Summary:
     comparisons: tuple[Comparison, ...]
     references: tuple[Reference, ...] = ()
     above: tuple[Above, ...] = ()
-    experts: Experts | None = None
+    experts: Mapping[str, Experts] = field(default_factory=dict, hash=False)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields."""
         return {
             "meta": self.meta,
             "checker": self.checker,
-            "arms": [asdict(arm) for arm in self.arms],
+            "arms": [_without(asdict(arm), "shares") for arm in self.arms],
             "comparisons": [asdict(comparison) for comparison in self.comparisons],
-            "references": [asdict(reference) for reference in self.references],
-            "above": [asdict(above) for above in self.above],
+            "references": [_without(asdict(reference), "expert") for reference in self.references],
+            "above": [_without(asdict(above), "expert") for above in self.above],
         }
+
+
+def _without(fields: dict[str, Any], name: str) -> dict[str, Any]:
+    """The fields without this one where it is empty: reports of a pair with one assistant never had it."""
+    return fields if fields[name] else {key: value for key, value in fields.items() if key != name}
 
 
 def summarize(folder: RecordFolder, task: Task, checker: Checker) -> Summary:
@@ -132,11 +142,12 @@ def summarize(folder: RecordFolder, task: Task, checker: Checker) -> Summary:
             f"{folder.path} holds answers to {folder.meta.get('task', 'another task')}, but {task.path} is another file"
         )
     problems = {problem.index: problem for problem in task.problems}
-    steps = StepTimes.from_dict(folder.meta["steps"]) if "steps" in folder.meta else None
+    names = models_alone(folder.meta)
+    steps = StepTimes.from_dict(folder.meta["steps"], names[1:]) if "steps" in folder.meta else None
     arms: list[ArmSummary] = []
     judged: dict[str, dict[int, bool]] = {}
     answers: dict[str, _Answers] = {}
-    for name in sorted(folder.arms(), key=lambda name: _place(folder, name)):
+    for name in sorted(folder.arms(), key=lambda name: _place(folder, names, name)):
         records = {i: record for i, record in folder.read(name).items() if i in problems}
         if not records:
             continue
@@ -154,8 +165,9 @@ def summarize(folder: RecordFolder, task: Task, checker: Checker) -> Summary:
         other = "expert" in facts or (
             "pair" in facts and facts["pair"].get("assistant") != folder.meta.get("assistant_model")
         )
-        answers[name] = _Answers(records, judged[name], own_steps, facts.get("head", "never"), other)
-        arms.append(_arm(name, facts.get("rate"), answers[name], n_without))
+        strategy = facts.get("strategy", STRATEGIES[0])
+        answers[name] = _Answers(records, judged[name], own_steps, facts.get("head", "never"), other, strategy)
+        arms.append(_arm(name, facts.get("rate"), answers[name], n_without, () if other else names[1:]))
     if not arms:
         raise CorpusError(f"{folder.path} holds no answer to these problems; run colm evaluate without --report-only")
     comparisons = []
@@ -164,7 +176,7 @@ def summarize(folder: RecordFolder, task: Task, checker: Checker) -> Summary:
         if both:
             difference = paired_difference(_column(judged[arm], both), _column(judged[other], both))
             comparisons.append(Comparison(arm, other, len(both), difference))
-    experts, references, higher = _references(arms, answers)
+    experts, references, higher = _references(names, arms, answers)
     return Summary(folder.meta, checker.name, tuple(arms), tuple(comparisons), references, higher, experts)
 
 
@@ -177,59 +189,71 @@ class _Answers:
     steps: StepTimes | None
     head: str
     expert: bool  # another model, or a pair with another assistant: its tokens are not this assistant's
+    strategy: str = STRATEGIES[0]
 
     def costs(self, problems: list[int] | None = None) -> AnswerCosts:
         chosen = self.records.values() if problems is None else [self.records[i] for i in problems]
-        return answer_costs(list(chosen), self.steps, self.head)
+        return answer_costs(list(chosen), self.steps, self.head, self.strategy)
 
     def right(self, problems: list[int]) -> npt.NDArray[np.float64]:
         return _column(self.correct, problems).astype(np.float64)
 
 
 def _references(
-    arms: list[ArmSummary], answers: dict[str, _Answers]
-) -> tuple[Experts | None, tuple[Reference, ...], tuple[Above, ...]]:
-    """Chord and router, and how far the other arms lie above them."""
-    if any(name not in answers for name in SINGLE_ARMS):
-        return None, (), ()
-    base, assistant = (answers[name] for name in SINGLE_ARMS)
-    both = sorted(set(base.records) & set(assistant.records))
-    if not both:
-        return None, (), ()
-
-    def experts(problems: list[int]) -> Experts:
-        return Experts(
-            base.right(problems),
-            assistant.right(problems),
-            base.costs(problems),
-            assistant.costs(problems),
-            confidence([base.records[i] for i in problems]),
-        )
-
-    found: list[Above] = []
-    for arm in arms:
-        own = answers[arm.name]
-        problems = [i for i in both if i in own.records]
-        if arm.name not in SINGLE_ARMS and not own.expert and problems:
-            found += above(arm.name, own.right(problems), own.costs(problems), experts(problems))
+    names: Sequence[str], arms: list[ArmSummary], answers: dict[str, _Answers]
+) -> tuple[dict[str, Experts], tuple[Reference, ...], tuple[Above, ...]]:
+    """Chord and router to each expert, and how far the other arms lie above them."""
+    base_name, *others = names
+    several = len(others) > 1
+    known: dict[str, Experts] = {}
+    references: list[Reference] = []
+    higher: list[Above] = []
     rates = sorted({arm.rate for arm in arms if arm.rate is not None})
-    of_all = experts(both)
-    return of_all, tuple(row for rate in rates for row in reference(rate, of_all)), tuple(found)
+    for name in others:
+        if base_name not in answers or name not in answers:
+            continue
+        base, expert = answers[base_name], answers[name]
+        both = sorted(set(base.records) & set(expert.records))
+        if not both:
+            continue
+
+        def experts(problems: list[int], base: _Answers = base, expert: _Answers = expert) -> Experts:
+            return Experts(
+                base.right(problems),
+                expert.right(problems),
+                base.costs(problems),
+                expert.costs(problems),
+                confidence([base.records[i] for i in problems]),
+            )
+
+        for arm in arms:
+            own = answers[arm.name]
+            problems = [i for i in both if i in own.records]
+            if arm.name not in names and not own.expert and problems:
+                # A token of one expert costs what it costs, so with several only seconds can be compared.
+                measures = MEASURES[:-1] if several else MEASURES
+                costs = own.costs(problems)
+                higher += above(
+                    arm.name, own.right(problems), costs, experts(problems), measures, name if several else ""
+                )
+        known[name] = experts(both)
+        references += (row for rate in rates for row in reference(rate, known[name], name if several else ""))
+    return known, tuple(references), tuple(higher)
 
 
-def _place(folder: RecordFolder, name: str) -> tuple[int, str, float]:
-    """The models alone first, then heads by name, each by its rates."""
+def _place(folder: RecordFolder, names: Sequence[str], name: str) -> tuple[int, str, float]:
+    """The models alone (``names``) first, then heads by name, each by its rates."""
     rate = folder.meta["arms"][name].get("rate") or 0.0
-    if name in SINGLE_ARMS:
-        return SINGLE_ARMS.index(name), "", 0.0
-    return len(SINGLE_ARMS), name.partition("@")[0], rate
+    if name in names:
+        return names.index(name), "", 0.0
+    return len(names), name.partition("@")[0], rate
 
 
 def _column(judged: dict[int, bool], problems: list[int]) -> npt.NDArray[np.bool_]:
     return np.array([judged[i] for i in problems], dtype=bool)
 
 
-def _arm(name: str, rate: float | None, answers: _Answers, n_without: int) -> ArmSummary:
+def _arm(name: str, rate: float | None, answers: _Answers, n_without: int, experts: Sequence[str] = ()) -> ArmSummary:
     records = list(answers.records.values())
     n_correct = sum(answers.correct.values())
     counts = Counts.of(records)
@@ -257,4 +281,9 @@ def _arm(name: str, rate: float | None, answers: _Answers, n_without: int) -> Ar
         n_without_answer=n_without,
         s_per_problem=None if per_problem is None else float(per_problem[0].mean()),
         ms_per_token=None if per_token is None else counts.per_token(1000 * float(per_token[0].sum())),
+        shares={
+            expert: counts.per_token(sum(record.experts.count(str(number)) for record in records))
+            for number, expert in enumerate(experts, start=1)
+            if len(experts) > 1
+        },
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = ["check_plot", "plot_bytes", "print_bench"]
+
+_COLORS = ("#0e7c93", "#b4531f", "#5b3f8c", "#3f7d20", "#8c1d40", "#806000")
 
 
 def print_bench(console: Console, bench: Bench, *, plain: bool) -> None:
@@ -41,9 +44,10 @@ def print_bench(console: Console, bench: Bench, *, plain: bool) -> None:
         console.print(safe(console, on_one_line(text)), style=style, soft_wrap=plain)
 
     threads = "" if bench.n_threads is None else f", {bench.n_threads} threads"
-    say(f"base {bench.base}, assistant {bench.assistant}, head {bench.head}{threads}", "bold")
+    experts = ", ".join(f"{name} {file}" for name, file in bench.experts.items())
+    say(f"base {bench.base}, {experts}, head {bench.head}{threads}", "bold")
     steps = table("decode time in ms by batch size", *(str(size) for size in BATCH_SIZES))
-    for name, sizes in (("base", bench.steps.base), ("assistant", bench.steps.assistant)):
+    for name, sizes in (("base", bench.steps.base), *bench.steps.experts.items()):
         steps.add_row(name, *(f"{1000 * sizes[size].median:.1f}" for size in BATCH_SIZES))
     steps.add_row("base with hidden state", f"{1000 * bench.steps.base_hidden.median:.1f}")
     console.print(steps)
@@ -98,10 +102,12 @@ def plot_bytes(bench: Bench, path: Path) -> bytes:
     require("matplotlib", "a plot").use("Agg")
     figure: Any = importlib.import_module("matplotlib.figure").Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    for lookahead, label, color in ((0, "both", "#0e7c93"), ("auto", "both, with look-ahead", "#b4531f")):
+    rated = [arm for arm in bench.arms if arm.rate is not None and arm.n_texts == 1]
+    lines = [(name, lookahead) for name in dict.fromkeys(arm.name for arm in rated) for lookahead in (0, "auto")]
+    for (name, lookahead), color in zip(lines, itertools.cycle(_COLORS), strict=False):
+        label = name if lookahead == 0 else f"{name}, with look-ahead"
         arms = sorted(
-            (arm for arm in bench.arms if arm.rate is not None and arm.n_texts == 1 and arm.lookahead == lookahead),
-            key=lambda arm: arm.deferral_rate,
+            (arm for arm in rated if (arm.name, arm.lookahead) == (name, lookahead)), key=lambda arm: arm.deferral_rate
         )
         rates = [100 * arm.deferral_rate for arm in arms]
         middle = [arm.tokens_per_s.median for arm in arms]
@@ -110,8 +116,10 @@ def plot_bytes(bench: Bench, path: Path) -> bytes:
         axes.errorbar(rates, middle, yerr=[below, above], marker="o", capsize=3, color=color, label=label)
         if lookahead == 0:
             predicted = [arm.predicted for arm in arms]
-            axes.plot(rates, predicted, ":", color=color, label="predicted from decode times")
-    for name, style in (("base alone", "--"), ("assistant alone", "-.")):
+            said = "predicted from decode times" if len(lines) == 2 else None
+            axes.plot(rates, predicted, ":", color=color, label=said)
+    for name, style in zip(("base", *bench.experts), itertools.cycle(("--", "-.")), strict=False):
+        name = f"{name} alone"
         arm = bench.arm(name)
         if arm is not None:
             axes.axhline(arm.tokens_per_s.median, color="0.35", linestyle=style, label=name)

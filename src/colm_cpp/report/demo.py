@@ -1,4 +1,4 @@
-"""What `colm demo` shows: one problem, solved by each model alone and by both; then how many each gets right."""
+"""What `colm demo` shows: one problem, solved by each model alone and together; then how many each gets right."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from .terminal import DEFERRED_STYLE, append_token, safe
+from ..results import BASE
+from .terminal import append_token, mark_of, safe
 from .traces import TracedText
 from .visible import visible
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Solution", "print_key", "print_scores", "print_solutions"]
 
-_NARROW = 72  # columns below which three texts side by side are hard to read
+_NARROW = 24  # columns below which a text beside others is hard to read
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Solution:
 
     @property
     def mixed(self) -> bool:
-        """Whether two models wrote it, so that it matters which wrote what."""
+        """Whether several models wrote it, so that it matters which wrote what."""
         return 0 < self.text.n_deferred < len(self.text.tokens)
 
 
@@ -46,7 +47,7 @@ def print_solutions(console: Console, title: str, prompt: str, solutions: Sequen
     """Shows texts beside each other.
 
     Args:
-        console: where to; the assistant's tokens are coloured where it has colours, and stand in brackets where not.
+        console: where to; the experts' tokens are coloured where it has colours, and stand in brackets where not.
         title: of the problem.
         prompt: the problem.
         solutions: its solutions.
@@ -54,7 +55,7 @@ def print_solutions(console: Console, title: str, prompt: str, solutions: Sequen
     """
     console.print(safe(console, title), style="bold", soft_wrap=plain)
     console.print(safe(console, visible(prompt)), soft_wrap=plain)
-    if plain or console.width < _NARROW:
+    if plain or console.width < _NARROW * len(solutions):
         for solution in solutions:
             console.print()
             console.print(safe(console, f"{solution.name}:"), style="bold", soft_wrap=plain)
@@ -66,16 +67,21 @@ def print_solutions(console: Console, title: str, prompt: str, solutions: Sequen
     console.print()
 
 
-def print_key(console: Console) -> None:
-    """Says how the assistant's tokens are marked in what two models wrote."""
+def print_key(console: Console, experts: Sequence[str] = ("the assistant",)) -> None:
+    """Says how the tokens of each expert are marked in what several models wrote."""
     from rich.text import Text
 
+    only = len(experts) == 1
     shown = Text()
-    if console.no_color:
-        shown.append("[in brackets]: written by the assistant. The other text of 'together' is written by the base.")
-    else:
-        shown.append("In this colour", style=DEFERRED_STYLE)
-        shown.append(": written by the assistant. The other text is written by the base.")
+    for expert, name in enumerate(experts, start=1):
+        style, opening, closing = mark_of(expert)
+        if console.no_color:
+            shown.append(f"{opening}in brackets{closing}" if only else f"{opening}like this{closing}")
+        else:
+            shown.append("In this colour" if only else "Like this", style=style)
+        shown.append(f": written by {name}. ")
+    of_all = " of 'together'" if only and console.no_color else ""
+    shown.append(f"The other text{of_all} is written by the base.")
     console.print(shown, soft_wrap=True)
     console.print()
 
@@ -97,10 +103,12 @@ def _written(console: Console, solution: Solution) -> Text:
     from rich.text import Text
 
     shown = Text()
-    for deferred, run in groupby(solution.text.tokens, key=lambda token: token.deferred):
-        # Who wrote it needs a mark in colourless text only where there are two to tell apart.
-        marked = deferred and (solution.mixed or not console.no_color)
-        append_token(console, shown, visible("".join(token.text for token in run)), marked)
+    for expert, run in groupby(solution.text.tokens, key=lambda token: token.expert):
+        # Who wrote it needs a mark in colourless text only where there are several to tell apart.
+        marked = expert != BASE and (solution.mixed or not console.no_color)
+        style, opening, closing = mark_of(expert)
+        text = visible("".join(token.text for token in run))
+        append_token(console, shown, text, marked, style=style, brackets=opening + closing)
     shown.rstrip()
     return shown
 
@@ -119,24 +127,32 @@ def _sign(console: Console, right: bool) -> str:
     return "✓ " if right else "✗ "
 
 
-def print_scores(console: Console, rows: Sequence[tuple[str, int, int, float]], *, plain: bool) -> None:
+def print_scores(
+    console: Console,
+    rows: Sequence[tuple[str, int, int, Sequence[float]]],
+    *,
+    plain: bool,
+    shares: Sequence[str] = ("assistant's tokens",),
+) -> None:
     """Shows how many problems each got right.
 
     Args:
         console: where to.
-        rows: name, problems, of these right, and the share of tokens that the assistant wrote; the last is the one
+        rows: name, problems, of these right, and the share of tokens that each expert wrote; the last is the one
             to look at.
         plain: as columns of text, without rules.
+        shares: titles of these shares.
     """
     from rich import box
     from rich.table import Table
 
     table = Table(box=None if plain else box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("who writes", "right", "", "assistant's tokens"):
+    for name in ("who writes", "right", "", *shares):
         table.add_column(name, justify="left" if name in ("who writes", "") else "right")
     block = "█" if console.encoding.startswith("utf") else "#"
-    for name, n, n_right, rate in rows:
+    for name, n, n_right, rates in rows:
         bar = block * round(20 * n_right / n)
         style = "bold" if name == rows[-1][0] else ""
-        table.add_row(safe(console, name), f"{n_right} of {n}", bar, f"{rate:.0%}", style=style)
+        written = (f"{rate:.0%}" for rate in rates)
+        table.add_row(safe(console, name), f"{n_right} of {n}", bar, *written, style=style)
     console.print(table)

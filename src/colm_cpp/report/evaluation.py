@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..evaluate.costs import ROUTER_TOKENS, Measure
+from ..evaluate.records import models_alone
 from ..evaluate.references import curve
 from ..evaluate.statistics import FEW
 from ..extras import require
@@ -30,10 +31,11 @@ _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # 
 def to_markdown(summary: Summary) -> str:
     """The table of the arms, and the table of their differences."""
     meta = summary.meta
+    experts = models_alone(meta)[1:] if "expert_models" in meta else ()  # of several; one is an assistant
     lines = [
         f"Task {meta['task']}, checker {summary.checker}, base {meta['base']}{_with(meta.get('base_adapters'))}, "
-        f"assistant {meta['assistant']}{_with(meta.get('assistant_adapters'))}, "
-        f"max_tokens {meta['options']['max_tokens']}, temperature {meta['options']['temperature']:g}.",
+        f"{_experts(meta)}, max_tokens {meta['options']['max_tokens']}, "
+        f"temperature {meta['options']['temperature']:g}.",
         "",
     ]
     counted = any(arm.s_per_problem is not None for arm in summary.arms)
@@ -44,7 +46,8 @@ def to_markdown(summary: Summary) -> str:
         "accuracy",
         "95% interval",
         "deferral rate",
-        "assistant calls per token",
+        *(f"by {name}" for name in experts),
+        "expert calls per token" if experts else "assistant calls per token",
         "runs per token",
         "base steps per token",
         "tokens/s",
@@ -54,7 +57,9 @@ def to_markdown(summary: Summary) -> str:
     for arm in summary.arms:
         cells = [
             arm.name, str(arm.n_problems), f"{arm.accuracy:.1%}", f"{arm.low:.1%} to {arm.high:.1%}",
-            f"{arm.deferral_rate:.1%}", f"{arm.assistant_calls_per_token:.3f}", f"{arm.runs_per_token:.3f}",
+            f"{arm.deferral_rate:.1%}",
+            *(f"{arm.shares[name]:.1%}" if arm.shares else "" for name in experts),
+            f"{arm.assistant_calls_per_token:.3f}", f"{arm.runs_per_token:.3f}",
             f"{arm.base_steps_per_token:.3f}", _speed(arm), str(arm.n_cut_off),
         ]  # fmt: skip
         if counted:
@@ -86,6 +91,15 @@ def to_markdown(summary: Summary) -> str:
                 f"{100 * d.high:+.1f} | {_p_value(d.p_value, c.n_problems)} |"
             )
     return "\n".join(lines) + "\n"
+
+
+def _experts(meta: dict[str, Any]) -> str:
+    if "expert_models" not in meta:
+        name = (meta.get("experts") or ["assistant"])[0]
+        return f"{name} {meta['assistant']}{_with(meta.get('assistant_adapters'))}"
+    models = meta["expert_models"]
+    named = (f"{name} {models[name]['name']}{_with(models[name]['adapters'])}" for name in models_alone(meta)[1:])
+    return f"experts {', '.join(named)}"
 
 
 def _with(adapters: Any) -> str:
@@ -124,18 +138,23 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def _what_references_are(summary: Summary) -> str:
+    several = any(row.expert for row in summary.references)
+    to, whom = ("+EXPERT", "the expert") if several else ("", "the assistant")
     said = (
-        "chord@R is a baseline: the assistant alone answers problems chosen at random, and the base alone answers the "
-        "others. The assistant writes R% of all tokens."
+        f"chord{to}@R is a baseline: {whom} alone answers problems chosen at random, and the base alone answers the "
+        f"others. {whom.capitalize()} writes R% of all tokens."
     )
     if any(row.name.startswith("router") for row in summary.references):
-        return said + (
-            " router@R does the same, but the assistant answers the problems where the base is least confident. The "
+        said += (
+            f" router{to}@R does the same, but {whom} answers the problems where the base is least confident. The "
             f"confidence is the mean log-probability of the first {ROUTER_TOKENS} tokens of the base's own answer."
         )
+        if several:
+            said += " It does not say which expert a problem needs, so there is no router to several."
+        return said
     return said + (
-        " There is no router@R, because the base's answers have no log-probabilities (an older version wrote them). To "
-        "get it, delete records/base.jsonl and run colm evaluate again."
+        f" There is no router{to}@R, because the base's answers have no log-probabilities (an older version wrote "
+        "them). To get it, delete records/base.jsonl and run colm evaluate again."
     )
 
 
@@ -143,19 +162,22 @@ def _above(summary: Summary) -> list[str]:
     if not summary.above:
         return []
     routed = any(row.above_router is not None for row in summary.above)
+    several = any(row.expert for row in summary.above)
+    whom = "an expert" if several else "the assistant"
     titles = [
         "arm",
+        *(["expert of the chord"] if several else []),
         "cost measure",
         "problems",
         "cost",
-        "chord: problems to the assistant",
+        f"chord: problems to {'it' if several else 'the assistant'}",
         "chord: accuracy",
         "arm - chord (points)",
         "95% interval",
     ]
     lines = [
         "",
-        "Accuracy of each arm minus the accuracy of sending whole problems to the assistant at the same cost "
+        f"Accuracy of each arm minus the accuracy of sending whole problems to {whom} at the same cost "
         "(interval: bootstrap over the problems):",
         "",
         *_head(*titles, *(["router: accuracy", "arm - router (points)", "95% interval"] if routed else [])),
@@ -164,7 +186,8 @@ def _above(summary: Summary) -> list[str]:
         few = "" if row.n_problems >= FEW else f" (too few: {row.n_problems} of at least {FEW} problems)"
         what, cost = _costs(row)
         cells = [
-            row.arm, what, str(row.n_problems), cost, f"{row.share_of_problems:.0%}", f"{row.chord:.1%}",
+            row.arm, *([row.expert] if several else []), what, str(row.n_problems), cost,
+            f"{row.share_of_problems:.0%}", f"{row.chord:.1%}",
             f"{100 * row.above_chord.value:+.1f}", f"{_points(row.above_chord)}{few}",
         ]  # fmt: skip
         if row.above_router is not None and row.router is not None:
@@ -178,6 +201,10 @@ def _above(summary: Summary) -> list[str]:
         "answers that were written one at a time; the other answers count with the same time per token. Time per "
         "problem includes the prefill, time per token does not."
     )
+    if several:
+        said += (
+            " Shares of tokens are not compared, because a token of one expert costs another time than one of another."
+        )
     return [*lines, "", said]
 
 
@@ -287,17 +314,18 @@ _PLOTS = (
 
 
 _CURVES = {
-    "chord": (":", "chord: random problems to the assistant"),
-    "router": ("-.", "router: least confident problems to the assistant"),
+    "chord": (":", "chord: random problems to "),
+    "router": ("-.", "router: least confident problems to "),
 }
+_LINES = ("--", "-.", ":")
 
 
 def _draw(axes: Any, summary: Summary, shown: Sequence[ArmSummary], plot: _Plot) -> None:
-    by_rate = plot.name == "accuracy_by_rate"
+    by_rate, alone = plot.name == "accuracy_by_rate", models_alone(summary.meta)
     for i, (head, arms) in enumerate(_by_head(shown).items()):
         color = _COLORS[i % len(_COLORS)]
-        if head in ("base", "assistant") and by_rate:
-            style = "--" if head == "base" else "-."
+        if head in alone and by_rate:
+            style = _LINES[alone.index(head) % len(_LINES)]
             axes.axhline(100 * arms[0].accuracy, color="0.35", linestyle=style, label=head)
             continue
         arms = sorted(arms, key=lambda arm: plot.x_of(arm) or 0.0)
@@ -317,10 +345,12 @@ def _draw(axes: Any, summary: Summary, shown: Sequence[ArmSummary], plot: _Plot)
             linewidth=1.5,
             elinewidth=0.8,
         )
-    curves = {} if summary.experts is None else curve(plot.measure, summary.experts)
-    for name, (costs, accuracy) in curves.items():
-        line, label = _CURVES[name]
-        axes.plot(plot.of_cost(costs), 100 * accuracy, line, color="0.25", linewidth=1.2, label=label)
+    for number, (expert, known) in enumerate(summary.experts.items()):
+        for name, (costs, accuracy) in curve(plot.measure, known).items():
+            line, label = _CURVES[name]
+            to = "the assistant" if len(alone) == 2 else expert
+            grey = str(0.25 + 0.4 * number / max(len(summary.experts), 1))
+            axes.plot(plot.of_cost(costs), 100 * accuracy, line, color=grey, linewidth=1.2, label=label + to)
     if by_rate:
         axes.set_xlim(0, max(50.0, 5 + max((100 * a.deferral_rate for a in summary.arms if a.rate), default=45.0)))
     axes.set_xlabel(plot.title)

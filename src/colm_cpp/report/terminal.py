@@ -14,13 +14,20 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-__all__ = ["DEFERRED_STYLE", "append_token", "print_patterns", "print_text", "safe"]
+__all__ = ["DEFERRED_STYLE", "append_token", "mark_of", "print_patterns", "print_text", "safe"]
 
 DEFERRED_STYLE = "bold cyan"
 # Of several experts in turn.
 EXPERT_STYLES = tuple(
     f"bold {color}"
     for color in ("cyan", "magenta", "yellow", "green", "blue", "red", "bright_cyan", "bright_magenta", "bright_yellow")
+)
+# The same in the demo: told apart by more than colour, and by brackets where there is none.
+_MARKS = (
+    (DEFERRED_STYLE, "[", "]"),
+    ("underline magenta", "{", "}"),
+    ("italic yellow", "<", ">"),
+    ("reverse green", "(", ")"),
 )
 
 _BAR_CELLS = 20
@@ -86,8 +93,20 @@ def _line(console: Console, text: str) -> None:
     console.print(safe(console, on_one_line(text)), style="bold", soft_wrap=True)
 
 
+def mark_of(expert: int) -> tuple[str, str, str]:
+    """How the demo marks an expert's tokens: a style, and brackets where the console has no colours. 1 is the first."""
+    return _MARKS[(expert - 1) % len(_MARKS)]
+
+
 def append_token(
-    console: Console, shown: Text, piece: str, deferred: bool, *, style: str = DEFERRED_STYLE, name: str = ""
+    console: Console,
+    shown: Text,
+    piece: str,
+    deferred: bool,
+    *,
+    style: str = DEFERRED_STYLE,
+    name: str = "",
+    brackets: str = "[]",
 ) -> None:
     """Adds a token; a deferred one in colour, or in brackets where the console has no colours.
 
@@ -96,7 +115,8 @@ def append_token(
     if deferred and console.no_color:
         marked = piece.rstrip("\n")  # a bracket at the beginning of the next line would be hard to read
         who = f"{on_one_line(name)}:" if name else ""
-        shown.append(safe(console, f"[{who}{marked or on_one_line(piece)}]{piece[len(marked) :]}"))
+        inside = f"{who}{marked or on_one_line(piece)}"
+        shown.append(safe(console, f"{brackets[0]}{inside}{brackets[1]}{piece[len(marked) :]}"))
     else:
         shown.append(safe(console, piece), style=style if deferred else "")
 

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CorpusError
-from ..evaluate.records import SINGLE_ARMS, RecordFolder
+from ..evaluate.records import RecordFolder, models_alone
 from ..results import Token
 from ..traces.record import Record, is_record
 from ..traces.trace import json_lines, parse_traces
 
 __all__ = ["TracedText", "read_arms", "read_texts", "traced"]
 
-_RANDOM = "random@"
+_RANDOM = ("random@", "random+")
 _WHAT_TO_GIVE = "give the folder of an evaluation, one of its records files, or a file made by colm generate --trace"
 
 
@@ -93,7 +93,10 @@ def _read_folder(path: Path, arm: str | None) -> dict[str, list[TracedText]]:
             raise CorpusError(f"{path} has no answers of arm {arm}; {listed}")
         chosen = [arm]
     else:
-        alone = {*SINGLE_ARMS, *(name for name, facts in folder.meta["arms"].items() if "expert" in facts)}
+        alone = {
+            *models_alone(folder.meta),
+            *(name for name, facts in folder.meta["arms"].items() if "expert" in facts),
+        }
         chosen = [name for name in there if name not in alone and not name.startswith(_RANDOM)]
         if not chosen and there:
             raise CorpusError(f"{path} has no arm with a head; {listed}; choose one with --arm")

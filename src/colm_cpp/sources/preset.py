@@ -11,9 +11,20 @@ from pathlib import Path
 from ..errors import OptionError
 from .pair_file import FILE, PACKAGED, Preset, read
 
-__all__ = ["DEMO_FOLDER", "Preset", "is_preset", "own_folder", "packaged_names", "preset", "preset_files", "presets"]
+__all__ = [
+    "DEMO_FOLDER",
+    "DEMO_THREE_FOLDER",
+    "Preset",
+    "is_preset",
+    "own_folder",
+    "packaged_names",
+    "preset",
+    "preset_files",
+    "presets",
+]
 
 DEMO_FOLDER = Path(__file__).parents[1] / "data" / "demo"
+DEMO_THREE_FOLDER = DEMO_FOLDER.with_name("demo3")  # what three models have beyond the two
 VARIABLE = "COLM_PAIRS"
 
 
