@@ -61,8 +61,9 @@ void register_pair(py::module_& module) {
             py::arg("text"))
         .def("check_head", &Pair::check_head, py::arg("head"))
         .def("tokenize", &Pair::tokenize, py::arg("text"), py::arg("add_special"), py::arg("parse_special"),
-             py::call_guard<py::gil_scoped_release>())
-        .def("detokenize", &Pair::detokenize, py::arg("tokens"), py::arg("special"))
+             py::arg("expert") = kBase, py::call_guard<py::gil_scoped_release>())
+        .def("detokenize", &Pair::detokenize, py::arg("tokens"), py::arg("special"),
+             py::arg("expert") = kBase)
         .def(
             "replay",
             [](Pair& self, const std::vector<Token>& tokens,
@@ -82,7 +83,26 @@ void register_pair(py::module_& module) {
             "Make these decodes, as Generation.calls() lists them, and return the seconds of each.")
         .def("reset", &Pair::forget, py::call_guard<py::gil_scoped_release>())
         .def_property_readonly("n_ctx", &Pair::n_ctx)
-        .def_property_readonly("n_shared", &Pair::n_shared)
+        .def_property_readonly(
+            "vocabularies", [](const Pair& self) { return self.vocabularies().numbers(); },
+            "Of each model, in the order of names: equal numbers are one vocabulary, the base's is 0.")
+        .def(
+            "overlap",
+            [](const Pair& self, ExpertId expert) {
+                const auto found = self.vocabularies().overlap(kBase, expert);
+                return std::make_tuple(found.both, found.one, found.other);
+            },
+            py::arg("expert"), py::call_guard<py::gil_scoped_release>(),
+            "How many texts of tokens both the base and that model have, the base has, that model has.")
+        .def_property_readonly(
+            "n_ids",
+            [](const Pair& self) {
+                std::vector<std::size_t> n;
+                for (std::size_t i = 0; i < self.n_models(); ++i)
+                    n.push_back(self.vocabularies().n_ids(static_cast<ExpertId>(i)));
+                return n;
+            },
+            "Of each model: how many ids, from 0, all models with its vocabulary share.")
         .def_property_readonly("vocab_fingerprint", &Pair::vocab_fingerprint)
         .def_property_readonly(
             "names",

@@ -43,11 +43,12 @@ py::dict to_dict(const Stats& stats) {
     result["lookahead"] = stats.lookahead;
     result["n_drafted"] = stats.n_drafted;
     result["n_accepted"] = stats.n_accepted;
+    result["n_waited"] = stats.n_waited;
     result["prefill_s"] = stats.prefill_s;
     result["decode_s"] = stats.decode_s;
     py::list work;
     for (const Work& of : stats.work)
-        work.append(py::make_tuple(of.calls, of.tokens, of.tokens_read, of.seconds));
+        work.append(py::make_tuple(of.calls, of.tokens, of.tokens_read, of.seconds, of.tokens_reread));
     result["work"] = work;
     return result;
 }

@@ -8,10 +8,10 @@
 namespace colm {
 
 Decision::Decision(const Sequence& sequence, Deciders& deciders, const Choices& choices)
-    : deciders_(deciders),
-      choices_(choices),
-      scores_(deciders.head->n_scores()),
-      held_by_(deciders.policy.held_by()) {
+    : Decision(sequence, deciders, choices, deciders.policy.held_by()) {}
+
+Decision::Decision(const Sequence& sequence, Deciders& deciders, const Choices& choices, ExpertId writer)
+    : deciders_(deciders), choices_(choices), scores_(deciders.head->n_scores()), held_by_(writer) {
     step_.threshold = deciders.policy.threshold_at(sequence.n_generated(), sequence.stats.n_deferred);
     input_.position = sequence.tokens.size();
     input_.seed = deciders.seed;
@@ -37,7 +37,7 @@ void Decision::score() {
 ExpertId Decision::expert() const {
     // Who holds the turn keeps it; a z that is NaN is refused all the same.
     const bool defers = !asks_head_ || Policy::defers(step_.defer_logit, step_.threshold);
-    if (held_by_ != kBase) return held_by_;
+    if (stays_ || held_by_ != kBase) return held_by_;
     if (!defers) return kBase;
     if (deciders_.mixer.proxy_pair().tuned != kBase) return deciders_.mixer.proxy_pair().tuned;
     const auto best = std::max_element(scores_.begin(), scores_.end()) - scores_.begin();
@@ -59,9 +59,10 @@ bool Decision::takes_part(ExpertId expert) const {
 }
 
 // A prediction as logits of all ids. Of one that names the likeliest alone, the others are out of reach.
-Routed Decision::route(const Prediction& prediction, std::size_t k, std::vector<float>& dense) const {
+Routed Decision::route(const Prediction& prediction, std::size_t k, std::vector<float>& dense,
+                       ExpertId expert) const {
     if (prediction.logits.data != nullptr) return {prediction.logits, summarize(prediction.logits, k)};
-    dense.assign(choices_.n_shared, -std::numeric_limits<float>::infinity());
+    dense.assign(choices_.of(expert).n_shared, -std::numeric_limits<float>::infinity());
     for (const Candidate& candidate : prediction.likeliest)
         dense[static_cast<std::size_t>(candidate.token)] = candidate.logit;
     return {{dense.data(), dense.size()}, summarize(prediction.likeliest, prediction.tail, k)};
@@ -70,20 +71,20 @@ Routed Decision::route(const Prediction& prediction, std::size_t k, std::vector<
 void Decision::hear_base(const Prediction& prediction) {
     const Head& head = *deciders_.head;
     input_.token_logit = prediction.probe_logit;
-    base_ = route(prediction, head.n_top_logits(), kept_);
+    base_ = route(prediction, head.n_top_logits(), kept_, kBase);
     input_.hidden = prediction.hidden;
     input_.distribution = &base_.distribution;
     if (asks_head_) score();
 }
 
-Token Decision::sample(const Routed& routed) {
-    return deciders_.sampler->choose(routed.logits, routed.distribution, input_.position);
+Token Decision::sample(const Routed& routed, ExpertId expert) {
+    return deciders_.sampler_of(expert).choose(routed.logits, routed.distribution, input_.position);
 }
 
 Step Decision::draft() {
     Step step = step_;
     step.expert = expert();
-    step.token = sample(base_);
+    step.token = sample(base_, kBase);
     return step;
 }
 
@@ -93,11 +94,18 @@ void Decision::keep_base() {
     base_.logits = {kept_.data(), kept_.size()};
 }
 
-Step Decision::choose() { return chosen(sample(base_), base_); }
+Step Decision::choose() { return chosen(sample(base_, kBase), base_); }
+
+Step Decision::confirm(Step step) const {
+    step.defer_logit = step_.defer_logit;
+    step.threshold = step_.threshold;
+    step.waited = step_.waited;
+    return step;
+}
 
 std::optional<Step> Decision::hear(ExpertId expert, const Prediction& prediction) {
     step_.expert = this->expert();
-    const Routed of_expert = route(prediction, 0, spread_);
+    const Routed of_expert = route(prediction, 0, spread_, expert);
     Mixer& mixer = deciders_.mixer;
     const bool proxy = mixer.strategy() == Strategy::proxy;
     if (!proxy && shares_.empty()) return mixed(mixer.mix(base_, of_expert, step_.defer_logit), of_expert);
@@ -119,15 +127,15 @@ std::optional<Step> Decision::hear(ExpertId expert, const Prediction& prediction
 }
 
 Step Decision::mixed(const Routed& routed, const Routed& of_expert) {
-    const Token token = sample(routed);
+    const Token token = sample(routed, step_.expert);
     if (token == kNoToken && deciders_.mixer.strategy() == Strategy::contrastive)
         // The plausibility cutoff left nothing that the grammar or a ban allows.
-        return chosen(sample(of_expert), of_expert);
+        return chosen(sample(of_expert, step_.expert), of_expert);
     return chosen(token, routed);
 }
 
 Step Decision::chosen(Token token, const Routed& routed) {
-    if (token == kNoToken) throw GenerationError(deciders_.sampler->why_none());
+    if (token == kNoToken) throw GenerationError(deciders_.sampler_of(step_.expert).why_none());
     step_.token = token;
     step_.logprob = routed.logits[static_cast<std::size_t>(token)] - routed.distribution.log_normalizer;
     step_.top_logprobs = top_logprobs(routed.logits, routed.distribution, deciders_.logprobs);
@@ -135,10 +143,10 @@ Step Decision::chosen(Token token, const Routed& routed) {
 }
 
 void append(const Step& step, Sequence& sequence, Deciders& deciders) {
-    deciders.sampler->accept(step.token);
+    deciders.sampler_of(step.expert).accept(step.token);
     sequence.tokens.push_back(step.token);
     if (step.expert != kBase) ++sequence.stats.n_deferred;
-    deciders.policy.observe(step.defer_logit, step.expert);
+    deciders.policy.observe(step.defer_logit, step.expert, step.waited);
 }
 
 }  // namespace colm

@@ -25,24 +25,37 @@ struct Deciders {
     std::unique_ptr<Sampler> sampler;
     std::uint32_t seed = 0;
     std::size_t logprobs = 0;
+    // By expert: of those with another vocabulary than the base; null: `sampler`.
+    std::vector<std::shared_ptr<Sampler>> own_samplers = {};
+
+    Sampler& sampler_of(ExpertId expert) const {
+        return expert < own_samplers.size() && own_samplers[expert] ? *own_samplers[expert] : *sampler;
+    }
 };
 
 // The ids that can be chosen: those from 0 that all models share, but for the ones that stand for no token.
 struct Choices {
     std::size_t n_shared = 0;
     std::vector<Token> blocked;
+    // By expert, where the vocabularies are unlike; empty: all have this one.
+    std::vector<Choices> own = {};
+
+    const Choices& of(ExpertId expert) const { return own.empty() ? *this : own[expert]; }
 };
 
 class Decision {
   public:
     // Of the token that follows `sequence`. All three are borrowed.
     Decision(const Sequence& sequence, Deciders& deciders, const Choices& choices);
+    // Of that token, if `writer` writes it.
+    Decision(const Sequence& sequence, Deciders& deciders, const Choices& choices, ExpertId writer);
     Decision(const Decision&) = delete;
     Decision& operator=(const Decision&) = delete;
 
     // Whether the base has to be asked first; its prediction then goes to hear_base(), and is borrowed until
     // choose(), draft() or keep_base(). Where another expert holds its turn, it need not be.
     bool needs_base() const { return needs_base_; }
+    void want_base() { needs_base_ = true; }
     void hear_base(const Prediction& prediction);
 
     // Whose turn it is. Requires what needs_base() asks for.
@@ -63,6 +76,13 @@ class Decision {
 
     // The token that stays with the base. Throws GenerationError where none is allowed.
     Step choose();
+    // The turn stays with who wrote last, whatever the head says.
+    void stay_with(ExpertId writer) {
+        held_by_ = writer;
+        stays_ = step_.waited = true;
+    }
+    // The token that the expert has chosen, by another decision, before it was known whose turn it is.
+    Step confirm(Step step) const;
     // What an expert says that needs() names. The token, once all have been heard. Throws GenerationError
     // where none is allowed.
     std::optional<Step> hear(ExpertId expert, const Prediction& prediction);
@@ -70,8 +90,9 @@ class Decision {
   private:
     void score();
     bool takes_part(ExpertId expert) const;
-    Routed route(const Prediction& prediction, std::size_t k, std::vector<float>& dense) const;
-    Token sample(const Routed& routed);
+    Routed route(const Prediction& prediction, std::size_t k, std::vector<float>& dense,
+                 ExpertId expert) const;
+    Token sample(const Routed& routed, ExpertId expert);
     Step chosen(Token token, const Routed& routed);
     Step mixed(const Routed& routed, const Routed& of_expert);
 
@@ -95,6 +116,7 @@ class Decision {
     ExpertId held_by_;  // who writes, whatever the head says; the base where nobody holds
     bool asks_head_;    // whether z is known, or will be
     bool needs_base_;
+    bool stays_ = false;  // see stay_with()
 };
 
 // Notes a chosen token in the text and in what follows it.

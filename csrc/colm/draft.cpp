@@ -39,7 +39,7 @@ std::vector<std::size_t> Draft::open_positions(ExpertId expert) const {
 
 void Draft::add(const Step& step, Deciders& deciders) {
     append(step, text_, deciders);
-    ended_ = ends_text_(step.token);
+    ended_ = ends_text_(step);
     ahead_.push_back({step, nullptr});
 }
 

@@ -30,6 +30,8 @@ struct Pending {
     // Once all have been heard: the token, or why there is none.
     std::optional<Step> step;
     std::exception_ptr error;
+    // Unlike vocabularies: the expert that wrote last says first what it would write, whoever does.
+    bool proposes = false;
 
     bool needs(ExpertId expert) const { return !step && !error && decision->needs(expert); }
     // Requires the sampler as it is before the token. Throws what is no GenerationError.
@@ -38,8 +40,8 @@ struct Pending {
 
 class Draft {
   public:
-    // Whether a token ends the text.
-    using EndsText = std::function<bool(Token)>;
+    // Whether a step's token ends the text.
+    using EndsText = std::function<bool(const Step&)>;
 
     // `lookahead`: the most draft tokens that may be open; 0: none; kAutoLookahead: as many as pay. `limit`:
     // the most tokens that the text may have. The caller checks both.

@@ -27,8 +27,8 @@ struct Prediction {
     float probe_logit = 0.0f;       // of the token that was asked about
 };
 
-// A text up to some token, and where in it a distribution is wanted. Tokens are those of the loop. An expert
-// with another tokenizer translates them itself.
+// A text up to some token, and where in it a distribution is wanted. Tokens are the expert's own
+// (shared_text.h).
 struct Question {
     std::size_t slot = 0;                        // the text's place, at most one question at a time
     const std::vector<Token>* tokens = nullptr;  // to be read up to the last count

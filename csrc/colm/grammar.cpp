@@ -186,6 +186,11 @@ std::uint32_t Grammar::char_class(char32_t c) const {
     return static_cast<std::uint32_t>(after - class_starts.begin() - 1);
 }
 
+bool Grammar::names_tokens() const {
+    return std::any_of(code.begin(), code.end(),
+                       [](const Symbol& s) { return s.kind == Kind::token || s.kind == Kind::not_token; });
+}
+
 bool Grammar::has(std::uint32_t set, char32_t c) const { return meets(set, c, c); }
 
 bool Grammar::meets(std::uint32_t set, char32_t low, char32_t high) const {

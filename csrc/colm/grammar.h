@@ -41,6 +41,9 @@ struct Grammar {
 
     static constexpr char32_t kLastChar = 0x10FFFF;
 
+    // Whether it means tokens by their ids.
+    bool names_tokens() const;
+
     // A set of these characters, or of all others.
     static std::vector<Range> set_of(std::vector<Range> ranges, bool inverse);
 

@@ -233,6 +233,7 @@ std::vector<Question> Loop::questions_to(ExpertId expert, const Moving& moving) 
         // Of a text that never asked it, its slot holds what another one left there.
         const bool asked = text->stats().of(expert).calls > 0;
         if (text->error || text->waiting() || text->open() || !asked) continue;
+        if (text->writing.shared() != nullptr) continue;  // its last tokens may change
         Question along = text->question(expert, {});
         along.n_along = along.tokens->size() - 1;  // without the token of this step
         const std::size_t n_held = experts_[expert]->n_held(*text->slot);

@@ -53,13 +53,25 @@ std::optional<Question> Moves::ask_base(Running& text) {
     if (text.error || text.next.decision || !may_go_on(text)) return std::nullopt;
     std::optional<Question> question;
     attempt(text, [&] {
+        Draft& draft = text.draft;
         Decision& decision =
-            *(text.next.decision = std::make_unique<Decision>(text.draft.text(), text.deciders(), choices_));
+            *(text.next.decision = std::make_unique<Decision>(draft.text(), text.deciders(), choices_));
+        const SharedText* shared = text.writing.shared();
+        if (shared != nullptr && must_propose(text)) {
+            text.next.decision =
+                std::make_unique<Decision>(draft.text(), text.deciders(), choices_, shared->writer());
+            text.next.proposes = true;
+            return;
+        }
+        // Where the base's next token says where a word ends, it is asked, whatever the head needs.
+        if (shared != nullptr && shared->begun() && !decision.needs_base() && !text.proposed &&
+            !shared->same_vocabulary(shared->writer(), decision.expert()))
+            decision.want_base();
         // A draft needs the base's choice, whoever decides.
-        const bool drafts = text.draft.lookahead() > 0 && text.may_draft && !decision.needs_base() &&
+        const bool drafts = draft.lookahead() > 0 && text.may_draft && !decision.needs_base() &&
                             can_look_ahead(decision.expert());
         if (!decision.needs_base() && !drafts) return decide(text, false);
-        question = text.question(kBase, {text.draft.text().tokens.size()});
+        question = text.question(kBase, {draft.text().tokens.size()});
         text.asked[kBase].next = true;
     });
     return question;
@@ -79,13 +91,12 @@ void Moves::hear_base(Running& text, const Answer& answer, double begin) {
 void Moves::decide(Running& text, bool heard_base) {
     Decision& decision = *text.next.decision;
     Draft& draft = text.draft;
+    choose_writer(text, heard_base);
     const ExpertId expert = decision.expert();
     estimates_.position(expert != kBase);
-    if (expert == kBase) {
-        draft.add(decision.choose(), text.deciders());
-        text.next = {};
-        return;
-    }
+    if (text.proposed && expert == text.proposed->expert)
+        return write(text, decision.confirm(*text.proposed));
+    if (expert == kBase) return write(text, decision.choose());
     const bool fixed = draft.lookahead() != kAutoLookahead;
     if (heard_base && text.may_draft && draft.lookahead() != 0 && can_look_ahead(expert)) {
         const double p = estimates_.acceptance_rate(decision.base_log_odds());
@@ -96,6 +107,48 @@ void Moves::decide(Running& text, bool heard_base) {
         }
     }
     if (heard_base) decision.keep_base();
+}
+
+// A token is certain, or will be: it goes to the draft, and to who reads the text in other tokens.
+void Moves::write(Running& text, Step step) {
+    text.next = {};
+    text.proposed.reset();
+    text.draft.add(step, text.deciders());
+    SharedText* shared = text.writing.shared();
+    if (shared == nullptr) return;
+    if (step.waited) ++text.stats().n_waited;
+    const std::string bytes = shared->add(step.token, step.expert);
+    std::vector<const Sampler*> told = {&text.deciders().sampler_of(step.expert)};
+    for (ExpertId expert = 0; expert < experts_.size(); ++expert) {
+        text.stats().of(expert).tokens_reread = shared->n_reread(expert);
+        Sampler& sampler = text.deciders().sampler_of(expert);
+        if (std::find(told.begin(), told.end(), &sampler) != told.end()) continue;
+        sampler.follow(bytes, shared->written(expert));
+        told.push_back(&sampler);
+    }
+}
+
+// Whether the expert that wrote last has to say how it would go on, before the base reads the text. That
+// tells whether the text ends where a token of the base's ends.
+bool Moves::must_propose(const Running& text) const {
+    const SharedText& shared = *text.writing.shared();
+    const Decision& decision = *text.next.decision;
+    if (text.proposed || shared.same_vocabulary(kBase, shared.writer())) return false;
+    return decision.needs_base() || decision.expert() != shared.writer();
+}
+
+// Unlike vocabularies: a text that ends inside a token of the expert whose turn it is stays with who wrote
+// last. For the base that was asked with the proposal.
+void Moves::choose_writer(Running& text, bool heard_base) {
+    const SharedText* shared = text.writing.shared();
+    Decision& decision = *text.next.decision;
+    if (shared == nullptr || decision.expert() == kBase || decision.expert() == shared->writer()) return;
+    Token next = kNoToken;
+    if (text.proposed)
+        next = text.proposed->token;
+    else if (heard_base)
+        next = decision.draft().token;
+    if (!shared->may_take_over(decision.expert(), next)) decision.stay_with(shared->writer());
 }
 
 bool Moves::can_look_ahead(ExpertId expert) const {
@@ -212,11 +265,18 @@ void Moves::settle(Running& text, ExpertId heard) {
     if (draft.n_open() > 0 || !text.next.decision) return;
     if (text.next.error) std::rethrow_exception(text.next.error);
     if (!text.next.step) return;
+    if (text.next.proposes) {
+        Step step = *text.next.step;
+        step.waited = !text.writing.shared()->may_take_over(kBase, step.token);
+        if (step.waited) return write(text, step);
+        text.proposed = step;
+        text.next = {};
+        return;
+    }
     const Decision& decision = *text.next.decision;
     if (decision.needs_base())
         estimates_.verified(decision.base_log_odds(), text.next.step->token == decision.base_top());
-    draft.add(*text.next.step, text.deciders());
-    text.next = {};
+    write(text, *text.next.step);
 }
 
 // After the draft went back: what was asked behind it does not matter any more.

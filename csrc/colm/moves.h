@@ -42,6 +42,9 @@ class Moves {
     template <typename Work>
     void attempt(Running& text, const Work& work);
     void decide(Running& text, bool heard_base);
+    void write(Running& text, Step step);
+    bool must_propose(const Running& text) const;
+    void choose_writer(Running& text, bool heard_base);
     void hear_open(Running& text, ExpertId expert, const Answer& answer, std::size_t n_texts);
     void settle(Running& text, ExpertId heard);
     void go_back(Running& text, ExpertId heard);

@@ -27,9 +27,9 @@ Policy::Policy(const PolicyOptions& options) : options_(options) {
         throw OptionError("a schedule and target_rate both move the threshold; leave one of them out");
 }
 
-void Policy::observe(double defer_logit, ExpertId expert) {
+void Policy::observe(double defer_logit, ExpertId expert, bool waited) {
     last_ = expert;
-    if (expert == kBase)
+    if (expert == kBase || waited)
         n_held_ = 0;
     else if (--n_held_ < 0)  // the head was asked, and deferred
         n_held_ = options_.hold - 1;

@@ -28,8 +28,8 @@ class Policy {
     double threshold_at(std::size_t n_generated, std::size_t n_deferred) const;
 
     // Takes note of a token of this text, in order: its deferral logit (infinite ones tell nothing, nor does
-    // NaN, where the head was not asked), and who wrote it.
-    void observe(double defer_logit, ExpertId expert);
+    // NaN, where the head was not asked), and who wrote it. `waited`: see Step; it begins no hold.
+    void observe(double defer_logit, ExpertId expert, bool waited = false);
 
     // Whose the next token is whatever z is, because a hold goes on; the base where none does.
     ExpertId held_by() const { return n_held_ > 0 ? last_ : kBase; }

@@ -7,22 +7,23 @@
 
 namespace colm {
 
-std::vector<double> replay(const std::vector<LanguageModel*>& models, const std::vector<Token>& tokens,
-                           const std::vector<DecodeCall>& calls, Interrupt& interrupt) {
-    for (LanguageModel* model : models) model->clear();
+std::vector<double> replay(const std::vector<Replayed>& models, const std::vector<DecodeCall>& calls,
+                           Interrupt& interrupt) {
+    for (const Replayed& of : models) of.model->clear();
     std::vector<std::size_t> n_held(models.size(), 0);
     std::vector<double> seconds;
     for (const DecodeCall& call : calls) {
         const auto position = static_cast<std::size_t>(call.position);
         const auto n_tokens = static_cast<std::size_t>(call.n_tokens);
         if (call.expert >= models.size() || call.position < 0 || call.n_tokens < 1 ||
-            position > n_held[call.expert] || position + n_tokens > tokens.size() ||
-            n_tokens > models[call.expert]->n_batch())
+            position > n_held[call.expert] || position + n_tokens > models[call.expert].tokens->size() ||
+            n_tokens > models[call.expert].model->n_batch())
             throw OptionError("decode " + std::to_string(seconds.size()) + " of " +
                               std::to_string(call.n_tokens) + " tokens at position " +
                               std::to_string(call.position) + " does not follow the ones before it, of " +
-                              std::to_string(tokens.size()) + " tokens");
-        LanguageModel& model = *models[call.expert];
+                              std::to_string(models.front().tokens->size()) + " tokens");
+        LanguageModel& model = *models[call.expert].model;
+        const std::vector<Token>& tokens = *models[call.expert].tokens;
         std::size_t& held = n_held[call.expert];
         std::vector<BatchToken> batch;
         for (std::size_t i = 0; i < n_tokens; ++i) {
@@ -39,7 +40,7 @@ std::vector<double> replay(const std::vector<LanguageModel*>& models, const std:
         seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
         held = position + n_tokens;
     }
-    for (LanguageModel* model : models) model->clear();
+    for (const Replayed& of : models) of.model->clear();
     return seconds;
 }
 

@@ -29,8 +29,10 @@ struct Running {
     Running(std::shared_ptr<Text> shown, Writing w, int lookahead, const Choices& choices)
         : text(std::move(shown)),
           writing(std::move(w)),
-          draft(writing.sequence(), lookahead, writing.limit(), writing.ends_text()),
-          excluded(choices.blocked) {
+          draft(writing.sequence(), writing.shared() == nullptr ? lookahead : 0, writing.limit(),
+                writing.ends_text()),
+          excluded(choices.blocked),
+          choices_(choices) {
         const Token head = deciders().head->defer_token();
         if (head != kNoToken && static_cast<std::size_t>(head) < choices.n_shared) excluded.push_back(head);
     }
@@ -44,6 +46,7 @@ struct Running {
 
     // What an expert reads of the text: a prompt of its own, where it has one, and what was written.
     const std::vector<Token>& tokens_of(ExpertId expert) {
+        if (writing.shared() != nullptr) return writing.shared()->tokens(expert);
         const std::vector<Token>& all = draft.text().tokens;
         const std::vector<Token>* prompt = writing.own_prompt(expert);
         if (prompt == nullptr) return all;
@@ -60,8 +63,11 @@ struct Running {
         question.tokens = &tokens_of(expert);
         for (const std::size_t count : counts)
             question.counts.push_back(question.tokens->size() + count - draft.text().tokens.size());
-        question.excluded = {excluded.data(), excluded.size()};
+        const bool own = writing.shared() != nullptr && !writing.shared()->same_vocabulary(kBase, expert);
+        const std::vector<Token>& never = own ? choices_.of(expert).blocked : excluded;
+        question.excluded = {never.data(), never.size()};
         question.calls = &sequence().calls;
+        if (writing.shared() != nullptr && !counts.empty()) writing.shared()->asked(expert);
         if (expert != kBase) return question;
         question.hidden = deciders().head->needs_hidden();
         question.probe = deciders().head->defer_token();
@@ -71,15 +77,18 @@ struct Running {
     std::shared_ptr<Text> text;
     Writing writing;
     Draft draft;
-    std::vector<Token> excluded;  // ids that are never chosen in this text
+    std::vector<Token> excluded;  // ids of the base's vocabulary that are never chosen in this text
     std::optional<std::size_t> slot;
     // Of the position behind the draft, while the base is asked about it or it waits for its experts.
     Pending next;
     std::map<ExpertId, Asked> asked;
+    // Unlike vocabularies: what the expert that wrote last would write next.
+    std::optional<Step> proposed;
     bool may_draft = true;  // not after an error behind an open draft token
     std::exception_ptr error;
 
   private:
+    const Choices& choices_;
     std::map<ExpertId, std::vector<Token>> own_;  // see tokens_of()
 };
 

@@ -26,6 +26,10 @@ class Sampler {
     // Tells penalties and grammar which token the text continues with.
     virtual void accept(Token token) = 0;
 
+    // The text continues with a token of another vocabulary: its bytes, and all tokens of this vocabulary
+    // that now stand for what was written. Samplers that remember nothing do nothing.
+    virtual void follow(const std::string& /*bytes*/, View<const Token> /*written*/) {}
+
     // A copy that has accepted the same tokens; null where what was accepted does not matter.
     virtual std::unique_ptr<Sampler> snapshot() const = 0;
 };

@@ -14,6 +14,8 @@ struct Work {
     std::size_t tokens = 0;       // written on its turn, an ending token included
     std::size_t tokens_read = 0;  // evaluated, prompt included
     double seconds = 0.0;         // of its batches that read this text
+    // Unlike vocabularies: tokens that it was asked about, and that changed when others wrote behind them.
+    std::size_t tokens_reread = 0;
 };
 
 // Counts and times of one generation. Times are wall-clock seconds.
@@ -22,6 +24,7 @@ struct Stats {
     std::size_t n_drafted = 0;   // look-ahead: draft tokens that were verified,
     std::size_t n_accepted = 0;  // and how many of them were accepted
     bool lookahead = false;      // whether draft tokens were possible
+    std::size_t n_waited = 0;    // tokens by who wrote before, because a hand-over had to wait
     double prefill_s = 0.0;      // until the base's first distribution, plus each expert's first call
     double decode_s = 0.0;       // everything after that
     std::vector<Work> work;      // by expert, as far as any did something
@@ -34,7 +37,8 @@ struct Stats {
 };
 
 struct Sequence {
-    std::vector<Token> tokens;  // prompt, then what was generated
+    // Prompt, then what was generated: each token in the vocabulary of who wrote it.
+    std::vector<Token> tokens;
     std::size_t n_prompt = 0;
     Stats stats;
     std::vector<DecodeCall> calls;

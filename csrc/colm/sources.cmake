@@ -19,6 +19,7 @@ set(COLM_SOURCES
     ${CMAKE_CURRENT_LIST_DIR}/saved_slot.cpp
     ${CMAKE_CURRENT_LIST_DIR}/saved_texts.cpp
     ${CMAKE_CURRENT_LIST_DIR}/scorer.cpp
+    ${CMAKE_CURRENT_LIST_DIR}/shared_text.cpp
     ${CMAKE_CURRENT_LIST_DIR}/slots.cpp
     ${CMAKE_CURRENT_LIST_DIR}/strategy.cpp
     ${CMAKE_CURRENT_LIST_DIR}/stream.cpp

@@ -27,7 +27,7 @@ struct TopLogprob {
 
 // What the engine decided at one position.
 struct Step {
-    Token token = kNoToken;
+    Token token = kNoToken;  // of the vocabulary of `expert`
     // Whose turn it was. With a mixing strategy (compose, contrastive) the base took part in an assistant's.
     ExpertId expert = kBase;
     // z_t, the log-odds that an expert other than the base writes; NaN where the head was not asked, because
@@ -36,6 +36,8 @@ struct Step {
     double threshold = 0.0;  // eta in force at this position
     double logprob = 0.0;    // natural log, under the routed distribution before temperature and truncation
     std::vector<TopLogprob> top_logprobs;  // descending; empty unless asked for
+    // Written by who wrote last, because the text could not be handed over there (shared_text.h).
+    bool waited = false;
 };
 
 // One call of llama_decode that the engine made. The list of them is the exact schedule of a generation.

@@ -8,13 +8,14 @@
 namespace colm {
 
 Writing::Writing(std::vector<Token> prompt, std::size_t n_ctx, Deciders deciders, Limits limits, Piece piece,
-                 EndsText ends_text, OwnPrompts own_prompts)
+                 EndsText ends_text, OwnPrompts own_prompts, std::unique_ptr<SharedText> shared)
     : n_ctx_(n_ctx),
       deciders_(std::move(deciders)),
       limits_(std::move(limits)),
       piece_(std::move(piece)),
       ends_text_(std::move(ends_text)),
       own_prompts_(std::move(own_prompts)),
+      shared_(std::move(shared)),
       text_(limits_.stop) {
     if (limits_.max_tokens < -1)
         throw OptionError("max_tokens is " + std::to_string(limits_.max_tokens) + "; it must be 0 or more");
@@ -30,14 +31,17 @@ Writing::Writing(std::vector<Token> prompt, std::size_t n_ctx, Deciders deciders
     // The text ends where the longest prompt and what was written fill the context.
     for (const auto& [expert, own] : own_prompts_) {
         check(own);
-        if (own.size() > prompt.size()) n_ctx_ = std::min(n_ctx_, n_ctx + prompt.size() - own.size());
+        if (!shared_ && own.size() > prompt.size())
+            n_ctx_ = std::min(n_ctx_, n_ctx + prompt.size() - own.size());
     }
     sequence_.n_prompt = prompt.size();
     sequence_.tokens = std::move(prompt);
 }
 
 void Writing::end_if_full() {
-    if (!finished() && sequence_.tokens.size() >= limit()) finish(FinishReason::length);
+    if (finished()) return;
+    if (sequence_.tokens.size() >= limit() || (shared_ && shared_->longest() >= n_ctx_))
+        finish(FinishReason::length);
 }
 
 std::size_t Writing::limit() const {
@@ -46,15 +50,16 @@ std::size_t Writing::limit() const {
 }
 
 void Writing::take(Step step) {
-    if (ends_text_(step.token)) {
+    if (ends_text_(step)) {
         end_step_ = std::move(step);
         return finish(FinishReason::eos);
     }
-    const Token token = step.token;
-    text_.push(std::move(step), piece_(token));
-    const std::vector<Token>& stop = limits_.stop_tokens;
-    if (text_.stopped() || std::find(stop.begin(), stop.end(), token) != stop.end())
-        finish(FinishReason::stop);
+    const auto& stops = limits_.stop_tokens;
+    const std::size_t whose = step.expert < stops.size() ? step.expert : 0;
+    const bool stop = !stops.empty() && std::count(stops[whose].begin(), stops[whose].end(), step.token) > 0;
+    const std::string piece = piece_(step);
+    text_.push(std::move(step), piece);
+    if (text_.stopped() || stop) finish(FinishReason::stop);
 }
 
 void Writing::finish(FinishReason reason) {

@@ -4,12 +4,14 @@
 #include <cstddef>
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "colm/decision.h"
 #include "colm/sequence.h"
+#include "colm/shared_text.h"
 #include "colm/text_stream.h"
 
 namespace colm {
@@ -19,20 +21,21 @@ class Writing {
     struct Limits {
         int max_tokens = 128;  // -1: until the context is full
         std::vector<std::string> stop;
-        std::vector<Token> stop_tokens =
-            {};  // control tokens, which have no text that a stop string could match
+        // Control tokens, which have no text that a stop string could match: by expert, or the first for all.
+        std::vector<std::vector<Token>> stop_tokens = {};
     };
-    // What a token stands for in the text, as bytes ("" for control tokens).
-    using Piece = std::function<std::string(Token)>;
-    // Whether a token ends the text: end-of-generation for either model.
-    using EndsText = std::function<bool(Token)>;
+    // What a step's token stands for in the text, as bytes ("" for control tokens).
+    using Piece = std::function<std::string(const Step&)>;
+    // Whether it ends the text: end-of-generation for any model with its vocabulary.
+    using EndsText = std::function<bool(const Step&)>;
 
     using OwnPrompts = std::map<ExpertId, std::vector<Token>>;
 
     // Requires prompts of 1 to `n_ctx` tokens; `n_ctx` is how many tokens the text may have in all, with
-    // whatever prompt. `own_prompts`: of experts that read another prompt than the base.
+    // whatever prompt. `own_prompts`: of experts that read another prompt than the base. `shared`: of models
+    // with unlike vocabularies, with the same prompts.
     Writing(std::vector<Token> prompt, std::size_t n_ctx, Deciders deciders, Limits limits, Piece piece,
-            EndsText ends_text, OwnPrompts own_prompts = {});
+            EndsText ends_text, OwnPrompts own_prompts = {}, std::unique_ptr<SharedText> shared = nullptr);
 
     Sequence& sequence() { return sequence_; }
     const Sequence& sequence() const { return sequence_; }
@@ -52,6 +55,9 @@ class Writing {
         return found == own_prompts_.end() ? nullptr : &found->second;
     }
 
+    // Null where all models have one vocabulary.
+    SharedText* shared() const { return shared_.get(); }
+
     bool finished() const { return finish_reason_ != FinishReason::none; }
     FinishReason finish_reason() const { return finish_reason_; }
     // The end-of-generation token that ended the text (finish reason `eos`), with who chose it.
@@ -70,6 +76,7 @@ class Writing {
     Piece piece_;
     EndsText ends_text_;
     OwnPrompts own_prompts_;
+    std::unique_ptr<SharedText> shared_;
     TextStream text_;
     FinishReason finish_reason_ = FinishReason::none;
     std::optional<Step> end_step_;

@@ -71,10 +71,7 @@ Pair::Pair(const std::vector<Member>& members, std::size_t n_parallel, std::size
         names_.push_back(writing[i].name);
     }
     models_ = load_members(writing);
-    CommonVocabulary common = common_vocabulary(models_, names_);
-    n_shared_ = common.n_shared;
-    blocked_ = std::move(common.blocked);
-    eog_ = std::make_shared<const std::vector<Token>>(std::move(common.eog));
+    vocabularies_ = std::make_unique<const Vocabularies>(models_, names_);
     fingerprint_ = fingerprint(base().vocabulary());
     if (n_parallel == 1) {
         loop_ = make_loop(models_);
@@ -98,11 +95,12 @@ std::shared_ptr<SharedLoop> Pair::make_loop(const Models& models) const {
             });
         const std::size_t of_checkpoints = model->can_rewind() ? 0 : quarter;
         left -= of_checkpoints;
-        experts.push_back(std::make_unique<LocalExpert>(model, static_cast<ExpertId>(experts.size()),
-                                                        n_shared_, of_checkpoints));
+        experts.push_back(std::make_unique<LocalExpert>(
+            model, static_cast<ExpertId>(experts.size()),
+            vocabularies_->n_ids(static_cast<ExpertId>(experts.size())), of_checkpoints));
     }
     return std::make_shared<SharedLoop>(
-        std::make_unique<Loop>(std::move(experts), Choices{n_shared_, blocked_}, left));
+        std::make_unique<Loop>(std::move(experts), vocabularies_->choices(), left));
 }
 
 std::shared_ptr<SharedLoop> Pair::make_loop(std::size_t n_slots) const {
@@ -189,37 +187,69 @@ ProxyPair Pair::proxy_pair(const StrategyOptions& options, const Writing::OwnPro
 Writing Pair::write(std::vector<Token> prompt, std::shared_ptr<const Head> head,
                     const GenerationOptions& options, Writing::OwnPrompts own_prompts) const {
     check_head(*head);
-    check_prompt(prompt);
-    for (const auto& [expert, own] : own_prompts) check_prompt(own);
+    check_prompt(prompt, kBase);
+    for (const auto& [expert, own] : own_prompts) check_prompt(own, expert);
     check_options(options);
+    if (!vocabularies_->alike()) check_unlike(options);
+    const std::vector<Token>& blocked = vocabularies_->blocked(kBase);
     const Token defer_token = head->defer_token();
     for (const auto& entry : options.sampling.logit_bias) {
         const bool is_head = defer_token != kNoToken && entry.first == defer_token;
-        if (is_head || std::binary_search(blocked_.begin(), blocked_.end(), entry.first))
+        if (is_head || std::binary_search(blocked.begin(), blocked.end(), entry.first))
             throw OptionError("logit_bias names token " + std::to_string(entry.first) +
                               ", which is never chosen (it is " + (is_head ? "the head" : "padding") + ")");
     }
-    Deciders deciders{
-        std::move(head),
-        Policy(options.policy),
-        Mixer(options.strategy, proxy_pair(options.strategy, own_prompts)),
-        std::make_unique<LlamaSampler>(options.sampling, base().vocab(), n_shared_,
-                                       options.sampling.grammar.empty() ? nullptr : token_texts()),
-        options.sampling.seed,
-        static_cast<std::size_t>(options.logprobs)};
-    // The closures outlive this object where a text does; the loop that writes it owns the vocabulary.
-    const llama_vocab* vocab = base().vocab();
-    const auto piece_of = [vocab](Token token) { return piece(vocab, token, false); };
-    const auto ends = [eog = eog_](Token token) {
-        return std::binary_search(eog->begin(), eog->end(), token);
-    };
-    Writing::Limits limits{options.max_tokens, options.stop};
-    for (const std::string& stop : options.stop) {
-        const Token token = control_token(vocab, stop);
-        if (token != kNoToken) limits.stop_tokens.push_back(token);
+    Deciders deciders{std::move(head),         Policy(options.policy),
+                      Mixer(options.strategy, proxy_pair(options.strategy, own_prompts)), sampler(options.sampling, kBase),
+                      options.sampling.seed,   static_cast<std::size_t>(options.logprobs)};
+    std::vector<std::vector<Token>> prompts;  // of unlike vocabularies
+    for (ExpertId expert = 0; expert < n_models() && !vocabularies_->alike(); ++expert) {
+        auto own = own_prompts.find(expert);
+        ExpertId first = 0;
+        while (!vocabularies_->same(first, expert)) ++first;
+        if (first != kBase) {
+            if (own == own_prompts.end())
+                own = own_prompts.emplace(expert, vocabularies_->translated(prompt, expert)).first;
+            deciders.own_samplers.resize(n_models());
+            deciders.own_samplers[expert] =
+                first == expert ? sampler(options.sampling, expert) : deciders.own_samplers[first];
+        }
+        prompts.push_back(own == own_prompts.end() ? prompt : own->second);
     }
-    return Writing(std::move(prompt), n_ctx(), std::move(deciders), std::move(limits), piece_of, ends,
-                   std::move(own_prompts));
+    // What is made here outlives this object where a text does; the loop that writes it owns the
+    // vocabularies.
+    return Writing(std::move(prompt), n_ctx(), std::move(deciders),
+                   {options.max_tokens, options.stop, vocabularies_->stop_tokens(options.stop)},
+                   vocabularies_->pieces(), vocabularies_->ends_text(), std::move(own_prompts),
+                   vocabularies_->shared_text(prompts));
+}
+
+std::unique_ptr<Sampler> Pair::sampler(const SamplingOptions& options, ExpertId expert) const {
+    auto made =
+        std::make_unique<LlamaSampler>(options, vocabularies_->vocab(expert), vocabularies_->n_ids(expert),
+                                       options.grammar.empty() ? nullptr : vocabularies_->texts(expert));
+    if (!vocabularies_->alike() && made->names_tokens())
+        throw GrammarError(
+            "the grammar names tokens, and the models of this pair have unlike vocabularies; write "
+            "the tokens' text as a string");
+    return made;
+}
+
+// What needs tokens that all models share.
+void Pair::check_unlike(const GenerationOptions& options) const {
+    const auto refuse = [](const std::string& what) {
+        throw OptionError(what + ", and the models of this pair have unlike vocabularies");
+    };
+    if (options.strategy.strategy != Strategy::defer)
+        refuse("strategy " +
+               std::string(kStrategies.all[static_cast<std::size_t>(options.strategy.strategy)]) +
+               " mixes distributions over the same tokens; use defer");
+    if (options.lookahead > 0)
+        refuse("lookahead is " + std::to_string(options.lookahead) +
+               ": the base's tokens would be drafts of another model's; leave it out");
+    if (!options.sampling.logit_bias.empty())
+        refuse("logit_bias names token " + std::to_string(options.sampling.logit_bias.front().first) +
+               ", which has one id for all; leave it out");
 }
 
 std::shared_ptr<const Head> Pair::token_head(const std::string& text) const {
@@ -229,11 +259,6 @@ std::shared_ptr<const Head> Pair::token_head(const std::string& text) const {
         throw HeadError("the base " + base().path() + " has no token \"" + text +
                         "\" that could serve as the head");
     return std::make_shared<TokenHead>(static_cast<Token>(found - texts.begin()));
-}
-
-std::shared_ptr<const TokenTexts> Pair::token_texts() const {
-    std::call_once(texts_made_, [&] { texts_ = std::make_shared<const TokenTexts>(base().vocab(), *eog_); });
-    return texts_;
 }
 
 void Pair::check_head(const Head& head) const {
@@ -255,41 +280,57 @@ void Pair::check_head(const Head& head) const {
                            "; use the head that was trained for this base");
 }
 
-void Pair::check_prompt(const std::vector<Token>& prompt) const {
+void Pair::check_prompt(const std::vector<Token>& prompt, ExpertId expert) const {
+    const std::size_t n_ids = vocabularies_->n_ids(expert);
     for (std::size_t i = 0; i < prompt.size(); ++i) {
         const Token token = prompt[i];
-        if (token >= 0 && static_cast<std::size_t>(token) < n_shared_) continue;
-        const auto& texts = base().vocabulary().texts;
+        if (token >= 0 && static_cast<std::size_t>(token) < n_ids) continue;
+        const auto& texts = model(expert).vocabulary().texts;
         const bool known = token >= 0 && static_cast<std::size_t>(token) < texts.size();
         throw TokenizeError("prompt token " + std::to_string(i) + " is id " + std::to_string(token) +
                             (known ? " (\"" + texts[static_cast<std::size_t>(token)] + "\")" : "") + "; " +
-                            (n_models() == 2 ? "base and assistant" : "the models") +
-                            " share the ids from 0 to " + std::to_string(n_shared_ - 1));
+                            (!vocabularies_->alike() ? expert_in_words(name(expert)) + " knows"
+                             : n_models() == 2       ? "base and assistant share"
+                                                     : "the models share") +
+                            " the ids from 0 to " + std::to_string(n_ids - 1));
     }
 }
 
 std::vector<double> Pair::replay(const std::vector<Token>& tokens, const std::vector<DecodeCall>& calls,
                                  Interrupt& interrupt) {
-    check_prompt(tokens);
+    std::vector<std::vector<Token>> stand_ins;  // by expert, of unlike vocabularies
+    for (ExpertId expert = 0; expert < n_models() && !vocabularies_->alike(); ++expert) {
+        std::size_t n = tokens.size();
+        for (const DecodeCall& call : calls)
+            if (call.expert == expert && call.position >= 0 && call.n_tokens >= 0)
+                n = std::max(
+                    n, static_cast<std::size_t>(call.position) + static_cast<std::size_t>(call.n_tokens));
+        stand_ins.emplace_back(std::min(n, n_ctx()), Token{0});
+    }
+    if (vocabularies_->alike()) check_prompt(tokens, kBase);
     std::vector<double> seconds;
     loop_->alone([&](Loop& loop) {
-        std::vector<LanguageModel*> models;
+        std::vector<Replayed> models;
         for (const auto& expert : loop.experts())
-            models.push_back(&static_cast<LocalExpert&>(*expert).model());
+            models.push_back({&static_cast<LocalExpert&>(*expert).model(),
+                              stand_ins.empty() ? &tokens : &stand_ins[models.size()]});
         loop.forget();
         const std::shared_ptr<void> after(nullptr, [&loop](void*) { loop.forget(); });  // an error, too
-        seconds = colm::replay(models, tokens, calls, interrupt);
+        seconds = colm::replay(models, calls, interrupt);
     });
     return seconds;
 }
 
-std::vector<Token> Pair::tokenize(const std::string& text, bool add_special, bool parse_special) const {
-    return llama::tokenize(base().vocab(), text, add_special && base().vocabulary().add_bos, parse_special);
+std::vector<Token> Pair::tokenize(const std::string& text, bool add_special, bool parse_special,
+                                  ExpertId expert) const {
+    const LlamaModel& of = model(expert);
+    return llama::tokenize(of.vocab(), text, add_special && of.vocabulary().add_bos, parse_special);
 }
 
-std::string Pair::detokenize(const std::vector<Token>& tokens, bool special) const {
-    check_prompt(tokens);
-    std::string bytes = pieces(base().vocab(), tokens, special, base().vocabulary().space_prefix);
+std::string Pair::detokenize(const std::vector<Token>& tokens, bool special, ExpertId expert) const {
+    check_prompt(tokens, expert);
+    const LlamaModel& of = model(expert);
+    std::string bytes = pieces(of.vocab(), tokens, special, of.vocabulary().space_prefix);
     return take_utf8(bytes, true);
 }
 

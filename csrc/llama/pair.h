@@ -1,4 +1,4 @@
-// Loaded models with one vocabulary, a base and its experts, ready to write texts together.
+// Loaded models, a base and its experts, ready to write texts together.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@
 #include "colm/stream.h"
 #include "llama/members.h"
 #include "llama/model.h"
-#include "llama/vocab.h"
+#include "llama/vocabularies.h"
 
 namespace colm::llama {
 
@@ -57,10 +57,13 @@ class Pair {
     // Throws HeadMismatch where the head was made for another base, or for another number of experts.
     void check_head(const Head& head) const;
 
-    std::vector<Token> tokenize(const std::string& text, bool add_special, bool parse_special) const;
-    std::string detokenize(const std::vector<Token>& tokens, bool special) const;
+    // In the vocabulary of an expert. Throw TokenizeError.
+    std::vector<Token> tokenize(const std::string& text, bool add_special, bool parse_special,
+                                ExpertId expert = kBase) const;
+    std::string detokenize(const std::vector<Token>& tokens, bool special, ExpertId expert = kBase) const;
 
-    // replay() of tokens that all models share. Throws TokenizeError too.
+    // replay() of tokens that all models share. Throws TokenizeError too. Models of unlike vocabularies read
+    // other tokens, as many as the calls need, in the same time.
     std::vector<double> replay(const std::vector<Token>& tokens, const std::vector<DecodeCall>& calls,
                                Interrupt& interrupt);
 
@@ -69,14 +72,15 @@ class Pair {
     std::size_t n_models() const { return models_.size(); }
     const std::string& name(ExpertId expert) const { return names_[expert]; }
     const std::string& vocab_fingerprint() const { return fingerprint_; }
-    std::size_t n_shared() const { return n_shared_; }
+    const Vocabularies& vocabularies() const { return *vocabularies_; }
     // How many tokens a text may have: the smallest of the contexts.
     std::size_t n_ctx() const { return loop_->n_ctx(); }
 
   private:
-    void check_prompt(const std::vector<Token>& prompt) const;
     ProxyPair proxy_pair(const StrategyOptions& options, const Writing::OwnPrompts& own_prompts) const;
-    std::shared_ptr<const TokenTexts> token_texts() const;
+    void check_prompt(const std::vector<Token>& prompt, ExpertId expert) const;
+    void check_unlike(const GenerationOptions& options) const;
+    std::unique_ptr<Sampler> sampler(const SamplingOptions& options, ExpertId expert) const;
     std::shared_ptr<SharedLoop> make_loop(const Models& models) const;
     std::shared_ptr<SharedLoop> make_loop(std::size_t n_slots) const;
 
@@ -84,12 +88,8 @@ class Pair {
     std::vector<std::string> names_;
     std::size_t cache_bytes_;
     Room room_;
-    std::size_t n_shared_;
     std::string fingerprint_;
-    std::vector<Token> blocked_;                     // ascending
-    std::shared_ptr<const std::vector<Token>> eog_;  // of any model, ascending, shared ids only
-    mutable std::once_flag texts_made_;              // by the first text with a grammar
-    mutable std::shared_ptr<const TokenTexts> texts_;
+    std::unique_ptr<const Vocabularies> vocabularies_;
     std::shared_ptr<SharedLoop> loop_;
     mutable std::mutex wide_mutex_;
     std::shared_ptr<SharedLoop> wide_;  // null until it is asked for

@@ -67,7 +67,9 @@ LlamaSampler::LlamaSampler(const SamplingOptions& o, const llama_vocab* vocab, s
     }
     if (!o.grammar.empty()) {
         const auto find = [this](const std::string& text) { return texts_->find(text); };
-        grammar_.emplace(std::make_shared<const Grammar>(Grammar::parse(o.grammar, find, texts_->size())));
+        auto grammar = std::make_shared<const Grammar>(Grammar::parse(o.grammar, find, texts_->size()));
+        names_tokens_ = grammar->names_tokens();
+        grammar_.emplace(std::move(grammar));
     }
     if (greedy_) {
         llama_sampler_chain_add(choice_.get(), llama_sampler_init_greedy());
@@ -90,6 +92,7 @@ LlamaSampler::LlamaSampler(const LlamaSampler& other)
       adjustments_(clone(other.adjustments_)),
       texts_(other.texts_),
       grammar_(other.grammar_),
+      names_tokens_(other.names_tokens_),
       choice_(clone(other.choice_)) {}
 
 std::unique_ptr<Sampler> LlamaSampler::snapshot() const {
@@ -219,6 +222,19 @@ void LlamaSampler::accept(Token token) {
             throw GenerationError("the grammar refused its own token " + std::to_string(token));
     }
     llama_sampler_accept(choice_.get(), token);
+}
+
+void LlamaSampler::follow(const std::string& bytes, View<const Token> written) {
+    if (n_recent_ > 0) {
+        llama_sampler_reset(adjustments_.get());
+        const std::size_t n = std::min(n_recent_, written.size);
+        recent_.assign(written.end() - n, written.end());
+        for (const Token token : recent_) llama_sampler_accept(adjustments_.get(), token);
+    }
+    if (!grammar_ || bytes.empty()) return;
+    grammar_->begin_step();
+    if (!grammar_->accept(kNoToken, bytes))
+        throw GenerationError("the grammar refused what a model with another vocabulary wrote under it");
 }
 
 }  // namespace colm::llama

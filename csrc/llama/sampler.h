@@ -36,6 +36,9 @@ class LlamaSampler final : public Sampler {
     Token choose(View<const float> logits, const Distribution& distribution, std::size_t position) override;
     std::string why_none() const override;
     void accept(Token token) override;
+    void follow(const std::string& bytes, View<const Token> written) override;
+    // Whether the grammar means tokens by their ids.
+    bool names_tokens() const { return names_tokens_; }
     std::unique_ptr<Sampler> snapshot() const override;
 
     // Throws OptionError for an option outside its range, whatever the model.
@@ -61,6 +64,7 @@ class LlamaSampler final : public Sampler {
     llama_sampler_ptr adjustments_;  // bias and penalties; null where there are none
     std::shared_ptr<const TokenTexts> texts_;
     std::optional<GrammarMatcher> grammar_;
+    bool names_tokens_ = false;
     llama_sampler_ptr choice_;
     std::vector<llama_token_data> candidates_;
 };

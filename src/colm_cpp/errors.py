@@ -107,7 +107,7 @@ class NotEnoughMemory(LoadError, OutOfMemory):
 
 
 class VocabMismatch(LoadError):
-    """The base and an expert do not share one vocabulary.
+    """The base and an expert do not share one vocabulary, where that is needed.
 
     Attributes:
         token_id: the first id whose texts differ. -1: something else differs, such as the tokenizer type

@@ -67,7 +67,7 @@ class Token:
     """One generated token.
 
     Attributes:
-        id: token id in the shared vocabulary.
+        id: token id in the vocabulary of the model that chose it, which is mostly that of all models.
         text: the text that this token added. The texts of all tokens together are the whole text. A character that
             spans several tokens belongs to the last of them. Text from the beginning of a stop string on belongs to
             no token.
@@ -140,12 +140,15 @@ class ExpertStats:
         tokens: tokens on its turn, an end-of-generation token included.
         tokens_read: tokens that it evaluated, in the prompt and the text.
         seconds: of its batches that read this text, those of texts that shared them included.
+        tokens_reread: tokens that it was asked about and that were other tokens after a model with another vocabulary
+            wrote behind them, so that they were read again. 0 where all models have one vocabulary.
     """
 
     calls: int
     tokens: int
     tokens_read: int
     seconds: float
+    tokens_reread: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +175,8 @@ class Stats:
         tokens_per_s: generated tokens per second of ``decode_s``; 0 where nothing was generated.
         seed: the seed that was used. It is drawn where none was given.
         experts: what each model did, by its name, the base first. One that the text did not need has zeros.
+        waited_tokens: tokens that the model before wrote because the text ended inside a token of another vocabulary,
+            so that it could not be handed over. 0 where all models have one vocabulary.
     """
 
     prompt_tokens: int
@@ -189,6 +194,12 @@ class Stats:
     tokens_per_s: float
     seed: int
     experts: Mapping[str, ExpertStats] = field(default_factory=dict, hash=False)
+    waited_tokens: int = 0
+
+    @property
+    def reread_tokens(self) -> int:
+        """``tokens_reread`` of all models together."""
+        return sum(of.tokens_reread for of in self.experts.values())
 
     @property
     def acceptance_rate(self) -> float:

@@ -126,8 +126,8 @@ inline colm::Writing make_writing(const Job& job, std::size_t n_ctx) {
                             2};
     return colm::Writing(
         job.prompt, n_ctx, std::move(deciders), {job.max_tokens, job.stop},
-        [](colm::Token token) { return "<" + std::to_string(token) + ">"; },
-        [](colm::Token token) { return token == kEnd; }, job.own_prompts);
+        [](const colm::Step& step) { return "<" + std::to_string(step.token) + ">"; },
+        [](const colm::Step& step) { return step.token == kEnd; }, job.own_prompts);
 }
 
 // What became of a text.

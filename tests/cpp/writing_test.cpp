@@ -31,8 +31,8 @@ Writing make(Writing::Limits limits = {}, std::size_t n_ctx = 64, Text prompt = 
                             colm::Mixer(colm::StrategyOptions{}), std::make_unique<TestSampler>(Job{})};
     return Writing(
         std::move(prompt), n_ctx, std::move(deciders), std::move(limits),
-        [](Token token) { return kPieces.at(static_cast<std::size_t>(token)); },
-        [](Token token) { return token == 0; });
+        [](const Step& step) { return kPieces.at(static_cast<std::size_t>(step.token)); },
+        [](const Step& step) { return step.token == 0; });
 }
 
 void write(Writing& writing, Token token) {
@@ -75,7 +75,7 @@ TEST_CASE("writing: ends at a control token that is a stop string") {
     // Token 4 stands for a byte that is no character yet; as a stop token it ends the text all the same.
     Writing::Limits limits;
     limits.stop = {"stop"};
-    limits.stop_tokens = {3};
+    limits.stop_tokens = {{3}};
     Writing writing = make(limits);
     write(writing, 1);
     write(writing, 2);  // held back: "stop" may follow

@@ -215,13 +215,13 @@ def register_changed_keys() -> None:
         )
     CASES.add(
         "no UTF-8 in a differing token",
-        "VocabMismatch: token 385",
+        ANY,
         lambda d: colm.load(
             d / "base.gguf",
             changed_bytes(d, "base.gguf", lambda data: data.replace(b"<|im_start|>", b"<|im_st\xffrt|>", 1)),
-            "confidence",
+            "random",
             **FAST,
-        ),
+        ).generate("the <|im_start|> end", max_tokens=20, threshold=0.5),
     )
 
 

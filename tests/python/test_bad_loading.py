@@ -13,7 +13,7 @@ import tiny_models as tm
 from bad_input import FAST, INF, NAN, VOCAB, load, says
 
 import colm_cpp as colm
-from colm_cpp import errors
+from colm_cpp import _core, errors
 
 folder = bad_input.folder
 pair = bad_input.pair
@@ -91,8 +91,12 @@ def test_head_path_that_no_file_has(folder: Path, path: str) -> None:
 
 
 def mismatch(folder: Path, base: Path, assistant: Path) -> errors.VocabMismatch:
+    """How two vocabularies differ. The pair can be loaded; what needs shared ids says this."""
+    with load(folder, base=base, assistant=assistant) as pair:
+        assert not pair.one_vocabulary
+    vocabularies = [_core.Vocabulary.loaded(str(file)) for file in (base, assistant)]
     with pytest.raises(errors.VocabMismatch) as error:
-        load(folder, base=base, assistant=assistant)
+        vocabularies[0].shared_with(vocabularies[1])
     return error.value
 
 

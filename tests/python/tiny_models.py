@@ -146,6 +146,7 @@ class Vocab:
     eom: str | int | None = None
     add_bos: bool | None = False
     add_eos: bool | None = None
+    space_prefix: bool | None = None  # of spm; None writes no key, which means a space
     replaced: tuple[tuple[int, Token], ...] = ()
 
     @classmethod
@@ -246,6 +247,8 @@ class Vocab:
             writer.add_token_merges([f"{a} {b}" for a, b in self.merges])
         else:
             writer.add_token_scores([t.score for t in self.tokens])
+            if self.space_prefix is not None:
+                writer.add_add_space_prefix(self.space_prefix)
         for token, add_id in (
             (self.bos, writer.add_bos_token_id),
             (self.eos, writer.add_eos_token_id),

@@ -72,13 +72,14 @@ def _pair_of(arm: Arm, pair: Pair, experts: Mapping[str, Pair] | None) -> Pair:
 
 
 def texts(
-    pair: Pair, asked: Iterable[tuple[list[int], Mapping[str, Any]]], n_parallel: int
+    pair: Pair, asked: Iterable[tuple[Any, Mapping[str, Any]]], n_parallel: int
 ) -> Generator[tuple[int, Completion | ColmError], None, None]:
     """Writes a text for each prompt with its options. Yields its number, and the text or why there is none.
 
     Args:
         pair: the loaded pair.
-        asked: prompts as token ids, each with its options. An iterator is read as texts end.
+        asked: prompts as token ids (of each model, where they differ), each with its options. An iterator is read as
+            texts end.
         n_parallel: texts that are written at a time. One at a time, each begins with empty caches, so that it does not
             depend on those before it.
     """
@@ -118,9 +119,9 @@ def answers(
     # Without look-ahead, so that it does not depend on the machine what is asked, and in which batches.
     given = {"lookahead": 0, **GenerationOptions.checked({**ANSWER_OPTIONS, **options})}
 
-    def asking(places: list[int], of: Pair) -> Iterator[tuple[list[int], dict[str, Any]]]:
+    def asking(places: list[int], of: Pair) -> Iterator[tuple[Any, dict[str, Any]]]:
         for problem, arm in (asked[place] for place in places):
-            prompt = of.tokenize_chat(problem.messages) if chat else of.tokenize(problem.prompt)
+            prompt = of.chat_prompt(problem.messages) if chat else of.tokenize(problem.prompt)
             yield prompt, {**given, **arm.options(), "seed": seed_of(given["seed"], problem.index)}
 
     order = {expert: number for number, expert in enumerate(dict.fromkeys(arm.expert for _, arm in asked))}

@@ -181,17 +181,27 @@ def pair_facts(known: Preset, head: str | None, options: Mapping[str, Any]) -> d
 
 
 def _vocabularies(pair: Pair) -> dict[str, Any]:
-    models = {name: _vocabulary(model, pair.n_shared) for name, model in {BASE: pair.base, **pair.experts}.items()}
-    facts: dict[str, Any] = {"n_shared": pair.n_shared, "base_model": models.pop(BASE)}
+    core = pair.open_core()
+    loaded = zip({BASE: pair.base, **pair.experts}.items(), core.n_ids, strict=True)
+    models = {name: _vocabulary(model, n_ids) for (name, model), n_ids in loaded}
+    facts: dict[str, Any] = {"n_shared": pair.n_shared, "one_vocabulary": pair.one_vocabulary}
+    if not pair.one_vocabulary:
+        facts["overlap"] = {name: _overlap(*core.overlap(i)) for i, name in enumerate(pair.experts, start=1)}
+    facts["base_model"] = models.pop(BASE)
     if list(models) == [ASSISTANT]:
         return {**facts, "assistant_model": models[ASSISTANT]}
     return {**facts, "expert_models": models}
 
 
-def _vocabulary(model: Mapping[str, Any], n_shared: int) -> dict[str, Any]:
+def _overlap(both: int, of_base: int, of_expert: int) -> dict[str, Any]:
+    """Texts of tokens that the base and an expert have, and the share of each one's."""
+    return {"texts": both, "of_base": both / of_base, "of_expert": both / of_expert}
+
+
+def _vocabulary(model: Mapping[str, Any], n_ids: int) -> dict[str, Any]:
     return {
         "n_vocab": model["n_vocab"],
-        "tail": model["n_vocab"] - n_shared,
+        "tail": model["n_vocab"] - n_ids,
         **{key: model[key] for key in ("n_embd", "vocab_type", "bos_token", "eos_token", "add_bos", "adapters")},
         "eog_tokens": list(model["eog_tokens"]),
         "vocab_fingerprint": model["vocab_fingerprint"],

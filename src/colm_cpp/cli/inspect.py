@@ -273,6 +273,12 @@ def _pair_table(facts: dict[str, Any]) -> Table:
         "n_embd": "n_embd",
     }
     rows: list[tuple[str, ...]] = [("shared ids", *[str(facts["n_shared"])] * len(models))]
+    if not facts["one_vocabulary"]:
+        # Each has its own tokens of the text; the more of them are the same texts, the less is read again.
+        overlaps = facts["overlap"].values()
+        shares = (f"{one['texts']} ({one['of_base']:.0%} of the base's, {one['of_expert']:.0%})" for one in overlaps)
+        rows = [("token texts as the base", "", *shares)]
+        labels["tail"] = "ids that are never written"
     rows += [(label, *(_text(model[key]) for model in models.values())) for key, label in labels.items()]
     rows.append(("adapters", *(_adapters(model) for model in models.values())))
     if facts["head"] is not None:

@@ -35,8 +35,20 @@ class Facts:
 
     @property
     def n_shared(self) -> int:
-        """How many ids, counted from 0, all models share. Only these can be generated."""
-        return self.open_core().n_shared
+        """How many ids, counted from 0, all models share. Only these can be generated.
+
+        0 where the vocabularies are unlike (:attr:`one_vocabulary`).
+        """
+        core = self.open_core()
+        return core.n_ids[0] if self.one_vocabulary else 0
+
+    @property
+    def one_vocabulary(self) -> bool:
+        """Whether all models have one vocabulary.
+
+        If not, they share the text as bytes, and each has its own tokens of it (``docs/vocabularies.md``).
+        """
+        return not any(self.open_core().vocabularies)
 
     @property
     def base(self) -> dict[str, Any]:

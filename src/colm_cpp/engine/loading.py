@@ -95,7 +95,9 @@ def load(
     cache_mb: int = _DEFAULT_SLOTS.cache_mb,
     **options: Unpack[LoadOptionsDict],
 ) -> Pair:
-    """Loads models that share one vocabulary: a base, and one or more experts.
+    """Loads models that write together: a base, and one or more experts.
+
+    They need not have one vocabulary. If they have not, they share the text as bytes (``docs/vocabularies.md``).
 
     Args:
         base: the base's GGUF file, or its place on the hub: ``hf:org/repo/file-pattern.gguf``, with ``@revision`` after
@@ -128,7 +130,8 @@ def load(
         OptionError: an option outside its range, an unknown preset, or an invalid key in a pair's file.
         LoadError: a file is missing, damaged, not a model, or llama.cpp refused it.
         NotEnoughMemory: the estimate exceeds what is free.
-        VocabMismatch: the vocabularies differ; the message names expert and token.
+        VocabMismatch: the vocabularies differ, and one is of a kind that may change a text (neither BPE nor SPM); the
+            message names expert and token.
         HeadError: ``head`` cannot be used as a head; HeadMismatch if it was made for another base, or for the base with
             other adapters.
         DownloadError: a file cannot be downloaded from the hub.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from .._shown import shown
@@ -15,7 +16,14 @@ from .tokens import TEMPLATE_OPTIONS
 if TYPE_CHECKING:
     from .tokens import TemplateOptionsDict, Tokenizing
 
-__all__ = ["PromptTokens", "chat_tokens", "of_model", "prompts_tokens", "split_template"]
+__all__ = [
+    "PromptTokens",
+    "chat_tokens",
+    "of_model",
+    "prompts_tokens",
+    "split_template",
+    "unlike_with_template",
+]
 
 # The base's tokens, and those of experts that have a prompt of their own, by their numbers.
 PromptTokens = tuple[list[int], dict[int, list[int]]]
@@ -33,7 +41,8 @@ def prompts_tokens(pair: Tokenizing, prompt: Prompt) -> PromptTokens:
     if BASE not in prompt:
         raise TokenizeError(f"prompt names {', '.join(map(shown, prompt))} and not the base; give 'base', too")
     _check_names(pair, "prompt", prompt)
-    return _tokens_of_each(pair, dict.fromkeys(prompt, pair.prompt_tokens), prompt)
+    read = {name: partial(pair.prompt_tokens, model=name) for name in prompt}
+    return _tokens_of_each(pair, read, prompt)
 
 
 def _tokens_of_each(pair: Tokenizing, read: Mapping[str, Any], prompts: Mapping[str, Any]) -> PromptTokens:
@@ -53,7 +62,7 @@ def _tokens_of_each(pair: Tokenizing, read: Mapping[str, Any], prompts: Mapping[
             full.n_prompt, full.n_ctx = len(own[number]), pair.n_ctx
             raise full
     base = own.pop(0)
-    return base, {number: tokens for number, tokens in own.items() if tokens != base}
+    return base, {number: tokens for number, tokens in own.items() if tokens != base or not pair.one_vocabulary}
 
 
 def _check_names(pair: Tokenizing, what: str, given: Mapping[Any, Any]) -> None:
@@ -76,8 +85,12 @@ def split_template(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
 def chat_tokens(pair: Tokenizing, messages: Sequence[Message], template: Mapping[str, Any]) -> PromptTokens:
     """The prompts of a conversation, by the template and behind the system message of each model.
 
-    ``template``: keyword arguments of :meth:`Pair.chat`. Errors are those of :meth:`Pair.chat`.
+    A model with another vocabulary than the base has the template in its own file, where there is one and none is
+    given. ``template``: keyword arguments of :meth:`Pair.chat`. Errors are those of :meth:`Pair.chat`.
     """
+    unlike = unlike_with_template(pair)
+    if unlike and template.get("chat_template") is None:
+        template = {**template, "chat_template": {BASE: None, **dict.fromkeys(unlike)}}
     several = [name for name in ("chat_template", "system") if isinstance(template.get(name), Mapping)]
     if not several:
         return pair.tokenize_chat(messages, **cast("TemplateOptionsDict", template)), {}
@@ -86,6 +99,12 @@ def chat_tokens(pair: Tokenizing, messages: Sequence[Message], template: Mapping
     named = {BASE, *(name for what in several for name in template[what])}
     rendered = {name: _rendered(pair, name, messages, template) for name in pair.names if name in named}
     return _tokens_of_each(pair, {name: _tokenizer(pair, name) for name in rendered}, rendered)
+
+
+def unlike_with_template(pair: Tokenizing) -> list[str]:
+    """The models with another vocabulary than the base and a chat template of their own."""
+    numbers = zip(pair.names, pair.open_core().vocabularies, strict=True)
+    return [name for name, number in numbers if number and pair.experts[name]["chat_template"]]
 
 
 def _tokenizer(pair: Tokenizing, name: str) -> Any:

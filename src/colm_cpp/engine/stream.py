@@ -248,6 +248,7 @@ def _summary(text: _core.Text, pair: _core.Pair, names: Sequence[str], seed: int
         tokens_per_s=generated / counts["decode_s"] if generated and counts["decode_s"] > 0 else 0.0,
         seed=seed,
         experts=dict(zip(names, work, strict=True)),
+        waited_tokens=counts["n_waited"],
     )
     return stats, None if end_step is None else _to_token(end_step, pair, names)
 
@@ -261,6 +262,6 @@ def _to_token(step: tuple[Any, ...], pair: _core.Pair, names: Sequence[str]) -> 
         defer_logit=defer_logit,
         threshold=threshold,
         logprob=logprob,
-        top_logprobs=tuple(TopLogprob(i, pair.detokenize([i], True), p) for i, p in top),
+        top_logprobs=tuple(TopLogprob(i, pair.detokenize([i], True, expert), p) for i, p in top),
         source=names[expert],
     )

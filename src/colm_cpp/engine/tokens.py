@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from .._shown import shown
 from ..chat.messages import Message, begins_with_bos, render_chat
-from ..errors import ChatTemplateError, TokenizeError
+from ..errors import ChatTemplateError, OptionError, TokenizeError
 from ..llama.busy import busy
 from ..options import BASE, GenerationOptionsDict
 from .facts import Facts
@@ -135,9 +135,12 @@ class Tokenizing(Facts):
         return self._tokenize_rendered(self.render_chat(messages, **template), BASE)
 
     def _tokenize_rendered(self, prompt: str, model: str) -> list[int]:
-        return self.tokenize(prompt, add_special=not begins_with_bos(prompt, self._facts[model]["bos_token"]))
+        add_special = not begins_with_bos(prompt, self._facts[model]["bos_token"])
+        return self.tokenize(prompt, add_special=add_special, model=model)
 
-    def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
+    def tokenize(
+        self, text: str, *, add_special: bool = True, parse_special: bool = True, model: str = BASE
+    ) -> list[int]:
         """Token ids of ``text``.
 
         Args:
@@ -145,9 +148,11 @@ class Tokenizing(Facts):
             add_special: add BOS if the model asks for it. EOS is never added, because generated text follows the last
                 token. Append its id to a text that ends there.
             parse_special: recognise control tokens such as ``<|im_start|>``.
+            model: whose tokens, by its name; that matters where the vocabularies are unlike.
 
         Raises:
             TokenizeError: ``text`` is not a str, holds lone surrogates, or holds bytes without a token.
+            OptionError: there is no such model.
         """
         if not isinstance(text, str):
             raise TokenizeError(f"the text is of type {type(text).__name__}; give str or token ids")
@@ -159,10 +164,12 @@ class Tokenizing(Facts):
                     f"the text holds a lone surrogate ({text[error.start]!a} at character {error.start}); it is not "
                     "Unicode text. Decode its source with errors='replace'"
                 ) from None
-            return self.open_core().tokenize(text, add_special, parse_special)
+            return self.open_core().tokenize(text, add_special, parse_special, self._number_of(model))
 
-    def detokenize(self, tokens: Sequence[int], *, special: bool = False) -> str:
+    def detokenize(self, tokens: Sequence[int], *, special: bool = False, model: str = BASE) -> str:
         """The text of token ids. Control tokens appear only with ``special``. Bytes that are not UTF-8 become U+FFFD.
+
+        ``model``: whose ids they are, by its name; that matters where the vocabularies are unlike.
 
         Some tokenizers (SPM) put a space before a text and after control tokens. After control tokens such as BOS this
         method removes that space, so the ids of a whole text give the same text. If the ids do not begin with a control
@@ -170,21 +177,27 @@ class Tokenizing(Facts):
 
         Raises:
             TokenizeError: an id that the models do not share, or more than 16,777,216 ids.
+            OptionError: there is no such model.
         """
         with busy():
             ids = _to_ids(tokens, MAX_IDS)
             if len(ids) > MAX_IDS:
                 raise TokenizeError(f"there are more than {MAX_IDS} token ids; detokenize them in parts")
-            return self.open_core().detokenize(ids, special)
+            return self.open_core().detokenize(ids, special, self._number_of(model))
 
-    def prompt_tokens(self, prompt: Prompt) -> list[int]:
+    def _number_of(self, model: str) -> int:
+        if model not in self.names:
+            raise OptionError(f"model is {shown(model)}, and the models of this pair are {', '.join(self.names)}")
+        return self.names.index(model)
+
+    def prompt_tokens(self, prompt: Prompt, model: str = BASE) -> list[int]:
         """The token ids of a prompt as :meth:`Pair.generate` takes it. Errors are those of its prompt."""
         core = self.open_core()
         refuse_messages(prompt)
         if isinstance(prompt, str):
             if not prompt:
                 raise TokenizeError("the prompt is empty; give at least one character")
-            return self.tokenize(prompt)
+            return self.tokenize(prompt, model=model)
         return _to_ids(prompt, core.n_ctx)  # type: ignore[arg-type]  # messages were refused above
 
 

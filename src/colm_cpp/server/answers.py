@@ -59,7 +59,7 @@ def chat_logprobs(pair: Pair, tokens: Sequence[Token]) -> dict[str, Any]:
     return {
         "content": [
             {
-                **_entry(pair.detokenize([token.id], special=True), token.logprob),
+                **_entry(pair.detokenize([token.id], special=True, model=token.source), token.logprob),
                 "top_logprobs": [_entry(top.text, top.logprob) for top in token.top_logprobs],
             }
             for token in tokens

@@ -61,9 +61,7 @@ async def _prepare(job: Job, body: ChatRequest, n: int) -> Form | None:
             job.pair, tools, body.tool_choice, parallel=body.parallel_tool_calls is not False, variables=variables
         )
     )
-    prompt = await asyncio.to_thread(
-        job.pair.tokenize_chat, messages, template_variables=variables, tools=tools or None
-    )
+    prompt = await asyncio.to_thread(job.pair.chat_prompt, messages, template_variables=variables, tools=tools or None)
     await job.make(
         [prompt] * n,
         lambda number: options_for(

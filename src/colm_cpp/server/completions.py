@@ -83,7 +83,7 @@ class _Logprobs:
         """Those of written tokens."""
         made = self._empty()
         for token in tokens:
-            text = self._job.pair.detokenize([token.id], special=True)
+            text = self._job.pair.detokenize([token.id], special=True, model=token.source)
             top = by_text((top.text, top.logprob) for top in token.top_logprobs)
             if top:  # the token itself is there, likely or not
                 top.setdefault(text, finite(token.logprob))

@@ -127,7 +127,7 @@ async def tokenizer_info(request: Request, model: str | None = None) -> Response
                 "chat_template": base["chat_template"] or None,
                 "add_bos_token": base["add_bos"],
                 "model_max_length": pair.n_ctx,
-                "vocab_size": pair.n_shared,
+                "vocab_size": pair.n_shared or pair.base["n_vocab"],
                 "vocab_fingerprint": pair.vocab_fingerprint,
             }
         )

@@ -59,10 +59,10 @@ async def _prepare(job: Job, body: ResponsesRequest) -> Form | None:
     tools = tools_of([_tool(tool) for tool in body.tools or ()])
     messages = for_template(_messages(body))
 
-    def prompt() -> tuple[Form | None, list[int]]:
+    def prompt() -> tuple[Form | None, Any]:
         parallel = body.parallel_tool_calls is not False
         form = form_of(job.pair, tools, body.tool_choice, parallel=parallel, variables=variables)
-        return form, job.pair.tokenize_chat(messages, template_variables=variables, tools=tools or None)
+        return form, job.pair.chat_prompt(messages, template_variables=variables, tools=tools or None)
 
     form, ids = await asyncio.to_thread(prompt)
     wanted = _response_format(body)

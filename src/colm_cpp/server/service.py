@@ -75,8 +75,11 @@ class Job:
     turns: Turns
     texts: list[Text] = field(default_factory=list)
 
-    async def make(self, prompts: Sequence[Sequence[int]], options: Callable[[int], GenerationOptions]) -> list[Text]:
-        """A text for each prompt; ``options`` gives those of its number. In a thread, since a grammar may take long."""
+    async def make(self, prompts: Sequence[Any], options: Callable[[int], GenerationOptions]) -> list[Text]:
+        """A text for each prompt, of ids or by the names of models; ``options`` gives those of its number.
+
+        In a thread, since a grammar may take long.
+        """
 
         def make() -> None:
             for number, prompt in enumerate(prompts):

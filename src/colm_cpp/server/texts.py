@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from ..engine.aio import AsyncTokenStream
+from ..engine.own_prompts import prompts_tokens
 from ..engine.pair import Pair
 from ..engine.stream import TokenStream
 from ..errors import PairClosed
@@ -56,9 +57,12 @@ class Texts:
 class Text:
     """One text of a request. Invalid arguments raise when it is made, in whatever thread that is."""
 
-    def __init__(self, pair: Pair, tokens: Sequence[int], options: GenerationOptions) -> None:
+    def __init__(
+        self, pair: Pair, prompt: Sequence[int] | Mapping[str, Sequence[int]], options: GenerationOptions
+    ) -> None:
         self.pair = pair
-        self._stream = pair.begin(list(tokens), options)
+        tokens, own = prompts_tokens(pair, prompt)
+        self._stream = pair.begin(tokens, options, own_prompts=own)
         self.n_prompt = len(tokens)
         self.begun = False  # whether it has a turn
 

@@ -102,7 +102,7 @@ class Library:
                     yield self.fit(base, assistant)
 
     def fit(self, base: FoundModel, assistant: FoundModel) -> Fit:
-        """Whether two models fit together. It agrees with what loading them would say."""
+        """Whether two models have one vocabulary. It agrees with what loading them would say."""
         try:
             n_shared = base.vocabulary.shared_with(assistant.vocabulary)
             if n_shared is None:  # llama.cpp must say whether both add BOS

@@ -1,0 +1,89 @@
+// A text that models of unlike vocabularies write: its bytes, and each model's own tokens of it. The rule is
+// docs/decisions/0023.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "colm/types.h"
+
+namespace colm {
+
+class Tokenizer {
+  public:
+    virtual ~Tokenizer() = default;
+
+    // The bytes that a token adds to a text; "" for control tokens.
+    virtual std::string piece(Token token) const = 0;
+    // The tokens of UTF-8 from the middle of a text: nothing is put around it, and no control token is
+    // recognised in it. Throws TokenizeError where the vocabulary cannot write it.
+    virtual std::vector<Token> encode(const std::string& text) const = 0;
+};
+
+class SharedText {
+  public:
+    struct Reader {
+        // Experts of one vocabulary have the same object.
+        std::shared_ptr<const Tokenizer> tokenizer;
+        std::vector<Token> prompt;  // in its own tokens; these never change
+    };
+
+    // So many of an expert's last tokens are encoded again where no word begins among them.
+    static constexpr std::size_t kMostEncoded = 32;
+
+    // By expert, the base first.
+    explicit SharedText(std::vector<Reader> readers);
+
+    // What an expert reads: its prompt and its own tokens of what was written. A character that is not
+    // complete is missing.
+    const std::vector<Token>& tokens(ExpertId expert) const { return readers_[expert].tokens; }
+    // Those behind the prompt.
+    View<const Token> written(ExpertId expert) const;
+    // The most tokens that an expert has.
+    std::size_t longest() const;
+    // Who wrote last; the base where nothing was written.
+    ExpertId writer() const { return writer_; }
+    bool begun() const { return begun_; }
+    bool same_vocabulary(ExpertId one, ExpertId other) const {
+        return readers_[one].tokenizer == readers_[other].tokenizer;
+    }
+
+    // A token of `writer` is written. Returns its bytes. Experts with another vocabulary encode their tail
+    // again.
+    std::string add(Token token, ExpertId writer);
+
+    // Whether another expert than writer() may write next: it has the same vocabulary, or the text ends
+    // neither inside a character nor inside a token of `reader`, where the writer itself would go on with
+    // `next` (kNoToken: not known).
+    bool may_take_over(ExpertId reader, Token next) const;
+
+    // An expert is asked about all of its tokens. Those that change later are read again.
+    void asked(ExpertId expert) { readers_[expert].n_asked = readers_[expert].tokens.size(); }
+    std::size_t n_reread(ExpertId expert) const { return readers_[expert].n_reread; }
+
+  private:
+    struct Known {
+        std::shared_ptr<const Tokenizer> tokenizer;
+        std::vector<Token> tokens;
+        std::size_t n_prompt = 0;
+        std::vector<std::size_t>
+            ends;  // in the text, of each token behind the prompt; kInside: in a character
+        std::size_t n_asked = 0;
+        std::size_t n_reread = 0;
+    };
+
+    // How many tokens behind the prompt stay when `text` is encoded.
+    static std::size_t n_kept(const Known& known, const std::string& text);
+    static std::size_t begin_of(const Known& known, std::size_t token);
+    void encode_tail(Known& known) const;
+
+    std::vector<Known> readers_;
+    std::string text_;     // UTF-8, behind the prompts
+    std::string partial_;  // bytes of a character that is not complete yet
+    ExpertId writer_ = kBase;
+    bool begun_ = false;
+};
+
+}  // namespace colm

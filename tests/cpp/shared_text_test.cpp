@@ -1,0 +1,146 @@
+// The tokens that models of unlike vocabularies have of one text.
+#include "colm/shared_text.h"
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "check.h"
+
+using colm::ExpertId;
+using colm::SharedText;
+using colm::Token;
+
+namespace {
+
+// The longest of its texts that fits, from left to right; other bytes are tokens of their own, from 1000 on.
+class Greedy final : public colm::Tokenizer {
+  public:
+    explicit Greedy(std::vector<std::string> texts) : texts_(std::move(texts)) {}
+
+    std::string piece(Token token) const override {
+        if (token >= 1000) return std::string(1, static_cast<char>(token - 1000));
+        return texts_[static_cast<std::size_t>(token)];
+    }
+    std::vector<Token> encode(const std::string& text) const override {
+        longest = std::max(longest, text.size());
+        std::vector<Token> tokens;
+        for (std::size_t at = 0; at < text.size();) {
+            Token best = 1000 + static_cast<unsigned char>(text[at]);
+            for (std::size_t i = 0; i < texts_.size(); ++i)
+                if (!texts_[i].empty() && text.compare(at, texts_[i].size(), texts_[i]) == 0 &&
+                    texts_[i].size() >= piece(best).size())
+                    best = static_cast<Token>(i);
+            at += piece(best).size();
+            tokens.push_back(best);
+        }
+        return tokens;
+    }
+
+    mutable std::size_t longest = 0;  // text that was encoded
+
+  private:
+    std::vector<std::string> texts_;
+};
+
+constexpr ExpertId kFirst = 0, kSecond = 1;
+
+struct World {
+    std::shared_ptr<Greedy> first = std::make_shared<Greedy>(
+        std::vector<std::string>{"", "hel", "lo", " wor", "ld", "\xE6\x97", "\xA5", "a", "\xFF"});
+    std::shared_ptr<Greedy> second = std::make_shared<Greedy>(
+        std::vector<std::string>{"", "hello", "he", "l", "lo", " world", "\xE6\x97\xA5", "aa"});
+    SharedText text{{{first, {1}}, {second, {7, 7}}}};
+
+    std::vector<Token> written(ExpertId expert) const {
+        const auto view = text.written(expert);
+        return {view.begin(), view.end()};
+    }
+};
+
+using Tokens = std::vector<Token>;
+
+}  // namespace
+
+TEST_CASE("shared text: others encode the last word again, and what they had read of it counts") {
+    World w;
+    w.text.add(1, kFirst);
+    REQUIRE_EQ(w.written(kSecond), (Tokens{2, 3}));
+    w.text.asked(kSecond);
+    w.text.add(2, kFirst);
+    REQUIRE_EQ(w.written(kFirst), (Tokens{1, 2}));
+    REQUIRE_EQ(w.written(kSecond), (Tokens{1}));
+    REQUIRE_EQ(w.text.n_reread(kSecond), 2);
+    REQUIRE_EQ(w.text.tokens(kSecond), (Tokens{7, 7, 1}));
+    w.text.asked(kSecond);
+    w.text.add(3, kFirst);
+    w.text.add(4, kFirst);
+    REQUIRE_EQ(w.written(kSecond), (Tokens{1, 5}));
+    REQUIRE_EQ(w.text.n_reread(kSecond), 2);
+    // What the second wrote stays its own, though it would encode it otherwise.
+    w.text.add(2, kSecond);
+    w.text.add(3, kSecond);
+    w.text.add(3, kFirst);
+    REQUIRE_EQ(w.written(kSecond), (Tokens{1, 5, 2, 3, 1000 + ' ', 1000 + 'w', 1000 + 'o', 1000 + 'r'}));
+    REQUIRE_EQ(w.text.longest(), 10);
+}
+
+TEST_CASE("shared text: a text is handed over where the writer's next token begins a token of the other") {
+    World w;
+    REQUIRE(w.text.may_take_over(kSecond, 2));  // nothing was written
+    w.text.add(1, kFirst);
+    REQUIRE(w.text.may_take_over(kFirst, 2));
+    REQUIRE(!w.text.may_take_over(kSecond, 2));  // "hel|lo" is "hello"
+    REQUIRE(w.text.may_take_over(kSecond, 7));   // "hel|a"
+    REQUIRE(w.text.may_take_over(kSecond, 3));   // "hel| wor"
+    REQUIRE(w.text.may_take_over(kSecond, colm::kNoToken));
+    REQUIRE(w.text.may_take_over(kSecond, 0));  // a token that writes nothing
+    REQUIRE(w.text.may_take_over(kSecond, 5));  // a character that is not complete
+}
+
+TEST_CASE("shared text: never inside a character, and what is none is U+FFFD for others") {
+    World w;
+    w.text.add(5, kFirst);
+    REQUIRE(!w.text.may_take_over(kSecond, 6));
+    REQUIRE(w.written(kSecond).empty());
+    w.text.add(6, kFirst);
+    REQUIRE_EQ(w.written(kSecond), (Tokens{6}));
+    REQUIRE(w.text.may_take_over(kSecond, 1));
+    w.text.add(5, kFirst);
+    w.text.add(7, kFirst);
+    REQUIRE_EQ(w.written(kSecond), (Tokens{6, 1000 + 0xEF, 1000 + 0xBF, 1000 + 0xBD, 1000 + 'a'}));
+    REQUIRE_EQ(w.written(kFirst), (Tokens{5, 6, 5, 7}));
+    w.text.add(8, kFirst);
+    REQUIRE_EQ(w.written(kSecond).size(), 8);
+}
+
+TEST_CASE("shared text: a token of its own that writes nothing stays") {
+    World w;
+    w.text.add(0, kSecond);
+    w.text.add(1, kFirst);
+    REQUIRE_EQ(w.written(kSecond), (Tokens{0, 2, 3}));
+    REQUIRE_EQ(w.written(kFirst), (Tokens{1}));
+    w.text.add(2, kFirst);
+    REQUIRE_EQ(w.written(kSecond), (Tokens{0, 1}));
+}
+
+TEST_CASE("shared text: the work for a token is bounded where no word begins") {
+    World w;
+    for (int i = 0; i < 2000; ++i) w.text.add(7, kFirst);
+    REQUIRE_EQ(w.written(kSecond).size(), 1000);
+    REQUIRE(w.second->longest <= 2 * SharedText::kMostEncoded + 2);
+    w.second->longest = 0;
+    REQUIRE(w.text.may_take_over(kSecond, 1));
+    REQUIRE(w.second->longest <= 2 * SharedText::kMostEncoded + 5);
+}
+
+TEST_CASE("shared text: experts of one vocabulary have each other's tokens") {
+    auto one = std::make_shared<Greedy>(std::vector<std::string>{"he", "llo", "hello"});
+    SharedText text({{one, {1}}, {one, {}}});
+    text.add(0, kFirst);
+    text.add(1, kFirst);
+    REQUIRE(text.may_take_over(kSecond, 1));
+    REQUIRE_EQ(text.tokens(kSecond), (Tokens{0, 1}));
+    REQUIRE_EQ(text.n_reread(kSecond), 0);
+}

@@ -1,0 +1,219 @@
+"""Models of unlike vocabularies against an oracle without caches: token for token, 300 texts.
+
+Every two of four kinds of vocabulary, with one expert or two, 1 to 4 texts at once. Each group of texts is drawn from
+its number alone; a text that rounding could decide is drawn again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import expert_oracle as eo
+import numpy as np
+import oracle as o
+import pytest
+import tiny_models as tm
+import unlike_oracle as uo
+from conftest import TINY_LOAD, TinyModels
+
+import colm_cpp as colm
+
+N_GROUPS = 120
+TOLERANCE, MARGIN = 1e-3, 2e-3
+VOCABS: dict[str, tm.Vocab] = {
+    "qwen2": tm.Vocab(n_padding=5),
+    "smollm": tm.Vocab(pre="smollm", n_merges=60, specials=("<|endoftext|>", "<|im_end|>"), eos="<|endoftext|>"),
+    "gemma": tm.Vocab.spm(n_merges=180, specials=("<eos>",), eos="<eos>", space_prefix=False),
+    "llama": tm.Vocab.spm(n_merges=100, n_padding=3),
+}
+KINDS = tuple(VOCABS)
+PROMPTS = ("def f(x):\n    return x", "The quick brown fox", "é 日本", "Answer: the", "a", "  x\n\ny ", "it's 12 (3)")
+
+
+def options_of(kind: str, seed: int) -> dict[str, Any]:
+    """A model that writes words more than single bytes."""
+    vocab = VOCABS[kind]
+    quiet: dict[str | int, float] = {}
+    for i, token in enumerate(vocab.tokens):
+        piece = vocab.piece(i)
+        if token.type in (tm.NORMAL, tm.BYTE) and not piece.decode(errors="replace").isprintable() and piece != b"\n":
+            quiet[i] = 0.0
+        elif token.type == tm.BYTE:
+            quiet[i] = 0.5
+        elif b" " in piece or len(piece) > 2:
+            quiet[i] = 1.3
+    return {"arch": "llama", "seed": seed, "vocab": vocab, "row_scale": quiet}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A text: its prompt, its head for either side, and options that both call alike."""
+
+    prompt: str
+    head: Any
+    oracle_head: eo.Head
+    options: dict[str, Any]
+
+
+class Worlds:
+    """All models as the oracle has them, and the pairs that were asked for."""
+
+    def __init__(self, models: TinyModels) -> None:
+        self.files = {kind: models(**options_of(kind, 40 + i)) for i, kind in enumerate(KINDS)}
+        self.files["qwen2-b"] = models(**options_of("qwen2", 50))
+        self.vocabs = {**VOCABS, "qwen2-b": VOCABS["qwen2"]}
+        self.models = {kind: o.OracleModel(file, n_ctx=192, exact=True) for kind, file in self.files.items()}
+        self.pairs: dict[tuple[str, ...], colm.Pair] = {}
+        self.groups: dict[int, list[tuple[Case, uo.Text]]] = {}
+
+    def pair(self, kinds: tuple[str, ...]) -> colm.Pair:
+        if kinds not in self.pairs:
+            base, *others = kinds
+            experts = {f"e{i}": self.files[kind] for i, kind in enumerate(others, start=1)}
+            self.pairs[kinds] = colm.load(self.files[base], experts=experts, n_parallel=4, **TINY_LOAD)
+        return self.pairs[kinds]
+
+    def readers(self, kinds: tuple[str, ...], prompt: str) -> list[uo.Reader]:
+        readers = []
+        for kind in kinds:
+            vocab, model = self.vocabs[kind], self.models[kind]
+            n_ids = len(vocab.tokens) - vocab.n_padding
+            tokens = model.tokenize(prompt, add_special=bool(vocab.add_bos))
+            readers.append(uo.Reader(model, vocab, n_ids, tokens))
+        return readers
+
+    def close(self) -> None:
+        for thing in [*self.models.values(), *self.pairs.values()]:
+            thing.close()
+
+
+@pytest.fixture(scope="module")
+def worlds(tiny_model: TinyModels) -> Iterator[Worlds]:
+    made = Worlds(tiny_model)
+    yield made
+    made.close()
+
+
+def kinds_of(index: int) -> tuple[str, ...]:
+    """Every ordered two of the kinds in turn; every third group has two experts, of which one may be of the base's."""
+    pairs = [(a, b) for a in KINDS for b in KINDS if a != b]
+    base, expert = pairs[index % len(pairs)]
+    if index % 3:
+        return base, expert
+    third = "qwen2-b" if base == "qwen2" else KINDS[(KINDS.index(expert) + 1 + index % 2) % 4]
+    return base, expert, third if third != base else "smollm"
+
+
+def draw_head(rng: np.random.Generator, n_experts: int, n_embd: int) -> tuple[Any, eo.Head]:
+    if n_experts == 1 or rng.random() < 0.3:
+        kind = str(rng.choice(["confidence", "entropy", "random", "random", "always"]))
+        who = int(rng.integers(1, n_experts + 1))
+        return f"{kind}:e{who}", ("to", who, kind)
+    weights = [rng.normal(0, 2.0 / math.sqrt(n_embd), (n_experts, n_embd)).astype(np.float32)]
+    biases = [rng.normal(0, 0.5, n_experts).astype(np.float32)]
+    names = tuple(f"e{i + 1}" for i in range(n_experts))
+    head = colm.Head.mlp(weights, biases, activation="gelu", expert_names=names)
+    return head, ("scores", weights, biases, "gelu", (), 0)
+
+
+def draw(rng: np.random.Generator, worlds: Worlds, kinds: tuple[str, ...]) -> Case:
+    head, oracle_head = draw_head(rng, len(kinds) - 1, worlds.models[kinds[0]].n_embd)
+    place = rng.random()
+    options: dict[str, Any] = {
+        "threshold": 0.0 if place < 0.05 else 1.0 if place < 0.08 else round(float(rng.uniform(0.25, 0.8)), 4),
+        "hold": int(rng.choice([1, 1, 1, 3])),
+        "max_tokens": int(rng.integers(8, 24)),
+        "seed": int(rng.integers(0, 2**31)),
+        "temperature": float(rng.choice([0.0, 0.0, 0.7])),
+    }
+    if rng.random() < 0.2 or oracle_head[2] == "always":
+        options |= {"schedule": "linear", "schedule_tokens": int(rng.integers(2, 8))}
+    if rng.random() < 0.2:
+        options["leave_threshold"] = round(float(rng.uniform(0.2, 0.9)), 3)
+    return Case(str(rng.choice(PROMPTS)), head, oracle_head, options)
+
+
+def group(index: int, worlds: Worlds) -> list[tuple[Case, uo.Text]]:
+    """1 to 4 texts with what the oracle makes of them."""
+    if index not in worlds.groups:
+        worlds.groups[index] = drawn_group(index, worlds)
+    return worlds.groups[index]
+
+
+def drawn_group(index: int, worlds: Worlds) -> list[tuple[Case, uo.Text]]:
+    rng = np.random.default_rng([22, index])
+    found: list[tuple[Case, uo.Text]] = []
+    n_texts, kinds = 1 + index % 4, kinds_of(index)
+    for _ in range(20 * n_texts):
+        case = draw(rng, worlds, kinds)
+        text = uo.write(worlds.readers(kinds, case.prompt), head=case.oracle_head, **case.options)
+        if min(step.margin for step in text.steps) > MARGIN:
+            found.append((case, text))
+        if len(found) == n_texts:
+            return found
+    raise AssertionError(f"group {index}: rounding would decide too many texts")
+
+
+def run(pair: colm.Pair, cases: list[Case]) -> list[colm.Completion]:
+    sampling = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
+    each: list[Any] = [{**case.options, **sampling, "head": case.head} for case in cases]
+    if len(cases) == 1:
+        return [pair.generate(cases[0].prompt, **each[0])]
+    return pair.generate_batch([case.prompt for case in cases], each=each, n_parallel=4)
+
+
+def check(completion: colm.Completion, text: uo.Text) -> None:
+    written = [*completion.tokens, *([completion.end_token] if completion.end_token else [])]
+    assert [(t.id, t.expert) for t in written] == [(s.token, s.expert) for s in text.steps]
+    assert completion.text == text.text
+    assert "".join(token.text for token in completion.tokens) == text.text
+    for token, step in zip(written, text.steps, strict=True):
+        assert token.logprob == pytest.approx(step.logprob, abs=TOLERANCE)
+        assert (token.defer_logit is None) == (step.defer_logit is None)
+        if step.defer_logit is not None and token.defer_logit is not None:
+            assert token.defer_logit == pytest.approx(step.defer_logit, abs=TOLERANCE)
+    assert completion.stats.waited_tokens == text.waited
+    assert [of.tokens_reread for of in completion.stats.experts.values()] == text.reread
+
+
+@pytest.mark.parametrize("index", range(N_GROUPS))
+def test_cached_text_is_that_without_caches(worlds: Worlds, index: int) -> None:
+    found = group(index, worlds)
+    completions = run(worlds.pair(kinds_of(index)), [case for case, _ in found])
+    for (_, text), completion in zip(found, completions, strict=True):
+        check(completion, text)
+
+
+def test_cases_cover_what_they_should(worlds: Worlds) -> None:
+    """300 texts; hand-overs that wait, tokens that are read again, characters over several tokens, every writer."""
+    drawn = [(kinds_of(index), text) for index in range(N_GROUPS) for _, text in group(index, worlds)]
+    assert len(drawn) == 300
+    assert len({kinds[:2] for kinds, _ in drawn}) == 12
+    seen: Counter[str] = Counter()
+    for _, text in drawn:
+        seen["waited"] += text.waited > 0
+        seen["reread"] += sum(text.reread) > 0
+        seen["several"] += len({step.expert for step in text.steps}) > 1
+        seen["no character"] += "\ufffd" in text.text
+        seen["beyond ASCII"] += not text.text.replace("\ufffd", "").isascii()
+        for expert in range(3):
+            seen[f"expert {expert}"] += any(step.expert == expert for step in text.steps)
+    assert min(seen[what] for what in ("waited", "reread", "several", "expert 0", "expert 1")) > 50, seen
+    assert min(seen[what] for what in ("no character", "beyond ASCII", "expert 2")) > 10, seen
+
+
+def test_a_word_is_encoded_as_in_the_whole_text(worlds: Worlds) -> None:
+    """Whatever writes a text token by token, the others' tokens are those of the whole text."""
+    for kind in KINDS:
+        writer, *others = worlds.readers((kind, *(k for k in KINDS if k != kind)), "x")
+        others = [replace(reader) for reader in others]
+        shared = uo.Shared([writer, *others])
+        text = "def run(self, value): return the other\n  quick brown fox, über 日本 2024\n\n and again"
+        for token in writer.encode(text.encode()):
+            shared.add(token, 0)
+        for reader in others:
+            assert reader.tokens == reader.encode(text.encode())
