@@ -199,9 +199,12 @@ Writing Pair::write(std::vector<Token> prompt, std::shared_ptr<const Head> head,
             throw OptionError("logit_bias names token " + std::to_string(entry.first) +
                               ", which is never chosen (it is " + (is_head ? "the head" : "padding") + ")");
     }
-    Deciders deciders{std::move(head),         Policy(options.policy),
-                      Mixer(options.strategy, proxy_pair(options.strategy, own_prompts)), sampler(options.sampling, kBase),
-                      options.sampling.seed,   static_cast<std::size_t>(options.logprobs)};
+    Deciders deciders{std::move(head),
+                      Policy(options.policy),
+                      Mixer(options.strategy, proxy_pair(options.strategy, own_prompts)),
+                      sampler(options.sampling, kBase),
+                      options.sampling.seed,
+                      static_cast<std::size_t>(options.logprobs)};
     std::vector<std::vector<Token>> prompts;  // of unlike vocabularies
     for (ExpertId expert = 0; expert < n_models() && !vocabularies_->alike(); ++expert) {
         auto own = own_prompts.find(expert);

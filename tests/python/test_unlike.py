@@ -14,6 +14,7 @@ from commands import run
 from conftest import TINY_LOAD, TinyModels
 
 import colm_cpp as colm
+from colm_cpp.engine.own_prompts import chat_prompt
 from colm_cpp.evaluate.bench import run_bench
 from colm_cpp.server.texts import Text
 
@@ -97,7 +98,7 @@ def test_a_control_token_of_both_stays_one(unlike: colm.Pair) -> None:
 
 def test_each_chats_by_its_own_template(unlike: colm.Pair) -> None:
     messages = [{"role": "user", "content": "the river"}]
-    prompt = unlike.chat_prompt(messages)
+    prompt = chat_prompt(unlike, messages)
     assert isinstance(prompt, dict)
     assert unlike.detokenize(prompt["base"], special=True) == "the river is"
     assert unlike.detokenize(prompt["assistant"], special=True, model="assistant").startswith("<s><|im_start|>")

@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ..engine.own_prompts import chat_prompt
 from ..errors import ColmError, ContextFull, GenerationError, TokenizeError
 from ..heads.head import Head
 from ..heads.tables import PLAIN, Runs
@@ -121,7 +122,7 @@ def answers(
 
     def asking(places: list[int], of: Pair) -> Iterator[tuple[Any, dict[str, Any]]]:
         for problem, arm in (asked[place] for place in places):
-            prompt = of.chat_prompt(problem.messages) if chat else of.tokenize(problem.prompt)
+            prompt = chat_prompt(of, problem.messages) if chat else of.tokenize(problem.prompt)
             yield prompt, {**given, **arm.options(), "seed": seed_of(given["seed"], problem.index)}
 
     order = {expert: number for number, expert in enumerate(dict.fromkeys(arm.expert for _, arm in asked))}

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PromptTokens",
+    "chat_prompt",
     "chat_tokens",
     "of_model",
     "prompts_tokens",
@@ -99,6 +100,15 @@ def chat_tokens(pair: Tokenizing, messages: Sequence[Message], template: Mapping
     named = {BASE, *(name for what in several for name in template[what])}
     rendered = {name: _rendered(pair, name, messages, template) for name in pair.names if name in named}
     return _tokens_of_each(pair, {name: _tokenizer(pair, name) for name in rendered}, rendered)
+
+
+def chat_prompt(pair: Tokenizing, messages: Sequence[Message], **template: Any) -> Prompt:
+    """The prompt of a conversation as :meth:`Pair.generate` takes it: ids, or a dict of them by the names of models.
+
+    Arguments and errors are those of :func:`chat_tokens`.
+    """
+    base, own = chat_tokens(pair, messages, template)
+    return {BASE: base, **{pair.names[number]: ids for number, ids in own.items()}} if own else base
 
 
 def unlike_with_template(pair: Tokenizing) -> list[str]:

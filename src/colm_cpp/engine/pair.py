@@ -159,17 +159,6 @@ class Pair(Tokenizing, AsyncForms):
         tokens, own = chat_tokens(self, messages, template)
         return self.begin(tokens, checked, timeout, own)
 
-    def chat_prompt(
-        self, messages: Sequence[Message], **template: Unpack[TemplateOptionsDict]
-    ) -> list[int] | dict[str, str | Sequence[int]]:
-        """The prompt of a conversation as :meth:`Pair.generate` takes it: the ids of :meth:`tokenize_chat`.
-
-        Where vocabularies are unlike, it is a dict by the names of models. A model with another vocabulary than the
-        base has its prompt by the template in its own file. Arguments and errors are those of :meth:`render_chat`.
-        """
-        base, own = chat_tokens(self, messages, template)
-        return {BASE: base, **{self.names[number]: ids for number, ids in own.items()}} if own else base
-
     @overload
     def generate_batch(
         self,

@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from ..engine.own_prompts import chat_prompt
 from ..results import Token
 from .answers import chat_logprobs, finish_reason, new_id, now, token_facts, usage
 from .calls import Splitter
@@ -61,7 +62,7 @@ async def _prepare(job: Job, body: ChatRequest, n: int) -> Form | None:
             job.pair, tools, body.tool_choice, parallel=body.parallel_tool_calls is not False, variables=variables
         )
     )
-    prompt = await asyncio.to_thread(job.pair.chat_prompt, messages, template_variables=variables, tools=tools or None)
+    prompt = await asyncio.to_thread(chat_prompt, job.pair, messages, template_variables=variables, tools=tools or None)
     await job.make(
         [prompt] * n,
         lambda number: options_for(

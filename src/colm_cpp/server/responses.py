@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from ..engine.own_prompts import chat_prompt
 from ..results import Stats, Token
 from .answers import chat_logprobs, new_id, now, token_facts
 from .calls import Call, Splitter
@@ -62,7 +63,7 @@ async def _prepare(job: Job, body: ResponsesRequest) -> Form | None:
     def prompt() -> tuple[Form | None, Any]:
         parallel = body.parallel_tool_calls is not False
         form = form_of(job.pair, tools, body.tool_choice, parallel=parallel, variables=variables)
-        return form, job.pair.chat_prompt(messages, template_variables=variables, tools=tools or None)
+        return form, chat_prompt(job.pair, messages, template_variables=variables, tools=tools or None)
 
     form, ids = await asyncio.to_thread(prompt)
     wanted = _response_format(body)
