@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +75,20 @@ def test_a_name_is_a_text(value: object) -> None:
 
 def test_generate_wants_one_pair() -> None:
     with pytest.raises(colm.OptionError, match="pair="):
-        colm.generate("a", pair="qwen2.5-coder-0.5b-1.5b", base="x.gguf")
-    with pytest.raises(colm.OptionError, match="pair="):
         colm.generate("a", base="x.gguf", head="random")
+
+
+def test_models_that_are_given_replace_those_of_the_pair(tiny_preset: Preset, tmp_path: Path) -> None:
+    """So that a pair of the hub runs with the files that are there."""
+    mine = shutil.copy(tiny_preset.base, tmp_path / "mine.gguf")
+    with colm.load(pair="tiny", base=mine, n_ctx=64) as pair:
+        assert (pair.base["path"], pair.assistant["path"]) == (str(mine), tiny_preset.assistant)
+    assert tiny_preset.with_models(assistant=Path("y.gguf")).models == [tiny_preset.base, "y.gguf"]
+    for call in (colm.load, lambda **given: colm.generate("a", **given)):
+        with pytest.raises(colm.LoadError, match=r"nowhere\.gguf"):
+            call(pair="tiny", assistant=tmp_path / "nowhere.gguf")
+    with pytest.raises(colm.OptionError, match="sums and almanac"):
+        colm.load(pair="demo-three", assistant=mine)
 
 
 class TestCommandLine:
@@ -84,12 +96,16 @@ class TestCommandLine:
         result = CliRunner().invoke(main, arguments, catch_exceptions=False)
         return result.exit_code, result.stdout, result.stderr
 
-    def test_generate(self, tiny_preset: Preset) -> None:
+    def test_generate(self, tiny_preset: Preset, tmp_path: Path) -> None:
         options = ("--pair", "tiny", "--n-threads", "1", "--max-tokens", "4", "--json")
         code, out, error = self.run("generate", "a", *options, "--head", "always")
         assert (code, error) == (0, "")
         assert '"assistant"' in out
         assert tiny_preset.assistant in out
+        mine = shutil.copy(tiny_preset.base, tmp_path / "mine.gguf")
+        code, out, error = self.run("generate", "a", *options, "--base", str(mine))
+        assert (code, error) == (0, "")
+        assert (str(mine) in out, tiny_preset.base in out, tiny_preset.assistant in out) == (True, False, True)
         code, out, _ = self.run("generate", "a", *options)
         assert code == 0
         assert '"head":"random"' in out.replace(" ", "")
@@ -112,9 +128,6 @@ class TestCommandLine:
         code, _, error = self.run(*command, *out, "--base", "x.gguf")
         assert code == 2
         assert "--assistant" in error
-        code, _, error = self.run(*command, *out, "--base", "x.gguf", "--pair", "qwen2.5-coder-0.5b-1.5b")
-        assert code == 2
-        assert "--pair" in error
         code, _, error = self.run(*command, *out, "--pair", "qwen2.5")
         assert code == 1
         assert "'qwen2.5-coder-0.5b-1.5b'" in error

@@ -80,7 +80,9 @@ def pair_arguments(command: Command) -> Command:
 
 def model_arguments(command: Command) -> Command:
     """Adds ``--base``, ``--assistant``, and ``--pair`` that stands for both."""
-    command = pair_option("Instead of --base and --assistant")(command)
+    command = pair_option("A base, an assistant and what belongs to them; --base and --assistant replace its files")(
+        command
+    )
     given: dict[str, Any] = {"metavar": "MODEL", "shell_complete": complete_files}
     command = option("Models", "--assistant", help="The assistant model.", **given)(command)
     help = "The base model: a GGUF file or hf:org/repo/file.gguf."
@@ -141,11 +143,9 @@ def chosen_models(values: Mapping[str, Any]) -> Preset:
     base, assistant, name = values["base"], values["assistant"], values["pair"]
     experts = chosen_experts(values)
     if name is not None:
-        if base is not None or assistant is not None:
-            raise click.UsageError("--pair already gives both models; remove --base and --assistant, or remove --pair")
         if experts:
             raise click.UsageError("--pair already gives all models; remove --expert, or give --base instead of --pair")
-        chosen = preset(name)
+        chosen = preset(name).with_models(base, assistant)
         refuse_experts(chosen, values)
         return chosen
     if experts and assistant is not None:

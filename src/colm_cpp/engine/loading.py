@@ -108,9 +108,10 @@ def load(
             (``"confidence"``, ``"entropy"``, ``"random"``, ``"always"``, ``"never"``); a token of the base's
             vocabulary whose logit decides (``"<|defer|>"``). A head can also be given with each text. With several
             experts, a head that only says when to defer needs the name of one behind it: ``"confidence:math"``.
-        pair: instead of ``base`` and ``assistant``: the name of a preset (:func:`colm_cpp.presets`), a folder with a
+        pair: the name of a preset (:func:`colm_cpp.presets`), a folder with a
             ``pair.toml``, such a file (``docs/pairs.md``), or a :class:`Preset`. It loads both models, the adapter, and
-            the head unless ``head`` is given. Options that are given here replace those of the pair.
+            the head unless ``head`` is given. Options that are given here replace those of the pair, and so do ``base``
+            and ``assistant``, for example with files on this disk.
         experts: instead of ``assistant``: 1 to 9 experts by their names, ``{"math": "math.gguf", "code": "code.gguf"}``
             (``docs/experts.md``). A dict in place of a file has options of its own:
             ``{"law": {"model": "small.gguf", "lora": "law.gguf"}}``. Models that load the same file with the same
@@ -144,7 +145,7 @@ def load(
         raise OptionError("load() needs base= and assistant=, or pair= with a name that colm.presets() lists")
     if assistant is None and pair is None and not others:
         base, pair = None, preset(base)
-    known = None if pair is None else _of_pair(pair, base, assistant)
+    known = None if pair is None else preset(pair).with_models(base, assistant)
     if known is not None:
         base, assistant, others = known.base, known.assistant, known.experts
     if base is None or (assistant is None and not others):
@@ -162,15 +163,6 @@ def load(
     with busy():
         loaded = _load(models, head, chosen, progress, check_memory, slots)
         return Pair(*loaded, system=None if known is None else known.system)
-
-
-def _of_pair(pair: PathLike | Preset, base: PathLike | None, assistant: PathLike | None) -> Preset:
-    if base is not None or assistant is not None:
-        raise OptionError(
-            f"pair={pair if isinstance(pair, str) else str(pair)!a} already names both models; leave out pair=, or "
-            "base= and assistant="
-        )
-    return preset(pair)
 
 
 def options_of(
@@ -343,7 +335,7 @@ def generate(
     given = dict(option_dict("load_options", load_options))
     if experts is not None and (assistant is not None or "assistant_options" in given or pair is not None):
         raise OptionError(_TWO_FORMS)
-    known = None if pair is None else _of_pair(pair, base, assistant)
+    known = None if pair is None else preset(pair).with_models(base, assistant)
     if known is not None:
         head = _head_of(known) if head is None else head
     elif base is None or (assistant is None and experts is None):

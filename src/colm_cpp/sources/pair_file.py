@@ -96,6 +96,24 @@ class Preset:
                 f"{what} works with a base and one assistant, and this pair has the experts {names}; {advice}"
             )
 
+    def with_models(
+        self, base: str | os.PathLike[str] | None = None, assistant: str | os.PathLike[str] | None = None
+    ) -> Preset:
+        """The same pair with other files of its models, for example those on this disk. None: the pair's own.
+
+        The head and the adapter stay, and are refused where they do not fit the model.
+
+        Raises:
+            OptionError: an assistant is given, and the pair has experts.
+        """
+        if assistant is not None:
+            self.refuse_experts("assistant=", "write their files into its pair.toml")
+        return replace(
+            self,
+            base=self.base if base is None else os.fspath(base),
+            assistant=self.assistant if assistant is None else os.fspath(assistant),
+        )
+
     def without_head(self) -> Preset:
         """The two models alone."""
         return replace(self, head=None, defer_rate=None)
