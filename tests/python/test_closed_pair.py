@@ -38,6 +38,7 @@ USES: dict[str, Callable[[colm.Pair], Any]] = {
     "load_session": lambda pair: pair.load_session("a.session"),
     "n_ctx": lambda pair: pair.n_ctx,
     "n_embd": lambda pair: pair.n_embd,
+    "one_vocabulary": lambda pair: pair.one_vocabulary,
     "n_shared": lambda pair: pair.n_shared,
     "vocab_fingerprint": lambda pair: pair.vocab_fingerprint,
     "base": lambda pair: pair.base,

@@ -25,7 +25,7 @@ def offered(*words: str) -> list[str]:
 def test_commands_options_and_names() -> None:
     assert offered("ch") == ["chat"]
     assert "--temperature" in offered("chat", "--te")
-    assert offered("chat", "--pair", "de") == ["demo"]
+    assert offered("chat", "--pair", "de") == ["demo", "demo-three"]
     assert offered("pull", "qwen3") == [known.name for known in colm.presets() if known.name.startswith("qwen3")]
     assert offered("completion", "z") == ["zsh"]
 
@@ -54,7 +54,7 @@ def test_bash_completes() -> None:
         timeout=60,
         env={**os.environ, "PATH": path},
     )
-    assert (done.stdout, done.stderr) == ("demo\n", "")
+    assert (done.stdout, done.stderr) == ("demo demo-three\n", "")
 
 
 def test_an_unknown_shell() -> None:

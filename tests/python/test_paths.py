@@ -309,8 +309,8 @@ def test_a_folder_without_paths_cannot_give_the_label(continued: learn.Scores, t
 
 def test_the_label_and_the_cost_are_learned_from(continued: learn.Scores, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, list[Any]] = {"label": [], "regret": []}
-    weak, regret = training.WeakLoss, training.RegretLoss
-    monkeypatch.setattr(training, "WeakLoss", lambda label: seen["label"].append(label) or weak(label))
+    weak, regret = parts.WeakLoss, training.RegretLoss
+    monkeypatch.setattr(parts, "WeakLoss", lambda label: seen["label"].append(label) or weak(label))
     monkeypatch.setattr(training, "RegretLoss", lambda r, cost: seen["regret"].append(r) or regret(r, cost))
     options = learn.TrainingOptions(label="continuation", objective="regret", held_out=0.3)
     trained = learn.train([continued], options)
