@@ -188,7 +188,12 @@ Writing Pair::write(std::vector<Token> prompt, std::shared_ptr<const Head> head,
                     const GenerationOptions& options, Writing::OwnPrompts own_prompts) const {
     check_head(*head);
     check_prompt(prompt, kBase);
-    for (const auto& [expert, own] : own_prompts) check_prompt(own, expert);
+    for (const auto& [expert, own] : own_prompts) {
+        if (own.empty())
+            throw TokenizeError("prompt of " + name(expert) +
+                                ": the prompt has no tokens; give at least one character");
+        check_prompt(own, expert);
+    }
     check_options(options);
     if (!vocabularies_->alike()) check_unlike(options);
     const std::vector<Token>& blocked = vocabularies_->blocked(kBase);
@@ -290,7 +295,8 @@ void Pair::check_prompt(const std::vector<Token>& prompt, ExpertId expert) const
         if (token >= 0 && static_cast<std::size_t>(token) < n_ids) continue;
         const auto& texts = model(expert).vocabulary().texts;
         const bool known = token >= 0 && static_cast<std::size_t>(token) < texts.size();
-        throw TokenizeError("prompt token " + std::to_string(i) + " is id " + std::to_string(token) +
+        throw TokenizeError((expert == kBase ? "" : "prompt of " + name(expert) + ": ") + "prompt token " +
+                            std::to_string(i) + " is id " + std::to_string(token) +
                             (known ? " (\"" + texts[static_cast<std::size_t>(token)] + "\")" : "") + "; " +
                             (!vocabularies_->alike() ? expert_in_words(name(expert)) + " knows"
                              : n_models() == 2       ? "base and assistant share"

@@ -225,11 +225,12 @@ def _training_rows(training: Any) -> list[tuple[str, ...]]:
     held_out = training.get("held_out") if isinstance(training, dict) else None
     if not isinstance(held_out, dict):
         return []
+    several = isinstance(training.get("experts"), dict)
     names = {
         "base_nll": "base",
-        "assistant_nll": "assistant",
-        "joint_nll": "pair",
-        "oracle_nll": "better model at each token",
+        "assistant_nll": "the expert that the head names" if several else "assistant",
+        "joint_nll": "all models with this head" if several else "pair",
+        "oracle_nll": "best model at each token" if several else "better model at each token",
     }
     losses = [f"{name} {value:.3f}" for key, name in names.items() if isinstance(value := held_out.get(key), float)]
     areas = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from shlex import quote
@@ -28,6 +28,19 @@ else:
     _ParamType = click.ParamType
 
 COST = 0.1
+
+
+def _each_once(
+    ctx: click.Context, param: click.Parameter, values: Sequence[tuple[str | None, float]]
+) -> dict[str | None, float]:
+    given: dict[str | None, float] = {}
+    for name, value in values:
+        if name in given:
+            raise click.UsageError(
+                f"{param.opts[0]} is given twice{'' if name is None else f' for {name}'}; remove one"
+            )
+        given[name] = value
+    return given
 
 
 class _OfExpert(_ParamType):
@@ -104,6 +117,7 @@ class _OfExpert(_ParamType):
     "--cost",
     type=_OfExpert("NATS", plain=True),
     multiple=True,
+    callback=_each_once,
     default=[COST],
     show_default=True,
     help="Cost of a deferred token in nats, or of a token of one expert: code=0.05. Repeatable.",
@@ -113,6 +127,7 @@ class _OfExpert(_ParamType):
     "--step-ms",
     type=_OfExpert("MS", plain=False),
     multiple=True,
+    callback=_each_once,
     help="Milliseconds of one decode of an expert, as 'colm bench' measures them: code=35. Give one for each expert. "
     "--cost is then that of the slowest, and the others cost in proportion. Repeatable.",
 )
@@ -166,8 +181,8 @@ def train(
     scores: tuple[Path, ...],
     out: Path,
     name: str | None,
-    cost: tuple[tuple[str | None, float], ...],
-    step_ms: tuple[tuple[str, float], ...],
+    cost: dict[str | None, float],
+    step_ms: dict[str, float],
     as_json: bool,
     force: bool,
     quiet: bool,
@@ -214,21 +229,17 @@ def train(
 
 
 def _cost(
-    costs: Sequence[tuple[str | None, float]], step_ms: Sequence[tuple[str, float]], experts: Sequence[str]
+    costs: Mapping[str | None, float], step_ms: Mapping[str, float], experts: Sequence[str]
 ) -> float | dict[str, float]:
     """``cost`` of the options: for all, or for each expert, those without one of their own included."""
     from ..learn.training_options import costs_by_time
 
-    plain, named = COST, {}
-    for name, value in costs:
-        if name is None:
-            plain = value
-        else:
-            named[name] = value
+    named = {name: value for name, value in costs.items() if name is not None}
+    plain = costs.get(None, COST)
     if step_ms and named:
         raise click.UsageError("--step-ms sets the cost of every expert; leave out --cost NAME=NATS, or --step-ms")
     if step_ms:
-        return costs_by_time(plain, dict(step_ms))
+        return costs_by_time(plain, step_ms)
     return {**dict.fromkeys(experts, plain), **named} if named else plain
 
 

@@ -106,7 +106,7 @@ def _stamps(files: Iterable[str]) -> _Stamps:
 def _stamp(file: str) -> tuple[int, ...] | None:
     try:
         found = os.stat(file)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name that no file can have
         return None  # a missing file is a state of its own
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 

@@ -28,6 +28,7 @@ from ..options import (
     SlotOptions,
     option_dict,
     read_experts,
+    split_head,
 )
 from ..results import Completion
 from ..sources.hub import resolve
@@ -59,7 +60,6 @@ _TWO_FORMS = (
 _OF_WEIGHTS = (
     "n_gpu_layers", "main_gpu", "split_mode", "tensor_split", "repack", "batch_invariant", "use_mmap", "use_mlock",
 )  # fmt: skip
-
 _TINY_FILE = 16 * 2**20
 _FLOAT_FILE_TYPES = (0, 1, 32)  # of llama_ftype: F32, F16, BF16
 
@@ -187,8 +187,14 @@ def options_of(
     base = LoadOptions.merge(shared, option_dict("base_options", of_base))
     # What the caller gives for all replaces what a pair's file says of one.
     given = options if known is not None and known.file is not None else {}
-    own = [{name: value for name, value in expert.options.items() if name not in given} for expert in experts]
-    return (base, *(LoadOptions.merge(shared, of_expert) for of_expert in own))
+    return (base, *(_of_expert(expert, shared, given) for expert in experts))
+
+
+def _of_expert(expert: ExpertModel, shared: Mapping[str, Any], given: Mapping[str, Any]) -> LoadOptions:
+    try:
+        return LoadOptions.merge(shared, {name: value for name, value in expert.options.items() if name not in given})
+    except (OptionError, TypeError) as error:
+        raise type(error)(f"the expert {expert.name}: {error}") from error
 
 
 def _head_of(known: Preset) -> str | Head | None:
@@ -199,8 +205,10 @@ def _head_of(known: Preset) -> str | Head | None:
     """
     if known.head is None or known.defer_rate is None:
         return known.head
-    head = Head.load(known.head)
+    name, who = split_head(known.head, known.names[1:])
     try:
+        head = Head.load(name)
+        head = head if who is None else head.replace(expert_names=(who,))
         return head.replace(default_threshold=head.threshold_for_rate(known.defer_rate))
     except HeadError as error:
         raise HeadError(f"{known.file}: {error}") from error
@@ -214,8 +222,11 @@ def _load(
     check_memory: bool,
     slots: SlotOptions,
 ) -> tuple[_core.Pair, PathLike | Head | None, PairMemory | None]:
-    if isinstance(head, (str, os.PathLike)) and (named := find_head(head)).kind == "file":
-        head = Head.load(str(named.file()))  # a bad head file is reported before minutes of loading
+    if isinstance(head, (str, os.PathLike)):
+        name = split_head(head, list(models))[0] if isinstance(head, str) else head
+        if (named := find_head(name)).kind == "file":
+            loaded = Head.load(str(named.file()))  # a bad head file is reported before minutes of loading
+            head = loaded if len(models) == 2 and name == head else head  # else messages need what was given
     core_options, memory = prepare(models, chosen, check_memory=check_memory, n_slots=slots.n_parallel)
     try:
         members = list(zip(models, core_options, strict=True))

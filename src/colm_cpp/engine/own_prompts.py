@@ -40,7 +40,9 @@ def prompts_tokens(pair: Tokenizing, prompt: Prompt) -> PromptTokens:
     if not isinstance(prompt, Mapping) or is_message(prompt):
         return pair.prompt_tokens(prompt), {}
     if BASE not in prompt:
-        raise TokenizeError(f"prompt names {', '.join(map(shown, prompt))} and not the base; give 'base', too")
+        raise TokenizeError(
+            f"prompt names {', '.join(map(shown, prompt)) or 'no model'} and not the base; give 'base', too"
+        )
     _check_names(pair, "prompt", prompt)
     read = {name: partial(pair.prompt_tokens, model=name) for name in prompt}
     return _tokens_of_each(pair, read, prompt)

@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .. import _core
+from .._shown import shown
 from ..errors import HeadError, HeadMismatch
 from ..heads.adapters import check_adapters
 from ..heads.head import Head
 from ..heads.tables import Runs, threshold_for
-from ..options import GenerationOptions
-from ..sources.names import HEAD_CHOICES, TRAINING_FREE_HEADS, head_file
+from ..options import GenerationOptions, split_head
+from ..sources.names import HEAD_CHOICES, TRAINING_FREE_HEADS, find_head, head_file
 
 __all__ = ["DEFAULT_THRESHOLD", "Heads", "Prepared", "prepare"]
 
@@ -64,11 +65,9 @@ def prepare(core: _core.Pair, base: Mapping[str, Any], head: PathLike | Head) ->
         LoadError: its file cannot be read.
     """
     experts = core.names[1:]
-    who: str | None = None
+    given, who = head, None
     if isinstance(head, str):
-        name, _, last = head.rpartition(":")
-        if name and last in experts:
-            head, who = name, last
+        head, who = split_head(head, experts)
     prepared = _prepare(core, base, head, experts)
     own = () if prepared.head is None else prepared.head.expert_names
     if who is not None and len(own) > 1:
@@ -83,11 +82,17 @@ def prepare(core: _core.Pair, base: Mapping[str, Any], head: PathLike | Head) ->
     if who is None:
         raise HeadError(
             f"the head {prepared.name} says when another model writes, not which, and this pair has the experts "
-            f"{' and '.join(experts)}; name one of them, such as head={prepared.name + ':' + experts[0]!a}"
+            f"{' and '.join(experts)}; name one of them, such as {_naming(given, experts[0])}"
         )
     directed = _core.directed_head(prepared.core, 1 + experts.index(who), len(experts))
     core.check_head(directed)
     return replace(prepared, core=directed)
+
+
+def _naming(head: PathLike | Head, expert: str) -> str:
+    if isinstance(head, Head):
+        return f"head.replace(expert_names=({expert!a},)) or head='head.gguf:{expert}'"
+    return f"head={os.fspath(head) + ':' + expert!a}"
 
 
 def _prepare(core: _core.Pair, base: Mapping[str, Any], head: PathLike | Head, experts: Sequence[str]) -> Prepared:
@@ -106,6 +111,11 @@ def _prepare(core: _core.Pair, base: Mapping[str, Any], head: PathLike | Head, e
                 name.encode("utf-8")  # a lone surrogate is in no vocabulary
                 return Prepared(core.token_head(name), DEFAULT_THRESHOLD, name=name)
             except (HeadError, UnicodeEncodeError):
+                known, _, who = name.rpartition(":")
+                if known and find_head(known).kind != "token":
+                    raise HeadError(
+                        f"head={name!a} names the expert {shown(who)}, and this pair has {' and '.join(experts)}"
+                    ) from None
                 raise HeadError(
                     f"head={name!a} is neither a file, nor a training-free head, nor a token of the base "
                     f"{base['path']}; {HEAD_CHOICES}"

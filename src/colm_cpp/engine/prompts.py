@@ -6,8 +6,9 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from .._shown import shown
 from ..chat.messages import Message
-from ..errors import OptionError, TokenizeError
+from ..errors import ChatTemplateError, OptionError, TokenizeError
 
 if TYPE_CHECKING:
     from typing import TypeGuard
@@ -69,5 +70,7 @@ def with_system(messages: Sequence[Message], system: str | None) -> Sequence[Mes
     """``messages`` with this system message in place of theirs; None: without one."""
     if not is_conversation(messages):
         return messages
+    if system is not None and not isinstance(system, str):
+        raise ChatTemplateError(f"system is {shown(system)}; give the text of a system message, or None")
     others = [message for message in messages if not (isinstance(message, Mapping) and message.get("role") == "system")]
     return others if system is None else [{"role": "system", "content": system}, *others]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from .. import _core
-from .._shown import shortened, shown
+from .._shown import listed, shortened, shown
 from ..errors import SessionError, SessionMismatch
 from ..files.output_file import OutputFile
 from ..files.paths import to_native
@@ -146,6 +146,12 @@ class _Reader:
         return known
 
     def _compare(self, saved: Mapping[str, Any], loaded: Mapping[str, Any]) -> None:
+        models, own = ({key for key, value in pair.items() if isinstance(value, dict)} for pair in (saved, loaded))
+        if models != own:
+            raise SessionMismatch(
+                f"{self._path} is the session of another pair: its models are {listed(sorted(models))}, and this pair "
+                f"has {listed(sorted(own))}; load the same models in the same order, or let them read the texts again"
+            )
         if missing := _flat(saved).keys() - _flat(loaded).keys():
             raise SessionMismatch(
                 f"{self._path} is the session of another pair: it has {shown(min(missing))}, which this one has not; "

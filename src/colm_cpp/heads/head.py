@@ -137,13 +137,14 @@ class Head:
             HeadError: the head is not well-formed.
         """
         rows = checks.array("theta", theta)
-        n_out = max(1, len(metadata.get("expert_names", ())))
+        n_out = max(1, len(checks.names_of_experts(metadata.get("expert_names", ()))))
         if rows.ndim == 1 and n_out == 1:
             rows = rows[np.newaxis, :]
         if rows.ndim != 2 or rows.shape[0] != n_out:
             wanted = "[n_embd + n_features]" if n_out == 1 else f"[{n_out}, n_embd + n_features]"
             raise HeadError(
-                f"theta has shape {rows.shape}, but a linear head needs {wanted}; use Head.mlp for several layers"
+                f"theta has shape {rows.shape}, but a linear head needs {wanted}; use Head.mlp for several layers, and "
+                "name an expert for each row (expert_names) in a head for several experts"
             )
         n_features = checks.count_features(checks.feature_names(features), top_k)
         biases = checks.array("bias", bias).reshape(-1)

@@ -1,6 +1,6 @@
 """Every option of the Python API, once: name, default, range, meaning. The command line and docs/options.md follow."""
 
-from .experts import ASSISTANT, BASE, MAX_EXPERTS, ExpertModel, Experts, expert_name, read_experts
+from .experts import ASSISTANT, BASE, MAX_EXPERTS, ExpertModel, Experts, expert_name, read_experts, split_head
 from .field import Choice, Flag, Kind, Own, Real, Whole, choice, option_dict, option_of, reject_unknown
 from .generation import (
     ANSWER_OPTIONS,
@@ -61,4 +61,5 @@ __all__ = [
     "read_experts",
     "reject_unknown",
     "seed_of",
+    "split_head",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -13,7 +13,7 @@ from ..errors import OptionError
 from ..heads.checks import EXPERT_NAME, MAX_EXPERTS
 from .field import option_dict
 
-__all__ = ["ASSISTANT", "BASE", "MAX_EXPERTS", "ExpertModel", "Experts", "expert_name", "read_experts"]
+__all__ = ["ASSISTANT", "BASE", "MAX_EXPERTS", "ExpertModel", "Experts", "expert_name", "read_experts", "split_head"]
 
 PathLike = str | os.PathLike[str]
 # What load() takes as experts=: of each name a model, or a dict with "model" and options of loading.
@@ -77,3 +77,9 @@ def read_experts(experts: object) -> tuple[ExpertModel, ...]:
             raise TypeError(f"the expert {name} is of type {type(value).__name__}; give a GGUF file's path or a dict")
         found.append(ExpertModel(name, value, options))
     return tuple(found)
+
+
+def split_head(head: str, experts: Sequence[str]) -> tuple[str, str | None]:
+    """``"head.gguf:math"`` as the head and the expert behind it; None where no name of an expert stands behind."""
+    name, _, last = head.rpartition(":")
+    return (name, last) if name and last in experts else (head, None)

@@ -16,7 +16,7 @@ from typing import Any
 from .._numbers import real, share
 from .._shown import shortened, shown
 from ..errors import LoadError, OptionError
-from ..options import ASSISTANT, BASE, ExpertModel, LoadOptions, option_dict, read_experts
+from ..options import ASSISTANT, BASE, ExpertModel, LoadOptions, option_dict, read_experts, split_head
 from .hub import is_hub_spec
 from .shipped import shipped_heads
 
@@ -196,12 +196,16 @@ def _parsed(value: dict[str, Any], file: Path, folder: Path, name: str) -> Prese
     if scale is not None and adapter is None:
         raise OptionError(f"adapter_scale is {scale}, but there is no adapter; write adapter = ..., or remove it")
     head = value.get("head")
-    if head is not None and (is_file := head.lower().endswith(".gguf")) and not is_hub_spec(head):
-        head = _place(folder, head)
+    experts = _experts(value["experts"], folder) if "experts" in value else ()
+    if head is not None:
+        head, who = split_head(head, [expert.name for expert in experts])
+        if (is_file := head.lower().endswith(".gguf")) and not is_hub_spec(head):
+            head = _place(folder, head)
     rate = value.get("defer_rate")
     if rate is not None and (head is None or not (is_file or is_hub_spec(head) or head in shipped_heads())):
         raise OptionError(f"defer_rate is {rate}, but head is no calibrated head file; only such a head knows rates")
-    experts = _experts(value["experts"], folder) if "experts" in value else ()
+    if head is not None and who is not None:
+        head = f"{head}:{who}"
     if experts and "assistant_options" in value:
         raise OptionError("there are both experts and assistant_options; write options of an expert into its own table")
     assistant = "" if experts else value.get("assistant", "")
