@@ -25,9 +25,9 @@ from fresh import in_turns
 from colm_cpp.corpus.documents import BadRow
 from colm_cpp.corpus.texts import Text, TextMaker, grouped
 from colm_cpp.learn import Scorer, select
-from colm_cpp.learn.score_files import ProgressMark
+from colm_cpp.learn.score_files import MAX_TEXTS, ProgressMark
+from colm_cpp.learn.scorer import MAX_OUTPUTS
 from colm_cpp.learn.scores import ScoresWriter
-from colm_cpp.learn.scoring import MAX_OUTPUTS, MAX_TEXTS
 
 Batch = list[Slot]
 

@@ -21,7 +21,7 @@ import colm_cpp as colm
 from colm_cpp import learn
 from colm_cpp.cli import main
 from colm_cpp.errors import CorpusError, OptionError
-from colm_cpp.learn import training
+from colm_cpp.learn import parts, training
 from colm_cpp.learn.continuation import continue_paths, plan
 from colm_cpp.learn.forks import BOUND, FILE, Continuations, Fork, differing_rows, parse_group
 from colm_cpp.learn.forks import Path as TokenPath

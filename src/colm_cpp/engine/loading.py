@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from .. import _core
 from .._numbers import flag
-from ..chat.messages import is_message
 from ..errors import HeadError, OptionError
 from ..files.paths import to_native
 from ..heads.head import Head
@@ -36,7 +35,7 @@ from ..sources.names import HEAD_CHOICES, find_head, find_model, find_models, he
 from ..sources.preset import Preset, preset
 from . import kept
 from .memory import ModelMemory, PairMemory, rows_of
-from .own_prompts import prompts_tokens
+from .own_prompts import is_by_model, prompts_tokens
 from .pair import Pair
 from .prompts import refuse_messages
 
@@ -360,7 +359,7 @@ def generate(
     if head is None:
         raise HeadError(f"generate() needs a deferral head; {HEAD_CHOICES}")
     checked = GenerationOptions.of({**options, "head": head})  # before minutes of loading
-    if not isinstance(prompt, Mapping) or is_message(prompt):
+    if not is_by_model(prompt):
         refuse_messages(prompt)
     if not isinstance(head, (str, os.PathLike, Head)):
         raise HeadError(f"head is of type {type(head).__name__}; {HEAD_CHOICES}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 from .._shown import shown
 from ..chat.messages import Message, is_message
@@ -20,6 +20,7 @@ __all__ = [
     "PromptTokens",
     "chat_prompt",
     "chat_tokens",
+    "is_by_model",
     "of_model",
     "prompts_tokens",
     "split_template",
@@ -30,6 +31,11 @@ __all__ = [
 PromptTokens = tuple[list[int], dict[int, list[int]]]
 
 
+def is_by_model(prompt: object) -> TypeGuard[Mapping[str, Any]]:
+    """Whether this is a dict with a prompt for each model, and not a message, not even half of one."""
+    return isinstance(prompt, Mapping) and not is_message(prompt) and (BASE in prompt or "role" not in prompt)
+
+
 def prompts_tokens(pair: Tokenizing, prompt: Prompt) -> PromptTokens:
     """The tokens of a prompt: one for all models, or a dict with one for each.
 
@@ -37,7 +43,7 @@ def prompts_tokens(pair: Tokenizing, prompt: Prompt) -> PromptTokens:
         TokenizeError: a prompt is none, the dict has none for the base, or it names a model that the pair has not.
         ContextFull: an expert's prompt is longer than the context.
     """
-    if not isinstance(prompt, Mapping) or is_message(prompt):
+    if not is_by_model(prompt):
         return pair.prompt_tokens(prompt), {}
     if BASE not in prompt:
         raise TokenizeError(
