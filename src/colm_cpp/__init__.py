@@ -1,6 +1,6 @@
 """Two language models write one text together, token by token, on llama.cpp.
 
-A small *base* model and an *assistant*, both GGUF files with one vocabulary; a *deferral head* decides at every token
+A small *base* model and an *assistant*, both GGUF files; a *deferral head* decides at every token
 who writes it (Shen et al., "Learning to Decode Collaboratively with Multiple Language Models", arXiv 2403.03870)::
 
     import colm_cpp as colm
