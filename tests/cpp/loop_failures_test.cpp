@@ -165,7 +165,7 @@ TEST_CASE("loop: without memory to save a text, others are written all the same"
     REQUIRE_EQ(w.loop->saved().size(), 1);
 }
 
-TEST_CASE("loop: a text cancelled just before its step is not waited for; a stop of others stays") {
+TEST_CASE("loop: a text cancelled just before its step is not waited for, and others may stop it") {
     colm::Inbox inbox;
     colm::Slots slots(1);
     Interrupt interrupt;
