@@ -44,7 +44,7 @@ def test_other_vocabularies(real_models: RealModels, base: str, other: str) -> N
         assert not pair.one_vocabulary
         out = pair.generate("# A list of cities: Zürich, 東京, ", **options)
         assert {token.source for token in out.tokens} == {"base", "assistant"}
-        assert "\ufffd" not in out.text
+        assert "\ufffd" not in out.text.removesuffix("\ufffd")  # max_tokens may end the text inside a character
         text = ""
         for token in pair.stream("# A list of cities: Zürich, 東京, ", **options):
             text += token.text
