@@ -6,8 +6,6 @@ import argparse
 import itertools
 import json
 import random
-import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +15,7 @@ import sums
 import torch
 from fit import fit, rows
 from model import Llama, Shape, write_gguf
-from trio import make_trio, write_texts
+from trio import learn_head, make_trio, write_texts
 from vocabulary import Vocabulary
 
 N_VOCAB = 1024
@@ -116,16 +114,7 @@ def make_pair(out: Path, seed: int, base_steps: int, assistant_steps: int, say: 
     write_texts(out / "texts.jsonl", fresh, N_SCORED)
     write_texts(out / "prompts.jsonl", fresh, N_CALIBRATED)
     models = ["--base", str(made / "base.gguf"), "--assistant", str(made / "assistant.gguf")]
-    shutil.rmtree(out / "scores", ignore_errors=True)
-    for command in (
-        ["score", str(out / "texts.jsonl"), *models, "--out", str(out / "scores")],
-        ["train", str(out / "scores"), "--l2", "0.00003", "--name", "colm demo", "--force",
-         "--out", str(made / "head.gguf")],
-        ["calibrate", str(made / "head.gguf"), str(out / "prompts.jsonl"), *models, "--limit",
-         str(N_CALIBRATED), "--max-tokens", "120", "--parallel", "16"],
-    ):  # fmt: skip
-        say("colm " + " ".join(command))
-        subprocess.run(["colm", *command], check=True)
+    learn_head(out, "", models, made / "head.gguf", "colm demo", N_CALIBRATED, say)
 
 
 if __name__ == "__main__":

@@ -73,6 +73,22 @@ def write_problems(path: Path, problems: Iterator[Problem]) -> None:
                 return
 
 
+def learn_head(
+    out: Path, suffix: str, models: list[str], head: Path, name: str, n_calibrated: int, say: Callable[[str], None]
+) -> None:
+    """Scores the texts of that suffix in ``out`` with these models, fits the head to them and calibrates it."""
+    scores = out / f"scores{suffix}"
+    shutil.rmtree(scores, ignore_errors=True)
+    for command in (
+        ["score", str(out / f"texts{suffix}.jsonl"), *models, "--out", str(scores)],
+        ["train", str(scores), "--l2", "0.00003", "--name", name, "--force", "--out", str(head)],
+        ["calibrate", str(head), str(out / f"prompts{suffix}.jsonl"), *models, "--limit", str(n_calibrated),
+         "--max-tokens", "120", "--parallel", "16"],
+    ):  # fmt: skip
+        say("colm " + " ".join(command))
+        subprocess.run(["colm", *command], check=True)
+
+
 def make_trio(
     out: Path, pair: Path, seed: int, adapter_steps: int, almanac_steps: int, say: Callable[[str], None]
 ) -> None:
@@ -120,13 +136,4 @@ def make_trio(
     models = ["--base", str(pair / "base.gguf"), "--base-option", f"lora={made / 'adapter.gguf'}"]
     for name, file in (("sums", pair / "assistant.gguf"), ("almanac", made / "almanac.gguf")):
         models += ["--expert", f"{name}={file}"]
-    shutil.rmtree(out / "scores3", ignore_errors=True)
-    for command in (
-        ["score", str(out / "texts3.jsonl"), *models, "--out", str(out / "scores3")],
-        ["train", str(out / "scores3"), "--l2", "0.00003", "--name", "colm demo of three", "--force",
-         "--out", str(made / "head.gguf")],
-        ["calibrate", str(made / "head.gguf"), str(out / "prompts3.jsonl"), *models, "--limit",
-         str(N_CALIBRATED), "--max-tokens", "120", "--parallel", "16"],
-    ):  # fmt: skip
-        say("colm " + " ".join(command))
-        subprocess.run(["colm", *command], check=True)
+    learn_head(out, "3", models, made / "head.gguf", "colm demo of three", N_CALIBRATED, say)

@@ -79,7 +79,7 @@ def pair_arguments(command: Command) -> Command:
 
 
 def model_arguments(command: Command) -> Command:
-    """Adds ``--base``, ``--assistant``, and ``--pair`` that stands for both."""
+    """Adds ``--pair``, and ``--base`` and ``--assistant``, which replace its files or stand alone."""
     command = pair_option("A base, an assistant and what belongs to them; --base and --assistant replace its files")(
         command
     )
@@ -133,10 +133,10 @@ def pair_option(help: str) -> Callable[[Command], Command]:
 
 
 def chosen_models(values: Mapping[str, Any]) -> Preset:
-    """The pair of ``--pair``, or the models that were given, which have no head.
+    """The pair of ``--pair`` with the models that were given in place of its own, or these alone, which have no head.
 
     Raises:
-        click.UsageError: neither a preset nor both models were given, or both were.
+        click.UsageError: neither a preset nor both models were given, or --expert beside --pair.
         OptionError: there is no preset of that name, or its file has an invalid key.
         LoadError: the pair's file cannot be read.
     """

@@ -328,7 +328,7 @@ def generate(
 
     Args:
         prompt: text or token ids, or a dict of them by the names of models, as for :meth:`Pair.generate`.
-        pair: as for :func:`load`, instead of ``base`` and ``assistant``.
+        pair: as for :func:`load`.
         base: as for :func:`load`, but no preset.
         assistant: as for :func:`load`.
         experts: as for :func:`load`, instead of ``assistant``.
