@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     given.model = "pair:base"
-    flags = ["--base", given.gguf, "--assistant", given.assistant or given.gguf, "--name", "pair"]
+    flags = ["--base", given.gguf, "--assistant", given.assistant or given.gguf, "--head", "confidence", "--name", "pair"]
     flags += ["--parallel", str(given.slots), "--n-ctx", str(given.n_ctx)]
     flags += ["--n-threads", str(given.threads), "--n-threads-batch", str(given.threads)]
     found: list[dict[str, list[float]]] = []
@@ -84,7 +84,9 @@ def main() -> None:
             one: dict[str, list[float]] = {}
             for arm in ARMS if number % 2 else ARMS[::-1]:
                 process, address = ours if arm.startswith("colm") else theirs
-                one[arm] = from_server(process, address, given, stream=arm.endswith("streamed"))
+                # Prompts that neither server has read: llama-server keeps what it read before in memory.
+                first = (len(ARMS) * number + ARMS.index(arm)) * given.texts
+                one[arm] = from_server(process, address, given, stream=arm.endswith("streamed"), first=first)
             print(json.dumps(one), file=sys.stderr, flush=True)
             found.append(one)
     shown: dict[str, str] = {}

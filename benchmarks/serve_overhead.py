@@ -28,9 +28,9 @@ PROMPT = "Problem: Tom brings {} crates of {} eggs to the farm. How many eggs ar
 ARMS = ("batch", "whole", "streamed")
 
 
-def prompts(n: int) -> list[str]:
-    """So many different prompts."""
-    return [PROMPT.format(2 + i % 7, 11 + i) for i in range(n)]
+def prompts(n: int, first: int = 0) -> list[str]:
+    """So many different prompts, from this number on."""
+    return [PROMPT.format(2 + i % 7, 11 + i) for i in range(first, first + n)]
 
 
 def worker(given: argparse.Namespace) -> None:
@@ -53,15 +53,17 @@ def way(model: str) -> dict[str, Any]:
     return {"head": "never"} if model.endswith(":base") else {}
 
 
-def from_server(server: psutil.Process, address: str, given: argparse.Namespace, *, stream: bool) -> list[float]:
-    """The same of the server."""
+def from_server(
+    server: psutil.Process, address: str, given: argparse.Namespace, *, stream: bool, first: int = 0
+) -> list[float]:
+    """The same of the server, with the prompts from this number on."""
 
     def used() -> float:
         times = server.cpu_times()
         return float(times.user + times.system)
 
     fields = {"model": given.model, "temperature": 0, "max_tokens": given.tokens, "stream": stream}
-    bodies = [{"prompt": prompt, **fields} for prompt in prompts(given.texts)]
+    bodies = [{"prompt": prompt, **fields} for prompt in prompts(given.texts, first)]
     begin, worked = time.perf_counter(), used()
     n = asyncio.run(ask_all(address, bodies, 2 * given.slots))  # a text always waits for a slot
     return [n, time.perf_counter() - begin, used() - worked]
