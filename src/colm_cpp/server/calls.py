@@ -70,6 +70,15 @@ class Splitter:
         if self._call is not None:
             self._left = self._read_call(self._call, deltas)
             return self._call is None and bool(self._left)
+        if (
+            not self.content
+            and not self.calls
+            and any(begin.startswith(self._left[: len(begin)]) for begin in form.bare)
+        ):
+            if not self._left.startswith(form.bare):
+                return False  # it may become one
+            self._call = _CallReader(form.keys)
+            return True
         at = self._left.find(form.trigger)
         only_first = not form.opening.strip()
         if at >= 0 and (not only_first or not (self.content or self._left[:at].strip())):

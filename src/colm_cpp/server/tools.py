@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .._shown import shown
@@ -33,6 +33,7 @@ class Form:
         between: what stands between the closing of a call and the opening of the next; None: there is one at most.
         keys: what the template calls the name and the arguments.
         grammar: GBNF of what may be written.
+        bare: beginnings of a text that is one call without opening and closing. Small models leave them out.
     """
 
     opening: str
@@ -40,6 +41,7 @@ class Form:
     between: str | None
     keys: tuple[str, str]
     grammar: str
+    bare: tuple[str, ...] = ()
 
     @property
     def trigger(self) -> str:
@@ -90,9 +92,14 @@ def form_of(
                 400, f"tool_choice names {shown(wanted)}; the tools are {', '.join(names)}", param="tool_choice"
             )
         tools = [tool for tool in tools if tool["function"]["name"] == wanted]
+    must_call = wanted is not None or choice == "required"
     form = Form(opening, closing, between if parallel and wanted is None else None, keys, "")
-    grammar = _grammar(form, tools, must_call=wanted is not None or choice == "required")
-    return Form(form.opening, form.closing, form.between, keys, grammar)
+    if not must_call:
+        bare = tuple(f'{{"{keys[0]}":{space}{json.dumps(name)}' for name in names for space in (" ", ""))
+        # Text that begins like a bare call must not be the beginning of an opening, too.
+        if opening.strip() and not any(opening.strip()[0] in begin for begin in bare):
+            form = replace(form, bare=bare)
+    return replace(form, grammar=_grammar(form, tools, must_call=must_call))
 
 
 # -- what a template writes ------------------------------------------------------------------------------------------
@@ -198,6 +205,9 @@ def _grammar(form: Form, tools: Sequence[Mapping[str, Any]], *, must_call: bool)
         rest = form.opening[len(form.opening.rstrip()) :] if form.opening.strip() else None
         body = f"{_literal(rest)} colm-first{more}" if rest is not None else f"colm-first{more}"
         rules += _until(form.trigger, body) if rest is not None else _unless_first(form.trigger, body)
+        if form.bare:
+            rules[rules.index("root ::= colm-text0")] = "root ::= colm-call | colm-bare0"
+            rules += _bare(form.bare, form.trigger[0], "colm-text1" if len(form.trigger) > 1 else body)
     return "\n".join(rules) + "\n"
 
 
@@ -238,6 +248,23 @@ def _until(trigger: str, body: str) -> list[str]:
             n = after(trigger[:i] + char)
             branches.append(f"{_literal(char)} " + (body if n == len(trigger) else states[n]))
         rules.append(f"{state} ::= " + " | ".join(branches))
+    return rules
+
+
+def _bare(begins: Sequence[str], first: str, then: str) -> list[str]:
+    """Rules of any text that begins with none of these; without what stands in :func:`_until`.
+
+    ``first``: the first character of the trigger, which is in none of them; ``then``: the rule that follows it.
+    """
+    prefixes = sorted({begin[:n] for begin in begins for n in range(len(begin))})
+    names = {prefix: f"colm-bare{i}" for i, prefix in enumerate(prefixes)}
+    rules = []
+    for prefix, name in names.items():
+        following = sorted({begin[len(prefix)] for begin in begins if begin.startswith(prefix)})
+        others = "".join(map(_in_class, [first, *following]))
+        branches = ['""', f"[^{others}] colm-text0", f"{_literal(first)} {then}"]
+        branches += [f"{_literal(char)} {names[prefix + char]}" for char in following if prefix + char in names]
+        rules.append(f"{name} ::= " + " | ".join(branches))
     return rules
 
 
