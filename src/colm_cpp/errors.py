@@ -29,6 +29,12 @@ __all__ = [
     "OutOfMemory",
     "PairClosed",
     "QueueTimeout",
+    "RemoteAnswerInvalid",
+    "RemoteError",
+    "RemoteRefused",
+    "RemoteTimeout",
+    "RemoteUnreachable",
+    "RemoteVocabularyMismatch",
     "SessionError",
     "SessionMismatch",
     "TokenizeError",
@@ -199,3 +205,41 @@ class DownloadError(ColmError, OSError):
 
 class MissingDependency(ColmError, ImportError):
     """An optional dependency is not installed; the message says how to install it."""
+
+
+class RemoteError(ColmError, OSError):
+    """A model on another machine did not answer, or its answer cannot be used.
+
+    Attributes:
+        url: the server, without a user's name, password or query.
+        reason: what went wrong, without the server and without advice.
+    """
+
+    url: str = ""
+    reason: str = ""
+
+
+class RemoteUnreachable(RemoteError):
+    """There is no connection to the server: it does not run, the name is unknown, or its certificate is not trusted."""
+
+
+class RemoteTimeout(RemoteError, TimeoutError):
+    """The server did not answer within ``remote_timeout`` seconds."""
+
+
+class RemoteRefused(RemoteError):
+    """The server answered with an error.
+
+    Attributes:
+        status: the HTTP status, such as 401 where the key is missing or has expired.
+    """
+
+    status: int = 0
+
+
+class RemoteAnswerInvalid(RemoteError):
+    """The server's answer is no distribution: it is cut off, too long, of the wrong length, or holds no probabilities."""
+
+
+class RemoteVocabularyMismatch(RemoteError):
+    """The model on the server has another vocabulary than the base, so its token ids mean other tokens."""

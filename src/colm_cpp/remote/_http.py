@@ -1,0 +1,211 @@
+"""Requests to a server: bounded in time and bytes, repeated where that may help, never to another host."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import threading
+import time
+import weakref
+from typing import Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+from .._shown import shortened, shown
+from ..errors import OptionError, RemoteError, RemoteRefused, RemoteTimeout, RemoteUnreachable
+from ..extras import require
+from .protocol import invalid
+
+__all__ = ["KEY_VARIABLE", "MOST_BYTES", "Http", "shown_url"]
+
+KEY_VARIABLE = "COLM_REMOTE_KEY"
+# An answer with thousands of tokens in each of 16 distributions has some megabytes.
+MOST_BYTES = 64 * 2**20
+_MOST_OF_ERROR = 4096
+_AGAIN = (429, 502, 503, 504)
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds
+
+_Error = TypeVar("_Error", bound=RemoteError)
+
+
+class Http:
+    """Connections to one server. Its methods may be called from several threads.
+
+    Args:
+        url: ``http://`` or ``https://``, a host, and perhaps a port and a path that stands before all others.
+        key: sent as a bearer token; None: the environment variable ``COLM_REMOTE_KEY``, if it is set.
+        timeout: seconds for an answer, from the request on.
+        retries: how often a request is repeated that found no connection, or was answered with 429, 502, 503 or 504.
+        most_bytes: the longest answer.
+
+    Raises:
+        OptionError: the URL has no host, or another scheme.
+        MissingDependency: httpx is not installed.
+    """
+
+    def __init__(
+        self, url: str, *, key: str | None, timeout: float, retries: int, most_bytes: int = MOST_BYTES
+    ) -> None:
+        self._httpx = require("httpx", "a model on another machine")
+        self.url = shown_url(url)
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError as error:
+            raise OptionError(f"{self.url} is no URL ({error}); give http://host:port") from error
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise OptionError(f"{self.url} is no URL of a server; give http://host:port or https://host:port")
+        if parts.username is not None or parts.query:
+            raise OptionError(
+                f"{self.url} has a user's name, a password or a query; give the key in {KEY_VARIABLE} instead"
+            )
+        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+        self._root = f"{parts.scheme}://{host}{'' if port is None else f':{port}'}{parts.path.rstrip('/')}"
+        key = os.environ.get(KEY_VARIABLE) if key is None else key
+        if key and not (key.isascii() and key.isprintable()):
+            raise OptionError("the key of a model on another machine holds characters that no HTTP header can have")
+        self._timeout, self._retries, self._most_bytes = timeout, retries, most_bytes
+        # Redirects are not followed: a text would go to who was not asked for.
+        self._client = self._httpx.Client(
+            timeout=timeout,
+            follow_redirects=False,
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            limits=self._httpx.Limits(max_connections=None, max_keepalive_connections=256),
+        )
+        self._closed = threading.Event()
+        self._lock = threading.Lock()
+        self._streams: weakref.WeakSet[Any] = weakref.WeakSet()  # of connections; a WeakSet may not grow while listed
+
+    def get(self, path: str) -> Any:
+        """The JSON that the server answers. Errors are those of :meth:`post`."""
+        return self._json(*self._request("GET", path, None))
+
+    def post(self, path: str, body: Any) -> Any:
+        """Sends JSON, and returns the JSON that the server answers.
+
+        Raises:
+            RemoteUnreachable: there is no connection, or :meth:`close` was called.
+            RemoteTimeout: there is no whole answer in time.
+            RemoteRefused: the server answered with an error, or with a redirect.
+            RemoteAnswerInvalid: the answer is cut off, too long, or no JSON.
+        """
+        return self._json(*self._request("POST", path, json.dumps(body, separators=(",", ":")).encode()))
+
+    def post_bytes(self, path: str, body: bytes, content_type: str) -> bytes:
+        """Sends and returns bytes. Errors are those of :meth:`post`."""
+        return self._request("POST", path, body, content_type)[0]
+
+    def close(self) -> None:
+        """Ends calls in progress at once, and closes the connections."""
+        self._closed.set()
+        with self._lock:
+            streams = list(self._streams)
+        for stream in streams:
+            with contextlib.suppress(OSError, AttributeError):  # it is closed already
+                stream.get_extra_info("socket").shutdown(2)
+        self._client.close()
+
+    def _request(
+        self, method: str, path: str, body: bytes | None, content_type: str = "application/json"
+    ) -> tuple[bytes, str]:
+        for attempt in range(self._retries + 1):
+            try:
+                return self._once(method, path, body, content_type)
+            except (RemoteUnreachable, RemoteRefused) as error:
+                again = isinstance(error, RemoteUnreachable) or error.status in _AGAIN
+                if not again or attempt == self._retries:
+                    raise
+            pause = min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE)
+            # Those who failed together need not come back together.
+            if self._closed.wait(pause * random.uniform(0.5, 1.0)):  # noqa: S311
+                break
+        raise self._error(RemoteUnreachable, "the connection was closed")
+
+    def _once(self, method: str, path: str, body: bytes | None, content_type: str) -> tuple[bytes, str]:
+        if self._closed.is_set():
+            raise self._error(RemoteUnreachable, "the connection was closed")
+        httpx, deadline = self._httpx, time.monotonic() + self._timeout
+        headers = {} if body is None else {"Content-Type": content_type}
+        url = self._root + path
+        begun = False
+        try:
+            with self._client.stream(
+                method, url, content=body, headers=headers, extensions={"trace": self._trace}
+            ) as answer:
+                begun = answer.is_success
+                data = self._read(answer, deadline)
+                if begun:
+                    return data, answer.headers.get("content-type", "")
+                raise self._refused(answer, data)
+        except httpx.TimeoutException as error:
+            connects = isinstance(error, (httpx.ConnectTimeout, httpx.PoolTimeout))
+            what = "no connection" if connects else "no answer"
+            raise self._timed_out(what) from error
+        except httpx.HTTPError as error:
+            reason = shortened(str(error)) or type(error).__name__
+            if self._closed.is_set():
+                raise self._error(RemoteUnreachable, "the connection was closed") from error
+            if begun:
+                raise invalid(self.url, f"it was cut off ({reason})") from error
+            raise self._error(RemoteUnreachable, reason, "is the server running, and the address right?") from error
+
+    def _read(self, answer: Any, deadline: float) -> bytes:
+        """The body. A server may send without end, or hardly anything for a long time."""
+        most = self._most_bytes if answer.is_success else _MOST_OF_ERROR
+        parts, size = [], 0
+        for part in answer.iter_bytes():
+            parts.append(part)
+            size += len(part)
+            if size > most:
+                if not answer.is_success:
+                    break
+                raise invalid(self.url, f"it has more than {most} bytes")
+            if time.monotonic() > deadline:
+                raise self._timed_out("no whole answer")
+        return b"".join(parts)[:most]
+
+    def _trace(self, event: str, info: dict[str, Any]) -> None:
+        """Keeps the connections, so that :meth:`close` can end what waits for them."""
+        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
+            with self._lock:
+                self._streams.add(info["return_value"])
+
+    def _json(self, data: bytes, content_type: str) -> Any:
+        try:
+            # NaN and Infinity are no JSON; Python reads them all the same.
+            return json.loads(data, parse_constant=float)
+        except (ValueError, RecursionError) as error:
+            raise invalid(self.url, f"it is no JSON ({shortened(str(error))}; {shown(content_type)})") from error
+
+    def _refused(self, answer: Any, data: bytes) -> RemoteRefused:
+        status = int(answer.status_code)
+        if answer.is_redirect:
+            reason = f"it redirects to {shown(answer.headers.get('location', ''))}, and redirects are not followed"
+            advice = "give that address, if you trust it"
+        else:
+            reason = f"status {status}, {shortened(data.decode('utf-8', 'replace').strip())}"
+            advice = "look at the server's log"
+            if status in (401, 403):
+                advice = f"the key is missing, wrong or expired; set {KEY_VARIABLE}"
+        error = self._error(RemoteRefused, reason, advice)
+        error.status = status
+        return error
+
+    def _timed_out(self, what: str) -> RemoteTimeout:
+        advice = "remote_timeout allows more"
+        return self._error(RemoteTimeout, f"there was {what} within {self._timeout:g} s", advice)
+
+    def _error(self, kind: type[_Error], reason: str, advice: str = "") -> _Error:
+        error = kind(f"{self.url}: {reason}{f'; {advice}' if advice else ''}")
+        error.url, error.reason = self.url, reason
+        return error
+
+
+def shown_url(url: str) -> str:
+    """A URL as it may be shown: without a user's name, password, query and fragment."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return shown(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

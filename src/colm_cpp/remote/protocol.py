@@ -1,0 +1,191 @@
+"""What the engine needs of a model on another machine, whatever its server speaks."""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .._shown import shown
+from ..errors import RemoteAnswerInvalid, RemoteVocabularyMismatch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["PROBES", "Likeliest", "Limits", "RemoteModel", "Vocabulary", "check_vocabulary", "likeliest_of"]
+
+# Texts on which tokenizers differ: spaces, digits, capitals, accents, other scripts, code, an emoji.
+PROBES = (
+    "The quick brown fox jumps over the lazy dog.",
+    "  two spaces,\tone tab\n\nand a blank line",
+    "3.14159 and 1234567890 and 007",
+    "CamelCase snake_case kebab-case",
+    "naïve café, Zürich",
+    "для примера 你好 こんにちは",
+    "for (int i = 0; i < n; ++i) { x[i] += y[i]; }",
+    "🙂",
+)
+# Rounding of float32 probabilities that a server adds up.
+_ROUNDING = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Likeliest:
+    """A next-token distribution of which only the likeliest tokens are known.
+
+    Attributes:
+        ids: their ids, in order of probability, the likeliest first.
+        logprobs: the natural logarithm of each one's probability among all tokens of the vocabulary.
+        tail: the probability of all other ids together, 0 to 1.
+    """
+
+    ids: Sequence[int]
+    logprobs: Sequence[float]
+    tail: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a protocol can and cannot do.
+
+    Attributes:
+        protocol: its name, such as ``"llama-server"``.
+        top_k: the most ids that an answer names; 0: all.
+        positions: the most positions of one text in one call.
+        exact: whether probabilities are those of the whole vocabulary. False: the server renormalises them.
+        one_pass: whether the server reads several positions of a call in one pass. False: one after the other.
+        echo: whether the server says which tokens it has read.
+    """
+
+    protocol: str
+    top_k: int
+    positions: int
+    exact: bool
+    one_pass: bool
+    echo: bool
+
+
+class Vocabulary(Protocol):
+    """The base's vocabulary, as far as a server can be compared with it."""
+
+    @property
+    def n_ids(self) -> int:
+        """How many ids, from 0, may be generated."""
+        ...
+
+    def tokenize(self, text: str) -> list[int]:
+        """A text's ids, without BOS, special tokens as plain text."""
+        ...
+
+
+class RemoteModel(abc.ABC):
+    """A pool of connections to one model. Its methods are called from several threads."""
+
+    name: str  # as shown in messages
+    limits: Limits
+
+    @property
+    @abc.abstractmethod
+    def n_ctx(self) -> int:
+        """The most tokens of a text. Known after :meth:`check`."""
+
+    @abc.abstractmethod
+    def check(self, vocabulary: Vocabulary) -> None:
+        """Asks the server what it is. Called once, before any other method.
+
+        Raises:
+            RemoteVocabularyMismatch: its model has fewer ids than the base, or tokenizes a text otherwise.
+            RemoteError: see there.
+        """
+
+    @abc.abstractmethod
+    def likeliest(self, slot: int, tokens: Sequence[int], counts: Sequence[int]) -> list[Likeliest]:
+        """The next-token distribution after ``tokens[:count]``, for each of ``counts``. Blocks.
+
+        Args:
+            slot: a number of the text, from 0. The next text with this number takes its place.
+            tokens: the text's ids.
+            counts: ascending, 1 to ``len(tokens)`` each, at most ``limits.positions``.
+
+        Raises:
+            RemoteError: see there.
+        """
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Ends calls in progress, which raise RemoteUnreachable, and closes the connections."""
+
+
+def likeliest_of(url: str, ids: Iterable[Any], logprobs: Iterable[Any], tail: float | None = None) -> Likeliest:
+    """Checks what a server said of one distribution, and puts it in order.
+
+    Args:
+        url: the server, for messages.
+        ids: ids of tokens, in any order.
+        logprobs: of each the natural logarithm of its probability.
+        tail: the probability of all others; None: what is left of 1.
+
+    Raises:
+        RemoteAnswerInvalid: there are none, an id is no whole number or comes twice, or they are no probabilities.
+    """
+    found: dict[int, float] = {}
+    for token, logprob in zip(ids, logprobs, strict=True):
+        if type(token) is not int or not 0 <= token < 2**31:
+            raise invalid(url, f"a token's id is {shown(token)}")
+        if token in found:
+            raise invalid(url, f"token {token} comes twice in one distribution")
+        if type(logprob) not in (int, float) or math.isnan(logprob) or logprob > _ROUNDING:
+            raise invalid(url, f"the log-probability of token {token} is {shown(logprob)}, which is no number up to 0")
+        if logprob > -math.inf:
+            found[token] = min(float(logprob), 0.0)
+    if not found:
+        raise invalid(url, "a distribution names no token")
+    ordered = sorted(found.items(), key=lambda entry: -entry[1])
+    total = math.fsum(math.exp(logprob) for logprob in found.values())
+    if tail is not None and not 0.0 <= tail <= 1.0 + _ROUNDING:
+        raise invalid(url, f"the probability of all other tokens is {shown(tail)}; it must be from 0 to 1")
+    if not total + (tail or 0.0) <= 1.0 + _ROUNDING:
+        raise invalid(url, f"the probabilities of a distribution add up to {total + (tail or 0.0):.6g}")
+    return Likeliest(
+        tuple(token for token, _ in ordered),
+        tuple(logprob for _, logprob in ordered),
+        max(0.0, 1.0 - total) if tail is None else min(float(tail), 1.0),
+    )
+
+
+def invalid(url: str, reason: str) -> RemoteAnswerInvalid:
+    """The error for an answer that cannot be used."""
+    error = RemoteAnswerInvalid(f"the answer of {url} cannot be used: {reason}")
+    error.url, error.reason = url, reason
+    return error
+
+
+def check_vocabulary(url: str, vocabulary: Vocabulary, n_vocab: int | None, tokenize: Any) -> None:
+    """Compares a server's vocabulary with the base's.
+
+    Args:
+        url: the server, for messages.
+        vocabulary: the base's.
+        n_vocab: how many ids the server's model has; None: it does not say.
+        tokenize: takes a text of :data:`PROBES`, returns the server's ids for it, without BOS.
+
+    Raises:
+        RemoteVocabularyMismatch: they are not one vocabulary.
+    """
+    if n_vocab is not None and n_vocab < vocabulary.n_ids:
+        raise _mismatch(url, f"it has {n_vocab} token ids and the base has {vocabulary.n_ids}")
+    for text in PROBES:
+        theirs, own = list(tokenize(text)), vocabulary.tokenize(text)
+        if theirs != own:
+            raise _mismatch(url, f"it reads {text!a} as the tokens {shown(theirs)}, and the base as {shown(own)}")
+
+
+def _mismatch(url: str, reason: str) -> RemoteVocabularyMismatch:
+    error = RemoteVocabularyMismatch(
+        f"the model at {url} has another vocabulary than the base: {reason}. A model on another machine must be of the "
+        "base's family"
+    )
+    error.url, error.reason = url, reason
+    return error
