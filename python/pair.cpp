@@ -4,6 +4,7 @@
 
 #include "bindings.h"
 #include "loading.h"
+#include "remote.h"
 
 namespace py = pybind11;
 
@@ -35,10 +36,11 @@ Pair::Room room_of(const py::object& check) {
 }
 
 std::shared_ptr<Pair> load(const NamedOptions& members, const py::object& progress, std::size_t n_parallel,
-                           std::size_t cache_bytes, const py::object& room) {
+                           std::size_t cache_bytes, const py::object& room, const Remotes& remotes) {
     const Pair::Room asked = room_of(room);
+    const std::vector<llama::RemoteMember> elsewhere = remote_members(remotes);
     return load_models(members, progress, [&](const std::vector<llama::Member>& models) {
-        return std::make_shared<Pair>(models, n_parallel, cache_bytes, asked);
+        return std::make_shared<Pair>(models, n_parallel, cache_bytes, asked, elsewhere);
     });
 }
 
@@ -48,9 +50,14 @@ void register_pair(py::module_& module) {
     module.def("stop_loading", &stop_loading, "End the loads in progress and refuse new ones.");
     py::class_<Pair, std::shared_ptr<Pair>>(module, "Pair")
         .def(py::init(&load), py::arg("members"), py::arg("progress") = py::none(), py::arg("n_parallel") = 1,
-             py::arg("cache_bytes") = 0, py::arg("room") = py::none(),
+             py::arg("cache_bytes") = 0, py::arg("room") = py::none(), py::arg("remotes") = Remotes{},
              "The models by their names, the base first. `room`: takes the number of an expert and of slots; "
-             "returns the bytes that such a context is estimated to take, or raises NotEnoughMemory.")
+             "returns the bytes that such a context is estimated to take, or raises NotEnoughMemory. "
+             "`remotes`: "
+             "experts elsewhere, each a name, its number among all models, RemoteModel.likeliest, n_ctx, the "
+             "most counts of a call, its ids or 0, and whether texts go on without it where it fails.")
+        .def("stop_remotes", &Pair::stop_remotes, py::call_guard<py::gil_scoped_release>(),
+             "Wait for the calls of experts elsewhere, and end their threads.")
         .def("has_loop", &Pair::has_loop, py::arg("n_parallel"),
              "Whether a stream of so many texts at a time needs no further context.")
         .def(

@@ -48,7 +48,9 @@ py::dict to_dict(const Stats& stats) {
     result["decode_s"] = stats.decode_s;
     py::list work;
     for (const Work& of : stats.work)
-        work.append(py::make_tuple(of.calls, of.tokens, of.tokens_read, of.seconds, of.tokens_reread));
+        work.append(py::make_tuple(
+            of.calls, of.tokens, of.tokens_read, of.seconds, of.tokens_reread, of.failures, of.n_named,
+            of.n_truncated == 0 ? 0.0 : of.tail / static_cast<double>(of.n_truncated)));
     result["work"] = work;
     return result;
 }

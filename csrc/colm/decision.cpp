@@ -11,7 +11,10 @@ Decision::Decision(const Sequence& sequence, Deciders& deciders, const Choices& 
     : Decision(sequence, deciders, choices, deciders.policy.held_by()) {}
 
 Decision::Decision(const Sequence& sequence, Deciders& deciders, const Choices& choices, ExpertId writer)
-    : deciders_(deciders), choices_(choices), scores_(deciders.head->n_scores()), held_by_(writer) {
+    : deciders_(deciders),
+      choices_(choices),
+      scores_(deciders.head->n_scores()),
+      held_by_(deciders.is_left_out(writer) ? kBase : writer) {
     step_.threshold = deciders.policy.threshold_at(sequence.n_generated(), sequence.stats.n_deferred);
     input_.position = sequence.tokens.size();
     input_.seed = deciders.seed;
@@ -28,17 +31,32 @@ Decision::Decision(const Sequence& sequence, Deciders& deciders, const Choices& 
 
 void Decision::score() {
     deciders_.head->score(input_, scores_.data());
+    if (deciders_.left_out != 0 && !all_left_out())
+        for (ExpertId expert = 1; expert <= scores_.size(); ++expert)
+            if (deciders_.is_left_out(expert))
+                scores_[expert - 1U] = -std::numeric_limits<double>::infinity();
     step_.defer_logit = any_of({scores_.data(), scores_.size()});
     if (scores_.size() < 2 || !deciders_.mixer.needs_all()) return;
     shares_ = scores_;
     shares_of({shares_.data(), shares_.size()});
 }
 
+// Where no expert is left the base writes, and z is what it would be with them.
+bool Decision::all_left_out() const {
+    if (deciders_.left_out == 0) return false;
+    const ProxyPair& proxy = deciders_.mixer.proxy_pair();
+    if (proxy.tuned != kBase && (deciders_.is_left_out(proxy.tuned) || deciders_.is_left_out(proxy.untuned)))
+        return true;
+    for (ExpertId expert = 1; expert <= scores_.size(); ++expert)
+        if (!deciders_.is_left_out(expert)) return false;
+    return true;
+}
+
 ExpertId Decision::expert() const {
     // Who holds the turn keeps it; a z that is NaN is refused all the same.
     const bool defers = !asks_head_ || Policy::defers(step_.defer_logit, step_.threshold);
     if (stays_ || held_by_ != kBase) return held_by_;
-    if (!defers) return kBase;
+    if (!defers || all_left_out()) return kBase;
     if (deciders_.mixer.proxy_pair().tuned != kBase) return deciders_.mixer.proxy_pair().tuned;
     const auto best = std::max_element(scores_.begin(), scores_.end()) - scores_.begin();
     return static_cast<ExpertId>(1 + best);

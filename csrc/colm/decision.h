@@ -28,6 +28,11 @@ struct Deciders {
     // By expert: of those with another vocabulary than the base; null: `sampler`.
     std::vector<std::shared_ptr<Sampler>> own_samplers = {};
 
+    // Experts that failed, as bits: the text goes on without them.
+    std::uint16_t left_out = 0;
+
+    void leave_out(ExpertId expert) { left_out = static_cast<std::uint16_t>(left_out | (1U << expert)); }
+    bool is_left_out(ExpertId expert) const { return ((left_out >> expert) & 1U) != 0; }
     Sampler& sampler_of(ExpertId expert) const {
         return expert < own_samplers.size() && own_samplers[expert] ? *own_samplers[expert] : *sampler;
     }
@@ -78,7 +83,7 @@ class Decision {
     Step choose();
     // The turn stays with who wrote last, whatever the head says.
     void stay_with(ExpertId writer) {
-        held_by_ = writer;
+        held_by_ = deciders_.is_left_out(writer) ? kBase : writer;
         stays_ = step_.waited = true;
     }
     // The token that the expert has chosen, by another decision, before it was known whose turn it is.
@@ -89,6 +94,7 @@ class Decision {
 
   private:
     void score();
+    bool all_left_out() const;
     bool takes_part(ExpertId expert) const;
     Routed route(const Prediction& prediction, std::size_t k, std::vector<float>& dense,
                  ExpertId expert) const;

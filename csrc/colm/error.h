@@ -89,6 +89,13 @@ struct NotEnoughMemory : GenerationError {
                           {{"expert", expert}, {"needed", needed}, {"available", available}}) {}
 };
 
+// Of an expert on another machine. `kind`: the Python class. `status`: of HTTP, where the server refused.
+struct RemoteError : GenerationError {
+    RemoteError(const char* kind, const std::string& message, const std::string& url,
+                const std::string& reason, std::int64_t status)
+        : GenerationError(kind, message, {{"url", url}, {"reason", reason}, {"status", status}}) {}
+};
+
 struct QueueTimeout : Error {
     QueueTimeout(const std::string& message, double waited, double timeout)
         : Error("QueueTimeout", message, {{"waited", waited}, {"timeout", timeout}}) {}

@@ -15,6 +15,7 @@ constexpr double kDraftPrior = 4.0;  // draft tokens that the base's own probabi
 // base's step for one text where there were others before.
 constexpr double kFirstSlope = 0.4;
 constexpr double kFirstBaseSlope = 0.1;
+constexpr double kFirstLaterSlope = 0.02;
 constexpr double kSlopePrior = 2.0;
 constexpr double kMargin = 1.15;
 constexpr double kTrustPrior = 1.0;    // draft tokens that are believed before any is verified
@@ -28,6 +29,15 @@ double probability(double log_odds) { return 1.0 / (1.0 + std::exp(-std::clamp(l
 
 Estimates::Estimates(std::size_t n_experts) : readings_(n_experts, Line(kFirstSlope)) {
     readings_[kBase] = Line(kFirstBaseSlope);
+}
+
+void Estimates::answers_later(ExpertId expert) { readings_[expert] = Line(kFirstLaterSlope); }
+
+bool Estimates::hides_latency(double p, ExpertId expert) const {
+    const Line& base = readings_[kBase];
+    const Line& asked = readings_[expert];
+    if (base.empty() || asked.empty()) return false;
+    return p * asked.call_seconds() > kMargin * (1.0 - p) * base.seconds(1.0) / 2.0;
 }
 
 void Estimates::Line::add(double size, double seconds) {

@@ -13,6 +13,8 @@ namespace colm {
 class Estimates {
   public:
     explicit Estimates(std::size_t n_experts = 2);
+    // What takes time of that expert is the way there and back.
+    void answers_later(ExpertId expert);
 
     // One batch of an expert's, for all texts together.
     void reading(ExpertId expert, std::size_t n_tokens, double seconds);
@@ -39,6 +41,11 @@ class Estimates {
     // tokens that were written behind open draft tokens, and one more for each text.
     bool worth_going_on(const std::vector<double>& p, ExpertId expert, std::size_t n_texts,
                         std::size_t n_risked = 0) const;
+
+    // Whether the base should draft on while `expert`, which answers later, is waited for: drafts that are
+    // right with probability `p` hide its call, wrong ones delay what follows by half a step of the base.
+    //   p call > (1 - p) base / 2, by a margin
+    bool hides_latency(double p, ExpertId expert) const;
 
     // The account of look-ahead, in seconds. It may lose a small share of all time spent, and what it has
     // won: so it is never much slower than none, however wrong the estimates are. A rejected draft token

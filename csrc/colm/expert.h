@@ -66,6 +66,10 @@ class Expert {
     virtual std::size_t n_counts() const = 0;
     // Whether a text may change behind tokens that were read without being read again from its beginning.
     virtual bool goes_back() const = 0;
+    // Whether it computes elsewhere, so that the base may draft on while an answer is under way.
+    virtual bool answers_later() const { return false; }
+    // Whether a text goes on without it where it fails (RemoteError).
+    virtual bool replaceable() const { return false; }
 
     // Takes questions. Nothing need be computed before collect().
     virtual void ask(std::vector<Question> questions) = 0;

@@ -24,7 +24,10 @@ Loop::Loop(Experts experts, Choices choices, std::size_t cache_bytes, std::funct
       slots_(experts_.front()->n_slots()),
       saved_(slots_.size(), cache_bytes),
       now_(std::move(now)),
-      moves_(experts_, choices_, estimates_, now_) {}
+      moves_(experts_, choices_, estimates_, now_) {
+    for (ExpertId expert = 1; expert < experts_.size(); ++expert)
+        if (experts_[expert]->answers_later()) estimates_.answers_later(expert);
+}
 
 Loop::~Loop() = default;
 
@@ -89,7 +92,8 @@ Loop::Moving Loop::begin_step(Interrupt& interrupt) {
     Moving moving;
     for (std::size_t slot = 0; slot < slots_.size(); ++slot) {
         Running* text = running_at(slot);
-        if (text != nullptr && !text->waiting() && slots_.wanted(*text->text)) moving.push_back(text);
+        if (text == nullptr || !slots_.wanted(*text->text)) continue;
+        if (!text->waiting() || moves_.drafts_on(*text)) moving.push_back(text);
     }
     std::vector<Text*> computed;
     for (const auto& text : running_)
@@ -178,8 +182,9 @@ Loop::Heard Loop::collect(ExpertId expert, std::vector<Question> questions, cons
     if (questions.empty() && std::none_of(running_.begin(), running_.end(), waits)) return heard;
     std::vector<std::size_t> n_calls;
     for (const auto& text : running_) n_calls.push_back(text->sequence().calls.size());
-    const bool others_go_on =
-        std::any_of(moving.begin(), moving.end(), [](const Running* text) { return !text->waiting(); });
+    const bool others_go_on = std::any_of(moving.begin(), moving.end(), [this](const Running* text) {
+        return !text->waiting() || moves_.drafts_on(*text);
+    });
     const double begin = now_();
     if (!questions.empty()) experts_[expert]->ask(std::move(questions));
     experts_[expert]->collect(!others_go_on, interrupt, [&](const Answer& answer) {
@@ -212,7 +217,10 @@ bool Loop::must_ask(const Moving& moving) const {
     ExpertId expert = kBase;
     for (const Running* text : moving) {
         if (moves_.blocked(*text)) return true;
-        if (text->error || text->draft.n_open() == 0 || text->draft.lookahead() != kAutoLookahead) continue;
+        if (text->error || text->waiting() || text->draft.n_open() == 0 ||
+            text->draft.lookahead() != kAutoLookahead ||
+            experts_[text->draft.first_expert()]->answers_later())
+            continue;
         p.push_back(text->draft.confidence());
         n_risked += text->draft.n_risked();
         expert = text->draft.first_expert();
@@ -247,13 +255,16 @@ void Loop::ask_experts(const Moving& moving, Interrupt& interrupt) {
     // One after the other: what one has rejected, the next is not asked about.
     for (ExpertId expert = 1; expert < experts_.size(); ++expert) {
         std::vector<Question> questions;
-        if (must) questions = questions_to(expert, moving);
+        // Of one that answers later nothing is put off: the base drafts on meanwhile.
+        const bool later = experts_[expert]->answers_later();
+        if (must || later) questions = questions_to(expert, moving);
         const double begin = now_();
         std::size_t n_answers = 0;
         Heard heard = collect(expert, std::move(questions), moving, interrupt, [&](const Answer& answer) {
             ++n_answers;
             moves_.hear(*running_at(answer.slot), expert, answer, begin, inbox_.n_in_step());
         });
+        if (later) continue;                              // what a call takes is noted where it is heard
         if (heard.n_read == 0) heard.n_read = n_answers;  // it does not say
         if (heard.seconds && heard.n_most <= 1 && heard.n_read <= kMeasuredBatch)
             estimates_.reading(expert, heard.n_read, *heard.seconds);

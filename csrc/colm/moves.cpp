@@ -10,6 +10,17 @@ namespace {
 // Tokens that may lie beyond a text: draft tokens, and what the base wrote behind them.
 constexpr std::size_t kMostAhead = 32;
 
+bool is_remote(const std::exception_ptr& error) {
+    if (!error) return false;
+    try {
+        std::rethrow_exception(error);
+    } catch (const RemoteError&) {
+        return true;
+    } catch (...) {
+        return false;
+    }
+}
+
 bool has_nan(View<const float> logits) {
     bool found = false;
     for (const float x : logits) found |= x != x;
@@ -30,6 +41,7 @@ void Moves::attempt(Running& text, const Work& work) {
         damaged_ = true;
         if (text.draft.n_open() > 0) {
             text.draft.forget_open(text.deciders());
+            drop_questions(text);
             text.may_draft = false;
         } else if (!text.draft.ready()) {
             fail(text);
@@ -43,7 +55,7 @@ void Moves::fail(Running& text) {
     text.error = std::current_exception();
     text.next = {};
     text.writing.finish(FinishReason::failed);
-    damaged_ = true;
+    damaged_ = damaged_ || !is_remote(text.error);
 }
 
 // -- the base
@@ -100,7 +112,11 @@ void Moves::decide(Running& text, bool heard_base) {
     const bool fixed = draft.lookahead() != kAutoLookahead;
     if (heard_base && text.may_draft && draft.lookahead() != 0 && can_look_ahead(expert)) {
         const double p = estimates_.acceptance_rate(decision.base_log_odds());
-        if (draft.n_open() > 0 || fixed || estimates_.worth_going_on({p}, expert, 1)) {
+        const auto pays = [&] {
+            return experts_[expert]->answers_later() ? estimates_.hides_latency(p, expert)
+                                                     : estimates_.worth_going_on({p}, expert, 1);
+        };
+        if (draft.n_open() > 0 || fixed || pays()) {
             const Step step = decision.draft();
             if (step.token != kNoToken)
                 return draft.add_draft_token(std::move(text.next.decision), step, p, text.deciders());
@@ -174,6 +190,19 @@ bool Moves::may_go_on(const Running& text) const {
     return draft.n_open() < most && draft.n_ahead() + 1 < kMostAhead;
 }
 
+bool Moves::drafts_on(const Running& text) const {
+    if (text.error || text.next.decision || !text.may_draft || text.draft.n_open() == 0) return false;
+    for (const auto& [expert, asked] : text.asked)
+        if (expert == kBase || !experts_[expert]->answers_later()) return false;
+    return may_go_on(text) && pays_to_draft_on(text);
+}
+
+bool Moves::pays_to_draft_on(const Running& text) const {
+    const Draft& draft = text.draft;
+    return draft.lookahead() != kAutoLookahead ||
+           estimates_.hides_latency(draft.confidence(), draft.first_expert());
+}
+
 // -- the other experts
 
 bool Moves::blocked(const Running& text) const {
@@ -189,7 +218,9 @@ std::optional<Question> Moves::ask(Running& text, ExpertId expert) {
         Asked asked;
         asked.positions = draft.open_positions(expert);
         // Where the next token does not depend on the base, the expert writes it in the same batch.
-        if (!text.next.decision && !asked.positions.empty() && draft.can_go_on()) {
+        const bool drafts = experts_[expert]->answers_later() && !asked.positions.empty() &&
+                            may_go_on(text) && pays_to_draft_on(text);
+        if (!text.next.decision && !asked.positions.empty() && draft.can_go_on() && !drafts) {
             auto next = std::make_unique<Decision>(draft.text(), text.deciders(), choices_);
             if (!next->needs_base() && next->needs(expert)) text.next.decision = std::move(next);
         }
@@ -200,6 +231,7 @@ std::optional<Question> Moves::ask(Running& text, ExpertId expert) {
         std::vector<std::size_t> counts = asked.positions;
         if (asked.next) counts.push_back(draft.text().tokens.size());
         question = text.question(expert, counts);
+        asked.at = now_();
         text.asked[expert] = std::move(asked);
     });
     return question;
@@ -210,7 +242,10 @@ void Moves::hear(Running& text, ExpertId expert, const Answer& answer, double be
     if (answer.count == 0 && !answer.error && text.stats().of(expert).calls++ == 0)
         text.stats().prefill_s += now_() - begin;
     const bool last = answer.error || answer.count + 1 == asked.size();
-    if (!asked.going) {
+    note(text, expert, answer, last);
+    if (is_remote(answer.error) && !text.error && experts_[expert]->replaceable()) {
+        go_without(text, expert);
+    } else if (!asked.going || text.error) {
         // Behind a rejected draft token. What it shows of the cache concerns the other texts all the same.
         damaged_ = damaged_ || (answer.prediction != nullptr && has_nan(answer.prediction->logits));
     } else {
@@ -218,7 +253,7 @@ void Moves::hear(Running& text, ExpertId expert, const Answer& answer, double be
             hear_open(text, expert, answer, n_texts);
         } catch (const GenerationError&) {
             // The tokens before it are certain all the same. The error comes back when they are written.
-            damaged_ = true;
+            damaged_ = damaged_ || !is_remote(std::current_exception());
             if (!text.draft.ready())
                 fail(text);
             else if (text.draft.n_open() > 0)
@@ -232,15 +267,41 @@ void Moves::hear(Running& text, ExpertId expert, const Answer& answer, double be
     if (last) text.asked.erase(expert);
 }
 
+// What the answer of an expert elsewhere took, and what it left out.
+void Moves::note(Running& text, ExpertId expert, const Answer& answer, bool last) {
+    if (!experts_[expert]->answers_later()) return;
+    Work& work = text.stats().of(expert);
+    if (answer.prediction != nullptr && answer.prediction->likeliest.data != nullptr) {
+        ++work.n_truncated;
+        work.n_named = std::max(work.n_named, answer.prediction->likeliest.size);
+        work.tail += answer.prediction->tail;
+    }
+    if (!last) return;
+    const Asked& asked = text.asked.at(expert);
+    const double seconds = now_() - asked.at;
+    work.seconds += seconds;
+    if (!answer.error) estimates_.reading(expert, asked.size(), seconds);
+}
+
+// An expert elsewhere failed: the text goes on without it from where it stands.
+void Moves::go_without(Running& text, ExpertId expert) {
+    ++text.stats().of(expert).failures;
+    text.deciders().leave_out(expert);
+    if (text.draft.n_open() > 0) text.draft.forget_open(text.deciders());
+    go_back(text, expert);
+}
+
 // An answer that counts, because no draft token before it was rejected.
 void Moves::hear_open(Running& text, ExpertId expert, const Answer& answer, std::size_t n_texts) {
     const Asked& asked = text.asked.at(expert);
-    if (answer.count > 0 && !answer.error) estimates_.shared_call(expert, n_texts);
+    if (answer.count > 0 && !answer.error && !experts_[expert]->answers_later())
+        estimates_.shared_call(expert, n_texts);
     if (answer.count < asked.positions.size()) {
-        if (!text.draft.hear(asked.positions[answer.count], expert, answer, text.deciders())) damaged_ = true;
+        const bool heard = text.draft.hear(asked.positions[answer.count], expert, answer, text.deciders());
+        damaged_ = damaged_ || (!heard && !is_remote(answer.error));
     } else {
         text.next.hear(expert, answer);
-        if (text.next.error) damaged_ = true;
+        if (text.next.error) damaged_ = damaged_ || !is_remote(text.next.error);
     }
     settle(text, expert);
 }
@@ -257,7 +318,7 @@ void Moves::settle(Running& text, ExpertId heard) {
         estimates_.verified(log_odds, accepted);
         ++text.stats().n_drafted;
         if (!accepted) {
-            estimates_.lost(expert, n_risked);
+            if (!experts_[expert]->answers_later()) estimates_.lost(expert, n_risked);
             return go_back(text, heard);
         }
         ++text.stats().n_accepted;
@@ -277,6 +338,18 @@ void Moves::settle(Running& text, ExpertId heard) {
     if (decision.needs_base())
         estimates_.verified(decision.base_log_odds(), text.next.step->token == decision.base_top());
     write(text, *text.next.step);
+}
+
+// Of experts beside the base, about draft tokens that are no more.
+void Moves::drop_questions(Running& text) {
+    for (auto it = text.asked.begin(); it != text.asked.end();) {
+        if (it->first == kBase) {
+            ++it;
+            continue;
+        }
+        experts_[it->first]->drop(*text.slot);
+        it = text.asked.erase(it);
+    }
 }
 
 // After the draft went back: what was asked behind it does not matter any more.

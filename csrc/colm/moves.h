@@ -27,6 +27,9 @@ class Moves {
     // The base's answer, which was waited for since `begin`.
     void hear_base(Running& text, const Answer& answer, double begin);
 
+    // Whether a text that waits for experts elsewhere drafts on meanwhile.
+    bool drafts_on(const Running& text) const;
+
     // Whether the text cannot go on before its expert is asked.
     bool blocked(const Running& text) const;
     // What an expert is asked: about draft tokens that wait for it, and the token behind them if that waits
@@ -47,9 +50,13 @@ class Moves {
     void choose_writer(Running& text, bool heard_base);
     void hear_open(Running& text, ExpertId expert, const Answer& answer, std::size_t n_texts);
     void settle(Running& text, ExpertId heard);
+    void note(Running& text, ExpertId expert, const Answer& answer, bool last);
+    void go_without(Running& text, ExpertId expert);
+    void drop_questions(Running& text);
     void go_back(Running& text, ExpertId heard);
     void fail(Running& text);
     bool may_go_on(const Running& text) const;
+    bool pays_to_draft_on(const Running& text) const;
     bool can_look_ahead(ExpertId expert) const;
     bool can_look_ahead() const;  // with any
 

@@ -21,6 +21,7 @@ struct Asked {
     std::vector<std::size_t> positions;  // tokens before each draft token that it verifies
     bool next = false;                   // and the token behind them, which waits
     bool going = true;                   // until a draft token was rejected
+    double at = 0.0;                     // when, in seconds of the loop's clock
 
     std::size_t size() const { return positions.size() + (next ? 1 : 0); }
 };

@@ -16,6 +16,12 @@ struct Work {
     double seconds = 0.0;         // of its batches that read this text
     // Unlike vocabularies: tokens that it was asked about, and that changed when others wrote behind them.
     std::size_t tokens_reread = 0;
+    // Of an expert that names the likeliest tokens alone: how often, the most that it named, and the
+    // probability of all others, added up.
+    std::size_t n_truncated = 0;
+    std::size_t n_named = 0;
+    double tail = 0.0;
+    std::size_t failures = 0;  // after one the text goes on without it
 };
 
 // Counts and times of one generation. Times are wall-clock seconds.

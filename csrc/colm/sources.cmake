@@ -15,6 +15,7 @@ set(COLM_SOURCES
     ${CMAKE_CURRENT_LIST_DIR}/loop.cpp
     ${CMAKE_CURRENT_LIST_DIR}/moves.cpp
     ${CMAKE_CURRENT_LIST_DIR}/policy.cpp
+    ${CMAKE_CURRENT_LIST_DIR}/remote_expert.cpp
     ${CMAKE_CURRENT_LIST_DIR}/replay.cpp
     ${CMAKE_CURRENT_LIST_DIR}/saved_slot.cpp
     ${CMAKE_CURRENT_LIST_DIR}/saved_texts.cpp

@@ -16,16 +16,17 @@ std::shared_ptr<LlamaModel> load(const ModelOptions& options, const Models& befo
 
 }  // namespace
 
-Models load_members(const std::vector<Member>& members) {
-    require(members.size() >= 2 && members.size() <= kMostExperts + 1,
-            std::to_string(members.size()) + " models were given; a pair has a base and 1 to " +
+Models load_members(const std::vector<Member>& members, std::size_t n_remote) {
+    const std::size_t n = members.size() + n_remote;
+    require(!members.empty() && n >= 2 && n <= kMostExperts + 1,
+            std::to_string(n) + " models were given; a pair has a base and 1 to " +
                 std::to_string(kMostExperts) + " experts");
     Models models;
     for (const Member& member : members) {
         try {
             models.push_back(load(member.options, models));
         } catch (const LoadError& error) {
-            if (members.size() == 2) throw;
+            if (n == 2) throw;
             throw LoadError(expert_in_words(member.name) + ": " + error.what());
         }
     }

@@ -1,6 +1,7 @@
 #include "llama/pair.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "colm/error.h"
@@ -62,16 +63,25 @@ void check_options(const GenerationOptions& options) {
     check_ranges<TextOptions>(options);
 }
 
-Pair::Pair(const std::vector<Member>& members, std::size_t n_parallel, std::size_t cache_bytes, Room room)
-    : cache_bytes_(cache_bytes), room_(std::move(room)) {
+Pair::Pair(const std::vector<Member>& members, std::size_t n_parallel, std::size_t cache_bytes, Room room,
+           std::vector<RemoteMember> remotes)
+    : remotes_(std::move(remotes)), cache_bytes_(cache_bytes), room_(std::move(room)) {
     std::vector<Member> writing = members;
     for (std::size_t i = 0; i < writing.size(); ++i) {
         const auto least = i == 0 ? kMostRunOutputs : static_cast<std::uint32_t>(n_rows(1));
         writing[i].options.n_outputs = std::max(writing[i].options.n_outputs, least);
         names_.push_back(writing[i].name);
     }
-    models_ = load_members(writing);
-    vocabularies_ = std::make_unique<const Vocabularies>(models_, names_);
+    models_ = load_members(writing, remotes_.size());
+    for (const RemoteMember& remote : remotes_) {
+        require(remote.id >= 1 && remote.id <= models_.size(), "an expert elsewhere has no place");
+        models_.insert(models_.begin() + remote.id, models_.front());
+        names_.insert(names_.begin() + remote.id, remote.name);
+    }
+    std::size_t most_ids = std::numeric_limits<std::size_t>::max();
+    for (const RemoteMember& remote : remotes_)
+        if (remote.n_ids > 0) most_ids = std::min(most_ids, remote.n_ids);
+    vocabularies_ = std::make_unique<const Vocabularies>(models_, names_, most_ids);
     fingerprint_ = fingerprint(base().vocabulary());
     if (n_parallel == 1) {
         loop_ = make_loop(models_);
@@ -88,6 +98,12 @@ std::shared_ptr<SharedLoop> Pair::make_loop(const Models& models) const {
     // more than two share a half.
     const std::size_t quarter = cache_bytes_ / (models.size() == 2 ? 4 : 2 * models.size());
     for (const auto& model : models) {
+        if (const RemoteMember* elsewhere = remote(static_cast<ExpertId>(experts.size()))) {
+            const RemoteLimits limits{models.front()->n_sequences(), elsewhere->n_ctx, elsewhere->n_counts,
+                                      vocabularies_->n_ids(kBase), elsewhere->replaceable};
+            experts.push_back(std::make_unique<RemoteExpert>(elsewhere->calls, limits));
+            continue;
+        }
         // A text may never need one of several. Its first passes at load have shown what can go wrong.
         if (const auto id = static_cast<ExpertId>(experts.size()); models.size() > 2 && id != kBase)
             model->free_context_until_read(names_[id], [room = room_, id, n = model->n_sequences()] {
@@ -105,10 +121,33 @@ std::shared_ptr<SharedLoop> Pair::make_loop(const Models& models) const {
 
 std::shared_ptr<SharedLoop> Pair::make_loop(std::size_t n_slots) const {
     Models models;
-    for (const auto& model : models_)
+    for (const auto& model : models_) {
+        if (remote(static_cast<ExpertId>(models.size())) != nullptr) {
+            models.push_back(models.front());
+            continue;
+        }
         models.push_back(model->for_batches(
             n_slots, models.empty() ? std::max<std::size_t>(n_slots, kMostRunOutputs) : n_rows(n_slots)));
+    }
     return make_loop(models);
+}
+
+const RemoteMember* Pair::remote(ExpertId expert) const {
+    for (const RemoteMember& remote : remotes_)
+        if (remote.id == expert) return &remote;
+    return nullptr;
+}
+
+void Pair::stop_remotes() {
+    if (remotes_.empty()) return;
+    std::vector<std::shared_ptr<SharedLoop>> loops = {loop_};
+    {
+        const std::lock_guard<std::mutex> lock(wide_mutex_);
+        if (wide_) loops.push_back(wide_);
+    }
+    for (const auto& loop : loops)
+        for (const auto& expert : loop->experts())
+            if (auto* elsewhere = dynamic_cast<RemoteExpert*>(expert.get())) elsewhere->stop();
 }
 
 bool Pair::has_loop(std::size_t n_slots) const {
@@ -147,7 +186,10 @@ void Pair::know_texts(const std::vector<KnownText>& texts) {
                 throw SessionError("a text in it was read by " + std::to_string(text.parts.size()) +
                                    " models, and this pair has " + std::to_string(loop.experts().size()));
             for (std::size_t e = 0; e < text.parts.size(); ++e)
-                if (text.parts[e]) check_saved(static_cast<LocalExpert&>(*loop.experts()[e]), *text.parts[e]);
+                if (text.parts[e] && remote(static_cast<ExpertId>(e)) != nullptr)
+                    throw SessionError("a text in it was read by " + names_[e] + ", which is elsewhere");
+                else if (text.parts[e])
+                    check_saved(static_cast<LocalExpert&>(*loop.experts()[e]), *text.parts[e]);
         }
         if (!loop.know(texts))
             throw SessionError("llama.cpp refuses a state in it; was it saved with other options?");
@@ -177,7 +219,8 @@ ProxyPair Pair::proxy_pair(const StrategyOptions& options, const Writing::OwnPro
     const auto* one = own(proxy.tuned);
     const auto* other = own(proxy.untuned);
     const bool same_prompt = one == other || (one != nullptr && other != nullptr && *one == *other);
-    require(!same_prompt || !same_weights(models_[proxy.tuned]->options(), models_[proxy.untuned]->options()),
+    require(!same_prompt || !remotes_.empty() ||
+                !same_weights(models_[proxy.tuned]->options(), models_[proxy.untuned]->options()),
             options.proxy_tuned + " and " + options.proxy_untuned +
                 " are the same model with the same prompt (" + models_[proxy.tuned]->path() +
                 "), so there is no difference to add; give two models, or each a prompt of its own");
@@ -196,6 +239,7 @@ Writing Pair::write(std::vector<Token> prompt, std::shared_ptr<const Head> head,
     }
     check_options(options);
     if (!vocabularies_->alike()) check_unlike(options);
+    if (!remotes_.empty()) check_remote(options);
     const std::vector<Token>& blocked = vocabularies_->blocked(kBase);
     const Token defer_token = head->defer_token();
     for (const auto& entry : options.sampling.logit_bias) {
@@ -260,6 +304,14 @@ void Pair::check_unlike(const GenerationOptions& options) const {
                ", which has one id for all; leave it out");
 }
 
+// What needs the probability of every token.
+void Pair::check_remote(const GenerationOptions& options) const {
+    require(options.strategy.strategy == Strategy::defer,
+            "strategy " + std::string(kStrategies.all[static_cast<std::size_t>(options.strategy.strategy)]) +
+                " needs the probability of every token, and " + expert_in_words(remotes_.front().name) +
+                ", which is on another machine, names the likeliest alone; use defer");
+}
+
 std::shared_ptr<const Head> Pair::token_head(const std::string& text) const {
     const std::vector<std::string>& texts = base().vocabulary().texts;
     const auto found = std::find(texts.begin(), texts.end(), text);
@@ -307,6 +359,8 @@ void Pair::check_prompt(const std::vector<Token>& prompt, ExpertId expert) const
 
 std::vector<double> Pair::replay(const std::vector<Token>& tokens, const std::vector<DecodeCall>& calls,
                                  Interrupt& interrupt) {
+    require(remotes_.empty(), "decodes cannot be repeated where an expert is on another machine, which " +
+                                  (remotes_.empty() ? "" : remotes_.front().name) + " is");
     std::vector<std::vector<Token>> stand_ins;  // by expert, of unlike vocabularies
     for (ExpertId expert = 0; expert < n_models() && !vocabularies_->alike(); ++expert) {
         std::size_t n = tokens.size();

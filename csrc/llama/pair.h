@@ -28,10 +28,10 @@ class Pair {
 
     // Loads the models, the base first, each with a context of `n_parallel` slots. A file that several have
     // in common is in memory once. Of several experts each makes its context at its first turn; `room` is
-    // asked then. `cache_bytes`: of what slots held before other texts took them. Requires two members or
-    // more. Throws OptionError, LoadError or VocabMismatch.
+    // asked then. `cache_bytes`: of what slots held before other texts took them. `remotes`: experts
+    // elsewhere, by their ids. Requires two models or more. Throws OptionError, LoadError or VocabMismatch.
     explicit Pair(const std::vector<Member>& members, std::size_t n_parallel = 1, std::size_t cache_bytes = 0,
-                  Room room = {});
+                  Room room = {}, std::vector<RemoteMember> remotes = {});
 
     // The loop that has `n_slots` slots or more: the pair's, or a wider one with contexts of its own on the
     // same weights, which stays for the next call until forget() or another width. Texts for it come from
@@ -40,6 +40,8 @@ class Pair {
     bool has_loop(std::size_t n_slots) const;
     // Forgets every text that was read.
     void forget();
+    // Waits for the calls of experts elsewhere, and ends their threads. The pair can write no more then.
+    void stop_remotes();
     // What the pair's own slots hold, and what is saved of other texts.
     std::vector<KnownText> known_texts();
     // Forgets every text, and knows these instead. Throws SessionError where one does not fit the models; the
@@ -80,11 +82,14 @@ class Pair {
     ProxyPair proxy_pair(const StrategyOptions& options, const Writing::OwnPrompts& own_prompts) const;
     void check_prompt(const std::vector<Token>& prompt, ExpertId expert) const;
     void check_unlike(const GenerationOptions& options) const;
+    void check_remote(const GenerationOptions& options) const;
+    const RemoteMember* remote(ExpertId expert) const;
     std::unique_ptr<Sampler> sampler(const SamplingOptions& options, ExpertId expert) const;
     std::shared_ptr<SharedLoop> make_loop(const Models& models) const;
     std::shared_ptr<SharedLoop> make_loop(std::size_t n_slots) const;
 
-    Models models_;  // by expert
+    Models models_;  // by expert; the base stands for those that are elsewhere
+    std::vector<RemoteMember> remotes_;
     std::vector<std::string> names_;
     std::size_t cache_bytes_;
     Room room_;

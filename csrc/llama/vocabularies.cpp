@@ -54,7 +54,8 @@ bool contains(const std::vector<Token>& ascending, Token token) {
 
 }  // namespace
 
-Vocabularies::Vocabularies(const Models& models, const std::vector<std::string>& names) {
+Vocabularies::Vocabularies(const Models& models, const std::vector<std::string>& names,
+                           std::size_t most_ids) {
     std::vector<std::vector<const Vocabulary*>> members;
     for (std::size_t i = 0; i < models.size(); ++i) {
         const Vocabulary& vocabulary = models[i]->vocabulary();
@@ -70,6 +71,12 @@ Vocabularies::Vocabularies(const Models& models, const std::vector<std::string>&
         One& one = all_[i];
         if (members[i].size() == 1) members[i].push_back(members[i].front());  // its own padding
         one.common = colm::common_vocabulary(members[i], std::vector<std::string>(members[i].size()));
+        if (i == 0 && one.common.n_shared > most_ids) {
+            one.common.n_shared = most_ids;
+            auto& blocked = one.common.blocked;
+            const auto beyond = [&](Token token) { return static_cast<std::size_t>(token) >= most_ids; };
+            blocked.erase(std::remove_if(blocked.begin(), blocked.end(), beyond), blocked.end());
+        }
         one.eog = std::make_shared<const std::vector<Token>>(one.common.eog);
         if (!alike()) one.tokenizer = std::make_shared<LlamaTokenizer>(*one.model);
     }

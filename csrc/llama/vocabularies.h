@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <limits>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -17,9 +18,11 @@ namespace colm::llama {
 
 class Vocabularies {
   public:
-    // Of models, the base first. Throws VocabMismatch where two are unlike and one of both is of a type that
+    // Of models, the base first. `most_ids`: of the base's vocabulary, where an expert elsewhere has fewer.
+    // Throws VocabMismatch where two are unlike and one of both is of a type that
     // gives no text back as it was.
-    Vocabularies(const Models& models, const std::vector<std::string>& names);
+    Vocabularies(const Models& models, const std::vector<std::string>& names,
+                 std::size_t most_ids = std::numeric_limits<std::size_t>::max());
 
     // Whether all models have one vocabulary.
     bool alike() const { return all_.size() == 1; }

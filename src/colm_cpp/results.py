@@ -142,6 +142,10 @@ class ExpertStats:
         seconds: of its batches that read this text, those of texts that shared them included.
         tokens_reread: tokens that it was asked about and that were other tokens after a model with another vocabulary
             wrote behind them, so that they were read again. 0 where all models have one vocabulary.
+        failures: how often it failed, an expert on another machine with ``on_failure="base"``. After one the text goes
+            on without it.
+        top_k: of an expert that names the likeliest tokens alone, how many it named; 0: its distributions were whole.
+        tail: the mean probability, 0 to 1, of all tokens that it did not name.
     """
 
     calls: int
@@ -149,6 +153,9 @@ class ExpertStats:
     tokens_read: int
     seconds: float
     tokens_reread: int = 0
+    failures: int = 0
+    top_k: int = 0
+    tail: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -260,7 +260,7 @@ struct World {
         text.end_step = ended_text.end_step();
         try {
             if (ended_text.error()) std::rethrow_exception(ended_text.error());
-        } catch (const colm::GenerationError& error) {
+        } catch (const colm::Error& error) {
             text.error = error.what();
         }
     }

@@ -1,0 +1,338 @@
+// Texts whose expert is asked by calls that block, on threads of its own.
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <optional>
+#include <thread>
+
+#include "colm/remote_expert.h"
+#include "world.h"
+
+using colm::Candidate;
+using colm::kBase;
+using colm::Likeliest;
+using colm::RemoteExpert;
+using colm::Token;
+using Text = FakeModel::Text;
+
+namespace {
+
+using Micros = std::chrono::microseconds;
+
+colm::RemoteError down() {
+    return {"RemoteUnreachable", "http://far: connection refused", "http://far", "connection refused", 0};
+}
+
+// Answers from a table, after a while.
+class TableCalls final : public colm::RemoteCalls {
+  public:
+    TableCalls(FakeModel::Function function, std::size_t n_likeliest)
+        : function_(std::move(function)), n_likeliest_(n_likeliest) {}
+
+    std::vector<Likeliest> ask(std::size_t, const std::vector<Token>& tokens,
+                               const std::vector<std::size_t>& counts) override {
+        const std::size_t call = n_calls++;
+        const std::size_t before = n_decodes ? n_decodes() : 0;
+        {
+            std::unique_lock<std::mutex> lock(mutex_);
+            changed_.wait_for(lock, delay, [this] { return released_; });
+        }
+        if (n_decodes) most_decodes = std::max(most_decodes.load(), n_decodes() - before);
+        most_counts = std::max(most_counts.load(), counts.size());
+        if (call >= fails_from && call < fails_to) throw down();
+        std::vector<Likeliest> found;
+        for (const std::size_t count : counts) {
+            const std::vector<float> logits =
+                function_(Text(tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(count)));
+            const double norm = reference::log_sum(logits);
+            Likeliest one{colm::largest({logits.data(), logits.size()}, n_likeliest_), 1.0};
+            for (Candidate& candidate : one.candidates) {
+                candidate.logit = static_cast<float>(candidate.logit - norm);
+                one.tail -= std::exp(static_cast<double>(candidate.logit));
+            }
+            one.tail = std::max(0.0, one.tail);
+            found.push_back(std::move(one));
+        }
+        return found;
+    }
+    void release() {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        released_ = true;
+        changed_.notify_all();
+    }
+
+    Micros delay{0};
+    std::size_t fails_from = 1000000, fails_to = 1000000;  // numbers of calls
+    std::function<std::size_t()> n_decodes;                // of the base
+    std::atomic<std::size_t> n_calls{0}, most_counts{0}, most_decodes{0};
+
+  private:
+    FakeModel::Function function_;
+    std::size_t n_likeliest_;
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    bool released_ = false;
+};
+
+struct FarWorld : World {
+    explicit FarWorld(const Models& models, const Limits& limits = {}, bool replaceable = false,
+                      std::size_t n_likeliest = 6)
+        : World(models, limits), calls(std::make_shared<TableCalls>(models.assistant, n_likeliest)) {
+        auto local = std::make_unique<colm::LocalExpert>(base, kBase, models.choices.n_shared);
+        calls->n_decodes = [of_base = local.get()] { return of_base->n_decodes(); };
+        colm::Loop::Experts experts;
+        experts.push_back(std::move(local));
+        const colm::RemoteLimits far{limits.n_slots, 1000, 16, models.choices.n_shared, replaceable};
+        auto expert = std::make_unique<RemoteExpert>(calls, far);
+        remote = expert.get();
+        experts.push_back(std::move(expert));
+        loop = std::make_unique<colm::Loop>(std::move(experts), models.choices);
+    }
+    std::shared_ptr<TableCalls> calls;
+    RemoteExpert* remote;
+};
+
+Job job_of(std::uint32_t seed, int lookahead, const char* head = "random") {
+    Job job;
+    job.prompt = {static_cast<Token>(10 + seed), 4};
+    job.head = named(head);
+    job.seed = seed;
+    job.max_tokens = 24;
+    job.banned = {kEnd};
+    job.lookahead = lookahead;
+    return job;
+}
+
+void check_like(const Written& got, const Written& expected, double tolerance = 1e-5) {
+    REQUIRE_EQ(got.error, expected.error);
+    REQUIRE_EQ(got.sequence.tokens, expected.sequence.tokens);
+    REQUIRE_EQ(got.steps.size(), expected.steps.size());
+    for (std::size_t i = 0; i < got.steps.size(); ++i) {
+        REQUIRE_EQ(got.steps[i].step.expert, expected.steps[i].step.expert);
+        REQUIRE_EQ(got.steps[i].step.logprob, about(expected.steps[i].step.logprob, tolerance));
+    }
+}
+
+}  // namespace
+
+TEST_CASE("remote_calls: texts that draft on, come and go are what each is alone") {
+    reference::Random random(7);
+    std::size_t n_drafted = 0, n_rejected = 0, n_cancelled = 0, n_together = 0, n_meanwhile = 0;
+    for (std::uint32_t round = 0; round < 120; ++round) {
+        Models models;
+        models.assistant = nearly(models.base, round, kVocab, random.between(0.0, 1.0));
+        Limits limits;
+        limits.n_slots = 1 + random.below(4);
+        FarWorld w(models, limits);
+        w.calls->delay = Micros(random.below(400));
+        std::vector<Job> jobs;
+        for (std::uint32_t i = 0; i < 1 + random.below(4); ++i) {
+            const int lookaheads[] = {0, 1, 2, 8, 15, colm::kAutoLookahead};
+            const char* const heads[] = {"random", "confidence", "always"};
+            jobs.push_back(job_of(i, lookaheads[random.below(6)], heads[random.below(3)]));
+            jobs.back().draws = random.chance(0.5);
+            jobs.back().constrained = random.chance(0.3);
+            if (random.chance(0.2)) jobs.back().policy.hold = 3;
+        }
+        const std::size_t n_first = 1 + random.below(jobs.size());
+        w.add(jobs, 0, n_first);
+        for (std::size_t n = random.below(9); n > 0; --n) w.step();
+        w.add(jobs, n_first);
+        if (random.chance(0.3)) {
+            for (std::size_t n = random.below(30); n > 0; --n) w.step();
+            w.cancel(random.below(jobs.size()));
+        }
+        w.run();
+        for (std::size_t i = 0; i < jobs.size(); ++i) {
+            const Written& got = w.written.at(i);
+            const Written alone = write_alone(models, jobs[i], w.loop->n_ctx());
+            n_drafted += got.sequence.stats.n_drafted;
+            n_rejected += got.sequence.stats.n_drafted - got.sequence.stats.n_accepted;
+            // What is drawn may be none of the likeliest.
+            if (jobs[i].draws) continue;
+            if (got.reason != colm::FinishReason::cancelled) {
+                check_like(got, alone);
+                continue;
+            }
+            ++n_cancelled;
+            const Text& tokens = got.sequence.tokens;
+            REQUIRE(tokens.size() <= alone.sequence.tokens.size());
+            REQUIRE(std::equal(tokens.begin(), tokens.end(), alone.sequence.tokens.begin()));
+        }
+        n_together += w.calls->most_counts > 1 ? 1 : 0;
+        n_meanwhile += w.calls->most_decodes > 1 ? 1 : 0;
+    }
+    REQUIRE(n_drafted > 500);
+    REQUIRE(n_rejected > 100);
+    REQUIRE(n_cancelled > 5);
+    REQUIRE(n_together > 30);
+    REQUIRE(n_meanwhile > 30);
+}
+
+TEST_CASE("remote_calls: drawn texts and forbidden ids, with whole distributions") {
+    for (const int lookahead : {0, 8, colm::kAutoLookahead}) {
+        Models models;
+        models.assistant = nearly(models.base, 9, kVocab, 0.6);
+        models.choices = {kVocab - 2, {3, 7}};
+        FarWorld w(models, {}, false, kVocab);
+        w.calls->delay = Micros(200);
+        std::vector<Job> jobs;
+        for (std::uint32_t i = 0; i < 4; ++i) {
+            jobs.push_back(job_of(i, lookahead));
+            jobs.back().draws = true;
+        }
+        w.add(jobs);
+        w.run();
+        for (std::size_t i = 0; i < jobs.size(); ++i)
+            check_like(w.written.at(i), write_alone(models, jobs[i], w.loop->n_ctx()));
+    }
+}
+
+TEST_CASE("remote_calls: the base drafts on while a call is under way") {
+    Models models;
+    models.assistant = models.base;
+    std::size_t n_calls[2] = {0, 0};
+    std::size_t n_decodes[2] = {0, 0};
+    for (const bool ahead : {false, true}) {
+        FarWorld w(models);
+        w.calls->delay = std::chrono::minutes(1);
+        w.add({job_of(1, ahead ? 15 : 0)});
+        for (int i = 0; i < 30; ++i) w.step();
+        REQUIRE_EQ(w.calls->n_calls, 1);
+        n_decodes[ahead ? 1 : 0] = w.calls->n_decodes();
+        w.calls->release();
+        w.run();
+        REQUIRE_EQ(w.written.at(0).steps.size(), 24);
+        n_calls[ahead ? 1 : 0] = w.calls->n_calls;
+        REQUIRE_EQ(w.calls->most_counts > 1, ahead);
+    }
+    REQUIRE(n_decodes[1] > n_decodes[0] + 10);
+    REQUIRE(3 * n_calls[1] < n_calls[0]);
+}
+
+TEST_CASE("remote_calls: auto sees how long a call takes") {
+    Models models;
+    models.assistant = models.base;
+    FarWorld w(models);
+    w.calls->delay = std::chrono::milliseconds(5);
+    Job job = job_of(1, colm::kAutoLookahead);
+    w.add({job});
+    w.run();
+    REQUIRE(w.loop->estimates().call_seconds(1) > 0.003);
+    REQUIRE(w.written.at(0).sequence.stats.n_drafted > 3);
+    // A base that takes much longer than a call does not write for nothing.
+    colm::Estimates estimates;
+    estimates.answers_later(1);
+    for (int i = 0; i < 5; ++i) {
+        estimates.reading(kBase, 1, 1.0);
+        estimates.reading(1, 1, 0.001);
+    }
+    REQUIRE(!estimates.hides_latency(0.9, 1));
+    REQUIRE(estimates.hides_latency(0.9999, 1));
+}
+
+TEST_CASE("remote_calls: stats say what was left out") {
+    Models models;
+    FarWorld w(models, {}, false, 4);
+    w.add({job_of(0, 0, "always")});
+    w.run();
+    const colm::Work work = w.written.at(0).sequence.stats.of(1);
+    REQUIRE_EQ(work.calls, 24);
+    REQUIRE_EQ(work.n_truncated, 24);
+    REQUIRE_EQ(work.n_named, 4);
+    REQUIRE(work.tail > 0.1);
+    REQUIRE(work.tail < 24.0);
+    REQUIRE(work.seconds > 0.0);
+}
+
+TEST_CASE("remote_calls: that fail end their text, and no other") {
+    for (const int lookahead : {0, 8}) {
+        FarWorld w{Models()};
+        w.calls->fails_from = 2;
+        w.add({job_of(0, lookahead), job_of(1, lookahead, "never")});
+        w.run();
+        REQUIRE_EQ(w.written[0].error, down().what());
+        REQUIRE_EQ(w.written[0].reason, colm::FinishReason::failed);
+        REQUIRE_EQ(w.written[1].steps.size(), 24);
+        REQUIRE_EQ(w.written[1].sequence.stats.of(kBase).tokens_read, 25);  // nothing was read again
+    }
+}
+
+TEST_CASE("remote_calls: a text goes on without an expert that fails, and the next one asks it again") {
+    std::size_t n_without = 0;
+    for (std::uint32_t round = 0; round < 40; ++round) {
+        reference::Random random(round);
+        Models models;
+        models.assistant = nearly(models.base, round, kVocab, 0.5);
+        FarWorld w(models, {}, true);
+        w.calls->delay = Micros(random.below(300));
+        w.calls->fails_from = random.below(4);
+        w.calls->fails_to = w.calls->fails_from + 1;
+        const int lookaheads[] = {0, 2, 15, colm::kAutoLookahead};
+        Job job = job_of(round % 8, lookaheads[round % 4], round % 3 == 0 ? "always" : "random");
+        if (round % 5 == 0) job.policy.hold = 3;
+        w.add({job});
+        w.run();
+        const Written& got = w.written.at(0);
+        const Written alone = write_alone(models, job, w.loop->n_ctx());
+        REQUIRE_EQ(got.error, "");
+        REQUIRE_EQ(got.steps.size(), 24);
+        std::size_t n = 0;
+        while (n < 24 && got.steps[n].step.expert == alone.steps[n].step.expert &&
+               got.steps[n].step.token == alone.steps[n].step.token)
+            ++n;
+        Text tokens = job.prompt;
+        for (std::size_t i = 0; i < 24; ++i) {
+            if (i >= n) {
+                std::vector<float> logits = models.base(tokens);
+                logits[kEnd] = -reference::kInf;
+                REQUIRE_EQ(got.steps[i].step.expert, kBase);
+                REQUIRE_EQ(got.steps[i].step.token, static_cast<Token>(reference::argmax(logits)));
+            }
+            tokens.push_back(got.steps[i].step.token);
+        }
+        const std::size_t failures = got.sequence.stats.of(1).failures;
+        REQUIRE_EQ(failures, w.calls->n_calls > w.calls->fails_from ? 1 : 0);
+        n_without += failures;
+        if (failures == 1) REQUIRE_EQ(w.calls->n_calls, w.calls->fails_from + 1);
+        w.add({job_of(3, 0, "always")});
+        w.run();
+        check_like(w.written.at(1), write_alone(models, job_of(3, 0, "always"), w.loop->n_ctx()));
+    }
+    REQUIRE(n_without > 30);
+}
+
+TEST_CASE("remote_calls: a text is cancelled while a call hangs, and its slot is used again") {
+    FarWorld w{Models()};
+    w.calls->delay = std::chrono::minutes(1);
+    w.add({job_of(0, 0, "always")});
+    while (w.calls->n_calls == 0) w.step();
+    w.cancel(0);
+    w.step();
+    REQUIRE_EQ(w.written.at(0).reason, colm::FinishReason::cancelled);
+    w.add({job_of(1, 0, "always")});
+    w.step();
+    w.calls->release();
+    w.run();
+    check_like(w.written.at(1), write_alone(Models(), job_of(1, 0, "always"), w.loop->n_ctx()));
+}
+
+TEST_CASE("remote_calls: stop waits for the call under way, and no question is asked after it") {
+    FarWorld w{Models()};
+    w.calls->delay = std::chrono::minutes(1);
+    w.add({job_of(0, 0, "always")});
+    while (w.calls->n_calls == 0) w.step();
+    std::atomic<bool> stopped{false};
+    std::thread closer([&] {
+        w.remote->stop();
+        stopped = true;
+    });
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    REQUIRE(!stopped);
+    w.calls->release();
+    closer.join();
+    w.run();
+    REQUIRE_EQ(w.written.at(0).error, colm::PairClosed().what());
+    REQUIRE_EQ(w.calls->n_calls, 1);
+}
