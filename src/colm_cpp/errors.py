@@ -238,7 +238,7 @@ class RemoteRefused(RemoteError):
 
 
 class RemoteAnswerInvalid(RemoteError):
-    """The server's answer is no distribution: it is cut off, too long, of the wrong length, or holds no probabilities."""
+    """The server's answer is no distribution: it is cut off, too long, about other tokens, or no probabilities."""
 
 
 class RemoteVocabularyMismatch(RemoteError):

@@ -22,6 +22,7 @@ from colm_cpp.answers.problems import Problem
 from colm_cpp.cli import _options, main
 from colm_cpp.engine import loading
 from colm_cpp.options import (
+    REMOTE_OPTIONS,
     Choice,
     Flag,
     GenerationOptions,
@@ -37,7 +38,7 @@ from colm_cpp.options import (
 ROOT = Path(__file__).parents[2]
 OPTIONS = {**{f.name: f for kind in (GenerationOptions, LoadOptions, SlotOptions) for f in dataclasses.fields(kind)}}
 # Options that end in Python: they choose other ones.
-PYTHON_ONLY = {"head", "defer_rate", "response_format", "n_parallel", "cache_mb"}
+PYTHON_ONLY = {"head", "defer_rate", "response_format", "n_parallel", "cache_mb", *REMOTE_OPTIONS}
 # What the extension needs and no user gives.
 CORE_ONLY = {"path", "n_sequences", "n_outputs"}
 # Names in Python are numbers of llama.cpp in C++.

@@ -62,7 +62,8 @@ def expert_arguments(command: Command) -> Command:
         section="Models",
         type=_Named(),
         multiple=True,
-        help="An expert by a name of your own, instead of --assistant: code=code.gguf. Repeatable.",
+        help="An expert by a name of your own, instead of --assistant: code=code.gguf, or code=http://host:port. "
+        "Repeatable.",
     )(command)
 
 

@@ -31,7 +31,7 @@ def load_pair(
     from ..engine.loading import load
     from ..sources.names import find_models
 
-    chosen = find_models(chosen)
+    chosen = find_models(chosen, remote=True)
     with load_progress(show_progress) as progress:
         return load(
             pair=chosen,

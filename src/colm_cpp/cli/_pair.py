@@ -84,7 +84,7 @@ def model_arguments(command: Command) -> Command:
         command
     )
     given: dict[str, Any] = {"metavar": "MODEL", "shell_complete": complete_files}
-    command = option("Models", "--assistant", help="The assistant model.", **given)(command)
+    command = option("Models", "--assistant", help="The assistant model, or http://host:port.", **given)(command)
     help = "The base model: a GGUF file or hf:org/repo/file.gguf."
     return option("Models", "--base", help=help, **given)(command)
 

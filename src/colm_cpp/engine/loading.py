@@ -38,6 +38,7 @@ from .memory import ModelMemory, PairMemory, rows_of
 from .own_prompts import is_by_model, prompts_tokens
 from .pair import Pair
 from .prompts import refuse_messages
+from .remotes import Remotes
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -101,7 +102,8 @@ def load(
     Args:
         base: the base's GGUF file, or its place on the hub: ``hf:org/repo/file-pattern.gguf``, with ``@revision`` after
             it for a branch, tag or commit. Without ``assistant``, ``base`` stands for a pair, see ``pair``.
-        assistant: the assistant's GGUF file, or its place on the hub: short for ``experts={"assistant": ...}``.
+        assistant: the assistant's GGUF file, its place on the hub, or the URL of a model on another machine
+            (``docs/remote.md``): short for ``experts={"assistant": ...}``.
         head: the deferral head. One of: the path of a head file, or its place on the hub; a :class:`Head`; the name of
             a head in the package (:func:`colm_cpp.shipped_heads`) or of a preset; the name of a training-free head
             (``"confidence"``, ``"entropy"``, ``"random"``, ``"always"``, ``"never"``); a token of the base's
@@ -135,6 +137,7 @@ def load(
         HeadError: ``head`` cannot be used as a head; HeadMismatch if it was made for another base, or for the base with
             other adapters.
         DownloadError: a file cannot be downloaded from the hub.
+        RemoteError: a model on another machine does not answer, or has another vocabulary (``docs/remote.md``).
     """
     check_memory = flag("check_memory", check_memory)
     if experts is not None and (assistant is not None or assistant_options is not None or pair is not None):
@@ -220,20 +223,26 @@ def _load(
     progress: Callable[[float], object] | None,
     check_memory: bool,
     slots: SlotOptions,
-) -> tuple[_core.Pair, PathLike | Head | None, PairMemory | None]:
+) -> tuple[_core.Pair, PathLike | Head | None, PairMemory | None, Remotes]:
     if isinstance(head, (str, os.PathLike)):
         name = split_head(head, list(models))[0] if isinstance(head, str) else head
         if (named := find_head(name)).kind == "file":
             loaded = Head.load(str(named.file()))  # a bad head file is reported before minutes of loading
             head = loaded if len(models) == 2 and name == head else head  # else messages need what was given
-    core_options, memory = prepare(models, chosen, check_memory=check_memory, n_slots=slots.n_parallel)
+    remotes = Remotes(models, chosen)
     try:
-        members = list(zip(models, core_options, strict=True))
-        room = None if memory is None else memory.check_turn
-        core = _core.Pair(members, progress, slots.n_parallel, slots.cache_mb << 20, room)
+        files, own = remotes.local_models, remotes.local_options
+        core_options, memory = prepare(files, own, check_memory=check_memory, n_slots=slots.n_parallel)
+        remotes.check(core_options[0])  # before minutes of loading
+        members = list(zip(files, core_options, strict=True))
+        room = None if memory is None else remotes.room(memory.check_turn)
+        core = _core.Pair(members, progress, slots.n_parallel, slots.cache_mb << 20, room, remotes.members())
+    except BaseException:
+        remotes.close()
+        raise
     finally:
         forward_log()
-    return core, head, memory
+    return core, head, memory, remotes
 
 
 def prepare(
@@ -383,7 +392,7 @@ def _loaded_or_kept(wished: Preset, given: dict[str, Any], keep: bool) -> tuple[
             return known, True
         if keep:
             kept.unload()  # both may not fit into memory
-        found = find_models(wished)
+        found = find_models(wished, remote=True)
         stamps = kept.stamps_of(found.models, chosen)
         pair = load(pair=replace(found, head=None, defer_rate=None), **given)
         if keep:

@@ -23,6 +23,7 @@ from .batch import BatchStream, in_order
 from .own_prompts import chat_tokens, prompts_tokens, split_template
 from .prepared import DEFAULT_THRESHOLD, Heads, PathLike, Prepared, prepare
 from .prompts import Prompt, check_prompts
+from .remotes import Remotes
 from .requests import requests
 from .session import read_session, write_session
 from .stream import TokenStream
@@ -62,13 +63,16 @@ class Pair(Tokenizing, AsyncForms):
         core: _core.Pair,
         head: PathLike | Head | None,
         memory: PairMemory | None = None,
+        remotes: Remotes | None = None,
         *,
         system: str | None = None,
     ) -> None:
         self._core: _core.Pair | None = core
         self._system = system
         self._memory = memory  # None: not checked
-        self._facts = dict(zip(core.names, core.facts(), strict=True))  # each asking hashes the vocabulary
+        self._remotes = Remotes({}, ()) if remotes is None else remotes
+        # Each asking hashes the vocabulary.
+        self._facts = self._remotes.described(dict(zip(core.names, core.facts(), strict=True)))
         self._streams: weakref.WeakSet[TokenStream] = weakref.WeakSet()
         self._batches: weakref.WeakSet[BatchStream] = weakref.WeakSet()
         self._head = head
@@ -280,6 +284,7 @@ class Pair(Tokenizing, AsyncForms):
             PairClosed, ForkError: as for :meth:`generate`.
         """
         core = self.open_core()
+        self._remotes.refuse("a session holds what all models have read")
         with busy():
             write_session(path, core)
 
@@ -300,16 +305,18 @@ class Pair(Tokenizing, AsyncForms):
             PairClosed, ForkError: as for :meth:`generate`.
         """
         core = self.open_core()
+        self._remotes.refuse("a session holds what all models have read")
         with busy():
             read_session(path, core)
 
     def close(self) -> None:
         """Ends every text and frees both models. Texts in progress raise PairClosed. A second call does nothing."""
         with open_pairs.lock():  # no text may begin between the two
-            self._core = None
+            core, self._core = self._core, None
             writing: list[TokenStream | BatchStream] = [*self._streams, *self._batches]
         for text in writing:
             text._detach()
+        self._remotes.close(core)
 
     def _stop(self) -> None:
         """Cancels every text, waiting ones included."""
@@ -363,6 +370,7 @@ class Pair(Tokenizing, AsyncForms):
 
     def heads(self) -> Heads:
         """The heads of one call, each prepared once."""
+        self._remotes.check_process()
         return Heads(self._prepared, self.prepared_head)
 
     def prepared_head(self, head: PathLike | Head) -> Prepared:

@@ -38,6 +38,7 @@ __all__ = [
     "LONG_N_UBATCH",
     "MAX_PARALLEL",
     "MOST_RUN_OUTPUTS",
+    "REMOTE_OPTIONS",
     "LoadOptions",
     "LoadOptionsDict",
     "SlotOptions",
@@ -58,6 +59,8 @@ KV_TYPES = {
     "iq4_nl": 20,
     "bf16": 30,
 }
+# Of a model on another machine.
+REMOTE_OPTIONS = ("remote_timeout", "remote_retries", "remote_top_k", "on_failure")
 _SPLIT_MODES = {"none": 0, "layer": 1, "row": 2}
 DEFAULT_N_CTX = 4096
 CPU_N_UBATCH = 128
@@ -94,6 +97,10 @@ class LoadOptionsDict(TypedDict, total=False):
     rope_freq_base: float
     rope_freq_scale: float
     lora: PathLike | Sequence[PathLike | tuple[PathLike, float]]
+    remote_timeout: float
+    remote_retries: int
+    remote_top_k: int
+    on_failure: Literal["error", "base"]
 
 
 @documented
@@ -200,6 +207,29 @@ class LoadOptions:
         Own("a path, or a list of paths and (path, scale)"),
         "A LoRA adapter to apply, with its scale, which is 1 unless given.",
         "A list holds several.",
+    )
+    remote_timeout: float = option(
+        60.0,
+        Real(0.0, 86400.0, is_open=True),
+        "Seconds for each answer of a model on another machine.",
+        "See ``docs/remote.md``. This option and the next three mean nothing for a model on this machine.",
+    )
+    remote_retries: int = option(
+        2,
+        Whole(0, 100),
+        "How often a request to another machine is repeated that found no connection or a busy server.",
+        "Pauses grow from 0.1 to 5 s.",
+    )
+    remote_top_k: int = option(
+        64,
+        Whole(1, 2**17),
+        "How many of the likeliest tokens a model on another machine names. The others cannot be chosen.",
+    )
+    on_failure: str = option(
+        "error",
+        Choice(("error", "base")),
+        "What becomes of a text whose model on another machine fails: it ends with the error, or goes on without it.",
+        "The next text tries again. Loading raises the error in either case.",
     )
 
     @classmethod
@@ -320,6 +350,7 @@ class LoadOptions:
             "n_sequences": n_sequences,
             "n_outputs": min(n_outputs, self.n_batch),
         }
+        values = {name: value for name, value in values.items() if name not in REMOTE_OPTIONS}
         return _core.ModelOptions(values)
 
 

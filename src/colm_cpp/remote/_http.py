@@ -118,7 +118,7 @@ class Http:
                     raise
             pause = min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE)
             # Those who failed together need not come back together.
-            if self._closed.wait(pause * random.uniform(0.5, 1.0)):  # noqa: S311
+            if self._closed.wait(pause * random.uniform(0.5, 1.0)):
                 break
         raise self._error(RemoteUnreachable, "the connection was closed")
 
@@ -153,6 +153,9 @@ class Http:
     def _read(self, answer: Any, deadline: float) -> bytes:
         """The body. A server may send without end, or hardly anything for a long time."""
         most = self._most_bytes if answer.is_success else _MOST_OF_ERROR
+        declared = answer.headers.get("content-length", "")
+        if answer.is_success and declared.isdecimal() and int(declared) > most:
+            raise invalid(self.url, f"it would have {declared} bytes; {most} are read at most")
         parts, size = [], 0
         for part in answer.iter_bytes():
             parts.append(part)
@@ -160,7 +163,7 @@ class Http:
             if size > most:
                 if not answer.is_success:
                     break
-                raise invalid(self.url, f"it has more than {most} bytes")
+                raise invalid(self.url, f"it has more than {most} bytes, which is the most that is read")
             if time.monotonic() > deadline:
                 raise self._timed_out("no whole answer")
         return b"".join(parts)[:most]

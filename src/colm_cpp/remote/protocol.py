@@ -29,6 +29,10 @@ PROBES = (
 )
 # Rounding of float32 probabilities that a server adds up.
 _ROUNDING = 1e-3
+# Tokens that fine-tuning adds at the end of one of two vocabularies, and padding.
+_MOST_TAIL = 256
+# Of float32 probabilities none but 0 is that small; some servers write its logarithm as the least number there is.
+_NEVER = -1e4
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,7 @@ class RemoteModel(abc.ABC):
 
     name: str  # as shown in messages
     limits: Limits
+    n_vocab: int | None = None  # ids of the server's model, known after check(); None: the server does not say
 
     @property
     @abc.abstractmethod
@@ -138,7 +143,7 @@ def likeliest_of(url: str, ids: Iterable[Any], logprobs: Iterable[Any], tail: fl
             raise invalid(url, f"token {token} comes twice in one distribution")
         if type(logprob) not in (int, float) or math.isnan(logprob) or logprob > _ROUNDING:
             raise invalid(url, f"the log-probability of token {token} is {shown(logprob)}, which is no number up to 0")
-        if logprob > -math.inf:
+        if logprob > _NEVER:
             found[token] = min(float(logprob), 0.0)
     if not found:
         raise invalid(url, "a distribution names no token")
@@ -174,7 +179,7 @@ def check_vocabulary(url: str, vocabulary: Vocabulary, n_vocab: int | None, toke
     Raises:
         RemoteVocabularyMismatch: they are not one vocabulary.
     """
-    if n_vocab is not None and n_vocab < vocabulary.n_ids:
+    if n_vocab is not None and n_vocab + _MOST_TAIL < vocabulary.n_ids:
         raise _mismatch(url, f"it has {n_vocab} token ids and the base has {vocabulary.n_ids}")
     for text in PROBES:
         theirs, own = list(tokenize(text)), vocabulary.tokenize(text)

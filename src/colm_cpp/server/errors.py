@@ -22,6 +22,7 @@ from ..errors import (
     OutOfMemory,
     PairClosed,
     QueueTimeout,
+    RemoteError,
 )
 from .refused import known_options, why_refused
 
@@ -94,6 +95,8 @@ def api_error(error: BaseException) -> ApiError:
         return ApiError(400, message, param="messages", code="context_length_exceeded")
     if isinstance(error, (QueueTimeout, PairClosed, OutOfMemory)):
         return ApiError(503, message, code="unavailable", retry_after=5)
+    if isinstance(error, RemoteError):
+        return ApiError(502, message, code="model_unavailable", retry_after=5)
     if isinstance(error, (LoadError, DownloadError, ForkError)):
         return ApiError(500, message, code="model_unavailable")
     if isinstance(error, GenerationError):

@@ -19,6 +19,7 @@ from ..errors import HeadError, LoadError, OptionError
 from ..heads.head import Head
 from ..learn.scoring import Scorer
 from ..options import DEFAULT_N_CTX, SlotOptions
+from ..remote import is_remote
 from ..sources.hub import is_hub_spec
 from ..sources.names import find_head, find_model
 from ..sources.pair_file import FILE, Preset
@@ -128,6 +129,8 @@ def _memory(pair: Preset, how: Served) -> int:
     n = how.slots.n_parallel
     total = 0
     for place, options, rows in zip(pair.models, chosen, rows_of(len(pair.models), n), strict=True):
+        if is_remote(place):
+            continue
         model = ModelMemory.of(find_model("base", place), options)
         n_ctx = options.n_ctx or DEFAULT_N_CTX
         total += model.loaded(n_ctx, n_outputs=min(rows, options.n_batch), n_texts=n, shared=False).total

@@ -33,6 +33,13 @@ def model_identity(path: str | os.PathLike[str]) -> dict[str, Any]:
     return {"file": file.name, "bytes": size, "digest": digest.hexdigest()[:16]}
 
 
+def _loaded_identity(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a loaded model; of one on another machine what is known of it."""
+    if "url" in facts:
+        return {"url": facts["url"], "name": facts["name"], "top_k": facts["top_k"]}
+    return model_identity(facts["path"])
+
+
 def head_identity(head: str | os.PathLike[str]) -> dict[str, Any]:
     """A head's name, and the SHA-256 of its file where it has one."""
     name = os.fspath(head)
@@ -50,7 +57,7 @@ def pair_identity(base: Mapping[str, Any], assistant: Mapping[str, Any], fingerp
         "base": base["name"],
         "assistant": assistant["name"],
         "base_model": model_identity(base["path"]),
-        "assistant_model": model_identity(assistant["path"]),
+        "assistant_model": _loaded_identity(assistant),
         "base_adapters": adapters_identity(of_model(base)),
         "assistant_adapters": adapters_identity(of_model(assistant)),
         "vocab_fingerprint": fingerprint,
@@ -78,7 +85,7 @@ def models_identity(models: Mapping[str, Mapping[str, Any]], fingerprint: str) -
         "expert_models": {
             name: {
                 "name": model["name"],
-                "model": model_identity(model["path"]),
+                "model": _loaded_identity(model),
                 "adapters": adapters_identity(of_model(model)),
                 "adapter_bytes": sum(Path(adapter["path"]).stat().st_size for adapter in model["adapters"]),
             }

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..errors import OptionError
+from ..remote import is_remote, shown_url
 from .hub import is_hub_spec, resolve
 from .pair_file import PACKAGED, Preset, read
 from .preset import is_preset, packaged_names, preset_files
@@ -99,25 +100,42 @@ def head_file(head: PathLike) -> str | None:
     return find_head(head).file()
 
 
-def find_model(name: str, value: object) -> str:
+def find_model(name: str, value: object, *, remote: bool = False) -> str:
     """The local file of a model, downloaded first if it is on the hub. ``name`` is the option that messages name.
+
+    Args:
+        name: the option.
+        value: what was given for it.
+        remote: the URL of a model on another machine is returned as it is.
 
     Raises:
         TypeError: ``value`` is neither a str nor a path.
-        OptionError: ``value`` is the name of a preset.
+        OptionError: ``value`` is the name of a preset, or without ``remote`` a model on another machine.
         DownloadError: the file cannot be downloaded from the hub.
     """
     if not isinstance(value, (str, os.PathLike)):
         raise TypeError(f"{name}= is of type {type(value).__name__}; give the path of a GGUF file or hf:org/repo/file")
     if is_preset(value):
         raise OptionError(f"{name}={value!a} is a preset, which stands for two models; give pair={value!a} instead")
+    if is_remote(value):
+        if remote:
+            return value
+        raise OptionError(
+            f"{name} is {shown_url(value)}, a model on another machine, and this needs the model's own file; give the "
+            "path of a GGUF file"
+        )
     return os.path.expanduser(resolve(value))
 
 
-def find_models(pair: Preset) -> Preset:
-    """The pair with the local files of its models. Errors are those of :func:`find_model`."""
+def find_models(pair: Preset, *, remote: bool = False) -> Preset:
+    """The pair with the local files of its models.
+
+    ``remote``: experts may be on other machines. Errors are those of :func:`find_model`.
+    """
     base = find_model("base", pair.base)
     if pair.experts:
-        experts = tuple(replace(expert, model=find_model(expert.name, expert.model)) for expert in pair.experts)
+        experts = tuple(
+            replace(expert, model=find_model(expert.name, expert.model, remote=remote)) for expert in pair.experts
+        )
         return replace(pair, base=base, experts=experts)
-    return replace(pair, base=base, assistant=find_model("assistant", pair.assistant))
+    return replace(pair, base=base, assistant=find_model("assistant", pair.assistant, remote=remote))

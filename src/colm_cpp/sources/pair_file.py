@@ -17,6 +17,7 @@ from .._numbers import real, share
 from .._shown import shortened, shown
 from ..errors import LoadError, OptionError
 from ..options import ASSISTANT, BASE, ExpertModel, LoadOptions, option_dict, read_experts, split_head
+from ..remote import is_remote
 from .hub import is_hub_spec
 from .shipped import shipped_heads
 
@@ -266,7 +267,7 @@ def _models(value: Mapping[str, Any], folder: Path) -> Preset | None:
 
 
 def _place(folder: Path, given: str) -> str:
-    if is_hub_spec(given):
+    if is_hub_spec(given) or is_remote(given):
         return given
     return os.path.normpath(os.path.join(folder, os.path.expanduser(given)))
 
