@@ -28,6 +28,8 @@ constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 // Small enough for the block to be in the first-level cache when its exponentials are summed.
 constexpr std::size_t kBlock = 1024;
 constexpr std::size_t kLanes = 8;
+// Of so many, the largest are kept in order while all are looked at; more are sorted.
+constexpr std::size_t kKeptInOrder = 512;
 
 // exp(x) for x <= 0 within 2e-7 of its value, 1e-38 below -87. libm's expf is not inlined, so compilers
 // cannot vectorise a loop that calls it; over a vocabulary of 152,000 ids that is the difference between 0.5
@@ -199,6 +201,18 @@ std::vector<Candidate> largest(View<const float> logits, std::size_t n) {
     std::vector<Candidate> best;
     n = std::min(n, logits.size);
     if (n == 0) return best;
+    if (n > kKeptInOrder) {
+        best.reserve(logits.size);
+        for (std::size_t i = 0; i < logits.size; ++i)
+            if (logits[i] > kMinusInfinity) best.push_back({static_cast<Token>(i), logits[i]});
+        n = std::min(n, best.size());
+        std::partial_sort(best.begin(), best.begin() + static_cast<std::ptrdiff_t>(n), best.end(),
+                          [](const Candidate& a, const Candidate& b) {
+                              return a.logit > b.logit || (a.logit == b.logit && a.token < b.token);
+                          });
+        best.resize(n);
+        return best;
+    }
     const auto smallest = [&] { return best.size() < n ? kMinusInfinity : best.back().logit; };
     const auto larger = [](const Candidate& a, const Candidate& b) { return a.logit > b.logit; };
     best.reserve(n + 1);
