@@ -24,6 +24,7 @@ OPERATIONS = [
     ("POST", "/v1/chat/completions"),
     ("POST", "/v1/completions"),
     ("POST", "/v1/responses"),
+    ("POST", "/v1/colm/distributions"),
     ("POST", "/tokenize"),
     ("POST", "/detokenize"),
     ("GET", "/tokenizer_info"),
@@ -68,7 +69,7 @@ def requests(world: World, method: str, path: str, n: int, *, negative: bool) ->
 
 
 @pytest.mark.parametrize("negative", [False, True], ids=["allowed", "not allowed"])
-@pytest.mark.parametrize(("method", "path"), OPERATIONS[:4], ids=str)
+@pytest.mark.parametrize(("method", "path"), OPERATIONS[:5], ids=str)
 def test_requests(world: World, method: str, path: str, negative: bool) -> None:
     requests(world, method, path, FEW, negative=negative)
 

@@ -152,6 +152,13 @@ class AsyncTokenStream(_AsyncStream[Token]):
         finally:
             self._worker.close()
 
+    async def likeliest(self) -> list[tuple[int, float]]:
+        """The likeliest ids at its first position. Errors are those of :meth:`TokenStream.likeliest`."""
+        try:
+            return await self._worker.do(self._stream.likeliest, self._stream.cancel)
+        finally:
+            self._worker.close()
+
 
 class AsyncBatchStream(_AsyncStream[tuple[int, Completion | ColmError]]):
     """An async iterator over texts that are written together, made by ``pair.astream_batch()``.

@@ -23,6 +23,7 @@ class _BaseVocabulary:
     def __init__(self, path: str) -> None:
         self._tokenizer = _core.Tokenizer(path)
         self.n_ids = self._tokenizer.size_without_padding
+        self.fingerprint = str(self._tokenizer.facts["vocab_fingerprint"])
 
     def tokenize(self, text: str) -> list[int]:
         return self._tokenizer.tokenize(text, False, False)

@@ -167,6 +167,21 @@ class TokenStream:
             end_token=end_token,
         )
 
+    def likeliest(self) -> list[tuple[int, float]]:
+        """Runs a text that was never read to its end, and returns the likeliest ids at its first position.
+
+        They are as many as the option ``logprobs`` says, the likeliest first, with their natural log-probabilities
+        before temperature and truncation. For a text of one token (``max_tokens=1``). Errors are those of
+        :meth:`completion`.
+        """
+        stream, pair = self._opened()
+        steps = self._compute(stream.rest)
+        self._finish(pair)
+        step = steps[0] if steps else self._text.end_step  # a text may end with its first token
+        if step is None:
+            raise PairClosed("this stream was cancelled before its first token")
+        return step[-1]
+
     def write(self) -> None:
         """Runs the stream to its end, while :meth:`take` gives its tokens. Errors are those of :meth:`completion`."""
         if not self._done:

@@ -79,6 +79,11 @@ class Vocabulary(Protocol):
         """How many ids, from 0, may be generated."""
         ...
 
+    @property
+    def fingerprint(self) -> str:
+        """Names the ids and their texts, as ``colm serve`` does."""
+        ...
+
     def tokenize(self, text: str) -> list[int]:
         """A text's ids, without BOS, special tokens as plain text."""
         ...

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .. import __version__
-from . import chat, completions, models, page, responses
+from . import chat, completions, distributions, models, page, responses
 from .errors import install
 from .metrics import Metrics
 from .protect import Guard
@@ -25,7 +25,7 @@ from .sse import ClientGone
 
 __all__ = ["create"]
 
-_ROUTERS = (chat.router, completions.router, responses.router, models.router, page.router)
+_ROUTERS = (chat.router, completions.router, responses.router, distributions.router, models.router, page.router)
 CLIENT_GONE = 499  # of nginx; nobody reads it but the log
 
 

@@ -15,6 +15,7 @@ __all__ = [
     "ChatRequest",
     "CompletionRequest",
     "DetokenizeRequest",
+    "DistributionsRequest",
     "Message",
     "ResponsesRequest",
     "StreamOptions",
@@ -24,6 +25,7 @@ __all__ = [
 
 MAX_CHOICES = 128
 MAX_PROMPTS = 2048
+MAX_POSITIONS = 64
 Colm = Annotated[
     dict[str, Any] | None,
     Field(description="Options of colm: threshold, defer_rate, target_rate, strategy, lookahead, top_k and others."),
@@ -262,3 +264,16 @@ class DetokenizeRequest(_Request):
 
     model: str | None = None
     tokens: Annotated[list[int], Field(max_length=1 << 20)]
+
+
+class DistributionsRequest(_Request):
+    """``POST /v1/colm/distributions``."""
+
+    model: str = Field(description="One model of a pair: demo:base, demo:assistant.")
+    tokens: Annotated[list[int], Field(min_length=1, max_length=1 << 20)] = Field(description="The text as token ids.")
+    counts: Annotated[list[int], Field(min_length=1, max_length=MAX_POSITIONS)] | None = Field(
+        None, description="After how many of the tokens, rising. By default after all of them."
+    )
+    top_k: Annotated[int, Field(ge=1, le=1 << 30)] = Field(
+        description="How many of the likeliest ids to send; all of them where the vocabulary has no more."
+    )

@@ -99,6 +99,12 @@ class Job:
         self.service.metrics.written(self.way.pair, written.tokens, written.stats)
         return written
 
+    async def likeliest(self, text: Text) -> list[tuple[int, float]]:
+        """The likeliest ids behind its prompt, in the turn of the request."""
+        found = await text.likeliest(self.service.texts)
+        self.service.metrics.written(self.way.pair, [], text.stats)
+        return found
+
     async def bunches(self, text: Text) -> AsyncIterator[list[Token]]:
         """Its tokens as they are written."""
         metrics = self.service.metrics

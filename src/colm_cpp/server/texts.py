@@ -114,6 +114,15 @@ class Text:
                 texts.remove(self._stream)
         return self._checked(written)
 
+    async def likeliest(self, texts: Texts) -> list[tuple[int, float]]:
+        """The likeliest ids behind its prompt, where whoever asks has a turn. See :meth:`.TokenStream.likeliest`."""
+        texts.add(self._stream)
+        self.begun = True
+        try:
+            return await AsyncTokenStream(self._stream).likeliest()
+        finally:
+            texts.remove(self._stream)
+
     async def bunches(self, turns: Turns, texts: Texts) -> AsyncIterator[list[Token]]:
         """Its tokens as they are written, those that are there at the same time together.
 
