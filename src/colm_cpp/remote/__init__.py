@@ -18,6 +18,8 @@ __all__ = ["KEY_VARIABLE", "SCHEMES", "Likeliest", "Limits", "RemoteModel", "is_
 # Of each protocol before "http://" or "https://": its module in this room, and the class there.
 _PROTOCOLS = {
     "": ("llama_server", "LlamaServer"),
+    "openai": ("openai", "OpenAi"),
+    "sglang": ("sglang", "SgLang"),
     "colm": ("colm", "Colm"),
 }
 SCHEMES = tuple(f"{name}{'+' if name else ''}{http}://" for name in _PROTOCOLS for http in ("http", "https"))

@@ -1,0 +1,116 @@
+"""SGLang's own route: ``sglang+http://host:30000``.
+
+The fields are those of SGLang 0.5 (``GenerateReqInput``). One call of ``/generate`` verifies several
+positions in one pass: ``input_ids``, ``return_logprob``, ``top_logprobs_num`` k and ``logprob_start_len``, the token
+from which on ``input_top_logprobs`` has what stood before each token. Its first entry is null, because what stood
+before that token may come from the cache, so it is asked for from one token earlier. The last position is that of the
+one token that is written (``output_top_logprobs``). ``token_ids_logprob`` would give ids of one's own choice; whole
+distributions do not need it. With ``temperature`` 0 the server's log-probabilities are the model's own.
+
+``/v1/models`` tells the context size, and ``/tokenize`` shows whose vocabulary it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .._shown import shown
+from ._http import Http
+from ._models import find_model, split_model, tokenizes_alike
+from .protocol import Likeliest, Limits, RemoteModel, Vocabulary, invalid, likeliest_of
+
+__all__ = ["SPARE", "SgLang"]
+
+MOST_POSITIONS = 16
+DEFAULT_TOP_K = 64
+SPARE = 5  # tokens, beside the one that is written
+
+
+class SgLang(RemoteModel):
+    """A model behind ``POST /generate``."""
+
+    def __init__(self, url: str, *, key: str | None, timeout: float, retries: int, top_k: int) -> None:
+        """Connects to nothing yet.
+
+        Args:
+            url: ``http(s)://host:port``.
+            key, timeout, retries: see :class:`._http.Http`.
+            top_k: how many of the likeliest ids to ask for; 0: 64.
+
+        Raises:
+            OptionError: the URL cannot be used.
+        """
+        place, self.name = split_model(url)
+        self._http = Http(place, key=key, timeout=timeout, retries=retries)
+        self._top_k = top_k or DEFAULT_TOP_K
+        self._n_ctx = 0
+        self.limits = Limits(
+            protocol="sglang",
+            top_k=self._top_k,
+            positions=MOST_POSITIONS,
+            exact=True,
+            one_pass=True,
+            echo=True,
+        )
+
+    @property
+    def n_ctx(self) -> int:
+        """``max_model_len``, less what the scheduler keeps free."""
+        return self._n_ctx - SPARE
+
+    def check(self, vocabulary: Vocabulary) -> None:
+        """Asks for the model, and compares how texts are tokenized. See :class:`RemoteModel`."""
+        self.name, self._n_ctx = find_model(self._http, self.name, "/v1/models")
+        tokenizes_alike(self._http, self.name, vocabulary)
+
+    def likeliest(self, slot: int, tokens: Sequence[int], counts: Sequence[int]) -> list[Likeliest]:
+        """See :class:`RemoteModel`. The server finds what it has read by itself, so ``slot`` is not sent."""
+        n = counts[-1]
+        start = counts[0] - 1 if len(counts) > 1 else -1  # -1: of the written token only
+        body = {
+            "input_ids": list(tokens[:n]),
+            "sampling_params": {
+                "max_new_tokens": 1,
+                "temperature": 0,
+                # A model's own generation_config.json must not change them.
+                "frequency_penalty": 0,
+                "presence_penalty": 0,
+                "repetition_penalty": 1,
+            },
+            "return_logprob": True,
+            "logprob_start_len": start,
+            "top_logprobs_num": self._top_k,
+            "return_text_in_logprobs": False,
+        }
+        url, answer = self._http.url, self._http.post("/generate", body)
+        meta = answer.get("meta_info") if isinstance(answer, dict) else None
+        if not isinstance(meta, dict):
+            raise invalid(url, f"it has no meta_info, but {shown(answer)}")
+        if meta.get("prompt_tokens") != n:
+            raise invalid(url, f"it has read {shown(meta.get('prompt_tokens'))} tokens, and {n} were sent")
+        rows = []
+        if len(counts) > 1:
+            before = _rows(url, meta, "input_top_logprobs", n - start)
+            rows = [before[count - start] for count in counts[:-1]]
+        rows += _rows(url, meta, "output_top_logprobs", 1)
+        return [_likeliest(url, row) for row in rows]
+
+    def close(self) -> None:
+        """See :class:`RemoteModel`."""
+        self._http.close()
+
+
+def _rows(url: str, meta: dict[str, Any], name: str, n: int) -> list[Any]:
+    rows = meta.get(name)
+    if not isinstance(rows, list) or len(rows) != n:
+        has = f"has {len(rows)} entries" if isinstance(rows, list) else f"is {shown(rows)}"
+        raise invalid(url, f"{name} {has}, and {n} positions were asked for")
+    return rows
+
+
+def _likeliest(url: str, row: Any) -> Likeliest:
+    """Of entries [logprob, id, text]."""
+    if not isinstance(row, list) or not all(isinstance(entry, list) and len(entry) >= 2 for entry in row):
+        raise invalid(url, f"a position has {shown(row)}; it must be a list of [logprob, id, text]")
+    return likeliest_of(url, [entry[1] for entry in row], [entry[0] for entry in row])

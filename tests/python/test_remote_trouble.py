@@ -1,0 +1,159 @@
+"""Servers of models on other machines that are away, slow, broken or endless, in every protocol: a typed error each."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+import pytest
+
+pytest.importorskip("httpx")
+
+import remote_lookalikes
+from remote_lookalikes import KEY, TEXT, LookAlike, Words, ask, connect
+
+from colm_cpp.errors import ColmError, RemoteAnswerInvalid, RemoteRefused, RemoteTimeout, RemoteUnreachable
+
+server = remote_lookalikes.server
+GB = 2**30
+
+
+def test_unreachable(server: LookAlike) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+    with contextlib.closing(connect(server.url.replace(server.address, address))) as model:
+        with pytest.raises(RemoteUnreachable, match=address):
+            model.check(Words())
+        with pytest.raises(RemoteUnreachable):
+            model.likeliest(0, TEXT, [8])
+
+
+def test_slow(server: LookAlike) -> None:
+    """A server that never answers; machines may be busy."""
+    ended = threading.Event()
+    begin = time.monotonic()
+    try:
+        with pytest.raises(RemoteTimeout):
+            ask(server, timeout=1.0, then={"answers": lambda *_: ended.wait(60)})
+    finally:
+        ended.set()
+    assert time.monotonic() - begin < 40
+
+
+def drip(owner: LookAlike, handler: BaseHTTPRequestHandler) -> None:
+    """A byte now and then: never silent, never done."""
+    start(handler, 1000)
+    with contextlib.suppress(OSError):
+        for _ in range(40):
+            handler.wfile.write(b" ")
+            time.sleep(0.05)
+
+
+def flood(owner: LookAlike, handler: BaseHTTPRequestHandler) -> None:
+    """10 GB, as fast as they are read."""
+    start(handler, 10 * GB)
+    pour(owner, handler, lambda piece: piece)
+
+
+def endless(owner: LookAlike, handler: BaseHTTPRequestHandler) -> None:
+    handler.send_response(200)
+    handler.send_header("Transfer-Encoding", "chunked")
+    handler.end_headers()
+    pour(owner, handler, lambda piece: b"%x\r\n%s\r\n" % (len(piece), piece))
+
+
+def pour(owner: LookAlike, handler: BaseHTTPRequestHandler, framed: Callable[[bytes], bytes]) -> None:
+    piece = b" " * 2**18
+    with contextlib.suppress(OSError):
+        while owner.sent < 10 * GB:
+            handler.wfile.write(framed(piece))
+            owner.sent += len(piece)
+    handler.close_connection = True
+
+
+def start(handler: BaseHTTPRequestHandler, length: int) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(length))
+    handler.end_headers()
+    handler.close_connection = True
+
+
+def half(owner: LookAlike, handler: BaseHTTPRequestHandler) -> None:
+    start(handler, 1000)
+    handler.wfile.write(b'{"choices": [')
+
+
+def hang_up(owner: LookAlike, handler: BaseHTTPRequestHandler) -> None:
+    handler.connection.shutdown(socket.SHUT_RDWR)
+    handler.close_connection = True
+
+
+def redirect(owner: LookAlike, handler: Any) -> None:
+    handler.send(307, b"", Location="http://127.0.0.2:1/elsewhere")
+
+
+def expired(owner: LookAlike, handler: Any) -> None:
+    handler.send(401, b'{"error": "the key has expired"}')
+
+
+def broken(owner: LookAlike, handler: Any) -> None:
+    handler.send(500, b"x" * 2**20)
+
+
+def compressed(owner: LookAlike, handler: Any) -> None:
+    handler.send(200, b"no gzip", **{"Content-Encoding": "gzip"})
+
+
+@pytest.mark.parametrize(
+    ("trouble", "kind"),
+    [
+        (drip, RemoteTimeout),
+        (half, RemoteAnswerInvalid),
+        (hang_up, RemoteUnreachable),
+        (redirect, RemoteRefused),
+        (expired, RemoteRefused),
+        (broken, RemoteRefused),
+        (compressed, RemoteAnswerInvalid),
+    ],
+    ids=lambda value: value.__name__ if callable(value) and not isinstance(value, type) else "",
+)
+def test_trouble(server: LookAlike, trouble: Any, kind: type[ColmError]) -> None:
+    with pytest.raises(kind) as caught:
+        ask(server, timeout=0.5, then={"answers": trouble})
+    assert server.address in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("trouble", [flood, endless])
+def test_10_gb(server: LookAlike, trouble: Any) -> None:
+    """Cut off at the limit, and nothing more is read."""
+    with pytest.raises(RemoteAnswerInvalid, match="bytes"):
+        ask(server, timeout=30, then={"answers": trouble})
+    assert server.sent < 0.2 * GB
+
+
+def test_the_key_goes_to_nobody_else() -> None:
+    """A redirect is not followed, so the other host sees neither the text nor the key."""
+    with LookAlike("colm") as other, LookAlike("colm", key=KEY) as server:
+        place = f"http://{other.address}/"
+        with pytest.raises(RemoteRefused, match="redirects"):
+            ask(server, key=KEY, then={"answers": lambda _, handler: handler.send(307, b"", Location=place)})
+        assert not other.asked
+
+
+def test_a_key_that_expires_later(server: LookAlike) -> None:
+    server.key = KEY
+    with contextlib.closing(connect(server.url, key=KEY)) as model:
+        model.check(Words())
+        assert model.likeliest(0, TEXT, [8])
+        server.key = "another"
+        with pytest.raises(RemoteRefused, match="expired") as caught:
+            model.likeliest(0, TEXT, [8])
+        assert KEY not in str(caught.value)
+        server.key = KEY
+        assert model.likeliest(0, TEXT, [8])  # the next text tries again
