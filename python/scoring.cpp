@@ -136,8 +136,7 @@ void register_scoring(py::module_& module) {
         .def("likelihoods", &likelihoods, py::arg("texts"), py::arg("head"), py::arg("seed"),
              py::arg("n_likeliest"))
         .def("tokenize", &ScoringPair::tokenize, py::arg("text"), py::arg("add_special"),
-             py::arg("parse_special"), py::arg("expert") = kBase,
-             py::call_guard<py::gil_scoped_release>())
+             py::arg("parse_special"), py::arg("expert") = kBase, py::call_guard<py::gil_scoped_release>())
         .def("read", &read, py::arg("expert"), py::arg("texts"), py::arg("top_k"), py::arg("hidden"),
              py::arg("probes"))
         .def(

@@ -80,7 +80,8 @@ std::pair<Scores, Scores> ScoringPair::likelihoods(const Texts& texts, const Hea
     Scorer::Wanted wanted;
     wanted.n_likeliest = n_likeliest;
     wanted.n_probes = n_likeliest;
-    if (static_cast<std::size_t>(head.defer_token()) < vocabularies_->n_ids(kBase)) wanted.excluded = head.defer_token();
+    if (static_cast<std::size_t>(head.defer_token()) < vocabularies_->n_ids(kBase))
+        wanted.excluded = head.defer_token();
     wanted.head = &head;
     wanted.seed = seed;
     Scores base = of_base.score(texts, wanted, interrupt);
