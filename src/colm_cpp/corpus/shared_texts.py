@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
 
 import numpy as np
 import numpy.typing as npt
@@ -116,7 +115,7 @@ def shared_ends(pieces: Sequence[Sequence[bytes]]) -> tuple[bytes, npt.NDArray[n
     """
     data = [b"".join(of_model) for of_model in pieces]
     text = min(data, key=len)
-    ends = []
+    ends: list[npt.NDArray[np.int64]] = []
     for own, of_model in zip(data, pieces, strict=True):
         added = len(own) - len(text)
         if own not in (text, b" " + text):
@@ -126,10 +125,12 @@ def shared_ends(pieces: Sequence[Sequence[bytes]]) -> tuple[bytes, npt.NDArray[n
                 f"{at} bytes; a tokenizer or a chat template changes it"
             )
         ends.append(np.cumsum([len(piece) for piece in of_model], dtype=np.int64) - added)
-    shared = reduce(np.intersect1d, ends)
+    shared = ends[0]
+    for own_ends in ends[1:]:
+        shared = np.intersect1d(shared, own_ends)
     bytes_ = np.frombuffer(text + b" ", np.uint8)
     shared = shared[(shared > 0) & ((bytes_[np.maximum(shared, 0)] & 0xC0) != 0x80)]
-    return text, shared, [np.searchsorted(own, shared, side="right") for own in ends]
+    return text, shared, [np.searchsorted(own, shared, side="right").astype(np.int64) for own in ends]
 
 
 class SharedTextMaker:

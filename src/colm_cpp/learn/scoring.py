@@ -7,7 +7,7 @@ Texts of models with unlike vocabularies are scored segment by segment (:mod:`.s
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -176,6 +176,7 @@ def _groups(
     def texts() -> Iterator[Text | SharedText | BadRow]:
         n = 0
         for number, document in enumerate(corpus.documents()):
+            parts: Sequence[Text | SharedText | BadRow]
             parts = [document] if isinstance(document, BadRow) else list(make(document))
             for part, text in enumerate(parts, start=1):
                 n += 1
