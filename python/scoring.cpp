@@ -80,6 +80,23 @@ py::list score(ScoringPair& self, std::vector<Text> texts, std::size_t top_k,
     return found;
 }
 
+py::dict read(ScoringPair& self, ExpertId expert, std::vector<Text> texts, std::size_t top_k, bool hidden,
+              const std::vector<Token>& probes) {
+    const std::vector<ScoredText> given = scored(std::move(texts));
+    Scorer::Wanted wanted;
+    wanted.top_k = top_k;
+    wanted.hidden = hidden;
+    if (!probes.empty()) wanted.probes = {probes.data(), probes.size()};
+    Scores scores = read_texts([&](const auto& poll) { return self.read(expert, given, wanted, poll); });
+    return to_dict(std::move(scores), top_k, self.models()[expert]->n_embd());
+}
+
+py::list pieces(const ScoringPair& self, const std::vector<Token>& tokens, ExpertId expert) {
+    py::list found;
+    for (const std::string& piece : self.pieces(tokens, expert)) found.append(py::bytes(piece));
+    return found;
+}
+
 py::dict to_dict(Scores scores, std::size_t n_likeliest) {
     const auto n = static_cast<py::ssize_t>(scores.logprob.size());
     const auto k = static_cast<py::ssize_t>(n_likeliest);
@@ -119,8 +136,26 @@ void register_scoring(py::module_& module) {
         .def("likelihoods", &likelihoods, py::arg("texts"), py::arg("head"), py::arg("seed"),
              py::arg("n_likeliest"))
         .def("tokenize", &ScoringPair::tokenize, py::arg("text"), py::arg("add_special"),
-             py::arg("parse_special"), py::call_guard<py::gil_scoped_release>())
-        .def_property_readonly("n_shared", &ScoringPair::n_shared)
+             py::arg("parse_special"), py::arg("expert") = kBase, py::call_guard<py::gil_scoped_release>())
+        .def("read", &read, py::arg("expert"), py::arg("texts"), py::arg("top_k"), py::arg("hidden"),
+             py::arg("probes"))
+        .def(
+            "check",
+            [](const ScoringPair& self, ExpertId expert, std::vector<Text> texts) {
+                self.check(expert, scored(std::move(texts)));
+            },
+            py::arg("expert"), py::arg("texts"))
+        .def("pieces", &pieces, py::arg("tokens"), py::arg("expert"))
+        .def_property_readonly(
+            "vocabularies", [](const ScoringPair& self) { return self.vocabularies().numbers(); },
+            "By model: equal numbers are one vocabulary.")
+        .def_property_readonly("n_ids",
+                               [](const ScoringPair& self) {
+                                   std::vector<std::size_t> found;
+                                   for (ExpertId e = 0; e < self.models().size(); ++e)
+                                       found.push_back(self.vocabularies().n_ids(e));
+                                   return found;
+                               })
         .def_property_readonly("vocab_fingerprint", &ScoringPair::vocab_fingerprint)
         .def("facts", [](const ScoringPair& self) {
             py::list found;

@@ -33,10 +33,4 @@ Models load_members(const std::vector<Member>& members, std::size_t n_remote) {
     return models;
 }
 
-CommonVocabulary common_vocabulary(const Models& models, const std::vector<std::string>& names) {
-    std::vector<const Vocabulary*> vocabularies;
-    for (const auto& model : models) vocabularies.push_back(&model->vocabulary());
-    return colm::common_vocabulary(vocabularies, names);
-}
-
 }  // namespace colm::llama

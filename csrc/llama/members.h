@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "colm/remote_expert.h"
-#include "colm/vocabulary.h"
 #include "llama/model.h"
 
 namespace colm::llama {
@@ -34,8 +33,5 @@ using Models = std::vector<std::shared_ptr<LlamaModel>>;
 // elsewhere beside them. Throws OptionError where they are too few or too many, and for an option outside its
 // range; LoadError, which names the expert where there are several.
 Models load_members(const std::vector<Member>& members, std::size_t n_remote = 0);
-
-// What their vocabularies have in common. Throws VocabMismatch.
-CommonVocabulary common_vocabulary(const Models& models, const std::vector<std::string>& names);
 
 }  // namespace colm::llama

@@ -24,16 +24,30 @@ ScoringPair::ScoringPair(const std::vector<Member>& members, const Pair* loaded)
     : models_(load(members, loaded)) {
     std::vector<std::string> names;
     for (const Member& member : members) names.push_back(member.name);
-    const CommonVocabulary common = common_vocabulary(models_, names);
-    n_shared_ = common.n_shared;
+    vocabularies_ = std::make_unique<const Vocabularies>(models_, names);
     fingerprint_ = fingerprint(base().vocabulary());
-    for (const auto& model : models_)
-        scorers_.push_back(std::make_unique<Scorer>(model, n_shared_, common.blocked));
+    for (ExpertId e = 0; e < models_.size(); ++e)
+        scorers_.push_back(
+            std::make_unique<Scorer>(models_[e], vocabularies_->n_ids(e), vocabularies_->blocked(e)));
 }
+
+Scorer& ScoringPair::scorer(ExpertId expert) const {
+    require(expert < scorers_.size(), "there is no model " + std::to_string(expert));
+    return *scorers_[expert];
+}
+
+Scores ScoringPair::read(ExpertId expert, const Texts& texts, const Scorer::Wanted& wanted,
+                         std::function<bool()> poll_interrupt) {
+    Interrupt interrupt(std::move(poll_interrupt));
+    return scorer(expert).score(texts, wanted, interrupt);
+}
+
+void ScoringPair::check(ExpertId expert, const Texts& texts) const { scorer(expert).check(texts); }
 
 std::vector<Scores> ScoringPair::score(const Texts& texts, const OwnTexts& own, std::size_t top_k,
                                        std::function<bool()> poll_interrupt) {
     Interrupt interrupt(std::move(poll_interrupt));
+    require(vocabularies_->alike(), "these models have unlike vocabularies; each reads its own tokens");
     const auto texts_of = [&](ExpertId expert) -> const Texts& {
         const auto found = own.find(expert);
         return found == own.end() ? texts : found->second;
@@ -59,13 +73,15 @@ std::pair<Scores, Scores> ScoringPair::likelihoods(const Texts& texts, const Hea
     Interrupt interrupt(std::move(poll_interrupt));
     require(scorers_.size() == 2, "likelihoods are known for a base and one expert, and there are " +
                                       std::to_string(scorers_.size() - 1));
+    require(vocabularies_->alike(), "likelihoods are known for models of one vocabulary");
     Scorer& of_base = *scorers_.front();
     Scorer& of_assistant = *scorers_.back();
     of_assistant.check(texts);  // before the base has read them
     Scorer::Wanted wanted;
     wanted.n_likeliest = n_likeliest;
     wanted.n_probes = n_likeliest;
-    if (static_cast<std::size_t>(head.defer_token()) < n_shared_) wanted.excluded = head.defer_token();
+    if (static_cast<std::size_t>(head.defer_token()) < vocabularies_->n_ids(kBase))
+        wanted.excluded = head.defer_token();
     wanted.head = &head;
     wanted.seed = seed;
     Scores base = of_base.score(texts, wanted, interrupt);
@@ -81,9 +97,23 @@ std::pair<Scores, Scores> ScoringPair::likelihoods(const Texts& texts, const Hea
     return {std::move(base), std::move(assistant)};
 }
 
-std::vector<Token> ScoringPair::tokenize(const std::string& text, bool add_special,
-                                         bool parse_special) const {
-    return llama::tokenize(base().vocab(), text, add_special && base().vocabulary().add_bos, parse_special);
+std::vector<Token> ScoringPair::tokenize(const std::string& text, bool add_special, bool parse_special,
+                                         ExpertId expert) const {
+    require(expert < models_.size(), "there is no model " + std::to_string(expert));
+    const LlamaModel& model = *models_[expert];
+    return llama::tokenize(model.vocab(), text, add_special && model.vocabulary().add_bos, parse_special);
+}
+
+std::vector<std::string> ScoringPair::pieces(const std::vector<Token>& tokens, ExpertId expert) const {
+    require(expert < models_.size(), "there is no model " + std::to_string(expert));
+    std::vector<std::string> found;
+    found.reserve(tokens.size());
+    for (const Token token : tokens) {
+        if (token < 0 || static_cast<std::size_t>(token) >= models_[expert]->vocabulary().size())
+            throw TokenizeError("there is no token " + std::to_string(token) + " in this vocabulary");
+        found.push_back(piece(vocabularies_->vocab(expert), token, true));
+    }
+    return found;
 }
 
 }  // namespace colm::llama

@@ -12,6 +12,7 @@
 #include "colm/types.h"
 #include "llama/members.h"
 #include "llama/pair.h"
+#include "llama/vocabularies.h"
 
 namespace colm::llama {
 
@@ -22,31 +23,43 @@ class ScoringPair {
 
     // Loads the models, the base first, or makes contexts on the weights of those of the same names in a pair
     // that was loaded with the same options of weights. They stay when the pair goes. Throws OptionError,
-    // LoadError or VocabMismatch.
+    // LoadError, or VocabMismatch as Vocabularies does.
     explicit ScoringPair(const std::vector<Member>& members, const Pair* loaded = nullptr);
 
     // The scores of each model, the base first, with its hidden states. The experts' probes are the base's
     // likeliest tokens. `own`: of experts that read another prompt, the texts behind it; as many tokens are
-    // scored in each. Errors are those of Scorer::score().
+    // scored in each. Requires one vocabulary. Errors are those of Scorer::score().
     std::vector<Scores> score(const Texts& texts, const OwnTexts& own, std::size_t top_k,
                               std::function<bool()> poll_interrupt);
 
     // What a pair that defers with `head` finds of the texts: of both models the log-probabilities, with the
     // `n_likeliest` tokens at each position, z, and each model's log-probabilities of the other's likeliest
-    // tokens. `seed` is that of the random head. Requires two models. Errors are those of Scorer::score().
+    // tokens. `seed` is that of the random head. Requires two models of one vocabulary. Errors are those of
+    // Scorer::score().
     std::pair<Scores, Scores> likelihoods(const Texts& texts, const Head& head, std::uint32_t seed,
                                           std::size_t n_likeliest, std::function<bool()> poll_interrupt);
 
-    std::vector<Token> tokenize(const std::string& text, bool add_special, bool parse_special) const;
+    // The scores of one model, in texts of its own tokens. Errors are those of Scorer::score().
+    Scores read(ExpertId expert, const Texts& texts, const Scorer::Wanted& wanted,
+                std::function<bool()> poll_interrupt);
+    // Throws as Scorer::check() does, before a model has read anything.
+    void check(ExpertId expert, const Texts& texts) const;
+
+    std::vector<Token> tokenize(const std::string& text, bool add_special, bool parse_special,
+                                ExpertId expert = kBase) const;
+    // The bytes of each token, control tokens as they are written. Throws TokenizeError for other ids.
+    std::vector<std::string> pieces(const std::vector<Token>& tokens, ExpertId expert) const;
 
     const LlamaModel& base() const { return *models_.front(); }
     const Models& models() const { return models_; }
     const std::string& vocab_fingerprint() const { return fingerprint_; }
-    std::size_t n_shared() const { return n_shared_; }
+    const Vocabularies& vocabularies() const { return *vocabularies_; }
 
   private:
+    Scorer& scorer(ExpertId expert) const;
+
     Models models_;
-    std::size_t n_shared_;
+    std::unique_ptr<const Vocabularies> vocabularies_;
     std::string fingerprint_;
     std::vector<std::unique_ptr<Scorer>> scorers_;  // by expert
 };

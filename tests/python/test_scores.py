@@ -193,7 +193,7 @@ def test_identity_tells_quantisations_and_seeds_apart(pair_files: tuple[Path, Pa
 def test_folders_of_something_else(begun: Path, scorer: Scorer, corpus: list[Path], tmp_path: Path) -> None:
     meta = json.loads((begun / "meta.json").read_text())
     for change, said in (
-        ({"version": 3}, "format version 3 and this colm-cpp reads 1 and 2"),
+        ({"version": 4}, "format version 4 and this colm-cpp reads 1 and 2 and 3"),
         ({"version": None}, "format version None"),
         ({"format": "colm-evaluation"}, "does not describe scores"),
     ):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import _core
 from ..engine.memory import estimate
-from ..errors import HeadError, VocabMismatch
+from ..errors import CorpusError, HeadError, VocabMismatch
 from ..files.paths import to_native
 from ..heads.head import Head
 from ..heads.tables import known_runs
@@ -150,12 +150,14 @@ def quantisation(file_type: Any) -> str | None:
         return f"file type {file_type}"
 
 
-def pair_facts(known: Preset, head: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
+def pair_facts(known: Preset, head: str | None, options: Mapping[str, Any], text: str | None = None) -> dict[str, Any]:
     """Loads all models and says whether they, and the head, go together.
 
-    ``compatible`` is False where they do not, with the ``reason``.
+    ``compatible`` is False where they do not, with the ``reason``. ``waits`` says how tokens of unlike vocabularies
+    meet in the file ``text``.
 
     Raises:
+        CorpusError: the file cannot be read, or holds no usable text.
         LoadError: a model cannot be loaded for another reason.
         HeadError: ``head`` is nothing that can serve as one.
     """
@@ -171,6 +173,8 @@ def pair_facts(known: Preset, head: str | None, options: Mapping[str, Any]) -> d
     with pair:
         facts.update(_vocabularies(pair))
         facts["compatible"] = True
+        if text is not None:
+            facts["waits"] = {} if pair.one_vocabulary else _waits(known, pair, options, text)
         if head is not None:
             try:
                 # Starting a text checks the head; nothing is computed before its first token is asked for.
@@ -178,6 +182,23 @@ def pair_facts(known: Preset, head: str | None, options: Mapping[str, Any]) -> d
             except HeadError as error:
                 facts.update(compatible=False, reason=str(error))
     return facts
+
+
+def _waits(known: Preset, pair: Pair, options: Mapping[str, Any], file: str) -> dict[str, Any]:
+    from ..corpus.documents import BadRow, read_documents
+    from ..learn.segments import waits
+    from ._loading import load_scorer
+
+    texts = []
+    for document in read_documents([file]):
+        if isinstance(document, BadRow):
+            raise CorpusError(f"{document}; give a text, or rows with completions")
+        turns = [message["content"] or "" for message in document.messages if message["role"] == "assistant"]
+        texts += turns or [document.completion]
+    with load_scorer(
+        known.without_head(), options=options, base_options={}, assistant_options={}, weights_of=pair
+    ) as scorer:
+        return {name: found.facts() for name, found in waits(scorer, texts).items()}
 
 
 def _vocabularies(pair: Pair) -> dict[str, Any]:

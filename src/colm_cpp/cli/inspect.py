@@ -31,6 +31,12 @@ _MEMORY_OPTIONS = ("n_ctx", "n_batch", "n_ubatch", "type_k", "type_v", "n_gpu_la
 @expert_arguments
 @click.option("--pair", "pair", metavar="PAIR", help="A pair to check, instead of --base and --assistant.")
 @click.option("--head", metavar="HEAD", help="A head to check with the pair (see --head of 'colm generate').")
+@click.option(
+    "--text",
+    metavar="FILE",
+    help="A text, or JSON lines with completions: count how often models with unlike vocabularies have to wait with a "
+    "hand-over in it.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @from_table(LOAD, "Options", _MEMORY_OPTIONS)
 @click.pass_context
@@ -42,6 +48,7 @@ def inspect(
     assistant: str | None,
     pair: str | None,
     head: str | None,
+    text: str | None,
     as_json: bool,
     **values: Any,
 ) -> None:
@@ -80,6 +87,8 @@ def inspect(
         raise click.UsageError("a pair needs both --base and --assistant; to inspect one model, give it as FILES")
     if head is not None and base is None:
         raise click.UsageError("--head needs --base and --assistant; to inspect a head alone, give it as FILES")
+    if text is not None and known is None:
+        raise click.UsageError("--text needs --base and --assistant, or --pair: it is read with the tokens of both")
 
     given = collect(LOAD, values)
     options = LoadOptions.merge(given, None)
@@ -95,7 +104,7 @@ def inspect(
     if known is not None and not complaints:
         # What is to be known of the pair does not depend on the size of the context or on the device.
         small = {**given, "n_ctx": _SMALL_CONTEXT, "n_gpu_layers": 0}
-        facts["pair"] = pair_facts(known, head, small)
+        facts["pair"] = pair_facts(known, head, small, text)
         if not facts["pair"]["compatible"]:
             complaints.append(facts["pair"]["reason"])
     if as_json:
@@ -274,12 +283,22 @@ def _pair_table(facts: dict[str, Any]) -> Table:
         "n_embd": "n_embd",
     }
     rows: list[tuple[str, ...]] = [("shared ids", *[str(facts["n_shared"])] * len(models))]
+    if facts.get("waits") == {}:
+        rows.append(("hand-overs that wait", "none: one vocabulary", *[""] * (len(models) - 1)))
     if not facts["one_vocabulary"]:
         # Each has its own tokens of the text; the more of them are the same texts, the less is read again.
         overlaps = facts["overlap"].values()
         shares = (f"{one['texts']} ({one['of_base']:.0%} of the base's, {one['of_expert']:.0%})" for one in overlaps)
         rows = [("token texts as the base", "", *shares)]
         labels["tail"] = "ids that are never written"
+        if "waits" in facts:
+            met = facts["waits"].values()
+            rows += [
+                ("tokens of the text", "", *(f"{one['base_tokens']} and {one['expert_tokens']}" for one in met)),
+                ("  that end together", "", *(str(one["shared"]) for one in met)),
+                ("the base has to wait", "", *(f"behind {one['base_waits']:.1%} of its tokens" for one in met)),
+                ("the other has to wait", "", *(f"behind {one['expert_waits']:.1%} of its tokens" for one in met)),
+            ]
     rows += [(label, *(_text(model[key]) for model in models.values())) for key, label in labels.items()]
     rows.append(("adapters", *(_adapters(model) for model in models.values())))
     if facts["head"] is not None:

@@ -65,13 +65,15 @@ def score(corpus: tuple[str, ...], out: Path, **values: Any) -> None:
     """Run all models over CORPUS and store what training needs for every token.
 
     Each file of CORPUS is a plain text, or has JSON lines with 'prompt' and 'completion' or with 'messages'. The scores
-    hold log-probabilities of all models and hidden states of the base. To continue after an interruption, run the same
-    command again.
+    hold log-probabilities of all models and hidden states of the base. Models with unlike vocabularies are scored by
+    the segments between places where a token of each ends. To continue after an interruption, run the same command
+    again.
     """
     from ..corpus.selection import select
     from ..files.output_file import refuse_inputs
-    from ..learn.scores import folder_files
+    from ..learn.scores import Scores, folder_files
     from ..learn.scoring import score as run
+    from ..learn.segments import lengths
     from ._loading import load_pair, load_scorer
     from ._output import echo, log_to_stderr
     from ._progress import meter
@@ -104,6 +106,7 @@ def score(corpus: tuple[str, ...], out: Path, **values: Any) -> None:
         scorer = loaded.enter_context(load_scorer(models, weights_of=pair, **loading(values)))
         if pair is not None:
             pair.close()
+        unit = "token" if scorer.one_vocabulary else "segment"
         with meter("scoring", shown=shown) as bar:
             start = time.monotonic()
 
@@ -111,7 +114,7 @@ def score(corpus: tuple[str, ...], out: Path, **values: Any) -> None:
                 for row in progress.bad_rows:
                     bar.say(f"colm: warning: {row}")
                 speed = progress.n_read / max(time.monotonic() - start, 1e-9)
-                bar.update(progress.share, f"{progress.done.n_tokens} tokens scored, {speed:.1f} tokens/s read")
+                bar.update(progress.share, f"{progress.done.n_tokens} {unit}s scored, {speed:.1f} tokens/s read")
 
             done = run(
                 scorer,
@@ -125,7 +128,13 @@ def score(corpus: tuple[str, ...], out: Path, **values: Any) -> None:
             )
     left_out = f", {_counted(done.n_bad, 'row')} skipped" if done.n_bad else ""
     cut = f", {_counted(done.n_truncated, 'text')} truncated to the context length" if done.n_truncated else ""
-    echo(f"{out}: {_counted(done.n_tokens, 'token')} of {_counted(done.n_texts, 'text')}{left_out}{cut}")
+    echo(f"{out}: {_counted(done.n_tokens, unit)} of {_counted(done.n_texts, 'text')}{left_out}{cut}")
+    if unit == "segment":
+        share, length = lengths(Scores(out))
+        echo(
+            f"segments lie between places where tokens of all models end: {share:.1f} for 100 tokens of the base, "
+            f"{length:.1f} bytes long on average"
+        )
 
 
 def _counted(n: int, noun: str) -> str:

@@ -18,7 +18,7 @@ from ._pair import option
 if TYPE_CHECKING:
     from ..learn.choice_report import ChoiceReport
     from ..learn.metrics import Metrics
-    from ..learn.training import Trained
+    from ..learn.training import Segments, Trained
 
 __all__ = ["train"]
 
@@ -221,6 +221,7 @@ def train(
                 "by_folder": {folder: asdict(metrics) for folder, metrics in trained.by_folder.items()},
                 "training": asdict(trained.training),
                 **({} if trained.experts is None else {"experts": asdict(trained.experts)}),
+                **({} if trained.segments is None else {"segments": asdict(trained.segments)}),
                 "notes": list(trained.notes),
             }
         )
@@ -252,19 +253,20 @@ def _report(trained: Trained, out: Path) -> None:
     columns.append(("training", trained.training))
     other = "assistant" if trained.experts is None else "expert that the head names"
     titles = ["", *(title for title, _ in columns)]
-    rows = [["texts", *(f"{m.n_texts}" for _, m in columns)], ["tokens", *(f"{m.n_tokens}" for _, m in columns)]]
+    unit = "token" if trained.segments is None else "segment"
+    rows = [["texts", *(f"{m.n_texts}" for _, m in columns)], [f"{unit}s", *(f"{m.n_tokens}" for _, m in columns)]]
     for label, field in (
         ("NLL of the base", "base_nll"),
         (f"NLL of the {other}", "assistant_nll"),
         (f"NLL of {'the pair' if trained.experts is None else 'all models'} with this head", "joint_nll"),
-        (f"NLL of the {'better' if trained.experts is None else 'best'} model at each token", "oracle_nll"),
+        (f"NLL of the {'better' if trained.experts is None else 'best'} model at each {unit}", "oracle_nll"),
         ("mean defer probability", "mean_defer_prob"),
         ("AUC, label a", "auc_a"),
         ("AUC, label a, confidence head", "confidence_auc_a"),
         ("AUC, most likely tokens differ", "auc_differ"),
         ("AUC, most likely tokens differ, confidence head", "confidence_auc_differ"),
-        ("share of tokens that differ", "differ_rate"),
-        ("regret of never deferring, nats per token", "regret"),
+        (f"share of {unit}s that differ", "differ_rate"),
+        (f"regret of never deferring, nats per {unit}", "regret"),
     ):
         rows.append([label, *(_number(getattr(m, field)) for _, m in columns)])
     for rate in trained.held_out.saved:
@@ -296,6 +298,8 @@ def _report(trained: Trained, out: Path) -> None:
                     ]
                 )
     _show([titles, *rows])
+    if trained.segments is not None:
+        _report_segments(trained.segments, other)
     if trained.experts is not None:
         _report_experts(trained.experts)
     for what, fit in (("weak", trained.weak_fit), ("main", trained.main_fit)):
@@ -305,6 +309,19 @@ def _report(trained: Trained, out: Path) -> None:
     given = " ".join(f"--expert {name}={name.upper()}.gguf" for name in names) or "--assistant ASSISTANT.gguf"
     command = f"colm calibrate {quote(str(out))} PROMPTS.jsonl --base BASE.gguf {given}"
     echo(f"{out}: {trained.head.kind} head; calibrate it next: {command}")
+
+
+def _report_segments(segments: Segments, other: str) -> None:
+    """What does not depend on how long the segments are that the models' tokens make of a text."""
+    from ._output import echo
+
+    echo("")
+    echo(
+        f"held out: {segments.n_bytes} bytes in {segments.n_segments} segments between places where tokens of all "
+        "models end. NLL in nats per byte:"
+    )
+    losses = (segments.base_nll, segments.assistant_nll, segments.joint_nll, segments.oracle_nll)
+    _show([["base", other, "with this head", "best at each segment"], [_number(loss) for loss in losses]])
 
 
 def _show(rows: Sequence[Sequence[str]]) -> None:

@@ -67,6 +67,7 @@ class Document:
         completion_ids: the token ids of the last reply, if known. A text can be tokenized in several ways, and
             scoring needs the tokens that the model wrote.
         own_prompts: for some experts, by name, the prompt that they read instead of ``prompt``, which is the base's.
+        ended: whether the last reply ended, so that a token says so behind it. Known tokens have it themselves.
     """
 
     path: str
@@ -76,6 +77,7 @@ class Document:
     completion: str = ""
     completion_ids: tuple[int, ...] = ()
     own_prompts: Mapping[str, str] = field(default_factory=dict)
+    ended: bool = True
 
 
 @dataclass(frozen=True)

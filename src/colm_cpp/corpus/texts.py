@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from .._shown import shown
 from ..chat.messages import begins_with_bos, render_chat
 from ..errors import ChatTemplateError, TokenizeError
 from .documents import BadRow, Document
 
-__all__ = ["Text", "TextMaker", "Tokenizer", "grouped", "prompt_messages", "uses_chat"]
+__all__ = [
+    "Part",
+    "Text",
+    "TextMaker",
+    "Tokenizer",
+    "grouped",
+    "prompt_messages",
+    "runs",
+    "unknown_prompt",
+    "uses_chat",
+]
 
 
 class Tokenizer(Protocol):
@@ -61,6 +71,32 @@ class Text:
         return own + self.tokens[begin:], (False,) * len(own) + self.scored[begin:]
 
 
+class Part(Protocol):
+    """What is read together with others: a :class:`Text`, or one in the tokens of several vocabularies."""
+
+    @property
+    def size(self) -> int:
+        """Tokens that the model with the most of them reads."""
+
+
+P = TypeVar("P", bound=Part)
+
+
+def runs(scored: Sequence[bool]) -> list[tuple[int, int]]:
+    """The runs of scored tokens, each from its first token to behind its last."""
+    edges = [at for at, (before, now) in enumerate(itertools.pairwise((False, *scored, False))) if before != now]
+    return list(zip(edges[::2], edges[1::2], strict=True))
+
+
+def unknown_prompt(document: Document, experts: Sequence[str]) -> BadRow | None:
+    """A document with a prompt for an expert that is not there."""
+    foreign = next((name for name in document.own_prompts if name not in experts), None)
+    if foreign is None:
+        return None
+    names = ", ".join(("base", *experts))
+    return BadRow(document.path, document.line, f"prompt names {shown(foreign)}, and the models are {names}")
+
+
 def uses_chat(base: Mapping[str, Any], chat: bool | None) -> bool:
     """``chat``, or if that is None, whether the base's file has a chat template."""
     return bool(base["chat_template"]) if chat is None else chat
@@ -88,6 +124,7 @@ class TextMaker:
         system: str | None = None,
         other: str = "the assistant",
         experts: Sequence[str] = ("assistant",),
+        encode: Callable[[str], list[int]] | None = None,
     ) -> None:
         """Args:
         tokenizer: the pair.
@@ -99,6 +136,8 @@ class TextMaker:
         system: a system message before prompts.
         other: who lacks the other ids, for messages.
         experts: names of the experts, which may have prompts of their own.
+        encode: gives the tokens of a text that stands behind another one, with which it shares no token. None: those
+            that it has alone.
 
         Raises:
             ChatTemplateError: ``chat`` is asked for and the base's file has no template.
@@ -108,6 +147,7 @@ class TextMaker:
         self._n_shared = n_shared
         self._other = other
         self._experts = experts
+        self._encode = encode or (lambda text: tokenizer.tokenize(text, False, True))
         self.n_ctx = n_ctx
         self._eog = frozenset(base["eog_tokens"])
         if chat and not base["chat_template"]:
@@ -121,13 +161,12 @@ class TextMaker:
 
         Each begins with BOS where the model asks for it: without, models find the tokens of a text far less likely.
         """
-        foreign = next((name for name in document.own_prompts if name not in self._experts), None)
+        foreign = unknown_prompt(document, self._experts)
         if foreign is not None:
-            names = ", ".join(("base", *self._experts))
-            yield BadRow(document.path, document.line, f"prompt names {shown(foreign)}, and the models are {names}")
+            yield foreign
             return
         try:
-            tokens, scored = self._tokens(document)
+            tokens, scored = self.read(document)
             own = {name: tuple(self._prompt(prompt)) for name, prompt in document.own_prompts.items()}
         except (ChatTemplateError, TokenizeError) as error:
             yield BadRow(document.path, document.line, str(error))
@@ -156,7 +195,13 @@ class TextMaker:
                 reason = f"its prompt alone fills the context of {self.n_ctx} tokens" if truncated else "too short"
                 yield BadRow(document.path, document.line, reason)
 
-    def _tokens(self, document: Document) -> tuple[list[int], list[bool]]:
+    def read(self, document: Document) -> tuple[list[int], list[bool]]:
+        """All tokens of a document, however many, and which of them are to be scored.
+
+        Raises:
+            ChatTemplateError: the template cannot render it, or does not go on with its own prompt.
+            TokenizeError: a text that is no Unicode, or has no tokens in this vocabulary.
+        """
         if document.messages or (document.prompt and self.chat):
             messages = prompt_messages(document, self._system)
             if not document.messages:
@@ -186,7 +231,7 @@ class TextMaker:
         whole = self._tokenizer.tokenize(before + text, add_special, True)
         if whole[: len(tokens)] == tokens:
             return whole[len(tokens) :]
-        return self._tokenizer.tokenize(text, False, True)  # the two texts share a token
+        return self._encode(text)  # the two texts share a token
 
     def _end_token(self) -> int:
         # The token named EOS; where a file names none that ends a text, any that does.
@@ -240,9 +285,7 @@ class TextMaker:
         )
 
 
-def grouped(
-    texts: Iterator[Text | BadRow], *, n_tokens: int, n_texts: int
-) -> Iterator[tuple[list[Text], list[BadRow]]]:
+def grouped(texts: Iterator[P | BadRow], *, n_tokens: int, n_texts: int) -> Iterator[tuple[list[P], list[BadRow]]]:
     """Runs of texts that are read together, with the bad rows among them.
 
     The groups depend on the texts alone, so an interrupted scoring continues with the same groups.
@@ -252,7 +295,7 @@ def grouped(
         n_tokens: the most tokens of a group, and of a single text.
         n_texts: the most texts of a group.
     """
-    group: list[Text] = []
+    group: list[P] = []
     bad: list[BadRow] = []
     size = 0
     for text in texts:

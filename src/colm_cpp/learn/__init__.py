@@ -32,7 +32,7 @@ from .metrics import Metrics
 from .respond import respond
 from .scores import Scores
 from .scoring import Scorer, score
-from .training import Trained, train
+from .training import Segments, Trained, train
 from .training_options import TrainingOptions, costs_by_time
 
 __all__ = [
@@ -57,6 +57,7 @@ __all__ = [
     "Reference",
     "Scorer",
     "Scores",
+    "Segments",
     "Summary",
     "Task",
     "Trained",

@@ -65,13 +65,18 @@ def likelihoods(
             that is more) likeliest of each model.
 
     Raises:
-        OptionError: another strategy.
+        OptionError: another strategy, or the models have unlike vocabularies.
         ContextFull: a text is too long.
         TokenizeError: a token that the models do not share.
         GenerationError: llama.cpp failed.
     """
     if strategy not in ("defer", "compose"):
         raise OptionError(f"strategy is {strategy}; likelihoods are known for defer and compose")
+    if not scorer.one_vocabulary:
+        raise OptionError(
+            "likelihoods of tokens are known for models of one vocabulary, and these have unlike ones; colm score "
+            "gives those of segments"
+        )
     found: list[Likelihoods] = []
     n_likeliest = max(top, _LEAST_LIKELIEST) if top else 0
     for group in _groups(scorer, texts):

@@ -19,7 +19,7 @@ __all__ = ["Metrics", "doubts", "measure"]
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """Metrics of a head on tokens. NLL is in nats per token.
+    """Metrics of a head on tokens. NLL is in nats per token. Where vocabularies are unlike, all is of segments.
 
     With several experts the assistant is, at each token, the expert that the head names there, and z the log-odds that
     the base does not write. :class:`.choice_report.ChoiceReport` says how well it names them.

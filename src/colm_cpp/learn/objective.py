@@ -14,6 +14,10 @@ are lost; otherwise r_t is 0. With the label ``continuation``, r_t is the loss o
 Minimising 1/n sum_t [r_t log(1 + exp(-z_t)) + c log(1 + exp(z_t))] gives
 sigmoid(z_t) = E r_t / (E r_t + c). The threshold 0.5 then defers where the expected loss exceeds the price c, and every
 threshold defers the tokens with the largest expected loss.
+
+Where the models have unlike vocabularies, x_t is not a token but a segment (:mod:`.segments`), and P(x_t) the product
+over a model's own tokens of it. r_t is 0 where the models' likeliest tokens are beginnings of one text. Otherwise "the
+base's token" is the assistant's token that its text begins with, so that r_t is at most what is lost.
 """
 
 from __future__ import annotations

@@ -58,6 +58,8 @@ class Part:
     Attributes:
         inputs: of the head.
         columns: of the scores, for each token. Of several experts those of :data:`OF_EXPERTS` are ``[n, n_experts]``.
+            Of unlike vocabularies each row is a segment; its token is 1, and a model's likeliest one 1 where the model
+            would write the whole segment, else 0.
         folder: the number of each token's folder.
         n_texts: texts of all folders.
         n_experts: K.
@@ -92,6 +94,8 @@ class Part:
         """A weak label of one assistant."""
         if name == "continuation":
             return self.columns["divergent"]
+        if name == "differ" and "assistant_differs" in self.columns:
+            return self.columns["assistant_differs"].astype(bool)
         return make_label(name, self.columns["token"], self.columns["base_top"], self.columns["assistant_top"])
 
     def regret_by(self, label: str) -> npt.NDArray[np.float64]:
@@ -124,7 +128,7 @@ class Part:
     def asked(self, expert: npt.NDArray[np.int64], at: slice | npt.NDArray[np.int64]) -> Part:
         """The tokens ``at`` as of a pair whose assistant is, at each token, one of the experts (``expert``, from 0)."""
         columns = {name: values[at] for name, values in self.columns.items()}
-        for name in OF_EXPERTS:
+        for name in (*OF_EXPERTS, *(["differs"] if "expert_differs" in columns else [])):
             chosen = np.take_along_axis(columns.pop(f"expert_{name}"), expert[:, None], axis=1)
             columns[f"assistant_{name}"] = chosen[:, 0]
         return Part(self.inputs, columns, self.folder[at], self.n_texts)
@@ -180,10 +184,18 @@ def part_of(
         in_memory=in_memory,
     )
     n_experts = len(folders[0].experts)
-    columns = {
-        name: np.concatenate([folder[name][r] for folder, r in zip(folders, rows, strict=True)])
-        for name in (COLUMNS if n_experts == 1 else COLUMNS_OF_SEVERAL)
-    }
+
+    def column(name: str) -> npt.NDArray[Any]:
+        return np.concatenate([folder[name][r] for folder, r in zip(folders, rows, strict=True)])
+
+    columns = {name: column(name) for name in (COLUMNS if n_experts == 1 else COLUMNS_OF_SEVERAL)}
+    if folders[0].unlike:
+        # Ids of unlike vocabularies do not compare. What labels ask is whether a model would write the segment.
+        who = "assistant" if n_experts == 1 else "expert"
+        columns["token"] = np.ones(len(columns["token"]), np.int32)
+        for model in ("base", who):
+            columns[f"{model}_top"] = column(f"{model}_right").astype(np.int32)
+        columns |= {name: column(name) for name in ("n_bytes", f"{who}_differs")}
     if continued is not None:
         for name, values in (
             ("divergent", [c.divergent for c in continued]),

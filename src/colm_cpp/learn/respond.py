@@ -16,6 +16,7 @@ from .._shown import shown
 from ..answers.answering import texts
 from ..corpus.documents import BadRow, Corpus, Document
 from ..corpus.texts import prompt_messages, uses_chat
+from ..engine.own_prompts import chat_prompt
 from ..errors import ChatTemplateError, ColmError, ContextFull, CorpusError, GenerationError, TokenizeError
 from ..files.folder import lock_folder
 from ..files.reading import lines, whole_number, whole_rows
@@ -181,7 +182,15 @@ def _parse(line: bytes) -> Document | BadRow:
     if not isinstance(ids, list) or not ids:
         raise ValueError(f"ids is {shown(ids)}; it must be a list of token ids")
     tokens = tuple(whole_number("an id", id_, 0, 2**31 - 1) for id_ in ids)
-    document = Document(text("file"), number, tuple(messages), text("prompt"), text("completion"), tokens)
+    document = Document(
+        text("file"),
+        number,
+        tuple(messages),
+        text("prompt"),
+        text("completion"),
+        tokens,
+        ended=value.get("finish_reason", "eos") == "eos",
+    )
     if messages:
         reply = {"role": "assistant", "content": document.completion}
         document = replace(document, messages=(*document.messages, reply))
@@ -202,7 +211,7 @@ def _answers(
     ready: dict[int, dict[str, Any] | BadRow] = {}
     n_next = n_skip
 
-    def prompts() -> Iterator[tuple[list[int], dict[str, Any]]]:
+    def prompts() -> Iterator[tuple[Any, dict[str, Any]]]:
         for number, document in enumerate(corpus.documents()):
             if number < n_skip:
                 continue
@@ -224,10 +233,11 @@ def _answers(
     yield from sorted(ready.items())
 
 
-def _tokens(pair: Pair, document: Document, chat: bool, system: str | None) -> list[int] | BadRow:
+def _tokens(pair: Pair, document: Document, chat: bool, system: str | None) -> Any:
+    """The prompt as :meth:`colm_cpp.Pair.generate` takes it, or a BadRow."""
     try:
         if document.messages or chat:
-            return pair.tokenize_chat(prompt_messages(document, system))
+            return chat_prompt(pair, prompt_messages(document, system))
         return pair.tokenize(document.prompt)
     except (ChatTemplateError, TokenizeError) as error:
         return BadRow(document.path, document.line, str(error))

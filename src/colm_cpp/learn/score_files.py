@@ -21,6 +21,7 @@ from ..options import ASSISTANT
 
 __all__ = [
     "COLUMNS",
+    "COLUMNS_OF_SEGMENTS",
     "COLUMNS_OF_SEVERAL",
     "HEADER_SIZE",
     "KIND",
@@ -31,6 +32,7 @@ __all__ = [
     "end_of_texts",
     "experts_of",
     "is_mark",
+    "is_unlike",
     "kind_of",
     "npy_header",
     "read_meta",
@@ -64,7 +66,14 @@ _OF_EXPERTS: dict[str, type[np.generic]] = {
 # A folder of one expert, whatever its name, and one of several: a value for each expert.
 COLUMNS = {**_OF_BASE, **{f"assistant_{name}": dtype for name, dtype in _OF_EXPERTS.items()}}
 COLUMNS_OF_SEVERAL = {**_OF_BASE, **{f"expert_{name}": dtype for name, dtype in _OF_EXPERTS.items()}}
-
+# What a folder of unlike vocabularies has beside them. Its rows are segments (:mod:`.segments`).
+_OF_SEGMENTS: dict[str, type[np.generic]] = {"n_bytes": np.int32, "n_base_tokens": np.int32, "base_right": np.uint8}
+_SEGMENTS_OF_EXPERTS: dict[str, type[np.generic]] = {"right": np.uint8, "differs": np.uint8}
+COLUMNS_OF_SEGMENTS = {
+    **_OF_SEGMENTS,
+    **{f"{who}_{name}": dtype for who in ("assistant", "expert") for name, dtype in _SEGMENTS_OF_EXPERTS.items()},
+}
+_ALL_COLUMNS = {**COLUMNS, **COLUMNS_OF_SEVERAL, **COLUMNS_OF_SEGMENTS}
 
 KIND = FolderKind(
     format="colm-scores",
@@ -77,11 +86,12 @@ KIND = FolderKind(
         "texts.jsonl",
         "responses.jsonl",
         "continuations.jsonl",
-        *(f"{name}.npy" for name in {**COLUMNS, **COLUMNS_OF_SEVERAL}),
+        *(f"{name}.npy" for name in _ALL_COLUMNS),
     ),
-    also=(2,),
+    also=(2, 3),
 )
-_KIND_OF_SEVERAL = replace(KIND, version=2, also=(1,))
+_KIND_OF_SEVERAL = replace(KIND, version=2, also=(1, 3))
+_KIND_OF_SEGMENTS = replace(KIND, version=3, also=(1, 2))
 
 
 def experts_of(meta: Mapping[str, Any]) -> tuple[str, ...]:
@@ -90,19 +100,32 @@ def experts_of(meta: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def kind_of(meta: Mapping[str, Any]) -> FolderKind:
-    """The kind of a folder with these facts. Earlier versions refuse one of several experts by its version."""
+    """The kind of a folder with these facts. Earlier versions refuse those of new kinds by their version."""
+    if is_unlike(meta):
+        return _KIND_OF_SEGMENTS
     return KIND if len(experts_of(meta)) == 1 else _KIND_OF_SEVERAL
+
+
+def is_unlike(meta: Mapping[str, Any]) -> bool:
+    """Whether the models have unlike vocabularies. Then a row is a segment, otherwise a token."""
+    return "vocabularies" in meta
 
 
 def columns_of(meta: Mapping[str, Any]) -> dict[str, type[np.generic]]:
     """The columns of a folder with these facts: name -> type of a value."""
-    return COLUMNS if len(experts_of(meta)) == 1 else COLUMNS_OF_SEVERAL
+    several = len(experts_of(meta)) > 1
+    columns = COLUMNS_OF_SEVERAL if several else COLUMNS
+    if not is_unlike(meta):
+        return columns
+    who = "expert" if several else "assistant"
+    return {**columns, **_OF_SEGMENTS, **{f"{who}_{name}": dtype for name, dtype in _SEGMENTS_OF_EXPERTS.items()}}
 
 
 def widths(meta: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """How many values a row has in the columns that have more than one."""
     n_experts = len(experts_of(meta))
-    of_experts = {f"expert_{name}": (n_experts,) for name in _OF_EXPERTS} if n_experts > 1 else {}
+    names = {**_OF_EXPERTS, **_SEGMENTS_OF_EXPERTS} if n_experts > 1 else {}
+    of_experts = {f"expert_{name}": (n_experts,) for name in names}
     return {"base_hidden": (int(meta["n_embd"]),), "base_top_k_logprobs": (int(meta["top_k"]),), **of_experts}
 
 
@@ -133,6 +156,8 @@ def read_meta(folder: Path) -> dict[str, Any]:
         whole_number("top_k", meta.get("top_k"), 1, MAX_TOP_K)
         if "experts" in meta:
             names_of_experts(meta["experts"])
+        if is_unlike(meta) and not isinstance(meta["vocabularies"], dict):
+            raise ValueError(f"vocabularies is {shown(meta['vocabularies'])}; it must be an object")
         if meta["version"] != kind_of(meta).version:
             raise ValueError(f"experts is {shown(meta.get('experts'))} and the version is {meta['version']}")
     except (ValueError, HeadError) as error:
@@ -147,8 +172,8 @@ class ProgressMark:
     Attributes:
         n_documents: documents begun, bad ones included.
         n_texts: texts scored.
-        n_tokens: tokens scored.
-        n_read: tokens read by each model, prompts included.
+        n_tokens: tokens scored; of unlike vocabularies, segments.
+        n_read: tokens read by each model, prompts included; of unlike vocabularies, by the base.
         n_bad: bad rows.
         n_truncated: texts that were cut at the end of the context.
         complete: whether the whole corpus is done, up to its limit if there is one.
@@ -183,8 +208,7 @@ def read_progress(folder: Path) -> ProgressMark:
 
 
 def row_size(name: str, widths: Mapping[str, tuple[int, ...]]) -> int:
-    dtype = {**COLUMNS, **COLUMNS_OF_SEVERAL}[name]
-    return int(np.dtype(dtype).itemsize) * math.prod(widths.get(name, ()))
+    return int(np.dtype(_ALL_COLUMNS[name]).itemsize) * math.prod(widths.get(name, ()))
 
 
 def check_column(path: Path, n_tokens: int, row_size: int) -> None:

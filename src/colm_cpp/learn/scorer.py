@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from .. import _core
 from .._numbers import flag
+from ..corpus.shared_texts import SharedText
 from ..corpus.texts import Text
 from ..engine.loading import prepare
 from ..errors import GenerationError, OptionError, PairClosed, TokenizeError
@@ -22,14 +23,24 @@ from .score_files import MAX_TEXTS
 if TYPE_CHECKING:
     from ..engine.pair import Pair
     from ..options import Experts, LoadOptionsDict
+    from .segments import TokenTexts
 
-__all__ = ["Scorer"]
+__all__ = ["Scorer", "columns_by"]
 
 PathLike = str | os.PathLike[str]
 
 # Outputs of one batch: each has its logits in memory, 600 kB at 152,000 ids, and more of them do not read faster.
 MAX_OUTPUTS = 256
 _MAX_HALF = float(np.finfo(np.float16).max)
+_OF_BASE = ("logprob", "top", "top_logprob", "log_odds", "entropy", "top_k_logprobs")
+_OF_EXPERTS = (  # the column, and what the extension calls it
+    ("logprob", "logprob"),
+    ("top", "top"),
+    ("top_logprob", "top_logprob"),
+    ("entropy", "entropy"),
+    ("logprob_of_base_top", "probe_logprob"),
+)
+_OF_SEGMENTS = ("right", "differs")  # the base has the first of them
 
 
 class Scorer:
@@ -41,8 +52,9 @@ class Scorer:
         assistant: those about the assistant, or the first expert.
         n_texts: texts that are read together.
         n_ctx: tokens of the longest text, and of all texts that are read together.
-        n_shared: ids, from 0, that all models know.
-        vocab_fingerprint: names the vocabulary.
+        n_shared: ids, from 0, that all models know; 0 where the vocabularies are unlike.
+        one_vocabulary: whether all models have one vocabulary.
+        vocab_fingerprint: names the base's vocabulary.
     """
 
     def __init__(
@@ -101,7 +113,9 @@ class Scorer:
         self.base = self.models[BASE]
         self.assistant = self.models[self.experts[0]]
         self.vocab_fingerprint = self._core.vocab_fingerprint
-        self.n_shared = self._core.n_shared
+        self.one_vocabulary = not any(self._core.vocabularies)
+        self.n_shared = self._core.n_ids[0] if self.one_vocabulary else 0
+        self.token_texts: list[TokenTexts] | None = None  # of unlike vocabularies, once they were asked for
         self.n_ctx = min(int(model["n_ctx"]) for model in self.models.values())
 
     @property
@@ -122,8 +136,8 @@ class Scorer:
             raise PairClosed("this scorer was closed; load it again")
         return self._core
 
-    def tokenize(self, text: str, add_special: bool, parse_special: bool) -> list[int]:
-        """Token ids of ``text``.
+    def tokenize(self, text: str, add_special: bool, parse_special: bool, model: str = BASE) -> list[int]:
+        """Token ids of ``text`` in the vocabulary of ``model``.
 
         Raises:
             TokenizeError: ``text`` holds a lone surrogate.
@@ -132,10 +146,20 @@ class Scorer:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise TokenizeError(f"a lone surrogate ({text[error.start]!a}), which is not Unicode text") from None
-        return self.open_core().tokenize(text, add_special, parse_special)
+        return self.open_core().tokenize(text, add_special, parse_special, self.number(model))
+
+    def number(self, model: str) -> int:
+        """The number of a model by its name; the base's is 0."""
+        return list(self.models).index(model)
+
+    def pieces(self, tokens: Sequence[int], model: str = BASE) -> list[bytes]:
+        """The bytes of each token, control tokens as they are written."""
+        return self.open_core().pieces(tokens, self.number(model))
 
     def score(self, texts: Sequence[Text], *, top_k: int) -> tuple[dict[str, npt.NDArray[Any]], float]:
         """The columns of :mod:`.scores` for the scored tokens of ``texts``, and llama.cpp's seconds.
+
+        For models of one vocabulary; for others see :func:`.segments.score_segments`.
 
         Args:
             texts: at most ``n_texts``, together no longer than ``n_ctx``.
@@ -158,30 +182,8 @@ class Scorer:
                 base, *others = self.open_core().score(given, top_k, own)
             finally:
                 forward_log()
-        _check(texts, base, dict(zip(self.experts, others, strict=True)))
         token = np.array([t for text in texts for t, s in zip(text.tokens, text.scored, strict=True) if s], np.int32)
-        columns = {
-            "token": token,
-            "base_logprob": base["logprob"],
-            "base_top": base["top"],
-            "base_top_logprob": base["top_logprob"],
-            "base_log_odds": base["log_odds"],
-            "base_entropy": base["entropy"],
-            "base_top_k_logprobs": base["top_k_logprobs"],
-            "base_hidden": base["hidden"].astype(np.float16),
-        }
-        for column, of_expert in (
-            ("logprob", "logprob"),
-            ("top", "top"),
-            ("top_logprob", "top_logprob"),
-            ("entropy", "entropy"),
-            ("logprob_of_base_top", "probe_logprob"),
-        ):
-            found = [other[of_expert] for other in others]
-            if len(found) == 1:
-                columns[f"assistant_{column}"] = found[0]
-            else:
-                columns[f"expert_{column}"] = np.stack(found, axis=1)
+        columns = columns_by(texts, token, base, dict(zip(self.experts, others, strict=True)))
         return columns, sum((other["decode_s"] for other in others), base["decode_s"])
 
     def close(self) -> None:
@@ -200,7 +202,41 @@ def _read_by(model: str, text: Text) -> tuple[list[int], list[int]]:
     return list(tokens), [int(s) for s in scored]
 
 
-def _check(texts: Sequence[Text], base: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]) -> None:
+def columns_by(
+    texts: Sequence[Text | SharedText],
+    token: npt.NDArray[np.int32],
+    base: Mapping[str, Any],
+    others: Mapping[str, Mapping[str, Any]],
+) -> dict[str, npt.NDArray[Any]]:
+    """The columns of :mod:`.scores`, of what each model found of each row of ``texts``.
+
+    Args:
+        texts: what was read.
+        token: ids of the texts, ``[n]``.
+        base: values by their names, ``[n, ...]``.
+        others: likewise of the experts, by their names.
+
+    Raises:
+        GenerationError: a value is not finite, or a hidden state too large.
+    """
+    _check(texts, base, others)
+    columns = {
+        "token": token,
+        **{f"base_{name}": base[name] for name in (*_OF_BASE, *_OF_SEGMENTS[:1]) if name in base},
+        "base_hidden": base["hidden"].astype(np.float16),
+    }
+    for column, of_expert in (*_OF_EXPERTS, *((name, name) for name in _OF_SEGMENTS)):
+        found = [other[of_expert] for other in others.values() if of_expert in other]
+        if len(found) == 1:
+            columns[f"assistant_{column}"] = found[0]
+        elif found:
+            columns[f"expert_{column}"] = np.stack(found, axis=1)
+    return columns
+
+
+def _check(
+    texts: Sequence[Text | SharedText], base: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]
+) -> None:
     numbers = np.repeat(np.arange(len(texts)), [text.n_scored for text in texts])
     whose = {name: "the assistant" if name == ASSISTANT else f"the expert {name}" for name in others}
     for name, values, limit in (

@@ -1,9 +1,9 @@
 """A folder of scored texts: numpy arrays that grow by whole texts.
 
 ``meta.json`` holds the models and options, ``progress.json`` the progress, and ``texts.jsonl`` one line for each text.
-Every other value is a ``.npy`` file with one row for each scored token. ``progress.json`` is replaced after the arrays
-are synced. Rows beyond it are cut off when the folder is opened again. If the process ends, at most the texts in
-progress are lost.
+Every other value is a ``.npy`` file with one row for each scored token; of unlike vocabularies, for each segment
+(:mod:`.segments`). ``progress.json`` is replaced after the arrays are synced. Rows beyond it are cut off when the
+folder is opened again. If the process ends, at most the texts in progress are lost.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from .score_files import (
     end_of_texts,
     experts_of,
     is_mark,
+    is_unlike,
     kind_of,
     npy_header,
     read_meta,
@@ -167,6 +168,7 @@ class Scores:
         meta: the models and options that made them.
         progress: how far they are.
         experts: names of the experts, in the order of their columns.
+        unlike: whether their vocabularies are unlike the base's; then every row is a segment.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -181,6 +183,7 @@ class Scores:
         if not self.progress.n_tokens:
             raise CorpusError(f"{self.path} holds no scored tokens; run colm score again")
         self.experts = experts_of(self.meta)
+        self.unlike = is_unlike(self.meta)
         self._columns = {name: self._map(name, dtype) for name, dtype in columns_of(self.meta).items()}
 
     def _map(self, name: str, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
@@ -204,7 +207,7 @@ class Scores:
         Raises:
             CorpusError: the column is the assistant's, and the folder has several experts.
         """
-        if column.startswith("assistant_"):
+        if column.startswith("assistant_") and len(self.experts) > 1:
             self.require_one("this")
         return self._columns[column]
 
@@ -219,11 +222,19 @@ class Scores:
         return self._columns[f"expert_{what}"]
 
     def require_one(self, what: str) -> None:
-        """Raises CorpusError where the folder has several experts: ``what`` works with a base and one assistant."""
+        """Raises CorpusError where ``what`` cannot use the folder: it works with a base and one assistant.
+
+        Both must have one vocabulary, too.
+        """
         if len(self.experts) > 1:
             raise CorpusError(
                 f"{what} works with a base and one assistant, and {self.path} holds scores of the experts "
                 f"{' and '.join(self.experts)}; score the texts with one of them"
+            )
+        if self.unlike:
+            raise CorpusError(
+                f"{what} works with models of one vocabulary, and those of {self.path} have unlike ones; score the "
+                "texts with an assistant of the base's family"
             )
 
     def __len__(self) -> int:

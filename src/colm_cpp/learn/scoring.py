@@ -1,6 +1,7 @@
 """Scoring a corpus: all models read it once, and their log-probabilities and the base's hidden states are kept.
 
 The folder (:mod:`.scores`) then holds everything that fitting a head needs. Fitting takes seconds and can be repeated.
+Texts of models with unlike vocabularies are scored segment by segment (:mod:`.segments`).
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ import numpy.typing as npt
 
 from .._shown import shown
 from ..corpus.documents import BadRow, Corpus
-from ..corpus.texts import Text, TextMaker, grouped
+from ..corpus.shared_texts import SharedText, SharedTextMaker
+from ..corpus.texts import Text, TextMaker, grouped, runs
 from ..errors import ContextFull, CorpusError, GenerationError, OptionError, TokenizeError
 from ..sources.identity import models_identity
 from .score_files import ProgressMark
 from .scorer import Scorer
 from .scores import ScoresWriter
+from .segments import facts_of, maker_of, score_segments
 
 __all__ = ["Progress", "Scorer", "score"]
 
@@ -76,16 +79,20 @@ def score(
     """
     if not 1 <= top_k <= 64:
         raise OptionError(f"top_k is {shown(top_k)}; it must be a whole number from 1 to 64")
-    make = TextMaker(
-        scorer,
-        scorer.base,
-        n_shared=scorer.n_shared,
-        n_ctx=scorer.n_ctx,
-        chat=chat,
-        system=system,
-        other="the assistant" if len(scorer.experts) == 1 else "an expert",
-        experts=scorer.experts,
-    )
+    make: TextMaker | SharedTextMaker
+    if scorer.one_vocabulary:
+        make = TextMaker(
+            scorer,
+            scorer.base,
+            n_shared=scorer.n_shared,
+            n_ctx=scorer.n_ctx,
+            chat=chat,
+            system=system,
+            other="the assistant" if len(scorer.experts) == 1 else "an expert",
+            experts=scorer.experts,
+        )
+    else:
+        make = maker_of(scorer, chat=chat, system=system)
     facts = {
         **corpus.facts,
         **models_identity(scorer.models, scorer.vocab_fingerprint),
@@ -97,6 +104,8 @@ def score(
         "n_ctx": scorer.n_ctx,
         "n_batch": min(model["n_batch"] for model in scorer.models.values()),
     }
+    if not scorer.one_vocabulary:
+        facts.update(facts_of(scorer))
     if make.bos:
         facts["every_part_has_bos"] = True  # a folder begun without must not go on with it
     with ScoresWriter(out, facts) as writer:
@@ -130,28 +139,30 @@ def score(
         return done
 
 
-def _described(text: Text) -> dict[str, Any]:
-    return {
+def _described(text: Text | SharedText) -> dict[str, Any]:
+    described = {
         "file": os.path.basename(text.path),
         "line": text.line,
         "n_tokens": len(text.tokens),
         "n_scored": text.n_scored,
         "truncated": text.truncated,
+    }
+    if isinstance(text, SharedText):
+        # Of each segment, for each model in order, its first token and the one behind its last.
+        own = {name: list(ids) for name, ids in text.tokens_of.items()}
+        return {**described, "tokens_of": own, "segments": [segment.spans for segment in text.segments]}
+    own_prompts = {"own_prompts": {name: list(ids) for name, ids in text.own_prompts.items()}}
+    return {
+        **described,
         "tokens": list(text.tokens),
-        "scored": _runs(text.scored),
-        **({"own_prompts": {name: list(ids) for name, ids in text.own_prompts.items()}} if text.own_prompts else {}),
+        "scored": runs(text.scored),
+        **(own_prompts if text.own_prompts else {}),
     }
 
 
-def _runs(scored: Sequence[bool]) -> list[tuple[int, int]]:
-    """The runs of scored tokens, each from its first token to behind its last."""
-    edges = np.flatnonzero(np.diff([0, *scored, 0]))
-    return [(int(first), int(last)) for first, last in edges.reshape(-1, 2)]
-
-
 def _groups(
-    corpus: Corpus, make: TextMaker, n_texts: int, done: ProgressMark
-) -> Iterator[tuple[list[Text], list[BadRow], int, float]]:
+    corpus: Corpus, make: TextMaker | SharedTextMaker, n_texts: int, done: ProgressMark
+) -> Iterator[tuple[list[Text | SharedText], list[BadRow], int, float]]:
     """Groups of up to ``n_texts`` texts, behind those that are done.
 
     Each has how many documents are begun with it, and how many, and what part of the last, are finished.
@@ -162,9 +173,10 @@ def _groups(
     n_skip = done.n_texts + done.n_bad
     reached: list[tuple[int, float]] = []  # for each text or bad row
 
-    def texts() -> Iterator[Text | BadRow]:
+    def texts() -> Iterator[Text | SharedText | BadRow]:
         n = 0
         for number, document in enumerate(corpus.documents()):
+            parts: Sequence[Text | SharedText | BadRow]
             parts = [document] if isinstance(document, BadRow) else list(make(document))
             for part, text in enumerate(parts, start=1):
                 n += 1
@@ -189,19 +201,23 @@ def _groups(
 
 
 def _score_group(
-    scorer: Scorer, group: list[Text], top_k: int
-) -> tuple[dict[str, npt.NDArray[Any]], list[Text], list[BadRow], float]:
+    scorer: Scorer, group: list[Text | SharedText], top_k: int
+) -> tuple[dict[str, npt.NDArray[Any]], list[Text | SharedText], list[BadRow], float]:
     if not group:
         return {}, [], [], 0.0
     try:
-        columns, decode_s = scorer.score(group, top_k=top_k)
+        shared = [text for text in group if isinstance(text, SharedText)]
+        if shared:
+            columns, decode_s = score_segments(scorer, shared, top_k=top_k)
+        else:
+            columns, decode_s = scorer.score([text for text in group if isinstance(text, Text)], top_k=top_k)
         return columns, group, [], decode_s
     except (GenerationError, ContextFull, TokenizeError) as error:
         if len(group) == 1:
             return {}, [], [BadRow(group[0].path, group[0].line, str(error))], 0.0
     # One of them is to blame: each alone.
     parts: list[dict[str, npt.NDArray[Any]]] = []
-    kept: list[Text] = []
+    kept: list[Text | SharedText] = []
     failed: list[BadRow] = []
     seconds = 0.0
     for text in group:

@@ -25,7 +25,7 @@ from .parts import Part, Split, input_bytes, part_of, some, text_split
 from .scores import Scores
 from .training_options import TrainingOptions
 
-__all__ = ["Trained", "train"]
+__all__ = ["Segments", "Trained", "train"]
 
 FEW_TOKENS = 1000
 
@@ -42,6 +42,7 @@ class Trained:
         weak_fit: the fit to the labels; None if it was not needed or possible.
         main_fit: the fit to the objective, which follows; None for ``objective="weak"``.
         experts: whom a head for several experts names on the held-out texts; None for one expert.
+        segments: what the rows are where the vocabularies are unlike; None where they are tokens.
         notes: warnings for the user, such as too few tokens, or a head that is no better than plain confidence. With
             ``objective="marginal"`` label a and the joint NLL decide this, otherwise the tokens that differ.
     """
@@ -54,6 +55,37 @@ class Trained:
     main_fit: Fit | None
     notes: tuple[str, ...]
     experts: ChoiceReport | None = None
+    segments: Segments | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Segments:
+    """Texts of models with unlike vocabularies: metrics are for each segment between two boundaries that all share.
+
+    Attributes:
+        n_segments: of the held-out texts.
+        n_bytes: of their text.
+        base_nll: NLL of the base alone in nats per byte.
+        assistant_nll: of the assistant, or of the expert that the head names.
+        joint_nll: of the head's mixture.
+        oracle_nll: of the best model at each segment.
+    """
+
+    n_segments: int
+    n_bytes: int
+    base_nll: float
+    assistant_nll: float
+    joint_nll: float
+    oracle_nll: float
+
+    @classmethod
+    def of(cls, part: Part, metrics: Metrics) -> Segments | None:
+        """Of a part with its metrics; None where its rows are tokens."""
+        if "n_bytes" not in part.columns:
+            return None
+        n, n_bytes = metrics.n_tokens, int(part.columns["n_bytes"].sum())
+        losses = (metrics.base_nll, metrics.assistant_nll, metrics.joint_nll, metrics.oracle_nll)
+        return cls(n, n_bytes, *(loss * n / max(n_bytes, 1) for loss in losses))
 
 
 def train(
@@ -116,8 +148,8 @@ def train(
         )
     if training.inputs.n < FEW_TOKENS:
         notes.append(
-            f"there are {training.inputs.n} training tokens; with fewer than {FEW_TOKENS} a head learns little but "
-            "noise"
+            f"there are {training.inputs.n} training {'segments' if folders[0].unlike else 'tokens'}; with fewer than "
+            f"{FEW_TOKENS} a head learns little but noise"
         )
     mean, scale = training.inputs.moments()
     for inputs in {id(part.inputs): part.inputs for part in (training, held_out, stopping, starting)}.values():
@@ -184,8 +216,9 @@ def train(
     report = choice_report(z, held_out, experts, freed_bytes(folders[0].meta)) if len(experts) > 1 else None
     alone = None if report is None else {name: model.nll for name, model in report.models.items()}
     notes += doubts(options.objective, metrics, options.label, alone)
-    head = _to_head(model, parameters, mean, scale, folders, options, name, metrics, by_folder, report)
-    return Trained(head, metrics, by_folder, fitted, weak_fit, main_fit, tuple(notes), report)
+    segments = Segments.of(held_out, metrics)
+    head = _to_head(model, parameters, mean, scale, folders, options, name, metrics, by_folder, report, segments)
+    return Trained(head, metrics, by_folder, fitted, weak_fit, main_fit, tuple(notes), report, segments)
 
 
 def _check_options(options: TrainingOptions, experts: Sequence[str]) -> None:
@@ -234,6 +267,7 @@ def _check_folders(folders: Sequence[Scores]) -> None:
             "experts",
             "expert_models",
             "expert_lora",
+            "vocabularies",
         ):
             if (folder.meta.get(key) or None) != (first.meta.get(key) or None):
                 raise CorpusError(
@@ -264,6 +298,7 @@ def _to_head(
     metrics: Metrics,
     by_folder: dict[str, Metrics],
     report: ChoiceReport | None,
+    segments: Segments | None,
 ) -> Head:
     weights, biases = model.layers(parameters, mean, scale)
     n_embd = folders[0].n_embd
@@ -278,6 +313,8 @@ def _to_head(
     }
     if report is not None:
         facts["experts"] = asdict(report)
+    if segments is not None:
+        facts["segments"] = asdict(segments)
     experts = folders[0].experts
     return Head(
         weights=tuple(layer.astype(np.float32) for layer in weights),

@@ -1,0 +1,518 @@
+"""Scores of unlike vocabularies: segments, what they hold, and heads that are learned from them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import oracle as o
+import pytest
+import tiny_models as tm
+from commands import run
+from conftest import TINY_LOAD, TinyModels
+from scored_folders import Stop, assert_same, stop_after
+from test_unlike_oracle import VOCABS, options_of
+
+import colm_cpp as colm
+from colm_cpp import Head, _core, learn
+from colm_cpp.corpus.selection import select
+from colm_cpp.learn import Scorer, Scores
+from colm_cpp.learn.likelihoods import likelihoods
+from colm_cpp.learn.parts import part_of
+from colm_cpp.learn.score_files import columns_of
+from colm_cpp.learn.segments import lengths
+
+LOAD: dict[str, Any] = {**TINY_LOAD, "n_ctx": 128}
+KINDS = {"base": "qwen2", "near": "gemma", "far": "llama"}
+WORDS = [
+    "The",
+    "river",
+    "city",
+    "apples",
+    "value",
+    "basket",
+    "doctor",
+    "there",
+    "are",
+    "seven",
+    "story",
+    "time",
+    "é",
+    "café",
+    "日本",
+    "function(self,",
+    "value)",
+]
+
+
+def corpus_of(path: Path, n: int, seed: int = 1) -> Path:
+    generator = np.random.default_rng(seed)
+    texts = [[" ".join(generator.choice(WORDS, k)) for k in (3, 6)] for _ in range(n)]
+    rows = [{"prompt": prompt, "completion": f" {text}"} for prompt, text in texts]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def files(tiny_model: TinyModels) -> dict[str, Path]:
+    return {name: tiny_model(**options_of(kind, 40 + i)) for i, (name, kind) in enumerate(KINDS.items())}
+
+
+@pytest.fixture(scope="module")
+def scorer(files: dict[str, Path]) -> Iterator[Scorer]:
+    with Scorer(files["base"], files["near"], **LOAD) as scorer:
+        yield scorer
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return corpus_of(tmp_path_factory.mktemp("corpus") / "texts.jsonl", 24)
+
+
+@pytest.fixture(scope="module")
+def folder(scorer: Scorer, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("scores") / "scores"
+    learn.score(scorer, select([corpus]), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def three(files: dict[str, Path], corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("three") / "scores"
+    with Scorer(files["base"], experts={name: files[name] for name in ("near", "far")}, **LOAD) as scorer:
+        learn.score(scorer, select([corpus]), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def models(files: dict[str, Path]) -> Iterator[dict[str, o.OracleModel]]:
+    made = {name: o.OracleModel(file, n_ctx=128, exact=True) for name, file in files.items()}
+    yield made
+    for model in made.values():
+        model.close()
+
+
+def texts_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "texts.jsonl").read_text().splitlines()]
+
+
+def data_of(name: str, ids: list[int]) -> bytes:
+    """What tokens of a model write; those that end a text nothing."""
+    vocab = VOCABS[KINDS[name]]
+    return b"".join(vocab.piece(i) for i in ids if vocab.tokens[i].type != tm.CONTROL)
+
+
+def logprobs(name: str, logits: o.F32) -> o.F64:
+    """Of the ids that a model can choose."""
+    vocab = VOCABS[KINDS[name]]
+    values = logits.astype(np.float64)
+    values[len(vocab.tokens) - vocab.n_padding :] = -math.inf
+    return np.asarray(values - np.logaddexp.reduce(values))
+
+
+@pytest.mark.parametrize("which", ["folder", "three"])
+def test_rows_are_what_each_model_finds_of_its_own_tokens(
+    which: str, models: dict[str, o.OracleModel], request: pytest.FixtureRequest
+) -> None:
+    """Every segment of some texts against models that read everything anew for each token."""
+    folder: Path = request.getfixturevalue(which)
+    scores = Scores(folder)
+    names = ("base", "near") if which == "folder" else ("base", "near", "far")
+    assert scores.unlike
+    row = 0
+    for text in texts_of(folder)[:4]:
+        own = dict(zip(names, text["tokens_of"].values(), strict=True))
+        for k, spans in enumerate(text["segments"]):
+            pieces = {name: data_of(name, own[name][a:b]) for name, (a, b) in zip(names, spans, strict=True)}
+            assert set(pieces.values()) == {pieces["base"]}, "the same bytes for all"
+            pieces["base"].decode()  # whole characters
+            assert scores["n_bytes"][row] == len(pieces["base"])
+            assert scores["n_base_tokens"][row] == spans[0][1] - spans[0][0]
+            assert k == 0 or all(a == b for (_, a), (b, _) in zip(text["segments"][k - 1], spans, strict=True))
+            tops = {}
+            for i, (name, (a, b)) in enumerate(zip(names, spans, strict=True)):
+                ids, total, right = own[name], 0.0, True
+                for t in range(a, b):
+                    logits, hidden = models[name].logits_and_hidden(ids[:t])
+                    known = logprobs(name, logits)
+                    total += known[ids[t]]
+                    right = right and int(known.argmax()) == ids[t]
+                    if t == a:
+                        tops[name] = known
+                        if i == 0:
+                            np.testing.assert_allclose(scores["base_hidden"][row], hidden, atol=2e-2)
+                found = scores["base_logprob"][row] if i == 0 else scores.of_experts("logprob")[row, i - 1]
+                assert found == pytest.approx(total, abs=2e-3)
+                if which == "folder":
+                    assert scores[f"{'base' if i == 0 else 'assistant'}_right"][row] == right
+            for i, name in enumerate(names[1:]):
+                check_tops(scores, row, i, tops["base"], tops[name], name)
+            row += 1
+    assert row > 20
+
+
+def check_tops(scores: Scores, row: int, i: int, base: o.F64, other: o.F64, name: str) -> None:
+    """The likeliest tokens, whether their texts differ, and what the expert makes of the base's."""
+    one, two = int(base.argmax()), int(other.argmax())
+    texts = [
+        b"\xff" if vocab.tokens[top].text in (vocab.eos, vocab.bos) else vocab.piece(top)
+        for vocab, top in ((VOCABS["qwen2"], one), (VOCABS[KINDS[name]], two))
+    ]
+    differs = not (texts[0].startswith(texts[1]) or texts[1].startswith(texts[0]))
+    assert scores["base_top"][row] == one
+    assert scores.of_experts("top")[row, i] == two
+    who = "assistant_differs" if len(scores.experts) == 1 else "expert_differs"
+    assert np.atleast_1d(scores[who][row])[i] == differs
+    wanted = other[two]
+    if differs and texts[0] != b"\xff":
+        vocab = VOCABS[KINDS[name]]
+        known = {
+            vocab.piece(id_): id_
+            for id_, token in reversed(list(enumerate(vocab.tokens)))
+            if token.type in (tm.NORMAL, tm.BYTE)
+        }
+        length = next(n for n in range(len(texts[0]), 0, -1) if texts[0][:n] in known)
+        wanted = other[known[texts[0][:length]]]
+    if texts[0] != b"\xff":
+        assert scores.of_experts("logprob_of_base_top")[row, i] == pytest.approx(wanted, abs=2e-3)
+
+
+def test_sums_are_each_model_s_own_likelihood_of_the_text(folder: Path, files: dict[str, Path]) -> None:
+    """Whatever the segments are: scored with a model of its own vocabulary, a text is as likely."""
+    scores = Scores(folder)
+    assert set(scores["text"].tolist()) == set(range(24))
+    for model, (name, file) in enumerate({"base": files["base"], "assistant": files["near"]}.items()):
+        with Scorer(file, file, **LOAD) as alone:
+            assert alone.one_vocabulary
+            for number, text in enumerate(texts_of(folder)):
+                ids = text["tokens_of"][name]
+                first, last = text["segments"][0][model][0], text["segments"][-1][model][1]
+                marks = [int(first <= t < last) for t in range(len(ids))]
+                found = alone.open_core().read(0, [(ids, marks)], 0, False, [])["logprob"].astype(np.float64)
+                assert scores[f"{name}_logprob"][scores["text"] == number].sum() == pytest.approx(found.sum(), abs=1e-3)
+
+
+def test_boundaries_are_where_the_text_may_be_handed_over(
+    folder: Path, scorer: Scorer, models: dict[str, o.OracleModel]
+) -> None:
+    """Decision 0023: the tokens of the text up to there are the first of those of the whole text."""
+    n = 0
+    for text in texts_of(folder):
+        for name, model in (("base", "base"), ("assistant", "near")):
+            which = int(name != "base")
+            ids = text["tokens_of"][name]
+            begin = text["segments"][0][which][0]
+            for spans in text["segments"]:
+                written = data_of(model, ids[begin : spans[which][1]]).decode()
+                again = scorer.tokenize("\x01" + written, False, False, name)
+                skipped = len(scorer.tokenize("\x01", False, False, name)) if which else 0
+                plain = again[skipped:] if which else scorer.tokenize(written, False, False, name)
+                ended = spans[which][1] - spans[which][0] == 1 and not data_of(model, ids[spans[which][0] :])
+                assert plain == ids[begin : spans[which][1] - ended]
+                n += 1
+    assert n > 200
+
+
+def test_a_boundary_of_three_is_one_of_each_two(
+    files: dict[str, Path], folder: Path, three: Path, corpus: Path, tmp_path: Path
+) -> None:
+    with Scorer(files["base"], files["far"], **LOAD) as scorer:
+        learn.score(scorer, select([corpus]), tmp_path / "far")
+    ends = [
+        [{spans[0][1] for spans in text["segments"]} for text in texts_of(path)]
+        for path in (folder, tmp_path / "far", three)
+    ]
+    for near, far, both in zip(*ends, strict=True):
+        assert both == near & far
+    assert len(Scores(three)) < len(Scores(tmp_path / "far"))
+    assert Scores(three)["expert_right"].shape == (len(Scores(three)), 2)
+
+
+def test_the_folder(folder: Path, scorer: Scorer, corpus: Path, tmp_path: Path) -> None:
+    meta = Scores(folder).meta
+    assert meta["version"] == 3
+    assert list(meta["vocabularies"]) == ["assistant", "base"]
+    assert len(set(meta["vocabularies"].values())) == 2
+    assert {path.stem for path in folder.glob("*.npy")} == set(columns_of(meta))
+    share, length = lengths(Scores(folder))
+    texts = texts_of(folder)
+    n_tokens = sum(spans[0][1] - spans[0][0] for text in texts for spans in text["segments"])
+    assert share == pytest.approx(100 * len(Scores(folder)) / n_tokens)
+    assert 20 < share < 100
+    assert length * len(Scores(folder)) == pytest.approx(
+        sum(len(json.loads(line)["completion"].encode()) for line in corpus.read_text().splitlines())
+    )
+    begun = tmp_path / "scores"
+    with pytest.raises(Stop):
+        learn.score(scorer, select([corpus]), begun, on_progress=stop_after(2))
+    learn.score(scorer, select([corpus]), begun)
+    assert_same(begun, folder)
+
+
+def test_one_vocabulary_knows_nothing_of_segments(files: dict[str, Path], corpus: Path, tmp_path: Path) -> None:
+    with Scorer(files["base"], files["base"], **LOAD) as alike:
+        learn.score(alike, select([corpus]), tmp_path / "alike")
+    meta = Scores(tmp_path / "alike").meta
+    assert meta["version"] == 1
+    assert "vocabularies" not in meta
+    assert not (tmp_path / "alike" / "n_bytes.npy").exists()
+
+
+def test_a_long_text_is_cut_at_boundaries(files: dict[str, Path], tmp_path: Path) -> None:
+    """Every byte is in one segment of one part, but for what nothing stands before."""
+    text = "The quick brown fox, über 日本 2024.\n  def f(self):\n\n" * 12
+    (tmp_path / "long.txt").write_text(text)
+    with Scorer(files["base"], files["far"], **{**LOAD, "n_ctx": 96}) as scorer:
+        done = learn.score(scorer, select([tmp_path / "long.txt"]), tmp_path / "scores")
+    texts = texts_of(tmp_path / "scores")
+    assert done.n_texts == len(texts) > 3
+    assert all(len(ids) <= 96 for text in texts for ids in text["tokens_of"].values())
+    read = b"".join(data_of("base", text["tokens_of"]["base"]) for text in texts)
+    assert read.decode() == text
+    other = b"".join(data_of("far", text["tokens_of"]["assistant"]).removeprefix(b" " if k == 0 else b"")
+                     for k, text in enumerate(texts))  # fmt: skip
+    assert other.decode() == text
+    # This base has no BOS: the first segment of each part has nothing before it.
+    unread = [data_of("base", text["tokens_of"]["base"][: text["segments"][0][0][0]]) for text in texts]
+    assert all(unread)
+    assert Scores(tmp_path / "scores")["n_bytes"].sum() == len(text.encode()) - len(b"".join(unread))
+
+
+def test_bad_rows_and_long_ones(scorer: Scorer, tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "the river", "completion": " seven apples" * 60},
+        {"prompt": "the river" * 60, "completion": " seven"},
+        {"prompt": {"base": "the river", "assistant": "a city"}, "completion": " seven apples"},
+        {"prompt": {"base": "the river", "other": "a city"}, "completion": " seven apples"},
+        {"prompt": "x", "completion": " a▁b"},  # SPM makes a space of it
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    reasons: list[str] = []
+    done = learn.score(
+        scorer, select([path]), tmp_path / "s", on_progress=lambda p: reasons.extend(r.reason for r in p.bad_rows)
+    )
+    assert (done.n_texts, done.n_truncated, done.n_bad) == (2, 1, 3)
+    assert [any(word in reason for reason in reasons) for word in ("fills the context", "'other'", "same text")] == [
+        True
+    ] * 3
+    cut, own = texts_of(tmp_path / "s")
+    assert max(len(ids) for ids in cut["tokens_of"].values()) <= 128
+    assert data_of("near", own["tokens_of"]["assistant"]).startswith(b"a city seven")
+    assert data_of("base", own["tokens_of"]["base"]).startswith(b"the river seven")
+
+
+def test_each_reads_a_conversation_by_its_own_template(tiny_model: TinyModels, tmp_path: Path) -> None:
+    base = tiny_model(**{**options_of("qwen2", 40), "chat_template": tm.CHATML})
+    template = (
+        "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}" + "{{ eos_token }}{% endfor %}"
+    )
+    template += "{% if add_generation_prompt %}[assistant]{% endif %}"
+    other = tiny_model(**{**options_of("llama", 42), "chat_template": template})
+    turns = [{"role": role, "content": f"the {role} {i}"} for i, role in enumerate(("user", "assistant") * 2)]
+    path = tmp_path / "chat.jsonl"
+    path.write_text(
+        json.dumps({"messages": turns}) + "\n" + json.dumps({"prompt": "the", "completion": " river"}) + "\n"
+    )
+    with Scorer(base, other, **LOAD) as scorer:
+        assert learn.score(scorer, select([path]), tmp_path / "s").n_bad == 0
+    first, second = texts_of(tmp_path / "s")
+    vocab = VOCABS["llama"]
+    shown = b"".join(vocab.piece(i) for i in first["tokens_of"]["assistant"]).decode()
+    assert shown.startswith("<s>")
+    assert "[user]the user 0</s>" in shown.replace(" [", "[")
+    ends = [spans for text in (first, second) for spans in text["segments"] if not data_of(
+        "base", text["tokens_of"]["base"][spans[0][0] : spans[0][1]])]  # fmt: skip
+    assert len(ends) == 3  # of two turns, and of one
+    written = [data_of("base", first["tokens_of"]["base"][a:b]).decode() for (a, b), _ in first["segments"]]
+    assert "".join(written) == "the assistant 1the assistant 3"
+    # Rows of ends have no bytes and one token of each model.
+    assert (Scores(tmp_path / "s")["n_bytes"] == 0).sum() == 3
+
+
+# --- learning ---------------------------------------------------------------------------------------------------------
+
+
+def test_objectives_on_segments_are_their_formulas(folder: Path, three: Path) -> None:
+    options = learn.TrainingOptions(cost=0.05)
+    scores = Scores(folder)
+    part = part_of([scores], [np.arange(24)], options)
+    n = len(scores)
+    z = np.random.default_rng(0).normal(0, 1, n)
+    s = 1 / (1 + np.exp(-z))
+    base, other = (np.exp(scores[c].astype(np.float64)) for c in ("base_logprob", "assistant_logprob"))
+    value, gradient = part.marginal([0.05])(z, slice(None))
+    assert value == pytest.approx(np.mean(-np.log((1 - s) * base + s * other) + 0.05 * s))
+    wanted = s * (1 - s) * (-(other - base) / ((1 - s) * base + s * other) + 0.05) / n
+    np.testing.assert_allclose(gradient, wanted, rtol=1e-9, atol=1e-15)
+    lost = scores["assistant_top_logprob"].astype(np.float64) - scores["assistant_logprob_of_base_top"]
+    np.testing.assert_allclose(part.regret, np.clip(lost, 0, 10), atol=1e-6)
+    assert not part.regret[scores["assistant_differs"] == 0].any()
+    assert (part.regret[scores["assistant_differs"] == 1] > 0).all()
+    np.testing.assert_array_equal(part.label("differ"), scores["assistant_differs"] == 1)
+    right = [scores[f"{who}_right"] == 1 for who in ("base", "assistant")]
+    np.testing.assert_array_equal(part.label("a"), ~right[0] & right[1])
+    np.testing.assert_array_equal(part.label("b"), ~right[0])
+
+    several = Scores(three)
+    part = part_of([several], [np.arange(24)], options)
+    z = np.random.default_rng(1).normal(0, 1, (len(several), 2))
+    shares = np.exp(np.c_[np.zeros(len(several)), z])
+    shares /= shares.sum(axis=1, keepdims=True)
+    each = np.exp(np.c_[several["base_logprob"], several.of_experts("logprob")].astype(np.float64))
+    value, _ = part.marginal([0.0, 0.0])(z, slice(None))
+    assert value == pytest.approx(-np.log((shares * each).sum(axis=1)).mean())
+
+
+@pytest.fixture(scope="module")
+def written(files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Texts that a pair writes with a head that looks at the hidden state, which the texts do not say."""
+    path = tmp_path_factory.mktemp("written") / "texts.jsonl"
+    prompts = [json.loads(line)["prompt"] for line in corpus_of(path, 80, seed=3).read_text().splitlines()]
+    with colm.load(files["base"], files["near"], teacher(), n_parallel=8, **LOAD) as pair:
+        texts = pair.generate_batch(prompts, threshold=0.5, max_tokens=24, temperature=0.7, seed=5, n_parallel=8)
+    assert 0.2 < np.mean([t.expert for text in texts for t in text.tokens]) < 0.8
+    rows = [{"prompt": p, "completion": t.text} for p, t in zip(prompts, texts, strict=True) if t.text]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def teacher() -> Head:
+    return Head.linear(np.random.default_rng(5).standard_normal(32).astype(np.float32) * 2.0)
+
+
+def test_nobody_says_when_and_the_head_learns_it(scorer: Scorer, written: Path, tmp_path: Path) -> None:
+    """The texts of a pair are likelier with the head that is learned from them than with either model alone."""
+    learn.score(scorer, select([written]), tmp_path / "scores")
+    scores = Scores(tmp_path / "scores")
+    trained = learn.train([scores], learn.TrainingOptions(features="none", cost=0.0, l2=0.003))
+    held_out = trained.held_out
+    assert held_out.joint_nll < min(held_out.base_nll, held_out.assistant_nll)
+    hidden = np.asarray(scores["base_hidden"], np.float32)
+    wanted = hidden @ np.asarray(teacher().weights[0][0])
+    assert np.corrcoef(trained.head.defer_logits(hidden), wanted)[0, 1] > 0.6
+    segments = trained.segments
+    assert segments is not None
+    assert segments.base_nll * segments.n_bytes == pytest.approx(held_out.base_nll * held_out.n_tokens)
+    assert json.loads(trained.head.training or "")["segments"]["n_bytes"] == segments.n_bytes
+    regret = learn.train([scores], learn.TrainingOptions(objective="regret", label="differ", features="none"))
+    assert regret.held_out.regret > 0
+    with pytest.raises(colm.errors.CorpusError, match="vocabularies"):
+        learn.train([scores, Scores(make_other(tmp_path, scores))], learn.TrainingOptions())
+
+
+def make_other(path: Path, scores: Scores) -> Path:
+    """The same folder, said to be of other vocabularies."""
+    other = path / "other"
+    other.mkdir()
+    for file in scores.path.iterdir():
+        if file.name != ".lock":
+            (other / file.name).write_bytes(file.read_bytes())
+    meta = json.loads((other / "meta.json").read_text())
+    meta["vocabularies"]["assistant"] = "f" * 16
+    (other / "meta.json").write_text(json.dumps(meta))
+    return other
+
+
+def test_three_vocabularies_learn(three: Path) -> None:
+    trained = learn.train([Scores(three)], learn.TrainingOptions(features="none", label="b"))
+    assert trained.experts is not None
+    assert set(trained.experts.models) == {"base", "near", "far"}
+    assert trained.segments is not None
+    assert trained.held_out.n_tokens == trained.segments.n_segments
+
+
+def test_from_texts_to_a_judgement(files: dict[str, Path], written: Path, tmp_path: Path) -> None:
+    """score, train, calibrate, evaluate, patterns, inspect: all commands with one such pair."""
+    models = ["--base", files["base"], "--assistant", files["near"]]
+    small = ["--n-ctx", "128", "--n-threads", "1", "--n-threads-batch", "1", "-q"]
+    scores, head = tmp_path / "scores", tmp_path / "head.gguf"
+    done = run("score", written, *models, *small, "-o", scores, "--no-chat")
+    assert done.exit_code == 0, done.stderr
+    assert "segments of" in done.stdout
+    assert "for 100 tokens of the base" in done.stdout
+
+    done = run("train", scores, "-o", head, "-q", "--features", "none", "--cost", "0")
+    assert done.exit_code == 0, done.stderr
+    assert "nats per byte" in done.stdout
+    as_json = json.loads(run("train", scores, "-o", head, "-q", "--force", "--json").stdout)
+    assert as_json["segments"]["n_segments"] == as_json["held_out"]["n_tokens"]
+
+    prompts = corpus_of(tmp_path / "prompts.jsonl", 6, seed=9)
+    done = run("calibrate", head, prompts, *models, *small, "--no-chat", "--rate", "0.4", "--max-tokens", "16",
+               "--temperature", "1", "--json")  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    measured = json.loads(done.stdout)["measurements"]
+    assert all(0 < rate < 1 and n > 0 for _, _, rate, n, *_ in measured)
+    assert json.loads(Head.load(head).calibration or "")["measurements"][0]["n_tokens"] > 0
+
+    task = tmp_path / "task.jsonl"
+    task.write_text("".join(json.dumps({"prompt": f"There are {i}", "answer": str(i)}) + "\n" for i in range(3)))
+    done = run("evaluate", task, "-o", tmp_path / "eval", *models, *small[:-1], "--head", f"learned={head}", "--rate",
+               "0.4", "--max-tokens", "8", "--checker", "number", "--no-chat", "--json", "-q")  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    arms = {arm["name"]: arm for arm in json.loads(done.stdout)["arms"]}
+    assert set(arms) == {"base", "assistant", "learned@40", "random@40"}
+
+    trace = tmp_path / "trace"
+    done = run("generate", "The river", *models, *small, "--head", head, "--defer-rate", "0.4", "--max-tokens", "30",
+               "--trace", trace, "--json")  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    sources = [token["source"] for token in json.loads(done.stdout)["tokens"]]
+    counted = json.loads(run("patterns", trace, "--json").stdout)
+    assert counted["deferred"] == sources.count("assistant")
+    refused = run("paths", scores, *models, *small)
+    assert refused.exit_code == 1
+    assert "colm paths works with models of one vocabulary" in refused.stderr
+    with pytest.raises(colm.errors.CorpusError, match="colm tune works with models of one vocabulary"):
+        Scores(scores).require_one("colm tune")
+
+
+def test_answers_are_scored_by_their_text(files: dict[str, Path], corpus: Path, tmp_path: Path) -> None:
+    """An answer that was cut has no token that ends it."""
+    models = ["--base", files["base"], "--assistant", files["near"], "--n-ctx", "128", "--n-threads", "1", "-q"]
+    done = run("score", corpus, *models, "-o", tmp_path / "s", "--respond", "--max-tokens", "6", "--no-chat",
+               "--limit", "6")  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    answers = [json.loads(line) for line in (tmp_path / "s" / "responses.jsonl").read_text().splitlines()][1:]
+    texts = texts_of(tmp_path / "s")
+    scores = Scores(tmp_path / "s")
+    by_line = {text["line"]: number for number, text in enumerate(texts)}
+    assert by_line
+    for answer in answers:
+        rows = scores["text"] == by_line[answer["line"]]
+        assert scores["n_bytes"][rows].sum() == len(answer["completion"].encode())
+        assert (scores["n_bytes"][rows] == 0).any() == (answer["finish_reason"] == "eos")
+
+
+def test_likelihoods_of_tokens_are_refused(scorer: Scorer) -> None:
+    with pytest.raises(colm.OptionError, match="one vocabulary"):
+        likelihoods(scorer, [[1, 2, 3]], _core.training_free_head("random"), threshold=0.5)  # type: ignore[arg-type]
+
+
+def test_inspect_says_how_often_a_hand_over_waits(files: dict[str, Path], scorer: Scorer, tmp_path: Path) -> None:
+    text = "The quick brown fox, über 日本.\n  def function(self, value): return value\n"
+    (tmp_path / "text.txt").write_text(text)
+    arguments = ("inspect", "--base", files["base"], "--assistant", files["near"], "--text", tmp_path / "text.txt")
+    done = run(*arguments, "--json")
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)["pair"]["waits"]["assistant"]
+    ends = []
+    for name, kind in (("base", "base"), ("assistant", "near")):
+        ids = scorer.tokenize(text, False, False, name)
+        pieces = [len(VOCABS[KINDS[kind]].piece(i)) for i in ids]
+        ends.append(set(itertools.accumulate(pieces)))
+    data = text.encode()
+    both = {e for e in ends[0] & ends[1] if e == len(data) or data[e] & 0xC0 != 0x80}
+    assert found["shared"] == len(both)
+    assert found["base_waits"] == pytest.approx(1 - len(both) / found["base_tokens"])
+    assert found["expert_waits"] == pytest.approx(1 - len(both) / found["expert_tokens"])
+    assert found["n_bytes"] == len(data)
+    assert f"{found['expert_waits']:.1%}" in run(*arguments).stdout
+    alike = run("inspect", "--base", files["base"], "--assistant", files["base"], "--text", tmp_path / "text.txt")
+    assert "none: one vocabulary" in alike.stdout
