@@ -64,7 +64,7 @@ def test_a_text_has_the_probability_of_all_its_rows(
     options = WORDS if which == "base" else SPM
     reader = ByteReader(pair, PROMPT, which, tolerance=0.0)
     found = byte_logprobs(reader, text.encode())
-    assert reader.lost == 0.0
+    assert reader.dropped == 0.0
     with o.OracleModel(tiny_model(**options), n_ctx=64, exact=True) as model:
         prompt = pair.tokenize(PROMPT, model=which)
         for n in (1, len(text.encode()) - 2, len(text.encode())):
@@ -83,12 +83,13 @@ def test_what_may_follow_sums_to_one(pair: colm.Pair) -> None:
 
 
 def test_rows_that_hardly_count_are_dropped(pair: colm.Pair) -> None:
-    text = b" the quick brown"
-    exact, near = (ByteReader(pair, PROMPT, tolerance=tolerance) for tolerance in (1e-7, 1e-2))
-    difference = byte_logprobs(near, text).sum() - byte_logprobs(exact, text).sum()
-    assert near.n_asked < exact.n_asked / 2
-    assert 0.0 < near.lost < 1.0
-    assert abs(difference) <= near.lost + exact.lost
+    text = b" the qu"
+    all_rows, most, few = (ByteReader(pair, PROMPT, tolerance=tolerance) for tolerance in (0.0, 1e-7, 1e-2))
+    exact, near, far = (byte_logprobs(reader, text).sum() for reader in (all_rows, most, few))
+    assert near == pytest.approx(exact, abs=1e-4)
+    assert far != pytest.approx(exact, abs=0.1)
+    assert all_rows.n_asked > most.n_asked > few.n_asked >= len(text)
+    assert all_rows.dropped == 0.0 < most.dropped < few.dropped
 
 
 def test_of_single_bytes_it_is_the_model(letters: colm.Pair, tiny_model: TinyModels) -> None:

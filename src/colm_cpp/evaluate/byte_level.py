@@ -93,7 +93,8 @@ class ByteReader:
     Attributes:
         n_bytes: how many it has read.
         n_asked: contexts that the model was asked about.
-        lost: nats; what dropping rows can have changed in the logarithm of the text's probability.
+        dropped: nats by which dropping rows shortened the sum for the text so far, each at its place. A text that goes
+            on as only dropped rows expected loses more.
     """
 
     def __init__(
@@ -131,7 +132,7 @@ class ByteReader:
         self._model, self._head, self._seed = model, head, seed
         self._rows = [_Row((), 0, 0.0)]
         self.n_bytes = self.n_asked = 0
-        self.lost = 0.0
+        self.dropped = 0.0
 
     def next(self) -> F64:
         """Log-probabilities of the 256 bytes and of the text's end (``END``), [257], natural.
@@ -177,7 +178,7 @@ class ByteReader:
         # The likeliest whose last token ends here: any byte may follow on it.
         whole = [row.weight if row.end > self.n_bytes else -math.inf for row in following]
         kept[int(np.argmax(whole if max(whole) > -math.inf else masses))] = True
-        self.lost -= math.log(shares[kept].sum() / shares.sum())
+        self.dropped -= math.log(shares[kept].sum() / shares.sum())
         self._rows = [row for row, keep in zip(following, kept, strict=True) if keep]
         self.n_bytes += 1
 
