@@ -16,15 +16,14 @@ void Moves::look_ahead(Running& text) {
     const ExpertId expert = text.next.decision->expert();
     if (!can_look_ahead(expert)) return;
     SharedDraft::Limits limits;
-    limits.n_drafted =
-        lookahead == kAutoLookahead ? kMostLookahead : static_cast<std::size_t>(lookahead);
+    limits.n_drafted = lookahead == kAutoLookahead ? kMostLookahead : static_cast<std::size_t>(lookahead);
     limits.n_places = experts_[expert]->n_counts();
     limits.n_tokens = text.writing.limit();
     limits.n_ctx = text.writing.n_ctx();
     try {
-        text.ahead = std::make_unique<SharedDraft>(*shared, text.draft.text(), text.deciders(), expert,
-                                                   text.next, limits, text.writing.ends_text(), choices_,
-                                                   estimates_);
+        text.ahead =
+            std::make_unique<SharedDraft>(*shared, text.draft.text(), text.deciders(), expert, text.next,
+                                          limits, text.writing.ends_text(), choices_, estimates_);
     } catch (const Error&) {
         text.may_draft = false;
     }
@@ -85,8 +84,8 @@ void Moves::go_on(Running& text, ExpertId expert, std::size_t i) {
         decide(text, true);
     }
     Asked& asked = text.asked.at(expert);
-    asked.going = text.next.decision && text.next.needs(expert) &&
-                  text.ahead->is_place(i, shared.tokens(expert));
+    asked.going =
+        text.next.decision && text.next.needs(expert) && text.ahead->is_place(i, shared.tokens(expert));
     if (asked.going) shared.asked(expert);
 }
 

@@ -128,8 +128,8 @@ void SharedDraft::go_on() {
 bool SharedDraft::add_place() {
     const std::vector<Token>& now = shared_.tokens(expert_);
     if (counts_.size() == limits_.n_places) return false;
-    if (!counts_.empty() && (now.size() <= counts_.back() ||
-                             !std::equal(tokens_.begin(), tokens_.end(), now.begin())))
+    if (!counts_.empty() &&
+        (now.size() <= counts_.back() || !std::equal(tokens_.begin(), tokens_.end(), now.begin())))
         return false;
     tokens_ = now;
     counts_.push_back(now.size());

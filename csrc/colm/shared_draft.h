@@ -37,15 +37,15 @@ class SharedDraft {
     struct Place {
         std::size_t n_before = 0;  // tokens that the draft had there
         Token expected = kNoToken;
-        bool drafted = false;   // the draft goes on behind that token
+        bool drafted = false;    // the draft goes on behind that token
         bool estimated = false;  // it is the first that stands for one of the base's
-        double log_odds = 0.0;  // the base's, of that one
+        double log_odds = 0.0;   // the base's, of that one
     };
 
     // From a text where `expert` has to be asked about `pending`. The last three are borrowed.
-    SharedDraft(const SharedText& shared, const Sequence& sequence, const Deciders& deciders,
-                ExpertId expert, const Pending& pending, const Limits& limits,
-                const Draft::EndsText& ends_text, const Choices& choices, const Estimates& estimates);
+    SharedDraft(const SharedText& shared, const Sequence& sequence, const Deciders& deciders, ExpertId expert,
+                const Pending& pending, const Limits& limits, const Draft::EndsText& ends_text,
+                const Choices& choices, const Estimates& estimates);
 
     ExpertId expert() const { return expert_; }
     // The expert's tokens up to the last place, and how many there are before each. The first place is that

@@ -41,8 +41,7 @@ TextReader::Said TextReader::after(const std::vector<Token>& tokens, const Head*
         error = answer.error;
         if (error) return;
         const Prediction& prediction = *answer.prediction;
-        const Distribution all =
-            summarize(prediction.logits, head == nullptr ? 0 : head->n_top_logits());
+        const Distribution all = summarize(prediction.logits, head == nullptr ? 0 : head->n_top_logits());
         for (const float logit : prediction.logits)
             said.logprobs.push_back(static_cast<float>(logit - all.log_normalizer));
         if (head == nullptr) return;

@@ -150,7 +150,8 @@ TEST_CASE("shared text: what a token of one would be to another, behind what it 
     w.text.add(1, kFirst);
     // "hel" and "lo" become another token of the second, so "lo" is taken alone.
     REQUIRE_EQ(w.text.as_tokens_of(kSecond, 2, kFirst), (Tokens{4}));
-    REQUIRE_EQ(w.text.as_tokens_of(kSecond, 3, kFirst), (Tokens{1000 + ' ', 1000 + 'w', 1000 + 'o', 1000 + 'r'}));
+    REQUIRE_EQ(w.text.as_tokens_of(kSecond, 3, kFirst),
+               (Tokens{1000 + ' ', 1000 + 'w', 1000 + 'o', 1000 + 'r'}));
     REQUIRE_EQ(w.text.as_tokens_of(kFirst, 2, kFirst), (Tokens{2}));
     // Control tokens and halves of characters stand for nothing.
     REQUIRE_EQ(w.text.as_tokens_of(kSecond, 0, kFirst), Tokens{});
