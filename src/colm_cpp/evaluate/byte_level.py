@@ -212,7 +212,7 @@ def log_priors(scores: Sequence[float]) -> F64:
     z = np.array([0.0, *scores])
     if math.isinf(z.max()):
         with np.errstate(divide="ignore"):
-            return np.log(np.isposinf(z) / np.isposinf(z).sum())
+            return np.asarray(np.log(np.isposinf(z) / np.isposinf(z).sum()))
     return np.asarray(z - np.logaddexp.reduce(z))
 
 
