@@ -25,6 +25,7 @@ void register_stream(pybind11::module_& module);
 void register_pair(pybind11::module_& module);
 void register_scoring(pybind11::module_& module);
 void register_session(pybind11::module_& module);
+void register_text_reader(pybind11::module_& module);
 void register_vocabulary(pybind11::module_& module);
 
 }  // namespace colm::python

@@ -12,5 +12,6 @@ PYBIND11_MODULE(_core, module) {
     colm::python::register_stream(module);
     colm::python::register_scoring(module);
     colm::python::register_session(module);
+    colm::python::register_text_reader(module);
     colm::python::register_vocabulary(module);
 }

@@ -116,6 +116,7 @@ Step Draft::hand_over(Sequence& sequence) {
     ahead_.pop_front();
     sequence.tokens.push_back(step.token);
     if (step.expert != kBase) ++sequence.stats.n_deferred;
+    if (step.waited) ++sequence.stats.n_waited;
     ++sequence.stats.of(step.expert).tokens;
     return step;
 }

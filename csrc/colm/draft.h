@@ -32,6 +32,9 @@ struct Pending {
     std::exception_ptr error;
     // Unlike vocabularies: the expert that wrote last says first what it would write, whoever does.
     bool proposes = false;
+    // And, with look-ahead, what the base would write, where it was asked, with its log-odds.
+    std::optional<Step> drafted;
+    double log_odds = 0.0;
 
     bool needs(ExpertId expert) const { return !step && !error && decision->needs(expert); }
     // Requires the sampler as it is before the token. Throws what is no GenerationError.

@@ -25,6 +25,7 @@ struct Prediction {
 
     const float* hidden = nullptr;  // [n_embd], after the final norm; null unless asked for
     float probe_logit = 0.0f;       // of the token that was asked about
+    std::size_t n_hidden = 0;       // n_embd, with `hidden`
 };
 
 // A text up to some token, and where in it a distribution is wanted. Tokens are the expert's own

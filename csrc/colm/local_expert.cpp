@@ -278,6 +278,7 @@ void LocalExpert::answer(Open& open, std::size_t place, bool hidden, const Use& 
         output.logits[static_cast<std::size_t>(token)] = -std::numeric_limits<float>::infinity();
     prediction.logits = {output.logits.data, n_ids_};
     if (hidden) prediction.hidden = output.hidden;
+    if (hidden) prediction.n_hidden = model_->n_embd();
     answer.prediction = &prediction;
     use(answer);
 }

@@ -147,7 +147,8 @@ void Loop::fill_slots() {
 
 // What experts were asked about it is asked anew.
 void Loop::take_back(Running& text) {
-    if (text.waits_for(kBase)) text.next = {};
+    if (text.waits_for(kBase) && !text.ahead) text.next = {};
+    text.ahead.reset();
     for (const auto& [expert, asked] : text.asked) experts_[expert]->drop(*text.slot);
     text.asked.clear();
 }
@@ -217,13 +218,13 @@ bool Loop::must_ask(const Moving& moving) const {
     ExpertId expert = kBase;
     for (const Running* text : moving) {
         if (moves_.blocked(*text)) return true;
-        if (text->error || text->waiting() || text->draft.n_open() == 0 ||
-            text->draft.lookahead() != kAutoLookahead ||
-            experts_[text->draft.first_expert()]->answers_later())
-            continue;
-        p.push_back(text->draft.confidence());
-        n_risked += text->draft.n_risked();
-        expert = text->draft.first_expert();
+        if (text->error || text->waiting() || text->draft.lookahead() != kAutoLookahead) continue;
+        if (!text->ahead && text->draft.n_open() == 0) continue;
+        const ExpertId first = text->ahead ? text->ahead->expert() : text->draft.first_expert();
+        if (experts_[first]->answers_later()) continue;
+        p.push_back(text->ahead ? text->ahead->confidence() : text->draft.confidence());
+        n_risked += text->ahead ? text->ahead->n_risked() : text->draft.n_risked();
+        expert = first;
     }
     return !p.empty() && !estimates_.worth_going_on(p, expert, moving.size(), n_risked);
 }

@@ -62,41 +62,51 @@ void Moves::fail(Running& text) {
 
 std::optional<Question> Moves::ask_base(Running& text) {
     text.stats().lookahead = text.draft.lookahead() != 0 && can_look_ahead();
-    if (text.error || text.next.decision || !may_go_on(text)) return std::nullopt;
+    if (text.error) return std::nullopt;
     std::optional<Question> question;
-    attempt(text, [&] {
-        Draft& draft = text.draft;
-        Decision& decision =
-            *(text.next.decision = std::make_unique<Decision>(draft.text(), text.deciders(), choices_));
-        const SharedText* shared = text.writing.shared();
-        if (shared != nullptr && must_propose(text)) {
-            text.next.decision =
-                std::make_unique<Decision>(draft.text(), text.deciders(), choices_, shared->writer());
-            text.next.proposes = true;
-            return;
-        }
-        // Where the base's next token says where a word ends, it is asked, whatever the head needs.
-        if (shared != nullptr && shared->begun() && !decision.needs_base() && !text.proposed &&
-            !shared->same_vocabulary(shared->writer(), decision.expert()))
-            decision.want_base();
-        // A draft needs the base's choice, whoever decides.
-        const bool drafts = draft.lookahead() > 0 && text.may_draft && !decision.needs_base() &&
-                            can_look_ahead(decision.expert());
-        if (!decision.needs_base() && !drafts) return decide(text, false);
-        question = text.question(kBase, {draft.text().tokens.size()});
-        text.asked[kBase].next = true;
-    });
-    return question;
+    if (!text.next.decision && may_go_on(text))
+        attempt(text, [&] {
+            if (!begin_position(text)) return;
+            question = text.question(kBase, {text.draft.text().tokens.size()});
+            text.asked[kBase].next = true;
+        });
+    return question || text.writing.shared() == nullptr ? question : ask_base_ahead(text);
+}
+
+// The text's next position. True: the base has to be asked.
+bool Moves::begin_position(Running& text) {
+    Draft& draft = text.draft;
+    Decision& decision =
+        *(text.next.decision = std::make_unique<Decision>(draft.text(), text.deciders(), choices_));
+    const SharedText* shared = text.writing.shared();
+    if (shared != nullptr && must_propose(text)) {
+        text.next.decision =
+            std::make_unique<Decision>(draft.text(), text.deciders(), choices_, shared->writer());
+        text.next.proposes = true;
+        return false;
+    }
+    // Where the base's next token says where a word ends, it is asked, whatever the head needs.
+    if (shared != nullptr && shared->begun() && !decision.needs_base() && !text.proposed &&
+        !shared->same_vocabulary(shared->writer(), decision.expert()))
+        decision.want_base();
+    // A draft needs the base's choice, whoever decides.
+    const bool drafts = draft.lookahead() > 0 && shared == nullptr && text.may_draft &&
+                        !decision.needs_base() && can_look_ahead(decision.expert());
+    if (decision.needs_base() || drafts) return true;
+    decide(text, false);
+    return false;
 }
 
 void Moves::hear_base(Running& text, const Answer& answer, double begin) {
     text.asked.erase(kBase);
+    if (!answer.error && text.stats().of(kBase).calls++ == 0) text.stats().prefill_s += now_() - begin;
+    if (text.ahead) return hear_base_ahead(text, answer);
     attempt(text, [&] {
         if (answer.error) std::rethrow_exception(answer.error);
-        if (text.stats().of(kBase).calls++ == 0) text.stats().prefill_s += now_() - begin;
         text.next.decision->hear_base(*answer.prediction);
         decide(text, true);
     });
+    look_ahead(text);
 }
 
 // What becomes of a position, once it is known who writes it.
@@ -109,6 +119,12 @@ void Moves::decide(Running& text, bool heard_base) {
     if (text.proposed && expert == text.proposed->expert)
         return write(text, decision.confirm(*text.proposed));
     if (expert == kBase) return write(text, decision.choose());
+    if (text.writing.shared() != nullptr) {
+        if (!heard_base || draft.lookahead() == 0) return;
+        text.next.drafted = decision.draft();
+        text.next.log_odds = decision.base_log_odds();
+        return;
+    }
     const bool fixed = draft.lookahead() != kAutoLookahead;
     if (heard_base && text.may_draft && draft.lookahead() != 0 && can_look_ahead(expert)) {
         const double p = estimates_.acceptance_rate(decision.base_log_odds());
@@ -132,16 +148,10 @@ void Moves::write(Running& text, Step step) {
     text.draft.add(step, text.deciders());
     SharedText* shared = text.writing.shared();
     if (shared == nullptr) return;
-    if (step.waited) ++text.stats().n_waited;
     const std::string bytes = shared->add(step.token, step.expert);
-    std::vector<const Sampler*> told = {&text.deciders().sampler_of(step.expert)};
-    for (ExpertId expert = 0; expert < experts_.size(); ++expert) {
+    for (ExpertId expert = 0; expert < experts_.size(); ++expert)
         text.stats().of(expert).tokens_reread = shared->n_reread(expert);
-        Sampler& sampler = text.deciders().sampler_of(expert);
-        if (std::find(told.begin(), told.end(), &sampler) != told.end()) continue;
-        sampler.follow(bytes, shared->written(expert));
-        told.push_back(&sampler);
-    }
+    follow(bytes, *shared, experts_.size(), text.deciders(), step.expert);
 }
 
 // Whether the expert that wrote last has to say how it would go on, before the base reads the text. That
@@ -207,6 +217,7 @@ bool Moves::pays_to_draft_on(const Running& text) const {
 
 bool Moves::blocked(const Running& text) const {
     if (text.error || text.waiting()) return false;
+    if (text.ahead) return !text.ahead->wants_base();
     return text.next.decision || (text.draft.n_open() > 0 && !may_go_on(text));
 }
 
@@ -232,6 +243,11 @@ std::optional<Question> Moves::ask(Running& text, ExpertId expert) {
         if (asked.next) counts.push_back(draft.text().tokens.size());
         question = text.question(expert, counts);
         asked.at = now_();
+        if (text.ahead) {
+            question->tokens = &text.ahead->tokens();
+            question->counts = text.ahead->counts();
+            asked.n_ahead = question->counts.size() - 1;
+        }
         text.asked[expert] = std::move(asked);
     });
     return question;
@@ -264,7 +280,9 @@ void Moves::hear(Running& text, ExpertId expert, const Answer& answer, double be
             go_back(text, expert);
         }
     }
-    if (last) text.asked.erase(expert);
+    if (!last) return;
+    text.asked.erase(expert);
+    if (text.ahead) end_ahead(text, expert);
 }
 
 // What the answer of an expert elsewhere took, and what it left out.
@@ -303,7 +321,10 @@ void Moves::hear_open(Running& text, ExpertId expert, const Answer& answer, std:
         text.next.hear(expert, answer);
         if (text.next.error) damaged_ = damaged_ || !is_remote(text.next.error);
     }
+    const std::size_t place = answer.count;
+    if (text.ahead) count_draft(text, place);
     settle(text, expert);
+    if (text.ahead) go_on(text, expert, place + 1);
 }
 
 // What follows from the answers so far, as far as no expert has yet to answer about a token before.
@@ -335,7 +356,7 @@ void Moves::settle(Running& text, ExpertId heard) {
         return;
     }
     const Decision& decision = *text.next.decision;
-    if (decision.needs_base())
+    if (decision.needs_base() && text.writing.shared() == nullptr)
         estimates_.verified(decision.base_log_odds(), text.next.step->token == decision.base_top());
     write(text, *text.next.step);
 }

@@ -44,6 +44,7 @@ class Moves {
   private:
     template <typename Work>
     void attempt(Running& text, const Work& work);
+    bool begin_position(Running& text);
     void decide(Running& text, bool heard_base);
     void write(Running& text, Step step);
     bool must_propose(const Running& text) const;
@@ -53,6 +54,12 @@ class Moves {
     void note(Running& text, ExpertId expert, const Answer& answer, bool last);
     void go_without(Running& text, ExpertId expert);
     void drop_questions(Running& text);
+    void look_ahead(Running& text);
+    std::optional<Question> ask_base_ahead(Running& text);
+    void hear_base_ahead(Running& text, const Answer& answer);
+    void count_draft(Running& text, std::size_t place);
+    void go_on(Running& text, ExpertId expert, std::size_t place);
+    void end_ahead(Running& text, ExpertId expert);
     void go_back(Running& text, ExpertId heard);
     void fail(Running& text);
     bool may_go_on(const Running& text) const;

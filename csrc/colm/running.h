@@ -11,6 +11,7 @@
 
 #include "colm/draft.h"
 #include "colm/expert.h"
+#include "colm/shared_draft.h"
 #include "colm/text.h"
 #include "colm/writing.h"
 
@@ -20,18 +21,18 @@ namespace colm {
 struct Asked {
     std::vector<std::size_t> positions;  // tokens before each draft token that it verifies
     bool next = false;                   // and the token behind them, which waits
+    std::size_t n_ahead = 0;             // and further places of a draft across vocabularies
     bool going = true;                   // until a draft token was rejected
     double at = 0.0;                     // when, in seconds of the loop's clock
 
-    std::size_t size() const { return positions.size() + (next ? 1 : 0); }
+    std::size_t size() const { return positions.size() + (next ? 1 : 0) + n_ahead; }
 };
 
 struct Running {
     Running(std::shared_ptr<Text> shown, Writing w, int lookahead, const Choices& choices)
         : text(std::move(shown)),
           writing(std::move(w)),
-          draft(writing.sequence(), writing.shared() == nullptr ? lookahead : 0, writing.limit(),
-                writing.ends_text()),
+          draft(writing.sequence(), lookahead, writing.limit(), writing.ends_text()),
           excluded(choices.blocked),
           choices_(choices) {
         const Token head = deciders().head->defer_token();
@@ -85,6 +86,8 @@ struct Running {
     std::map<ExpertId, Asked> asked;
     // Unlike vocabularies: what the expert that wrote last would write next.
     std::optional<Step> proposed;
+    // And what may follow on `next`, until its expert has answered.
+    std::unique_ptr<SharedDraft> ahead;
     bool may_draft = true;  // not after an error behind an open draft token
     std::exception_ptr error;
 

@@ -111,15 +111,38 @@ bool SharedText::may_take_over(ExpertId reader, Token next) const {
     std::string bytes = readers_[writer_].tokenizer->piece(next);
     const std::string added = take_utf8(bytes, false);
     if (added.empty()) return true;
-    const Known& known = readers_[reader];
+    return behind(readers_[reader], added).has_value();
+}
+
+std::optional<std::vector<Token>> SharedText::behind(const Known& known, const std::string& added) const {
     const std::string text = text_ + added;
     const std::size_t n = n_kept(known, text);
-    const std::size_t n_tail = known.ends.size() - n;
-    if (n_tail == 0) return true;
-    const std::vector<Token> fresh = known.tokenizer->encode(text.substr(begin_of(known, n)));
-    if (fresh.size() < n_tail) return false;
-    return std::equal(known.tokens.end() - static_cast<std::ptrdiff_t>(n_tail), known.tokens.end(),
-                      fresh.begin());
+    const auto n_tail = static_cast<std::ptrdiff_t>(known.ends.size() - n);
+    std::vector<Token> fresh = known.tokenizer->encode(text.substr(begin_of(known, n)));
+    if (static_cast<std::ptrdiff_t>(fresh.size()) < n_tail ||
+        !std::equal(known.tokens.end() - n_tail, known.tokens.end(), fresh.begin()))
+        return std::nullopt;
+    fresh.erase(fresh.begin(), fresh.begin() + n_tail);
+    return fresh;
+}
+
+std::vector<Token> SharedText::as_tokens_of(ExpertId reader, Token token, ExpertId writer) const {
+    if (same_vocabulary(reader, writer)) return {token};
+    std::string bytes = partial_ + readers_[writer].tokenizer->piece(token);
+    const std::string added = take_utf8(bytes, false);
+    if (added.empty()) return {};
+    // Its own tokens need not be those that it would encode.
+    std::optional<std::vector<Token>> tokens = behind(readers_[reader], added);
+    return tokens ? *tokens : readers_[reader].tokenizer->encode(added);
+}
+
+void SharedText::drafted(ExpertId expert, const std::vector<Token>& asked, std::size_t n_used) {
+    Known& known = readers_[expert];
+    const std::size_t most = std::min(asked.size(), known.tokens.size());
+    const auto end = asked.begin() + static_cast<std::ptrdiff_t>(most);
+    const auto n_same = static_cast<std::size_t>(
+        std::mismatch(asked.begin(), end, known.tokens.begin()).first - asked.begin());
+    known.n_reread += asked.size() - std::max(n_same, std::min(n_used, asked.size()));
 }
 
 }  // namespace colm

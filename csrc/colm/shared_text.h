@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -59,9 +60,17 @@ class SharedText {
     // `next` (kNoToken: not known).
     bool may_take_over(ExpertId reader, Token next) const;
 
+    // The tokens that `reader` would have behind its own if the text went on with a token of `writer`, as far
+    // as that writes characters.
+    std::vector<Token> as_tokens_of(ExpertId reader, Token token, ExpertId writer) const;
+
     // An expert is asked about all of its tokens. Those that change later are read again.
     void asked(ExpertId expert) { readers_[expert].n_asked = readers_[expert].tokens.size(); }
     std::size_t n_reread(ExpertId expert) const { return readers_[expert].n_reread; }
+    // It was asked about these in a draft. Those that the text does not have, beyond the first `n_used`, were
+    // read for nothing, and count, too.
+    void drafted(ExpertId expert, const std::vector<Token>& asked, std::size_t n_used);
+    std::size_t n_readers() const { return readers_.size(); }
 
   private:
     struct Known {
@@ -78,6 +87,8 @@ class SharedText {
     static std::size_t n_kept(const Known& known, const std::string& text);
     static std::size_t begin_of(const Known& known, std::size_t token);
     void encode_tail(Known& known) const;
+    // The tokens behind those that a reader has, if the text went on so; nothing where these would change.
+    std::optional<std::vector<Token>> behind(const Known& known, const std::string& added) const;
 
     std::vector<Known> readers_;
     std::string text_;     // UTF-8, behind the prompts

@@ -14,12 +14,14 @@ set(COLM_SOURCES
     ${CMAKE_CURRENT_LIST_DIR}/local_expert.cpp
     ${CMAKE_CURRENT_LIST_DIR}/loop.cpp
     ${CMAKE_CURRENT_LIST_DIR}/moves.cpp
+    ${CMAKE_CURRENT_LIST_DIR}/moves_ahead.cpp
     ${CMAKE_CURRENT_LIST_DIR}/policy.cpp
     ${CMAKE_CURRENT_LIST_DIR}/remote_expert.cpp
     ${CMAKE_CURRENT_LIST_DIR}/replay.cpp
     ${CMAKE_CURRENT_LIST_DIR}/saved_slot.cpp
     ${CMAKE_CURRENT_LIST_DIR}/saved_texts.cpp
     ${CMAKE_CURRENT_LIST_DIR}/scorer.cpp
+    ${CMAKE_CURRENT_LIST_DIR}/shared_draft.cpp
     ${CMAKE_CURRENT_LIST_DIR}/shared_text.cpp
     ${CMAKE_CURRENT_LIST_DIR}/slots.cpp
     ${CMAKE_CURRENT_LIST_DIR}/strategy.cpp

@@ -55,6 +55,9 @@ class Writing {
         return found == own_prompts_.end() ? nullptr : &found->second;
     }
 
+    // The most tokens that each model may have of it.
+    std::size_t n_ctx() const { return n_ctx_; }
+
     // Null where all models have one vocabulary.
     SharedText* shared() const { return shared_.get(); }
 

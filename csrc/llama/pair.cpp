@@ -296,9 +296,6 @@ void Pair::check_unlike(const GenerationOptions& options) const {
         refuse("strategy " +
                std::string(kStrategies.all[static_cast<std::size_t>(options.strategy.strategy)]) +
                " mixes distributions over the same tokens; use defer");
-    if (options.lookahead > 0)
-        refuse("lookahead is " + std::to_string(options.lookahead) +
-               ": the base's tokens would be drafts of another model's; leave it out");
     if (!options.sampling.logit_bias.empty())
         refuse("logit_bias names token " + std::to_string(options.sampling.logit_bias.front().first) +
                ", which has one id for all; leave it out");

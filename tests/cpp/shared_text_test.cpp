@@ -144,3 +144,31 @@ TEST_CASE("shared text: experts of one vocabulary have each other's tokens") {
     REQUIRE_EQ(text.tokens(kSecond), (Tokens{0, 1}));
     REQUIRE_EQ(text.n_reread(kSecond), 0);
 }
+
+TEST_CASE("shared text: what a token of one would be to another, behind what it has") {
+    World w;
+    w.text.add(1, kFirst);
+    // "hel" and "lo" become another token of the second, so "lo" is taken alone.
+    REQUIRE_EQ(w.text.as_tokens_of(kSecond, 2, kFirst), (Tokens{4}));
+    REQUIRE_EQ(w.text.as_tokens_of(kSecond, 3, kFirst),
+               (Tokens{1000 + ' ', 1000 + 'w', 1000 + 'o', 1000 + 'r'}));
+    REQUIRE_EQ(w.text.as_tokens_of(kFirst, 2, kFirst), (Tokens{2}));
+    // Control tokens and halves of characters stand for nothing.
+    REQUIRE_EQ(w.text.as_tokens_of(kSecond, 0, kFirst), Tokens{});
+    REQUIRE_EQ(w.text.as_tokens_of(kSecond, 5, kFirst), Tokens{});
+    w.text.add(5, kFirst);
+    REQUIRE_EQ(w.text.as_tokens_of(kSecond, 6, kFirst), (Tokens{6}));
+}
+
+TEST_CASE("shared text: what was asked about in a draft, and is not in the text, was read for nothing") {
+    World w;
+    w.text.add(1, kFirst);  // the second has 7 7 2 3
+    w.text.drafted(kSecond, {7, 7, 2, 3}, 3);
+    REQUIRE_EQ(w.text.n_reread(kSecond), 0);
+    w.text.drafted(kSecond, {7, 7, 2, 8, 9}, 2);
+    REQUIRE_EQ(w.text.n_reread(kSecond), 2);
+    w.text.drafted(kSecond, {7, 7, 2, 8, 9}, 4);  // answers up to there counted when they came
+    REQUIRE_EQ(w.text.n_reread(kSecond), 3);
+    w.text.drafted(kSecond, {7, 7, 2, 3, 4, 4}, 0);
+    REQUIRE_EQ(w.text.n_reread(kSecond), 5);
+}

@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "corpus": {"chat", "files"},
     "engine": {"chat", "files", "heads", "llama", "machine", "options", "remote", "sources"},
     "answers": {"chat", "corpus", "engine", "files", "heads", "options", "traces"},
-    "evaluate": {"answers", "corpus", "engine", "files", "heads", "options", "sources", "traces"},
+    "evaluate": {"answers", "corpus", "engine", "files", "heads", "llama", "options", "sources", "traces"},
     "learn": {
         *("answers", "corpus", "engine", "evaluate", "files", "heads", "llama", "machine", "options", "sources"),
         "traces",

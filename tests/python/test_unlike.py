@@ -157,7 +157,6 @@ def test_stop_strings_and_control_tokens_of_either(unlike: colm.Pair) -> None:
     [
         ({"strategy": "compose"}, "compose"),
         ({"strategy": "contrastive"}, "contrastive"),
-        ({"lookahead": 3}, "lookahead is 3"),
         ({"logit_bias": {5: -1.0}}, "logit_bias names token 5"),
         ({"grammar": "root ::= <|im_end|>"}, "the grammar names tokens"),
     ],
@@ -168,8 +167,17 @@ def test_what_needs_ids_that_all_share_is_refused(unlike: colm.Pair, options: di
     assert says.replace("|", "\\|") in str(error.value) or says in str(error.value)
 
 
-def test_look_ahead_is_off(unlike: colm.Pair) -> None:
-    assert unlike.generate("a", max_tokens=4, lookahead="auto").stats.lookahead is False
+def test_a_wrong_draft_is_counted(unlike: colm.Pair) -> None:
+    """Two strangers: hardly a draft token is right, and what was read of them counts as read again."""
+    options: dict[str, Any] = {"threshold": 0.5, "max_tokens": 30, "temperature": 0.0, "seed": 8}
+    plain, ahead = (unlike.generate("The quick", lookahead=n, **options) for n in (0, 6))
+    assert [(t.source, t.id) for t in ahead.tokens] == [(t.source, t.id) for t in plain.tokens]
+    assert not plain.stats.lookahead
+    assert ahead.stats.lookahead
+    assert plain.stats.drafted_tokens == 0
+    assert ahead.stats.drafted_tokens - ahead.stats.accepted_tokens > 5
+    assert ahead.stats.reread_tokens > plain.stats.reread_tokens + 5
+    assert ahead.stats.assistant_calls <= plain.stats.assistant_calls
 
 
 def test_the_text_ends_where_one_context_is_full(tiny_model: TinyModels) -> None:

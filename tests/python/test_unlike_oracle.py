@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import expert_oracle as eo
@@ -23,6 +24,8 @@ from conftest import TINY_LOAD, TinyModels
 import colm_cpp as colm
 
 N_GROUPS = 120
+TWINS = ("qwen2", "llama")
+N_TWIN_GROUPS = 20
 TOLERANCE, MARGIN = 1e-3, 2e-3
 VOCABS: dict[str, tm.Vocab] = {
     "qwen2": tm.Vocab(n_padding=5),
@@ -49,6 +52,22 @@ def options_of(kind: str, seed: int) -> dict[str, Any]:
     return {"arch": "llama", "seed": seed, "vocab": vocab, "row_scale": quiet}
 
 
+def twin_of(kind: str, models: TinyModels) -> tuple[tm.Vocab, Path]:
+    """Nearly the model of that kind, with its tokens under other ids: it mostly writes what that one would."""
+    options = options_of(kind, 40 + KINDS.index(kind))
+    n = len(VOCABS[kind])
+    rng = np.random.default_rng(9)
+    order = list(range(n))
+    words = [i for i, token in enumerate(VOCABS[kind].tokens) if token.type == tm.NORMAL]
+    for old, new in zip(words, rng.permutation(words), strict=True):
+        order[old] = int(new)
+    # Factors are of rows before they are put in order.
+    for i in rng.choice(words, len(words) // 4, replace=False):
+        options["row_scale"][int(i)] = options["row_scale"].get(int(i), 1.0) * 1.25
+    options["vocab"] = VOCABS[kind].permuted(order)
+    return options["vocab"], models(**options, row_order=order)
+
+
 @dataclass(frozen=True)
 class Case:
     """A text: its prompt, its head for either side, and options that both call alike."""
@@ -66,9 +85,12 @@ class Worlds:
         self.files = {kind: models(**options_of(kind, 40 + i)) for i, kind in enumerate(KINDS)}
         self.files["qwen2-b"] = models(**options_of("qwen2", 50))
         self.vocabs = {**VOCABS, "qwen2-b": VOCABS["qwen2"]}
+        for kind in TWINS:
+            self.vocabs[f"{kind}-twin"], self.files[f"{kind}-twin"] = twin_of(kind, models)
         self.models = {kind: o.OracleModel(file, n_ctx=192, exact=True) for kind, file in self.files.items()}
         self.pairs: dict[tuple[str, ...], colm.Pair] = {}
         self.groups: dict[int, list[tuple[Case, uo.Text]]] = {}
+        self.drafts: Counter[str] = Counter()
 
     def pair(self, kinds: tuple[str, ...]) -> colm.Pair:
         if kinds not in self.pairs:
@@ -99,7 +121,13 @@ def worlds(tiny_model: TinyModels) -> Iterator[Worlds]:
 
 
 def kinds_of(index: int) -> tuple[str, ...]:
-    """Every ordered two of the kinds in turn; every third group has two experts, of which one may be of the base's."""
+    """Every ordered two of the kinds in turn; every third group has two experts, of which one may be of the base's.
+
+    Behind them, a base with its twin.
+    """
+    if index >= N_GROUPS:
+        base = TWINS[index // 4 % len(TWINS)]
+        return base, f"{base}-twin"
     pairs = [(a, b) for a in KINDS for b in KINDS if a != b]
     base, expert = pairs[index % len(pairs)]
     if index % 3:
@@ -158,8 +186,8 @@ def drawn_group(index: int, worlds: Worlds) -> list[tuple[Case, uo.Text]]:
     raise AssertionError(f"group {index}: rounding would decide too many texts")
 
 
-def run(pair: colm.Pair, cases: list[Case]) -> list[colm.Completion]:
-    sampling = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
+def run(pair: colm.Pair, cases: list[Case], **options: Any) -> list[colm.Completion]:
+    sampling = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, **options}
     each: list[Any] = [{**case.options, **sampling, "head": case.head} for case in cases]
     if len(cases) == 1:
         return [pair.generate(cases[0].prompt, **each[0])]
@@ -177,7 +205,11 @@ def check(completion: colm.Completion, text: uo.Text) -> None:
         if step.defer_logit is not None and token.defer_logit is not None:
             assert token.defer_logit == pytest.approx(step.defer_logit, abs=TOLERANCE)
     assert completion.stats.waited_tokens == text.waited
-    assert [of.tokens_reread for of in completion.stats.experts.values()] == text.reread
+    reread = [of.tokens_reread for of in completion.stats.experts.values()]
+    if not completion.stats.lookahead:
+        assert reread == text.reread
+    # With look-ahead, tokens of drafts count, too.
+    assert all(n >= plain for n, plain in zip(reread, text.reread, strict=True))
 
 
 @pytest.mark.parametrize("index", range(N_GROUPS))
@@ -186,6 +218,47 @@ def test_cached_text_is_that_without_caches(worlds: Worlds, index: int) -> None:
     completions = run(worlds.pair(kinds_of(index)), [case for case, _ in found])
     for (_, text), completion in zip(found, completions, strict=True):
         check(completion, text)
+
+
+LOOKAHEADS = (1, 2, 4, 15, "auto")
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        *(pytest.param(i, marks=() if i % 7 < 3 else pytest.mark.slow) for i in range(N_GROUPS)),
+        *range(N_GROUPS, N_GROUPS + N_TWIN_GROUPS),
+    ],
+)
+def test_look_ahead_writes_the_same(worlds: Worlds, index: int) -> None:
+    found = group(index, worlds)
+    pair = worlds.pair(kinds_of(index))
+    lookahead = LOOKAHEADS[index % len(LOOKAHEADS)]
+    completions = run(pair, [case for case, _ in found], lookahead=lookahead)
+    for (_, text), completion in zip(found, completions, strict=True):
+        check(completion, text)
+        assert completion.stats.lookahead
+
+
+def test_drafts_are_right_and_wrong(worlds: Worlds) -> None:
+    """And a right one saves calls of the expert: with the twin, that mostly writes what the base would."""
+    for index in range(N_GROUPS, N_GROUPS + N_TWIN_GROUPS, 5):
+        found = group(index, worlds)
+        pair = worlds.pair(kinds_of(index))
+        cases = [case for case, _ in found]
+        n_calls = {}
+        for lookahead in (0, 4):
+            completions = run(pair, cases, lookahead=lookahead)
+            n_calls[lookahead] = sum(completion.stats.assistant_calls for completion in completions)
+            drafted = sum(completion.stats.drafted_tokens for completion in completions)
+            accepted = sum(completion.stats.accepted_tokens for completion in completions)
+            worlds.drafts += Counter(
+                {"drafted": drafted, "accepted": accepted, f"calls {lookahead}": n_calls[lookahead]}
+            )
+        assert n_calls[4] <= n_calls[0]
+    drafts = worlds.drafts
+    assert 0.3 * drafts["drafted"] < drafts["accepted"] < drafts["drafted"], drafts
+    assert drafts["calls 4"] < 0.7 * drafts["calls 0"], drafts
 
 
 def test_cases_cover_what_they_should(worlds: Worlds) -> None:

@@ -161,6 +161,10 @@ class Vocab:
         new = Token(text, old.type if token_type is None else token_type, old.score)
         return replace(self, replaced=(*self.replaced, (token_id, new)))
 
+    def permuted(self, order: Sequence[int]) -> Vocab:
+        """The same tokens under other ids: the i-th is the `order[i]`-th of this one."""
+        return replace(self, replaced=tuple((i, self.tokens[old]) for i, old in enumerate(order)))
+
     def with_tail(self, *tail: str | tuple[str, int], n_padding: int = 0) -> Vocab:
         """The same vocabulary with more tokens and more padding after the specials."""
         return replace(self, tail=(*self.tail, *tail), n_padding=self.n_padding + n_padding)
@@ -420,6 +424,7 @@ def make_model(
     eot: str | int | None = None,
     add_bos: bool | None = None,
     row_scale: Mapping[str | int, float] | None = None,
+    row_order: Sequence[int] | None = None,
     sliding_window: int = 16,
     sliding_pattern: bool = True,
     rope_factors: Sequence[float] | None = None,
@@ -433,6 +438,7 @@ def make_model(
     deviation of the logits. `row_scale` multiplies the output row of a token (untied models only): 0 makes
     its logit 0, which hardly ever is the largest and is rarely drawn; a large factor makes it likely in about
     half of the contexts.
+    `row_order` puts the rows of tokens in another order: with `Vocab.permuted` it is the same model under other ids.
     `sliding_window` is gemma3's; its even layers have it, or with `sliding_pattern=False` those that llama.cpp gives
     it: all but every sixth. `rope_factors` (n_embd / n_head / 2 of them) divide the
     rotary frequencies, as in Llama 3. `extra_keys` are written behind the architecture's name.
@@ -453,6 +459,9 @@ def make_model(
     tensors = _Weights(shape).draw()
     for token, factor in (row_scale or {}).items():
         tensors["output.weight"][vocab.id_of(token)] *= np.float32(factor)
+    if row_order is not None:
+        for rows in ("token_embd.weight", "output.weight"):
+            tensors[rows] = np.ascontiguousarray(tensors[rows][list(row_order)])
 
     path = Path(path)
     writer = gguf.GGUFWriter(path, arch)
