@@ -20,6 +20,7 @@ _PACKAGES = {
     **dict.fromkeys(("prompt_toolkit", "prompt_toolkit.history"), ("prompt_toolkit", "prompt_toolkit")),
     "fastapi": ("FastAPI", "'colm-cpp[server]'"),
     "uvicorn": ("uvicorn", "'colm-cpp[server]'"),
+    "ray": ("Ray", "'colm-cpp[ray]'"),
     "prometheus_client": ("prometheus-client", "'colm-cpp[server]'"),
 }
 

@@ -241,14 +241,14 @@ class TextMaker:
 
 
 def grouped(
-    texts: Iterator[Text | BadRow], *, n_tokens: int, n_texts: int
+    texts: Iterator[Text | BadRow | None], *, n_tokens: int, n_texts: int
 ) -> Iterator[tuple[list[Text], list[BadRow]]]:
     """Runs of texts that are read together, with the bad rows among them.
 
     The groups depend on the texts alone, so an interrupted scoring continues with the same groups.
 
     Args:
-        texts: in the order of the corpus.
+        texts: in the order of the corpus. None stands between two blocks, whose texts are not read together.
         n_tokens: the most tokens of a group, and of a single text.
         n_texts: the most texts of a group.
     """
@@ -256,6 +256,11 @@ def grouped(
     bad: list[BadRow] = []
     size = 0
     for text in texts:
+        if text is None:
+            if group or bad:
+                yield group, bad
+            group, bad, size = [], [], 0
+            continue
         if isinstance(text, BadRow):
             bad.append(text)
             continue
