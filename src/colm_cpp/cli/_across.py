@@ -39,8 +39,8 @@ def across_options(section: str, things: str) -> Callable[[Command], Command]:
         is_flag=False,
         flag_value=HERE,
         help="Share the work among the machines of a Ray cluster: HOST:PORT, ray://HOST:PORT or auto. Each worker "
-        "loads the models and has as many cores as --n-threads says, or all of its machine. Without ADDRESS: the cluster "
-        "of RAY_ADDRESS, or workers on this machine. Needs pip install 'colm-cpp[ray]'.",
+        "loads the models and has as many cores as --n-threads says, or all of its machine. Without ADDRESS: the "
+        "cluster of RAY_ADDRESS, or workers on this machine. Needs pip install 'colm-cpp[ray]'.",
     )
     return lambda command: shard(ray(command))
 
