@@ -215,7 +215,7 @@ def test_answers_and_an_evaluation(
     assert_same(Path("shared"), Path("whole"))
     assert "responses.jsonl" in contents(Path("whole"))
     evaluating = ("evaluate", "rows.jsonl", *models, *answering, "--rate", "0.5", "--arm", "random", "--arm", "base")
-    other = ("--arm", f"other={models[3]}")
+    other = ("--arm", f"other={models[1]}")
     assert run(*evaluating, *other, "-o", "e-whole").exit_code == 0
     result = run(*evaluating, *other, "-o", "e-shared", "--ray")
     assert result.exit_code == 0, result.stderr
