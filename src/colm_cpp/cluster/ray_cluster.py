@@ -101,7 +101,7 @@ class Cluster:
         handler = signal.getsignal(signal.SIGTERM) if main else None
         try:
             self._ray.init(address=address or None, log_to_driver=False, logging_level="ERROR")
-        except (OSError, RuntimeError, ValueError, TimeoutError, self._ray.exceptions.RayError) as error:
+        except Exception as error:  # Ray raises bare ones, too, where a start takes too long
             place = "a cluster on this machine" if address is None else f"the cluster {shown(address)}"
             raise ClusterError(
                 f"{place} cannot be reached ({shortened(str(error))}); check that 'ray status' shows it, and that all "
