@@ -12,6 +12,7 @@ from __future__ import annotations
 
 __all__ = [
     "ChatTemplateError",
+    "ClusterError",
     "ColmError",
     "ContextFull",
     "CorpusError",
@@ -70,6 +71,10 @@ class OptionError(ColmError, ValueError):
 
 class CorpusError(ColmError, ValueError):
     """Texts, problems or results on disk cannot be used; the message names the file, and the line if there is one."""
+
+
+class ClusterError(ColmError, RuntimeError):
+    """A Ray cluster cannot be reached or used, or its machines differ from this one."""
 
 
 class FolderInUse(ColmError, RuntimeError):

@@ -21,6 +21,7 @@ _PACKAGES = {
     "fastapi": ("FastAPI", "'colm-cpp[server]'"),
     "uvicorn": ("uvicorn", "'colm-cpp[server]'"),
     "httpx": ("httpx", "'colm-cpp[remote]'"),
+    "ray": ("Ray", "'colm-cpp[ray]'"),
     "prometheus_client": ("prometheus-client", "'colm-cpp[server]'"),
 }
 

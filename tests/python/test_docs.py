@@ -124,11 +124,11 @@ def test_commands_are_understood(page: str, tmp_path: Path) -> None:
     stubs = textwrap.dedent(
         f"""
         set -eu -o pipefail
-        B="--base b.gguf --assistant a.gguf" BASE=b.gguf ASSISTANT=a.gguf
+        B="--base b.gguf --assistant a.gguf" BASE=b.gguf ASSISTANT=a.gguf SLURM_ARRAY_TASK_ID=1 SLURM_ARRAY_TASK_COUNT=2
         colm() {{ {python} {shlex.quote(str(tmp_path / "check.py"))} "$@"; }}
         python() {{ case "$1" in -*) ;; *) test -f {root}/"$1" || {{ echo "no file $1"; exit 1; }};; esac; }}
         pip() {{ :; }}; pytest() {{ :; }}; head() {{ :; }}; sed() {{ :; }}; cp() {{ :; }}; cat() {{ :; }}
-        curl() {{ :; }}; cmake() {{ :; }}; uvicorn() {{ :; }}
+        curl() {{ :; }}; cmake() {{ :; }}; uvicorn() {{ :; }}; sbatch() {{ :; }}; ray() {{ :; }}
         """
     )
     # Tools of the checkout are called by their path.

@@ -38,8 +38,22 @@ MAY_IMPORT = {
     "tune": {"corpus", "engine", "files", "heads", "learn", "llama", "machine", "options", "sources"},
     "report": {"evaluate", "files", "traces"},
     "server": {"chat", "engine", "files", "grammar", "heads", "learn", "options", "remote", "sources"},
+    "cluster": {"answers", "corpus", "engine", "learn", "options", "sources", "traces"},
     "cli": {
-        *("answers", "chat", "corpus", "engine", "evaluate", "files", "heads", "learn", "llama", "machine", "options"),
+        *(
+            "answers",
+            "chat",
+            "cluster",
+            "corpus",
+            "engine",
+            "evaluate",
+            "files",
+            "heads",
+            "learn",
+            "llama",
+            "machine",
+            "options",
+        ),
         *("report", "server", "sources", "traces", "tune"),
     },
 }
@@ -155,4 +169,4 @@ def test_importing_the_package_loads_no_room_of_later_work() -> None:
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
     loaded = set(output.split())
     assert "engine" in loaded
-    assert loaded.isdisjoint({"answers", "cli", "corpus", "evaluate", "learn", "report", "server", "tune"})
+    assert loaded.isdisjoint({"answers", "cli", "cluster", "corpus", "evaluate", "learn", "report", "server", "tune"})

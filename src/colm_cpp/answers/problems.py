@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ..corpus.documents import BadRow, json_rows
 from ..errors import CorpusError
 from ..files.paths import digest_of
 from ..files.reading import why
+from ..files.shards import Shard
 
 __all__ = ["Problem", "Task", "load_prompts", "load_task"]
 
@@ -44,25 +45,43 @@ class Task:
         digest: SHA-256 of its bytes; results of another file are never mixed in.
         problems: in the order of the file.
         bad_rows: rows that cannot be used, with the reason.
+        facts: for ``meta.json``: which part of the task these problems are, where they are not all.
     """
 
     path: str
     digest: str
     problems: tuple[Problem, ...]
     bad_rows: tuple[BadRow, ...]
+    facts: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def shard(self, shard: Shard) -> Task:
+        """The part of one of several machines.
+
+        Raises:
+            OptionError: there are fewer problems than shards.
+        """
+        part = shard.part(len(self.problems), "problems")
+        rows = [self.problems[0].index, self.problems[-1].index]
+        facts = shard.facts(part, {"problems": len(self.problems), "rows": rows})
+        return replace(self, problems=self.problems[part.start : part.stop], facts=facts)
 
 
-def load_task(path: str | os.PathLike[str], *, skip: int = 0, limit: int | None = None) -> Task:
+def load_task(
+    path: str | os.PathLike[str], *, skip: int = 0, limit: int | None = None, shard: str | None = None
+) -> Task:
     """Reads a task: JSON lines with ``prompt`` (or ``messages``) and ``answer``.
 
     Args:
         path: the file.
         skip: rows to skip at the beginning.
         limit: the most problems to read. None: all.
+        shard: ``i/n``: of these problems the i-th of n parts, for one of n machines. None: all.
 
     Raises:
         CorpusError: the file cannot be read, or holds no problem.
+        OptionError: ``shard`` is not ``i/n``, or there are fewer problems than n.
     """
+    part = None if shard is None else Shard.parse(shard)
     try:
         digest = digest_of(Path(path))
     except (OSError, ValueError) as error:
@@ -85,7 +104,8 @@ def load_task(path: str | os.PathLike[str], *, skip: int = 0, limit: int | None 
         raise CorpusError(
             f"{os.fspath(path)} holds no problem{reason}; each line is a JSON object with prompt and answer"
         )
-    return Task(os.fspath(path), digest, tuple(problems), tuple(bad))
+    task = Task(os.fspath(path), digest, tuple(problems), tuple(bad))
+    return task if part is None else task.shard(part)
 
 
 def load_prompts(path: str | os.PathLike[str], *, skip: int = 0, limit: int | None = None) -> list[Problem]:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import click
 
 from ..errors import OptionError
 from ..options import ASSISTANT, BASE, STRATEGIES
+from ._across import across_options, check_across, cluster_of
 from ._experts import expert_arguments
 from ._files import check_folder, head_place, read_by
 from ._help import SectionedCommand
@@ -100,6 +102,7 @@ __all__ = ["evaluate"]
 )
 @option("Task", "--skip", type=int, default=0, show_default=True, help="Number of rows to skip.")
 @option("Task", "--limit", type=int, help="Maximum number of problems.")
+@across_options("Task", "problems")
 @answer_options("Task", "Seed of the first problem. Each later problem has the next seed.")
 @option("Task", "--chat/--no-chat", default=None, help="Apply the base's chat template. Unset: if it has one.")
 @parallel_option("Task", "Number of answers to write at the same time. Only answers written alone count for tokens/s.")
@@ -130,10 +133,11 @@ def evaluate(task: str, out: Path, as_json: bool, **values: Any) -> None:
     from ..report.evaluation import write_plots, write_tables
     from ._output import echo, one_line, print_json
 
+    check_across(values)
     check_folder("--out", out)
     models = None if values["report_only"] else chosen_models(values)
     checker = make_checker(values["checker"], pattern=values["pattern"])
-    loaded = load_task(task, skip=values["skip"], limit=values["limit"])
+    loaded = load_task(task, skip=values["skip"], limit=values["limit"], shard=values["shard"])
     for row in loaded.bad_rows:
         echo(one_line(f"colm: warning: {row}"), err=True)
     try:
@@ -238,10 +242,20 @@ def _answer(task: Any, out: Path, models: Preset, values: dict[str, Any]) -> Any
             "task_sha256": task.digest,
             "chat": use_chat,
             "options": options,
+            **task.facts,
             **models_identity({BASE: pair.base, **pair.experts}, pair.vocab_fingerprint),
         }
         check_heads(pair, arms, experts)  # before the folder is made
         folder = RecordFolder.create_or_open(out, facts)
+        load = {**loading(values), "show_progress": False}
+        cluster = loaded.enter_context(
+            cluster_of(
+                values,
+                pair,
+                pair=partial(load_pair, models.without_head(), **load, **slots(values)),
+                others={name: partial(_load_other, other, values) for name, other in others.items()},
+            )
+        )
         start = time.monotonic()
         n_tokens = 0
 
@@ -263,6 +277,7 @@ def _answer(task: Any, out: Path, models: Preset, values: dict[str, Any]) -> Any
             n_parallel=values["n_parallel"],
             on_progress=on_progress,
             experts=experts,
+            compute=None if cluster is None else cluster.write,
         )
     return folder
 

@@ -1,4 +1,4 @@
-"""``colm merge``: an adapter and its base become one GGUF file."""
+"""``colm merge``: an adapter and its base become one GGUF file, or the folders of shards one folder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..tune.quantizing import FILE_TYPES
-from ._files import check, force_option
+from ._files import check, check_folder, force_option
 from ._help import SectionedCommand
 from ._output import echo, one_line, print_json
 from ._pair import option
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ..tune import Merged
 
 __all__ = ["merge", "merge_shown", "merged_place", "report"]
+
+DEFAULT_TYPE = "q4_k_m"
 
 
 def merged_place(adapter: Path, type: str) -> Path:
@@ -45,7 +47,7 @@ def report(merged: Merged) -> None:
 
 
 @click.command(cls=SectionedCommand)
-@click.argument("adapter", type=click.Path(path_type=Path))
+@click.argument("sources", metavar="ADAPTER | SHARD...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @option(
     "Models",
     "--base",
@@ -56,29 +58,66 @@ def report(merged: Merged) -> None:
     "Output",
     "--type",
     type=click.Choice(FILE_TYPES),
-    default="q4_k_m",
     metavar="TYPE",
-    show_default=True,
-    help=f"Type of the new file: {', '.join(FILE_TYPES)}.",
+    help=f"Type of the new file: {', '.join(FILE_TYPES)}.  [default: {DEFAULT_TYPE}]",
 )
 @option(
     "Output",
     "--out",
     "-o",
     type=click.Path(path_type=Path),
-    help="The file to write. Unset: merged-TYPE.gguf beside the adapter.",
+    help="The file to write, or the folder for shards. Unset: merged-TYPE.gguf beside the adapter.",
 )
 @force_option("Replace the file if it exists.")
 @option("Output", "--json", "as_json", is_flag=True, help="Print one JSON object.")
 @option("Output", "--quiet", "-q", is_flag=True, help="Do not show progress.")
 def merge(
-    adapter: Path, base: str | None, type: str, out: Path | None, force: bool, as_json: bool, quiet: bool
+    sources: tuple[Path, ...],
+    base: str | None,
+    type: str | None,
+    out: Path | None,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
-    """Merge a LoRA adapter into its base, and write one GGUF file.
+    """Merge a LoRA adapter into its base, or join the shards of several machines.
 
-    ADAPTER is a GGUF file, or a folder made by 'colm tune'. The new file is as fast as the base was, and needs no
+    ADAPTER is a GGUF file, or a folder made by 'colm tune'. The new GGUF file is as fast as the base was, and needs no
     adapter. Its weights are quantised by llama.cpp.
+
+    The folders SHARD are those of 'colm score --shard' or 'colm evaluate --shard', all of one run. The new folder is
+    the one that a single machine writes.
     """
+    from ..files.shards import kind_of_shards
+
+    if len(sources) > 1 or kind_of_shards(sources) is not None:
+        given = {"--base": base, "--type": type, "--force": force}
+        for name in (name for name, value in given.items() if value):
+            raise click.UsageError(f"{name} is for an adapter, and folders of shards were given; remove {name}")
+        if out is None:
+            raise click.UsageError("Missing option '--out'; give a new folder for the joined shards.")
+        _join(sources, out, as_json=as_json)
+    else:
+        _merge_adapter(sources[0], base, type or DEFAULT_TYPE, out, force=force, as_json=as_json, quiet=quiet)
+
+
+def _join(folders: tuple[Path, ...], out: Path, *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from ..learn.shards import merge_shards
+
+    check_folder("--out", out)
+    joined = merge_shards(folders, out)
+    if as_json:
+        print_json({**asdict(joined), "path": str(joined.path)})
+    else:
+        text = f"{joined.path}: {joined.what} of {joined.n_shards} shards, {joined.n} rows, {joined.n_tokens} tokens"
+        echo(one_line(text))
+
+
+def _merge_adapter(
+    adapter: Path, base: str | None, type: str, out: Path | None, *, force: bool, as_json: bool, quiet: bool
+) -> None:
     from dataclasses import asdict
 
     from ..sources.hub import resolve

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import OptionError
+from ._across import across_options, check_across, cluster_of
 from ._experts import expert_arguments
 from ._files import check_folder, read_by
 from ._help import SectionedCommand
 from ._pair import answer_options, chosen_models, loading, option, pair_arguments, parallel_option, slots
 
 if TYPE_CHECKING:
+    from ..cluster.ray_cluster import Cluster
     from ..engine.pair import Pair
 
 __all__ = ["score"]
@@ -33,6 +36,7 @@ __all__ = ["score"]
     metavar="N",
     help="Maximum number of rows. A later run with a larger limit continues from there.",
 )
+@across_options("Texts", "texts")
 @option("Texts", "--seed", type=int, help="Choose the rows at random with this seed. It is also the seed of --respond.")
 @option(
     "Texts",
@@ -91,21 +95,29 @@ def score(corpus: tuple[str, ...], out: Path, **values: Any) -> None:
             "--respond lets one assistant or a pair write the completions, and there are several experts; give texts "
             "with completions, or --base and one --expert"
         )
+    check_across(values)
     check_folder("--out", out)
     refuse_inputs(folder_files(out), read_by(values, *models.files(), *corpus))
-    texts = select(corpus, limit=values["limit"], seed=values["seed"], needs_completion=not respond)
+    texts = select(
+        corpus, limit=values["limit"], seed=values["seed"], needs_completion=not respond, shard=values["shard"]
+    )
     shown = not values["quiet"]
     with log_to_stderr(values["verbose"]), contextlib.ExitStack() as loaded:
-        pair = None
+        pair = cluster = None
+        load = {**loading(values), "show_progress": False}
+        recipe: dict[str, Any] = {"scorer": partial(load_scorer, models, **load)}
         if respond:
-            pair = loaded.enter_context(
-                load_pair(models, values["head"] or "always", **loading(values), **slots(values))
-            )
-            texts = _respond(pair, texts, out, values)
+            head = values["head"] or "always"
+            recipe["pair"] = partial(load_pair, models, head, **load, **slots(values))
+            pair = loaded.enter_context(load_pair(models, head, **loading(values), **slots(values)))
+            cluster = loaded.enter_context(cluster_of(values, pair, **recipe))
+            texts = _respond(pair, texts, out, values, cluster)
             pair.forget()  # the contexts that only answering needed
         scorer = loaded.enter_context(load_scorer(models, weights_of=pair, **loading(values)))
         if pair is not None:
             pair.close()
+        else:
+            cluster = loaded.enter_context(cluster_of(values, scorer, **recipe))
         unit = "token" if scorer.one_vocabulary else "segment"
         with meter("scoring", shown=shown) as bar:
             start = time.monotonic()
@@ -125,6 +137,7 @@ def score(corpus: tuple[str, ...], out: Path, **values: Any) -> None:
                 top_k=values["top_k"],
                 strict=values["strict"],
                 on_progress=on_progress,
+                compute=None if cluster is None else cluster.score,
             )
     left_out = f", {_counted(done.n_bad, 'row')} skipped" if done.n_bad else ""
     cut = f", {_counted(done.n_truncated, 'text')} truncated to the context length" if done.n_truncated else ""
@@ -141,7 +154,7 @@ def _counted(n: int, noun: str) -> str:
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
-def _respond(pair: Pair, texts: Any, out: Path, values: dict[str, Any]) -> Any:
+def _respond(pair: Pair, texts: Any, out: Path, values: dict[str, Any], cluster: Cluster | None) -> Any:
     from ..learn.respond import respond
     from ._progress import meter
 
@@ -169,4 +182,5 @@ def _respond(pair: Pair, texts: Any, out: Path, values: dict[str, Any]) -> Any:
             strict=values["strict"],
             n_parallel=values["n_parallel"],
             on_progress=on_progress,
+            compute=None if cluster is None else cluster.answer,
         )

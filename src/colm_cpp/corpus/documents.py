@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,12 +19,16 @@ from .._shown import shortened, shown
 from ..chat.messages import is_message
 from ..errors import CorpusError
 from ..files.reading import MAX_LINE, lines, why
+from ..files.shards import Shard
 
-__all__ = ["BadRow", "Corpus", "Document", "Row", "json_rows", "read_documents"]
+__all__ = ["BadRow", "Corpus", "Document", "Row", "blocks", "json_rows", "read_documents"]
 
 PathLike = str | os.PathLike[str]
 
 MAX_TEXT = 2**31 - 3
+# A block ends with the document that reaches one of these. Its texts are never read together with those of another.
+BLOCK_DOCUMENTS = 32
+BLOCK_CHARACTERS = 2**16
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,12 @@ class Document:
     own_prompts: Mapping[str, str] = field(default_factory=dict)
     ended: bool = True
 
+    @property
+    def n_characters(self) -> int:
+        """Characters of its texts."""
+        turns = sum(len(message.get("content") or "") for message in self.messages)
+        return len(self.prompt) + len(self.completion) + turns
+
 
 @dataclass(frozen=True)
 class Corpus:
@@ -88,11 +99,50 @@ class Corpus:
         documents: returns an iterator over documents and bad rows.
         n_documents: the number of both together.
         facts: the files and options that the texts depend on, for ``meta.json``.
+        starts: numbers of the documents with which a block begins, ascending from 0, see :func:`blocks`. Without any
+            the corpus is one block.
+        first: the number of its first document in the corpus that it is a shard of.
     """
 
     documents: Callable[[], Iterator[Document | BadRow]]
     n_documents: int
     facts: Mapping[str, Any]
+    starts: Sequence[int] = ()
+    first: int = 0
+
+    def shard(self, shard: Shard) -> Corpus:
+        """The part of one of several machines: whole blocks, so that it reads the same texts together as one would.
+
+        Raises:
+            OptionError: there are fewer blocks than shards.
+        """
+        taken = shard.part(len(self.starts), f"blocks of up to {BLOCK_DOCUMENTS} texts")
+        ends = (*self.starts, self.n_documents)
+        part = range(ends[taken.start], ends[taken.stop])
+        return Corpus(
+            lambda: islice(self.documents(), part.start, part.stop),
+            len(part),
+            {**self.facts, **shard.facts(part, {"documents": self.n_documents})},
+            tuple(start - part.start for start in self.starts[taken.start : taken.stop]),
+            self.first + part.start,
+        )
+
+
+def blocks(documents: Iterator[Document | BadRow]) -> tuple[tuple[int, ...], int]:
+    """Where blocks begin: the numbers of their first documents, and how many documents there are in all.
+
+    A block has up to 32 documents, and ends with the one that brings it to 65,536 characters. So blocks depend on the
+    documents alone, and those of a part that begins with a block are the same.
+    """
+    starts: list[int] = []
+    number = -1
+    size = 0
+    for number, document in enumerate(documents):
+        if not starts or number - starts[-1] == BLOCK_DOCUMENTS or size >= BLOCK_CHARACTERS:
+            starts.append(number)
+            size = 0
+        size += 0 if isinstance(document, BadRow) else document.n_characters
+    return tuple(starts), number + 1
 
 
 def json_rows(path: PathLike, stream: BinaryIO | None = None) -> Iterator[Row | BadRow]:

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from .._shown import shown
 from ..errors import CorpusError, OptionError
 from ..files.paths import digest_of
-from .documents import BadRow, Corpus, Document, read_documents
+from ..files.shards import Shard
+from .documents import BadRow, Corpus, Document, blocks, read_documents
 
 __all__ = ["select"]
 
@@ -18,7 +19,12 @@ PathLike = str | os.PathLike[str]
 
 
 def select(
-    paths: Sequence[PathLike], *, limit: int | None = None, seed: int | None = None, needs_completion: bool = True
+    paths: Sequence[PathLike],
+    *,
+    limit: int | None = None,
+    seed: int | None = None,
+    needs_completion: bool = True,
+    shard: str | None = None,
 ) -> Corpus:
     """The rows of ``paths``.
 
@@ -27,11 +33,14 @@ def select(
         limit: the most rows to use. None: all.
         seed: draw the rows at random with this seed, in the order of the files. None: take the first rows.
         needs_completion: see :func:`.documents.read_documents`.
+        shard: ``i/n``: of these rows the i-th of n parts, for one of n machines; :func:`colm_cpp.learn.merge_shards`
+            joins what they wrote. None: all.
 
     Raises:
         CorpusError: a file cannot be read.
-        OptionError: ``limit`` below 1.
+        OptionError: ``limit`` below 1, or ``shard`` is not ``i/n``, or there are too few rows for n parts.
     """
+    part = None if shard is None else Shard.parse(shard)
     if limit is not None and limit < 1:
         raise OptionError(f"limit is {shown(limit)}; it must be a whole number, 1 or more")
     if not paths:
@@ -41,14 +50,20 @@ def select(
     def all_documents() -> Iterator[Document | BadRow]:
         return read_documents(paths, needs_completion=needs_completion)
 
-    n_rows = sum(1 for _ in all_documents())
-    n = n_rows if limit is None else min(limit, n_rows)
     if seed is None:
-        # Without the limit: a larger one goes on with the same folder.
-        return Corpus(lambda: itertools.islice(all_documents(), n), n, {"corpus": files, "sample": None})
-    drawn = frozenset(random.Random(seed).sample(range(n_rows), n))
-    facts = {"corpus": files, "sample": {"seed": seed, "limit": n}}
-    return Corpus(lambda: (row for i, row in enumerate(all_documents()) if i in drawn), n, facts)
+        # Without the limit in the facts: a larger one goes on with the same folder.
+        starts, n = blocks(itertools.islice(all_documents(), limit))
+        corpus = Corpus(lambda: itertools.islice(all_documents(), n), n, {"corpus": files, "sample": None}, starts)
+    else:
+        n_rows = sum(1 for _ in all_documents())
+        drawn = frozenset(random.Random(seed).sample(range(n_rows), n_rows if limit is None else min(limit, n_rows)))
+
+        def documents() -> Iterator[Document | BadRow]:
+            return (row for i, row in enumerate(all_documents()) if i in drawn)
+
+        starts, n = blocks(documents())
+        corpus = Corpus(documents, n, {"corpus": files, "sample": {"seed": seed, "limit": n}}, starts)
+    return corpus if part is None else corpus.shard(part)
 
 
 def _described(path: PathLike) -> dict[str, str]:

@@ -285,13 +285,15 @@ class TextMaker:
         )
 
 
-def grouped(texts: Iterator[P | BadRow], *, n_tokens: int, n_texts: int) -> Iterator[tuple[list[P], list[BadRow]]]:
+def grouped(
+    texts: Iterator[P | BadRow | None], *, n_tokens: int, n_texts: int
+) -> Iterator[tuple[list[P], list[BadRow]]]:
     """Runs of texts that are read together, with the bad rows among them.
 
     The groups depend on the texts alone, so an interrupted scoring continues with the same groups.
 
     Args:
-        texts: in the order of the corpus.
+        texts: in the order of the corpus. None stands between two blocks, whose texts are not read together.
         n_tokens: the most tokens of a group, and of a single text.
         n_texts: the most texts of a group.
     """
@@ -299,6 +301,11 @@ def grouped(texts: Iterator[P | BadRow], *, n_tokens: int, n_texts: int) -> Iter
     bad: list[BadRow] = []
     size = 0
     for text in texts:
+        if text is None:
+            if group or bad:
+                yield group, bad
+            group, bad, size = [], [], 0
+            continue
         if isinstance(text, BadRow):
             bad.append(text)
             continue

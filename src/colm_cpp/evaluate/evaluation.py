@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -51,6 +51,7 @@ def evaluate(
     n_parallel: int = 1,
     on_progress: Callable[[Progress], None] | None = None,
     experts: Mapping[str, Pair] | None = None,
+    compute: Callable[..., Generator[tuple[int, Record], None, None]] | None = None,
 ) -> None:
     """Answers all problems that are not answered yet.
 
@@ -71,6 +72,8 @@ def evaluate(
             times as fast, but does not show an arm's speed; the summary leaves such answers out of tokens/s.
         on_progress: called after every answer.
         experts: name of an expert -> the loaded pair, or a pair whose base it is, for every arm with an ``expert``.
+        compute: gives the place and the answer of each problem with its arm. It is called with these, and ``options``,
+            ``chat`` and ``n_parallel``; by default ``pair`` and ``experts`` answer.
 
     Raises:
         FolderInUse: another process is writing to the folder.
@@ -79,7 +82,7 @@ def evaluate(
     """
     check_heads(pair, arms, experts)
     with lock_folder(folder.path):
-        _evaluate(pair, task, folder, arms, options, chat, n_parallel, on_progress, experts or {})
+        _evaluate(pair, task, folder, arms, options, chat, n_parallel, on_progress, experts or {}, compute)
 
 
 def _evaluate(
@@ -92,6 +95,7 @@ def _evaluate(
     n_parallel: int,
     on_progress: Callable[[Progress], None] | None,
     experts: Mapping[str, Pair],
+    compute: Callable[..., Generator[tuple[int, Record], None, None]] | None,
 ) -> None:
     if "steps" not in folder.meta and pair.n_ctx >= STEPS_N_CTX:
         folder.set_steps(StepTimes.of(time_steps(pair)).to_dict())
@@ -105,7 +109,11 @@ def _evaluate(
     total = len(arms) * len(task.problems)
     todo = [(p, a) for p in task.problems for a in arms if p.index not in known[a.name]]
     # closed here, so that an error does not keep the batch's contexts for as long as its traceback lives
-    with closing(answers(pair, todo, options, chat=chat, n_parallel=n_parallel, experts=experts)) as written:
+    if compute is not None:
+        written = compute(todo, options, chat, n_parallel)
+    else:
+        written = answers(pair, todo, options, chat=chat, n_parallel=n_parallel, experts=experts)
+    with closing(written):
         for made, (number, record) in enumerate(written, start=1):
             arm = todo[number][1]
             folder.append(arm.name, record)

@@ -19,7 +19,7 @@ from ..files.reading import whole_rows, why
 from ..files.rows import add_row
 from ..traces.record import Record
 
-__all__ = ["KIND", "PAIRS", "SINGLE_ARMS", "RecordFolder", "models_alone"]
+__all__ = ["KIND", "OWN", "PAIRS", "SINGLE_ARMS", "RecordFolder", "models_alone"]
 
 KIND = FolderKind(
     format="colm-evaluation",
@@ -31,7 +31,7 @@ KIND = FolderKind(
 )
 SINGLE_ARMS = ("base", "assistant")  # the models alone
 PAIRS = "pairs"  # stands for the arms of the base and each one of several experts
-_OWN = ("arms", "steps", "expert_steps")  # in meta.json, and no facts that every answer depends on
+OWN = ("arms", "steps", "expert_steps")  # in meta.json, and no facts that every answer depends on
 
 
 def models_alone(meta: Mapping[str, Any]) -> tuple[str, ...]:
@@ -67,7 +67,7 @@ class RecordFolder:
             CorpusError: the folder holds another evaluation.
         """
         folder = Path(path)
-        meta = KIND.go_on(folder, facts, _OWN)
+        meta = KIND.go_on(folder, facts, OWN)
         if meta is None:
             meta = KIND.begin(folder, {**facts, "arms": {}}, lambda file: file.is_dir() and not any(file.iterdir()))
         (folder / "records").mkdir(exist_ok=True)

@@ -21,7 +21,7 @@ from ..errors import CorpusError, FolderInUse
 from .output_file import remove_leftovers, write_file
 from .reading import read_json
 
-__all__ = ["FolderKind", "lock_folder", "refuse_other_facts", "write_json"]
+__all__ = ["META", "FolderKind", "lock_folder", "refuse_other_facts", "write_json"]
 
 META = "meta.json"
 

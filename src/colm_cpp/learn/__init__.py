@@ -32,6 +32,7 @@ from .metrics import Metrics
 from .respond import respond
 from .scores import Scores
 from .scoring import Scorer, score
+from .shards import Joined, merge_shards
 from .training import Segments, Trained, train
 from .training_options import TrainingOptions, costs_by_time
 
@@ -49,6 +50,7 @@ __all__ = [
     "Corpus",
     "Document",
     "Estimate",
+    "Joined",
     "Metrics",
     "ModelReport",
     "Problem",
@@ -71,6 +73,7 @@ __all__ = [
     "load_task",
     "make_arms",
     "make_checker",
+    "merge_shards",
     "read_documents",
     "respond",
     "score",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from ..corpus.texts import prompt_messages, uses_chat
 from ..engine.own_prompts import chat_prompt
 from ..errors import ChatTemplateError, ColmError, ContextFull, CorpusError, GenerationError, TokenizeError
 from ..files.folder import lock_folder
-from ..files.reading import lines, whole_number, whole_rows
+from ..files.reading import lines, whole_number, whole_rows, why
 from ..files.rows import add_row, begin_rows
 from ..heads.adapters import of_model
 from ..options import ANSWER_OPTIONS, MAX_SEED, GenerationOptions, seed_of
@@ -30,12 +31,15 @@ if TYPE_CHECKING:
     from ..engine.pair import Pair
     from ..results import Completion
 
-__all__ = ["FILE", "Progress", "respond"]
+__all__ = ["FILE", "Numbered", "Progress", "Row", "answered", "extent", "respond"]
 
 FILE = "responses.jsonl"
 FORMAT = "colm-responses"
 VERSION = 1
 ALWAYS = "always"
+# A document with its number, which its seed depends on; and what is kept of its answer.
+Numbered = tuple[int, Document | BadRow]
+Row = dict[str, Any] | BadRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,7 @@ def respond(
     strict: bool = False,
     n_parallel: int = 1,
     on_progress: Callable[[Progress], None] | None = None,
+    compute: Callable[..., Generator[Row, None, None]] | None = None,
 ) -> Corpus:
     """Has the assistant or the pair answer every prompt of a corpus. An interrupted run is continued.
 
@@ -86,6 +91,8 @@ def respond(
         n_parallel: answers that are written at a time, see :meth:`colm_cpp.Pair.stream_batch`. Answers are saved in the
             order of the prompts. If the process ends, finished answers that wait for an earlier one are lost.
         on_progress: called after every answer.
+        compute: gives the row of each document, in their order. It is called with all arguments of :func:`answered` but
+            the pair, which answers by default.
 
     Returns:
         The answered corpus.
@@ -122,41 +129,42 @@ def respond(
     }
     path = Path(out) / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
+    written = {**options, "head": head}
+
+    def rows(documents: Iterable[Numbered]) -> Generator[Row, None, None]:
+        if compute is not None:
+            return compute(documents, written, use_chat, system, n_parallel)
+        return answered(pair, documents, written, use_chat, system, n_parallel)
+
     with lock_folder(path.parent):
-        _write(pair, corpus, path, facts, {**options, "head": head}, use_chat, system, strict, n_parallel, on_progress)
+        _write(corpus, path, facts, rows, strict, on_progress)
     kept = {**corpus.facts, "respond": {**facts["options"], **(head_identity(head) if writers else {})}}
-    return Corpus(lambda: _read(path, corpus.n_documents), corpus.n_documents, kept)
+    n = corpus.n_documents
+    return replace(corpus, documents=lambda: _read(path, n), facts=kept)
 
 
 def _write(
-    pair: Pair,
     corpus: Corpus,
     path: Path,
     facts: dict[str, Any],
-    options: Mapping[str, Any],
-    chat: bool,
-    system: str | None,
+    compute: Callable[[Iterable[Numbered]], Generator[Row, None, None]],
     strict: bool,
-    n_parallel: int,
     on_progress: Callable[[Progress], None] | None,
 ) -> None:
     header = {"format": FORMAT, "version": VERSION, **facts}
     n_done = begin_rows(path, header, _parse, "answers")
     n_tokens = 0
-    written = _answers(pair, corpus, n_done, options, chat, system, n_parallel)
-    with closing(written):
-        for number, answer in written:
-            if isinstance(answer, BadRow):
-                if strict:
-                    raise CorpusError(f"{answer}; without --strict such rows are skipped")
-                row: dict[str, Any] = {"bad": answer.reason, "file": answer.path, "line": answer.line}
-            else:
-                row = answer
-                n_tokens += len(row["ids"])
-            add_row(path, json.dumps(row))
+    documents = itertools.islice(enumerate(corpus.documents(), corpus.first), n_done, None)
+    with closing(compute(documents)) as rows:
+        for done, row in enumerate(rows, n_done + 1):
+            bad = row if isinstance(row, BadRow) else None
+            if bad is not None and strict:
+                raise CorpusError(f"{bad}; without --strict such rows are skipped")
+            n_tokens += 0 if isinstance(row, BadRow) else len(row["ids"])
+            kept = {"bad": row.reason, "file": row.path, "line": row.line} if isinstance(row, BadRow) else row
+            add_row(path, json.dumps(kept))
             if on_progress is not None:
-                bad = answer if isinstance(answer, BadRow) else None
-                on_progress(Progress(number + 1, corpus.n_documents, n_tokens, bad))
+                on_progress(Progress(done, corpus.n_documents, n_tokens, bad))
 
 
 def _parse(line: bytes) -> Document | BadRow:
@@ -197,24 +205,22 @@ def _parse(line: bytes) -> Document | BadRow:
     return document
 
 
-def _answers(
+def answered(
     pair: Pair,
-    corpus: Corpus,
-    n_skip: int,
+    documents: Iterable[Numbered],
     options: Mapping[str, Any],
     chat: bool,
     system: str | None,
     n_parallel: int,
-) -> Generator[tuple[int, dict[str, Any] | BadRow], None, None]:
-    """The answer to each document behind the first ``n_skip``, in the order of the documents."""
-    asked: list[tuple[int, Document]] = []  # in the order in which the batch counts them
-    ready: dict[int, dict[str, Any] | BadRow] = {}
-    n_next = n_skip
+) -> Generator[Row, None, None]:
+    """The row of each document, in their order."""
+    asked: list[Numbered] = []  # in the order in which the batch counts them
+    ready: dict[int, Row] = {}
+    waiting: deque[int] = deque()  # all numbers that were read and not given
 
     def prompts() -> Iterator[tuple[Any, dict[str, Any]]]:
-        for number, document in enumerate(corpus.documents()):
-            if number < n_skip:
-                continue
+        for number, document in documents:
+            waiting.append(number)
             tokens = document if isinstance(document, BadRow) else _tokens(pair, document, chat, system)
             if isinstance(document, BadRow) or isinstance(tokens, BadRow):
                 assert isinstance(tokens, BadRow)
@@ -226,11 +232,11 @@ def _answers(
 
     for count, result in texts(pair, prompts(), n_parallel):
         number, document = asked[count]
+        assert isinstance(document, Document)
         ready[number] = _row(document, result)
-        while n_next in ready:
-            yield n_next, ready.pop(n_next)
-            n_next += 1
-    yield from sorted(ready.items())
+        while waiting and waiting[0] in ready:
+            yield ready.pop(waiting.popleft())
+    yield from (ready[number] for number in waiting)
 
 
 def _tokens(pair: Pair, document: Document, chat: bool, system: str | None) -> Any:
@@ -243,7 +249,7 @@ def _tokens(pair: Pair, document: Document, chat: bool, system: str | None) -> A
         return BadRow(document.path, document.line, str(error))
 
 
-def _row(document: Document, result: Completion | ColmError) -> dict[str, Any] | BadRow:
+def _row(document: Document, result: Completion | ColmError) -> Row:
     if isinstance(result, (ContextFull, GenerationError, TokenizeError)):
         return BadRow(document.path, document.line, str(result))
     if isinstance(result, ColmError):
@@ -268,3 +274,23 @@ def _read(path: Path, n_documents: int) -> Iterator[Document | BadRow]:
         next(lines(file), None)  # the header
         for row, _ in itertools.islice(whole_rows(file, path, _parse, first=2), n_documents):
             yield row
+
+
+def extent(path: Path) -> tuple[dict[str, Any], int, list[int]]:
+    """The header of a file of answers, where its rows begin, and where each ends.
+
+    Raises:
+        CorpusError: the file cannot be read, or is damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            header = json.loads(next(lines(file), None) or b"null")
+            begin = file.tell()
+            if not isinstance(header, dict) or header.get("format") != FORMAT:
+                raise ValueError(f"it does not begin with the header of a {FORMAT} file")
+            return header, begin, [end for _, end in whole_rows(file, path, _parse, first=2)]
+    except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, CorpusError):
+            raise
+        reason = why(error) if isinstance(error, (OSError, ValueError)) else str(error)
+        raise CorpusError(f"{path} cannot be read ({reason}); make the answers again in another folder") from error

@@ -6,8 +6,9 @@ Texts of models with unlike vocabularies are scored segment by segment (:mod:`.s
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,9 +26,11 @@ from .scorer import Scorer
 from .scores import ScoresWriter
 from .segments import facts_of, maker_of, score_segments
 
-__all__ = ["Progress", "Scorer", "score"]
+__all__ = ["Progress", "ScoredGroup", "Scorer", "score", "score_group"]
 
 PathLike = str | os.PathLike[str]
+# The columns of the texts of a group that could be scored, these texts, the others, and llama.cpp's seconds.
+ScoredGroup = tuple[dict[str, npt.NDArray[Any]], list[Text | SharedText], list[BadRow], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,7 @@ def score(
     top_k: int = 10,
     strict: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
+    compute: Callable[[Iterable[list[Text]], int], Iterator[ScoredGroup]] | None = None,
 ) -> ProgressMark:
     """Scores a corpus into a folder. An interrupted scoring is continued.
 
@@ -71,6 +75,7 @@ def score(
         top_k: how many of the base's largest log-probabilities to keep, 1 to 64.
         strict: stop at the first bad row.
         on_progress: called after every group of texts.
+        compute: gives the scores of each group of texts, in their order, with ``top_k``; by default ``scorer`` does.
 
     Raises:
         CorpusError: there is no usable row; with ``strict``, a row is bad; or the folder holds other scores.
@@ -110,10 +115,15 @@ def score(
         facts["every_part_has_bos"] = True  # a folder begun without must not go on with it
     with ScoresWriter(out, facts) as writer:
         n_read = 0
-        for group, bad, n_begun, n_finished in _groups(corpus, make, scorer.n_texts, writer.done):
+        groups, ahead = itertools.tee(_groups(corpus, make, scorer.n_texts, writer.done))
+        texts_of = (group for group, *_ in ahead)
+        scored = (
+            (score_group(scorer, group, top_k) for group in texts_of) if compute is None else compute(texts_of, top_k)
+        )
+        for _, bad, n_begun, n_finished in groups:
             if strict and bad:
                 raise CorpusError(f"{bad[0]}; without --strict such rows are skipped")
-            columns, texts, failed, decode_s = _score_group(scorer, group, top_k)
+            columns, texts, failed, decode_s = next(scored)
             if strict and failed:
                 raise CorpusError(f"{failed[0]}; without --strict such rows are skipped")
             n_read += sum(len(text.tokens) for text in texts)
@@ -132,7 +142,7 @@ def score(
             if on_progress is not None:
                 share = n_finished / max(corpus.n_documents, 1)
                 on_progress(Progress(done, n_read, share, (*bad, *failed), decode_s))
-        if not writer.done.n_tokens:
+        if not writer.done.n_tokens and "shard" not in corpus.facts:
             raise CorpusError("the corpus holds no usable row; a row needs a prompt and a completion, or messages")
         done = replace(writer.done, complete=True)
         writer.add({}, [], done)
@@ -171,11 +181,14 @@ def _groups(
         CorpusError: the texts and bad rows that are done do not end in the document that they are said to.
     """
     n_skip = done.n_texts + done.n_bad
+    starts = frozenset(corpus.starts)
     reached: list[tuple[int, float]] = []  # for each text or bad row
 
-    def texts() -> Iterator[Text | SharedText | BadRow]:
+    def texts() -> Iterator[Text | SharedText | BadRow | None]:
         n = 0
         for number, document in enumerate(corpus.documents()):
+            if number in starts:
+                yield None
             parts: Sequence[Text | SharedText | BadRow]
             parts = [document] if isinstance(document, BadRow) else list(make(document))
             for part, text in enumerate(parts, start=1):
@@ -200,9 +213,8 @@ def _groups(
         yield group, bad, *reached[n_used - 1]
 
 
-def _score_group(
-    scorer: Scorer, group: list[Text | SharedText], top_k: int
-) -> tuple[dict[str, npt.NDArray[Any]], list[Text | SharedText], list[BadRow], float]:
+def score_group(scorer: Scorer, group: list[Text | SharedText], top_k: int) -> ScoredGroup:
+    """The scores of texts that are read together. Where that fails each is read alone, so that one is to blame."""
     if not group:
         return {}, [], [], 0.0
     try:
@@ -221,7 +233,7 @@ def _score_group(
     failed: list[BadRow] = []
     seconds = 0.0
     for text in group:
-        columns, texts, bad, decode_s = _score_group(scorer, [text], top_k)
+        columns, texts, bad, decode_s = score_group(scorer, [text], top_k)
         seconds += decode_s
         kept += texts
         failed += bad
