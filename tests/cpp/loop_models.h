@@ -94,8 +94,9 @@ struct Seen {
         for (const auto& [step, text] : got.steps) ++experts[step.expert];
     }
     void require_all() {
-        for (const auto reason : {colm::FinishReason::eos, colm::FinishReason::stop, colm::FinishReason::length,
-                                  colm::FinishReason::failed, colm::FinishReason::cancelled})
+        for (const auto reason :
+             {colm::FinishReason::eos, colm::FinishReason::stop, colm::FinishReason::length,
+              colm::FinishReason::failed, colm::FinishReason::cancelled})
             REQUIRE(reasons[reason] > 5);
         REQUIRE(n_drafted > 200);
         REQUIRE(n_rejected > 50);
