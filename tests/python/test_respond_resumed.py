@@ -19,6 +19,7 @@ from colm_cpp.corpus.selection import select
 from colm_cpp.errors import CorpusError, FolderInUse, OptionError
 from colm_cpp.learn.respond import FILE, Progress, respond
 
+files = answered_prompts.files
 pair = answered_prompts.pair
 prompts = answered_prompts.prompts
 
