@@ -1,6 +1,8 @@
 // Models and heads for the loop that tell who wrote a token, and what the models were asked.
 #pragma once
 
+#include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>
@@ -46,6 +48,60 @@ inline Limits one_slot() {
     limits.n_slots = 1;
     return limits;
 }
+
+// Many or few slots, batches smaller than texts, and contexts that texts fill.
+inline Limits random_limits(reference::Random& random, std::size_t most_slots, std::size_t least_ctx) {
+    Limits limits;
+    limits.n_slots = 1 + random.below(most_slots);
+    limits.n_outputs = 2 + random.below(15);
+    limits.base_batch = limits.n_slots + random.below(12);
+    limits.assistant_batch = 2 + random.below(20);
+    limits.n_ctx = least_ctx + random.below(30);
+    limits.cache_bytes = random.chance(0.5) ? 400 : 0;
+    limits.can_rewind = random.chance(0.8);
+    return limits;
+}
+
+// Writes all texts. Some come in the middle of others, and one may be cancelled there: the result says which.
+inline std::optional<std::size_t> write_in_disorder(World& w, const std::vector<Job>& jobs,
+                                                    reference::Random& random, double share_cancelled) {
+    const std::size_t n_first = 1 + random.below(jobs.size());
+    w.add(jobs, 0, n_first);
+    for (std::size_t n = random.below(12); n > 0; --n) w.step();
+    w.add(jobs, n_first);
+    std::optional<std::size_t> cancelled;
+    if (random.chance(share_cancelled)) {
+        for (std::size_t n = random.below(6); n > 0; --n) w.step();
+        cancelled = random.below(jobs.size());
+        w.cancel(*cancelled);
+    }
+    w.run();
+    return cancelled;
+}
+
+// What there was in random rounds.
+struct Seen {
+    std::map<colm::FinishReason, int> reasons;
+    std::map<colm::ExpertId, int> experts;  // of the tokens of texts that were not cancelled
+    std::size_t n_drafted = 0;
+    std::size_t n_rejected = 0;
+
+    void note(const Written& got) {
+        ++reasons[got.reason];
+        n_drafted += got.sequence.stats.n_drafted;
+        n_rejected += got.sequence.stats.n_drafted - got.sequence.stats.n_accepted;
+        if (got.reason == colm::FinishReason::cancelled) return;
+        for (const auto& [step, text] : got.steps) ++experts[step.expert];
+    }
+    void require_all() {
+        for (const auto reason :
+             {colm::FinishReason::eos, colm::FinishReason::stop, colm::FinishReason::length,
+              colm::FinishReason::failed, colm::FinishReason::cancelled})
+            REQUIRE(reasons[reason] > 5);
+        REQUIRE(n_drafted > 200);
+        REQUIRE(n_rejected > 50);
+    }
+};
 
 // The batches that a model was given.
 inline Log batches(const FakeModel& model) {

@@ -1,12 +1,10 @@
 // The loop: what it writes, and which decodes it makes for that.
 #include "colm/loop.h"
 
-#include <map>
 #include <optional>
 
 #include "loop_models.h"
 
-using colm::ExpertId;
 using colm::FinishReason;
 using colm::kBase;
 using colm::Strategy;
@@ -17,40 +15,18 @@ using Text = FakeModel::Text;
 // others and some cancelled there.
 TEST_CASE("loop: writes what each text is alone") {
     reference::Random random(11);
-    std::map<FinishReason, int> reasons;
-    std::map<ExpertId, int> experts;
-    std::size_t n_drafted = 0;
-    std::size_t n_rejected = 0;
+    Seen seen;
     for (int round = 0; round < 400; ++round) {
         Models models = nearly_alike(static_cast<std::uint32_t>(round), random.between(0.0, 1.0));
         models.choices = {kVocab - 1, {3}};
-        Limits limits;
-        limits.n_slots = 1 + random.below(5);
-        limits.n_outputs = 2 + random.below(15);
-        limits.base_batch = limits.n_slots + random.below(12);
-        limits.assistant_batch = 2 + random.below(20);
-        limits.n_ctx = 12 + random.below(30);
-        limits.cache_bytes = random.chance(0.5) ? 400 : 0;
-        limits.can_rewind = random.chance(0.8);
+        const Limits limits = random_limits(random, 5, 12);
         World w(models, limits);
         const std::vector<Job> jobs = random_jobs(random, 1 + random.below(5));
-        const std::size_t n_first = 1 + random.below(jobs.size());
-        w.add(jobs, 0, n_first);
-        for (std::size_t n = random.below(12); n > 0; --n) w.step();
-        w.add(jobs, n_first);
-        std::optional<std::size_t> cancelled;
-        if (random.chance(0.3)) {
-            for (std::size_t n = random.below(6); n > 0; --n) w.step();
-            cancelled = random.below(jobs.size());
-            w.cancel(*cancelled);
-        }
-        w.run();
+        const std::optional<std::size_t> cancelled = write_in_disorder(w, jobs, random, 0.3);
         for (std::size_t i = 0; i < jobs.size(); ++i) {
             const Written& got = w.written.at(i);
             const Written alone = write_alone(models, jobs[i], limits.n_ctx);
-            ++reasons[got.reason];
-            n_drafted += got.sequence.stats.n_drafted;
-            n_rejected += got.sequence.stats.n_drafted - got.sequence.stats.n_accepted;
+            seen.note(got);
             if (got.reason == FinishReason::cancelled) {
                 REQUIRE_EQ(i, *cancelled);
                 const Text& tokens = got.sequence.tokens;
@@ -64,20 +40,15 @@ TEST_CASE("loop: writes what each text is alone") {
                 REQUIRE_EQ(got.sequence.stats.of(1).calls, alone.sequence.stats.of(1).calls);
             }
             for (const auto& [step, text] : got.steps) {
-                ++experts[step.expert];
                 REQUIRE(step.token != 3);
                 REQUIRE(step.token != jobs[i].head->defer_token());
                 REQUIRE(step.token < static_cast<Token>(kVocab) - 1);
             }
         }
     }
-    for (const auto reason : {FinishReason::eos, FinishReason::stop, FinishReason::length,
-                              FinishReason::failed, FinishReason::cancelled})
-        REQUIRE(reasons[reason] > 5);
-    REQUIRE(experts[kBase] > 1000);
-    REQUIRE(experts[1] > 1000);
-    REQUIRE(n_drafted > 200);
-    REQUIRE(n_rejected > 50);
+    seen.require_all();
+    REQUIRE(seen.experts[kBase] > 1000);
+    REQUIRE(seen.experts[1] > 1000);
 }
 
 // One text is decoded as it was by an engine of its own.

@@ -14,6 +14,7 @@ from typing import Any
 
 import gguf
 import numpy as np
+import pytest
 import tiny_models as tm
 from bad_input import FAST, make_files
 
@@ -23,7 +24,13 @@ ANY = "a typed error or success"
 
 
 class Cases:
-    """The cases of one test file. The file ends with ``if __name__ == "__main__": CASES.main()``.
+    """The cases of one test file, which ends with ::
+
+        outcomes = CASES.fixture(__file__)
+        test_in_a_child = CASES.test()
+
+        if __name__ == "__main__":
+            CASES.main()
 
     Attributes:
         expected: of each case by its name a pattern of "Class: message", "OK", or ANY.
@@ -65,6 +72,24 @@ class Cases:
     def wrong(self, outcomes: Mapping[str, str]) -> dict[str, str]:
         """Those of ``outcomes`` that were not expected."""
         return {name: result for name, result in outcomes.items() if not self._fits(result, self.expected[name])}
+
+    def fixture(self, file: str, wanted: Callable[[str], bool] = lambda name: True) -> Any:
+        """What `outcomes` of the file is: that of its cases whose names are wanted."""
+
+        @pytest.fixture(scope="module")
+        def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+            return self.outcomes(file, tmp_path_factory.mktemp("child"), filter(wanted, self.expected))
+
+        return outcomes
+
+    def test(self, wanted: Callable[[str], bool] = lambda name: True) -> Any:
+        """What `test_in_a_child` of the file is."""
+
+        @pytest.mark.parametrize("name", list(filter(wanted, self.expected)))
+        def test_in_a_child(outcomes: dict[str, str], name: str) -> None:
+            assert self.wrong({name: outcomes[name]}) == {}
+
+        return test_in_a_child
 
     @staticmethod
     def _fits(result: str, expect: str) -> bool:

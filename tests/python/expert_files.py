@@ -21,3 +21,9 @@ def files(tiny_model: TinyModels) -> dict[str, Path]:
         "math": tiny_model(seed=2, arch="qwen2", n_embd=N_EMBD),
         "code": tiny_model(seed=3, n_embd=N_EMBD),
     }
+
+
+def arguments(files: dict[str, Path]) -> list[str | Path]:
+    """The models as commands take them."""
+    experts = (("--expert", f"{name}={files[name]}") for name in ("math", "code"))
+    return ["--base", files["base"], *(part for expert in experts for part in expert)]

@@ -105,9 +105,8 @@ def check(outcomes: dict[str, str], share: int) -> None:
         assert any("cut short" in result for result in cut)
 
 
-@pytest.fixture(scope="module")
-def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return CASES.outcomes(__file__, tmp_path_factory.mktemp("child"), filter(is_quick, CASES.expected))
+outcomes = CASES.fixture(__file__, is_quick)
+test_in_a_child = CASES.test(lambda name: not SWEEPS.match(name))
 
 
 def test_flipped_and_missing_bytes_give_a_typed_error_or_load(outcomes: dict[str, str]) -> None:
@@ -117,11 +116,6 @@ def test_flipped_and_missing_bytes_give_a_typed_error_or_load(outcomes: dict[str
 @pytest.mark.slow
 def test_more_flipped_and_missing_bytes(tmp_path: Path) -> None:
     check(CASES.outcomes(__file__, tmp_path, filter(SWEEPS.match, CASES.expected)), 1)
-
-
-@pytest.mark.parametrize("name", [name for name in CASES.expected if not SWEEPS.match(name)])
-def test_in_a_child(outcomes: dict[str, str], name: str) -> None:
-    assert CASES.wrong({name: outcomes[name]}) == {}
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import tiny_models as tm
 from bad_cases import ANY, Cases, use_model
 from bad_input import FAST, LORA_A, LORA_B, NAN, VOCAB, make_adapter
@@ -168,14 +167,8 @@ register_grammars()
 register_large_input()
 
 
-@pytest.fixture(scope="module")
-def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return CASES.outcomes(__file__, tmp_path_factory.mktemp("child"))
-
-
-@pytest.mark.parametrize("name", CASES.expected)
-def test_in_a_child(outcomes: dict[str, str], name: str) -> None:
-    assert CASES.wrong({name: outcomes[name]}) == {}
+outcomes = CASES.fixture(__file__)
+test_in_a_child = CASES.test()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import tiny_models as tm
 from bad_cases import ANY, Cases, changed_bytes, rewrite, use_model
 from bad_input import FAST, INF, NAN
@@ -228,14 +227,8 @@ def register_changed_keys() -> None:
 register_changed_keys()
 
 
-@pytest.fixture(scope="module")
-def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return CASES.outcomes(__file__, tmp_path_factory.mktemp("child"))
-
-
-@pytest.mark.parametrize("name", CASES.expected)
-def test_in_a_child(outcomes: dict[str, str], name: str) -> None:
-    assert CASES.wrong({name: outcomes[name]}) == {}
+outcomes = CASES.fixture(__file__)
+test_in_a_child = CASES.test()
 
 
 if __name__ == "__main__":

@@ -59,17 +59,9 @@ def test_every_expert_is_measured(files: dict[str, Path], tmp_path: Path) -> Non
 
 
 def test_the_command(files: dict[str, Path], tmp_path: Path) -> None:
-    models: list[str | Path] = [
-        "--base",
-        files["base"],
-        "--expert",
-        f"math={files['math']}",
-        "--expert",
-        f"code={files['code']}",
-    ]
     args: list[str | Path] = [
         "bench",
-        *models,
+        *expert_files.arguments(files),
         "--n-threads",
         "1",
         "--n-ctx",

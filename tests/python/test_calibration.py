@@ -1,76 +1,25 @@
-"""From thresholds to deferral rates: the table, what it gives when texts are written anew, and steering one text."""
+"""From thresholds to deferral rates: the table, and what it gives when texts are written anew."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
+import calibrated_pairs
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
-from conftest import ASSISTANT, BASE, TINY_LOAD, Asked, TinyModels
+from calibrated_pairs import HEADS, OPTIONS, PROBLEMS, PROMPTS, TOO_LONG, afresh, experts, ids, linear
+from conftest import Asked
 
-import colm_cpp as colm
-from colm_cpp import Completion, Head, Pair
-from colm_cpp.cli import main
-from colm_cpp.errors import ContextFull, CorpusError, HeadError, HeadMismatch, OptionError
-from colm_cpp.learn import Calibrated, Problem, calibrate
+from colm_cpp import Head, Pair
+from colm_cpp.errors import ContextFull, CorpusError, HeadMismatch, OptionError
+from colm_cpp.learn import Calibrated, calibrate
 from colm_cpp.learn.calibration import CHECKED_RATES, RATES, TOLERANCE, threshold_table
 
-PROMPTS = ("The river", "Once upon", "How many apples", "She said", "A train", "The doctor", "Seven pears", "In it")
-PROBLEMS = tuple(Problem(i, ({"role": "user", "content": text},), "-", text) for i, text in enumerate(PROMPTS))
-TOO_LONG = Problem(8, ({"role": "user", "content": "pears " * 600},), "-", "pears " * 600)
-OPTIONS: dict[str, Any] = {"max_tokens": 64, "temperature": 1.0, "seed": 6}
-
-
-def linear(n_embd: int) -> Head:
-    return Head.linear(np.random.default_rng(0).standard_normal(n_embd) * 0.5, 0.2, name="linear")
-
-
-HEADS: dict[str, Callable[[int], Head]] = {"confidence": Head.confidence, "linear": linear}
-
-
-@pytest.fixture(scope="module")
-def wide(tiny_model: TinyModels) -> Iterator[Pair]:
-    """A pair for texts of some hundred tokens."""
-    with colm.load(tiny_model(**BASE), tiny_model(**ASSISTANT), "confidence", **{**TINY_LOAD, "n_ctx": 512}) as pair:
-        yield pair
-
-
-@pytest.fixture(scope="module")
-def calibrated(wide: Pair) -> dict[str, Calibrated]:
-    return {
-        name: calibrate(wide, make(wide.n_embd), PROBLEMS, OPTIONS, chat=False, default_rate=0.3)
-        for name, make in HEADS.items()
-    }
-
-
-def endless(pair: Pair) -> dict[int, float]:
-    """A ban on the tokens that end texts."""
-    return dict.fromkeys(pair.base["eog_tokens"], -math.inf)
-
-
-def experts(completion: Completion) -> str:
-    tokens = [*completion.tokens, *([completion.end_token] if completion.end_token else [])]
-    return "".join(str(token.expert) for token in tokens)
-
-
-def ids(completion: Completion) -> list[int]:
-    return [token.id for token in completion.tokens]
-
-
-def afresh(pair: Pair, **options: Any) -> str:
-    """Who writes the prompts' texts, joined."""
-    written = []
-    for problem in PROBLEMS:
-        pair.forget()
-        own = {**OPTIONS, "seed": OPTIONS["seed"] + problem.index, **options}
-        written.append(experts(pair.generate(problem.prompt, **own)))
-    return "".join(written)
+wide = calibrated_pairs.wide
+calibrated = calibrated_pairs.calibrated
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
@@ -264,108 +213,6 @@ def test_calibration_refuses(wide: Pair) -> None:
         calibrate(wide, Head.confidence(wide.n_embd + 1), PROBLEMS, OPTIONS, chat=False)
 
 
-# --- writing by rate --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", list(HEADS))
-@pytest.mark.parametrize("rate", [0.1, 0.33, 0.6])
-def test_a_rate_is_its_threshold(name: str, rate: float, wide: Pair, calibrated: dict[str, Calibrated]) -> None:
-    head = calibrated[name].head
-    options: dict[str, Any] = {"head": head, "max_tokens": 40, "seed": 1}
-    wide.forget()
-    by_rate = wide.generate("The city", defer_rate=rate, **options)
-    wide.forget()
-    explicit = wide.generate("The city", threshold=head.threshold_for_rate(rate), **options)
-    assert by_rate.tokens == explicit.tokens
-    assert {token.threshold for token in by_rate.tokens} == {head.threshold_for_rate(rate)}
-    assert set(experts(by_rate)) == {"0", "1"}
-
-
-def test_random_needs_no_table(wide: Pair) -> None:
-    options: dict[str, Any] = {"head": "random", "max_tokens": 256, "seed": 4, "logit_bias": endless(wide)}
-    wide.forget()
-    by_rate = wide.generate("The city", defer_rate=0.25, **options)
-    wide.forget()
-    assert by_rate.tokens == wide.generate("The city", threshold=0.75, **options).tokens
-    assert by_rate.stats.deferral_rate == pytest.approx(0.25, abs=0.09)  # 3 standard deviations
-
-
-def test_a_head_without_a_table_says_what_to_do(wide: Pair) -> None:
-    for head, name in ((linear(wide.n_embd), "linear"), ("confidence", "confidence"), ("always", "always")):
-        with pytest.raises(HeadError, match=f"head {name} .*20%.*colm calibrate.*threshold="):
-            wide.generate("The city", head=head, defer_rate=0.2)
-    # A head of one's own that happens to be called random has no rule of its own either.
-    with pytest.raises(HeadError, match="colm calibrate"):
-        wide.generate("The city", head=linear(wide.n_embd).replace(name="random"), defer_rate=0.2)
-
-
-@pytest.mark.parametrize("other", [{"threshold": 0.4}, {"target_rate": 0.2}])
-def test_two_ways_to_say_how_much(other: dict[str, Any], wide: Pair) -> None:
-    with pytest.raises(OptionError, match=f"defer_rate.*{next(iter(other))}"):
-        wide.generate("The city", head="random", defer_rate=0.2, **other)
-
-
-@pytest.mark.parametrize("name", ["defer_rate", "target_rate"])
-@pytest.mark.parametrize("value", [-0.01, 1.01, math.nan, math.inf, "much"])
-def test_rates_out_of_range(name: str, value: Any, wide: Pair) -> None:
-    with pytest.raises(OptionError, match=f"{name} is "):
-        wide.generate("The city", head="random", **{name: value})
-
-
-def test_a_schedule_and_a_target_contradict_each_other(wide: Pair) -> None:
-    with pytest.raises(OptionError, match=r"schedule.*target_rate"):
-        wide.generate("The city", target_rate=0.2, schedule="linear", schedule_tokens=8)
-
-
-# --- steering one text ------------------------------------------------------------------------------------------------
-
-
-def steered(start: float, rate: float, seen: list[float], n_deferred: int) -> float:
-    """The threshold behind ``seen``, as policy.h describes it."""
-    deviation = 1.0 if len(seen) < 8 else max(0.05, float(np.std(seen, ddof=1)))
-    logit = math.log(start) - math.log1p(-start) + 0.75 * deviation * (n_deferred - rate * len(seen))
-    return 1 / (1 + math.exp(-min(max(logit, -30.0), 30.0)))
-
-
-@pytest.mark.parametrize("name", list(HEADS))
-@pytest.mark.parametrize(("temperature", "given"), [(0.0, None), (1.0, None), (1.0, 0.999)])
-def test_a_text_keeps_to_its_target(name: str, temperature: float, given: float | None, wide: Pair) -> None:
-    head = HEADS[name](wide.n_embd)
-    options: dict[str, Any] = {"max_tokens": 256, "temperature": temperature, "seed": 3, "logit_bias": endless(wide)}
-    completion = wide.generate("The answer", head=head, target_rate=0.2, threshold=given, **options)
-    tokens = completion.tokens
-    assert len(tokens) == 256
-    assert completion.stats.deferral_rate == pytest.approx(0.2, abs=0.03)
-    start = 0.5 if given is None else given
-    for i, token in enumerate(tokens):
-        before = [other.defer_logit for other in tokens[:i]]
-        wanted = steered(start, 0.2, before, sum(other.deferred for other in tokens[:i]))
-        assert token.threshold == pytest.approx(wanted, rel=1e-9)
-        assert token.deferred == (token.defer_logit > math.log(token.threshold) - math.log1p(-token.threshold))
-    # Up where the assistant wrote, down where the base did.
-    moves = {later.threshold > earlier.threshold for earlier, later in pairwise(tokens) if earlier.deferred}
-    assert moves == {True}
-
-
-@pytest.mark.parametrize(("rate", "who"), [(0.0, "0"), (1.0, "1")])
-def test_the_ends_of_the_target_are_the_models_alone(rate: float, who: str, wide: Pair) -> None:
-    assert set(experts(wide.generate("The answer", target_rate=rate, max_tokens=30, seed=1))) == {who}
-
-
-def test_a_target_starts_from_the_table_where_there_is_one(wide: Pair, calibrated: dict[str, Calibrated]) -> None:
-    head = calibrated["linear"].head
-    options: dict[str, Any] = {"target_rate": 0.4, "max_tokens": 1, "seed": 1, "logit_bias": endless(wide)}
-
-    def first(**changes: Any) -> float:
-        return wide.generate("The answer", **{**options, **changes}).tokens[0].threshold
-
-    assert first(head=head) == pytest.approx(head.threshold_for_rate(0.4), rel=1e-9)
-    assert first(head=head, threshold=0.9) == pytest.approx(0.9, rel=1e-9)
-    assert first(head=linear(wide.n_embd).replace(default_threshold=0.25)) == pytest.approx(0.25, rel=1e-9)
-    assert first(head="random") == pytest.approx(0.6, rel=1e-9)
-    assert first(head="confidence") == pytest.approx(0.5, rel=1e-9)
-
-
 # --- plain confidence as a file ---------------------------------------------------------------------------------------
 
 
@@ -383,99 +230,3 @@ def test_confidence_from_a_file_is_confidence(wide: Pair, tmp_path: Path) -> Non
         for ours, theirs in zip(other.tokens, written[0].tokens, strict=True):
             assert ours.defer_logit == pytest.approx(theirs.defer_logit, abs=1e-4)
     assert set(experts(written[0])) == {"0", "1"}
-
-
-# --- the command ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def arguments(tiny_model: TinyModels, tmp_path: Path) -> list[str]:
-    prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in PROMPTS))
-    models = ["--base", str(tiny_model(**BASE)), "--assistant", str(tiny_model(**ASSISTANT)), "--n-threads", "1"]
-    return [str(prompts), *models, "--n-ctx", "256"]
-
-
-def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
-
-
-def test_the_command_makes_a_head_of_confidence(arguments: list[str], tmp_path: Path) -> None:
-    out = tmp_path / "confidence.gguf"
-    writing = ["--max-tokens", "48", "--temperature", "1", "--seed", "6"]
-    result = run("calibrate", "confidence", *arguments, *writing, "--out", out, "--default-rate", "0.2")
-    assert result.exit_code == 0, result.stderr
-    head = Head.load(out)
-    assert head.default_threshold == pytest.approx(head.threshold_for_rate(0.2), abs=1e-6)
-    assert head.name == "confidence"
-    lines = result.stdout.splitlines()
-    assert lines[0].split() == ["wanted", "threshold", "measured", "tokens"]
-    assert len(lines) == 1 + len(json.loads(head.calibration or "")["measurements"]) + 1 + len(RATES) + 1
-    assert f"   20%  {head.threshold_for_rate(0.2):9.4g}" in lines
-    assert lines[-1].startswith(f"{out}: calibrated; try colm generate PROMPT --")
-    assert lines[-1].endswith(f" --head {out} --defer-rate 0.2")
-    assert "calibrating: 100%, 60%: " in result.stderr  # no terminal: lines
-    facts = json.loads(head.calibration or "")
-    assert facts["options"] == {"max_tokens": 48, "temperature": 1.0, "seed": 6}
-    assert facts["chat"] is False  # the base has no template
-
-    # The same tokens by rate and by threshold, and the head's default is the rate of --default-rate.
-    models = arguments[1:]
-    printed = []
-    for extra in (["--defer-rate", "0.2"], ["--threshold", repr(head.threshold_for_rate(0.2))], []):
-        writing = ["--json", "--seed", "1", "--max-tokens", "30", *extra]
-        result = run("generate", "The city", *models, "--head", out, *writing)
-        assert result.exit_code == 0, result.stderr
-        tokens = json.loads(result.stdout)["tokens"]
-        printed.append([(token["id"], token["source"]) for token in tokens])
-    assert printed[0] == printed[1] == printed[2]
-    assert {source for _, source in printed[0]} == {"base", "assistant"}
-
-
-def test_the_command_writes_many_texts_at_once(arguments: list[str], tmp_path: Path, asked: Asked) -> None:
-    measured = []
-    for n in (1, 3):
-        writing = ["--max-tokens", "16", "--limit", "4", "--out", tmp_path / f"{n}.gguf", "--parallel", str(n)]
-        result = run("calibrate", "confidence", *arguments, *writing, "--json", "--quiet")
-        assert result.exit_code == 0, result.stderr
-        assert asked.n_parallel[-1] == n
-        measured.append([[row[0], row[2], row[3]] for row in json.loads(result.stdout)["measurements"]])
-    assert measured[0] == measured[1]
-
-
-def test_the_command_writes_into_the_head_itself(arguments: list[str], tmp_path: Path) -> None:
-    file = tmp_path / "mine.gguf"
-    head = linear(32)
-    head.save(file)
-    only = [part for rate in CHECKED_RATES[:2] for part in ("--rate", rate)]
-    result = run("calibrate", file, *arguments, *only, "--max-tokens", "16", "--limit", "3", "--json", "--quiet")
-    assert result.exit_code == 0, result.stderr
-    printed = json.loads(result.stdout)
-    loaded = Head.load(file)
-    assert printed["head"] == str(file)
-    assert list(printed["thresholds"].values()) == list(loaded.thresholds)
-    assert {row[0] for row in printed["measurements"]} == set(CHECKED_RATES[:2])
-    assert json.loads(loaded.calibration or "")["n_prompts"] == 3
-    np.testing.assert_array_equal(loaded.weights[0], head.weights[0])
-    assert loaded.default_threshold is None
-    # Few tokens cannot give every rate; what is off is said, a line each.
-    assert all(line.startswith("colm: warning: ") and "%" in line for line in result.stderr.splitlines())
-
-
-def test_the_command_refuses(arguments: list[str], tmp_path: Path) -> None:
-    result = run("calibrate", "confidence", *arguments)
-    assert result.exit_code == 2
-    assert "--out" in result.stderr
-    assert "confidence" in result.stderr
-    out = tmp_path / "there.gguf"
-    out.write_bytes(b"precious")
-    result = run("calibrate", "confidence", *arguments, "--out", out)
-    assert result.exit_code == 1
-    assert all(fact in result.stderr for fact in ("--out", str(out), "--force"))
-    assert out.read_bytes() == b"precious"
-    result = run("calibrate", tmp_path / "none.gguf", *arguments)
-    assert result.exit_code == 1
-    assert "none.gguf" in result.stderr
-    result = run("calibrate", "hf:org/repo/head.gguf", *arguments)
-    assert result.exit_code == 2
-    assert "--out" in result.stderr

@@ -86,7 +86,7 @@ SETUP = ("pip install", "pip download", "CMAKE_ARGS=")  # .ci/run does what they
 
 
 def test_every_page_is_looked_at() -> None:
-    assert {block.page for block in ALL} >= {"README.md", "docs/demo.md", "docs/training.md", "docs/performance.md"}
+    assert {block.page for block in ALL} >= {"README.md", "docs/start.md", "docs/training.md", "docs/performance.md"}
     for block in ALL:
         assert block.needs in ("", *NEEDS), f"{block.page}:{block.line} needs {block.needs!r}"
 
@@ -128,7 +128,8 @@ def test_commands_are_understood(page: str, tmp_path: Path) -> None:
         colm() {{ {python} {shlex.quote(str(tmp_path / "check.py"))} "$@"; }}
         python() {{ case "$1" in -*) ;; *) test -f {root}/"$1" || {{ echo "no file $1"; exit 1; }};; esac; }}
         pip() {{ :; }}; pytest() {{ :; }}; head() {{ :; }}; sed() {{ :; }}; cp() {{ :; }}; cat() {{ :; }}
-        curl() {{ :; }}; cmake() {{ :; }}; uvicorn() {{ :; }}; sbatch() {{ :; }}; ray() {{ :; }}
+        curl() {{ :; }}; cmake() {{ :; }}; ctest() {{ :; }}; uvicorn() {{ :; }}; sbatch() {{ :; }}; ray() {{ :; }}
+        mkdocs() {{ :; }}
         """
     )
     # Tools of the checkout are called by their path.

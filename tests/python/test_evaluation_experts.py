@@ -220,14 +220,7 @@ def test_the_report(tmp_path: Path) -> None:
 
 def test_the_command(files: dict[str, Path], head_file: Path, tmp_path: Path) -> None:
     task = load_task(make_task(tmp_path / "t.jsonl").path)
-    models: list[str | Path] = [
-        "--base",
-        files["base"],
-        "--expert",
-        f"math={files['math']}",
-        "--expert",
-        f"code={files['code']}",
-    ]
+    models = expert_files.arguments(files)
     out = tmp_path / "e"
     heads = ["--head", f"mine={head_file}", "--head", "confidence:math", "--rate", "0.5"]
     writing = ["--max-tokens", "4", "--n-ctx", "256", "--no-chat", "-q"]

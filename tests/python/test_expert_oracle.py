@@ -16,14 +16,15 @@ import expert_oracle as eo
 import numpy as np
 import oracle as o
 import pytest
+import random_cases
 import tiny_models as tm
 from conftest import TINY_LOAD, TinyModels
+from random_cases import TOLERANCE
 
 import colm_cpp as colm
 
 N_GROUPS = 120
 NAMES = ("math", "code", "law")
-TOLERANCE, MARGIN = 1e-3, 2e-3
 BASE: dict[str, Any] = {"arch": "llama", "seed": 31, "extra_tail": (tm.DEFER,), "n_padding": 3}
 EXPERTS: tuple[dict[str, Any], ...] = (
     {"arch": "qwen2", "seed": 32, "n_padding": 7},
@@ -74,9 +75,7 @@ def draw_head(rng: np.random.Generator, n_experts: int, n_embd: int) -> tuple[An
     """A head for the engine and for the oracle."""
     names = NAMES[:n_experts]
     if rng.random() < 0.35:
-        kind = str(rng.choice(["confidence", "entropy", "random"]))
-        who = int(rng.integers(1, n_experts + 1))
-        return f"{kind}:{names[who - 1]}", ("to", who, kind)
+        return random_cases.directed(rng, names, ["confidence", "entropy", "random"])
     features = tuple(str(f) for f in rng.permutation(colm.heads.FEATURES)[: int(rng.integers(0, 4))])
     top_k = 3 if "top_k_logprobs" in features else 0
     n_in = n_embd + sum(top_k if f == "top_k_logprobs" else 1 for f in features)
@@ -107,10 +106,7 @@ def draw(rng: np.random.Generator, worlds: Worlds, n_experts: int) -> Case:
     strategies = ["defer", "defer", "compose", "contrastive", "add", *["proxy"] * (2 * (n_experts > 1))]
     options: dict[str, Any] = {
         "strategy": str(rng.choice(strategies)),
-        "hold": int(rng.choice([1, 1, 3])),
-        "max_tokens": int(rng.integers(6, 14)),
-        "seed": int(rng.integers(0, 2**31)),
-        "temperature": float(rng.choice([0.0, 0.0, 0.7])),
+        **random_cases.options(rng, [1, 1, 3], (6, 14)),
     }
     if rng.random() < 0.2:
         options["leave_threshold"] = round(float(rng.uniform(0.2, 0.9)), 3)
@@ -137,16 +133,9 @@ def decide(case: Case, worlds: Worlds) -> list[eo.Step]:
 def group(index: int, worlds: Worlds) -> list[tuple[Case, list[eo.Step]]]:
     """1 to 4 texts with what the oracle makes of them."""
     rng = np.random.default_rng([17, index])
-    found: list[tuple[Case, list[eo.Step]]] = []
-    n_texts = 1 + index % 4
-    for _ in range(20 * n_texts):
-        case = draw(rng, worlds, 1 + index % 3)
-        steps = decide(case, worlds)
-        if min(step.margin for step in steps) > MARGIN:
-            found.append((case, steps))
-        if len(found) == n_texts:
-            return found
-    raise AssertionError(f"group {index}: rounding would decide too many texts")
+    return random_cases.certain(
+        index, lambda: draw(rng, worlds, 1 + index % 3), lambda case: decide(case, worlds), lambda steps: steps
+    )
 
 
 def prompt_of(case: Case) -> Any:
@@ -166,18 +155,12 @@ def named(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def run(pair: colm.Pair, cases: Sequence[Case]) -> list[colm.Completion]:
-    sampling = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
-    each: list[Any] = [
-        {**named(c.options), "head": c.head, "threshold": c.threshold, "lookahead": c.lookahead, **sampling}
-        for c in cases
-    ]
-    if len(cases) == 1:
-        return [pair.generate(prompt_of(cases[0]), **each[0])]
-    return pair.generate_batch([prompt_of(case) for case in cases], each=each, n_parallel=4)
+    each = [{**named(c.options), "head": c.head, "threshold": c.threshold, "lookahead": c.lookahead} for c in cases]
+    return random_cases.write(pair, [prompt_of(case) for case in cases], each)
 
 
 def check(completion: colm.Completion, steps: list[eo.Step], n_experts: int) -> None:
-    written = [*completion.tokens, *([completion.end_token] if completion.end_token else [])]
+    written = random_cases.written(completion)
     names = ("base", *NAMES[:n_experts])
     assert [(t.id, t.source) for t in written] == [(s.token, names[s.expert]) for s in steps]
     assert [t.expert for t in written] == [s.expert for s in steps]

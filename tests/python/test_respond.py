@@ -1,85 +1,30 @@
-"""The assistant's own answers: that they are its own, token for token, and that none is written twice."""
+"""The models' own answers: that they are their own, token for token, alone and many at once."""
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import answered_prompts
 import pytest
-import tiny_models as tm
-from click.testing import CliRunner, Result
-from conftest import ASSISTANT, BASE, TINY_LOAD, Asked, TinyModels
+from answered_prompts import BAD_LINES, END, GREEDY, LOAD, ROWS, SAMPLED, rows_of
+from conftest import ASSISTANT, BASE, Asked
 
 import colm_cpp as colm
-from colm_cpp.cli import main
 from colm_cpp.corpus.documents import BadRow, Corpus, Document
 from colm_cpp.corpus.selection import select
-from colm_cpp.errors import ChatTemplateError, CorpusError, FolderInUse, HeadError, OptionError
+from colm_cpp.errors import ChatTemplateError, CorpusError, HeadError
 from colm_cpp.learn.respond import FILE, Progress, respond
 from colm_cpp.learn.scores import Scores
 from colm_cpp.learn.scoring import Scorer, score
 
-LOAD = {**TINY_LOAD, "n_ctx": 96}
-# Ends are made likely, so that some answers end by themselves and others at the limit.
-END = "<|im_end|>"
-CHAT_BASE = {**BASE, "chat_template": tm.CHATML}
-ENDING = {**ASSISTANT, "row_scale": {END: 1.6}}
-GREEDY = {"max_tokens": 12, "temperature": 0.0, "seed": 0}
-SAMPLED = {"max_tokens": 12, "temperature": 1.0, "seed": 7}
-USER = {"role": "user", "content": "What is the name?"}
-ROWS: list[Any] = [
-    {"prompt": "the river"},
-    {"prompt": "the fox", "completion": "a reference"},
-    {"prompt": "the patient"},
-    {"completion": "no prompt"},
-    {"messages": [USER, {"role": "assistant", "content": "one"}, USER, {"role": "assistant", "content": "two"}]},
-    {"prompt": "jumps over the lazy dog " * 20},  # does not fit
-    {"prompt": "seven apples"},
-    {"prompt": "three pears"},
-]
-BAD_LINES = [4, 6]
-
-
-@pytest.fixture(scope="module")
-def files(tiny_model: TinyModels) -> tuple[Path, Path]:
-    return tiny_model(**CHAT_BASE), tiny_model(**ENDING)
-
-
-@pytest.fixture(scope="module")
-def pair(files: tuple[Path, Path]) -> Iterator[colm.Pair]:
-    # Its own head would let the base write.
-    with colm.load(*files, "never", **LOAD) as pair:
-        yield pair
-
-
-@pytest.fixture
-def prompts(tmp_path: Path) -> Corpus:
-    path = tmp_path / "prompts.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    return select([path], needs_completion=False)
-
-
-def rows_of(folder: Path) -> list[Any]:
-    """The answers, without the header."""
-    return [json.loads(line) for line in (folder / FILE).read_text().splitlines()][1:]
-
-
-class Stop(BaseException):
-    """Ends a run as Ctrl-C would."""
-
-
-def stop_after(n: int) -> Callable[[Progress], None]:
-    def on_progress(progress: Progress) -> None:
-        if progress.done == n:
-            raise Stop
-
-    return on_progress
+files = answered_prompts.files
+pair = answered_prompts.pair
+prompts = answered_prompts.prompts
+head_file = answered_prompts.head_file
 
 
 def ids_of(completion: colm.Completion) -> list[int]:
@@ -219,15 +164,6 @@ def test_an_unset_temperature_is_greedy(n_parallel: int, pair: colm.Pair, prompt
 # -- the pair's answers ---------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def head_file(pair: colm.Pair, tmp_path: Path) -> Path:
-    """A head with a table by which 40% of the tokens are deferred at eta = 0.5."""
-    weights = np.random.default_rng(3).normal(size=pair.n_embd)
-    path = tmp_path / "learned.gguf"
-    colm.Head.linear(weights, rates=(0.0, 0.4, 1.0), thresholds=(1.0, 0.5, 0.0)).save(path)
-    return path
-
-
 @pytest.mark.parametrize("n_parallel", [1, 4])
 def test_answers_of_the_pair(
     n_parallel: int, pair: colm.Pair, prompts: Corpus, head_file: Path, tmp_path: Path
@@ -303,193 +239,3 @@ def test_texts_that_fail_together(pair: colm.Pair, prompts: Corpus, tmp_path: Pa
     reasons = [row["bad"] for row in rows_of(tmp_path / "together")]
     assert ["bans every token" in reason for reason in reasons] == [line not in BAD_LINES for line in range(1, 9)]
     assert (tmp_path / "together" / FILE).read_bytes() == (tmp_path / "alone" / FILE).read_bytes()
-
-
-# -- interruptions --------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def whole(pair: colm.Pair, prompts: Corpus, tmp_path: Path) -> bytes:
-    """The answers of a run without any mishap."""
-    respond(pair, prompts, tmp_path / "whole", SAMPLED)
-    return (tmp_path / "whole" / FILE).read_bytes()
-
-
-@pytest.mark.parametrize("n_parallel", [1, 4])
-@pytest.mark.parametrize("n", [1, 2, 4, 7])
-def test_resumed(
-    n: int, n_parallel: int, pair: colm.Pair, prompts: Corpus, whole: bytes, tmp_path: Path, asked: Asked
-) -> None:
-    folder = tmp_path / "out"
-    with pytest.raises(Stop):
-        respond(pair, prompts, folder, SAMPLED, n_parallel=n_parallel, on_progress=stop_after(n))
-    assert len(rows_of(folder)) == n
-    asked.prompts.clear()
-    respond(pair, prompts, folder, SAMPLED, n_parallel=n_parallel)
-    assert (folder / FILE).read_bytes() == whole
-    # Each of those that were not kept, and none of the others; the long one is tried.
-    assert len(asked.prompts) == sum(line not in BAD_LINES[:1] for line in range(n + 1, 9))
-    respond(pair, prompts, folder, SAMPLED, n_parallel=n_parallel)
-    assert (folder / FILE).read_bytes() == whole
-
-
-def test_a_line_that_was_cut_off_is_written_again(
-    pair: colm.Pair, prompts: Corpus, whole: bytes, tmp_path: Path
-) -> None:
-    folder = tmp_path / "out"
-    folder.mkdir()
-    ends = [i for i, byte in enumerate(whole) if byte == ord("\n")]
-    for size in (0, 1, ends[0], ends[0] + 1, ends[0] + 2, ends[2], ends[2] + 1, ends[5] - 1, len(whole) - 1):
-        (folder / FILE).write_bytes(whole[:size])
-        respond(pair, prompts, folder, SAMPLED)
-        assert (folder / FILE).read_bytes() == whole, size
-
-
-def test_full_disk(
-    pair: colm.Pair, prompts: Corpus, whole: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls = itertools.count()
-
-    def fsync(descriptor: int) -> None:
-        if next(calls) == 2:
-            raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", fsync)
-        with pytest.raises(OSError, match="No space left"):
-            respond(pair, prompts, tmp_path / "out", SAMPLED)
-    respond(pair, prompts, tmp_path / "out", SAMPLED)
-    assert (tmp_path / "out" / FILE).read_bytes() == whole
-
-
-def test_a_larger_limit_goes_on(pair: colm.Pair, prompts: Corpus, whole: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "prompts.jsonl"
-    for limit in (2, 7, 3, 8):
-        corpus = respond(pair, select([path], limit=limit, needs_completion=False), tmp_path / "out", SAMPLED)
-        assert len(list(corpus.documents())) == limit
-    assert (tmp_path / "out" / FILE).read_bytes() == whole
-
-
-def test_other_options_are_refused(pair: colm.Pair, prompts: Corpus, tmp_path: Path) -> None:
-    folder = tmp_path / "out"
-    respond(pair, prompts, folder, GREEDY)
-    before = (folder / FILE).read_bytes()
-    others: list[tuple[dict[str, Any], dict[str, Any], str]] = [
-        ({**GREEDY, "max_tokens": 13}, {}, "options .* 13"),
-        ({**GREEDY, "temperature": 0.5}, {}, "options .*0.5"),
-        ({**GREEDY, "seed": 1}, {}, "options .*1"),
-        (GREEDY, {"chat": False}, "chat true, not false"),
-        (GREEDY, {"system": "Be brief"}, 'system null, not "Be brief"'),
-    ]
-    for options, more, said in others:
-        with pytest.raises(CorpusError, match=f"holds answers with {said}"):
-            respond(pair, prompts, folder, options, **more)
-    (tmp_path / "prompts.jsonl").write_text('{"prompt": "another"}\n')
-    with pytest.raises(CorpusError, match="corpus"):
-        respond(pair, select([tmp_path / "prompts.jsonl"], needs_completion=False), folder, GREEDY)
-    assert (folder / FILE).read_bytes() == before
-
-
-@pytest.mark.parametrize("n_parallel", [1, 4])
-def test_refused_options_bind_nobody(n_parallel: int, pair: colm.Pair, prompts: Corpus, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="temperature"):
-        respond(pair, prompts, tmp_path / "out", {**GREEDY, "temperature": -1.0}, n_parallel=n_parallel)
-    for wrong in (-1, 0, 257):
-        with pytest.raises(OptionError, match=rf"n_parallel is {wrong}.* 1 .*256"):
-            respond(pair, prompts, tmp_path / "out", GREEDY, n_parallel=wrong)
-    respond(pair, prompts, tmp_path / "out", GREEDY)
-    assert len(rows_of(tmp_path / "out")) == len(ROWS)
-
-
-@pytest.mark.parametrize("line", [b"someone's file\n", b'{"format": "other"}\n', b"[]\n", b"[]\n[]\n"])
-def test_files_of_others_are_left_alone(line: bytes, pair: colm.Pair, prompts: Corpus, tmp_path: Path) -> None:
-    path = tmp_path / FILE
-    path.write_bytes(line)
-    with pytest.raises(CorpusError, match=FILE):
-        respond(pair, prompts, tmp_path, GREEDY)
-    assert path.read_bytes() == line
-
-
-def test_damaged_answers(pair: colm.Pair, prompts: Corpus, tmp_path: Path) -> None:
-    corpus = respond(pair, prompts, tmp_path / "out", GREEDY)
-    path = tmp_path / "out" / FILE
-    lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join([*lines[:3], b"{damaged\n", *lines[4:]]))
-    with pytest.raises(CorpusError, match=rf"{FILE}:4 .*delete"):
-        list(corpus.documents())
-    path.write_bytes(b"".join(lines[:3]))
-    respond(pair, prompts, tmp_path / "out", GREEDY)
-    assert path.read_bytes() == b"".join(lines)
-
-
-def test_two_writers(pair: colm.Pair, prompts: Corpus, tmp_path: Path) -> None:
-    def second(progress: Progress) -> None:
-        with pytest.raises(FolderInUse, match="another process"):
-            respond(pair, prompts, tmp_path / "out", GREEDY)
-
-    respond(pair, prompts, tmp_path / "out", GREEDY, on_progress=second)
-
-
-# -- the command ----------------------------------------------------------------------------------------------
-
-
-def test_command(pair: colm.Pair, prompts: Corpus, files: tuple[Path, Path], tmp_path: Path, asked: Asked) -> None:
-    rows = tmp_path / "prompts.jsonl"
-    load = [f"--{name.replace('_', '-')}={value}" for name, value in LOAD.items() if not isinstance(value, bool)]
-    models = ["--base", str(files[0]), "--assistant", str(files[1]), "--no-flash-attn", *load]
-
-    def run(*arguments: str) -> Result:
-        command = ["score", str(rows), *models, "--respond", *arguments]
-        return CliRunner().invoke(main, command, catch_exceptions=False)
-
-    out = tmp_path / "scores"
-    result = run("-o", str(out), "--max-tokens", "12", "--temperature", "1", "--seed", "7")
-    assert result.exit_code == 0, result.stderr
-    # --seed draws the rows too, but all of them.
-    expected = tmp_path / "expected"
-    options = {"max_tokens": 12, "temperature": 1.0, "seed": 7}
-    respond(pair, select([rows], seed=7, needs_completion=False), expected, options)
-    assert (out / FILE).read_bytes() == (expected / FILE).read_bytes()
-    scores = Scores(out)
-    assert scores.meta["respond"] == options
-    n = len(scores)
-    assert result.stdout.startswith(f"{out}: {n} tokens of 6 texts, 2 rows ")
-    warnings = [line for line in result.stderr.splitlines() if line.startswith("colm: warning: ")]
-    assert {line.removeprefix(f"colm: warning: {rows}:").partition(":")[0] for line in warnings} == {"4", "6"}
-    assert any(line.startswith("answering: 100%, 8 answers, ") for line in result.stderr.splitlines())
-
-    assert set(asked.n_parallel) == {1}
-    together = run(
-        "-o", str(tmp_path / "together"), "--max-tokens", "12", "--temperature", "1", "--seed", "7", "--parallel", "3"
-    )
-    assert together.exit_code == 0, together.stderr
-    assert asked.n_parallel[-1] == 3
-    assert (tmp_path / "together" / FILE).read_bytes() == (expected / FILE).read_bytes()
-
-    refused = run("-o", str(out), "--max-tokens", "13", "--temperature", "1", "--seed", "7")
-    assert (refused.exit_code, refused.stdout) == (1, "")
-    assert "holds answers with options " in refused.stderr.splitlines()[-1]
-    strict = run("-o", str(tmp_path / "strict"), "--strict", "--quiet")
-    assert strict.stderr.startswith(f"colm: error: {rows}:4: ")
-    assert "--strict" in strict.stderr
-    assert not (tmp_path / "strict" / "meta.json").exists()  # it did not come to scoring
-
-
-def test_the_command_lets_the_pair_answer(
-    prompts: Corpus, files: tuple[Path, Path], head_file: Path, tmp_path: Path, asked: Asked
-) -> None:
-    def run(*arguments: str) -> Result:
-        load = ["--n-ctx", "96", "--n-threads", "1", "--max-tokens", "4"]
-        models = ["--base", str(files[0]), "--assistant", str(files[1]), "--out", str(tmp_path / "out"), *load]
-        command = ["score", str(tmp_path / "prompts.jsonl"), *models, *arguments]
-        return CliRunner().invoke(main, command, catch_exceptions=False)
-
-    result = run("--respond", "--head", str(head_file), "--defer-rate", "0.4")
-    assert result.exit_code == 0, result.stderr
-    assert {head for _, head in asked.prompts} == {str(head_file)}
-    known = Scores(tmp_path / "out").meta["respond"]
-    assert (known["head"], known["defer_rate"]) == ("learned.gguf", 0.4)
-    for wrong, named in ((("--head", "x"), "--respond"), (("--respond", "--defer-rate", "0.4"), "--head")):
-        result = run(*wrong)
-        assert result.exit_code == 2
-        assert named in result.stderr

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tiny_models as tm
-
-if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers", "peft")):
-    pytest.skip("tuning needs torch, transformers and peft: pip install 'colm-cpp[tune]'", allow_module_level=True)
-
-from test_tune import scored
+from tuned_pairs import scored
 
 from colm_cpp import learn, tune
 from colm_cpp.errors import LoadError

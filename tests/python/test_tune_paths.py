@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +10,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-
-if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers", "peft")):
-    pytest.skip("tuning needs torch, transformers and peft: pip install 'colm-cpp[tune]'", allow_module_level=True)
-
-from test_tune import QUICK, held_out_logprobs, scored
+from tuned_pairs import QUICK, held_out_logprobs, scored
 
 from colm_cpp import tune
 from colm_cpp.cli import main

@@ -17,16 +17,17 @@ import expert_oracle as eo
 import numpy as np
 import oracle as o
 import pytest
+import random_cases
 import tiny_models as tm
 import unlike_oracle as uo
 from conftest import TINY_LOAD, TinyModels
+from random_cases import TOLERANCE
 
 import colm_cpp as colm
 
 N_GROUPS = 120
 TWINS = ("qwen2", "llama")
 N_TWIN_GROUPS = 20
-TOLERANCE, MARGIN = 1e-3, 2e-3
 VOCABS: dict[str, tm.Vocab] = {
     "qwen2": tm.Vocab(n_padding=5),
     "smollm": tm.Vocab(pre="smollm", n_merges=60, specials=("<|endoftext|>", "<|im_end|>"), eos="<|endoftext|>"),
@@ -137,13 +138,11 @@ def kinds_of(index: int) -> tuple[str, ...]:
 
 
 def draw_head(rng: np.random.Generator, n_experts: int, n_embd: int) -> tuple[Any, eo.Head]:
+    names = tuple(f"e{i + 1}" for i in range(n_experts))
     if n_experts == 1 or rng.random() < 0.3:
-        kind = str(rng.choice(["confidence", "entropy", "random", "random", "always"]))
-        who = int(rng.integers(1, n_experts + 1))
-        return f"{kind}:e{who}", ("to", who, kind)
+        return random_cases.directed(rng, names, ["confidence", "entropy", "random", "random", "always"])
     weights = [rng.normal(0, 2.0 / math.sqrt(n_embd), (n_experts, n_embd)).astype(np.float32)]
     biases = [rng.normal(0, 0.5, n_experts).astype(np.float32)]
-    names = tuple(f"e{i + 1}" for i in range(n_experts))
     head = colm.Head.mlp(weights, biases, activation="gelu", expert_names=names)
     return head, ("scores", weights, biases, "gelu", (), 0)
 
@@ -153,10 +152,7 @@ def draw(rng: np.random.Generator, worlds: Worlds, kinds: tuple[str, ...]) -> Ca
     place = rng.random()
     options: dict[str, Any] = {
         "threshold": 0.0 if place < 0.05 else 1.0 if place < 0.08 else round(float(rng.uniform(0.25, 0.8)), 4),
-        "hold": int(rng.choice([1, 1, 1, 3])),
-        "max_tokens": int(rng.integers(8, 24)),
-        "seed": int(rng.integers(0, 2**31)),
-        "temperature": float(rng.choice([0.0, 0.0, 0.7])),
+        **random_cases.options(rng, [1, 1, 1, 3], (8, 24)),
     }
     if rng.random() < 0.2 or oracle_head[2] == "always":
         options |= {"schedule": "linear", "schedule_tokens": int(rng.integers(2, 8))}
@@ -173,29 +169,21 @@ def group(index: int, worlds: Worlds) -> list[tuple[Case, uo.Text]]:
 
 
 def drawn_group(index: int, worlds: Worlds) -> list[tuple[Case, uo.Text]]:
-    rng = np.random.default_rng([22, index])
-    found: list[tuple[Case, uo.Text]] = []
-    n_texts, kinds = 1 + index % 4, kinds_of(index)
-    for _ in range(20 * n_texts):
-        case = draw(rng, worlds, kinds)
-        text = uo.write(worlds.readers(kinds, case.prompt), head=case.oracle_head, **case.options)
-        if min(step.margin for step in text.steps) > MARGIN:
-            found.append((case, text))
-        if len(found) == n_texts:
-            return found
-    raise AssertionError(f"group {index}: rounding would decide too many texts")
+    rng, kinds = np.random.default_rng([22, index]), kinds_of(index)
+
+    def decide(case: Case) -> uo.Text:
+        return uo.write(worlds.readers(kinds, case.prompt), head=case.oracle_head, **case.options)
+
+    return random_cases.certain(index, lambda: draw(rng, worlds, kinds), decide, lambda text: text.steps)
 
 
 def run(pair: colm.Pair, cases: list[Case], **options: Any) -> list[colm.Completion]:
-    sampling = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, **options}
-    each: list[Any] = [{**case.options, **sampling, "head": case.head} for case in cases]
-    if len(cases) == 1:
-        return [pair.generate(cases[0].prompt, **each[0])]
-    return pair.generate_batch([case.prompt for case in cases], each=each, n_parallel=4)
+    each = [{**case.options, **options, "head": case.head} for case in cases]
+    return random_cases.write(pair, [case.prompt for case in cases], each)
 
 
 def check(completion: colm.Completion, text: uo.Text) -> None:
-    written = [*completion.tokens, *([completion.end_token] if completion.end_token else [])]
+    written = random_cases.written(completion)
     assert [(t.id, t.expert) for t in written] == [(s.token, s.expert) for s in text.steps]
     assert completion.text == text.text
     assert "".join(token.text for token in completion.tokens) == text.text

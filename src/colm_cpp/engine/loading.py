@@ -349,7 +349,7 @@ def generate(
         **options: see :class:`GenerationOptions`.
 
     Raises:
-        Everything that :func:`load` and :meth:`Pair.generate` raise.
+        ColmError: whatever :func:`load` and :meth:`Pair.generate` raise.
     """
     given = dict(option_dict("load_options", load_options))
     if experts is not None and (assistant is not None or "assistant_options" in given or pair is not None):

@@ -147,7 +147,7 @@ class Pair(Tokenizing, AsyncForms):
 
         Raises:
             ChatTemplateError: there is no template, or the template rejected the messages.
-            Everything else that :meth:`generate` raises.
+            ColmError: whatever else :meth:`generate` raises.
         """
         stream = self.stream_chat(messages, **options)
         with busy():

@@ -78,7 +78,7 @@ def evaluate(
     Raises:
         FolderInUse: another process is writing to the folder.
         OptionError: ``n_parallel`` outside its range.
-        Everything that :meth:`colm_cpp.Pair.chat` raises.
+        ColmError: whatever :meth:`colm_cpp.Pair.chat` raises.
     """
     check_heads(pair, arms, experts)
     with lock_folder(folder.path):
