@@ -31,7 +31,7 @@ from ..options import (
 )
 from ..results import Completion
 from ..sources.hub import resolve
-from ..sources.names import HEAD_CHOICES, find_head, find_model, find_models, head_file
+from ..sources.names import HEAD_CHOICES, find_head, find_model, find_models
 from ..sources.preset import Preset, preset
 from . import kept
 from .memory import ModelMemory, PairMemory, rows_of
@@ -363,8 +363,9 @@ def generate(
         refuse_messages(prompt)
     if not isinstance(head, (str, os.PathLike, Head)):
         raise HeadError(f"head is of type {type(head).__name__}; {HEAD_CHOICES}")
-    file = None if isinstance(head, Head) else head_file(head)
-    checked = checked if file is None else replace(checked, head=Head.load(file))  # before minutes of loading, too
+    named = None if isinstance(head, Head) else find_head(head)
+    if named is not None and named.expert is None and (file := named.file()) is not None:
+        checked = replace(checked, head=Head.load(file))  # before minutes of loading, too
     loaded, is_kept = _loaded_or_kept(known, given, keep)
     with contextlib.nullcontext() if is_kept else loaded, busy():
         tokens, own = prompts_tokens(loaded, prompt)
