@@ -29,6 +29,7 @@ __all__ = [
     "OutOfMemory",
     "PairClosed",
     "QueueTimeout",
+    "RpcError",
     "SessionError",
     "SessionMismatch",
     "TokenizeError",
@@ -78,6 +79,16 @@ class FolderInUse(ColmError, RuntimeError):
 
 class LoadError(ColmError, OSError):
     """A model, adapter or head file is missing, damaged, or not what was asked for."""
+
+
+class RpcError(LoadError):
+    """A machine in ``rpc_servers`` does not answer, or speaks another version of the protocol.
+
+    Attributes:
+        server: its address, HOST:PORT.
+    """
+
+    server: str = ""
 
 
 class SessionError(LoadError):

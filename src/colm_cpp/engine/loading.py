@@ -15,6 +15,7 @@ from ..files.paths import to_native
 from ..heads.head import Head
 from ..llama.busy import busy
 from ..llama.log import forward_log, set_up_log
+from ..llama.rpc import connect
 from ..machine.cores import usable_cores
 from ..options import (
     ASSISTANT,
@@ -57,7 +58,8 @@ _TWO_FORMS = (
 )
 # Models that load one file with the same values of these share its weights.
 _OF_WEIGHTS = (
-    "n_gpu_layers", "main_gpu", "split_mode", "tensor_split", "repack", "batch_invariant", "use_mmap", "use_mlock",
+    "n_gpu_layers", "main_gpu", "split_mode", "tensor_split", "rpc_servers", "repack", "batch_invariant", "use_mmap",
+    "use_mlock",
 )  # fmt: skip
 _TINY_FILE = 16 * 2**20
 _FLOAT_FILE_TYPES = (0, 1, 32)  # of llama_ftype: F32, F16, BF16
@@ -129,6 +131,8 @@ def load(
         TypeError: an unknown option.
         OptionError: an option outside its range, an unknown preset, or an invalid key in a pair's file.
         LoadError: a file is missing, damaged, not a model, or llama.cpp refused it.
+        RpcError: a machine in ``rpc_servers`` does not answer.
+        MissingDependency: ``rpc_servers`` is given, and the installed llama.cpp has no RPC backend.
         NotEnoughMemory: the estimate exceeds what is free.
         VocabMismatch: the vocabularies differ, and one is of a kind that may change a text (neither BPE nor SPM); the
             message names expert and token.
@@ -226,12 +230,14 @@ def _load(
         if (named := find_head(name)).kind == "file":
             loaded = Head.load(str(named.file()))  # a bad head file is reported before minutes of loading
             head = loaded if len(models) == 2 and name == head else head  # else messages need what was given
+    servers = connect(server for options in chosen for server in options.servers())
     core_options, memory = prepare(models, chosen, check_memory=check_memory, n_slots=slots.n_parallel)
     try:
         members = list(zip(models, core_options, strict=True))
         room = None if memory is None else memory.check_turn
         core = _core.Pair(members, progress, slots.n_parallel, slots.cache_mb << 20, room)
     finally:
+        servers.clear()  # the models hold the connections now
         forward_log()
     return core, head, memory
 
