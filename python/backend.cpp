@@ -4,6 +4,7 @@
 
 #include "bindings.h"
 #include "llama/gguf_file.h"
+#include "llama/rpc.h"
 
 namespace py = pybind11;
 
@@ -35,6 +36,20 @@ void register_backend(py::module_& module) {
         }
         return all;
     });
+    module.attr("RPC_PROTOCOL") = llama::rpc_protocol();
+    module.def("has_rpc", &llama::has_rpc, py::arg("library"),
+               "Whether llama.cpp has its RPC backend, or can load it from this file.");
+    py::class_<llama::RpcServer, std::shared_ptr<llama::RpcServer>>(module, "RpcServer")
+        .def(py::init(&llama::RpcServer::connect), py::arg("address"),
+             py::call_guard<py::gil_scoped_release>())
+        // Another thread may be connecting, and wait for the network.
+        .def_static("is_connected", &llama::RpcServer::is_connected, py::arg("address"),
+                    py::call_guard<py::gil_scoped_release>())
+        .def_static("n_connected", &llama::RpcServer::n_connected, py::call_guard<py::gil_scoped_release>())
+        .def_property_readonly("free_bytes", [](const llama::RpcServer& self) {
+            const py::gil_scoped_release release;
+            return self.free_bytes();
+        });
     module.def(
         "inspect_gguf",
         [](const std::string& path) {

@@ -97,26 +97,32 @@ py::list pieces(const ScoringPair& self, const std::vector<Token>& tokens, Exper
     return found;
 }
 
-py::dict to_dict(Scores scores, std::size_t n_likeliest) {
+py::dict to_dict(Scores scores, std::size_t n_likeliest, std::size_t n_experts, bool mixed) {
     const auto n = static_cast<py::ssize_t>(scores.logprob.size());
     const auto k = static_cast<py::ssize_t>(n_likeliest);
+    const auto n_others = static_cast<py::ssize_t>(n_experts);
     py::dict result;
     result["logprob"] = to_array(std::move(scores.logprob), {n});
     result["likeliest"] = to_array(std::move(scores.likeliest), {n, k});
     result["likeliest_logprob"] = to_array(std::move(scores.likeliest_logprob), {n, k});
-    scores.probe_logprob.resize(static_cast<std::size_t>(n * k));
-    result["probe_logprob"] = to_array(std::move(scores.probe_logprob), {n, k});
-    if (!scores.defer_logit.empty()) result["defer_logit"] = to_array(std::move(scores.defer_logit), {n});
+    if (mixed && k > 0)
+        result["probe_logprob"] = to_array(std::move(scores.probe_logprob), {n, n_others * k});
+    if (!scores.expert_logits.empty()) {
+        result["defer_logit"] = to_array(std::move(scores.defer_logit), {n});
+        result["expert_logits"] = to_array(std::move(scores.expert_logits), {n, n_others});
+    }
     return result;
 }
 
-py::tuple likelihoods(ScoringPair& self, std::vector<Text> texts, const std::shared_ptr<Head>& head,
-                      std::uint32_t seed, std::size_t n_likeliest) {
+py::list likelihoods(ScoringPair& self, std::vector<Text> texts, const std::shared_ptr<Head>& head,
+                     std::uint32_t seed, std::size_t n_likeliest, bool mixed) {
     const std::vector<ScoredText> given = scored(std::move(texts));
-    auto scores =
-        read_texts([&](const auto& poll) { return self.likelihoods(given, *head, seed, n_likeliest, poll); });
-    return py::make_tuple(to_dict(std::move(scores.first), n_likeliest),
-                          to_dict(std::move(scores.second), n_likeliest));
+    auto scores = read_texts(
+        [&](const auto& poll) { return self.likelihoods(given, *head, seed, n_likeliest, mixed, poll); });
+    py::list found;
+    for (Scores& of_model : scores)
+        found.append(to_dict(std::move(of_model), n_likeliest, scores.size() - 1, mixed));
+    return found;
 }
 
 }  // namespace
@@ -134,7 +140,7 @@ void register_scoring(py::module_& module) {
         .def("score", &score, py::arg("texts"), py::arg("top_k"),
              py::arg("own") = std::map<ExpertId, std::vector<Text>>())
         .def("likelihoods", &likelihoods, py::arg("texts"), py::arg("head"), py::arg("seed"),
-             py::arg("n_likeliest"))
+             py::arg("n_likeliest"), py::arg("mixed"))
         .def("tokenize", &ScoringPair::tokenize, py::arg("text"), py::arg("add_special"),
              py::arg("parse_special"), py::arg("expert") = kBase, py::call_guard<py::gil_scoped_release>())
         .def("read", &read, py::arg("expert"), py::arg("texts"), py::arg("top_k"), py::arg("hidden"),

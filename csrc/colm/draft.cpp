@@ -59,7 +59,8 @@ std::size_t Draft::first_open() const {
     return i;
 }
 
-bool Draft::hear(std::size_t position, ExpertId expert, const Answer& answer, Deciders& deciders) {
+std::exception_ptr Draft::hear(std::size_t position, ExpertId expert, const Answer& answer,
+                               Deciders& deciders) {
     Open& open = *ahead_[position - (text_.tokens.size() - ahead_.size())].open;
     const auto swap = [&] {
         if (open.sampler) std::swap(open.sampler, deciders.sampler);
@@ -72,7 +73,7 @@ bool Draft::hear(std::size_t position, ExpertId expert, const Answer& answer, De
         throw;
     }
     swap();
-    return !open.pending.error;
+    return open.pending.error;
 }
 
 bool Draft::heard_first() const {

@@ -74,8 +74,9 @@ class Draft {
     // Adds a draft token that will be accepted with probability `p`. Keeps the state from before it.
     void add_draft_token(std::unique_ptr<Decision> decision, const Step& step, double p, Deciders& deciders);
 
-    // What an expert says after `position` tokens, of open_positions(). False: there can be no token.
-    bool hear(std::size_t position, ExpertId expert, const Answer& answer, Deciders& deciders);
+    // What an expert says after `position` tokens, of open_positions(). Returns why there can be
+    // no token, else null.
+    std::exception_ptr hear(std::size_t position, ExpertId expert, const Answer& answer, Deciders& deciders);
     // Whether the first open draft token can be verified, and why it has no token.
     bool heard_first() const;
     std::exception_ptr error_of_first() const { return ahead_[first_open()].open->pending.error; }

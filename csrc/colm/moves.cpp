@@ -27,6 +27,19 @@ bool has_nan(View<const float> logits) {
     return found;
 }
 
+// Whether an error may come from what caches hold. Where an expert has no room for its context, nothing was
+// read.
+bool may_be_damage(const std::exception_ptr& error) {
+    if (is_remote(error)) return false;
+    try {
+        std::rethrow_exception(error);
+    } catch (const NotEnoughMemory&) {
+        return false;
+    } catch (...) {
+        return true;
+    }
+}
+
 }  // namespace
 
 // Does what may fail for this text alone. An error behind an open draft token may belong to a text that is
@@ -38,7 +51,7 @@ void Moves::attempt(Running& text, const Work& work) {
         work();
     } catch (const GenerationError&) {
         text.next = {};
-        damaged_ = true;
+        note_damage(std::current_exception());
         if (text.draft.n_open() > 0) {
             text.draft.forget_open(text.deciders());
             drop_questions(text);
@@ -55,8 +68,10 @@ void Moves::fail(Running& text) {
     text.error = std::current_exception();
     text.next = {};
     text.writing.finish(FinishReason::failed);
-    damaged_ = damaged_ || !is_remote(text.error);
+    note_damage(text.error);
 }
+
+void Moves::note_damage(const std::exception_ptr& error) { damaged_ = damaged_ || may_be_damage(error); }
 
 // -- the base
 
@@ -269,7 +284,7 @@ void Moves::hear(Running& text, ExpertId expert, const Answer& answer, double be
             hear_open(text, expert, answer, n_texts);
         } catch (const GenerationError&) {
             // The tokens before it are certain all the same. The error comes back when they are written.
-            damaged_ = damaged_ || !is_remote(std::current_exception());
+            note_damage(std::current_exception());
             if (!text.draft.ready())
                 fail(text);
             else if (text.draft.n_open() > 0)
@@ -315,11 +330,11 @@ void Moves::hear_open(Running& text, ExpertId expert, const Answer& answer, std:
     if (answer.count > 0 && !answer.error && !experts_[expert]->answers_later())
         estimates_.shared_call(expert, n_texts);
     if (answer.count < asked.positions.size()) {
-        const bool heard = text.draft.hear(asked.positions[answer.count], expert, answer, text.deciders());
-        damaged_ = damaged_ || (!heard && !is_remote(answer.error));
+        const std::size_t position = asked.positions[answer.count];
+        if (const auto error = text.draft.hear(position, expert, answer, text.deciders())) note_damage(error);
     } else {
         text.next.hear(expert, answer);
-        if (text.next.error) damaged_ = damaged_ || !is_remote(text.next.error);
+        if (text.next.error) note_damage(text.next.error);
     }
     const std::size_t place = answer.count;
     if (text.ahead) count_draft(text, place);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -62,6 +63,7 @@ class Moves {
     void end_ahead(Running& text, ExpertId expert);
     void go_back(Running& text, ExpertId heard);
     void fail(Running& text);
+    void note_damage(const std::exception_ptr& error);
     bool may_go_on(const Running& text) const;
     bool pays_to_draft_on(const Running& text) const;
     bool can_look_ahead(ExpertId expert) const;

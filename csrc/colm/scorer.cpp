@@ -77,7 +77,10 @@ Scores Scorer::score(const std::vector<ScoredText>& texts, const Wanted& wanted,
     if (wanted.probes.data != nullptr) scores.probe_logprob.resize(wanted.probes.size);
     scores.likeliest.resize(n * wanted.n_likeliest, kNoToken);
     scores.likeliest_logprob.resize(n * wanted.n_likeliest, kNoProbability);
-    if (wanted.head != nullptr) scores.defer_logit.resize(n);
+    if (wanted.head != nullptr) {
+        scores.defer_logit.resize(n);
+        scores.expert_logits.resize(n * wanted.head->n_scores());
+    }
     if (wanted.hidden) scores.hidden.resize(n * model_->n_embd());
 
     model_->clear();
@@ -179,7 +182,10 @@ void Scorer::keep(const ScoredText& text, std::size_t at, std::size_t row, const
         input.distribution = &distribution;
         input.position = at;
         input.seed = wanted.seed;
-        scores.defer_logit[row] = wanted.head->defer_logit(input);
+        const std::size_t n_experts = wanted.head->n_scores();
+        double* z = scores.expert_logits.data() + row * n_experts;
+        wanted.head->score(input, z);
+        scores.defer_logit[row] = any_of({z, n_experts});
     }
     if (wanted.hidden) {
         const std::size_t n_embd = model_->n_embd();

@@ -31,6 +31,7 @@ struct Scores {
     std::vector<Token> likeliest;          // [n, k]; kNoToken where fewer are possible
     std::vector<float> likeliest_logprob;  // [n, k], descending
     std::vector<double> defer_logit;       // of the head; empty unless asked for
+    std::vector<double> expert_logits;     // z of each expert, [n, n_experts]; as defer_logit
     std::vector<float> hidden;             // [n, n_embd]; empty unless asked for
     std::size_t n_calls = 0;               // batches given to the model
     double decode_s = 0.0;                 // seconds inside the model

@@ -46,6 +46,7 @@ LlamaModel::LlamaModel(OfFile, const ModelOptions& options, const Weights& file)
     : options_(options.batch_invariant ? reading_rows_alike(options) : options), path_(options.path) {
     check_options();
     auto weights = std::make_shared<Weights>();
+    weights->servers = file.servers;
     weights->model = file.model;
     weights->vocabulary = file.vocabulary;
     weights_ = weights;
@@ -182,6 +183,13 @@ void LlamaModel::load(const ModelOptions& o) {
     std::vector<float> tensor_split = o.tensor_split;
     tensor_split.resize(max_devices(), 0.0f);
     if (!o.tensor_split.empty()) params.tensor_split = tensor_split.data();
+    auto weights = std::make_shared<Weights>();
+    for (const std::string& address : o.rpc_servers) weights->servers.push_back(RpcServer::connect(address));
+    std::vector<ggml_backend_dev_t> devices;
+    if (!weights->servers.empty()) {  // else llama.cpp chooses
+        devices = devices_of(weights->servers);
+        params.devices = devices.data();
+    }
     params.use_extra_bufts = o.repack;
     params.load_mode = o.use_mmap ? (o.use_mlock ? LLAMA_LOAD_MODE_MMAP_MLOCK : LLAMA_LOAD_MODE_MMAP)
                                   : (o.use_mlock ? LLAMA_LOAD_MODE_MLOCK : LLAMA_LOAD_MODE_NONE);
@@ -194,7 +202,6 @@ void LlamaModel::load(const ModelOptions& o) {
     };
     params.progress_callback = report_progress;
     params.progress_callback_user_data = &progress;
-    auto weights = std::make_shared<Weights>();
     weights->model = open_model(path_, params);
     weights_ = weights;
     if (llama_model_has_encoder(model()) || !llama_model_has_decoder(model()) ||

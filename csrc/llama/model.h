@@ -13,6 +13,7 @@
 #include "colm/language_model.h"
 #include "colm/vocabulary.h"
 #include "llama/model_options.h"
+#include "llama/rpc.h"
 
 namespace colm::llama {
 
@@ -78,6 +79,7 @@ class LlamaModel final : public LanguageModel {
   private:
     // What all contexts of a model share. Adapters are freed with the file.
     struct Weights {
+        RpcServers servers;  // before the model, which is freed through them
         std::shared_ptr<llama_model> model;
         Vocabulary vocabulary;
         std::vector<llama_adapter_lora*> adapters;

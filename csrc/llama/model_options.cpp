@@ -46,8 +46,8 @@ ModelOptions reading_rows_alike(ModelOptions options) {
 
 bool same_file(const ModelOptions& a, const ModelOptions& b) {
     const auto of_file = [](const ModelOptions& o) {
-        return std::tie(o.path, o.n_gpu_layers, o.main_gpu, o.split_mode, o.tensor_split, o.repack,
-                        o.use_mmap, o.use_mlock);
+        return std::tie(o.path, o.n_gpu_layers, o.main_gpu, o.split_mode, o.tensor_split, o.rpc_servers,
+                        o.repack, o.use_mmap, o.use_mlock);
     };
     return of_file(a) == of_file(b);
 }

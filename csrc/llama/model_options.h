@@ -29,6 +29,7 @@ using Adapters = std::vector<std::tuple<std::string, float, std::string>>;
 // n_gpu_layers: layers on the GPU; -1: all.
 // split_mode: llama_split_mode: 0 none, 1 layer, 2 row.
 // tensor_split: share of the model for each GPU; empty: by free memory.
+// rpc_servers: "host:port" of each machine that holds part of the model, see rpc.h.
 // flash_attn: llama_flash_attn_type: -1 auto, 0 off, 1 on.
 // type_k, type_v: ggml_type of the K and V cache; 1 is f16.
 // swa_full: keep the whole context for sliding-window layers, so that the text can be rewound.
@@ -50,6 +51,7 @@ using Adapters = std::vector<std::tuple<std::string, float, std::string>>;
     OPTION(int, main_gpu, 0, from(0, 1 << 10))                    \
     OPTION(int, split_mode, 1, from(0, 2))                        \
     OPTION(std::vector<float>, tensor_split, {}, no_range)        \
+    OPTION(std::vector<std::string>, rpc_servers, {}, no_range)   \
     OPTION(bool, offload_kqv, true, no_range)                     \
     OPTION(int, flash_attn, -1, from(-1, 1))                      \
     OPTION(int, type_k, 1, no_range)                              \

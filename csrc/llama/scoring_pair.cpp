@@ -1,5 +1,8 @@
 #include "llama/scoring_pair.h"
 
+#include <cstddef>
+#include <utility>
+
 #include "colm/error.h"
 #include "llama/vocab.h"
 
@@ -16,6 +19,31 @@ Models load(const std::vector<Member>& members, const Pair* loaded) {
         models.push_back(std::make_shared<LlamaModel>(member.options, &loaded->model(at)));
     }
     return models;
+}
+
+// [n, k] of each of the models from `first` to `last`, as [n, k * models].
+std::vector<Token> likeliest_of(const std::vector<Scores>& scores, std::size_t first, std::size_t last,
+                                std::size_t k) {
+    std::vector<Token> all;
+    for (std::size_t at = 0; first < last && at < scores[first].likeliest.size(); at += k)
+        for (std::size_t model = first; model < last; ++model) {
+            const auto begin = scores[model].likeliest.begin() + static_cast<std::ptrdiff_t>(at);
+            all.insert(all.end(), begin, begin + static_cast<std::ptrdiff_t>(k));
+        }
+    return all;
+}
+
+// [n, n_one] and [n, n_other] as [n, n_one + n_other]. Requires n_other > 0.
+std::vector<float> rows_joined(const std::vector<float>& one, std::size_t n_one,
+                               const std::vector<float>& other, std::size_t n_other) {
+    std::vector<float> rows;
+    for (std::size_t row = 0; row < other.size() / n_other; ++row) {
+        const auto a = one.begin() + static_cast<std::ptrdiff_t>(row * n_one);
+        const auto b = other.begin() + static_cast<std::ptrdiff_t>(row * n_other);
+        rows.insert(rows.end(), a, a + static_cast<std::ptrdiff_t>(n_one));
+        rows.insert(rows.end(), b, b + static_cast<std::ptrdiff_t>(n_other));
+    }
+    return rows;
 }
 
 }  // namespace
@@ -67,34 +95,44 @@ std::vector<Scores> ScoringPair::score(const Texts& texts, const OwnTexts& own, 
     return scores;
 }
 
-std::pair<Scores, Scores> ScoringPair::likelihoods(const Texts& texts, const Head& head, std::uint32_t seed,
-                                                   std::size_t n_likeliest,
-                                                   std::function<bool()> poll_interrupt) {
+std::vector<Scores> ScoringPair::likelihoods(const Texts& texts, const Head& head, std::uint32_t seed,
+                                             std::size_t n_likeliest, bool mixed,
+                                             std::function<bool()> poll_interrupt) {
     Interrupt interrupt(std::move(poll_interrupt));
-    require(scorers_.size() == 2, "likelihoods are known for a base and one expert, and there are " +
-                                      std::to_string(scorers_.size() - 1));
+    require(head.n_scores() == scorers_.size() - 1, "the head is for " + std::to_string(head.n_scores()) +
+                                                        " experts, and there are " +
+                                                        std::to_string(scorers_.size() - 1));
     require(vocabularies_->alike(), "likelihoods are known for models of one vocabulary");
-    Scorer& of_base = *scorers_.front();
-    Scorer& of_assistant = *scorers_.back();
-    of_assistant.check(texts);  // before the base has read them
+    for (const auto& scorer : scorers_) scorer->check(texts);  // before one has read them
+    mixed = mixed && n_likeliest > 0;
     Scorer::Wanted wanted;
     wanted.n_likeliest = n_likeliest;
-    wanted.n_probes = n_likeliest;
     if (static_cast<std::size_t>(head.defer_token()) < vocabularies_->n_ids(kBase))
         wanted.excluded = head.defer_token();
     wanted.head = &head;
     wanted.seed = seed;
-    Scores base = of_base.score(texts, wanted, interrupt);
-    wanted.head = nullptr;
-    if (n_likeliest > 0) wanted.probes = {base.likeliest.data(), base.likeliest.size()};
-    Scores assistant = of_assistant.score(texts, wanted, interrupt);
-    if (n_likeliest > 0) {
-        // The base knows its probabilities of the assistant's tokens only where it has them before it.
-        wanted.n_likeliest = 0;
-        wanted.probes = {assistant.likeliest.data(), assistant.likeliest.size()};
-        base.probe_logprob = of_base.score(texts, wanted, interrupt).probe_logprob;
+    std::vector<Scores> scores;
+    std::vector<Token> probes;
+    const auto read = [&](std::size_t model, std::size_t first, std::size_t last) {
+        wanted.n_probes = (last - first) * n_likeliest;
+        if (mixed) probes = likeliest_of(scores, first, last, n_likeliest);
+        wanted.probes = {mixed && first < last ? probes.data() : nullptr, probes.size()};
+        return scorers_[model]->score(texts, wanted, interrupt);
+    };
+    // A model can be asked about what those before it found likeliest.
+    for (std::size_t model = 0; model < scorers_.size(); ++model) {
+        scores.push_back(read(model, 0, model));
+        wanted.head = nullptr;
     }
-    return {std::move(base), std::move(assistant)};
+    if (!mixed) return scores;
+    // About what those behind it found, only when they have found it.
+    wanted.n_likeliest = 0;
+    for (std::size_t model = 0; model + 1 < scorers_.size(); ++model) {
+        const std::vector<float> more = read(model, model + 1, scorers_.size()).probe_logprob;
+        scores[model].probe_logprob = rows_joined(scores[model].probe_logprob, model * n_likeliest, more,
+                                                  (scorers_.size() - 1 - model) * n_likeliest);
+    }
+    return scores;
 }
 
 std::vector<Token> ScoringPair::tokenize(const std::string& text, bool add_special, bool parse_special,

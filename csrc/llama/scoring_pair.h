@@ -32,12 +32,13 @@ class ScoringPair {
     std::vector<Scores> score(const Texts& texts, const OwnTexts& own, std::size_t top_k,
                               std::function<bool()> poll_interrupt);
 
-    // What a pair that defers with `head` finds of the texts: of both models the log-probabilities, with the
-    // `n_likeliest` tokens at each position, z, and each model's log-probabilities of the other's likeliest
-    // tokens. `seed` is that of the random head. Requires two models of one vocabulary. Errors are those of
-    // Scorer::score().
-    std::pair<Scores, Scores> likelihoods(const Texts& texts, const Head& head, std::uint32_t seed,
-                                          std::size_t n_likeliest, std::function<bool()> poll_interrupt);
+    // What a pair that defers with `head` finds of the texts: of each model, the base first, the
+    // log-probabilities, with the `n_likeliest` tokens at each position; of the base z, too. With `mixed`,
+    // each model's probes are the others' likeliest tokens, in the order of the models. `seed` is that of the
+    // random head. Requires a head with a score for each expert, and one vocabulary. Errors are those of Scorer::score().
+    std::vector<Scores> likelihoods(const Texts& texts, const Head& head, std::uint32_t seed,
+                                    std::size_t n_likeliest, bool mixed,
+                                    std::function<bool()> poll_interrupt);
 
     // The scores of one model, in texts of its own tokens. Errors are those of Scorer::score().
     Scores read(ExpertId expert, const Texts& texts, const Scorer::Wanted& wanted,

@@ -36,6 +36,7 @@ __all__ = [
     "RemoteTimeout",
     "RemoteUnreachable",
     "RemoteVocabularyMismatch",
+    "RpcError",
     "SessionError",
     "SessionMismatch",
     "TokenizeError",
@@ -89,6 +90,16 @@ class FolderInUse(ColmError, RuntimeError):
 
 class LoadError(ColmError, OSError):
     """A model, adapter or head file is missing, damaged, or not what was asked for."""
+
+
+class RpcError(LoadError):
+    """A machine in ``rpc_servers`` does not answer, or speaks another version of the protocol.
+
+    Attributes:
+        server: its address, HOST:PORT.
+    """
+
+    server: str = ""
 
 
 class SessionError(LoadError):

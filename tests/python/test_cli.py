@@ -29,7 +29,7 @@ def test_every_option_of_the_api_is_on_the_command_line() -> None:
     assert {*_options.GENERATION, "head", "grammar", "response_format"} == fields
     shown = " ".join(run("generate", "--help").stdout.split())
     for spec in (*_options.LOAD.values(), *_options.GENERATION.values()):
-        assert f"--{spec.name.removeprefix('use_').replace('_', '-')}" in shown
+        assert _options.flag_of(spec.name) in shown
         assert spec.help in shown
     assert "[default: 0.95]" in shown
     assert "[default: repack]" in shown

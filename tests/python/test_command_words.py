@@ -83,7 +83,7 @@ def test_names_defaults_and_ranges_agree(kind: type) -> None:
         if field.name == "response_format":  # --json-schema
             continue
         spec, param = table[field.name], params[field.name]
-        assert param.opts[0] == f"--{field.name.removeprefix('use_').replace('_', '-')}"
+        assert param.opts[0] == _options.flag_of(field.name)
         assert (spec.default, default_of(param) or None) == (field.default, None)
         if field.default is not None and not param.multiple:
             shown = field.default if not isinstance(field.default, bool) else param.opts[0].removeprefix("--")

@@ -129,11 +129,11 @@ def test_commands_are_understood(page: str, tmp_path: Path) -> None:
         python() {{ case "$1" in -*) ;; *) test -f {root}/"$1" || {{ echo "no file $1"; exit 1; }};; esac; }}
         pip() {{ :; }}; pytest() {{ :; }}; head() {{ :; }}; sed() {{ :; }}; cp() {{ :; }}; cat() {{ :; }}
         curl() {{ :; }}; cmake() {{ :; }}; ctest() {{ :; }}; uvicorn() {{ :; }}; sbatch() {{ :; }}; ray() {{ :; }}
-        mkdocs() {{ :; }}
+        mkdocs() {{ :; }}; tar() {{ :; }}
         """
     )
     # Tools of the checkout are called by their path.
-    script = stubs + "".join(lines).replace("tools/lint", ": tools/lint")
+    script = stubs + "".join(lines).replace("tools/lint", ": tools/lint").replace("./rpc/bin/", ": ./rpc/bin/")
     done = _bash(script, tmp_path)
     assert done.returncode == 0, f"{page}:\n{done.stdout}"
 

@@ -105,6 +105,25 @@ def test_no_room_ends_the_text_that_needs_it(
         assert ids(again) == ids(plain[1])
 
 
+@pytest.mark.parametrize("lookahead", [0, 4])
+def test_what_others_have_read_is_not_lost(
+    files: dict[str, Path], experts: dict[str, Path], monkeypatch: pytest.MonkeyPatch, lookahead: int
+) -> None:
+    """Nothing was read by an expert without a context, so no cache can be damaged."""
+    options: dict[str, Any] = {"temperature": 0, "max_tokens": 4, "lookahead": lookahead, "threshold": 0}
+    prompt = "a long prompt that all have read before " * 3
+    with colm.load(files["base"], experts=experts, **TINY_LOAD) as pair:
+        first = pair.generate(prompt, head="confidence:code", **options)
+        monkeypatch.setattr(memory, "free_memory", lambda: FreeMemory(0))
+        with pytest.raises(colm.NotEnoughMemory, match="math"):
+            pair.generate(prompt, head="confidence:math", **options)
+        again = pair.generate(prompt, head="confidence:code", **options)
+    assert ids(again) == ids(first)
+    for who in ("base", "code"):
+        n_first, n_again = (text.stats.experts[who].tokens_read for text in (first, again))
+        assert n_again < first.stats.prompt_tokens / 2 < n_first
+
+
 def test_what_was_written_before_is_not_lost(
     files: dict[str, Path], experts: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,8 @@ from conftest import TINY_LOAD
 from expert_files import PROMPT
 
 import colm_cpp as colm
+from colm_cpp.answers.answering import Arm, answers
+from colm_cpp.answers.problems import Problem
 
 files = expert_files.files
 PROXY: dict[str, Any] = {"strategy": "proxy", "proxy_tuned": "math", "proxy_untuned": "code"}
@@ -89,3 +91,37 @@ def test_flags(files: dict[str, Path]) -> None:
     failed = run(*args, "--proxy-tuned", "math", "--proxy-untuned", "law")
     assert failed.exit_code == 1
     assert '--proxy-untuned is "law"; the experts of this pair are math and code' in failed.stderr
+
+
+@pytest.mark.parametrize("name", ["proxy_tuned", "proxy_untuned", "proxy_weight"])
+def test_options_of_proxy_belong_to_it(name: str) -> None:
+    own = {**PROXY, "proxy_weight": 0.5}
+    with pytest.raises(colm.OptionError, match=f"{name} is .*strategy is defer"):
+        colm.GenerationOptions.of({name: own[name]})
+    with pytest.raises(colm.OptionError, match=f"{name} is .*strategy is compose"):
+        colm.GenerationOptions.of({name: own[name], "strategy": "compose"})
+    # A text of a batch with another strategy leaves them aside; what it names itself is refused.
+    shared = colm.GenerationOptions.of(own)
+    assert shared.replaced({"hold": 2}).proxy_tuned == "math"
+    other = shared.replaced({"strategy": "defer"})
+    assert (other.proxy_tuned, other.proxy_untuned, other.proxy_weight) == (None, None, 1.0)
+    with pytest.raises(colm.OptionError, match=name):
+        shared.replaced({"strategy": "defer", name: own[name]})
+
+
+def test_on_the_command_line(files: dict[str, Path]) -> None:
+    models = [f"--base={files['base']}", f"--expert=math={files['math']}", f"--expert=code={files['code']}"]
+    failed = run("generate", PROMPT, *models, "--head", "always:math", "--proxy-tuned", "math")
+    assert failed.exit_code == 1
+    assert "--proxy-tuned is" in failed.stderr
+    assert '--strategy "proxy"' in failed.stderr
+
+
+def test_arms_with_other_strategies_are_not_given_them(pair: colm.Pair) -> None:
+    problem = Problem(0, (), "", PROMPT)
+    arms = [Arm("base", "never", 0.5, None, {}), Arm("proxy", "always:math", 0.5, None, {}, strategy="proxy")]
+    options = {"proxy_tuned": "math", "proxy_untuned": "code", "max_tokens": 4}
+    records = [record for _, record in answers(pair, [(problem, arm) for arm in arms], options, chat=False)]
+    assert [record.n_deferred > 0 for record in records] == [False, True]
+    with pytest.raises(colm.OptionError, match="proxy_tuned"):
+        list(answers(pair, [(problem, arms[0])], options, chat=False))

@@ -146,7 +146,7 @@ def test_likelihoods_without_a_token(world: World) -> None:
     prompt = pair.tokenize(PROMPT)
     answer = client(world).completions.create(model="demo:base", prompt=prompt, echo=True, logprobs=0, max_tokens=0)
     head, _ = pair.heads().with_options(colm.GenerationOptions(head="never"))
-    scorer = world.registry.entries["demo"].scorer(pair, "assistant")
+    scorer = world.registry.entries["demo"].scorer(pair, ["assistant"])
     expected = likelihoods(scorer, [prompt], head, threshold=1.0)[0]
     assert answer.choices[0].logprobs.token_logprobs[1:] == pytest.approx(expected.logprobs, abs=1e-4)
     assert answer.usage.completion_tokens == 0

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import expert_files
+import numpy as np
 import pytest
+from adapter_files import N_EMBD
 from conftest import TINY_LOAD
 
 httpx = pytest.importorskip("httpx")
@@ -39,15 +41,21 @@ def three(files: dict[str, Path], name: str = "three", head: str = "random:math"
 
 
 @pytest.fixture(scope="module")
-def world(files: dict[str, Path]) -> Iterator[World]:
-    with running(Registry([served("three", three(files), **TINY_LOAD)])) as world:
+def world(files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    path = tmp_path_factory.mktemp("head") / "head.gguf"
+    theta = np.random.default_rng(1).normal(size=(2, N_EMBD))
+    # In another order than the pair's.
+    colm.Head.linear(theta, 0.3, expert_names=("code", "math")).save(path)
+    routed = three(files, "routed", str(path))
+    with running(Registry([served(pair.name, pair, **TINY_LOAD) for pair in (three(files), routed)])) as world:
         yield world
 
 
 @pytest.fixture(scope="module")
 def client(world: World) -> Iterator[Any]:
     with httpx.Client(base_url=world.address, timeout=30) as client:
-        complete(client, "three:base")  # the pair is loaded
+        for pair in ("three", "routed"):
+            complete(client, f"{pair}:base")  # it is loaded
         yield client
 
 
@@ -59,7 +67,7 @@ def complete(client: Any, model: str, **body: Any) -> Any:
 
 def test_names(client: Any) -> None:
     listed = {model["id"]: model["colm"] for model in client.get("/v1/models").json()["data"]}
-    assert list(listed) == [
+    assert [name for name in listed if name.startswith("three")] == [
         "three",
         *(f"three@{rate}%" for rate in (5, 10, 20, 40)),
         *("three:base", "three:math", "three:code", "three:mixture"),
@@ -143,6 +151,9 @@ def test_strategies_of_a_request(client: Any, world: World) -> None:
     answer = client.post("/v1/completions", json={"model": "three", "prompt": PROMPT, "colm": own})
     assert answer.status_code == 400
     assert "math and code" in answer.json()["error"]["message"]
+    answer = client.post("/v1/completions", json={"model": "three", "prompt": PROMPT, "colm": {"proxy_weight": 2}})
+    assert answer.status_code == 400
+    assert "colm.proxy_weight is 2" in answer.json()["error"]["message"]
 
 
 def test_counts_by_model(client: Any) -> None:
@@ -207,8 +218,25 @@ def test_how_likely_a_prompt_is_by_each(client: Any, world: World) -> None:
         assert told["token_logprobs"][-n:] == pytest.approx([token.logprob for token in written.tokens], abs=1e-3)
         for top, token in zip(told["top_logprobs"][-n:], written.tokens, strict=True):
             assert max(top.values()) == pytest.approx(token.top_logprobs[0].logprob, abs=1e-3)
-    for name in ("three", "three@20%", "three:mixture"):
-        body = {"model": name, "prompt": PROMPT, "echo": True, "logprobs": 1, "max_tokens": 0}
-        answer = client.post("/v1/completions", json=body)
-        assert answer.status_code == 400
-        assert "three:base or three:math or three:code" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("model", ["three", "three@20%", "three:mixture", "routed", "routed:mixture"])
+def test_how_likely_a_prompt_is_by_all(client: Any, world: World, model: str) -> None:
+    """Of each token, what all models together would give it if they were to write there."""
+    way = read_name(model, dict.fromkeys(("three", "routed"), NAMES[1:]))
+    pair = world.pair(way.pair)
+    written = pair.generate(PROMPT, seed=1, max_tokens=16, logit_bias=dict.fromkeys(pair.base["eog_tokens"], -99.0))
+    ids = [*pair.tokenize(PROMPT), *(token.id for token in written.tokens)]
+    told = complete(client, model, prompt=ids, echo=True, logprobs=2, max_tokens=0, seed=5)["logprobs"]
+    assert told["token_logprobs"][0] is None
+    sources = set()
+    for at in range(1, len(ids)):
+        there = pair.generate(ids[:at], max_tokens=1, temperature=0, logprobs=1024, seed=5, **way.options)
+        token = (*there.tokens, there.end_token)[0]
+        assert token is not None
+        known = {top.id: top.logprob for top in token.top_logprobs}
+        assert told["token_logprobs"][at] == pytest.approx(known[ids[at]], abs=1e-3)
+        assert max(told["top_logprobs"][at].values()) == pytest.approx(token.top_logprobs[0].logprob, abs=1e-3)
+        sources.add(token.source)
+    if "mixture" not in model:
+        assert sources == {"base", "math"} if way.pair == "three" else sources == set(NAMES)

@@ -117,13 +117,19 @@ def answers(
         n_parallel: answers that are written at a time. The experts answer one after the other.
         experts: the pairs of arms that have an ``expert``.
     """
+    # Arms with another strategy are not given what they would refuse.
+    of_proxy: dict[str, Any] = {}
+    if any(arm.strategy == "proxy" for _, arm in asked):
+        of_proxy = {name: value for name, value in options.items() if name.startswith("proxy_")}
+    options = {name: value for name, value in options.items() if name not in of_proxy}
     # Without look-ahead, so that it does not depend on the machine what is asked, and in which batches.
     given = {"lookahead": 0, **GenerationOptions.checked({**ANSWER_OPTIONS, **options})}
 
     def asking(places: list[int], of: Pair) -> Iterator[tuple[Any, dict[str, Any]]]:
         for problem, arm in (asked[place] for place in places):
             prompt = chat_prompt(of, problem.messages) if chat else of.tokenize(problem.prompt)
-            yield prompt, {**given, **arm.options(), "seed": seed_of(given["seed"], problem.index)}
+            own = {**arm.options(), **(of_proxy if arm.strategy == "proxy" else {})}
+            yield prompt, {**given, **own, "seed": seed_of(given["seed"], problem.index)}
 
     order = {expert: number for number, expert in enumerate(dict.fromkeys(arm.expert for _, arm in asked))}
     places = list(range(len(asked)))

@@ -103,7 +103,7 @@ def _row(line: int, value: dict[str, Any], options: Mapping[str, Any]) -> BatchR
         return BatchRow(line, name, error=f"{twice[0]} is given twice, in the row and in its options; remove one")
     own = {**outer, **(inner or {})}
     try:
-        GenerationOptions.of({**options, **own})
+        GenerationOptions.of(options).replaced(own)
     except (ColmError, TypeError) as error:
         return BatchRow(line, name, error=str(error))
     return BatchRow(line, name, prompt, tuple(messages or ()), template, own)

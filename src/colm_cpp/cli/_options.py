@@ -56,6 +56,13 @@ class _Floats(_ParamType):
             self.fail(f"{value!r} is not a list of numbers; separate the numbers by commas, such as 1,2", param, ctx)
 
 
+class _Servers(_ParamType):
+    name = "HOST:PORT,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
+        return list(value.split(","))
+
+
 class _Bias(_ParamType):
     name = "ID=BIAS"
 
@@ -135,6 +142,7 @@ class Spec:
 # Types of options that take their values from the command line in a form of its own: (type, may be repeated).
 _SPECIAL: dict[str, tuple[click.ParamType[Any], bool]] = {
     "tensor_split": (_Floats(), False),
+    "rpc_servers": (_Servers(), False),
     "lora": (_Adapter(), True),
     "stop": (click.STRING, True),
     "logit_bias": (_Bias(), True),
@@ -143,9 +151,12 @@ _SPECIAL: dict[str, tuple[click.ParamType[Any], bool]] = {
 }
 
 
+_SHORT = {"n_parallel": "--parallel", "rpc_servers": "--rpc"}
+
+
 def flag_of(name: str) -> str:
-    """``use_mmap`` is ``--mmap``, ``n_parallel`` ``--parallel``."""
-    return "--parallel" if name == "n_parallel" else "--" + name.removeprefix("use_").replace("_", "-")
+    """``use_mmap`` is ``--mmap``, ``n_parallel`` ``--parallel``, ``rpc_servers`` ``--rpc``."""
+    return _SHORT.get(name) or "--" + name.removeprefix("use_").replace("_", "-")
 
 
 def _type(kind: Kind) -> click.ParamType[Any]:

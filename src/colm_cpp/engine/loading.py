@@ -15,6 +15,7 @@ from ..files.paths import to_native
 from ..heads.head import Head
 from ..llama.busy import busy
 from ..llama.log import forward_log, set_up_log
+from ..llama.rpc import connect
 from ..machine.cores import usable_cores
 from ..options import (
     ASSISTANT,
@@ -31,7 +32,7 @@ from ..options import (
 )
 from ..results import Completion
 from ..sources.hub import resolve
-from ..sources.names import HEAD_CHOICES, find_head, find_model, find_models, head_file
+from ..sources.names import HEAD_CHOICES, find_head, find_model, find_models
 from ..sources.preset import Preset, preset
 from . import kept
 from .memory import ModelMemory, PairMemory, rows_of
@@ -58,7 +59,8 @@ _TWO_FORMS = (
 )
 # Models that load one file with the same values of these share its weights.
 _OF_WEIGHTS = (
-    "n_gpu_layers", "main_gpu", "split_mode", "tensor_split", "repack", "batch_invariant", "use_mmap", "use_mlock",
+    "n_gpu_layers", "main_gpu", "split_mode", "tensor_split", "rpc_servers", "repack", "batch_invariant", "use_mmap",
+    "use_mlock",
 )  # fmt: skip
 _TINY_FILE = 16 * 2**20
 _FLOAT_FILE_TYPES = (0, 1, 32)  # of llama_ftype: F32, F16, BF16
@@ -131,6 +133,8 @@ def load(
         TypeError: an unknown option.
         OptionError: an option outside its range, an unknown preset, or an invalid key in a pair's file.
         LoadError: a file is missing, damaged, not a model, or llama.cpp refused it.
+        RpcError: a machine in ``rpc_servers`` does not answer.
+        MissingDependency: ``rpc_servers`` is given, and the installed llama.cpp has no RPC backend.
         NotEnoughMemory: the estimate exceeds what is free.
         VocabMismatch: the vocabularies differ, and one is of a kind that may change a text (neither BPE nor SPM); the
             message names expert and token.
@@ -229,6 +233,7 @@ def _load(
         if (named := find_head(name)).kind == "file":
             loaded = Head.load(str(named.file()))  # a bad head file is reported before minutes of loading
             head = loaded if len(models) == 2 and name == head else head  # else messages need what was given
+    servers = connect(server for options in chosen for server in options.servers())
     remotes = Remotes(models, chosen)
     try:
         files, own = remotes.local_models, remotes.local_options
@@ -241,6 +246,7 @@ def _load(
         remotes.close()
         raise
     finally:
+        servers.clear()  # the models hold the connections now
         forward_log()
     return core, head, memory, remotes
 
@@ -372,8 +378,9 @@ def generate(
         refuse_messages(prompt)
     if not isinstance(head, (str, os.PathLike, Head)):
         raise HeadError(f"head is of type {type(head).__name__}; {HEAD_CHOICES}")
-    file = None if isinstance(head, Head) else head_file(head)
-    checked = checked if file is None else replace(checked, head=Head.load(file))  # before minutes of loading, too
+    named = None if isinstance(head, Head) else find_head(head)
+    if named is not None and named.expert is None and (file := named.file()) is not None:
+        checked = replace(checked, head=Head.load(file))  # before minutes of loading, too
     loaded, is_kept = _loaded_or_kept(known, given, keep)
     with contextlib.nullcontext() if is_kept else loaded, busy():
         tokens, own = prompts_tokens(loaded, prompt)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -46,13 +46,15 @@ class MemoryEstimate:
         weights: the tensors of the file and of all its parts; 0 for a further context on loaded weights.
         kv_cache: keys and values of all tokens, or the states of a recurrent model.
         compute: activations of one pass of the graph, logits, and llama.cpp's bookkeeping of the cache's cells.
-        on_gpu: the bytes of the total that are on the GPUs.
+        on_gpu: the bytes of the total that are on the GPUs, and on ``servers``.
+        servers: other machines that hold part of the model.
     """
 
     weights: int
     kv_cache: int
     compute: int
     on_gpu: int
+    servers: tuple[str, ...] = ()
 
     @property
     def total(self) -> int:
@@ -84,6 +86,7 @@ class ModelMemory:
         n_ubatch: the most tokens in one pass.
         weights_on_gpu: share of the weights on the GPUs, 0 to 1.
         cache_on_gpu: share of the cache on the GPUs, 0 to 1.
+        servers: other machines that hold part of the model. They count as GPUs.
     """
 
     weights: int
@@ -96,6 +99,7 @@ class ModelMemory:
     n_ubatch: int
     weights_on_gpu: float
     cache_on_gpu: float
+    servers: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, path: str, options: LoadOptions) -> ModelMemory:
@@ -132,7 +136,8 @@ class ModelMemory:
         inner, state, conv = number("ssm.inner_size", 0), number("ssm.state_size", 0), number("ssm.conv_kernel", 0)
 
         layers_on_gpu = n_layer + 1 if options.n_gpu_layers < 0 else min(options.n_gpu_layers, n_layer + 1)
-        has_gpu = any(device["gpu"] for device in _core.devices())
+        servers = tuple(options.servers())
+        has_gpu = bool(servers) or any(device["gpu"] for device in _core.devices())
         on_gpu = layers_on_gpu / (n_layer + 1) if has_gpu else 0.0
         return cls(
             weights=int(weights),
@@ -145,6 +150,7 @@ class ModelMemory:
             n_ubatch=min(options.pass_size(), options.n_batch),
             weights_on_gpu=on_gpu,
             cache_on_gpu=on_gpu if options.offload_kqv else 0.0,
+            servers=servers,
         )
 
     def context(self, n_ctx: int, *, n_outputs: int = 1, n_texts: int = 1, shared: bool = False) -> MemoryEstimate:
@@ -165,13 +171,13 @@ class ModelMemory:
         if self.per_token:
             compute += _CELL * all_cells * self.n_caches
         cache = int(self.per_token * all_cells) + self.per_text * n_texts
-        return MemoryEstimate(0, cache, compute, int(cache * self.cache_on_gpu))
+        return MemoryEstimate(0, cache, compute, int(cache * self.cache_on_gpu), self.servers)
 
     def loaded(self, n_ctx: int, *, n_outputs: int = 1, n_texts: int = 1, shared: bool = True) -> MemoryEstimate:
         """The weights, and the context that they are loaded with. Arguments are those of :meth:`context`."""
         context = self.context(n_ctx, n_outputs=n_outputs, n_texts=n_texts, shared=shared)
         on_gpu = context.on_gpu + int(self.weights * self.weights_on_gpu)
-        return MemoryEstimate(self.weights, context.kv_cache, context.compute, on_gpu)
+        return MemoryEstimate(self.weights, context.kv_cache, context.compute, on_gpu, self.servers)
 
 
 def estimate(path: str, n_ctx: int, options: LoadOptions) -> MemoryEstimate:
@@ -240,17 +246,17 @@ class PairMemory:
         """
         if n_parallel > self.n_batch:
             return  # the extension refuses it, whatever is free
-        free_ram, free_gpu = free_memory(), _free_gpu()
         needs = self._batch(n_parallel)
-        if _fits(needs, free_ram, free_gpu):
+        free = _Free.now(needs)
+        if free.holds(needs):
             return
-        most = next((n for n in range(n_parallel - 1, 0, -1) if _fits(self._batch(n), free_ram, free_gpu)), 0)
+        most = next((n for n in range(n_parallel - 1, 0, -1) if free.holds(self._batch(n))), 0)
         room = f"the most that fits is n_parallel={most}" if most else "not even n_parallel=1 fits"
         self._check(
             self._by_name(needs),
             f"writing {n_parallel} texts of {min(self.sizes)} tokens at a time",
             f"{room}; a smaller n_ctx or a smaller KV type needs less for each text",
-            (free_ram, free_gpu),
+            free,
         )
 
     def check_turn(self, expert: int, n_slots: int) -> int:
@@ -294,16 +300,12 @@ class PairMemory:
         needs: Mapping[str, MemoryEstimate],
         what: str,
         advice: str,
-        free: tuple[FreeMemory, FreeMemory] | None = None,
+        free: _Free | None = None,
     ) -> None:
-        """Compares the estimates with what is free, in RAM and on the GPUs."""
-        free_ram, free_gpu = (free_memory(), _free_gpu()) if free is None else free
-        in_ram, on_gpu = _shares(needs.values())
+        """Compares the estimates with what is free in each place."""
+        free = _Free.now(needs.values()) if free is None else free
         each = ", ".join(f"{name} {_gigabytes(need.total)}" for name, need in needs.items())
-        for needed, available, place, more in (
-            (in_ram, free_ram, "of memory", ""),
-            (on_gpu, free_gpu, "of GPU memory", "fewer n_gpu_layers need less, "),
-        ):
+        for needed, available, place, more in free.places(needs.values()):
             if needed > available.bytes:
                 limit = f" ({available.limited_by})" if available.limited_by else ""
                 error = NotEnoughMemory(
@@ -315,20 +317,37 @@ class PairMemory:
                 raise error
 
 
+@dataclass(frozen=True, slots=True)
+class _Free:
+    """Free memory of this machine, of its GPUs, and of the other machines by their addresses."""
+
+    ram: FreeMemory
+    gpu: FreeMemory
+    others: Mapping[str, int]
+
+    @classmethod
+    def now(cls, needs: Collection[MemoryEstimate]) -> _Free:
+        """Asks the servers of these models, too."""
+        gpu = sum(device["free_bytes"] for device in _core.devices() if device["gpu"])
+        servers = dict.fromkeys(server for need in needs for server in need.servers)
+        return cls(free_memory(), FreeMemory(gpu), {server: _core.RpcServer(server).free_bytes for server in servers})
+
+    def places(self, needs: Collection[MemoryEstimate]) -> Iterator[tuple[int, FreeMemory, str, str]]:
+        """Of each place: bytes needed, what is free, its name, and what needs less of it."""
+        yield sum(need.total - need.on_gpu for need in needs), self.ram, "of memory", ""
+        for servers in dict.fromkeys([(), *(need.servers for need in needs)]):
+            on_gpu = sum(need.on_gpu for need in needs if need.servers == servers)
+            if not servers:
+                yield on_gpu, self.gpu, "of GPU memory", "fewer n_gpu_layers need less, "
+                continue
+            free = FreeMemory(self.gpu.bytes + sum(self.others[server] for server in servers))
+            place = f"of memory on {', '.join(servers)} and the GPUs of this machine"
+            yield on_gpu, free, place, "fewer n_gpu_layers or more rpc_servers help, "
+
+    def holds(self, needs: Collection[MemoryEstimate]) -> bool:
+        """Whether no place is too small."""
+        return all(needed <= available.bytes for needed, available, _, _ in self.places(needs))
+
+
 def _gigabytes(n: float) -> str:
     return f"{n / 1e9:.1f} GB" if n >= 1e8 else f"{n / 1e6:.0f} MB"
-
-
-def _free_gpu() -> FreeMemory:
-    return FreeMemory(sum(device["free_bytes"] for device in _core.devices() if device["gpu"]))
-
-
-def _shares(needs: Collection[MemoryEstimate]) -> tuple[int, int]:
-    """Bytes needed in RAM, and on the GPUs."""
-    on_gpu = sum(need.on_gpu for need in needs)
-    return sum(need.total for need in needs) - on_gpu, on_gpu
-
-
-def _fits(needs: list[MemoryEstimate], free_ram: FreeMemory, free_gpu: FreeMemory) -> bool:
-    in_ram, on_gpu = _shares(needs)
-    return in_ram <= free_ram.bytes and on_gpu <= free_gpu.bytes

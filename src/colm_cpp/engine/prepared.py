@@ -68,6 +68,9 @@ def prepare(core: _core.Pair, base: Mapping[str, Any], head: PathLike | Head) ->
     given, who = head, None
     if isinstance(head, str):
         head, who = split_head(head, experts)
+        named = find_head(head)
+        who = named.expert if who is None and named.expert in experts else who
+        head = named.name if named.kind == "training-free" else head
     prepared = _prepare(core, base, head, experts)
     own = () if prepared.head is None else prepared.head.expert_names
     if who is not None and len(own) > 1:

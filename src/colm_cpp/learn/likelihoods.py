@@ -1,4 +1,4 @@
-"""How likely texts are that are already written: of the base, of the assistant, and of the pair as it routes."""
+"""How likely texts are that are already written: of the base, of an expert, and of all models as the head routes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Likelihoods:
     Attributes:
         logprobs: natural log-probability of each token.
         top: the likeliest tokens at each position and their log-probabilities, descending.
-        deferred: whether the position is the assistant's.
+        deferred: whether the position is an expert's.
     """
 
     logprobs: list[float]
@@ -50,14 +50,15 @@ def likelihoods(
 ) -> list[Likelihoods]:
     """The log-probability of each token, as the pair would choose it with these options (Co-LLM, section 2).
 
-    A position is deferred where z exceeds logit(threshold): 1 is the base alone, 0 the assistant alone. A position that
-    stays has the base's distribution. A deferred one has the assistant's (``defer``) or the mixture (1 - p) base + p
-    assistant with p = sigmoid(z) (``compose``); with a threshold of 0 that is the mixture everywhere.
+    A position is deferred where z exceeds logit(threshold): 1 is the base alone, 0 the experts alone. A position that
+    stays has the base's distribution. A deferred one has that of the expert with the largest z_k (``defer``), or the
+    mixture sum_k P(Z = k) P_k of all models (``compose``), where P(Z = k) is the softmax over [0, z_1, .., z_K]; with a
+    threshold of 0 that is the mixture everywhere.
 
     Args:
-        scorer: both models.
+        scorer: all models.
         texts: token ids of each, at most ``scorer.n_ctx``.
-        head: the extension's head.
+        head: the extension's head, with a score for each expert of ``scorer``.
         threshold: eta, 0 to 1.
         strategy: ``defer`` or ``compose``.
         seed: of the head ``random``.
@@ -84,13 +85,13 @@ def likelihoods(
         given = [(list(text), [0] + [1] * (len(text) - 1)) for text in group]
         with busy():
             try:
-                base, assistant = scorer.open_core().likelihoods(given, head, seed, n_likeliest)
+                models = scorer.open_core().likelihoods(given, head, seed, n_likeliest, strategy == "compose")
             finally:
                 forward_log()
         begin = 0
         for text in group:
             rows = slice(begin, begin + max(len(text) - 1, 0))
-            found.append(_of_text(base, assistant, rows, threshold, strategy, top))
+            found.append(_of_text(models, rows, threshold, strategy, top))
             begin = rows.stop
     return found
 
@@ -110,18 +111,21 @@ def _groups(scorer: Scorer, texts: Sequence[Sequence[int]]) -> Iterator[list[Seq
         yield group
 
 
-def _of_text(
-    base: dict[str, Any], assistant: dict[str, Any], rows: slice, threshold: float, strategy: str, top: int
-) -> Likelihoods:
-    z: npt.NDArray[np.float64] = base["defer_logit"][rows]
-    deferred = _defers(z, threshold)
-    one, other = base["logprob"][rows].astype(np.float64), assistant["logprob"][rows].astype(np.float64)
-    chosen = _mixed(z, one, other) if strategy == "compose" else other
-    tops = [
-        _top(base, assistant, row, z[row - rows.start], bool(deferred[row - rows.start]), strategy)[:top]
-        for row in range(rows.start, rows.stop)
-    ]
-    return Likelihoods(np.where(deferred, chosen, one).tolist(), tops, deferred.tolist())
+def _of_text(models: list[dict[str, Any]], rows: slice, threshold: float, strategy: str, top: int) -> Likelihoods:
+    deferred = _defers(models[0]["defer_logit"][rows], threshold)
+    z: npt.NDArray[np.float64] = models[0]["expert_logits"][rows]
+    own = np.stack([model["logprob"][rows] for model in models], axis=1).astype(np.float64)  # [n, models]
+    writer = np.where(deferred, 1 + np.argmax(z, axis=1), 0)
+    logprobs = np.take_along_axis(own, writer[:, None], axis=1)[:, 0]
+    mixed = deferred if strategy == "compose" else np.zeros_like(deferred)
+    logprobs = np.where(mixed, _mixed(z, own), logprobs)
+    tops = []
+    for row in range(rows.start, rows.stop if top else rows.start):
+        at = row - rows.start
+        one = models[writer[at]]
+        listed = _listed(one["likeliest"][row], one["likeliest_logprob"][row])
+        tops.append((_top(models, row, z[at]) if mixed[at] else listed)[:top])
+    return Likelihoods(logprobs.tolist(), tops or [[] for _ in logprobs], deferred.tolist())
 
 
 def _defers(z: npt.NDArray[np.float64], threshold: float) -> npt.NDArray[np.bool_]:
@@ -131,22 +135,25 @@ def _defers(z: npt.NDArray[np.float64], threshold: float) -> npt.NDArray[np.bool
     return np.asarray(z > np.log(threshold) - np.log1p(-threshold))
 
 
-def _mixed(z: Any, one: Any, other: Any) -> Any:
-    """log((1 - p) exp(one) + p exp(other)) with p = sigmoid(z)."""
-    return np.logaddexp(one - np.logaddexp(0.0, z), other - np.logaddexp(0.0, -z))
+def _mixed(z: npt.NDArray[np.float64], logprobs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """log sum_k P(Z = k) exp(logprobs_k). z: [n, K]; logprobs: [n, 1 + K]."""
+    # A head such as "always" is infinitely sure.
+    scores = np.concatenate([np.zeros_like(z[:, :1]), np.clip(z, -1e300, 1e300)], axis=1)
+    shares = scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
+    return np.asarray(np.logaddexp.reduce(shares + logprobs, axis=1))
 
 
-def _top(
-    base: dict[str, Any], assistant: dict[str, Any], row: int, z: float, deferred: bool, strategy: str
-) -> list[tuple[int, float]]:
-    if not deferred or strategy == "defer":
-        model = assistant if deferred else base
-        return _listed(model["likeliest"][row], model["likeliest_logprob"][row])
-    # Both models' log-probabilities are known of the likeliest tokens of each.
-    ids = np.concatenate([base["likeliest"][row], assistant["likeliest"][row]])
-    one = np.concatenate([base["likeliest_logprob"][row], base["probe_logprob"][row]]).astype(np.float64)
-    other = np.concatenate([assistant["probe_logprob"][row], assistant["likeliest_logprob"][row]]).astype(np.float64)
-    mixed = _mixed(z, one, other)
+def _top(models: list[dict[str, Any]], row: int, z: npt.NDArray[np.float64]) -> list[tuple[int, float]]:
+    """The likeliest of the mixture, among those of each model, of which all models' log-probabilities are known."""
+    ids = np.concatenate([model["likeliest"][row] for model in models])
+    n = models[0]["likeliest"].shape[1]
+    of_models = [
+        # Those of the others stand in their order, without the model's own.
+        np.insert(model["probe_logprob"][row], number * n, model["likeliest_logprob"][row])
+        for number, model in enumerate(models)
+    ]
+    logprobs = np.stack(of_models, axis=1).astype(np.float64)
+    mixed = _mixed(np.tile(z, (len(ids), 1)), logprobs)
     known = dict(zip(ids.tolist(), mixed.tolist(), strict=True))
     known.pop(-1, None)
     return sorted(known.items(), key=lambda item: (-item[1], item[0]))

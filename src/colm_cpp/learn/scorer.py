@@ -17,6 +17,7 @@ from ..engine.loading import prepare
 from ..errors import GenerationError, OptionError, PairClosed, TokenizeError
 from ..llama.busy import busy
 from ..llama.log import forward_log, set_up_log
+from ..llama.rpc import connect
 from ..options import ASSISTANT, BASE, LoadOptions, option_dict, read_experts
 from .score_files import MAX_TEXTS
 
@@ -93,6 +94,7 @@ class Scorer:
             chosen = (of_base, *(LoadOptions.merge(options, expert.options) for expert in others))
         with busy():
             set_up_log()
+            servers = connect(server for of in chosen for server in of.servers())
             core_options, _ = prepare(
                 files,
                 chosen,
@@ -107,6 +109,7 @@ class Scorer:
                 of = None if weights_of is None else weights_of.open_core()
                 self._core: _core.ScoringPair | None = _core.ScoringPair(members, progress, of)
             finally:
+                servers.clear()  # the models hold the connections now
                 forward_log()
         self.lora = tuple([(os.path.basename(path), scale) for path, scale in o.adapters()] for o in chosen)
         self.models: dict[str, dict[str, Any]] = dict(zip(files, self._core.facts(), strict=True))

@@ -97,6 +97,8 @@ def _before_fork() -> None:
         _obstacle = "while one of its threads was computing or loading"
     elif _has_gpu():
         _obstacle = "after it had used a GPU"
+    elif _core.RpcServer.n_connected():
+        _obstacle = "while it was connected to RPC servers"
     elif sys.platform == "darwin" or not _stop_workers():
         _obstacle = "after it had computed, and its worker threads could not be ended first"
 

@@ -14,7 +14,7 @@ import os
 import sys
 from pathlib import Path
 
-__all__ = ["compute_library", "library_folder", "preload"]
+__all__ = ["compute_library", "library_folder", "preload", "rpc_library"]
 
 
 def library_folder() -> Path:
@@ -44,6 +44,11 @@ def compute_library() -> Path | None:
     """ggml's library that computes on the CPU, or one of several; None where there is none apart."""
     folder = library_folder()
     return _file(folder, "ggml-cpu") or next(iter(sorted(folder.glob("*ggml-cpu*"))), None) or _file(folder, "ggml")
+
+
+def rpc_library() -> Path | None:
+    """ggml's RPC backend as a library of its own; None where there is none beside llama.cpp."""
+    return _file(library_folder(), "ggml-rpc")
 
 
 def _is_loaded(path: Path) -> bool:

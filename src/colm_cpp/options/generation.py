@@ -283,6 +283,8 @@ class GenerationOptions:
     def replaced(self, own: Mapping[str, Any]) -> GenerationOptions:
         """These options, those in ``own`` replaced. Errors are those of :meth:`of`."""
         reject_unknown(own, type(self), "generate()")
+        if self.strategy == "proxy" != own.get("strategy", self.strategy):
+            own = {**_NO_PROXY, **own}
         return dataclasses.replace(self, **own) if own else self
 
     def __post_init__(self) -> None:
@@ -300,6 +302,12 @@ class GenerationOptions:
             expert: object = getattr(self, name)
             if expert is not None and not (isinstance(expert, str) and re.fullmatch(EXPERT_NAME, expert)):
                 raise OptionError(f"{name} is {shown(expert)}; give the name of an expert of the pair")
+        for name, unset in _NO_PROXY.items():
+            if self.strategy != "proxy" and (value := getattr(self, name)) != unset:
+                raise OptionError(
+                    f"{name} is {shown(value)}, and strategy is {self.strategy}, which does not look at it; give "
+                    'strategy="proxy", or leave it out'
+                )
         for name in ("threshold", "target_rate"):
             if self.defer_rate is not None and getattr(self, name) is not None:
                 raise OptionError(f"defer_rate and {name} both set how much is deferred; leave one of them out")
@@ -368,6 +376,12 @@ class GenerationOptions:
 
 # Options that the extension has under the same name.
 _CORE = frozenset(_core.GenerationOptions.ranges()) & {field.name for field in dataclasses.fields(GenerationOptions)}
+
+
+# What says of them that they were not given.
+_NO_PROXY = {
+    field.name: field.default for field in dataclasses.fields(GenerationOptions) if field.name.startswith("proxy_")
+}
 
 
 def seed_of(first: int, number: int) -> int:

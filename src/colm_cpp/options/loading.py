@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypedDict
@@ -70,6 +71,8 @@ MAX_PARALLEL = 256  # kMaxSequences
 _MAX_CONTEXT = 2**28
 _MAX_BATCH = 2**20
 _MAX_THREADS = 512
+_MAX_PORT = 2**16 - 1
+_ADDRESS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}:([0-9]{1,5})")
 
 
 class LoadOptionsDict(TypedDict, total=False):
@@ -84,6 +87,7 @@ class LoadOptionsDict(TypedDict, total=False):
     main_gpu: int
     split_mode: Literal["none", "layer", "row"]
     tensor_split: Sequence[float] | None
+    rpc_servers: str | Sequence[str] | None
     offload_kqv: bool
     flash_attn: bool | None
     type_k: KVType
@@ -145,6 +149,13 @@ class LoadOptions:
         None,
         Own("a list of numbers, 0 or more"),
         "Each GPU's share of the model, such as 1,2. None: in proportion to the GPUs' free memory.",
+    )
+    rpc_servers: str | Sequence[str] | None = option(
+        None,
+        Own("a list of HOST:PORT"),
+        "Other machines that hold part of the model, where ggml-rpc-server runs: 10.0.0.2:50052,10.0.0.3:50052.",
+        "They count as GPUs and come before those of this machine. The protocol knows no password: use it in a network "
+        "that you trust (``docs/rpc.md``).",
     )
     offload_kqv: bool = option(True, Flag(), "Keep the KV cache on the GPU.")
     flash_attn: bool | None = option(
@@ -261,7 +272,26 @@ class LoadOptions:
         for part in self._shares():
             if not 0.0 <= real("tensor_split", part) <= MAX_FLOAT:
                 raise OptionError(f"tensor_split holds {shown(part)}; each share must be a finite number, 0 or more")
+        if self.servers() and self.n_gpu_layers == 0:
+            raise OptionError("n_gpu_layers is 0, so rpc_servers would hold nothing; leave out one of them")
         self.adapters()
+
+    def servers(self) -> list[str]:
+        """``rpc_servers`` as a list."""
+        given = () if self.rpc_servers is None else self.rpc_servers
+        given = given.split(",") if isinstance(given, str) else given
+        if isinstance(given, bytes) or not isinstance(given, Sequence):
+            raise OptionError(f"rpc_servers is {shown(given)}; give a list of HOST:PORT")
+        for i, server in enumerate(given):
+            address = _ADDRESS.fullmatch(server) if isinstance(server, str) else None
+            if address is None or not 1 <= int(address[1]) <= _MAX_PORT:
+                raise OptionError(
+                    f"rpc_servers holds {shown(server)}; give HOST:PORT with a name or an IPv4 address and a port from "
+                    f"1 to {_MAX_PORT}, such as 10.0.0.2:50052"
+                )
+            if server in given[:i]:
+                raise OptionError(f"rpc_servers holds {shown(server)} twice; name each server once")
+        return list(given)
 
     def _shares(self) -> list[Any]:
         """``tensor_split`` as a list; it may be given as an array."""
@@ -317,7 +347,7 @@ class LoadOptions:
         return not quantised or not self.repack or self.batch_invariant or self._uses_gpu()
 
     def _uses_gpu(self) -> bool:
-        return self.n_gpu_layers != 0 and any(device["gpu"] for device in _core.devices())
+        return self.n_gpu_layers != 0 and (bool(self.servers()) or any(device["gpu"] for device in _core.devices()))
 
     def to_core(
         self,
@@ -342,6 +372,7 @@ class LoadOptions:
             "n_threads_batch": self.n_threads_batch or own_threads,
             "split_mode": _SPLIT_MODES[self.split_mode],
             "tensor_split": [float(part) for part in self._shares()],
+            "rpc_servers": self.servers(),
             "flash_attn": -1 if flash_attn and self.flash_attn is None else int(flash_attn),  # -1: where supported
             "type_k": KV_TYPES[self.type_k],
             "type_v": KV_TYPES[self.type_v],

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .. import _core
 from ..learn.likelihoods import Likelihoods, likelihoods
 from ..options import BASE, GenerationOptions
 from .answers import by_text, finite
@@ -41,10 +42,10 @@ class PromptLogprobs:
 async def prompt_logprobs(
     job: Job, options: GenerationOptions, prompts: Sequence[Sequence[int]], top: int
 ) -> list[PromptLogprobs]:
-    """Reads the prompts with the base and an expert.
+    """Reads the prompts with all models, or with the one that the model's name asks for.
 
     Raises:
-        ApiError: 400, an option that says nothing of a text that is already written, or several experts at a time.
+        ApiError: 400, an option that says nothing of a text that is already written.
         ColmError: see :func:`.learn.likelihoods.likelihoods`.
     """
     changed = [name for name in _OF_TEXTS if getattr(options, name) is not None]
@@ -61,31 +62,29 @@ async def prompt_logprobs(
         )
     entry = job.service.registry.entries[job.way.pair]
     alone = job.way.suffix.removeprefix(":")
-    if len(entry.experts) > 1 and alone not in (BASE, *entry.experts):
-        one = " or ".join(f"{entry.name}:{name}" for name in (BASE, *entry.experts))
-        raise ApiError(
-            400,
-            f"{job.way.name} has several experts, and echo with logprobs reads one model of them; ask {one}",
-            param="model",
-        )
-    expert = alone if alone in entry.experts else entry.experts[0]
+    experts, head = entry.experts, None
+    if len(experts) > 1 and alone in (BASE, *experts):
+        # One model is asked, so one expert at most is read.
+        experts = (alone,) if alone in experts else experts[:1]
+        head = _core.training_free_head("always" if alone in experts else "never")
     async with entry.reading:  # one reader at a time
-        return await asyncio.to_thread(_read, entry.scorer, job.pair, expert, options, prompts, top)
+        return await asyncio.to_thread(_read, entry.scorer, job.pair, experts, head, options, prompts, top)
 
 
 def _read(
-    scorer: Callable[[Pair, str], Scorer],
+    scorer: Callable[[Pair, Sequence[str]], Scorer],
     pair: Pair,
-    expert: str,
+    experts: Sequence[str],
+    head: _core.Head | None,
     options: GenerationOptions,
     prompts: Sequence[Sequence[int]],
     top: int,
 ) -> list[PromptLogprobs]:
-    head, chosen = pair.heads().with_options(options)
+    own, chosen = pair.heads().with_options(options)
     known = likelihoods(
-        scorer(pair, expert),
+        scorer(pair, experts),
         prompts,
-        head,
+        own if head is None else head,
         threshold=chosen.values["threshold"],
         strategy=options.strategy,
         seed=chosen.seed,

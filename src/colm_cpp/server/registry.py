@@ -7,7 +7,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ..engine.pair import Pair
@@ -30,8 +30,8 @@ class Entry:
     Attributes:
         name: its name, the first part of model names.
         load: loads it. What it is given takes the loaded fraction and returns False once the load must end.
-        make_scorer: what reads texts with the weights of the loaded pair: those of the base and of the expert of a
-            name.
+        make_scorer: what reads texts with the weights of the loaded pair: those of the base and of experts by their
+            names.
         slots: texts that it writes at a time.
         about: one line about it.
         has_rates: whether its head knows thresholds of rates.
@@ -47,7 +47,7 @@ class Entry:
 
     name: str
     load: Callable[[Callable[[float], bool]], Pair]
-    make_scorer: Callable[[Pair, str], Scorer]
+    make_scorer: Callable[[Pair, Sequence[str]], Scorer]
     slots: int = 1
     about: str = ""
     has_rates: bool = False
@@ -59,13 +59,14 @@ class Entry:
     users: int = 0
     last_used: float = 0.0
     reading: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _scorer: tuple[str, Scorer] | None = None
+    _scorer: tuple[tuple[str, ...], Scorer] | None = None
 
-    def scorer(self, pair: Pair, expert: str) -> Scorer:
-        """What reads with the base and that expert, the last one that was asked for. Only where ``reading`` is held."""
-        if self._scorer is None or self._scorer[0] != expert:
+    def scorer(self, pair: Pair, experts: Sequence[str]) -> Scorer:
+        """What reads with the base and these experts, the last that were asked for. Only where ``reading`` is held."""
+        wanted = tuple(experts)
+        if self._scorer is None or self._scorer[0] != wanted:
             self._forget_scorer()
-            self._scorer = expert, self.make_scorer(pair, expert)
+            self._scorer = wanted, self.make_scorer(pair, wanted)
         return self._scorer[1]
 
     def _forget_scorer(self) -> None:

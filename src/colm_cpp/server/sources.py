@@ -18,7 +18,7 @@ from ..engine.pair import Pair
 from ..errors import HeadError, LoadError, OptionError
 from ..heads.head import Head
 from ..learn.scoring import Scorer
-from ..options import DEFAULT_N_CTX, SlotOptions
+from ..options import BASE, DEFAULT_N_CTX, SlotOptions
 from ..remote import is_remote
 from ..sources.hub import is_hub_spec
 from ..sources.names import find_head, find_model
@@ -79,18 +79,18 @@ def entry(name: str, pair: Preset, head: str | None, how: Served) -> Entry:
             **dict(how.options),
         )
 
-    def scorer(of: Pair, expert: str) -> Scorer:
+    def scorer(of: Pair, experts: Sequence[str]) -> Scorer:
         chosen = options_of(pair, pair.experts, how.options, how.base_options, how.assistant_options)
-        number = pair.names.index(expert)
         # A group of texts is as long as the longest prompt.
-        own = [
-            {**{field.name: getattr(options, field.name) for field in fields(options)}, "n_ctx": of.n_ctx}
-            for options in (chosen[0], chosen[number])
-        ]
+        own = {
+            model: {**{field.name: getattr(options, field.name) for field in fields(options)}, "n_ctx": of.n_ctx}
+            for model, options in zip(pair.names, chosen, strict=True)
+        }
+        files = dict(zip(pair.names, pair.models, strict=True))
         return Scorer(
             pair.base,
-            experts={expert: {"model": pair.models[number], **own[1]}},
-            base_options=own[0],  # type: ignore[arg-type]  # names are checked by Scorer
+            experts={expert: {"model": files[expert], **own[expert]} for expert in experts},
+            base_options=own[BASE],  # type: ignore[arg-type]  # names are checked by Scorer
             check_memory=how.check_memory,
             weights_of=of,
         )

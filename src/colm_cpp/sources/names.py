@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..errors import OptionError
+from ..options import split_head
 from ..remote import is_remote, shown_url
 from .hub import is_hub_spec, resolve
 from .pair_file import PACKAGED, Preset, read
@@ -54,13 +55,15 @@ class NamedHead:
 
     Attributes:
         kind: ``"file"``, ``"packaged"``, ``"training-free"`` or ``"token"``.
-        name: the name that was given.
+        name: the name that was given; of a training-free head its own, also where a preset stands for it.
         place: the head's file, or its place on the hub. None for a training-free head and for a token.
+        expert: who writes, where a preset with several experts says so.
     """
 
     kind: Literal["file", "packaged", "training-free", "token"]
     name: str
     place: str | None = None
+    expert: str | None = None
 
     def file(self) -> str | None:
         """The head's local file, downloaded first if it is on the hub; None for a head without a file.
@@ -81,8 +84,10 @@ def find_head(head: PathLike) -> NamedHead:
     file = None if name in shipped_heads() else preset_files().get(name)
     known = None if file is None else read(file, name)
     if known is not None and known.head is not None:
-        place = None if known.head in TRAINING_FREE_HEADS else _file_or_token(known.head).place
-        return NamedHead("packaged" if known.packaged else "file", name, place)
+        own, expert = split_head(known.head, known.names[1:])
+        if own in TRAINING_FREE_HEADS:
+            return NamedHead("training-free", own, None, expert)
+        return NamedHead("packaged" if known.packaged else "file", name, _file_or_token(own).place, expert)
     return _file_or_token(name)
 
 

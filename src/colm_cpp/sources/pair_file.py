@@ -192,6 +192,7 @@ def _parsed(value: dict[str, Any], file: Path, folder: Path, name: str) -> Prese
     for table, options in zip(_TABLES, given, strict=True):
         if "lora" in options:
             raise OptionError(f"{table} has lora; write adapter = ... instead, which is an adapter of the base")
+        _refuse_servers(table, options)
     LoadOptions.of_both(*given)
     adapter, scale = value.get("adapter"), value.get("adapter_scale")
     if scale is not None and adapter is None:
@@ -236,6 +237,7 @@ def _experts(value: Mapping[str, Any], folder: Path) -> tuple[ExpertModel, ...]:
         adapter, scale = options.pop("adapter", None), options.pop("adapter_scale", None)
         if "lora" in options:
             raise OptionError(f"the expert {expert.name} has lora; write adapter = ... instead")
+        _refuse_servers(f"the expert {expert.name}", options)
         if adapter is not None:
             place = _place(folder, _text("adapter", adapter))
             options["lora"] = [(place, 1.0 if scale is None else _scale("adapter_scale", scale))]
@@ -244,6 +246,14 @@ def _experts(value: Mapping[str, Any], folder: Path) -> tuple[ExpertModel, ...]:
         LoadOptions.merge({}, options)
         found.append(ExpertModel(expert.name, _place(folder, _text("model", expert.model)), options))
     return tuple(found)
+
+
+def _refuse_servers(where: str, options: Mapping[str, Any]) -> None:
+    """A file of somebody else's must not say where prompts are sent."""
+    if "rpc_servers" in options:
+        raise OptionError(
+            f"{where} has rpc_servers, which a pair's file must not name; give them to load() or with --rpc"
+        )
 
 
 def _models(value: Mapping[str, Any], folder: Path) -> Preset | None:
