@@ -72,7 +72,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     given.model = "pair:base"
-    flags = ["--base", given.gguf, "--assistant", given.assistant or given.gguf, "--head", "confidence", "--name", "pair"]
+    flags = [
+        "--base",
+        given.gguf,
+        "--assistant",
+        given.assistant or given.gguf,
+        "--head",
+        "confidence",
+        "--name",
+        "pair",
+    ]
     flags += ["--parallel", str(given.slots), "--n-ctx", str(given.n_ctx)]
     flags += ["--n-threads", str(given.threads), "--n-threads-batch", str(given.threads)]
     found: list[dict[str, list[float]]] = []
