@@ -35,7 +35,8 @@ class ScoringPair {
     // What a pair that defers with `head` finds of the texts: of each model, the base first, the
     // log-probabilities, with the `n_likeliest` tokens at each position; of the base z, too. With `mixed`,
     // each model's probes are the others' likeliest tokens, in the order of the models. `seed` is that of the
-    // random head. Requires a head with a score for each expert, and one vocabulary. Errors are those of Scorer::score().
+    // random head. Requires a head with a score for each expert, and one vocabulary. Errors are those of
+    // Scorer::score().
     std::vector<Scores> likelihoods(const Texts& texts, const Head& head, std::uint32_t seed,
                                     std::size_t n_likeliest, bool mixed,
                                     std::function<bool()> poll_interrupt);

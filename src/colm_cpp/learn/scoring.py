@@ -62,7 +62,7 @@ def score(
     top_k: int = 10,
     strict: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
-    compute: Callable[[Iterable[list[Text]], int], Iterator[ScoredGroup]] | None = None,
+    compute: Callable[[Iterable[list[Text | SharedText]], int], Iterator[ScoredGroup]] | None = None,
 ) -> ProgressMark:
     """Scores a corpus into a folder. An interrupted scoring is continued.
 
@@ -208,7 +208,9 @@ def _groups(
             )
 
     n_used = 0
-    for group, bad in grouped(texts(), n_tokens=make.n_ctx, n_texts=n_texts):
+    groups: Iterator[tuple[list[Text | SharedText], list[BadRow]]]
+    groups = grouped(texts(), n_tokens=make.n_ctx, n_texts=n_texts)
+    for group, bad in groups:
         n_used += len(group) + len(bad)
         yield group, bad, *reached[n_used - 1]
 
