@@ -21,6 +21,7 @@ from pathlib import Path
 import architectures as arch
 import numpy as np
 import tiny_models as tm
+from architecture_keys import N_CTX
 from gguf import GGMLQuantizationType as Q
 from gguf import GGUFValueType as T
 
@@ -135,7 +136,7 @@ def run(models: dict[str, arch.Model], cases: Sequence[Case], folder: Path, *, n
 
 def _first_logprobs(path: Path, assistant: Path) -> dict[int, float]:
     """How likely the base finds each token after a prompt, with what a head that looks at it needs."""
-    with colm.load(path, assistant, "entropy", n_threads=2, n_ctx=arch.N_CTX, check_memory=False) as pair:
+    with colm.load(path, assistant, "entropy", n_threads=2, n_ctx=N_CTX, check_memory=False) as pair:
         out = pair.generate("The quick brown fox", max_tokens=3, logprobs=len(arch.VOCAB), threshold=1.0)
         first = out.tokens[0] if out.tokens else out.end_token
         assert first is not None

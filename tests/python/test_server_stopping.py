@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import IO
 
 import httpx
+import psutil
 import pytest
 from conftest import TinyModels
 
@@ -90,6 +91,9 @@ def test_sigterm_while_a_request_waits_for_the_load() -> None:
         address = read_until(said, r"(http://\S+)/v1")[1]
         asked = [pool.submit(httpx.post, f"{address}/v1/completions", json=BODY, timeout=60) for _ in range(2)]
         read_until(said, "loaded 0")
+        server = psutil.Process(process.pid)
+        while sum(connection.status == psutil.CONN_ESTABLISHED for connection in server.net_connections()) < 2:
+            time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
         begin = time.monotonic()
         for answer in asked:

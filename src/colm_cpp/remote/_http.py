@@ -73,6 +73,8 @@ class Http:
             headers={"Authorization": f"Bearer {key}"} if key else {},
             limits=self._httpx.Limits(max_connections=None, max_keepalive_connections=256),
         )
+        # A pair that nobody closed leaves no open connections behind.
+        weakref.finalize(self, self._client.close)
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self._streams: weakref.WeakSet[Any] = weakref.WeakSet()  # of connections; a WeakSet may not grow while listed
