@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import socket
 import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ __all__ = ["MAX_TRIES", "Cluster"]
 
 MAX_TRIES = 4  # of one task. A text that ends four workers would end them all.
 _TASKS_AHEAD = 4  # for each worker: results that wait for an earlier one are held in memory
+_ANSWERS_WITHIN = 10.0  # seconds that a cluster may take to accept a connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,10 @@ class Cluster:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         main = threading.current_thread() is threading.main_thread()
         handler = signal.getsignal(signal.SIGTERM) if main else None
+        host, _, port = (address or "").rpartition(":")
         try:
+            if host and port.isdecimal():  # Ray itself tries for minutes where nothing answers
+                socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWERS_WITHIN).close()
             self._ray.init(address=address or None, log_to_driver=False, logging_level="ERROR")
         except Exception as error:  # Ray raises bare ones, too, where a start takes too long
             place = "a cluster on this machine" if address is None else f"the cluster {shown(address)}"
