@@ -34,7 +34,7 @@ Distribution summarize(View<const float> logits, std::size_t k = 0);
 // together, which counts as one token. Throws GenerationError where there are none, or one is no probability.
 Distribution summarize(View<const Candidate> likeliest, double tail, std::size_t k = 0);
 
-// The `n` largest logits above -inf, descending; of equal ones the smaller id first. Meant for a small `n`.
+// The `n` largest logits above -inf, descending; of equal ones the smaller id first.
 std::vector<Candidate> largest(View<const float> logits, std::size_t n);
 
 // The `n` likeliest tokens, descending; fewer where fewer are possible.

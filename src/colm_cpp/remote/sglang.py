@@ -43,11 +43,10 @@ class SgLang(RemoteModel):
         """
         place, self.name = split_model(url)
         self._http = Http(place, key=key, timeout=timeout, retries=retries)
-        self._top_k = top_k or DEFAULT_TOP_K
         self._n_ctx = 0
         self.limits = Limits(
             protocol="sglang",
-            top_k=self._top_k,
+            top_k=top_k or DEFAULT_TOP_K,
             positions=MOST_POSITIONS,
             exact=True,
             one_pass=True,
@@ -80,7 +79,7 @@ class SgLang(RemoteModel):
             },
             "return_logprob": True,
             "logprob_start_len": start,
-            "top_logprobs_num": self._top_k,
+            "top_logprobs_num": self.limits.top_k,
             "return_text_in_logprobs": False,
         }
         url, answer = self._http.url, self._http.post("/generate", body)
