@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import math
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import click
 import pytest
 from click.testing import CliRunner
 from conftest import ASSISTANT, BASE, TinyModels, ids
+from programs import load_program
 
 import colm_cpp as colm
 from colm_cpp import _core
@@ -135,11 +135,7 @@ def test_flag(name: str) -> None:
 
 def test_the_page_of_options() -> None:
     """It is what the tool prints: names, flags, defaults and ranges of the dataclasses."""
-    spec = importlib.util.spec_from_file_location("options_page", ROOT / "tools" / "options_page.py")
-    assert spec is not None
-    assert spec.loader is not None
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = load_program(ROOT / "tools" / "options_page.py")
     assert (ROOT / "docs" / "options.md").read_text(encoding="utf-8") == tool.page()
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
-import sys
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from programs import load_program
 
 from colm_cpp.learn import load_prompts, load_task, make_checker
 
@@ -34,13 +33,7 @@ def read(prompt: str) -> tuple[str, str, list[str], int]:
 
 @pytest.fixture(scope="module")
 def shop() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_shop", FOLDER / "make_shop.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load_program(FOLDER / "make_shop.py")
 
 
 def test_the_files_are_those_of_the_script(shop: ModuleType) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+from programs import load_program
 
 pytest.importorskip("fastapi")
 pytest.importorskip("prometheus_client")
@@ -15,20 +13,10 @@ pytest.importorskip("prometheus_client")
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "serve_load.py"
 
 
-def script() -> Any:
-    spec = importlib.util.spec_from_file_location("serve_load", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["serve_load"] = module  # its dataclasses look for it
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # sockets of clients that leave
 def test_load(tmp_path: Path) -> None:
-    found = script().run(16, 4, 30.0, tmp_path)
+    found = load_program(SCRIPT).run(16, 4, 30.0, tmp_path)
     assert found["wrong"] == []
     assert found["finished"] > 20
     assert found["left"] > 5
