@@ -30,7 +30,11 @@ TEXTS = (
         "The weather in the mountains changes",
         " quickly. In the morning the sky was clear, and two hours later it snowed, so we went back to the village.",
     ),
-    ("German", "Zürich liegt am", " nördlichen Ende des Zürichsees und ist die größte Stadt der Schweiz."),  # codespell:ignore
+    (
+        "German",
+        "Zürich liegt am",
+        " nördlichen Ende des Zürichsees und ist die größte Stadt der Schweiz.",  # codespell:ignore
+    ),
     ("numbers", "The first ten squares are", " 1, 4, 9, 16, 25, 36, 49, 64, 81 and 100; their sum is 385."),
 )
 
