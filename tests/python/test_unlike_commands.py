@@ -18,6 +18,7 @@ pytest.importorskip("prometheus_client")
 
 from server_world import running, served  # noqa: E402
 
+import colm_cpp as colm  # noqa: E402
 from colm_cpp.server.registry import Registry  # noqa: E402
 from colm_cpp.sources.pair_file import Preset  # noqa: E402
 
@@ -58,6 +59,38 @@ def test_the_server_writes_with_both(client: Any) -> None:
     )
     whole = client.post("/v1/chat/completions", json={**chat, "stream": False}).json()
     assert streamed == whole["choices"][0]["message"]["content"]
+
+
+@pytest.mark.parametrize(("model", "head"), [("base", "never"), ("assistant", "always")])
+def test_what_the_other_would_have_said(client: Any, files: tuple[Path, Path], model: str, head: str) -> None:
+    """As the page asks it: ids of the tokens before say nothing here, so each model reads their text."""
+    messages = [{"role": "user", "content": "The river"}]
+    known = client.post("/tokenize", json={"model": "unlike", "messages": messages}).json()
+    assert known["colm"] == {"one_vocabulary": False}
+    begun = {"role": "assistant", "content": " runs to über 日本"}
+    body = {"model": f"unlike:{model}", "messages": [*messages, begun], "continue_final_message": True}
+    body |= {"max_tokens": 1, "temperature": 0, "logprobs": True, "top_logprobs": 5}
+    said = client.post("/v1/chat/completions", json=body).json()["choices"][0]["logprobs"]["content"][0]
+    with colm.load(*files, "random", **TINY_LOAD) as pair:
+        text = f"user: The river\n{begun['content']}"
+        (token,) = pair.generate(text, head=head, max_tokens=1, temperature=0.0, logprobs=5).tokens
+    assert [one["token"] for one in said["top_logprobs"]] == [top.text for top in token.top_logprobs]
+    assert said["logprob"] == pytest.approx(token.logprob, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [{"role": "user", "content": "The river"}],
+        [{"role": "assistant", "content": "The river"}],
+        [{"role": "assistant", "content": "The river"}, {"role": "user", "content": "The river"}],
+    ],
+    ids=len,
+)
+def test_only_an_answer_is_continued(client: Any, messages: list[dict[str, str]]) -> None:
+    body = {"model": "unlike", "messages": messages, "continue_final_message": True, **GREEDY}
+    answer = client.post("/v1/chat/completions", json=body)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "continue_final_message")
 
 
 def test_the_server_refuses_what_needs_one_vocabulary(client: Any) -> None:

@@ -91,31 +91,35 @@ def split_template(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
     return template, {name: value for name, value in options.items() if name not in template}
 
 
-def chat_tokens(pair: Tokenizing, messages: Sequence[Message], template: Mapping[str, Any]) -> PromptTokens:
+def chat_tokens(
+    pair: Tokenizing, messages: Sequence[Message], template: Mapping[str, Any], begun: str = ""
+) -> PromptTokens:
     """The prompts of a conversation, by the template and behind the system message of each model.
 
     A model with another vocabulary than the base has the template in its own file, where there is one and none is
-    given. ``template``: keyword arguments of :meth:`Pair.chat`. Errors are those of :meth:`Pair.chat`.
+    given. ``template``: keyword arguments of :meth:`Pair.chat`. ``begun``: what the answer begins with, as text.
+    Errors are those of :meth:`Pair.chat`.
     """
     unlike = unlike_with_template(pair)
     if unlike and template.get("chat_template") is None:
         template = {**template, "chat_template": {BASE: None, **dict.fromkeys(unlike)}}
     several = [name for name in ("chat_template", "system") if isinstance(template.get(name), Mapping)]
     if not several:
-        return pair.tokenize_chat(messages, **cast("TemplateOptionsDict", template)), {}
+        prompt = pair.render_chat(messages, **cast("TemplateOptionsDict", template))
+        return pair._tokenize_rendered(prompt + begun, BASE), {}
     for what in several:
         _check_names(pair, what, template[what])
     named = {BASE, *(name for what in several for name in template[what])}
-    rendered = {name: _rendered(pair, name, messages, template) for name in pair.names if name in named}
+    rendered = {name: _rendered(pair, name, messages, template) + begun for name in pair.names if name in named}
     return _tokens_of_each(pair, {name: _tokenizer(pair, name) for name in rendered}, rendered)
 
 
-def chat_prompt(pair: Tokenizing, messages: Sequence[Message], **template: Any) -> Prompt:
+def chat_prompt(pair: Tokenizing, messages: Sequence[Message], *, begun: str = "", **template: Any) -> Prompt:
     """The prompt of a conversation as :meth:`Pair.generate` takes it: ids, or a dict of them by the names of models.
 
     Arguments and errors are those of :func:`chat_tokens`.
     """
-    base, own = chat_tokens(pair, messages, template)
+    base, own = chat_tokens(pair, messages, template, begun)
     return {BASE: base, **{pair.names[number]: ids for number, ids in own.items()}} if own else base
 
 

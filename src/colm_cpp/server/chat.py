@@ -55,6 +55,7 @@ async def _prepare(job: Job, body: ChatRequest, n: int) -> Form | None:
         raise ApiError(400, "stream_options needs stream: true", param="stream_options")
     most = body.max_completion_tokens if body.max_tokens is None else body.max_tokens
     messages = for_template(body.messages)
+    begun = _begun(messages) if body.continue_final_message else ""
     variables = own.get(TEMPLATE_VARIABLES)
     tools = tools_of(body.tools)
     calls = await asyncio.to_thread(
@@ -62,7 +63,9 @@ async def _prepare(job: Job, body: ChatRequest, n: int) -> Form | None:
             job.pair, tools, body.tool_choice, parallel=body.parallel_tool_calls is not False, variables=variables
         )
     )
-    prompt = await asyncio.to_thread(chat_prompt, job.pair, messages, template_variables=variables, tools=tools or None)
+    prompt = await asyncio.to_thread(
+        chat_prompt, job.pair, messages, begun=begun, template_variables=variables, tools=tools or None
+    )
     await job.make(
         [prompt] * n,
         lambda number: options_for(
@@ -77,6 +80,19 @@ async def _prepare(job: Job, body: ChatRequest, n: int) -> Form | None:
         ),
     )
     return calls
+
+
+def _begun(messages: list[dict[str, Any]]) -> str:
+    """Takes the last message away, and returns its text."""
+    last = messages.pop()
+    if last["role"] != "assistant" or last.get("tool_calls") or not messages:
+        raise ApiError(
+            400,
+            "continue_final_message goes on with the text of an answer; the last message must be the assistant's, "
+            "behind another one and without tool_calls",
+            param="continue_final_message",
+        )
+    return str(last["content"])
 
 
 class _Answer:

@@ -93,6 +93,7 @@ async def tokenize(body: TokenizeRequest, request: Request) -> Response:
             )
         pieces = [pair.detokenize([token], special=True) for token in ids]
         facts: dict[str, Any] = {"count": len(ids), "max_model_len": pair.n_ctx, "tokens": ids}
+        facts["colm"] = {"one_vocabulary": pair.one_vocabulary}
         if body.with_pieces:
             facts["tokens"] = [{"id": token, "piece": piece} for token, piece in zip(ids, pieces, strict=True)]
         if body.return_token_strs:

@@ -158,6 +158,9 @@ class ChatRequest(_Sampled):
     store: Literal[False] | None = None
     service_tier: Literal["auto", "default"] | None = None
     prompt_cache_key: str | None = Field(None, description="Slots find what was read before by themselves.")
+    continue_final_message: bool | None = Field(
+        None, description="Go on with the text of the last message, which must be the assistant's."
+    )
 
     @model_validator(mode="before")
     @classmethod

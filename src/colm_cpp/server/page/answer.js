@@ -98,15 +98,26 @@ export function figures(answer) {
 
 /** What another model finds likely where token `i` stands: `[text, logprob]`, likeliest first. */
 export async function otherSays(answer, other, messages, i) {
-  const { tokens } = await ask("tokenize", { model: answer.pair, messages });
-  const said = await ask("v1/completions", {
-    model: `${answer.pair}:${other}`,
-    prompt: [...tokens, ...answer.tokens.slice(0, i).map((token) => token.id)],
-    max_tokens: 1,
-    temperature: 0,
-    logprobs: ALTERNATIVES,
-  });
-  const likely = Object.entries(said.choices[0].logprobs.top_logprobs[0] ?? {});
+  const { tokens, colm } = await ask("tokenize", { model: answer.pair, messages });
+  const written = answer.tokens.slice(0, i);
+  const asked = { model: `${answer.pair}:${other}`, max_tokens: 1, temperature: 0 };
+  let likely;
+  if (colm.one_vocabulary) {
+    const prompt = [...tokens, ...written.map((token) => token.id)];
+    const said = await ask("v1/completions", { ...asked, prompt, logprobs: ALTERNATIVES });
+    likely = Object.entries(said.choices[0].logprobs.top_logprobs[0] ?? {});
+  } else {
+    // An id is one of its writer's vocabulary. All models read the text.
+    const said = await ask("v1/chat/completions", {
+      ...asked,
+      messages: [...messages, { role: "assistant", content: textOf({ tokens: written }) }],
+      continue_final_message: true,
+      logprobs: true,
+      top_logprobs: ALTERNATIVES,
+    });
+    const [first] = said.choices[0].logprobs?.content ?? [];
+    likely = (first?.top_logprobs ?? []).map(({ token, logprob }) => [token, logprob]);
+  }
   return likely
     .map(([text, logprob]) => [text, number(logprob)])
     .sort((a, b) => (b[1] ?? -Infinity) - (a[1] ?? -Infinity));

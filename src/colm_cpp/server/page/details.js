@@ -152,9 +152,13 @@ export class Details {
   #other(answer, i, token, other) {
     const name = inWords(other);
     const place = element("div", { class: "other", "aria-live": "polite" });
+    const shown = (said) =>
+      said.length
+        ? table(`Likely for ${name}`, said)
+        : element("p", { class: "soft" }, `Here ${name} would have ended the text.`);
     const known = token.others?.[other];
     if (known) {
-      place.append(table(`Likely for ${name}`, known));
+      place.append(shown(known));
       return place;
     }
     const asking = button(`What would ${name} have said?`, async () => {
@@ -162,7 +166,7 @@ export class Details {
       try {
         const said = await otherSays(answer, other, this.messagesFor(answer), i);
         token.others = { ...token.others, [other]: said };
-        place.replaceChildren(table(`Likely for ${name}`, said));
+        place.replaceChildren(shown(said));
         this.changed(answer);
       } catch (error) {
         place.replaceChildren(element("p", { class: "problem", role: "alert" }, error.message), asking);
