@@ -14,12 +14,13 @@ Decision::Decision(const Sequence& sequence, Deciders& deciders, const Choices& 
     : deciders_(deciders),
       choices_(choices),
       scores_(deciders.head->n_scores()),
-      held_by_(deciders.is_left_out(writer) ? kBase : writer) {
+      left_out_(deciders.left_out.at(sequence.tokens.size())) {
+    if (writer != kBase && !is_left_out(writer)) writer_ = writer;
     step_.threshold = deciders.policy.threshold_at(sequence.n_generated(), sequence.stats.n_deferred);
     input_.position = sequence.tokens.size();
     input_.seed = deciders.seed;
     const bool mixes = deciders.mixer.needs_base();
-    asks_head_ = held_by_ == kBase || mixes || !deciders.head->needs_base();
+    asks_head_ = !writer_ || mixes || !deciders.head->needs_base();
     needs_base_ = mixes || (asks_head_ && deciders.head->needs_base());
     if (!asks_head_)
         step_.defer_logit = std::numeric_limits<double>::quiet_NaN();
@@ -31,35 +32,32 @@ Decision::Decision(const Sequence& sequence, Deciders& deciders, const Choices& 
 
 void Decision::score() {
     deciders_.head->score(input_, scores_.data());
-    if (deciders_.left_out != 0 && !all_left_out())
-        for (ExpertId expert = 1; expert <= scores_.size(); ++expert)
-            if (deciders_.is_left_out(expert))
-                scores_[expert - 1U] = -std::numeric_limits<double>::infinity();
+    // Where no expert is left the base writes, and z is what it would be with them.
+    for (ExpertId expert = 1; left_out_ != 0 && !all_left_out() && expert <= scores_.size(); ++expert)
+        if (is_left_out(expert)) scores_[expert - 1U] = -std::numeric_limits<double>::infinity();
     step_.defer_logit = any_of({scores_.data(), scores_.size()});
     if (scores_.size() < 2 || !deciders_.mixer.needs_all()) return;
     shares_ = scores_;
     shares_of({shares_.data(), shares_.size()});
 }
 
-// Where no expert is left the base writes, and z is what it would be with them.
 bool Decision::all_left_out() const {
-    if (deciders_.left_out == 0) return false;
-    const ProxyPair& proxy = deciders_.mixer.proxy_pair();
-    if (proxy.tuned != kBase && (deciders_.is_left_out(proxy.tuned) || deciders_.is_left_out(proxy.untuned)))
-        return true;
     for (ExpertId expert = 1; expert <= scores_.size(); ++expert)
-        if (!deciders_.is_left_out(expert)) return false;
+        if (!is_left_out(expert)) return false;
     return true;
 }
 
 ExpertId Decision::expert() const {
     // Who holds the turn keeps it; a z that is NaN is refused all the same.
     const bool defers = !asks_head_ || Policy::defers(step_.defer_logit, step_.threshold);
-    if (stays_ || held_by_ != kBase) return held_by_;
-    if (!defers || all_left_out()) return kBase;
+    if (writer_) return *writer_;
+    if (!defers) return kBase;
     if (deciders_.mixer.proxy_pair().tuned != kBase) return deciders_.mixer.proxy_pair().tuned;
-    const auto best = std::max_element(scores_.begin(), scores_.end()) - scores_.begin();
-    return static_cast<ExpertId>(1 + best);
+    ExpertId best = kBase;
+    for (ExpertId expert = 1; expert <= scores_.size(); ++expert)
+        if (!is_left_out(expert) && (best == kBase || scores_[expert - 1U] > scores_[best - 1U]))
+            best = expert;
+    return best;
 }
 
 bool Decision::needs(ExpertId expert) const {
@@ -123,6 +121,8 @@ Step Decision::confirm(Step step) const {
 
 std::optional<Step> Decision::hear(ExpertId expert, const Prediction& prediction) {
     step_.expert = this->expert();
+    names_some_ = prediction.logits.data == nullptr;
+    if (names_some_ && prediction.likeliest.size == 0) throw NoneNamed(expert, input_.position);
     const Routed of_expert = route(prediction, 0, spread_, expert);
     Mixer& mixer = deciders_.mixer;
     const bool proxy = mixer.strategy() == Strategy::proxy;
@@ -153,6 +153,7 @@ Step Decision::mixed(const Routed& routed, const Routed& of_expert) {
 }
 
 Step Decision::chosen(Token token, const Routed& routed) {
+    if (token == kNoToken && names_some_) throw NoneNamed(step_.expert, input_.position);
     if (token == kNoToken) throw GenerationError(deciders_.sampler_of(step_.expert).why_none());
     step_.token = token;
     step_.logprob = routed.logits[static_cast<std::size_t>(token)] - routed.distribution.log_normalizer;

@@ -17,6 +17,24 @@
 
 namespace colm {
 
+// Experts that take no part, as bits: the text goes on without those that failed, and passes over those that
+// named no token which may follow, at that position.
+struct LeftOut {
+    std::uint16_t failed = 0;
+    std::uint16_t passed = 0;
+    std::size_t position = 0;
+
+    static std::uint16_t bit(ExpertId expert) { return static_cast<std::uint16_t>(1U << expert); }
+    void leave_out(ExpertId expert) { failed = static_cast<std::uint16_t>(failed | bit(expert)); }
+    void pass_over(ExpertId expert, std::size_t at) {
+        passed = static_cast<std::uint16_t>((at == position ? passed : 0U) | bit(expert));
+        position = at;
+    }
+    std::uint16_t at(std::size_t n) const {
+        return static_cast<std::uint16_t>(failed | (n == position ? passed : 0U));
+    }
+};
+
 // What decides one text's tokens.
 struct Deciders {
     std::shared_ptr<const Head> head;
@@ -27,12 +45,8 @@ struct Deciders {
     std::size_t logprobs = 0;
     // By expert: of those with another vocabulary than the base; null: `sampler`.
     std::vector<std::shared_ptr<Sampler>> own_samplers = {};
+    LeftOut left_out = {};
 
-    // Experts that failed, as bits: the text goes on without them.
-    std::uint16_t left_out = 0;
-
-    void leave_out(ExpertId expert) { left_out = static_cast<std::uint16_t>(left_out | (1U << expert)); }
-    bool is_left_out(ExpertId expert) const { return ((left_out >> expert) & 1U) != 0; }
     Sampler& sampler_of(ExpertId expert) const {
         return expert < own_samplers.size() && own_samplers[expert] ? *own_samplers[expert] : *sampler;
     }
@@ -83,17 +97,18 @@ class Decision {
     Step choose();
     // The turn stays with who wrote last, whatever the head says.
     void stay_with(ExpertId writer) {
-        held_by_ = deciders_.is_left_out(writer) ? kBase : writer;
-        stays_ = step_.waited = true;
+        writer_ = is_left_out(writer) ? kBase : writer;
+        step_.waited = true;
     }
     // The token that the expert has chosen, by another decision, before it was known whose turn it is.
     Step confirm(Step step) const;
     // What an expert says that needs() names. The token, once all have been heard. Throws GenerationError
-    // where none is allowed.
+    // where none is allowed, NoneNamed where none is of those that it named.
     std::optional<Step> hear(ExpertId expert, const Prediction& prediction);
 
   private:
     void score();
+    bool is_left_out(ExpertId expert) const { return (left_out_ & LeftOut::bit(expert)) != 0; }
     bool all_left_out() const;
     bool takes_part(ExpertId expert) const;
     Routed route(const Prediction& prediction, std::size_t k, std::vector<float>& dense,
@@ -119,10 +134,11 @@ class Decision {
     std::vector<double> shares_;  // of a mixture of several: log P(Z = k | Z > 0)
     std::vector<Heard> heard_;    // by expert
     Step step_;
-    ExpertId held_by_;  // who writes, whatever the head says; the base where nobody holds
-    bool asks_head_;    // whether z is known, or will be
+    std::uint16_t left_out_;
+    std::optional<ExpertId> writer_;  // whatever the head says
+    bool asks_head_;                  // whether z is known, or will be
     bool needs_base_;
-    bool stays_ = false;  // see stay_with()
+    bool names_some_ = false;  // whether the expert named the likeliest alone
 };
 
 // Notes a chosen token in the text and in what follows it.

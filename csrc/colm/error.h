@@ -1,6 +1,7 @@
 // Every failure that the method reports. `kind` is the name of the Python class that the bindings raise.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
@@ -73,6 +74,15 @@ struct GenerationError : Error {
   protected:
     GenerationError(const char* kind, const std::string& message, Fields fields)
         : Error(kind, message, std::move(fields)) {}
+};
+
+// Of the tokens that an expert named none may follow; there may be others. `position`: tokens before it.
+struct NoneNamed : GenerationError {
+    NoneNamed(std::size_t of_expert, std::size_t at)
+        : GenerationError("no token can follow: the expert named none that may"),
+          expert(of_expert),
+          position(at) {}
+    std::size_t expert, position;
 };
 
 // Also while a text is written: what the grammar asks of one token may be too much.

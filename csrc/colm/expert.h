@@ -69,7 +69,8 @@ class Expert {
     virtual bool goes_back() const = 0;
     // Whether it computes elsewhere, so that the base may draft on while an answer is under way.
     virtual bool answers_later() const { return false; }
-    // Whether a text goes on without it where it fails (RemoteError).
+    // Whether a text goes on without it where it fails (RemoteError). Where none of the tokens that it names
+    // may follow, every text does, at that position.
     virtual bool replaceable() const { return false; }
 
     // Takes questions. Nothing need be computed before collect().

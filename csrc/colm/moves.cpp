@@ -10,11 +10,12 @@ namespace {
 // Tokens that may lie beyond a text: draft tokens, and what the base wrote behind them.
 constexpr std::size_t kMostAhead = 32;
 
-bool is_remote(const std::exception_ptr& error) {
+template <typename Kind>
+bool is(const std::exception_ptr& error) {
     if (!error) return false;
     try {
         std::rethrow_exception(error);
-    } catch (const RemoteError&) {
+    } catch (const Kind&) {
         return true;
     } catch (...) {
         return false;
@@ -30,14 +31,7 @@ bool has_nan(View<const float> logits) {
 // Whether an error may come from what caches hold. Where an expert has no room for its context, nothing was
 // read.
 bool may_be_damage(const std::exception_ptr& error) {
-    if (is_remote(error)) return false;
-    try {
-        std::rethrow_exception(error);
-    } catch (const NotEnoughMemory&) {
-        return false;
-    } catch (...) {
-        return true;
-    }
+    return !is<RemoteError>(error) && !is<NotEnoughMemory>(error) && !is<NoneNamed>(error);
 }
 
 }  // namespace
@@ -274,21 +268,23 @@ void Moves::hear(Running& text, ExpertId expert, const Answer& answer, double be
         text.stats().prefill_s += now_() - begin;
     const bool last = answer.error || answer.count + 1 == asked.size();
     note(text, expert, answer, last);
-    if (is_remote(answer.error) && !text.error && experts_[expert]->replaceable()) {
-        go_without(text, expert);
+    if (is<RemoteError>(answer.error) && !text.error && experts_[expert]->replaceable()) {
+        ++text.stats().of(expert).failures;
+        text.deciders().left_out.leave_out(expert);
+        go_back(text, expert);
     } else if (!asked.going || text.error) {
         // Behind a rejected draft token. What it shows of the cache concerns the other texts all the same.
         damaged_ = damaged_ || (answer.prediction != nullptr && has_nan(answer.prediction->logits));
     } else {
         try {
             hear_open(text, expert, answer, n_texts);
+        } catch (const NoneNamed& error) {
+            text.deciders().left_out.pass_over(static_cast<ExpertId>(error.expert), error.position);
+            go_back(text, expert);
         } catch (const GenerationError&) {
             // The tokens before it are certain all the same. The error comes back when they are written.
             note_damage(std::current_exception());
-            if (!text.draft.ready())
-                fail(text);
-            else if (text.draft.n_open() > 0)
-                text.draft.forget_open(text.deciders());
+            if (!text.draft.ready()) fail(text);
             go_back(text, expert);
         } catch (...) {
             fail(text);
@@ -314,14 +310,6 @@ void Moves::note(Running& text, ExpertId expert, const Answer& answer, bool last
     const double seconds = now_() - asked.at;
     work.seconds += seconds;
     if (!answer.error) estimates_.reading(expert, asked.size(), seconds);
-}
-
-// An expert elsewhere failed: the text goes on without it from where it stands.
-void Moves::go_without(Running& text, ExpertId expert) {
-    ++text.stats().of(expert).failures;
-    text.deciders().leave_out(expert);
-    if (text.draft.n_open() > 0) text.draft.forget_open(text.deciders());
-    go_back(text, expert);
 }
 
 // An answer that counts, because no draft token before it was rejected.
@@ -388,8 +376,9 @@ void Moves::drop_questions(Running& text) {
     }
 }
 
-// After the draft went back: what was asked behind it does not matter any more.
+// The draft goes back to what is certain, and what was asked behind that does not matter any more.
 void Moves::go_back(Running& text, ExpertId heard) {
+    if (text.draft.n_open() > 0) text.draft.forget_open(text.deciders());
     text.next = {};
     for (auto it = text.asked.begin(); it != text.asked.end();) {
         if (it->first == heard) {

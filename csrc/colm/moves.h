@@ -53,7 +53,6 @@ class Moves {
     void hear_open(Running& text, ExpertId expert, const Answer& answer, std::size_t n_texts);
     void settle(Running& text, ExpertId heard);
     void note(Running& text, ExpertId expert, const Answer& answer, bool last);
-    void go_without(Running& text, ExpertId expert);
     void drop_questions(Running& text);
     void look_ahead(Running& text);
     std::optional<Question> ask_base_ahead(Running& text);

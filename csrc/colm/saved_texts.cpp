@@ -78,10 +78,13 @@ void SavedTexts::exchange(const Experts& experts, std::size_t slot, const Tokens
 
 // What the new text will not use of the slot.
 void SavedTexts::save(const Experts& experts, std::size_t slot, const Tokens& tokens) {
-    std::size_t n_lost = 0;
-    for (std::size_t e = 0; e < experts.size(); ++e)
-        n_lost += experts[e]->n_held(slot) - experts[e]->n_known(slot, *tokens[e]);
-    if (n_lost < kLeast) return;
+    std::size_t n_held = 0;
+    std::size_t n_kept = 0;
+    for (std::size_t e = 0; e < experts.size(); ++e) {
+        n_held += experts[e]->n_held(slot);
+        n_kept += experts[e]->n_known(slot, *tokens[e]);
+    }
+    if (n_held < n_kept + kLeast) return;
     try {
         Saved kept;
         for (const auto& expert : experts) kept.push_back(expert->save(slot));

@@ -34,6 +34,7 @@ std::unique_ptr<Sampler> copy_of(Sampler& sampler) {
 
 Deciders copy_of(const Deciders& of) {
     Deciders copy{of.head, of.policy, of.mixer, copy_of(*of.sampler), of.seed, 0};
+    copy.left_out = of.left_out;
     std::map<const Sampler*, std::shared_ptr<Sampler>> known;  // some experts have the same
     for (const auto& sampler : of.own_samplers) {
         std::shared_ptr<Sampler>& own = known[sampler.get()];

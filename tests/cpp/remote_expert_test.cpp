@@ -7,7 +7,7 @@
 #include <thread>
 
 #include "colm/stream.h"
-#include "world.h"
+#include "remote_worlds.h"
 
 using colm::Answer;
 using colm::Candidate;
@@ -74,8 +74,9 @@ class TableExpert final : public colm::Expert {
                     break;
                 }
                 Prediction prediction;
-                prediction.likeliest = {a.likeliest[i].data(), a.likeliest[i].size()};
-                prediction.tail = a.tails[i];
+                const auto& named = a.likeliest[i].candidates;
+                prediction.likeliest = {named.data(), named.size()};
+                prediction.tail = a.likeliest[i].tail;
                 use({a.slot, i, &prediction, nullptr});
             }
     }
@@ -92,7 +93,7 @@ class TableExpert final : public colm::Expert {
         }
     }
 
-    std::size_t n_known(std::size_t, const Text& tokens) const override { return tokens.size() - 1; }
+    std::size_t n_known(std::size_t, const Text&) const override { return 0; }
     std::size_t n_held(std::size_t) const override { return 0; }
     void forget() override {}
     std::shared_ptr<const colm::SavedSlot> save(std::size_t) override { return nullptr; }
@@ -116,8 +117,7 @@ class TableExpert final : public colm::Expert {
     };
     struct Answered {
         std::size_t slot;
-        std::vector<std::vector<Candidate>> likeliest;
-        std::vector<double> tails;
+        std::vector<colm::Likeliest> likeliest;
     };
 
     void serve() {
@@ -132,20 +132,12 @@ class TableExpert final : public colm::Expert {
             changed_.wait_for(lock, delay_, [this] { return over_ || !busy_; });
             if (!busy_) continue;
             lock.unlock();
-            Answered answered{asked.slot, {}, {}};
+            Answered answered{asked.slot, {}};
             for (const Text& text : asked.texts) {
                 std::vector<float> logits = function_(text);
                 for (const Token token : asked.excluded)
                     logits[static_cast<std::size_t>(token)] = -reference::kInf;
-                const double norm = reference::log_sum(logits);
-                std::vector<Candidate> likeliest = colm::largest({logits.data(), logits.size()}, kLikeliest);
-                double tail = 1.0;
-                for (Candidate& candidate : likeliest) {
-                    candidate.logit = static_cast<float>(candidate.logit - norm);
-                    tail -= std::exp(static_cast<double>(candidate.logit));
-                }
-                answered.likeliest.push_back(std::move(likeliest));
-                answered.tails.push_back(std::max(0.0, tail));
+                answered.likeliest.push_back(likeliest_of(logits, kLikeliest));
             }
             lock.lock();
             if (busy_) answered_.push_back(std::move(answered));  // else it was dropped meanwhile
@@ -182,28 +174,6 @@ struct RemoteWorld : World {
     TableExpert* remote;
 };
 
-Job job_of(std::uint32_t seed, int lookahead) {
-    Job job;
-    job.prompt = {static_cast<Token>(10 + seed), 4};
-    job.head = named("random");
-    job.seed = seed;
-    job.max_tokens = 20;
-    job.banned = {kEnd};
-    job.lookahead = lookahead;
-    return job;
-}
-
-// Log-probabilities apart, which are rounded otherwise, and alternatives beyond those that it names.
-void check_like(const Written& got, const Written& expected) {
-    REQUIRE_EQ(got.error, expected.error);
-    REQUIRE_EQ(got.sequence.tokens, expected.sequence.tokens);
-    REQUIRE_EQ(got.steps.size(), expected.steps.size());
-    for (std::size_t i = 0; i < got.steps.size(); ++i) {
-        REQUIRE_EQ(got.steps[i].step.expert, expected.steps[i].step.expert);
-        REQUIRE_EQ(got.steps[i].step.logprob, about(expected.steps[i].step.logprob, 1e-5));
-    }
-}
-
 }  // namespace
 
 TEST_CASE("remote_expert: writes what a local one writes") {
@@ -212,7 +182,7 @@ TEST_CASE("remote_expert: writes what a local one writes") {
         models.assistant = nearly(models.base, 9, kVocab, 0.4);
         RemoteWorld w(models);
         std::vector<Job> jobs;
-        for (std::uint32_t i = 0; i < 5; ++i) jobs.push_back(job_of(i, lookahead));
+        for (std::uint32_t i = 0; i < 5; ++i) jobs.push_back(far_job(i, lookahead));
         w.add(jobs);
         w.run();
         std::size_t n_deferred = 0;
@@ -226,9 +196,7 @@ TEST_CASE("remote_expert: writes what a local one writes") {
 
 TEST_CASE("remote_expert: texts that draft and come and go are what each is alone") {
     reference::Random random(5);
-    std::size_t n_drafted = 0;
-    std::size_t n_rejected = 0;
-    std::size_t n_cancelled = 0;
+    Tally tally;
     std::size_t n_dropped = 0;
     for (std::uint32_t round = 0; round < 100; ++round) {
         Models models;
@@ -236,52 +204,19 @@ TEST_CASE("remote_expert: texts that draft and come and go are what each is alon
         Limits limits;
         limits.n_slots = 1 + random.below(5);
         RemoteWorld w(models, limits, Delay(random.below(300)));
-        std::vector<Job> jobs;
-        for (std::uint32_t i = 0; i < 1 + random.below(5); ++i) {
-            const int lookaheads[] = {0, 1, 2, 8, colm::kAutoLookahead};
-            jobs.push_back(job_of(i, lookaheads[random.below(5)]));
-            const char* const heads[] = {"random", "confidence", "always"};
-            jobs.back().head = named(heads[random.below(3)]);
-            if (random.chance(0.2)) jobs.back().policy.hold = 3;
-        }
-        const std::size_t n_first = 1 + random.below(jobs.size());
-        w.add(jobs, 0, n_first);
-        for (std::size_t n = random.below(9); n > 0; --n) w.step();
-        w.add(jobs, n_first);
-        std::optional<std::size_t> cancelled;
-        if (random.chance(0.5)) {
-            for (std::size_t n = random.below(9); n > 0; --n) w.step();
-            cancelled = random.below(jobs.size());
-            w.cancel(*cancelled);
-        }
-        w.run();
-        for (std::size_t i = 0; i < jobs.size(); ++i) {
-            const Written& got = w.written.at(i);
-            const Written alone = write_alone(models, jobs[i], w.loop->n_ctx());
-            n_drafted += got.sequence.stats.n_drafted;
-            n_rejected += got.sequence.stats.n_drafted - got.sequence.stats.n_accepted;
-            if (got.reason != colm::FinishReason::cancelled) {
-                check_like(got, alone);
-                continue;
-            }
-            ++n_cancelled;
-            REQUIRE_EQ(i, *cancelled);
-            const Text& tokens = got.sequence.tokens;
-            REQUIRE(tokens.size() <= alone.sequence.tokens.size());
-            REQUIRE(std::equal(tokens.begin(), tokens.end(), alone.sequence.tokens.begin()));
-        }
+        check_round(w, models, far_jobs(random), random, tally);
         n_dropped += w.remote->n_dropped;
     }
-    REQUIRE(n_drafted > 500);
-    REQUIRE(n_rejected > 100);
-    REQUIRE(n_cancelled > 20);
+    REQUIRE(tally.n_drafted > 500);
+    REQUIRE(tally.n_rejected > 100);
+    REQUIRE(tally.n_cancelled > 20);
     REQUIRE(n_dropped > 5);
 }
 
 TEST_CASE("remote_expert: a text is cancelled while its expert is waited for") {
     RemoteWorld w{Models(), {}, std::chrono::minutes(1)};
     TableExpert& remote = *w.remote;
-    Job job = job_of(0, 2);
+    Job job = far_job(0, 2);
     job.head = named("always");
     const auto shared = std::make_shared<colm::SharedLoop>(std::move(w.loop));
     colm::Stream stream(shared, {});
@@ -302,16 +237,16 @@ TEST_CASE("remote_expert: a text is cancelled while its expert is waited for") {
 
 TEST_CASE("remote_expert: is not waited for while others can go on") {
     RemoteWorld w{Models(), {}, std::chrono::milliseconds(20)};
-    std::vector<Job> jobs = {job_of(0, 0), job_of(1, 0)};
+    std::vector<Job> jobs = {far_job(0, 0), far_job(1, 0)};
     jobs[0].head = named("always");
     jobs[1].head = named("never");
     w.add(jobs);
     std::size_t n_steps = 0;
-    while (w.written[1].steps.size() < 20) {
+    while (w.written[1].steps.size() < kFarTokens) {
         w.step();
         ++n_steps;
     }
-    REQUIRE_EQ(n_steps, 20);  // one token each
+    REQUIRE_EQ(n_steps, kFarTokens);  // one token each
     REQUIRE_EQ(w.remote->n_waits, 0);
     REQUIRE(w.written[0].steps.size() < 10);
     w.run();
@@ -320,19 +255,19 @@ TEST_CASE("remote_expert: is not waited for while others can go on") {
 
 TEST_CASE("remote_expert: that fails fails its texts") {
     RemoteWorld w{Models()};
-    std::vector<Job> jobs = {job_of(0, 0), job_of(1, 0)};
+    std::vector<Job> jobs = {far_job(0, 0), far_job(1, 0)};
     jobs[1].head = named("never");
     w.remote->fails_at = 0;
     w.add(jobs);
     w.run();
     REQUIRE_EQ(w.written[0].error, "the service is down");
-    REQUIRE_EQ(w.written[1].steps.size(), 20);
+    REQUIRE_EQ(w.written[1].steps.size(), kFarTokens);
 }
 
 TEST_CASE("remote_expert: answers about a cancelled text are dropped") {
     Models models;
     RemoteWorld w(models, {}, std::chrono::milliseconds(10));
-    std::vector<Job> jobs = {job_of(0, 0), job_of(1, 0)};
+    std::vector<Job> jobs = {far_job(0, 0), far_job(1, 0)};
     jobs[0].head = named("always");
     w.add(jobs, 0, 1);
     w.step();
