@@ -8,9 +8,10 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+import loopback
 
 import colm_cpp as colm
 
@@ -20,7 +21,7 @@ FAR_BASE: dict[str, Any] = {"arch": "llama", "seed": 1, "n_padding": 4}
 Answer = Callable[["_Handler"], None]
 
 
-class FarServer:
+class FarServer(loopback.Server):
     """What ``/completion``, ``/props``, ``/v1/models`` and ``/tokenize`` of a llama-server say of a model.
 
     Attributes:
@@ -51,28 +52,19 @@ class FarServer:
         self.connections: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._known: dict[tuple[tuple[int, ...], int], list[dict[str, Any]]] = {}
-        self._http = ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (_Handler,), {"far": self}))
-        self._http.daemon_threads = True
-        self.port = self._http.server_address[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        self._thread.start()
+        self.open(port)
+        self.url = f"http://{self.address}"
 
     def close(self) -> None:
-        """Ends it; the port is free then."""
-        self._http.shutdown()
-        self._http.server_close()
+        """Ends it and the connections to it; the port is free then."""
+        super().close()
         for connection in list(self.connections):
             with contextlib.suppress(OSError):  # the client has gone
                 connection.shutdown(socket.SHUT_RDWR)
-        self._thread.join()
         self.pair.close()
 
     def __enter__(self) -> FarServer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        return self  # it was opened when it was made
 
     def top(self, tokens: list[int], n: int) -> list[dict[str, Any]]:
         """The likeliest tokens behind ``tokens``."""
@@ -117,41 +109,37 @@ class FarServer:
         }[path]
 
 
-class _Handler(BaseHTTPRequestHandler):
-    far: FarServer
-    protocol_version = "HTTP/1.1"
+class _Handler(loopback.Handler):
+    owner: FarServer
     # Headers and body in one packet; else the second waits for the client's acknowledgement of the first.
     wbufsize = -1
 
     def setup(self) -> None:
         super().setup()
-        self.far.connections.add(self.connection)
+        self.owner.connections.add(self.connection)
 
     def finish(self) -> None:
-        self.far.connections.discard(self.connection)
+        self.owner.connections.discard(self.connection)
         with contextlib.suppress(OSError):  # the client has gone
             super().finish()
 
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
     def do_GET(self) -> None:
         self._note()
-        self.answer(self.far.about(self.path))
+        self.answer(self.owner.about(self.path))
 
     def do_POST(self) -> None:
         self._note()
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.body = body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.path == "/tokenize":
-            return self.answer(self.far.tokenize(body))
-        self.far.requests.append(body)
-        time.sleep(self.far.delay)
-        if self.far.fault is not None:
-            return self.far.fault(self)
-        return self.answer(self.far.complete(body))
+            return self.answer(self.owner.tokenize(body))
+        self.owner.requests.append(body)
+        time.sleep(self.owner.delay)
+        if self.owner.fault is not None:
+            return self.owner.fault(self)
+        return self.answer(self.owner.complete(body))
 
     def _note(self) -> None:
-        self.far.paths.append((self.path, self.headers.get("Authorization")))
+        self.owner.paths.append((self.path, self.headers.get("Authorization")))
 
     def answer(self, value: Any, status: int = 200, **headers: str) -> None:
         """Sends JSON, or bytes as they are."""
@@ -166,6 +154,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
 
 
+FarServer.handler = _Handler
+
+
 @contextlib.contextmanager
 def broken_after(server: FarServer, n: int, fault: Answer) -> Iterator[None]:
     """From the ``n``-th request on, ``fault`` answers."""
@@ -174,7 +165,7 @@ def broken_after(server: FarServer, n: int, fault: Answer) -> Iterator[None]:
     def answer(handler: _Handler) -> None:
         if len(server.requests) > sound:
             return fault(handler)
-        return handler.answer(server.complete(server.requests[-1]))
+        return handler.answer(server.complete(handler.body))
 
     server.fault = answer
     try:

@@ -13,17 +13,15 @@ import json
 import os
 import re
 import sys
-import threading
 import time
 import types
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import TracebackType
 from urllib.parse import unquote, urlsplit
 
+import loopback
 import pytest
 from huggingface_hub import close_session, constants
 
@@ -61,7 +59,7 @@ class Request:
 
 
 @dataclass
-class HubServer:
+class HubServer(loopback.Server):
     """The server; use it as a context manager.
 
     Attributes:
@@ -80,29 +78,10 @@ class HubServer:
     ranges: bool = True
     page: bytes | None = None
 
-    def __enter__(self) -> HubServer:
-        server = self
-
-        class Handler(_Handler):
-            hub = server
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.daemon_threads = True
-        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02})
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._http.shutdown()
-        self._thread.join()
-        self._http.server_close()
-
     @property
     def endpoint(self) -> str:
         """What HF_ENDPOINT would be."""
-        return f"http://127.0.0.1:{self._http.server_address[1]}"
+        return f"http://{self.address}"
 
     def seen(self, method: str, part: str = "") -> list[Request]:
         """The requests so far with this method whose path contains `part`."""
@@ -113,14 +92,9 @@ class HubServer:
         return sum(r.sent for r in self.requests)
 
 
-class _Handler(BaseHTTPRequestHandler):
-    hub: HubServer
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # else each body waits for the client's delayed acknowledgement
+class _Handler(loopback.Handler):
+    owner: HubServer
     seen: Request
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Keeps the test's stderr free for what the test looks at."""
 
     def do_HEAD(self) -> None:
         self._answer()
@@ -131,13 +105,13 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         raw = urlsplit(self.path).path
         self.seen = Request(self.command, unquote(raw), {k.lower(): v for k, v in self.headers.items()})
-        self.hub.requests.append(self.seen)
-        if self.command in self.hub.failing:
-            self._refuse(self.hub.failing[self.command], None, "out of order")
+        self.owner.requests.append(self.seen)
+        if self.command in self.owner.failing:
+            self._refuse(self.owner.failing[self.command], None, "out of order")
             return
-        if self.hub.page is not None:
-            self._begin(200, {"Content-Type": "text/html", "Content-Length": str(len(self.hub.page))})
-            self._body(self.hub.page)
+        if self.owner.page is not None:
+            self._begin(200, {"Content-Type": "text/html", "Content-Length": str(len(self.owner.page))})
+            self._body(self.owner.page)
             return
 
         # Split before decoding: a revision's own slashes arrive as %2F.
@@ -148,7 +122,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(404, None, "no such page")
             return
         name, revision = unquote(match[1]), unquote(match[2] or "main")
-        repo = self.hub.repos.get(name)
+        repo = self.owner.repos.get(name)
         if repo is None:
             self._refuse(404, "RepoNotFound", "Repository not found")
             return
@@ -187,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
         }
         status, start, end = 200, 0, len(content)
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.seen.headers.get("range", ""))
-        if wanted and self.command == "GET" and self.hub.ranges:
+        if wanted and self.command == "GET" and self.owner.ranges:
             status, start = 206, int(wanted[1])
             end = min(end, int(wanted[2]) + 1) if wanted[2] else end
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(content)}"
@@ -195,8 +169,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._begin(status, {**headers, "Content-Length": str(len(body))})
         if self.command == "HEAD":
             return
-        if self.hub.cuts:
-            body = body[: self.hub.cuts.popleft()]
+        if self.owner.cuts:
+            body = body[: self.owner.cuts.popleft()]
             self.close_connection = True
         self.seen.sent = len(body)
         self._body(body)
@@ -218,6 +192,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
             self.wfile.flush()
+
+
+HubServer.handler = _Handler
 
 
 @contextlib.contextmanager

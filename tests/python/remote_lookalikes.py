@@ -11,15 +11,14 @@ import itertools
 import json
 import math
 import struct
-import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import loopback
 import numpy as np
 import pytest
 
@@ -74,7 +73,7 @@ def need(condition: bool, message: str) -> None:
 
 
 @dataclass
-class LookAlike:
+class LookAlike(loopback.Server):
     """A server; use it as a context manager.
 
     Attributes:
@@ -106,30 +105,6 @@ class LookAlike:
     asked: list[dict[str, Any]] = field(default_factory=list)
     sent: int = 0
     tokenized: int = 0
-
-    def __enter__(self) -> LookAlike:
-        server = self
-
-        class Handler(_Handler):
-            owner = server
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.daemon_threads = True
-        self._http.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients leave in the middle
-        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02})
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._http.shutdown()
-        self._thread.join()
-        self._http.server_close()
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self._http.server_address[1]}"
 
     @property
     def url(self) -> str:
@@ -263,10 +238,8 @@ class LookAlike:
         )
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(loopback.Handler):
     owner: LookAlike
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
         self._do(None)
@@ -299,8 +272,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, *args: Any) -> None:
-        pass
+
+LookAlike.handler = _Handler
 
 
 def connect(url: str, *, key: str | None = None, timeout: float = 10.0, top_k: int = 8) -> RemoteModel:

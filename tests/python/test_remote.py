@@ -19,6 +19,7 @@ from far_server import FarServer
 import colm_cpp as colm
 from colm_cpp.cli import main
 from colm_cpp.learn.scoring import Scorer
+from colm_cpp.remote import SCHEMES
 
 PROMPTS = ["The quick brown", "def function(self", "What is the name of", "日本 and é"]
 # All tokens of the tiny vocabulary: the distributions are whole.
@@ -223,10 +224,28 @@ def test_what_needs_the_file_is_refused(
 
 
 def test_urls_that_are_none() -> None:
-    for url in ("ftp://host", "http://", "http://host:99999", "http://user:secret@host", "http://host?key=1"):
-        with pytest.raises(colm.OptionError) as raised:
+    for place in (
+        "host:99999",
+        "host:port",
+        "user:secret@host",
+        "host?key=1",
+        "",
+        ":80",
+        "[::1",
+        "a\0b",
+        "host/\x1b",
+        "host..there",
+        f"{'a' * 64}.com",
+        "xn--\u00e4",
+    ):
+        for scheme in SCHEMES:
+            with pytest.raises(colm.OptionError) as raised:
+                colm.load("base.gguf", f"{scheme}{place}{'#pair:base' if scheme.startswith('colm') else ''}")
+            assert "secret" not in str(raised.value)
+            assert str(raised.value).isprintable()
+    for url in ("ftp://host", "openai+ftp://host", "vllm+http://host", "http://host#model"):
+        with pytest.raises(colm.OptionError, match=r"openai\+http://"):
             colm.load("base.gguf", url)
-        assert "secret" not in str(raised.value)
 
 
 def test_the_key_is_sent(tiny_model: TinyModels, far: FarServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,8 +48,7 @@ def test_what_a_model_says_of_itself(server: LookAlike) -> None:
         model.check(Words())
         assert model.n_ctx == N_CTX - (SPARE if server.protocol == "sglang" else 0)
         assert MODEL in model.name
-        assert (model.limits.protocol, model.limits.top_k) == (server.protocol, 8)
-        assert model.limits.positions > 1
+        assert (model.protocol, model.top_k) == (server.protocol, 8)
         longest = [1] * (model.n_ctx - 1)  # the last token of a text is written, and not read
         assert len(model.likeliest(0, longest, [len(longest)])) == 1
         with pytest.raises(RemoteRefused, match="too long"):
@@ -129,6 +128,7 @@ JSON_LIES: dict[str, Callable[[list[Row]], list[Row]]] = {
     "null for a logarithm": each(lambda row: Row(row.ids, [None, *row.logprobs[1:]], row.tail)),
     "true for a logarithm": each(lambda row: Row(row.ids, [True, *row.logprobs[1:]], row.tail)),
     "a text for an id": each(lambda row: Row(["the", *row.ids[1:]], row.logprobs, row.tail)),
+    "a huge logarithm": each(lambda row: Row(row.ids, [10**400, *row.logprobs[1:]], row.tail)),
     "a huge id": each(lambda row: Row([10**30, *row.ids[1:]], row.logprobs, row.tail)),
     "a list for an id": each(lambda row: Row([[3], *row.ids[1:]], row.logprobs, row.tail)),
 }
@@ -153,6 +153,25 @@ def test_an_id_twice() -> None:
     for protocol in ("sglang", "colm", "llama-server"):  # an object of JSON cannot
         with LookAlike(protocol, spoil=spoil) as server, pytest.raises(RemoteAnswerInvalid, match="twice"):
             ask(server)
+
+
+def test_equals_are_in_the_order_of_a_local_model(server: LookAlike) -> None:
+    """The lowest id first, in whatever order the server names them."""
+    spoil = each(lambda row: Row(row.ids[::-1], [-3.0] * len(row.ids), 1 - 8 * math.exp(-3)))
+    for one in ask(server, then={"spoil": spoil}):
+        assert list(one.ids) == sorted(one.ids)
+
+
+@pytest.mark.parametrize("n_ctx", [0, -1, 10**30, 2**31, 1.5, True, "64"], ids=str)
+def test_sizes_that_are_none(server: LookAlike, n_ctx: Any) -> None:
+    server.n_ctx = n_ctx
+    with pytest.raises(RemoteAnswerInvalid, match=r"n_ctx|max_model_len"):
+        checked(server.url)
+
+
+def test_a_context_that_the_scheduler_needs_for_itself() -> None:
+    with LookAlike("sglang", n_ctx=3) as server:
+        assert checked(server.url).n_ctx == 1
 
 
 def test_another_number_of_tokens(server: LookAlike) -> None:
@@ -245,7 +264,7 @@ def test_our_own_server_needs_a_name() -> None:
 def test_more_ids_than_the_server_gives(asked: int, most: int, given: int) -> None:
     """vLLM gives 20, unless it was told to give more; what is in force is known once the model was checked."""
     with LookAlike("openai", most_logprobs=most) as server:
-        assert checked(server.url, top_k=asked).limits.top_k == given
+        assert checked(server.url, top_k=asked).top_k == given
         assert [len(one.ids) for one in ask(server, top_k=asked)] == [given, given]
 
 

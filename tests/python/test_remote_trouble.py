@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import socket
 import threading
 import time
@@ -21,6 +22,7 @@ from colm_cpp.errors import ColmError, RemoteAnswerInvalid, RemoteRefused, Remot
 
 server = remote_lookalikes.server
 GB = 2**30
+PACKED = gzip.compress(b" " * 10**7)
 
 
 def test_unreachable(server: LookAlike) -> None:
@@ -52,6 +54,25 @@ def drip(owner: LookAlike, handler: BaseHTTPRequestHandler) -> None:
         for _ in range(40):
             handler.wfile.write(b" ")
             time.sleep(0.05)
+
+
+def drip_headers(owner: LookAlike, handler: BaseHTTPRequestHandler) -> None:
+    """As many bytes as a header may have, one by one."""
+    drip_first(handler, b"HTTP/1.1 200 OK\r\nX: ", b"x")
+
+
+def drip_news(owner: LookAlike, handler: BaseHTTPRequestHandler) -> None:
+    """It always says that it goes on working."""
+    drip_first(handler, b"", b"HTTP/1.1 102 Processing\r\n\r\n")
+
+
+def drip_first(handler: BaseHTTPRequestHandler, first: bytes, piece: bytes) -> None:
+    handler.wfile.write(first)
+    with contextlib.suppress(OSError):
+        for _ in range(600):
+            handler.wfile.write(piece)
+            time.sleep(0.05)
+    handler.close_connection = True
 
 
 def flood(owner: LookAlike, handler: BaseHTTPRequestHandler) -> None:
@@ -109,10 +130,24 @@ def compressed(owner: LookAlike, handler: Any) -> None:
     handler.send(200, b"no gzip", **{"Content-Encoding": "gzip"})
 
 
+def packed(owner: LookAlike, handler: Any) -> None:
+    """Bytes that would unpack to something much longer."""
+    assert handler.headers["Accept-Encoding"] == "identity"
+    handler.send(200, PACKED, **{"Content-Encoding": "gzip"})
+
+
+def colours(owner: LookAlike, handler: Any) -> None:
+    handler.send(500, b"\x1b[2J\x1b]0;owned\x07 all is well")
+
+
 @pytest.mark.parametrize(
     ("trouble", "kind"),
     [
         (drip, RemoteTimeout),
+        (drip_headers, RemoteTimeout),
+        (drip_news, RemoteTimeout),
+        (packed, RemoteAnswerInvalid),
+        (colours, RemoteRefused),
         (half, RemoteAnswerInvalid),
         (hang_up, RemoteUnreachable),
         (redirect, RemoteRefused),
@@ -123,10 +158,13 @@ def compressed(owner: LookAlike, handler: Any) -> None:
     ids=lambda value: value.__name__ if callable(value) and not isinstance(value, type) else "",
 )
 def test_trouble(server: LookAlike, trouble: Any, kind: type[ColmError]) -> None:
+    begin = time.monotonic()
     with pytest.raises(kind) as caught:
-        ask(server, timeout=0.5, then={"answers": trouble})
+        ask(server, timeout=0.5 if kind is RemoteTimeout else 30, then={"answers": trouble})
+    assert time.monotonic() - begin < 20
     assert server.address in str(caught.value)
     assert len(str(caught.value)) < 1000
+    assert "\x1b" not in str(caught.value), "nothing that a terminal obeys"
 
 
 @pytest.mark.parametrize("trouble", [flood, endless])

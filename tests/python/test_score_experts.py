@@ -10,6 +10,7 @@ from typing import Any
 import expert_files
 import numpy as np
 import pytest
+import scored_folders
 from adapter_files import write_adapter
 from commands import run
 from conftest import TINY_LOAD
@@ -23,6 +24,7 @@ from colm_cpp.learn import Scorer, Scores
 from colm_cpp.learn.score_files import COLUMNS_OF_SEVERAL
 
 files = expert_files.files
+folder = scored_folders.finished
 LOAD: dict[str, Any] = {**TINY_LOAD, "n_ctx": 512}
 EXPERTS = ("math", "code")
 WORDS = ("The river", "city", "apples", "value", "basket", "doctor", "there are", "seven", "story", "time again")
@@ -47,21 +49,14 @@ def pair(files: dict[str, Path]) -> Iterator[colm.Pair]:
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     path = tmp_path_factory.mktemp("corpus") / "texts.jsonl"
     rows = [
         {"prompt": text, "completion": f" {more}"}
         for text, more in zip(prompts(ROWS, 1), prompts(ROWS, 2), strict=True)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-@pytest.fixture(scope="module")
-def folder(scorer: Scorer, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("scores") / "scores"
-    learn.score(scorer, select([corpus]), path)
-    return path
+    return [path]
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +79,9 @@ def written(pair: colm.Pair, head: Head, n: int, seed: int) -> tuple[Corpus, lis
     return Corpus(lambda: iter(documents), len(documents), {}), [t.expert for text in texts for t in text.tokens]
 
 
-def test_columns_are_those_of_each_pair(folder: Path, files: dict[str, Path], corpus: Path, tmp_path: Path) -> None:
+def test_columns_are_those_of_each_pair(
+    folder: Path, files: dict[str, Path], corpus: list[Path], tmp_path: Path
+) -> None:
     scores = Scores(folder)
     assert scores.experts == ("math", "code")
     assert sorted(path.name for path in folder.iterdir() if path.suffix == ".npy") == sorted(
@@ -92,7 +89,7 @@ def test_columns_are_those_of_each_pair(folder: Path, files: dict[str, Path], co
     )
     for k, name in enumerate(scores.experts):
         with Scorer(files["base"], files[name], **LOAD) as pair:
-            learn.score(pair, select([corpus]), tmp_path / name)
+            learn.score(pair, select(corpus), tmp_path / name)
         alone = Scores(tmp_path / name)
         for column in ("token", "base_logprob", "base_top", "base_hidden", "base_top_k_logprobs"):
             np.testing.assert_array_equal(scores[column], alone[column])
@@ -105,19 +102,19 @@ def test_columns_are_those_of_each_pair(folder: Path, files: dict[str, Path], co
     assert "assistant" not in meta
 
 
-def test_an_interrupted_scoring_goes_on(scorer: Scorer, corpus: Path, folder: Path, tmp_path: Path) -> None:
+def test_an_interrupted_scoring_goes_on(scorer: Scorer, corpus: list[Path], folder: Path, tmp_path: Path) -> None:
     begun = tmp_path / "scores"
     with pytest.raises(Stop):
-        learn.score(scorer, select([corpus]), begun, on_progress=stop_after(1))
+        learn.score(scorer, select(corpus), begun, on_progress=stop_after(1))
     assert 0 < progress_of(begun).n_texts < progress_of(folder).n_texts
-    learn.score(scorer, select([corpus]), begun)
+    learn.score(scorer, select(corpus), begun)
     assert_same(begun, folder)
 
 
-def test_one_expert_is_an_assistant_by_another_name(files: dict[str, Path], corpus: Path, tmp_path: Path) -> None:
+def test_one_expert_is_an_assistant_by_another_name(files: dict[str, Path], corpus: list[Path], tmp_path: Path) -> None:
     for name, models in (("a", {"assistant": files["math"]}), ("m", {"experts": {"math": files["math"]}})):
         with Scorer(files["base"], **models, **LOAD) as one:
-            learn.score(one, select([corpus], limit=5), tmp_path / name)
+            learn.score(one, select(corpus, limit=5), tmp_path / name)
     facts = {n: json.loads((tmp_path / n / "meta.json").read_text()) for n in "am"}
     assert facts["m"].pop("experts") == ["math"]
     assert facts["a"] == facts["m"]
@@ -125,10 +122,10 @@ def test_one_expert_is_an_assistant_by_another_name(files: dict[str, Path], corp
         assert path.read_bytes() == (tmp_path / "m" / path.name).read_bytes()
 
 
-def test_an_expert_on_the_bases_file(files: dict[str, Path], corpus: Path, tmp_path: Path) -> None:
+def test_an_expert_on_the_bases_file(files: dict[str, Path], corpus: list[Path], tmp_path: Path) -> None:
     law = {"model": files["base"], "lora": str(write_adapter(tmp_path / "law.gguf"))}
     with Scorer(files["base"], experts={"math": files["math"], "law": law}, **LOAD) as scorer:
-        learn.score(scorer, select([corpus], limit=5), tmp_path / "s")
+        learn.score(scorer, select(corpus, limit=5), tmp_path / "s")
     scores = Scores(tmp_path / "s")
     told = scores.meta["expert_models"]["law"]
     assert told["model"] == scores.meta["base_model"]
@@ -199,7 +196,7 @@ def test_own_prompts_that_cannot_be(scorer: Scorer, tmp_path: Path) -> None:
         assert "prompt" in str(row)  # answers are written to one prompt for all
 
 
-def test_what_cannot_be_scored(files: dict[str, Path], corpus: Path, folder: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_scored(files: dict[str, Path], corpus: list[Path], folder: Path, tmp_path: Path) -> None:
     with pytest.raises(colm.OptionError, match="either assistant= or experts="):
         Scorer(files["base"], **LOAD)
     other = tmp_path / "rwkv.gguf"  # of a kind that may change a text
@@ -210,7 +207,7 @@ def test_what_cannot_be_scored(files: dict[str, Path], corpus: Path, folder: Pat
         Scorer(files["base"], experts={n: files[n] for n in ("code", "math")}, **LOAD) as turned,
         pytest.raises(colm.errors.CorpusError, match="experts"),
     ):
-        learn.score(turned, select([corpus]), folder)
+        learn.score(turned, select(corpus), folder)
 
 
 def test_nobody_says_who_and_the_head_learns_it(pair: colm.Pair, scorer: Scorer, teacher: Head, tmp_path: Path) -> None:
@@ -293,15 +290,15 @@ def test_from_texts_to_tokens(files: dict[str, Path], pair: colm.Pair, teacher: 
     assert sum(part["experts"]["math"] for part in counted["parts"]) == counted["experts"]["math"]
 
 
-def test_a_table_for_a_head_that_only_says_when(files: dict[str, Path], corpus: Path, tmp_path: Path) -> None:
+def test_a_table_for_a_head_that_only_says_when(files: dict[str, Path], corpus: list[Path], tmp_path: Path) -> None:
     models = ["--base", files["base"], *(word for n in EXPERTS for word in ("--expert", f"{n}={files[n]}"))]
     small = ["--n-ctx", "256", "--n-threads", "1", "--no-chat", "--limit", "4", "--max-tokens", "16", "-q"]
     out = tmp_path / "confidence.gguf"
-    done = run("calibrate", "confidence:code", corpus, *models, *small, "--rate", "0.5", "-o", out, "--json")
+    done = run("calibrate", "confidence:code", *corpus, *models, *small, "--rate", "0.5", "-o", out, "--json")
     assert done.exit_code == 0, done.stderr
     measured = json.loads(done.stdout)["measurements"]
     assert all(each["math"] == 0 and each["code"] == round(rate * n) for _, _, rate, n, each in measured)
     assert Head.load(out).expert_names == ("code",)
-    failed = run("calibrate", "confidence", corpus, *models, *small, "-o", tmp_path / "none.gguf")
+    failed = run("calibrate", "confidence", *corpus, *models, *small, "-o", tmp_path / "none.gguf")
     assert failed.exit_code == 1
     assert "confidence:math" in failed.stderr or "name one of them" in failed.stderr

@@ -25,7 +25,7 @@ from server_world import World, running, served, tiny  # noqa: E402
 import colm_cpp as colm  # noqa: E402
 from colm_cpp.errors import RemoteRefused, RemoteVocabularyMismatch  # noqa: E402
 from colm_cpp.options import ExpertModel  # noqa: E402
-from colm_cpp.remote import Likeliest, frames, open_remote  # noqa: E402
+from colm_cpp.remote import MOST_POSITIONS, Likeliest, frames, open_remote  # noqa: E402
 from colm_cpp.server import Settings  # noqa: E402
 from colm_cpp.server.registry import Registry  # noqa: E402
 from colm_cpp.server.schemas import MAX_POSITIONS  # noqa: E402
@@ -325,8 +325,8 @@ def test_greedy_text_through_the_client(connect: Connect, local: colm.Pair) -> N
             tokens.append(one.ids[0])
         assert tokens[len(prompt) :] == expected
         counts = range(len(prompt), len(tokens))
-        for at in range(0, len(expected), model.limits.positions):  # and in few calls
-            some = counts[at : at + model.limits.positions]
+        for at in range(0, len(expected), MOST_POSITIONS):  # and in few calls
+            some = counts[at : at + MOST_POSITIONS]
             assert [one.ids[0] for one in model.likeliest(0, tokens, some)] == [tokens[count] for count in some]
 
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from .. import _core
 from ..errors import ForkError, OptionError
 from ..options import BASE, LoadOptions
-from ..remote import RemoteModel, is_remote, open_remote, shown_url
+from ..remote import MOST_POSITIONS, RemoteModel, is_remote, open_remote, shown_url
 
 PathLike = str | os.PathLike[str]
 
@@ -97,7 +97,7 @@ class Remotes:
                 self._models.index(name),
                 model.likeliest,
                 model.n_ctx,
-                model.limits.positions,
+                MOST_POSITIONS,
                 model.n_vocab or 0,
                 options.on_failure == "base",
             )
@@ -112,19 +112,18 @@ class Remotes:
     def described(self, facts: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         """``facts`` with what is known of those on other machines, of which the extension gives the base's."""
         for name, (model, options) in self._opened.items():
-            url, limits = shown_url(self._urls[name]), model.limits
+            url = shown_url(self._urls[name])
             facts[name].update(
                 path=urlsplit(url).netloc or url,
                 name=model.name,
-                description=f"{limits.protocol} at {url}",
+                description=f"{model.protocol} at {url}",
                 n_ctx=model.n_ctx,
                 n_ctx_train=model.n_ctx,
                 chat_template="",
                 adapters=[],
                 url=url,
-                protocol=limits.protocol,
-                top_k=limits.top_k,
-                exact=limits.exact,
+                protocol=model.protocol,
+                top_k=model.top_k,
                 on_failure=options.on_failure,
             )
         return facts

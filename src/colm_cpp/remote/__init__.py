@@ -8,12 +8,21 @@ from typing import TYPE_CHECKING
 
 from ..errors import OptionError
 from ._http import KEY_VARIABLE, shown_url
-from .protocol import Likeliest, Limits, RemoteModel
+from .protocol import MOST_POSITIONS, Likeliest, RemoteModel
 
 if TYPE_CHECKING:
     from typing import TypeGuard
 
-__all__ = ["KEY_VARIABLE", "SCHEMES", "Likeliest", "Limits", "RemoteModel", "is_remote", "open_remote", "shown_url"]
+__all__ = [
+    "KEY_VARIABLE",
+    "MOST_POSITIONS",
+    "SCHEMES",
+    "Likeliest",
+    "RemoteModel",
+    "is_remote",
+    "open_remote",
+    "shown_url",
+]
 
 # Of each protocol before "http://" or "https://": its module in this room, and the class there.
 _PROTOCOLS = {
@@ -50,4 +59,4 @@ def open_remote(url: str, *, key: str | None, timeout: float, retries: int, top_
         raise OptionError(f"{shown_url(url)} is of no known scheme; there are {', '.join(SCHEMES)}")
     module, name = _PROTOCOLS[protocol]
     opened: type[RemoteModel] = getattr(importlib.import_module(f".{module}", __name__), name)
-    return opened(f"{http}{url[len(scheme) :]}", key=key, timeout=timeout, retries=retries, top_k=top_k)  # type: ignore[call-arg]
+    return opened(f"{http}{url[len(scheme) :]}", key=key, timeout=timeout, retries=retries, top_k=top_k)

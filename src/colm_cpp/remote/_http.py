@@ -13,11 +13,17 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from .._shown import shortened, shown
-from ..errors import OptionError, RemoteError, RemoteRefused, RemoteTimeout, RemoteUnreachable
+from ..errors import (
+    OptionError,
+    RemoteAnswerInvalid,
+    RemoteError,
+    RemoteRefused,
+    RemoteTimeout,
+    RemoteUnreachable,
+)
 from ..extras import require
-from .protocol import invalid
 
-__all__ = ["KEY_VARIABLE", "MOST_BYTES", "Http", "shown_url"]
+__all__ = ["KEY_VARIABLE", "MOST_BYTES", "Http", "invalid", "shown_url"]
 
 KEY_VARIABLE = "COLM_REMOTE_KEY"
 # An answer with thousands of tokens in each of 16 distributions has some megabytes.
@@ -62,6 +68,10 @@ class Http:
             )
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
         self._root = f"{parts.scheme}://{host}{'' if port is None else f':{port}'}{parts.path.rstrip('/')}"
+        try:
+            self._httpx.URL(self._root).raw_host.decode().encode("idna")  # as sockets will write it
+        except (self._httpx.InvalidURL, UnicodeError) as error:
+            raise OptionError(f"{self.url} is no URL ({error}); give http://host:port") from error
         key = os.environ.get(KEY_VARIABLE) if key is None else key
         if key and not (key.isascii() and key.isprintable()):
             raise OptionError("the key of a model on another machine holds characters that no HTTP header can have")
@@ -70,7 +80,8 @@ class Http:
         self._client = self._httpx.Client(
             timeout=timeout,
             follow_redirects=False,
-            headers={"Authorization": f"Bearer {key}"} if key else {},
+            # A few bytes that unpack to gigabytes are refused.
+            headers={"Accept-Encoding": "identity", **({"Authorization": f"Bearer {key}"} if key else {})},
             limits=self._httpx.Limits(max_connections=None, max_keepalive_connections=256),
         )
         # A pair that nobody closed leaves no open connections behind.
@@ -78,6 +89,7 @@ class Http:
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self._streams: weakref.WeakSet[Any] = weakref.WeakSet()  # of connections; a WeakSet may not grow while listed
+        self._of_thread = threading.local()  # until when its request has to be answered
 
     def get(self, path: str) -> Any:
         """The JSON that the server answers. Errors are those of :meth:`post`."""
@@ -127,7 +139,7 @@ class Http:
     def _once(self, method: str, path: str, body: bytes | None, content_type: str) -> tuple[bytes, str]:
         if self._closed.is_set():
             raise self._error(RemoteUnreachable, "the connection was closed")
-        httpx, deadline = self._httpx, time.monotonic() + self._timeout
+        httpx, self._of_thread.deadline = self._httpx, time.monotonic() + self._timeout
         headers = {} if body is None else {"Content-Type": content_type}
         url = self._root + path
         begun = False
@@ -136,14 +148,14 @@ class Http:
                 method, url, content=body, headers=headers, extensions={"trace": self._trace}
             ) as answer:
                 begun = answer.is_success
-                data = self._read(answer, deadline)
+                data = self._read(answer)
                 if begun:
                     return data, answer.headers.get("content-type", "")
                 raise self._refused(answer, data)
         except httpx.TimeoutException as error:
             connects = isinstance(error, (httpx.ConnectTimeout, httpx.PoolTimeout))
-            what = "no connection" if connects else "no answer"
-            raise self._timed_out(what) from error
+            reason = f"there was no {'connection' if connects else 'whole answer'} within {self._timeout:g} s"
+            raise self._error(RemoteTimeout, reason, "remote_timeout allows more") from error
         except httpx.HTTPError as error:
             reason = shortened(str(error)) or type(error).__name__
             if self._closed.is_set():
@@ -152,29 +164,44 @@ class Http:
                 raise invalid(self.url, f"it was cut off ({reason})") from error
             raise self._error(RemoteUnreachable, reason, "is the server running, and the address right?") from error
 
-    def _read(self, answer: Any, deadline: float) -> bytes:
-        """The body. A server may send without end, or hardly anything for a long time."""
+    def _read(self, answer: Any) -> bytes:
+        """The body. A server may send without end."""
         most = self._most_bytes if answer.is_success else _MOST_OF_ERROR
         declared = answer.headers.get("content-length", "")
         if answer.is_success and declared.isdecimal() and int(declared) > most:
             raise invalid(self.url, f"it would have {declared} bytes; {most} are read at most")
+        encoding = answer.headers.get("content-encoding", "identity")
+        if answer.is_success and encoding != "identity":
+            raise invalid(self.url, f"its bytes are encoded as {shown(encoding)}, which was not asked for")
         parts, size = [], 0
-        for part in answer.iter_bytes():
+        for part in answer.iter_raw():
             parts.append(part)
             size += len(part)
             if size > most:
                 if not answer.is_success:
                     break
                 raise invalid(self.url, f"it has more than {most} bytes, which is the most that is read")
-            if time.monotonic() > deadline:
-                raise self._timed_out("no whole answer")
         return b"".join(parts)[:most]
 
     def _trace(self, event: str, info: dict[str, Any]) -> None:
-        """Keeps the connections, so that :meth:`close` can end what waits for them."""
-        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
-            with self._lock:
-                self._streams.add(info["return_value"])
+        """Keeps the connections, so that :meth:`close` can end what waits for them, and bounds what they read.
+
+        httpx bounds each read. A server that sends a byte now and then, of its headers, too, would go on for ever.
+        """
+        if event not in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
+            return
+        stream = info["return_value"]
+        read = stream.read
+
+        def read_in_time(max_bytes: int, timeout: float | None = None) -> bytes:
+            left = self._of_thread.deadline - time.monotonic()
+            if left <= 0:
+                raise self._httpx.ReadTimeout("the time is over")
+            return bytes(read(max_bytes, min(left, self._timeout)))
+
+        stream.read = read_in_time
+        with self._lock:
+            self._streams.add(stream)
 
     def _json(self, data: bytes, content_type: str) -> Any:
         try:
@@ -189,7 +216,7 @@ class Http:
             reason = f"it redirects to {shown(answer.headers.get('location', ''))}, and redirects are not followed"
             advice = "give that address, if you trust it"
         else:
-            reason = f"status {status}, {shortened(data.decode('utf-8', 'replace').strip())}"
+            reason = f"status {status}, {shown(data.decode('utf-8', 'replace').strip())}"
             advice = "look at the server's log"
             if status in (401, 403):
                 advice = f"the key is missing, wrong or expired; set {KEY_VARIABLE}"
@@ -197,14 +224,17 @@ class Http:
         error.status = status
         return error
 
-    def _timed_out(self, what: str) -> RemoteTimeout:
-        advice = "remote_timeout allows more"
-        return self._error(RemoteTimeout, f"there was {what} within {self._timeout:g} s", advice)
-
     def _error(self, kind: type[_Error], reason: str, advice: str = "") -> _Error:
         error = kind(f"{self.url}: {reason}{f'; {advice}' if advice else ''}")
         error.url, error.reason = self.url, reason
         return error
+
+
+def invalid(url: str, reason: str) -> RemoteAnswerInvalid:
+    """The error for an answer that cannot be used."""
+    error = RemoteAnswerInvalid(f"the answer of {url} cannot be used: {reason}")
+    error.url, error.reason = url, reason
+    return error
 
 
 def shown_url(url: str) -> str:
@@ -213,4 +243,4 @@ def shown_url(url: str) -> str:
         parts = urlsplit(url)
     except ValueError:
         return shown(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    return repr(urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", "")))[1:-1]

@@ -1,37 +1,36 @@
-"""What servers with OpenAI's API say of their models, and vLLM's ``/tokenize``, which SGLang has too."""
+"""Servers with OpenAI's list of models, and vLLM's ``/tokenize``, which SGLang has too."""
 
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from .._shown import listed, shown
 from ..errors import RemoteRefused
-from ._http import Http
-from .protocol import Vocabulary, check_vocabulary, invalid
+from ._http import Http, invalid
+from .protocol import RemoteModel, Vocabulary, check_vocabulary, count_of
 
-__all__ = ["UNKNOWN_N_CTX", "find_model", "ids_of", "split_model", "tokenizes_alike"]
+__all__ = ["UNKNOWN_N_CTX", "ListedModel", "find_model", "ids_of", "split_model"]
 
 UNKNOWN_N_CTX = 2**31 - 1  # a server that does not say refuses longer texts by itself
 
 
 def split_model(url: str) -> tuple[str, str]:
     """A URL without its fragment, and the fragment, which names a model."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(fragment="")), parts.fragment
+    place, _, name = url.partition("#")
+    return place, name
 
 
-def find_model(http: Http, name: str, path: str) -> tuple[str, int]:
+def find_model(http: Http, name: str) -> tuple[str, int]:
     """Name and context size of the model ``name``, or of the server's only one for "".
 
     Raises:
         RemoteRefused: there is no such model, or there are several and none was named.
         RemoteError: see there.
     """
-    answer = http.get(path)
+    answer = http.get("/v1/models")
     data = answer.get("data") if isinstance(answer, dict) else None
     if not isinstance(data, list) or not all(isinstance(one, dict) and isinstance(one.get("id"), str) for one in data):
-        raise invalid(http.url, f"{path} has no list of models, but {shown(answer)}")
+        raise invalid(http.url, f"/v1/models has no list of models, but {shown(answer)}")
     found = [one for one in data if name in ("", one["id"])]
     if len(found) != 1:
         error = RemoteRefused(
@@ -43,19 +42,29 @@ def find_model(http: Http, name: str, path: str) -> tuple[str, int]:
     n_ctx = found[0].get("max_model_len")
     if n_ctx is None:
         return found[0]["id"], UNKNOWN_N_CTX
-    if type(n_ctx) is not int or n_ctx < 1:
-        raise invalid(http.url, f"max_model_len is {shown(n_ctx)}")
-    return found[0]["id"], n_ctx
+    return found[0]["id"], count_of(http.url, n_ctx, "max_model_len")
 
 
-def tokenizes_alike(http: Http, model: str, vocabulary: Vocabulary, n_vocab: int | None = None) -> None:
-    """Compares the server's vocabulary with the base's. Errors are those of :func:`check_vocabulary`."""
+class ListedModel(RemoteModel):
+    """A model of such a server: ``http(s)://host:port``, with ``#model`` where the server has several."""
 
-    def tokenize(text: str) -> list[int]:
-        body = {"model": model, "prompt": text, "add_special_tokens": False}
-        return ids_of(http.url, http.post("/tokenize", body), "tokens")
+    usual_top_k: int
 
-    check_vocabulary(http.url, vocabulary, n_vocab, tokenize)
+    def __init__(self, url: str, *, key: str | None, timeout: float, retries: int, top_k: int) -> None:
+        """See :class:`RemoteModel`. ``/tokenize`` stands beside ``/v1``, so the URL may end with that."""
+        place, self._wanted = split_model(url)
+        place = place.rstrip("/").removesuffix("/v1")
+        super().__init__(place, key=key, timeout=timeout, retries=retries, top_k=top_k or self.usual_top_k)
+
+    def check(self, vocabulary: Vocabulary) -> None:
+        """Finds the model, and compares how texts are tokenized. See :class:`RemoteModel`."""
+        self.name, self.n_ctx = find_model(self._http, self._wanted)
+
+        def tokenize(text: str) -> list[int]:
+            body = {"model": self.name, "prompt": text, "add_special_tokens": False}
+            return ids_of(self._http.url, self._http.post("/tokenize", body), "tokens")
+
+        check_vocabulary(self._http.url, vocabulary, None, tokenize)
 
 
 def ids_of(url: str, answer: Any, name: str) -> list[int]:

@@ -6,45 +6,46 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .._shown import shown
-from ._http import Http
-from .protocol import Likeliest, Limits, RemoteModel, Vocabulary, check_vocabulary, invalid, likeliest_of
+from ..errors import OptionError
+from ._http import invalid, shown_url
+from ._models import ids_of, split_model
+from .protocol import Likeliest, RemoteModel, Vocabulary, check_vocabulary, count_of, likeliest_of
 
 __all__ = ["LlamaServer"]
 
-_POSITIONS = 16
 _FIELDS = ["completion_probabilities", "tokens_evaluated"]
 # The probabilities are those before sampling; what is sampled is thrown away, so it may be cheap.
 _SAMPLING = {"temperature": 0.0, "samplers": ["top_k"], "top_k": 1, "stop": [], "post_sampling_probs": False}
 
 
 class LlamaServer(RemoteModel):
-    """A model in a llama-server. Arguments are those of :func:`.open_remote`."""
+    """A model in a llama-server. ``n_ctx``: that of one of the server's slots."""
+
+    protocol = "llama-server"
+    _n_slots = 1
+    _written = 0  # what the server is made to write, see check()
 
     def __init__(self, url: str, *, key: str | None, timeout: float, retries: int, top_k: int) -> None:
-        self._http = Http(url, key=key, timeout=timeout, retries=retries)
-        self._url = self.name = self._http.url
-        self._top_k = top_k
-        self._n_ctx, self._n_slots = 0, 1
-        self._written = 0  # what the server is made to write, see check()
-        self.limits = Limits(
-            protocol="llama-server", top_k=top_k, positions=_POSITIONS, exact=True, one_pass=False, echo=False
-        )
-
-    @property
-    def n_ctx(self) -> int:
-        """See :class:`RemoteModel`: that of one of the server's slots."""
-        return self._n_ctx
+        """See :class:`RemoteModel`. Raises OptionError, too, where the URL names a model."""
+        _, named = split_model(url)
+        if named:
+            raise OptionError(
+                f"{shown_url(url)} is a llama-server, and is followed by the model {shown(named)}; leave that out, or "
+                "say what else it is: openai+http://, sglang+http:// or colm+http://"
+            )
+        super().__init__(url, key=key, timeout=timeout, retries=retries, top_k=top_k)
+        self._url = self._http.url
 
     def check(self, vocabulary: Vocabulary) -> None:
         """See :class:`RemoteModel`."""
         props = self._dict(self._http.get("/props"), "/props")
         settings = self._dict(props.get("default_generation_settings"), "/props")
-        self._n_ctx = self._count(settings.get("n_ctx"), "n_ctx in /props")
-        self._n_slots = self._count(props.get("total_slots"), "total_slots in /props")
+        self.n_ctx = count_of(self._url, settings.get("n_ctx"), "n_ctx in /props")
+        self._n_slots = count_of(self._url, props.get("total_slots"), "total_slots in /props")
         models = self._dict(self._http.get("/v1/models"), "/v1/models").get("data")
         model = models[0] if isinstance(models, list) and models else None
         meta = self._dict(self._dict(model, "/v1/models").get("meta"), "/v1/models")
-        self.n_vocab = self._count(meta.get("n_vocab"), "n_vocab in /v1/models")
+        self.n_vocab = count_of(self._url, meta.get("n_vocab"), "n_vocab in /v1/models")
         self.name = f"{shown(props.get('model_alias', ''))} at {self._url}"
         check_vocabulary(self._url, vocabulary, self.n_vocab, self._tokenize)
         # Where the token that it writes is a part of a character, the server leaves the probabilities out. So it is
@@ -60,7 +61,7 @@ class LlamaServer(RemoteModel):
             "id_slot": slot % self._n_slots,
             "cache_prompt": True,
             "n_predict": 1,
-            "n_probs": self._top_k,
+            "n_probs": self.top_k,
             "response_fields": _FIELDS,
             "logit_bias": [[self._written, 1e4]],
             **_SAMPLING,
@@ -70,10 +71,6 @@ class LlamaServer(RemoteModel):
         if len(results) != len(counts):
             raise invalid(self._url, f"{len(counts)} distributions were asked for, and it has {len(results)}")
         return [self._one(result, count) for result, count in zip(results, counts, strict=True)]
-
-    def close(self) -> None:
-        """See :class:`RemoteModel`."""
-        self._http.close()
 
     def _one(self, result: Any, count: int) -> Likeliest:
         result = self._dict(result, "/completion")
@@ -89,23 +86,15 @@ class LlamaServer(RemoteModel):
         top = positions[0].get("top_logprobs")
         if not isinstance(top, list) or not all(isinstance(entry, Mapping) for entry in top):
             raise invalid(self._url, f"top_logprobs is {shown(top)}, which is no list of tokens")
-        if len(top) > self._top_k:
-            raise invalid(self._url, f"{self._top_k} tokens were asked for, and it names {len(top)}")
+        if len(top) > self.top_k:
+            raise invalid(self._url, f"{self.top_k} tokens were asked for, and it names {len(top)}")
         return likeliest_of(self._url, (entry.get("id") for entry in top), (entry.get("logprob") for entry in top))
 
     def _tokenize(self, text: str) -> list[int]:
         body = {"content": text, "add_special": False, "parse_special": False}
-        tokens = self._dict(self._http.post("/tokenize", body), "/tokenize").get("tokens")
-        if not isinstance(tokens, list) or not all(type(token) is int for token in tokens):
-            raise invalid(self._url, f"tokens in /tokenize is {shown(tokens)}, which is no list of ids")
-        return tokens
+        return ids_of(self._url, self._http.post("/tokenize", body), "tokens")
 
     def _dict(self, value: Any, where: str) -> Mapping[str, Any]:
         if not isinstance(value, Mapping):
             raise invalid(self._url, f"{where} has {shown(value)} where an object belongs; is it a llama-server?")
         return value
-
-    def _count(self, value: Any, what: str) -> int:
-        if type(value) is not int or not 1 <= value < 2**31:
-            raise invalid(self._url, f"{what} is {shown(value)}; it must be 1 or more")
-        return int(value)

@@ -13,68 +13,37 @@ tokens may have the same. ``/v1/models`` tells the context size, ``/tokenize`` s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from .._shown import shown
 from ..errors import RemoteRefused
-from ._http import Http
-from ._models import find_model, split_model, tokenizes_alike
-from .protocol import PROBES, Likeliest, Limits, RemoteModel, Vocabulary, invalid, likeliest_of
+from ._http import invalid
+from ._models import ListedModel
+from .protocol import PROBES, Likeliest, Vocabulary, likeliest_of
 
 __all__ = ["OpenAi"]
 
 _AS_ID = "token_id:"
 _IMPOSSIBLE = -9999.0  # what the API has for minus infinity
-MOST_POSITIONS = 16
 LEAST_TOP_K = 20  # --max-logprobs of a server that was not told otherwise
 
 
-class OpenAi(RemoteModel):
-    """A model behind ``POST /v1/completions``."""
+class OpenAi(ListedModel):
+    """A model behind ``POST /v1/completions``. ``n_ctx``: of the tokens sent and the one that is written."""
 
-    def __init__(self, url: str, *, key: str | None, timeout: float, retries: int, top_k: int) -> None:
-        """Connects to nothing yet.
-
-        Args:
-            url: ``http(s)://host:port/v1``, with ``#model`` where the server has several.
-            key, timeout, retries: see :class:`._http.Http`.
-            top_k: how many of the likeliest ids to ask for; 0: 20. If the server gives no more than 20, it is asked for
-                those.
-
-        Raises:
-            OptionError: the URL cannot be used.
-        """
-        place, self.name = split_model(url)
-        # /tokenize stands beside /v1, not below it.
-        root = place.rstrip("/").removesuffix("/v1")
-        self._http = Http(root, key=key, timeout=timeout, retries=retries)
-        self._n_ctx = 0
-        self.limits = Limits(
-            protocol="openai",
-            top_k=top_k or LEAST_TOP_K,
-            positions=MOST_POSITIONS,
-            exact=True,
-            one_pass=True,
-            echo=True,
-        )
-
-    @property
-    def n_ctx(self) -> int:
-        """``max_model_len``: of the tokens sent and the one that is written."""
-        return self._n_ctx
+    protocol = "openai"
+    usual_top_k = LEAST_TOP_K
 
     def check(self, vocabulary: Vocabulary) -> None:
-        """Finds the model, compares how texts are tokenized, and tries a call. See :class:`RemoteModel`."""
-        self.name, self._n_ctx = find_model(self._http, self.name, "/v1/models")
-        tokenizes_alike(self._http, self.name, vocabulary)
+        """Also tries a call: where the server gives no more than 20 ids, it is asked for those."""
+        super().check(vocabulary)
         tokens = vocabulary.tokenize(PROBES[0])
         try:
             self.likeliest(0, tokens, [len(tokens)])
         except RemoteRefused as error:
-            if error.status != 400 or self.limits.top_k <= LEAST_TOP_K:
+            if error.status != 400 or self.top_k <= LEAST_TOP_K:
                 raise
-            self.limits = replace(self.limits, top_k=LEAST_TOP_K)
+            self.top_k = LEAST_TOP_K
             self.likeliest(0, tokens, [len(tokens)])
 
     def likeliest(self, slot: int, tokens: Sequence[int], counts: Sequence[int]) -> list[Likeliest]:
@@ -83,7 +52,7 @@ class OpenAi(RemoteModel):
             "model": self.name,
             "prompt": [list(tokens[:count]) for count in counts],
             "max_tokens": 1,
-            "logprobs": self.limits.top_k,
+            "logprobs": self.top_k,
             "return_tokens_as_token_ids": True,
             # A model's own generation_config.json must not change them.
             "temperature": 0,
@@ -96,11 +65,7 @@ class OpenAi(RemoteModel):
         n_read = answer["usage"].get("prompt_tokens") if isinstance(answer.get("usage"), dict) else None
         if n_read != sum(counts):
             raise invalid(self._http.url, f"it has read {shown(n_read)} tokens, and {sum(counts)} were sent")
-        return [_likeliest(self._http.url, choice, self.limits.top_k) for choice in choices]
-
-    def close(self) -> None:
-        """See :class:`RemoteModel`."""
-        self._http.close()
+        return [_likeliest(self._http.url, choice, self.top_k) for choice in choices]
 
 
 def _choices(url: str, answer: Any, n: int) -> list[dict[str, Any]]:

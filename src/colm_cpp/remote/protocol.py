@@ -9,13 +9,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .._shown import shown
-from ..errors import RemoteAnswerInvalid, RemoteVocabularyMismatch
+from ..errors import RemoteVocabularyMismatch
+from ._http import Http, invalid
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["PROBES", "Likeliest", "Limits", "RemoteModel", "Vocabulary", "check_vocabulary", "likeliest_of"]
+__all__ = [
+    "MOST_POSITIONS",
+    "PROBES",
+    "Likeliest",
+    "RemoteModel",
+    "Vocabulary",
+    "check_vocabulary",
+    "count_of",
+    "likeliest_of",
+]
 
+MOST_POSITIONS = 16  # of one text in one call
 # Texts on which tokenizers differ: spaces, digits, capitals, accents, other scripts, code, an emoji.
 PROBES = (
     "The quick brown fox jumps over the lazy dog.",
@@ -50,27 +61,6 @@ class Likeliest:
     tail: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What a protocol can and cannot do.
-
-    Attributes:
-        protocol: its name, such as ``"llama-server"``.
-        top_k: the most ids that an answer names; 0: all.
-        positions: the most positions of one text in one call.
-        exact: whether probabilities are those of the whole vocabulary. False: the server renormalises them.
-        one_pass: whether the server reads several positions of a call in one pass. False: one after the other.
-        echo: whether the server says which tokens it has read.
-    """
-
-    protocol: str
-    top_k: int
-    positions: int
-    exact: bool
-    one_pass: bool
-    echo: bool
-
-
 class Vocabulary(Protocol):
     """The base's vocabulary, as far as a server can be compared with it."""
 
@@ -90,16 +80,33 @@ class Vocabulary(Protocol):
 
 
 class RemoteModel(abc.ABC):
-    """A pool of connections to one model. Its methods are called from several threads."""
+    """A pool of connections to one model. Its methods are called from several threads.
 
-    name: str  # as shown in messages
-    limits: Limits
-    n_vocab: int | None = None  # ids of the server's model, known after check(); None: the server does not say
+    Attributes:
+        protocol: what its server speaks, such as ``"llama-server"``.
+        name: as shown in messages.
+        top_k: the most ids that an answer names; 0: all.
+        n_ctx: the most tokens of a text. Known after :meth:`check`.
+        n_vocab: ids of the server's model, known after :meth:`check`; None: the server does not say.
+    """
 
-    @property
-    @abc.abstractmethod
-    def n_ctx(self) -> int:
-        """The most tokens of a text. Known after :meth:`check`."""
+    protocol: str
+    n_ctx: int = 0
+    n_vocab: int | None = None
+
+    def __init__(self, url: str, *, key: str | None, timeout: float, retries: int, top_k: int) -> None:
+        """Connects to nothing yet.
+
+        Args:
+            url: ``http(s)://host:port``; see each protocol.
+            key, timeout, retries: see :class:`._http.Http`.
+            top_k: how many of the likeliest ids to ask for; 0: all, or as many as the protocol usually gives.
+
+        Raises:
+            OptionError: the URL cannot be used.
+        """
+        self._http = Http(url, key=key, timeout=timeout, retries=retries)
+        self.name, self.top_k = self._http.url, top_k
 
     @abc.abstractmethod
     def check(self, vocabulary: Vocabulary) -> None:
@@ -117,15 +124,15 @@ class RemoteModel(abc.ABC):
         Args:
             slot: a number of the text, from 0. The next text with this number takes its place.
             tokens: the text's ids.
-            counts: ascending, 1 to ``len(tokens)`` each, at most ``limits.positions``.
+            counts: ascending, 1 to ``len(tokens)`` each, at most :data:`MOST_POSITIONS`.
 
         Raises:
             RemoteError: see there.
         """
 
-    @abc.abstractmethod
     def close(self) -> None:
         """Ends calls in progress, which raise RemoteUnreachable, and closes the connections."""
+        self._http.close()
 
 
 def likeliest_of(url: str, ids: Iterable[Any], logprobs: Iterable[Any], tail: float | None = None) -> Likeliest:
@@ -146,13 +153,13 @@ def likeliest_of(url: str, ids: Iterable[Any], logprobs: Iterable[Any], tail: fl
             raise invalid(url, f"a token's id is {shown(token)}")
         if token in found:
             raise invalid(url, f"token {token} comes twice in one distribution")
-        if type(logprob) not in (int, float) or math.isnan(logprob) or logprob > _ROUNDING:
+        if type(logprob) not in (int, float) or not logprob <= _ROUNDING:
             raise invalid(url, f"the log-probability of token {token} is {shown(logprob)}, which is no number up to 0")
         if logprob > _NEVER:
             found[token] = min(float(logprob), 0.0)
     if not found:
         raise invalid(url, "a distribution names no token")
-    ordered = sorted(found.items(), key=lambda entry: -entry[1])
+    ordered = sorted(found.items(), key=lambda entry: (-entry[1], entry[0]))  # of equals the first, as a local model
     total = math.fsum(math.exp(logprob) for logprob in found.values())
     if tail is not None and not 0.0 <= tail <= 1.0 + _ROUNDING:
         raise invalid(url, f"the probability of all other tokens is {shown(tail)}; it must be from 0 to 1")
@@ -165,11 +172,11 @@ def likeliest_of(url: str, ids: Iterable[Any], logprobs: Iterable[Any], tail: fl
     )
 
 
-def invalid(url: str, reason: str) -> RemoteAnswerInvalid:
-    """The error for an answer that cannot be used."""
-    error = RemoteAnswerInvalid(f"the answer of {url} cannot be used: {reason}")
-    error.url, error.reason = url, reason
-    return error
+def count_of(url: str, value: Any, what: str) -> int:
+    """A number of tokens or slots in an answer. Raises RemoteAnswerInvalid where it is none from 1 to 2^31 - 1."""
+    if type(value) is not int or not 1 <= value < 2**31:
+        raise invalid(url, f"{what} is {shown(value)}; it must be a whole number from 1 to 2147483647")
+    return value
 
 
 def check_vocabulary(url: str, vocabulary: Vocabulary, n_vocab: int | None, tokenize: Any) -> None:

@@ -16,52 +16,25 @@ from collections.abc import Sequence
 from typing import Any
 
 from .._shown import shown
-from ._http import Http
-from ._models import find_model, split_model, tokenizes_alike
-from .protocol import Likeliest, Limits, RemoteModel, Vocabulary, invalid, likeliest_of
+from ._http import invalid
+from ._models import ListedModel
+from .protocol import Likeliest, Vocabulary, likeliest_of
 
 __all__ = ["SPARE", "SgLang"]
 
-MOST_POSITIONS = 16
-DEFAULT_TOP_K = 64
 SPARE = 5  # tokens, beside the one that is written
 
 
-class SgLang(RemoteModel):
-    """A model behind ``POST /generate``."""
+class SgLang(ListedModel):
+    """A model behind ``POST /generate``. ``n_ctx``: ``max_model_len``, less what the scheduler keeps free."""
 
-    def __init__(self, url: str, *, key: str | None, timeout: float, retries: int, top_k: int) -> None:
-        """Connects to nothing yet.
-
-        Args:
-            url: ``http(s)://host:port``.
-            key, timeout, retries: see :class:`._http.Http`.
-            top_k: how many of the likeliest ids to ask for; 0: 64.
-
-        Raises:
-            OptionError: the URL cannot be used.
-        """
-        place, self.name = split_model(url)
-        self._http = Http(place, key=key, timeout=timeout, retries=retries)
-        self._n_ctx = 0
-        self.limits = Limits(
-            protocol="sglang",
-            top_k=top_k or DEFAULT_TOP_K,
-            positions=MOST_POSITIONS,
-            exact=True,
-            one_pass=True,
-            echo=True,
-        )
-
-    @property
-    def n_ctx(self) -> int:
-        """``max_model_len``, less what the scheduler keeps free."""
-        return self._n_ctx - SPARE
+    protocol = "sglang"
+    usual_top_k = 64
 
     def check(self, vocabulary: Vocabulary) -> None:
-        """Asks for the model, and compares how texts are tokenized. See :class:`RemoteModel`."""
-        self.name, self._n_ctx = find_model(self._http, self.name, "/v1/models")
-        tokenizes_alike(self._http, self.name, vocabulary)
+        """See :class:`ListedModel`."""
+        super().check(vocabulary)
+        self.n_ctx = max(self.n_ctx - SPARE, 1)
 
     def likeliest(self, slot: int, tokens: Sequence[int], counts: Sequence[int]) -> list[Likeliest]:
         """See :class:`RemoteModel`. The server finds what it has read by itself, so ``slot`` is not sent."""
@@ -79,7 +52,7 @@ class SgLang(RemoteModel):
             },
             "return_logprob": True,
             "logprob_start_len": start,
-            "top_logprobs_num": self.limits.top_k,
+            "top_logprobs_num": self.top_k,
             "return_text_in_logprobs": False,
         }
         url, answer = self._http.url, self._http.post("/generate", body)
@@ -94,10 +67,6 @@ class SgLang(RemoteModel):
             rows = [before[count - start] for count in counts[:-1]]
         rows += _rows(url, meta, "output_top_logprobs", 1)
         return [_likeliest(url, row) for row in rows]
-
-    def close(self) -> None:
-        """See :class:`RemoteModel`."""
-        self._http.close()
 
 
 def _rows(url: str, meta: dict[str, Any], name: str, n: int) -> list[Any]:
