@@ -253,7 +253,7 @@ class Pair(Tokenizing, AsyncForms):
     def cancel(self) -> None:
         """Ends all texts in progress within one step, with ``finish_reason`` ``cancelled``. Safe from any thread."""
         for stream in self._live_streams():
-            if stream._begun:
+            if stream.begun:
                 stream.cancel()
         for batch in self._live_batches():
             batch.cancel()

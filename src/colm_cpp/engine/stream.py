@@ -111,8 +111,8 @@ class TokenStream:
             stream.close()
 
     @property
-    def _begun(self) -> bool:
-        """Whether it was ever computed."""
+    def begun(self) -> bool:
+        """Whether the pair has begun to compute this text. Before, it waits for a slot, or was never iterated."""
         return self._stream is not None and self._text.begun
 
     @property
