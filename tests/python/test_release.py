@@ -65,17 +65,19 @@ def links(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def dist(links: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with the sdist, and the wheel that is built of it."""
+    """The folder with the sdist, and the wheel that is built of it; COLM_DIST names one with both."""
+    if "COLM_DIST" in os.environ:
+        return Path(os.environ["COLM_DIST"]).resolve()
     folder = tmp_path_factory.mktemp("dist")
     run(sys.executable, "-m", "build", "--outdir", folder, ROOT, PIP_FIND_LINKS=links)
     return folder
 
 
 @pytest.fixture(scope="module")
-def wheel(dist: Path) -> Path:
+def wheel(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel as it is published, repaired by the command of the release."""
     (built,) = dist.glob("*.whl")
-    to = dist / "repaired"
+    to = tmp_path_factory.mktemp("repaired")
     run(sys.executable, "-m", *shlex.split(REPAIR.format(dest_dir=to, wheel=built)), PATH=PATH)
     (repaired,) = to.iterdir()
     return repaired
@@ -107,7 +109,7 @@ def test_the_sdist_holds_what_a_build_needs(dist: Path) -> None:
 
 def test_the_wheel_holds_the_packages_and_the_extension(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as opened:
-        names = set(opened.namelist())
+        names = {name for name in opened.namelist() if not name.endswith("/")}
     information = {name for name in names if name.startswith(f"colm_cpp-{colm.__version__}.dist-info/")}
     extension = {name for name in names if re.fullmatch(r"colm_cpp/_core\.cpython-\S+\.so", name)}
     assert len(extension) == 1
@@ -148,11 +150,9 @@ def test_the_demo(clean: Path) -> None:
 
 
 def test_the_time_of_the_import(clean: Path) -> None:
-    times = []
-    for _ in range(7):
-        lines = run(clean / "python", "-X", "importtime", "-c", "import colm_cpp").splitlines()
-        (line,) = (line for line in lines if re.search(r"\| colm_cpp$", line))
-        times.append(int(line.split("|")[1]) / 1e6)
+    """Of the processor, because that of the clock is also what other processes take."""
+    code = "import time; begin = time.process_time(); import colm_cpp; print(time.process_time() - begin)"
+    times = [float(run(clean / "python", "-c", code)) for _ in range(7)]
     assert statistics.median(times) <= MOST_IMPORT_SECONDS, times
 
 
