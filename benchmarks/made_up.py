@@ -6,7 +6,7 @@ Types are those that llama.cpp's quantiser gives the tensors of a Q4_K_M file. T
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ SHAPES = {
 }
 # Of a block: weights, bytes, where its float16 scales lie, and the deviation of a weight where a scale is 1.
 _BLOCKS = {
-    Type.Q4_K: (256, 144, (0, 2), 178.0),  # scale, and offset in proportion; 6 bits each of 8 parts
+    Type.Q4_K: (256, 144, (0, 2), 258.0),  # scale, and offset in proportion; 6 bits each of 8 parts
     Type.Q6_K: (256, 210, (208,), 1366.0),  # 8 bits of each of 16 parts
     Type.Q5_0: (32, 22, (0,), 9.2),
     Type.Q8_0: (32, 34, (0,), 73.9),
@@ -92,7 +92,11 @@ def _rows(rng: np.random.Generator, sizes: tuple[int, ...], type: Type) -> np.nd
 
 def _vocabulary(file: Path, n_vocab: int | None) -> Iterator[tuple[str, Any, list[GGUFValueType]]]:
     """Key, value and types of each field of the vocabulary, filled up to a number of tokens."""
-    more = {"tokens": lambda i: f"[unused{i}]", "token_type": lambda i: int(gguf.TokenType.UNUSED), "scores": lambda i: 0.0}
+    more: dict[str, Callable[[int], Any]] = {
+        "tokens": lambda i: f"[unused{i}]",
+        "token_type": lambda i: int(gguf.TokenType.UNUSED),
+        "scores": lambda i: 0.0,
+    }
     for field in gguf.GGUFReader(file).fields.values():
         if field.name.startswith("tokenizer."):
             value = field.contents()

@@ -3,17 +3,20 @@
     python benchmarks/shapes.py BASE.gguf [--pairs 0.5B/7B 1.5B/14B] [--folder build/shapes] [--rounds 3] [--tokens 48]
 
 BASE.gguf gives the vocabulary; without it the demo's is filled up to the size of Qwen2.5's. The models are written
-once, in the types of Q4_K_M files, and stay in the folder (5 GB for the first pair, 10 GB for the second). The head ``random`` defers 0 to 40% of the tokens, with and without
-look-ahead, beside each model alone. The ways of writing take turns. Made-up models never choose the same token, which
-is the worst for look-ahead; a bias that leaves one token to both is the best, where no draft is ever rejected. The
-truth of a real pair lies between. Each measurement is printed and added to measured.jsonl in the folder; the same
-command again does what is missing. At the end there are a table and a figure.
+once, in the types of Q4_K_M files, and stay in the folder (5 GB for the first pair, 10 GB for the second).
+
+The head ``random`` defers 0 to 40% of the tokens, with and without look-ahead, beside each model alone. The ways of
+writing take turns. Made-up models never choose the same token, which is the worst for look-ahead; a bias that leaves
+one token to both is the best, where no draft is ever rejected. The truth of a real pair lies between. Each measurement
+is printed and added to measured.jsonl in the folder; the same command again does what is missing. At the end there are
+a table and a figure.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import json
 import statistics
 from dataclasses import asdict, dataclass
@@ -156,7 +159,7 @@ class Row:
 
 def pays_until(rows: list[Row]) -> str:
     """The share deferred at which the pair is as fast as the assistant alone, between two rows."""
-    for before, after in zip(rows, rows[1:], strict=False):
+    for before, after in itertools.pairwise(rows):
         high, low = before.over.median, after.over.median
         if high >= 1.0 > low:
             at = before.rate + (after.rate - before.rate) * (high - 1.0) / (high - low)

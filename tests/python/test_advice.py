@@ -141,7 +141,7 @@ class TestThreadsAndTypes:
             (costs(0.01, 0.1, 0.0025), "both", "Q4_0 for all files would be 2.00x"),
             (costs(0.01, 0.4, 0.01), "base", "Q4_0 for the base's file would be"),
             (costs(0.04, 0.1, 0.0025), "assistant", "Q4_0 for the assistant's file would be"),
-            (costs(0.02, 0.199, 0.005), "both", "keep your files; Q4_0 for all files would be 1.00x"),
+            (costs(0.0199, 0.199, 0.005), "both", "keep your files; Q4_0 for all files would be 1.00x"),
         ],
     )
     def test_types_of_each_model(self, other: StepCosts, of: str, words: str) -> None:

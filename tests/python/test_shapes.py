@@ -1,4 +1,4 @@
-"""``benchmarks/made_up.py`` and ``benchmarks/shapes.py``: files with a model's shapes, and what is measured with them."""
+"""``benchmarks/made_up.py`` and ``benchmarks/shapes.py``: files with a model's shapes, and measurements with them."""
 
 from __future__ import annotations
 
@@ -54,10 +54,20 @@ def test_a_vocabulary_is_filled_up(tiny_model: TinyModels, tmp_path: Path) -> No
     assert len(tokens) == len(set(tokens)) == len(fields["tokenizer.ggml.token_type"].contents()) == 2000
 
 
-def test_what_is_measured_is_not_measured_again(tmp_path: Path) -> None:
+def test_what_is_measured_is_not_measured_again(tiny_model: TinyModels, tmp_path: Path) -> None:
     """Twice the same command: the second prints the same table without a measurement."""
-    command = [sys.executable, "shapes.py", "--pairs", "tiny/tiny", "--folder", str(tmp_path), "--tokens", "6"]
-    command += ["--rounds", "1", "--rates", "0.4", "--n-threads", "1"]
+    command = [
+        sys.executable,
+        "shapes.py",
+        str(tiny_model(**BASE)),
+        "--pairs",
+        "tiny/tiny",
+        "--folder",
+        str(tmp_path),
+        "--tokens",
+        "6",
+    ]
+    command += ["--tokens", "6", "--rounds", "1", "--rates", "0.4", "--n-threads", "1"]
     told = [
         subprocess.run(command, cwd=BENCHMARKS, check=True, capture_output=True, text=True, timeout=300).stdout
         for _ in range(2)

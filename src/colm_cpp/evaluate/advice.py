@@ -138,9 +138,7 @@ def _ahead(costs: StepCosts, expert: str, rate: float, *, hidden: bool, acceptan
     """The same with the draft that suits best; without look-ahead where ``acceptance`` is None."""
     drafts = (1,) if acceptance is None else (1, *_DRAFTS)
     sure = 1.0 if acceptance is None else acceptance
-    return min(
-        seconds_per_token(costs, expert, rate, hidden=hidden, draft=draft, acceptance=sure) for draft in drafts
-    )
+    return min(seconds_per_token(costs, expert, rate, hidden=hidden, draft=draft, acceptance=sure) for draft in drafts)
 
 
 def _most_rate(costs: StepCosts, expert: str, *, hidden: bool, acceptance: float | None = None) -> float:
@@ -244,7 +242,7 @@ def _for_expert(
 
 
 def _needed_acceptance(costs: StepCosts, expert: str, rate: float, now: float, *, hidden: bool) -> float | None:
-    for percent in range(0, 101):
+    for percent in range(101):
         if now / _ahead(costs, expert, rate, hidden=hidden, acceptance=percent / 100) >= CLEARLY:
             return percent / 100
     return None
@@ -267,8 +265,8 @@ def _of_rate(found: ExpertAdvice, whose: str) -> Iterator[str]:
     if found.most_rate == 0.0:
         yield (
             f"Deferral rate: at no rate is this pair faster than {whose} alone ({found.alone:.1f} tokens/s), because a "
-            f"step of the base takes {found.base_share:.0%} of the time of one of {whose}. Use a smaller base, a larger "
-            f"model beside it, or {whose} alone. {at}, {beside}."
+            f"step of the base takes {found.base_share:.0%} of the time of one of {whose}. Use a smaller base, a "
+            f"larger model beside it, or {whose} alone. {at}, {beside}."
         )
     elif found.most_rate == 1.0:
         yield f"Deferral rate: at every rate this pair is faster than {whose} alone. {at}, {beside}."
