@@ -24,10 +24,11 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 failed=()
 
-# step NAME SECONDS COMMAND...: runs it with a limit; what it prints goes to NAME.txt. A failure is told at the end.
+# step NAME SECONDS COMMAND...: runs it with a limit. What it prints goes to NAME.txt, and a failure is told at the end.
 step() {
     local name=$1 limit=$2 start=$SECONDS code=0
     shift 2
+    if [ $mode = cpu ]; then limit=$((10 * limit)); fi # fewer cores, perhaps busy ones
     echo "== $name"
     timeout --signal=INT --kill-after=10 "$limit" "$@" > "$out/$name.txt" 2>&1 || code=$?
     if [ $code -ne 0 ]; then
@@ -110,7 +111,7 @@ if [ $mode = gpu ]; then
     # pip's cache may hold a build without CUDA.
     CMAKE_ARGS=$cmake_args must llama 480 pip install --no-cache-dir --no-binary llama-cpp-python "$llama"
 else
-    must llama 3600 pip install "$llama"
+    must llama 360 pip install "$llama"
 fi
 must colm 180 pip install --no-build-isolation ".[plot]" pytest pytest-xdist
 must device 60 python -c '
