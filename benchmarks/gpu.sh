@@ -91,6 +91,9 @@ cmake_args="-DLLAVA_BUILD=OFF"
 if grep -qm1 amx_tile /proc/cpuinfo; then
     cmake_args+=" -DGGML_NATIVE=OFF -DGGML_AVX512=ON -DGGML_AVX512_VBMI=ON -DGGML_AVX512_VNNI=ON -DGGML_AVX512_BF16=ON"
 fi
+if command -v ccache > /dev/null; then
+    export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache CMAKE_CUDA_COMPILER_LAUNCHER=ccache
+fi
 must tools 120 pip install scikit-build-core pybind11 "cmake>=3.24" ninja
 if [ $mode = gpu ]; then
     if command -v nvcc > /dev/null; then
