@@ -127,7 +127,7 @@ cat "$out/device.txt"
 
 # -- measure. cuBLAS would round float32 to 10 bits (TF32), which the oracle does not.
 layers=-1 pair=0.5B/7B tokens=64 rounds=3 texts="8 32"
-if [ $mode = cpu ]; then layers=0 pair=tiny/0.5B tokens=8 rounds=1 texts="2"; fi
+if [ $mode = cpu ]; then layers=0 pair=tiny/tiny tokens=8 rounds=1 texts="2"; fi
 models=$work/shapes
 NVIDIA_TF32_OVERRIDE=0 step oracle 240 pytest -q -n 4 --dist loadfile -p no:cacheprovider \
     tests/python/test_oracle.py tests/python/test_expert_oracle.py tests/python/test_unlike_oracle.py \
