@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from ..options import LoadOptionsDict, WritingOptionsDict
 
-__all__ = ["generate", "load", "metadata", "options_of", "prepare", "quantised"]
+__all__ = ["generate", "load", "metadata", "options_of", "prepare", "quantised", "threads_for"]
 
 PathLike = str | os.PathLike[str]
 
@@ -291,7 +291,7 @@ def prepare(
         o.to_core(
             path,
             n_ctx,
-            _threads_for(path),
+            threads_for(path),
             [(resolve(adapter), scale) for adapter, scale in o.adapters()],
             quantised=quantised(header),
             n_sequences=n_sequences,
@@ -306,7 +306,8 @@ def _with_long_passes(options: LoadOptions) -> LoadOptions:
     return replace(options, n_ubatch=LONG_N_UBATCH) if options.n_ubatch is None else options
 
 
-def _threads_for(path: str) -> int:
+def threads_for(path: str) -> int:
+    """How many threads a model gets where nobody says it."""
     return 1 if os.path.getsize(path) < _TINY_FILE else usable_cores()
 
 
