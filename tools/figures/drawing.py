@@ -44,7 +44,7 @@ class Picture:
             f'<title id="title">{escape(title)}</title>\n<desc id="description">{escape(description)}</desc>\n'
             "<style>text{font:14px system-ui,-apple-system,'Segoe UI','DejaVu Sans',sans-serif}"
             ".small{font-size:12.5px}.strong{font-weight:600}"
-            "path,line,polyline{fill:none;stroke-width:1.5}rect,circle,polygon{stroke-width:1.5}.dashed{stroke-dasharray:4 3}"
+            "path{fill:none;stroke-width:1.5}rect,circle,polygon{stroke-width:1.5}.dashed{stroke-dasharray:4 3}"
             f"{_rules(False)}@media (prefers-color-scheme:dark){{{_rules(True)}}}</style>\n"
             '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" '
             'orient="auto"><path d="M0 0 8 4 0 8z"/></marker></defs>\n'
@@ -52,12 +52,10 @@ class Picture:
         )
         self._shapes: list[str] = []
 
-    def text(self, x: float, y: float, text: str, classes: str = "ink", anchor: str = "start", turn: float = 0) -> None:
-        """One line of text; ``anchor`` is start, middle or end, ``turn`` in degrees."""
-        turned = f' transform="rotate({turn:g} {x:.1f} {y:.1f})"' if turn else ""
-        self._add(
-            f'<text x="{x:.1f}" y="{y:.1f}" class="{classes}" text-anchor="{anchor}"{turned}>{escape(text)}</text>'
-        )
+    def text(self, x: float, y: float, text: str, classes: str = "ink", anchor: str = "start") -> None:
+        """One line of text; ``anchor`` is start, middle or end."""
+        place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
+        self._add(f'<text {place} class="{classes}">{escape(text)}</text>')
 
     def box(self, x: float, y: float, width: float, height: float, classes: str) -> None:
         """A rectangle with round corners."""
@@ -65,9 +63,8 @@ class Picture:
 
     def path(self, d: str, classes: str = "ink-line", arrow: bool = False) -> None:
         """A line, or several; with an arrow at its end if wanted."""
-        self._add(
-            f'<path d="{d}" class="{classes}"{" marker-end=" + chr(34) + "url(#arrow)" + chr(34) if arrow else ""}/>'
-        )
+        end = ' marker-end="url(#arrow)"' if arrow else ""
+        self._add(f'<path d="{d}" class="{classes}"{end}/>')
 
     def mark(self, x: float, y: float, shape: str, classes: str) -> None:
         """A point of a plot: circle, square, triangle or diamond."""

@@ -11,8 +11,8 @@ def loop() -> Picture:
         810,
         290,
         "How a pair writes one token",
-        "The base reads the text so far and gives its hidden state to the head. The head gives the defer probability p. "
-        "If p is at most the threshold, the base's token is written; if it is larger, the assistant's. "
+        "The base reads the text so far and gives its hidden state to the head. The head gives the defer probability "
+        "p. If p is at most the threshold, the base's token is written; if it is larger, the assistant's. "
         "Either way the token is appended to the text, and the loop begins again.",
     )
     for x, name, line, classes in (
