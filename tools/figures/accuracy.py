@@ -29,7 +29,7 @@ LEGEND = (
     ("circle", "assistant", "assistant alone"),
     ("square", "learned", "pair, learned head"),
     ("square", "tuned", "pair, tuned base"),
-    ("triangle", "confidence", "pair, confidence"),
+    ("triangle", "confidence", "pair, plain confidence"),
     ("diamond", "random", "pair, random tokens"),
 )
 
@@ -120,7 +120,12 @@ def _panel(picture: Picture, left: float, title: str, below: str, shown: list[Po
 
 # Folder, title, the line below it, and labels with their side.
 PANELS = (
-    ("csqa", "CommonsenseQA", "104 problems", {"base": "right base", "regret@10": "above learned head"}),
+    (
+        "csqa",
+        "CommonsenseQA",
+        "104 problems",
+        {"base": "left base", "regret@10": "above learned head", "random@20": "right random"},
+    ),
     (
         "gsm8k",
         "GSM8K",
@@ -137,7 +142,7 @@ PANELS = (
         "csqa-tuned",
         "CommonsenseQA, tuned base",
         "240 problems",
-        {"base": "below tuned base", "learned@10+compose": "above both mixed", "assistant": "below assistant"},
+        {"base": "below tuned base", "learned@10+compose": "above both mixed", "assistant": "above assistant"},
     ),
 )
 
@@ -157,11 +162,11 @@ def accuracy(results: Path) -> Picture:
     for number, (folder, title, below, labels) in enumerate(PANELS):
         report = json.loads((results / folder / "report.json").read_text(encoding="utf-8"))
         _panel(picture, number * WIDTH, title, below, points(report), labels)
-    at = 40.0
+    at = 24.0
     for shape, series, name in LEGEND:
         picture.mark(at, HEIGHT + 16, shape, f"{series} paper-line")
         picture.text(at + 11, HEIGHT + 21, name, "ink small")
-        at += 32 + 7.1 * len(name)
-    picture.path(f"M{at:.1f} {HEIGHT + 16:.1f}h28", "ink-line dashed")
-    picture.text(at + 34, HEIGHT + 21, "chord: whole problems at random", "ink small")
+        at += 30 + 6.9 * len(name)
+    picture.path(f"M{at - 6:.1f} {HEIGHT + 16:.1f}h28", "ink-line dashed")
+    picture.text(at + 28, HEIGHT + 21, "chord", "ink small")
     return picture

@@ -49,8 +49,8 @@ def timeline() -> Picture:
         414,
         "Seven tokens without look-ahead and with it",
         "Time goes to the right. Without look-ahead the base stops at each of the three deferred tokens, 3, 5 and 6, "
-        "and the assistant is called three times. With look-ahead the base guesses these tokens and goes on, and one call "
-        "verifies all three. If the guess of token 5 is wrong, the assistant's token takes its place, and token 6 is "
+        "and the assistant is called three times. With look-ahead the base guesses these tokens and goes on, and one "
+        "call verifies all three. If the guess of token 5 is wrong, the assistant's token replaces it, and token 6 is "
         "written again.",
     )
     track = Track(picture, 48, "Without look-ahead: three calls")
@@ -63,7 +63,7 @@ def timeline() -> Picture:
     picture.text(
         20,
         400,
-        "Numbers are tokens; the head defers 3, 5 and 6. Dashed: a guess of the base. Behind a wrong one all is dropped.",
+        "The head defers the tokens 3, 5 and 6. Dashed: a guess of the base. What follows a wrong one is dropped.",
         "soft small",
     )
     return picture
