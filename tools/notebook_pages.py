@@ -43,6 +43,9 @@ def page(notebook: Any, name: str) -> tuple[str, dict[str, bytes]]:
             parts.append(cell.source.replace(".ipynb)", ".md)"))
             continue
         parts.append(f"```python\n{cell.source}\n```")
+        said = "".join(output.text for output in cell.outputs if output.get("name") == "stdout").rstrip()
+        if said:
+            parts.append(f"```text\n{said}\n```")
         for output in cell.outputs:
             data = output.get("data", {})
             if "image/png" in data:
@@ -51,9 +54,7 @@ def page(notebook: Any, name: str) -> tuple[str, dict[str, bytes]]:
                 parts.append(f"![{cell.metadata['alt']}]({file})")
             elif "text/html" in data:
                 parts.append(data["text/html"].strip())
-            elif output.output_type == "stream" and output.name == "stdout":
-                parts.append(f"```text\n{output.text.rstrip()}\n```")
-            else:
+            elif output.get("name") != "stdout":
                 raise ValueError(f"{name} shows something that no page can show: {output}")
     title, *others = parts
     source = f"This page is a notebook that was run: [{name}.ipynb]({name}.ipynb)."

@@ -20,7 +20,7 @@ from doc_pages import GUIDES, ROOT, SETUP, Block, bash, blocks
 pytestmark = pytest.mark.slow
 
 STAND_INS = {"", "files of your own"}
-OWN_TESTS = ("docs/serving.md",)
+OWN_TESTS = ("docs/serving.md", "docs/notebooks/what-is-deferred.md", "docs/notebooks/train-a-head.md")
 ADDRESS = "127.0.0.1:8080"
 
 WAIT = """
