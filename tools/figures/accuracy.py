@@ -10,8 +10,8 @@ from typing import Any
 
 from .drawing import Picture
 
-WIDTH, HEIGHT = 340.0, 400.0
-LEFT, TOP, RIGHT, BOTTOM = 48.0, 62.0, 14.0, 48.0
+WIDTH, HEIGHT = 284.0, 390.0
+LEFT, TOP, RIGHT, BOTTOM = 48.0, 62.0, 10.0, 48.0
 
 # By the name of an arm before "@": series, shape.
 SERIES = {
@@ -26,12 +26,14 @@ SERIES = {
 }
 LEGEND = (
     ("circle", "base", "base alone"),
-    ("circle", "assistant", "assistant alone"),
     ("square", "learned", "pair, learned head"),
-    ("square", "tuned", "pair, tuned base"),
     ("triangle", "confidence", "pair, plain confidence"),
+    ("circle", "assistant", "assistant alone"),
+    ("square", "tuned", "pair, tuned base"),
     ("diamond", "random", "pair, random tokens"),
 )
+
+LEGEND_WIDTH = 210.0
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ PANELS = (
         "100 problems",
         {
             "base": "left base",
-            "tunedbase": "above tuned base",
+            "tunedbase": "right tuned base",
             "regret@20": "left learned head",
             "tuned@25": "left tuned base, head",
             "assistant": "above assistant",
@@ -151,7 +153,7 @@ def accuracy(results: Path) -> Picture:
     """The recorded evaluations of the Qwen pair, beside each other."""
     picture = Picture(
         3 * WIDTH + 10,
-        HEIGHT + 42,
+        HEIGHT + 60,
         "Right answers over the time of an answer",
         "Three plots of right answers over seconds for each problem. A dashed line, the chord, joins base and "
         "assistant. CommonsenseQA: the pair with a learned head has nearly the assistant's accuracy in three quarters "
@@ -162,11 +164,13 @@ def accuracy(results: Path) -> Picture:
     for number, (folder, title, below, labels) in enumerate(PANELS):
         report = json.loads((results / folder / "report.json").read_text(encoding="utf-8"))
         _panel(picture, number * WIDTH, title, below, points(report), labels)
-    at = 24.0
-    for shape, series, name in LEGEND:
-        picture.mark(at, HEIGHT + 16, shape, f"{series} paper-line")
-        picture.text(at + 11, HEIGHT + 21, name, "ink small")
-        at += 30 + 6.9 * len(name)
-    picture.path(f"M{at - 6:.1f} {HEIGHT + 16:.1f}h28", "ink-line dashed")
-    picture.text(at + 28, HEIGHT + 21, "chord", "ink small")
+    row, at = HEIGHT + 16, 24.0
+    for number, (shape, series, name) in enumerate(LEGEND):
+        if number == len(LEGEND) // 2:
+            row, at = row + 24, 24.0
+        picture.mark(at, row, shape, f"{series} paper-line")
+        picture.text(at + 11, row + 5, name, "ink small")
+        at += LEGEND_WIDTH
+    picture.path(f"M{at - 8:.1f} {HEIGHT + 28:.1f}h30", "ink-line dashed")
+    picture.text(at + 28, HEIGHT + 33, "chord", "ink small")
     return picture

@@ -43,7 +43,7 @@ class Picture:
             f'height="{height:g}" role="img" aria-labelledby="title description">\n'
             f'<title id="title">{escape(title)}</title>\n<desc id="description">{escape(description)}</desc>\n'
             "<style>text{font:14px system-ui,-apple-system,'Segoe UI','DejaVu Sans',sans-serif}"
-            ".small{font-size:12.5px}.strong{font-weight:600}"
+            ".small{font-size:13.5px}.strong{font-weight:600}"
             "path{fill:none;stroke-width:1.5}rect,circle,polygon{stroke-width:1.5}.dashed{stroke-dasharray:4 3}"
             f"{_rules(False)}@media (prefers-color-scheme:dark){{{_rules(True)}}}</style>\n"
             '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" '
