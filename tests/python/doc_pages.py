@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -98,8 +99,9 @@ def blocks(page: str) -> list[Block]:
 def bash(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Runs a script, with the environment's commands, in a folder that is its home, too."""
     scripts = shlex.quote(str(Path(sys.executable).parent))
-    return subprocess.run(
-        ["bash", "-c", f"export PATH={scripts}:$PATH\n{script}"],
+    command = ["bash", "-c", f"export PATH={scripts}:$PATH\n{script}"]
+    process = subprocess.Popen(
+        command,
         cwd=folder,
         env={**os.environ, "HOME": str(folder), "NO_COLOR": "1"},
         stdin=subprocess.DEVNULL,
@@ -107,5 +109,12 @@ def bash(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
         stderr=subprocess.STDOUT,
         encoding="utf-8",
         errors="replace",
-        timeout=900,
+        start_new_session=True,
     )
+    try:
+        said, _ = process.communicate(timeout=1800)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        raise
+    return subprocess.CompletedProcess(command, process.returncode, said)
