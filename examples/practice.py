@@ -70,8 +70,8 @@ if __name__ == "__main__":
         lines = (data / "demo" / "problems.jsonl").read_text(encoding="utf-8").splitlines()
     permute(folder / "large.gguf", folder / "other.gguf", seed=0)
     problems = [json.loads(line) for line in lines]
-    write(folder / "texts.jsonl", solved(problems[:160]))
-    write(folder / "prompts.jsonl", ({"prompt": problem["prompt"]} for problem in problems[400:448]))
-    write(folder / "task.jsonl", ({"prompt": p["prompt"], "answer": p["answer"]} for p in problems[300:340]))
+    write(folder / "texts.jsonl", solved(problems[:130]))
+    write(folder / "prompts.jsonl", ({"prompt": problem["prompt"]} for problem in problems[400:432]))
+    write(folder / "task.jsonl", ({"prompt": p["prompt"], "answer": p["answer"]} for p in problems[300:324]))
     (folder / "few-shot.txt").write_text("1 + 1 = 2. 2 + 3 =", encoding="utf-8")
     print(f"{folder}: {', '.join(sorted(file.name for file in folder.iterdir()))}")
