@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +16,10 @@ import served_page
 import tiny_models as tm
 
 import colm_cpp as colm
+
+# Tests start the package in hundreds of processes, which would each compile it from its source.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 Options: TypeAlias = Mapping[str, Any]
 """Keyword arguments of `tiny_models.make_model`."""

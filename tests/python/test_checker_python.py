@@ -11,6 +11,7 @@ import pytest
 from checks import check
 
 from colm_cpp.answers.checkers import Verdict, make_checker
+from colm_cpp.answers.checkers._code import program
 
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="Windows has only the time limit")
 
@@ -68,6 +69,19 @@ def fenced(code: str, language: str = "python") -> str:
         ("    return helper(a) + b\n", "def helper(x):\n    return x\n\n\n" + STUB),
         (fenced("def add(a, b):\n    return helper(a) + floor(b)\n"), "def helper(x):\n    return x\n\n\n" + STUB),
         (fenced("from __future__ import annotations\n" + ADD), STUB),
+    ],
+)
+def test_code_is_found_in_the_text(text: str, prompt: str) -> None:
+    code = program(text, prompt)
+    assert code is not None
+    exec(code + "\n" + ADD_TESTS, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt"),
+    [
+        (ADD, ""),
+        ("    return a + b\n", STUB),
         # what runs must not matter
         (fenced(ADD + "if __name__ == '__main__':\n    input()\n"), ""),
         (fenced("import sys\nsys.setrecursionlimit(5000)\n" + ADD), ""),

@@ -30,8 +30,6 @@ from .stream import TokenStream
 from .tokens import ChatOptionsDict, ConversationOptionsDict, Tokenizing
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from typing_extensions import Unpack
 
     from .memory import PairMemory
@@ -329,9 +327,7 @@ class Pair(Tokenizing, AsyncForms):
         self.open_core()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

@@ -110,7 +110,8 @@ class Text:
                 written = await AsyncTokenStream(self._stream).completion()
             finally:
                 texts.remove(self._stream)
-        return self._checked(written)
+        self._refuse_cancelled()
+        return written
 
     async def likeliest(self, texts: Texts) -> list[tuple[int, float]]:
         """The likeliest ids behind its prompt, where whoever asks has a turn. See :meth:`.TokenStream.likeliest`."""
@@ -144,11 +145,8 @@ class Text:
         finally:
             self._stream.cancel()
             await reader.ended()
+        self._refuse_cancelled()
+
+    def _refuse_cancelled(self) -> None:
         if self.finish_reason == "cancelled":
             raise PairClosed("the text was cancelled, because the server is shutting down")
-
-    @staticmethod
-    def _checked(written: Completion) -> Completion:
-        if written.finish_reason == "cancelled":
-            raise PairClosed("the text was cancelled, because the server is shutting down")
-        return written
