@@ -83,7 +83,7 @@ def preload() -> None:
     if _is_loaded(llama):
         return
     if sys.platform == "win32":
-        os.add_dll_directory(str(folder))
+        os.add_dll_directory(os.path.abspath(folder))
     # Backends (CPU, CUDA, Metal, ...) stand between ggml-base and ggml. Their names vary with the build.
     suffix = llama.suffix
     backends = sorted(folder.glob(f"*ggml-*{suffix}"))
