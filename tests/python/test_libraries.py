@@ -116,7 +116,6 @@ def test_windows_is_told_where_libraries_lie(tmp_path: Path, monkeypatch: pytest
     opened: list[str] = []
     monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.setattr(os, "add_dll_directory", folders.append, raising=False)
-    monkeypatch.delattr(os, "RTLD_NOLOAD", raising=False)
     monkeypatch.setattr(libraries.ctypes, "CDLL", lambda path: opened.append(Path(path).name))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LLAMA_CPP_LIB_PATH", ".")

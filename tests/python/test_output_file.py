@@ -83,7 +83,9 @@ class TestOutputFile:
         assert path.read_bytes() == b"old"
         assert names(tmp_path) == {"out"}
 
-    @pytest.mark.parametrize(("refused", "winerror", "kept"), [(3, 5, b"new"), (3, 32, b"new"), (3, 13, b"old"), (3, None, b"old")])
+    @pytest.mark.parametrize(
+        ("refused", "winerror", "kept"), [(3, 5, b"new"), (3, 32, b"new"), (3, 13, b"old"), (3, None, b"old")]
+    )
     def test_windows_refuses_while_somebody_reads(
         self, refused: int, winerror: int | None, kept: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

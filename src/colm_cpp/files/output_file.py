@@ -245,7 +245,8 @@ def descriptor_of(path: PathLike) -> int | None:
 
 
 def _check_writable(path: PathLike, number: int) -> None:
-    assert sys.platform != "win32"  # which has no such names, nor this module
+    if sys.platform == "win32":
+        return  # it has no such names
     import fcntl
 
     try:

@@ -52,8 +52,8 @@ def rpc_library() -> Path | None:
 
 
 def _is_loaded(path: Path) -> bool:
-    if not hasattr(os, "RTLD_NOLOAD"):
-        return False  # Windows knows a library by its name alone, so loading it again is harmless
+    if sys.platform == "win32":
+        return False  # it knows a library by its name alone, so loading it again is harmless
     try:
         ctypes.CDLL(str(path), mode=os.RTLD_NOLOAD | os.RTLD_NOW)
     except OSError:
