@@ -22,10 +22,10 @@ pytestmark = [
 ]
 
 
-def passed(target: str, *what: str) -> int:
+def passed(target: str) -> int:
     """How many cases have passed, when all have."""
     done = subprocess.run(
-        [ROOT / "tools" / "cross", target, *what],
+        [ROOT / "tools" / "cross", target],
         env={**os.environ, "PATH": PATH},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -51,14 +51,8 @@ def test_core_on_aarch64() -> None:
     assert passed("aarch64") == len(CASES)
 
 
-@pytest.mark.parametrize("target", ["windows", "aarch64"])
-def test_with_llama(target: str) -> None:
-    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "tests" / "cpp" / "llama").glob("*_test.cpp")]
-    assert passed(target, "llama") == sum(source.count("\nTEST_CASE(") for source in sources) > 0
-
-
 def test_unknown_targets_are_refused() -> None:
-    for arguments in ([], ["solaris"], ["windows", "rust"]):
+    for arguments in ([], ["solaris"], ["windows", "aarch64"]):
         done = subprocess.run([ROOT / "tools" / "cross", *arguments], capture_output=True, text=True, check=False)
         assert done.returncode == 2
-        assert "usage: tools/cross windows|aarch64 [llama]" in done.stderr
+        assert "usage: tools/cross windows|aarch64" in done.stderr
