@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from checks import check
 
 from colm_cpp.answers.checkers import Verdict, make_checker
 from colm_cpp.answers.checkers._code import program
+from colm_cpp.answers.checkers._python import _kill_descent
 
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="Windows has only the time limit")
 
@@ -185,6 +188,23 @@ def test_python_does_not_wait_for_what_escapes() -> None:
     started = time.monotonic()
     assert check("python", code, ADD_TESTS).correct
     assert time.monotonic() - started < 18
+
+
+def test_descendants_are_ended() -> None:
+    """What ends an answer on Windows, which has no sessions."""
+    child = "import time; print(1, flush=True); time.sleep(90)"
+    parent = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}]).wait()"
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == b"1"
+        (descendant,) = psutil.Process(process.pid).children(recursive=True)
+        started = time.monotonic()
+        _kill_descent(process.pid)
+        assert process.stdout.read() == b""  # nobody holds the pipe any more
+        assert time.monotonic() - started < 60
+        process.wait(timeout=30)
+    assert not descendant.is_running() or descendant.status() == psutil.STATUS_ZOMBIE
+    _kill_descent(process.pid)  # of one that has ended nothing is left to do
 
 
 def _gone(pid: int) -> bool:

@@ -354,7 +354,7 @@ def time_settings(
     found: dict[str, list[dict[str, list[float]]]] = {name: [] for name in settings}
     done, n_turns = 0, rounds * len(settings)
     for number in range(rounds):
-        for name in settings if number % 2 == 0 else reversed(settings):
+        for name in list(settings)[:: -1 if number % 2 else 1]:
             say(done / n_turns, name)
             with settings[name]() as pair:
                 prompt_ids = pair.tokenize(PROMPT)
