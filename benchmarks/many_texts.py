@@ -42,8 +42,10 @@ REPEATS = 3
 class Bare:
     """One model in llama.cpp, with a context for one sequence and another for several."""
 
-    def __init__(self, path: str, n_sequences: int, n_threads: int) -> None:
-        self._model = llama_cpp.llama_model_load_from_file(path.encode(), llama_cpp.llama_model_default_params())
+    def __init__(self, path: str, n_sequences: int, n_threads: int, n_gpu_layers: int) -> None:
+        model_params = llama_cpp.llama_model_default_params()
+        model_params.n_gpu_layers = n_gpu_layers
+        self._model = llama_cpp.llama_model_load_from_file(path.encode(), model_params)
         self._contexts = {n: self._context(n, n_threads) for n in (1, n_sequences)}
         self._batch = llama_cpp.llama_batch_init(512, 0, 1)
 
@@ -141,7 +143,8 @@ def _ways(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
 def _pair(args: argparse.Namespace) -> dict[str, Any]:
     """Both ways of writing, by what is written."""
     found = {}
-    with colm.load(args.base, args.assistant, n_ctx=512, n_threads=args.threads, n_gpu_layers=0) as pair:
+    given: dict[str, Any] = {"n_threads": args.threads, "n_gpu_layers": args.n_gpu_layers}
+    with colm.load(args.base, args.assistant, n_ctx=512, **given) as pair:
         for way, options in _ways(args).items():
             both = []
             for write in (one_by_one, at_once):
@@ -156,7 +159,8 @@ def _pair(args: argparse.Namespace) -> dict[str, Any]:
 def _bare(args: argparse.Namespace) -> list[list[Any]]:
     """Seconds of decodes: model, hidden state or sequences, size, seconds."""
     llama_cpp.llama_log_set(_no_log, ctypes.c_void_p(0))
-    base, assistant = (Bare(path, args.texts, args.threads) for path in (args.base, args.assistant))
+    files = (args.base, args.assistant)
+    base, assistant = (Bare(path, args.texts, args.threads, args.n_gpu_layers) for path in files)
     prices: list[list[Any]] = []
     for hidden in (False, True):
         prices += [["base", hidden, n, base.seconds(n, 1, hidden=hidden)] for n in (1, args.texts)]
@@ -184,14 +188,15 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5, help="processes of the pair, and of llama.cpp")
     parser.add_argument("--threads", type=int, default=usable_cores(), help="default: the physical cores")
+    parser.add_argument("--n-gpu-layers", type=int, default=0)
     parser.add_argument("--worker", choices=WORKERS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
         print(json.dumps(WORKERS[args.worker](args)))
         return
     given = [args.base, args.assistant]
-    for name in ("head", "rate", "texts", "tokens", "threads"):
-        given += [f"--{name}", str(getattr(args, name))]
+    for name in ("head", "rate", "texts", "tokens", "threads", "n_gpu_layers"):
+        given += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
     print(
         f"{Path(args.base).name}, {Path(args.assistant).name}, {args.threads} threads, medians of {args.rounds} rounds"
     )

@@ -37,8 +37,7 @@ bool may_be_damage(const std::exception_ptr& error) {
 }  // namespace
 
 // Does what may fail for this text alone. An error behind an open draft token may belong to a text that is
-// never written: the draft goes back, and the expert is asked at once. If the error was real, it occurs
-// again.
+// never written: the draft goes back, and the expert is asked at once. A real error occurs again.
 template <typename Work>
 void Moves::attempt(Running& text, const Work& work) {
     try {
@@ -178,11 +177,7 @@ void Moves::choose_writer(Running& text, bool heard_base) {
     const SharedText* shared = text.writing.shared();
     Decision& decision = *text.next.decision;
     if (shared == nullptr || decision.expert() == kBase || decision.expert() == shared->writer()) return;
-    Token next = kNoToken;
-    if (text.proposed)
-        next = text.proposed->token;
-    else if (heard_base)
-        next = decision.draft().token;
+    const Token next = text.proposed ? text.proposed->token : heard_base ? decision.draft().token : kNoToken;
     if (!shared->may_take_over(decision.expert(), next)) decision.stay_with(shared->writer());
 }
 

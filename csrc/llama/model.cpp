@@ -221,16 +221,15 @@ void LlamaModel::create_context() {
     // same.
     can_rewind_ = !llama_model_is_recurrent(model()) && !llama_model_is_hybrid(model());
     // ggml asserts on rows that are not whole blocks.
-    const auto head_size = [this](const char* key) {
+    const auto head_size = [this](const char* key) -> std::int64_t {
         const std::string text = metadata(metadata("general.architecture") + key);
-        if (!text.empty()) return std::stol(text);
-        const std::int32_t n_head = std::max(1, llama_model_n_head(model()));
-        return static_cast<long>(llama_model_n_embd(model()) / n_head);
+        if (!text.empty()) return std::stoll(text);
+        return llama_model_n_embd(model()) / std::max(1, llama_model_n_head(model()));
     };
     for (const auto& [name, type, size] :
          {std::tuple("type_k", o.type_k, head_size(".attention.key_length")),
           std::tuple("type_v", o.type_v, head_size(".attention.value_length"))}) {
-        const auto block = static_cast<long>(ggml_blck_size(static_cast<ggml_type>(type)));
+        const std::int64_t block = ggml_blck_size(static_cast<ggml_type>(type));
         require(size % block == 0, std::string(name) + " stores blocks of " + std::to_string(block) +
                                        " values and an attention head of " + path_ + " has " +
                                        std::to_string(size) + "; use f16 or f32");

@@ -5,16 +5,24 @@ from __future__ import annotations
 import importlib
 import itertools
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeAlias
+
+# Before NumPy is imported: for its small matrices a second thread costs more than it gives.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# Tests start the package in hundreds of processes, which would each compile it from its source.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import pytest
 import served_page
 import tiny_models as tm
 
 import colm_cpp as colm
+
+sys.dont_write_bytecode = False  # the test files are compiled once, too
 
 Options: TypeAlias = Mapping[str, Any]
 """Keyword arguments of `tiny_models.make_model`."""

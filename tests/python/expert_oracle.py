@@ -129,9 +129,10 @@ def write(
             token = int(np.argmax(scores))
             margin = min(margin, gap(list(scores)))
         else:
+            key = o.splitmix64((seed << 32) ^ position)
             drawn = [
-                s / temperature - math.log(-math.log(_uniform(seed, position, i))) if np.isfinite(s) else -math.inf
-                for i, s in enumerate(scores)
+                s / temperature - math.log(-math.log(_uniform(key, i))) if s > -math.inf else -math.inf
+                for i, s in enumerate(scores.tolist())
             ]
             token = int(np.argmax(drawn))
             margin = min(margin, gap(drawn))
@@ -144,6 +145,6 @@ def write(
     return steps
 
 
-def _uniform(seed: int, position: int, token: int) -> float:
+def _uniform(key: int, token: int) -> float:
     """As in `oracle.gumbel_max`."""
-    return ((o.splitmix64(o.splitmix64((seed << 32) ^ position) ^ token) >> 11) + 0.5) * 2.0**-53
+    return ((o.splitmix64(key ^ token) >> 11) + 0.5) * 2.0**-53

@@ -219,10 +219,10 @@ class _Chain:
 
     def choose(self, ids: Sequence[int], scores: F64, position: int) -> int:
         """Draw one of `ids` for the token after `position` others."""
-        kept = [(i, s) for i, s in zip(ids, scores, strict=True) if np.isfinite(s)]
+        kept = [(i, s) for i, s in zip(ids, scores.tolist(), strict=True) if math.isfinite(s)]
         data = (llama_cpp.llama_token_data * len(kept))()
         for entry, (i, score) in zip(data, kept, strict=True):
-            entry.id, entry.logit, entry.p = i, float(score), 0.0
+            entry.id, entry.logit, entry.p = i, score, 0.0
         array = llama_cpp.llama_token_data_array(data=data, size=len(kept), selected=-1, sorted=False)
         llama_cpp.llama_sampler_apply(self._chain, ctypes.byref(array))
         left = array.data[: array.size]

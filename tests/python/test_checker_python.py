@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from checks import check
 
 from colm_cpp.answers.checkers import Verdict, make_checker
+from colm_cpp.answers.checkers._code import program
+from colm_cpp.answers.checkers._python import _kill_descent
 
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="Windows has only the time limit")
 
@@ -68,6 +72,19 @@ def fenced(code: str, language: str = "python") -> str:
         ("    return helper(a) + b\n", "def helper(x):\n    return x\n\n\n" + STUB),
         (fenced("def add(a, b):\n    return helper(a) + floor(b)\n"), "def helper(x):\n    return x\n\n\n" + STUB),
         (fenced("from __future__ import annotations\n" + ADD), STUB),
+    ],
+)
+def test_code_is_found_in_the_text(text: str, prompt: str) -> None:
+    code = program(text, prompt)
+    assert code is not None
+    exec(code + "\n" + ADD_TESTS, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt"),
+    [
+        (ADD, ""),
+        ("    return a + b\n", STUB),
         # what runs must not matter
         (fenced(ADD + "if __name__ == '__main__':\n    input()\n"), ""),
         (fenced("import sys\nsys.setrecursionlimit(5000)\n" + ADD), ""),
@@ -171,6 +188,23 @@ def test_python_does_not_wait_for_what_escapes() -> None:
     started = time.monotonic()
     assert check("python", code, ADD_TESTS).correct
     assert time.monotonic() - started < 18
+
+
+def test_descendants_are_ended() -> None:
+    """What ends an answer on Windows, which has no sessions."""
+    child = "import time; print(1, flush=True); time.sleep(90)"
+    parent = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}]).wait()"
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == b"1"
+        (descendant,) = psutil.Process(process.pid).children(recursive=True)
+        started = time.monotonic()
+        _kill_descent(process.pid)
+        assert process.stdout.read() == b""  # nobody holds the pipe any more
+        assert time.monotonic() - started < 60
+        process.wait(timeout=30)
+    assert not descendant.is_running() or descendant.status() == psutil.STATUS_ZOMBIE
+    _kill_descent(process.pid)  # of one that has ended nothing is left to do
 
 
 def _gone(pid: int) -> bool:

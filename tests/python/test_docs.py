@@ -2,87 +2,35 @@
 
 A block of commands or Python runs as it stands, unless the line before it says ``<!-- needs: ... -->``: files of the
 reader's own, the network, real models, or hours. Of such a block every command must still parse: ``colm`` with these
-options, a benchmark with this name.
+options, a benchmark with this name. The guides (Start and How to) run as a whole in ``test_guides.py``.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import subprocess
 import sys
 import textwrap
-from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import pytest
+from doc_pages import GUIDES, NEEDS, PAGES, ROOT, SETUP, Block, bash, blocks
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGES = ["README.md", "CONTRIBUTING.md", *sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "docs").rglob("*.md"))]
-NEEDS = (
-    "files of your own",
-    "minutes",
-    "network",
-    "PyTorch",
-    "PyTorch and minutes",
-    "real models and hours",
-)
+from colm_cpp.cli import main
+
 # Reports that a command wrote; they hold no commands of their own.
 WRITTEN = ("docs/demo/report.md", "docs/results/csqa/report.md", "docs/results/gsm8k/report.md", "docs/transcript.md")
 # Pages whose blocks have a test of their own.
-OWN_TESTS = ("docs/serving.md", "docs/batch-format.md")
-
-BLOCK = re.compile(
-    r"(?:<!-- needs: (?P<needs>[^\n]*?) -->\n)?^```(?P<language>console|python)\n(?P<body>.*?)^```$", re.M | re.S
+OWN_TESTS = (
+    "docs/serving.md",
+    "docs/batch-format.md",
+    "docs/notebooks/what-is-deferred.md",
+    "docs/notebooks/train-a-head.md",
 )
 
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block.
-
-    Attributes:
-        page: where it stands.
-        line: of its first line.
-        language: console or python.
-        needs: what the reader needs for it; "" for nothing.
-        body: its text.
-    """
-
-    page: str
-    line: int
-    language: str
-    needs: str
-    body: str
-
-    @property
-    def commands(self) -> str:
-        """The lines that are typed: those behind ``$``, or all where there is none."""
-        lines = self.body.splitlines()
-        if not any(line.startswith("$ ") for line in lines):
-            return self.body
-        typed = []
-        going_on = False
-        for line in lines:
-            if going_on or line.startswith("$ "):
-                typed.append(line.removeprefix("$ "))
-                going_on = line.endswith("\\")
-        return "\n".join(typed) + "\n"
-
-
-def blocks(page: str) -> list[Block]:
-    text = (ROOT / page).read_text(encoding="utf-8")
-    return [
-        Block(
-            page, text.count("\n", 0, found.start("body")) + 1, found["language"], found["needs"] or "", found["body"]
-        )
-        for found in BLOCK.finditer(text)
-    ]
-
-
 ALL = [block for page in PAGES if page not in WRITTEN for block in blocks(page)]
-SETUP = ("pip install", "pip download", "CMAKE_ARGS=")  # .ci/run does what they do
 
 
 def test_every_page_is_looked_at() -> None:
@@ -91,55 +39,57 @@ def test_every_page_is_looked_at() -> None:
         assert block.needs in ("", *NEEDS), f"{block.page}:{block.line} needs {block.needs!r}"
 
 
-CHECK = """
-import sys
-import click
-from colm_cpp.cli import main
-name, *arguments = sys.argv[1:]
-if name.startswith("-"):
-    sys.exit(0)
-command = main.commands.get(name)
-if command is None:
-    sys.exit(f"there is no command colm {name}")
-try:
-    command.make_context(f"colm {name}", arguments)
-except click.exceptions.Exit:
-    pass
-except click.BadParameter as error:
-    if "does not exist" not in error.message:
-        sys.exit(f"colm {name} {arguments}: {error.format_message()}")
-except click.UsageError as error:
-    sys.exit(f"colm {name} {arguments}: {error.format_message()}")
-"""
+def problem(arguments: list[str]) -> str:
+    """What ``colm`` says against these arguments; empty if it takes them. Files need not exist."""
+    name, *others = arguments
+    if name.startswith("-"):
+        return ""
+    command = main.commands.get(name)
+    if command is None:
+        return f"there is no command colm {name}"
+    try:
+        command.make_context(f"colm {name}", others)
+    except click.exceptions.Exit:
+        return ""
+    except click.UsageError as error:
+        if not (isinstance(error, click.BadParameter) and "does not exist" in error.message):
+            return f"colm {shlex.join(arguments)}: {error.format_message()}"
+    return ""
 
 
 @pytest.mark.parametrize("page", sorted({b.page for b in ALL if b.language == "console" and b.page not in OWN_TESTS}))
-def test_commands_are_understood(page: str, tmp_path: Path) -> None:
+def test_commands_are_understood(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every ``colm`` line of the page parses, and every script that it runs exists."""
-    (tmp_path / "check.py").write_text(CHECK)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "activate").touch()
     lines = [
         f": line {block.line}\n{block.commands}" for block in ALL if block.page == page and block.language == "console"
     ]
-    python, root = shlex.quote(sys.executable), shlex.quote(str(ROOT))
+    root = shlex.quote(str(ROOT))
     stubs = textwrap.dedent(
         f"""
         set -eu -o pipefail
         B="--base b.gguf --assistant a.gguf" BASE=b.gguf ASSISTANT=a.gguf SLURM_ARRAY_TASK_ID=1 SLURM_ARRAY_TASK_COUNT=2
-        colm() {{ {python} {shlex.quote(str(tmp_path / "check.py"))} "$@"; }}
+        colm() {{ printf '%s\\0' "$@" $'\\n' >> {shlex.quote(str(tmp_path / "typed"))}; }}
         python() {{ case "$1" in -*) ;; *) test -f {root}/"$1" || {{ echo "no file $1"; exit 1; }};; esac; }}
         pip() {{ :; }}; pytest() {{ :; }}; head() {{ :; }}; sed() {{ :; }}; cp() {{ :; }}; cat() {{ :; }}
         curl() {{ :; }}; cmake() {{ :; }}; ctest() {{ :; }}; uvicorn() {{ :; }}; sbatch() {{ :; }}; ray() {{ :; }}
-        mkdocs() {{ :; }}; tar() {{ :; }}
+        mkdocs() {{ :; }}; tar() {{ :; }}; python3() {{ :; }}; cd() {{ :; }}
         """
     )
     # Tools of the checkout are called by their path.
-    script = stubs + "".join(lines).replace("tools/lint", ": tools/lint").replace("./rpc/bin/", ": ./rpc/bin/")
-    done = _bash(script, tmp_path)
+    script = stubs + re.sub(r"^(tools/lint|benchmarks/gpu\.sh|\./rpc/bin/)", r": \1", "".join(lines), flags=re.MULTILINE)
+    done = bash(script, tmp_path)
     assert done.returncode == 0, f"{page}:\n{done.stdout}"
+    monkeypatch.chdir(tmp_path)
+    typed = (tmp_path / "typed").read_text(encoding="utf-8") if (tmp_path / "typed").exists() else ""
+    commands = [arguments.rstrip("\0").split("\0") for arguments in typed.split("\n\0") if arguments]
+    assert [said for arguments in commands if (said := problem(arguments))] == []
+    assert len(commands) >= "".join(lines).count("\ncolm ")
 
 
 RUN = sorted(
-    {b.page for b in ALL if not b.needs and b.language == "console" and b.page not in (*OWN_TESTS, "CONTRIBUTING.md")}
+    {b.page for b in ALL if not b.needs and b.language == "console"} - {*OWN_TESTS, *GUIDES, "CONTRIBUTING.md"}
 )
 
 
@@ -156,10 +106,7 @@ def test_commands_run(page: str, tmp_path: Path) -> None:
         for line in [f": line {block.line}", *block.commands.splitlines()]
         if not line.startswith(SETUP)
     ]
-    scripts = Path(sys.executable).parent
-    done = _bash(
-        f"set -eux -o pipefail\nexport PATH={shlex.quote(str(scripts))}:$PATH\n" + "\n".join(lines) + "\n", tmp_path
-    )
+    done = bash("set -eux -o pipefail\n" + "\n".join(lines) + "\n", tmp_path)
     assert done.returncode == 0, f"{page}:\n{done.stdout[-4000:]}"
 
 
@@ -183,16 +130,3 @@ def test_links_lead_somewhere() -> None:
         if "://" not in target and not ((ROOT / page).parent / target).exists()
     ]
     assert missing == []
-
-
-def _bash(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["bash", "-c", script],
-        cwd=folder,
-        env={**os.environ, "HOME": str(folder), "NO_COLOR": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",
-        timeout=900,
-    )

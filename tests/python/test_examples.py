@@ -21,6 +21,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 QUESTIONS = ["There were 5 drawers with 131 pencils in each. How many?", "Tom has 3 apples and buys 4. How many?"]
 RUN_HERE = {
     "batch_of_jsonl.py",
+    "practice.py",
     "stream_to_browser.py",
     "structured_output.py",
     "ten_texts_asyncio.py",
@@ -52,6 +53,23 @@ def test_batch_of_jsonl(tmp_path: Path) -> None:
     written = {row["id"]: row for row in map(json.loads, (tmp_path / "answers.jsonl").read_text().splitlines())}
     assert [written[number]["answer"] for number in range(2)] == answers(*QUESTIONS)
     assert "context" in written[2]["error"]
+
+
+def test_practice(tmp_path: Path) -> None:
+    folder = tmp_path / "practice"
+    assert "small.gguf" in run("practice.py", folder)
+    texts = [json.loads(line) for line in (folder / "texts.jsonl").read_text().splitlines()]
+    assert len(texts) > 100
+    assert all(re.fullmatch(r".*Answer: \d+", text["completion"], re.S) for text in texts)
+    asked = [
+        {json.loads(line)["prompt"] for line in (folder / f"{name}.jsonl").read_text().splitlines()}
+        for name in ("texts", "prompts", "task")
+    ]
+    assert len(set.union(*asked)) == sum(map(len, asked))  # what is learned, measured and judged is not the same
+    with colm.load(folder / "my-pair") as pair:
+        assert pair.chat([{"role": "user", "content": QUESTIONS[0]}], temperature=0).text == answers(QUESTIONS[0])[0]
+    with colm.load(folder / "small.gguf", folder / "other.gguf", "confidence") as pair:
+        assert not pair.one_vocabulary
 
 
 def test_structured_output() -> None:

@@ -58,6 +58,7 @@ class Worlds:
             colm.load(files[0], experts=dict(zip(NAMES[:k], files[1 : k + 1], strict=True)), n_parallel=4, **TINY_LOAD)
             for k in (1, 2, 3)
         ]
+        self.groups: dict[int, list[tuple[Case, list[eo.Step]]]] = {}
 
     def close(self) -> None:
         for thing in [*self.models, *self.pairs]:
@@ -132,10 +133,12 @@ def decide(case: Case, worlds: Worlds) -> list[eo.Step]:
 
 def group(index: int, worlds: Worlds) -> list[tuple[Case, list[eo.Step]]]:
     """1 to 4 texts with what the oracle makes of them."""
-    rng = np.random.default_rng([17, index])
-    return random_cases.certain(
-        index, lambda: draw(rng, worlds, 1 + index % 3), lambda case: decide(case, worlds), lambda steps: steps
-    )
+    if index not in worlds.groups:
+        rng = np.random.default_rng([17, index])
+        worlds.groups[index] = random_cases.certain(
+            index, lambda: draw(rng, worlds, 1 + index % 3), lambda case: decide(case, worlds), lambda steps: steps
+        )
+    return worlds.groups[index]
 
 
 def prompt_of(case: Case) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import lifecycle
@@ -103,6 +104,24 @@ def test_other_llama_cpp_in_the_process(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(_core, "llama_version", lambda: "9.9.9")
     with pytest.raises(ImportError, match=r"9\.9\.9.*LLAMA_CPP_LIB_PATH.*pip install"):
         compatibility.check()
+
+
+def test_windows_is_told_where_libraries_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their whole path, which os.add_dll_directory asks for. Backends are opened between ggml-base and ggml."""
+    from colm_cpp.llama import libraries
+
+    for name in ("llama", "ggml", "ggml-base", "ggml-cpu"):
+        (tmp_path / f"{name}.dll").touch()
+    folders: list[str] = []
+    opened: list[str] = []
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(os, "add_dll_directory", folders.append, raising=False)
+    monkeypatch.setattr(libraries.ctypes, "CDLL", lambda path: opened.append(Path(path).name))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LLAMA_CPP_LIB_PATH", ".")
+    libraries.preload()
+    assert folders == [str(tmp_path)]
+    assert opened == ["ggml-base.dll", "ggml-cpu.dll", "ggml.dll", "llama.dll"]
 
 
 def test_missing_libraries(folder: Path, tmp_path: Path) -> None:

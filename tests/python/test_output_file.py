@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,6 +82,43 @@ class TestOutputFile:
             write()
         assert path.read_bytes() == b"old"
         assert names(tmp_path) == {"out"}
+
+    @pytest.mark.parametrize(
+        ("refused", "winerror", "kept"), [(3, 5, b"new"), (3, 32, b"new"), (3, 13, b"old"), (3, None, b"old")]
+    )
+    def test_windows_refuses_while_somebody_reads(
+        self, refused: int, winerror: int | None, kept: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tmp_path / "out"
+        path.write_bytes(b"old")
+        replace, left = os.replace, [refused]
+
+        def rename(source: Path, target: Path) -> None:
+            if left[0] == 0:
+                return replace(source, target)
+            left[0] -= 1
+            error = PermissionError(13, "in use")
+            error.winerror = winerror  # type: ignore[attr-defined]
+            raise error
+
+        monkeypatch.setattr(os, "replace", rename)
+        with contextlib.nullcontext() if kept == b"new" else pytest.raises(PermissionError):
+            write_file(path, b"new")
+        assert path.read_bytes() == kept
+        assert names(tmp_path) == {"out"}
+
+    def test_windows_refuses_for_long(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def rename(source: Path, target: Path) -> None:
+            error = PermissionError(13, "in use")
+            error.winerror = 5  # type: ignore[attr-defined]
+            raise error
+
+        monkeypatch.setattr(os, "replace", rename)
+        started = time.monotonic()
+        with pytest.raises(PermissionError):
+            write_file(tmp_path / "out", b"new")
+        assert 0.5 < time.monotonic() - started < 10
+        assert names(tmp_path) == set()
 
     @POSIX
     def test_rights_are_kept(self, tmp_path: Path) -> None:

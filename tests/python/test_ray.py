@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
 import os
 import signal
@@ -19,15 +21,14 @@ import scored_folders
 from scored_folders import ARGUMENTS, LOAD, Stop, assert_same, contents, progress_of, run
 from test_shards import untimed
 
+from colm_cpp.cluster.ray_cluster import MAX_TRIES, Cluster
+from colm_cpp.cluster.worker import Recipe, facts_of
 from colm_cpp.corpus.selection import select
 from colm_cpp.errors import ClusterError, LoadError
 from colm_cpp.learn.scoring import Progress, Scorer, score
 
-ray = pytest.importorskip("ray")
-cluster_utils = pytest.importorskip("ray.cluster_utils")
-
-from colm_cpp.cluster.ray_cluster import MAX_TRIES, Cluster  # noqa: E402
-from colm_cpp.cluster.worker import Recipe, facts_of  # noqa: E402
+if importlib.util.find_spec("ray") is None:
+    pytest.skip("needs Ray: pip install 'colm-cpp[ray]'", allow_module_level=True)
 
 # Ray leaves sockets and processes for the end of the process to close.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -39,7 +40,9 @@ scorer = scored_folders.scorer
 @pytest.fixture(scope="module")
 def machines() -> Iterator[Any]:
     """Two machines of one core, as Ray sees them."""
-    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    cluster = importlib.import_module("ray.cluster_utils").Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+    )
     for _ in range(2):
         cluster.add_node(num_cpus=1)
     yield cluster
@@ -94,7 +97,7 @@ def test_a_worker_is_killed(cluster: Cluster, scorer: Scorer, corpus: list[Path]
         try:
             after = list(cluster.processes())
             break
-        except ray.exceptions.RayActorError:
+        except importlib.import_module("ray.exceptions").RayActorError:
             assert time.monotonic() < deadline
             time.sleep(0.5)
     assert before[1] in after
@@ -145,7 +148,7 @@ def test_a_machine_with_other_models_is_refused(machines: Any, recipe: Recipe, s
 def test_no_room_and_no_cluster(machines: Any, recipe: Recipe) -> None:
     with pytest.raises(ClusterError, match="no machine of the cluster has 64 cores"):
         Cluster(recipe, {}, address=machines.address, n_threads=64)
-    assert not ray.is_initialized()
+    assert not importlib.import_module("ray").is_initialized()
     with pytest.raises(ClusterError, match=r"127\.0\.0\.1:9.* cannot be reached"):
         Cluster(recipe, {}, address="127.0.0.1:9")
 

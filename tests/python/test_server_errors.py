@@ -20,7 +20,7 @@ world = server_clients.world
 
 @pytest.mark.parametrize(("fields", "status", "param"), CHAT_ERRORS, ids=lambda value: json.dumps(value)[:60])
 def test_errors(world: World, fields: dict[str, Any], status: int, param: str | None) -> None:
-    with pytest.raises(openai.APIStatusError) as raised:
+    with pytest.raises(openai().APIStatusError) as raised:
         client(world).chat.completions.create(**{"model": "demo", "messages": MESSAGES, "max_tokens": 4, **fields})
     assert raised.value.status_code == status
     error = raised.value.body
@@ -32,7 +32,7 @@ def test_errors(world: World, fields: dict[str, Any], status: int, param: str | 
 
 @pytest.mark.parametrize(("fields", "param"), COMPLETION_ERRORS, ids=lambda value: json.dumps(value)[:60])
 def test_completion_errors(world: World, fields: dict[str, Any], param: str) -> None:
-    with pytest.raises(openai.BadRequestError) as raised:
+    with pytest.raises(openai().BadRequestError) as raised:
         client(world).completions.create(**{"model": "demo", "prompt": "a", **fields})
     if param:
         assert raised.value.body["param"] == param
@@ -40,7 +40,7 @@ def test_completion_errors(world: World, fields: dict[str, Any], param: str) -> 
 
 @pytest.mark.parametrize(("fields", "param"), RESPONSES_ERRORS, ids=lambda value: json.dumps(value)[:50])
 def test_responses_errors(world: World, fields: dict[str, Any], param: str | None) -> None:
-    with pytest.raises(openai.BadRequestError) as raised:
+    with pytest.raises(openai().BadRequestError) as raised:
         client(world).responses.create(**{"model": "demo", "input": "a", **fields})
     if param is not None:
         assert raised.value.body["param"] == param
@@ -48,7 +48,7 @@ def test_responses_errors(world: World, fields: dict[str, Any], param: str | Non
 
 @pytest.mark.parametrize("key", ["wrong", ""])
 def test_keys(world: World, key: str) -> None:
-    with pytest.raises(openai.AuthenticationError) as raised:
+    with pytest.raises(openai().AuthenticationError) as raised:
         client(world, api_key=key or "x").models.list(extra_headers={} if key else {"Authorization": ""})
     assert raised.value.body["code"] == "invalid_api_key"
     assert client(world)._client.get(f"{world.address}/health").json() == {"status": "ok"}
@@ -89,7 +89,7 @@ def test_a_client_that_leaves_frees_its_slot(world: World, chunks: int) -> None:
 
 def test_a_client_that_does_not_wait_for_the_whole(world: World) -> None:
     wait_for(world, (0, 0))
-    with pytest.raises(openai.APITimeoutError):
+    with pytest.raises(openai().APITimeoutError):
         client(world, timeout=0.5).chat.completions.create(**{**LONG, "stream": False})
     wait_for(world, (0, 0))
 
@@ -100,7 +100,7 @@ def test_a_full_queue(world: World) -> None:
     streams = [client(world).chat.completions.create(**LONG) for _ in range(6)]
     try:
         wait_for(world, (4, 2))
-        with pytest.raises(openai.APIStatusError) as raised:
+        with pytest.raises(openai().APIStatusError) as raised:
             client(world).chat.completions.create(**LONG)
         assert raised.value.status_code == 503
         assert raised.value.body["code"] == "queue_full"
@@ -120,7 +120,7 @@ def test_an_async_client(world: World) -> None:
     import asyncio
 
     async def ask(number: int) -> str:
-        async with openai.AsyncOpenAI(base_url=f"{world.address}/v1", api_key=KEY, max_retries=0) as one:
+        async with openai().AsyncOpenAI(base_url=f"{world.address}/v1", api_key=KEY, max_retries=0) as one:
             answer = await one.completions.create(model="tiny", prompt=f"{number} dogs", max_tokens=20, temperature=0)
             text: str = answer.choices[0].text
             return text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -9,14 +10,14 @@ from typing import Any
 import pytest
 from conftest import TinyModels
 
-schemathesis = pytest.importorskip("schemathesis")
+if importlib.util.find_spec("schemathesis") is None:  # its import takes seconds, which only these tests need
+    pytest.skip("needs schemathesis: pip install schemathesis", allow_module_level=True)
 pytest.importorskip("prometheus_client")
 
-from hypothesis import HealthCheck, Phase, given, seed, settings  # noqa: E402
-from server_world import World, running, tiny  # noqa: E402
+from server_world import World, running, tiny
 
-from colm_cpp.server import Settings  # noqa: E402
-from colm_cpp.server.registry import Registry  # noqa: E402
+from colm_cpp.server import Settings
+from colm_cpp.server.registry import Registry
 
 FEW = 6
 MANY = int(os.environ.get("COLM_REQUESTS", "1000"))
@@ -42,6 +43,8 @@ def world(tiny_model: TinyModels) -> Iterator[World]:
 def requests(world: World, method: str, path: str, n: int, *, negative: bool) -> None:
     """So many requests, made from the description; all answers are whole, and none says that the server failed."""
     import httpx
+    import schemathesis
+    from hypothesis import HealthCheck, Phase, given, seed, settings
 
     description = httpx.get(f"{world.address}/openapi.json").json()
     schema = schemathesis.openapi.from_dict(description)

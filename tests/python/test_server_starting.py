@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
+import os
+import re
 import socket
 from collections.abc import Iterator
 
@@ -104,3 +107,11 @@ def test_a_body_that_cannot_be_read_is_told_why(world: World, body: bytes, why: 
     assert error.status_code == 400
     assert error.json()["error"]["code"] == "invalid_json"
     assert why in error.json()["error"]["message"]
+
+
+def test_an_address_that_is_taken() -> None:
+    with colm_cpp.server.run.listen("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        words = re.escape(os.strerror(errno.EADDRINUSE)) if os.name == "posix" else "[^()]+"
+        with pytest.raises(OSError, match=rf"cannot listen to 127\.0\.0\.1:{port} \({words}\); give another"):
+            colm_cpp.server.run.listen("127.0.0.1", port)

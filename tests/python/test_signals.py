@@ -135,7 +135,7 @@ def test_signal_handler_that_uses_the_pair(folder: Path) -> None:
             result = pair.generate(PROMPT[:2000], threshold=1, max_tokens=1)
             print("text", result.finish_reason)
         """,
-        timeout=8,
+        timeout=20,
     )
     assert "handler True" in output
     assert "text" in output
@@ -232,8 +232,10 @@ def test_progress_of_a_stream_seen_from_another_thread(folder: Path) -> None:
     assert output == "done\n"
 
 
+@pytest.mark.parametrize("n", [1, pytest.param(5, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("left", EXITS)
-def test_interpreter_ends_quietly(folder: Path, left: str) -> None:
-    for _ in range(5 if "daemon" in left else 2):
+def test_interpreter_ends_quietly(folder: Path, left: str, n: int) -> None:
+    """A daemon thread may be anywhere at the end, so once is not always enough to see it fail."""
+    for _ in range(n):
         done = run_child(folder, EXITS[left])
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -64,10 +64,22 @@ def test_an_interrupt_in_the_extension_is_no_mismatch(monkeypatch: pytest.Monkey
         compatibility.check()
 
 
-def test_a_command_imports_no_other() -> None:
+def test_the_import_brings_two_packages() -> None:
+    """Those that something asks for later (scipy, httpx, huggingface_hub, ...) are imported then."""
+    code = (
+        "import sys; before = set(sys.modules); import colm_cpp\n"
+        "names = {name.split('.')[0] for name in set(sys.modules) - before}\n"
+        "print(*sorted(name for name in names - sys.stdlib_module_names if not name.startswith('_')))"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.split() == ["colm_cpp", "numpy", "psutil"]
+
+
+def test_a_command_imports_no_other_and_nothing_that_only_others_need() -> None:
     code = (
         "import sys; from colm_cpp.cli import main; main(['generate', '--help'], standalone_mode=False)\n"
-        "print([m for m in sys.modules if m in ('colm_cpp.tune', 'colm_cpp.cli.tune', 'colm_cpp.cli.score')])"
+        "others = {'asyncio', 'jinja2', 'colm_cpp.tune', 'colm_cpp.cli.tune', 'colm_cpp.cli.score'}\n"
+        "print(sorted(others & sys.modules.keys()))"
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert output.splitlines()[-1] == "[]"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
 import json
 import shutil
 from dataclasses import replace
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_models as tm
+import tuned_pairs
 from click.testing import CliRunner
 
 import colm_cpp as colm
@@ -24,12 +25,9 @@ from colm_cpp.sources.pair_file import read, to_toml
 from colm_cpp.sources.preset import preset
 from colm_cpp.tune.pair_folder import models_of
 
-if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers", "peft")):
-    pytest.skip("tuning needs torch, transformers and peft: pip install 'colm-cpp[tune]'", allow_module_level=True)
-
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
-QUICK = tune.TuneOptions(epochs=1, dtype="float32", learning_rate=1e-2, rank=4, batch_texts=8)
+QUICK = replace(tuned_pairs.QUICK, epochs=1)
 SHORT = ("--n-threads", 1, "--quiet")
 
 

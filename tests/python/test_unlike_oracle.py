@@ -163,18 +163,16 @@ def draw(rng: np.random.Generator, worlds: Worlds, kinds: tuple[str, ...]) -> Ca
 
 def group(index: int, worlds: Worlds) -> list[tuple[Case, uo.Text]]:
     """1 to 4 texts with what the oracle makes of them."""
-    if index not in worlds.groups:
-        worlds.groups[index] = drawn_group(index, worlds)
-    return worlds.groups[index]
-
-
-def drawn_group(index: int, worlds: Worlds) -> list[tuple[Case, uo.Text]]:
     rng, kinds = np.random.default_rng([22, index]), kinds_of(index)
 
     def decide(case: Case) -> uo.Text:
         return uo.write(worlds.readers(kinds, case.prompt), head=case.oracle_head, **case.options)
 
-    return random_cases.certain(index, lambda: draw(rng, worlds, kinds), decide, lambda text: text.steps)
+    if index not in worlds.groups:
+        worlds.groups[index] = random_cases.certain(
+            index, lambda: draw(rng, worlds, kinds), decide, lambda text: text.steps
+        )
+    return worlds.groups[index]
 
 
 def run(pair: colm.Pair, cases: list[Case], **options: Any) -> list[colm.Completion]:

@@ -14,10 +14,13 @@ import tiny_models as tm
 
 from colm_cpp import learn, tune
 from colm_cpp.learn.parts import text_split
+from colm_cpp.tune import base
 
 if any(importlib.util.find_spec(name) is None for name in ("torch", "transformers", "peft")):
     pytest.skip("tuning needs torch, transformers and peft: pip install 'colm-cpp[tune]'", allow_module_level=True)
 
+# On models of this size more threads of PyTorch than one only wait for each other.
+base.usable_cores = lambda: 1  # type: ignore[attr-defined]
 
 QUICK = tune.TuneOptions(epochs=2, dtype="float32", learning_rate=1e-2, rank=4, batch_texts=8)
 N_TEXTS = 40

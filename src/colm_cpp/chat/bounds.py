@@ -136,6 +136,8 @@ class Bounds(NodeTransformer):
 
 
 class Generator(CodeGenerator):
+    """Compiles a template within its budget."""
+
     def visit(self, node: nodes.Node, *args: Any, **kwargs: Any) -> Any:
         """One node; compiling takes time too."""
         current().tick()

@@ -59,11 +59,13 @@ def _check_chars(text: object, chars: object = None) -> None:
 
 
 def check_search(text: object, part: object = None, *_: object, **__: object) -> None:
+    """Before a part is looked for in a text. Raises LimitError."""
     if isinstance(part, str) and len(part) * len(str(text)) > 64 * current().max_weight:
         raise LimitError(f"it looks for {len(part)} characters in a text of {len(str(text))}")
 
 
 def check_join(items: list[object], d: object = "", attribute: object = None) -> None:
+    """Before items are joined with `d` between them. Raises LimitError."""
     current().room(current().weigh(items) + len(items) * len(str(d)))
 
 
@@ -175,6 +177,7 @@ _QUICK_TESTS = frozenset(
 
 
 def bounded_filter(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    """Jinja's filter of this name, within the budget of the template that uses it."""
     check = _FILTER_CHECKS.get(name)
     at = 1 if hasattr(original, "jinja_pass_arg") else 0  # Jinja's own argument comes first
 
@@ -199,6 +202,7 @@ def bounded_filter(name: str, original: Callable[..., Any]) -> Callable[..., Any
 
 
 def bounded_test(name: str, original: Any) -> Any:
+    """Jinja's test of this name, each of whose calls counts."""
     if name in _QUICK_TESTS:
         return original
 
@@ -211,5 +215,6 @@ def bounded_test(name: str, original: Any) -> Any:
 
 
 def split(owner: str, name: str, sep: str | None = None, maxsplit: int = -1) -> list[str]:
+    """``owner.split`` or ``owner.rsplit``, by its name, into a bounded number of parts. Raises LimitError."""
     parts: list[str] = getattr(owner, name)(sep, maxsplit if 0 <= maxsplit < MAX_ITEMS else MAX_ITEMS)
     return current().made(parts)

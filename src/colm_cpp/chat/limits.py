@@ -18,14 +18,14 @@ from weakref import WeakKeyDictionary
 
 import jinja2
 
+from .messages import MAX_DEPTH
+
 __all__ = ["MAX_ITEMS", "SECONDS", "Budget", "LimitError", "current", "limited"]
 
 SECONDS = 1.5
 """Processor time of one rendering, compiling included."""
 MAX_CALLS = 100
 """Macros, recursive loops and blocks inside each other."""
-MAX_DEPTH = 100
-"""Lists, tuples and dicts inside each other."""
 MAX_ITEMS = 250_000
 """Items of one list."""
 MAX_BITS = 1 << 16

@@ -7,16 +7,14 @@ import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jinja2
-
 from .._shown import shortened, shown
 from ..errors import ChatTemplateError
-from .environment import compiled
-from .limits import MAX_DEPTH, limited
 
-__all__ = ["Message", "begins_with_bos", "is_message", "render_chat"]
+__all__ = ["MAX_DEPTH", "Message", "begins_with_bos", "is_message", "render_chat"]
 
 Message = Mapping[str, Any]
+MAX_DEPTH = 100
+"""Lists, tuples and dicts inside each other."""
 
 # Names under which a message's reasoning is given. The first is what templates read.
 _REASONING = ("reasoning_content", "thinking", "reasoning")
@@ -132,6 +130,11 @@ def render_chat(
         ChatTemplateError: the messages have the wrong form; or the template cannot be parsed, rejects the messages,
             fails, or exceeds a limit.
     """
+    import jinja2  # a tenth of the package's import, which few texts need
+
+    from .environment import compiled
+    from .limits import limited
+
     names: dict[str, Any] = {
         "messages": _check(messages),
         "tools": _listed("tools", tools),

@@ -72,6 +72,7 @@ def _safe(error: click.UsageError) -> click.UsageError:
 def _stoppable(came: list[int]) -> Iterator[None]:
     """Has the signals that end a job (kill, a closed terminal) do what Ctrl-C does, so that what was written is kept.
 
+    Windows has SIGBREAK for both: Ctrl-Break, and a console that is closed.
     ``came`` gets the number of the signal. What somebody else handles or ignores stays so.
     """
 
@@ -79,7 +80,7 @@ def _stoppable(came: list[int]) -> Iterator[None]:
         came.append(number)
         raise Terminated
 
-    names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
+    names = ("SIGTERM", "SIGHUP", "SIGBREAK") if threading.current_thread() is threading.main_thread() else ()
     signals = [known for name in names if (known := getattr(signal, name, None)) is not None]
     taken = [known for known in signals if signal.getsignal(known) is signal.SIG_DFL]
     for known in taken:

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from ..tune.quantizing import FILE_TYPES
+from ._advice import NO_TYPE, advice_of
 from ._experts import expert_arguments
 from ._files import check, force_option, read_by, write_result
 from ._help import SectionedCommand
@@ -37,26 +39,48 @@ __all__ = ["bench"]
     show_default=True,
     help="Number of measurements of each configuration.",
 )
+@option(
+    "Measuring",
+    "--advise",
+    is_flag=True,
+    help="Then load the pair in other ways, and say which deferral rate, look-ahead, threads and type of file suit it.",
+)
+@option(
+    "Measuring",
+    "--advise-type",
+    type=click.Choice((*FILE_TYPES, NO_TYPE)),
+    metavar="TYPE",
+    help="With --advise: the type to compare the files with, as --type of 'colm merge', or none. Copies of all files "
+    "are made in it and deleted at the end.  [default: q4_0, or q4_k_m if the files are q4_0]",
+)
 @option("Output", "--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 @option(
     "Output", "--plot", type=click.Path(path_type=Path), metavar="FILE", help="Write a plot to FILE. Needs Matplotlib."
 )
 @force_option("Replace the file of --plot if it exists.")
-def bench(n_tokens: int, rounds: int, prompt: str | None, as_json: bool, plot: Path | None, **values: Any) -> None:
+def bench(
+    n_tokens: int, rounds: int, prompt: str | None, advise: bool, as_json: bool, plot: Path | None, **values: Any
+) -> None:
     """Measure how fast a pair is on this machine.
 
     First it measures the decode time of each model for several batch sizes, and the overhead of the engine. Then it
     measures tokens per second: each model alone, the pair at several deferral rates with and without look-ahead, and
     many texts at once. It also shows the speed that the decode times predict. The configurations take turns. The
     results are medians and quartiles.
+
+    With --advise it also measures the decode times with another number of threads and with the files in another type.
+    From them it predicts what each change would be worth.
     """
+    from ..evaluate.advice import try_drafts
     from ..evaluate.bench import run_bench
     from ..evaluate.steps import PROMPT
-    from ..report.bench import check_plot, plot_bytes, print_bench
+    from ..report.bench import check_plot, plot_bytes, print_advice, print_bench
     from ._loading import load_pair
     from ._output import is_terminal, log_to_stderr, open_console, print_json, wants_color
     from ._progress import meter
 
+    if values["advise_type"] is not None and not advise:
+        raise click.UsageError("--advise-type is for --advise, which was not given; add it, or remove --advise-type")
     models = chosen_models(values)
     head = models.head if values["head"] is None else values["head"]
     check("--plot", plot, force=values["force"], inputs=read_by({**values, "head": head}, *models.files()))
@@ -78,11 +102,18 @@ def bench(n_tokens: int, rounds: int, prompt: str | None, as_json: bool, plot: P
             n_threads=values["n_threads"],
             on_progress=bar.update,
         )
+        drafts = try_drafts(pair, PROMPT if prompt is None else prompt, n_tokens) if advise else None
+    advice = None
+    if drafts is not None:
+        with log_to_stderr(values["verbose"]), meter("measuring for advice", shown=not values["quiet"]) as bar:
+            advice = advice_of(models, values, drafts, rounds, bar)
     if as_json:
-        print_json(measured.to_dict())
+        print_json(measured.to_dict() if advice is None else {**measured.to_dict(), "advice": advice.to_dict()})
     else:
         plain = not is_terminal("stdout")
         console = open_console("stdout", wants_color("auto", "stdout"), width=120 if plain else None)
         print_bench(console, measured, plain=plain)
+        if advice is not None:
+            print_advice(console, advice, plain=plain)
     if plot is not None:
         write_result("--plot", plot, plot_bytes(measured, plot))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import HeadError, OptionError
+from ..options import split_head
 from ..sources.names import NamedHead, find_head
 from ._experts import expert_arguments
 from ._files import check, read_by
@@ -89,7 +90,7 @@ def calibrate(files: tuple[str, ...], out: Path | None, as_json: bool, **values:
     chosen = chosen_models(values)
     models = chosen.without_head()
     head, prompts = _head_and_prompts(files, chosen)
-    head, who = _directed(head, chosen)
+    head, who = split_head(head, [expert.name for expert in chosen.experts])
     named = find_head(head)
     if named.place is None and head != "confidence":
         raise HeadError(
@@ -180,7 +181,7 @@ def calibrate(files: tuple[str, ...], out: Path | None, as_json: bool, **values:
 
 def _head_and_prompts(files: tuple[str, ...], chosen: Preset) -> tuple[str, tuple[str, ...]]:
     """The head, and the files of prompts. The head of ``--pair`` need not be named."""
-    first = find_head(_directed(files[0], chosen)[0])
+    first = find_head(split_head(files[0], [expert.name for expert in chosen.experts])[0])
     if chosen.file is not None and not _is_head(first):
         if chosen.head is None:
             raise click.UsageError(f"{chosen.file} has no head; give HEAD before the prompts")
@@ -188,12 +189,6 @@ def _head_and_prompts(files: tuple[str, ...], chosen: Preset) -> tuple[str, tupl
     if len(files) < 2:
         raise click.UsageError("Missing argument 'PROMPTS...'; give the files of prompts behind the head")
     return files[0], files[1:]
-
-
-def _directed(head: str, chosen: Preset) -> tuple[str, str | None]:
-    """A head, and the expert that is named behind it: ``confidence:math``."""
-    name, _, last = head.rpartition(":")
-    return (name, last) if name and last in [expert.name for expert in chosen.experts] else (head, None)
 
 
 def _is_head(named: NamedHead) -> bool:

@@ -119,11 +119,11 @@ def inspect(
 
 def _place(head: str, known: Preset | None) -> str | None:
     """The file of a head, which may have the name of an expert behind it."""
+    from ..options import split_head
     from ..sources.names import find_head
 
-    name, _, last = head.rpartition(":")
-    directed = name and known is not None and last in [expert.name for expert in known.experts]
-    return find_head(name if directed else head).place
+    experts = () if known is None else [expert.name for expert in known.experts]
+    return find_head(split_head(head, experts)[0]).place
 
 
 def _show(facts: dict[str, Any]) -> None:

@@ -67,11 +67,6 @@ class SharedText:
         return len(self.segments)
 
     @property
-    def n_scored_tokens(self) -> int:
-        """The base's tokens in them."""
-        return sum(last - first for segment in self.segments for first, last in segment.spans[:1])
-
-    @property
     def size(self) -> int:
         """Tokens of the model with the most of them."""
         return max(map(len, self.tokens_of.values()))

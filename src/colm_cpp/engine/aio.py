@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import queue
 import threading
@@ -40,6 +39,8 @@ class _Worker:
 
     async def do(self, work: Callable[[], _T], stop: Callable[[], None]) -> _T:
         """What ``work`` returns. If the task is cancelled, ``stop`` makes ``work`` end soon, and it is waited for."""
+        import asyncio  # whoever calls this has imported it, and others start sooner without
+
         loop = asyncio.get_running_loop()
         done: asyncio.Future[_T] = loop.create_future()
 

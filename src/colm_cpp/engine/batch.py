@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 from .. import _core
 from ..errors import ColmError, ForkError, GenerationError, PairClosed
@@ -13,9 +12,6 @@ from ..llama.busy import busy, check_usable
 from ..llama.log import forward_log
 from ..results import Completion
 from .stream import completion_of
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 __all__ = ["BatchStream", "in_order"]
 
@@ -159,7 +155,5 @@ class BatchStream:
     def __enter__(self) -> BatchStream:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

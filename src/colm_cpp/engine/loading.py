@@ -35,7 +35,7 @@ from ..sources.hub import resolve
 from ..sources.names import HEAD_CHOICES, find_head, find_model, find_models
 from ..sources.preset import Preset, preset
 from . import kept
-from .memory import ModelMemory, PairMemory, rows_of
+from .memory import ModelMemory, PairMemory, rows_of, weights_of
 from .own_prompts import is_by_model, prompts_tokens
 from .pair import Pair
 from .prompts import refuse_messages
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from ..options import LoadOptionsDict, WritingOptionsDict
 
-__all__ = ["generate", "load", "metadata", "options_of", "prepare", "quantised"]
+__all__ = ["generate", "load", "metadata", "options_of", "prepare", "quantised", "threads_for"]
 
 PathLike = str | os.PathLike[str]
 
@@ -57,11 +57,6 @@ _TWO_FORMS = (
     "experts= stands in place of assistant= and assistant_options=, and pair= has its own experts; leave out one, and "
     "give options of an expert as {'model': ..., 'n_ctx': ...}"
 )
-# Models that load one file with the same values of these share its weights.
-_OF_WEIGHTS = (
-    "n_gpu_layers", "main_gpu", "split_mode", "tensor_split", "rpc_servers", "repack", "batch_invariant", "use_mmap",
-    "use_mlock",
-)  # fmt: skip
 _TINY_FILE = 16 * 2**20
 _FLOAT_FILE_TYPES = (0, 1, 32)  # of llama_ftype: F32, F16, BF16
 
@@ -280,7 +275,7 @@ def prepare(
     if check_memory:
         needs = [ModelMemory.of(path, o) for path, o in zip(paths, chosen, strict=True)]
         memory = PairMemory(
-            tuple(needs), tuple(sizes), min(o.n_batch for o in chosen), tuple(models), _shares(paths, chosen)
+            tuple(needs), tuple(sizes), min(o.n_batch for o in chosen), tuple(models), weights_of(paths, chosen)
         )
         # Texts that are scored share one cache, those that are written have a slot each.
         scores = n_sequences > 1
@@ -296,7 +291,7 @@ def prepare(
         o.to_core(
             path,
             n_ctx,
-            _threads_for(path),
+            threads_for(path),
             [(resolve(adapter), scale) for adapter, scale in o.adapters()],
             quantised=quantised(header),
             n_sequences=n_sequences,
@@ -307,17 +302,12 @@ def prepare(
     return prepared, memory
 
 
-def _shares(paths: Sequence[str], chosen: Sequence[LoadOptions]) -> tuple[int, ...]:
-    """For each model the number of the first one whose weights it can use, see ``same_file`` in the extension."""
-    keys = [(path, *(repr(getattr(o, name)) for name in _OF_WEIGHTS)) for path, o in zip(paths, chosen, strict=True)]
-    return tuple(keys.index(key) for key in keys)
-
-
 def _with_long_passes(options: LoadOptions) -> LoadOptions:
     return replace(options, n_ubatch=LONG_N_UBATCH) if options.n_ubatch is None else options
 
 
-def _threads_for(path: str) -> int:
+def threads_for(path: str) -> int:
+    """How many threads a model gets where nobody says it."""
     return 1 if os.path.getsize(path) < _TINY_FILE else usable_cores()
 
 

@@ -17,7 +17,16 @@ from ..options import ASSISTANT, BASE, MAX_LOOKAHEAD, MOST_RUN_OUTPUTS
 if TYPE_CHECKING:
     from ..options import LoadOptions
 
-__all__ = ["MemoryEstimate", "ModelMemory", "PairMemory", "assistant_rows", "base_rows", "estimate", "rows_of"]
+__all__ = [
+    "MemoryEstimate",
+    "ModelMemory",
+    "PairMemory",
+    "assistant_rows",
+    "base_rows",
+    "estimate",
+    "rows_of",
+    "weights_of",
+]
 
 # Bytes per value of a KV cache, block scales included.
 _KV_BYTES = {
@@ -36,6 +45,11 @@ _FIXED = 16 * 2**20
 # llama.cpp's bookkeeping of one cell of a cache: its position, and a bit for each text that it may belong to.
 _CELL = 58
 _CELLS = 256  # each text has a multiple of so many
+# Models that load one file with the same values of these share its weights.
+_OF_WEIGHTS = (
+    "n_gpu_layers", "main_gpu", "split_mode", "tensor_split", "rpc_servers", "repack", "batch_invariant", "use_mmap",
+    "use_mlock",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,3 +365,9 @@ class _Free:
 
 def _gigabytes(n: float) -> str:
     return f"{n / 1e9:.1f} GB" if n >= 1e8 else f"{n / 1e6:.0f} MB"
+
+
+def weights_of(paths: Sequence[str], chosen: Sequence[LoadOptions]) -> tuple[int, ...]:
+    """For each model the number of the first one whose weights it can use, see ``same_file`` in the extension."""
+    keys = [(path, *(repr(getattr(o, name)) for name in _OF_WEIGHTS)) for path, o in zip(paths, chosen, strict=True)]
+    return tuple(keys.index(key) for key in keys)

@@ -30,8 +30,6 @@ from .stream import TokenStream
 from .tokens import ChatOptionsDict, ConversationOptionsDict, Tokenizing
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from typing_extensions import Unpack
 
     from .memory import PairMemory
@@ -253,7 +251,7 @@ class Pair(Tokenizing, AsyncForms):
     def cancel(self) -> None:
         """Ends all texts in progress within one step, with ``finish_reason`` ``cancelled``. Safe from any thread."""
         for stream in self._live_streams():
-            if stream._begun:
+            if stream.begun:
                 stream.cancel()
         for batch in self._live_batches():
             batch.cancel()
@@ -329,9 +327,7 @@ class Pair(Tokenizing, AsyncForms):
         self.open_core()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

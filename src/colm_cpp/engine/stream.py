@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from .. import _core
 from ..errors import PairClosed, QueueTimeout
 from ..llama.busy import busy
 from ..llama.log import forward_log
 from ..results import Completion, ExpertStats, FinishReason, Stats, Token, Tokens, TopLogprob
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 __all__ = ["TokenStream", "completion_of"]
 
@@ -111,8 +108,8 @@ class TokenStream:
             stream.close()
 
     @property
-    def _begun(self) -> bool:
-        """Whether it was ever computed."""
+    def begun(self) -> bool:
+        """Whether the pair has begun to compute this text. Before, it waits for a slot, or was never iterated."""
         return self._stream is not None and self._text.begun
 
     @property
@@ -217,9 +214,7 @@ class TokenStream:
     def __enter__(self) -> TokenStream:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __del__(self) -> None:

@@ -15,12 +15,10 @@ from typing import Any, Literal
 import psutil
 
 from ..engine.pair import Pair
-from ..engine.prepared import PathLike
 from ..errors import ColmError, OptionError
 from ..heads.head import Head
 from ..results import Completion
-from ..sources.names import head_file
-from .arms import split_head
+from ._deferring import at_rate, calibrated, directed, greedy, together
 from .steps import PROMPT, Spread, StepCosts, check_room, costs_of, schedule, time_calls, with_assistant
 
 __all__ = ["Arm", "Bench", "run_bench", "verdict"]
@@ -140,7 +138,7 @@ def run_bench(
     prompt_ids = pair.tokenize(prompt)
     check_room(pair, prompt_ids, n_tokens, rounds)
     start = time.monotonic()
-    head: Head | str = _calibrated(pair.head, pair.names[1:]) or "random"
+    head: Head | str = calibrated(pair.head, pair.names[1:]) or "random"
     say = on_progress or (lambda share, note: None)
     bench = _Bench(pair, prompt_ids, head, n_tokens)
 
@@ -174,20 +172,6 @@ def run_bench(
     )
 
 
-def _calibrated(head: PathLike | Head | None, experts: Sequence[str]) -> Head | None:
-    if head is None:
-        return None
-    who = None
-    if not isinstance(head, Head):
-        head, who = split_head(head, experts)
-        file = head_file(head)
-        if file is None:
-            return None
-        head = Head.load(file)
-        head = head if who is None else head.replace(expert_names=(who,))
-    return head if head.rates else None
-
-
 class _Bench:
     """The arms, and the bare decodes."""
 
@@ -196,15 +180,15 @@ class _Bench:
         self._prompt_ids = prompt_ids
         self._n_tokens = n_tokens
         experts = pair.names[1:]
-        together = _together(head, experts)
-        self._deciding = next(iter(together.values()))
+        ways = together(head, experts)
+        self._deciding = next(iter(ways.values()))
         self.arms = [
             _Arm("base alone", None, 0, 1, "never"),
-            *(_Arm(f"{name} alone", None, 0, 1, _directed("always", name, experts)) for name in experts),
-            *(_Arm(name, rate, 0, 1, own) for name, own in together.items() for rate in RATES),
-            *(_Arm(name, rate, "auto", 1, own) for name, own in together.items() for rate in RATES if rate > 0),
+            *(_Arm(f"{name} alone", None, 0, 1, directed("always", name, experts)) for name in experts),
+            *(_Arm(name, rate, 0, 1, own) for name, own in ways.items() for rate in RATES),
+            *(_Arm(name, rate, "auto", 1, own) for name, own in ways.items() for rate in RATES if rate > 0),
             *(_Arm("base alone", None, 0, n, "never") for n in AT_ONCE[1:]),
-            *(_Arm(name, _RATE_AT_ONCE, 0, n, own) for name, own in together.items() for n in AT_ONCE[1:]),
+            *(_Arm(name, _RATE_AT_ONCE, 0, n, own) for name, own in ways.items() for n in AT_ONCE[1:]),
         ]
         self._calls = schedule(prompt_ids, pair.names)
 
@@ -219,8 +203,8 @@ class _Bench:
         stream = self._pair.stream(
             self._prompt_ids,
             head=self._deciding,
-            **_rate(self._deciding, _RATE_AT_ONCE),
-            **_greedy(self._n_tokens),
+            **at_rate(self._deciding, _RATE_AT_ONCE),
+            **greedy(self._n_tokens),
             lookahead=0,
         )
         stream.completion()
@@ -228,29 +212,6 @@ class _Bench:
         calls = stream.calls
         bare = sum(self._pair.replay(stream.token_ids, calls))
         return engine / bare
-
-
-def _greedy(n_tokens: int) -> dict[str, Any]:
-    return {"temperature": 0.0, "max_tokens": n_tokens}
-
-
-def _rate(head: Head | str, rate: float) -> dict[str, Any]:
-    return {"defer_rate": rate, **({"seed": 1} if isinstance(head, str) else {})}
-
-
-def _directed(head: str, expert: str, experts: Sequence[str]) -> str:
-    return head if len(experts) == 1 else f"{head}:{expert}"
-
-
-def _together(head: Head | str, experts: Sequence[str]) -> dict[str, Head | str]:
-    """The ways of writing together by their names: the first is that of the pair's head where it has one."""
-    if len(experts) == 1:
-        return {"both": head}
-    found: dict[str, Head | str] = {} if isinstance(head, str) or len(head.expert_names) == 1 else {"all": head}
-    for name in experts:
-        own = isinstance(head, Head) and head.expert_names == (name,)
-        found[f"base and {name}"] = head if own else f"random:{name}"
-    return found
 
 
 class _Arm:
@@ -270,9 +231,9 @@ class _Arm:
 
     def turn(self, pair: Pair, prompt_ids: list[int], n_tokens: int) -> None:
         """Writes once."""
-        options = {"head": self._head, **_greedy(n_tokens)}
+        options = {"head": self._head, **greedy(n_tokens)}
         if self._rate is not None:
-            options |= _rate(self._head, self._rate)
+            options |= at_rate(self._head, self._rate)
         if self._n_texts == 1:
             out = pair.generate(prompt_ids, lookahead=self._lookahead, **options)
             seconds, texts, n_calls = out.stats.decode_s, [out], out.stats.assistant_calls

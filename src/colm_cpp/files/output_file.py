@@ -15,7 +15,9 @@ import os
 import re
 import secrets
 import stat
+import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -47,6 +49,10 @@ _TEMPORARY = re.compile(r"\.colm-([0-9]{1,9})-[0-9a-f]{8}\.tmp")
 _PART = re.compile(r"(.*)-[0-9]{5}-of-([0-9]{5})\.gguf", re.DOTALL)
 # What the commands make out of the data in a folder, and nobody reads back from there.
 _PRODUCTS = (".gguf", ".html", ".md", ".png")
+# What Windows says of a file that somebody has open (ERROR_ACCESS_DENIED, ERROR_SHARING_VIOLATION), and how many
+# seconds it is asked again.
+_IN_USE = (5, 32)
+_PATIENCE = 1.0
 
 
 class OutputFile:
@@ -117,7 +123,7 @@ class OutputFile:
                 os.fsync(self._file.fileno())
             self._file.close()
             if self._temporary is not None:
-                os.replace(self._temporary, self.path)
+                _put_in_place(self._temporary, self.path)
                 self._temporary = None
         finally:
             self._discard()
@@ -175,9 +181,27 @@ def written_by_name(path: PathLike) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, target)
+        _put_in_place(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _put_in_place(temporary: Path, target: Path) -> None:
+    """Renames a file to its name, whatever had that name.
+
+    Windows refuses while another process reads the file that has the name. That is tried again for a second.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return os.replace(temporary, target)
+        except PermissionError as error:
+            if getattr(error, "winerror", None) not in _IN_USE or time.monotonic() > end:
+                raise
+        time.sleep(0.01)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -201,7 +225,7 @@ def is_stream(path: PathLike) -> bool:
 
 def descriptor_of(path: PathLike) -> int | None:
     """The number of the open descriptor that ``path`` stands for, such as 1 for ``/dev/stdout``; None for a file."""
-    if os.name != "posix":
+    if sys.platform == "win32":
         return None
     place = Path(path)
     try:
@@ -221,7 +245,9 @@ def descriptor_of(path: PathLike) -> int | None:
 
 
 def _check_writable(path: PathLike, number: int) -> None:
-    import fcntl  # not on Windows, which has no such names
+    if sys.platform == "win32":
+        return  # it has no such names
+    import fcntl
 
     try:
         access = fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE

@@ -189,6 +189,7 @@ class ProgressMark:
 
 
 def read_progress(folder: Path) -> ProgressMark:
+    """How far a folder of scores is. Raises CorpusError where the mark cannot be."""
     # What is behind this mark is cut off, so that a mark which cannot be must not be believed.
     value = read_json(folder / "progress.json", "folder of scores", KIND.remedy)
     try:
@@ -208,10 +209,12 @@ def read_progress(folder: Path) -> ProgressMark:
 
 
 def row_size(name: str, widths: Mapping[str, tuple[int, ...]]) -> int:
+    """The bytes of a row of a column; ``widths``: the shapes of rows that are arrays, by column."""
     return int(np.dtype(_ALL_COLUMNS[name]).itemsize) * math.prod(widths.get(name, ()))
 
 
 def check_column(path: Path, n_tokens: int, row_size: int) -> None:
+    """Whether a column has ``n_tokens`` rows of ``row_size`` bytes. Raises CorpusError."""
     try:
         size = path.stat().st_size
     except OSError as error:

@@ -52,8 +52,8 @@ def rpc_library() -> Path | None:
 
 
 def _is_loaded(path: Path) -> bool:
-    if not hasattr(os, "RTLD_NOLOAD"):
-        return False  # Windows knows a library by its name alone, so loading it again is harmless
+    if sys.platform == "win32":
+        return False  # it knows a library by its name alone, so loading it again is harmless
     try:
         ctypes.CDLL(str(path), mode=os.RTLD_NOLOAD | os.RTLD_NOW)
     except OSError:
@@ -83,7 +83,7 @@ def preload() -> None:
     if _is_loaded(llama):
         return
     if sys.platform == "win32":
-        os.add_dll_directory(str(folder))
+        os.add_dll_directory(os.path.abspath(folder))
     # Backends (CPU, CUDA, Metal, ...) stand between ggml-base and ggml. Their names vary with the build.
     suffix = llama.suffix
     backends = sorted(folder.glob(f"*ggml-*{suffix}"))

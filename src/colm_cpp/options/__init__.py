@@ -18,13 +18,12 @@ from .loading import (
     DEFAULT_N_CTX,
     KV_TYPES,
     LONG_N_UBATCH,
-    MAX_PARALLEL,
     MOST_RUN_OUTPUTS,
     REMOTE_OPTIONS,
     LoadOptions,
     LoadOptionsDict,
-    SlotOptions,
 )
+from .slots import MAX_PARALLEL, SlotOptions
 
 __all__ = [
     "ANSWER_OPTIONS",

@@ -37,12 +37,10 @@ __all__ = [
     "DEFAULT_N_CTX",
     "KV_TYPES",
     "LONG_N_UBATCH",
-    "MAX_PARALLEL",
     "MOST_RUN_OUTPUTS",
     "REMOTE_OPTIONS",
     "LoadOptions",
     "LoadOptionsDict",
-    "SlotOptions",
 ]
 
 PathLike = str | os.PathLike[str]
@@ -67,7 +65,6 @@ DEFAULT_N_CTX = 4096
 CPU_N_UBATCH = 128
 LONG_N_UBATCH = 512
 MOST_RUN_OUTPUTS = 8  # kMostRunOutputs
-MAX_PARALLEL = 256  # kMaxSequences
 _MAX_CONTEXT = 2**28
 _MAX_BATCH = 2**20
 _MAX_THREADS = 512
@@ -383,28 +380,3 @@ class LoadOptions:
         }
         values = {name: value for name, value in values.items() if name not in REMOTE_OPTIONS}
         return _core.ModelOptions(values)
-
-
-@documented
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SlotOptions:
-    """How many texts a pair writes at a time, and what it keeps of others."""
-
-    n_parallel: int = option(
-        1,
-        Whole(1, MAX_PARALLEL),
-        "Slots: texts that are written at the same time.",
-        "Each has ``n_ctx`` tokens of its own in both models' KV caches. A new text takes the slot that holds the "
-        "longest beginning of it.",
-    )
-    cache_mb: int = option(
-        256,
-        Whole(0, 2**20),
-        "The most megabytes of memory for what slots held before other texts took them; 0 keeps nothing.",
-        "Several long chats can then alternate without being read again. Of a model that cannot go back (recurrent, "
-        "hybrid, a sliding window with swa_full=False) a quarter is for checkpoints inside the texts in slots: a text "
-        "that changes is read from the last one before the change.",
-    )
-
-    def __post_init__(self) -> None:
-        read_fields(self)

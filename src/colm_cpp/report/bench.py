@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError
+from ..evaluate.advice import Advice, advice_lines
 from ..evaluate.bench import Bench, verdict
 from ..evaluate.steps import BATCH_SIZES, Spread
 from ..extras import require
@@ -18,7 +19,7 @@ from .visible import on_one_line
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["check_plot", "plot_bytes", "print_bench"]
+__all__ = ["check_plot", "plot_bytes", "print_advice", "print_bench"]
 
 _COLORS = ("#0e7c93", "#b4531f", "#5b3f8c", "#3f7d20", "#8c1d40", "#806000")
 
@@ -68,6 +69,14 @@ def print_bench(console: Console, bench: Bench, *, plain: bool) -> None:
         say(f"peak memory of this process: {bench.peak_bytes / 2**30:.2f} GiB")
     say("")
     say(verdict(bench), "bold")
+
+
+def print_advice(console: Console, advice: Advice, *, plain: bool) -> None:
+    """Shows the advice, one line for each thing. Arguments are those of :func:`print_bench`."""
+    console.print()
+    console.print("advice (predicted from decode times, each change alone)", style="bold")
+    for line in advice_lines(advice):
+        console.print(safe(console, on_one_line(line)), soft_wrap=plain)
 
 
 def _spread(value: Spread, digits: int) -> str:

@@ -16,18 +16,25 @@ RETRY_AFTER = 1  # seconds
 class Turns:
     """The turns of one pair: as many texts write as it has slots, others wait in the order of asking.
 
+    As many texts again wait in the pair itself. So when several texts end in one step, the next step begins as many
+    others, and reads their prompts in one batch.
+
     Attributes:
         slots: texts that write at a time.
         most_waiting: texts that may wait.
-        writing: texts that write now.
     """
 
     def __init__(self, slots: int, most_waiting: int) -> None:
         self.slots = slots
         self.most_waiting = most_waiting
-        self.writing = 0
         self._open = 0  # texts of requests that were admitted
-        self._free = asyncio.Semaphore(slots)
+        self._given = 0  # those that were given to the pair
+        self._free = asyncio.Semaphore(2 * slots)
+
+    @property
+    def writing(self) -> int:
+        """Texts that write now."""
+        return min(self._given, self.slots)
 
     @property
     def waiting(self) -> int:
@@ -56,18 +63,18 @@ class Turns:
             self._open -= n_texts
 
     async def take(self) -> None:
-        """Waits for a slot for one text of an admitted request. :meth:`give_back` ends its turn."""
+        """Waits until one text of an admitted request may go to the pair. :meth:`give_back` ends its turn."""
         await self._free.acquire()
-        self.writing += 1
+        self._given += 1
 
     def give_back(self) -> None:
         """The text has ended."""
-        self.writing -= 1
+        self._given -= 1
         self._free.release()
 
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """A slot for the length of a block."""
+        """A turn for the length of a block."""
         await self.take()
         try:
             yield

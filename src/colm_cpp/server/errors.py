@@ -24,7 +24,7 @@ from ..errors import (
     QueueTimeout,
     RemoteError,
 )
-from .refused import known_options, why_refused
+from .refused import KNOWN_OPTIONS, why_refused
 
 __all__ = ["ApiError", "Json", "api_error", "install"]
 
@@ -106,7 +106,7 @@ def api_error(error: BaseException) -> ApiError:
     if isinstance(error, ColmError):
         # A message of the house begins with the option that it is about.
         first = message.partition(" ")[0]
-        is_option = first.removeprefix("colm.") in known_options()
+        is_option = first.removeprefix("colm.") in KNOWN_OPTIONS
         return ApiError(400, message, param=first if is_option else None)
     log.error("a request failed", exc_info=error)
     return ApiError(500, "the server failed on this request; its log says how")

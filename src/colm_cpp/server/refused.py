@@ -8,7 +8,7 @@ from typing import Any
 from .._shown import shown
 from ..options import GenerationOptions
 
-__all__ = ["REFUSED", "known_options", "why_refused", "without_nulls"]
+__all__ = ["KNOWN_OPTIONS", "REFUSED", "why_refused", "without_nulls"]
 
 _HOSTED = "it is an agreement with a hosted service"
 _TEXT_ONLY = "this server writes text only"
@@ -46,12 +46,8 @@ REFUSED: dict[str, dict[str, str]] = {
         "reasoning": _NO_EFFORT,
     },
 }
-_OURS = set(GenerationOptions.__dataclass_fields__)
-
-
-def known_options() -> set[str]:
-    """Names of the house's options."""
-    return _OURS
+KNOWN_OPTIONS = set(GenerationOptions.__dataclass_fields__)
+"""Names of the house's options."""
 
 
 def without_nulls(path: str, given: Any) -> Any:
@@ -68,8 +64,8 @@ def why_refused(path: str, field: str, place: str) -> str:
     if reason is not None:
         return f"{field} is not supported: {reason}"
     hint = ""
-    if field in _OURS:
+    if field in KNOWN_OPTIONS:
         hint = f"; give it as colm.{field}"
-    elif close := difflib.get_close_matches(field, ["colm", *_OURS], n=1):
+    elif close := difflib.get_close_matches(field, ["colm", *KNOWN_OPTIONS], n=1):
         hint = f"; did you mean {close[0]!r}?"
     return f"there is no field {shown(place or field)}{hint}"

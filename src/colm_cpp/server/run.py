@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
-import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -39,9 +39,8 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except (OSError, OverflowError, UnicodeError) as error:
-        why: object = getattr(error, "strerror", None) or error
-        if isinstance(error, OSError) and error.errno and not isinstance(error, socket.gaierror):
-            why = os.strerror(error.errno)  # socket adds the address to the system's words
+        # socket adds the address to the system's words.
+        why = str(getattr(error, "strerror", None) or error).partition(" (while attempting")[0]
         raise ListenError(
             f"the server cannot listen to {host}:{port} ({why}); give another --host or --port (0 is a free one)"
         ) from error
@@ -62,7 +61,10 @@ class _Server(uvicorn.Server):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if sys.platform == "win32":
+            numbers.append(signal.SIGBREAK)  # Ctrl-Break, which programs send in place of SIGTERM
+        before = {number: signal.signal(number, self._stop) for number in numbers}
         try:
             yield
         finally:

@@ -5,7 +5,7 @@ A field that is not here is refused, with a reason if the published API has it (
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -47,6 +47,7 @@ class StreamOptions(_Request):
 class _Text(_Request):
     """What the routes have in common."""
 
+    route: ClassVar[str]
     model: str = Field(description="A pair, or a way of writing: demo, demo@20%, demo:base.")
     stream: bool | None = Field(None, description="Send the text as it is written, as server-sent events.")
     temperature: float | None = Field(None, description="Sampling temperature; 0 is greedy.")
@@ -54,6 +55,11 @@ class _Text(_Request):
     user: str | None = Field(None, description="Whom the request is for. It has no effect on the text.")
     safety_identifier: str | None = Field(None, description="As user.")
     colm: Colm = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nulls(cls, given: Any) -> Any:
+        return without_nulls(cls.route, given)
 
 
 class _Sampled(_Text):
@@ -146,6 +152,7 @@ class ToolChoice(_Request):
 class ChatRequest(_Sampled):
     """``POST /v1/chat/completions``."""
 
+    route = "/v1/chat/completions"
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: int | None = Field(None, description="The most tokens to write.")
     logprobs: bool | None = Field(None, description="Report log-probabilities of the tokens.")
@@ -162,15 +169,11 @@ class ChatRequest(_Sampled):
         None, description="Go on with the text of the last message, which must be the assistant's."
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _nulls(cls, given: Any) -> Any:
-        return without_nulls("/v1/chat/completions", given)
-
 
 class CompletionRequest(_Sampled):
     """``POST /v1/completions``."""
 
+    route = "/v1/completions"
     prompt: (
         str
         | Ids
@@ -181,11 +184,6 @@ class CompletionRequest(_Sampled):
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = Field(None, description="Report so many likeliest tokens.")
     best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = Field(None, description="Only the value of n.")
     response_format: dict[str, Any] | None = Field(None, description="text, json_object or json_schema.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _nulls(cls, given: Any) -> Any:
-        return without_nulls("/v1/completions", given)
 
 
 class FlatTool(Function):
@@ -227,6 +225,7 @@ class InputItem(_Request):
 class ResponsesRequest(_Text):
     """``POST /v1/responses``."""
 
+    route = "/v1/responses"
     input: str | Annotated[list[InputItem], Field(min_length=1)]
     instructions: str | None = Field(None, description="A system message before the input.")
     max_output_tokens: int | None = Field(None, description="The most tokens to write.")
@@ -241,11 +240,6 @@ class ResponsesRequest(_Text):
     service_tier: Literal["auto", "default"] | None = None
     prompt_cache_key: str | None = None
     stream_options: StreamOptions | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _nulls(cls, given: Any) -> Any:
-        return without_nulls("/v1/responses", given)
 
 
 class TokenizeRequest(_Request):

@@ -18,7 +18,7 @@ from ..engine.pair import Pair
 from ..errors import HeadError, LoadError, OptionError
 from ..heads.head import Head
 from ..learn.scoring import Scorer
-from ..options import BASE, DEFAULT_N_CTX, SlotOptions
+from ..options import BASE, DEFAULT_N_CTX, SlotOptions, split_head
 from ..remote import is_remote
 from ..sources.hub import is_hub_spec
 from ..sources.names import find_head, find_model
@@ -111,9 +111,7 @@ def _has_rates(head: str | None, experts: Sequence[str]) -> bool:
     """Whether a head knows thresholds of rates. One that lies on the hub is not downloaded for that."""
     if head is None:
         return False
-    name, _, expert = head.rpartition(":")
-    head = name if expert in experts else head
-    named = find_head(head)
+    named = find_head(split_head(head, experts)[0])
     if named.place is None:
         return head == "random"
     if is_hub_spec(named.place):

@@ -64,7 +64,6 @@ class Text:
         tokens, own = prompts_tokens(pair, prompt)
         self._stream = pair.begin(tokens, options, own_prompts=own)
         self.n_prompt = len(tokens)
-        self.begun = False  # whether it has a turn
 
     @property
     def finish_reason(self) -> str | None:
@@ -88,7 +87,7 @@ class Text:
 
     def progress(self) -> str:
         """What is being done for it, in words."""
-        if not self.begun:
+        if not self._stream.begun:
             return "waiting for a slot"
         stats = self.stats
         if stats.generated_tokens:
@@ -107,17 +106,16 @@ class Text:
         """The whole text, once it has a turn. If the task is cancelled, so is the text."""
         async with turns.turn():
             texts.add(self._stream)
-            self.begun = True
             try:
                 written = await AsyncTokenStream(self._stream).completion()
             finally:
                 texts.remove(self._stream)
-        return self._checked(written)
+        self._refuse_cancelled()
+        return written
 
     async def likeliest(self, texts: Texts) -> list[tuple[int, float]]:
         """The likeliest ids behind its prompt, where whoever asks has a turn. See :meth:`.TokenStream.likeliest`."""
         texts.add(self._stream)
-        self.begun = True
         try:
             return await AsyncTokenStream(self._stream).likeliest()
         finally:
@@ -135,7 +133,6 @@ class Text:
         except BaseException:
             turns.give_back()
             raise
-        self.begun = True
 
         def ended() -> None:
             texts.remove(self._stream)
@@ -148,11 +145,8 @@ class Text:
         finally:
             self._stream.cancel()
             await reader.ended()
+        self._refuse_cancelled()
+
+    def _refuse_cancelled(self) -> None:
         if self.finish_reason == "cancelled":
             raise PairClosed("the text was cancelled, because the server is shutting down")
-
-    @staticmethod
-    def _checked(written: Completion) -> Completion:
-        if written.finish_reason == "cancelled":
-            raise PairClosed("the text was cancelled, because the server is shutting down")
-        return written

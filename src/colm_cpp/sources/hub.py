@@ -1,15 +1,14 @@
 """Model files named by their place on the Hugging Face hub.
 
-Every path of a model or head file may instead be ``hf:org/repo/file-pattern.gguf``. ``@revision`` (a
-branch, tag or commit) may follow::
+Every path of a model or head file may instead be ``hf:org/repo/file-pattern.gguf``. ``@revision`` (a branch, tag or
+commit) may follow::
 
     >>> HubFile.parse("hf:org/repo/quants/*q4_k_m.gguf@v2")
     HubFile(repo_id='org/repo', pattern='quants/*q4_k_m.gguf', revision='v2')
 
-:func:`resolve` turns such a name into a local path. The official client, ``huggingface_hub``, does the
-downloading, so its cache, its tokens and its environment variables (``HF_HOME``, ``HF_TOKEN``,
-``HF_HUB_OFFLINE``, ``HF_ENDPOINT``, ...) have their usual meaning. It is imported only
-when a hub name is resolved.
+:func:`resolve` turns such a name into a local path. The official client, ``huggingface_hub``, does the downloading, so
+its cache, its tokens and its environment variables (``HF_HOME``, ``HF_TOKEN``, ``HF_HUB_OFFLINE``, ``HF_ENDPOINT``...)
+have their usual meaning. It is imported only when a hub name is resolved.
 """
 
 from __future__ import annotations
@@ -35,8 +34,7 @@ _MOST_FILES = 20
 # What the hub allows in the name of an organisation or a repository, less "--" and "..", which the
 # client refuses because its cache folders are named with "--".
 _REPO_NAME = re.compile(r"(?!.*(?:--|\.\.))[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?", re.ASCII)
-# What git forbids in the name of a ref. Some of it would also leave the cache folder, for the client
-# joins the revision to a path.
+# What git forbids in a ref. Some would also leave the cache folder: the client joins the revision to a path.
 _NOT_IN_REVISION = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]")
 # The only spelling from which llama.cpp finds the other parts; letter case matters to it.
 _PART = re.compile(r"(.*)-[0-9]{5}-of-(?!00000)([0-9]{5})\.gguf", re.DOTALL)
@@ -267,6 +265,7 @@ def select(wanted: HubFile, files: Sequence[str], where: str) -> list[str]:
 
 
 def matching(pattern: str, files: Sequence[str]) -> list[str]:
+    """The files that a pattern names; letter case counts only where it decides."""
     if pattern in files:
         return [pattern]
     exact = sorted(name for name in files if fnmatch.fnmatchcase(name, pattern))
@@ -285,6 +284,7 @@ def _listed(names: Iterable[str], most: int) -> str:
 
 
 def require_client() -> None:
+    """Raises MissingDependency where huggingface_hub is missing or too old."""
     needed = "{}.{}".format(*_OLDEST_CLIENT)
     remedy = f"pip install -U 'huggingface-hub>={needed}'"
     try:

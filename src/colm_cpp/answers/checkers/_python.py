@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+import psutil
+
 from ._code import program
 from ._verdict import Verdict
 
@@ -114,13 +116,22 @@ def _read_tail(stream: IO[bytes], tail: bytearray) -> None:
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Ends the process and, except on Windows, whatever it started in its session."""
+    """Ends the process and whatever it started: on Windows its descendants, elsewhere all in its session."""
     if sys.platform == "win32":
-        process.kill()
+        _kill_descent(process.pid)
     else:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def _kill_descent(pid: int) -> None:
+    """Ends a process that still runs and all that descend from it."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for one in [process, *process.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
 
 
 def _environment(home: str) -> dict[str, str]:
