@@ -52,7 +52,9 @@ ExpertId Decision::expert() const {
     const bool defers = !asks_head_ || Policy::defers(step_.defer_logit, step_.threshold);
     if (writer_) return *writer_;
     if (!defers) return kBase;
-    if (deciders_.mixer.proxy_pair().tuned != kBase) return deciders_.mixer.proxy_pair().tuned;
+    const ProxyPair& proxy = deciders_.mixer.proxy_pair();
+    if (proxy.tuned != kBase)
+        return is_left_out(proxy.tuned) || is_left_out(proxy.untuned) ? kBase : proxy.tuned;
     ExpertId best = kBase;
     for (ExpertId expert = 1; expert <= scores_.size(); ++expert)
         if (!is_left_out(expert) && (best == kBase || scores_[expert - 1U] > scores_[best - 1U]))
