@@ -80,7 +80,7 @@ def computing(pair: colm.Pair, end: float = 10) -> Iterator[colm.TokenStream]:
     stream = pair.stream(long_prompt(), threshold=1, max_tokens=1)
     thread = threading.Thread(target=lambda: list(stream))
     thread.start()
-    while not stream._begun:
+    while not stream.begun:
         time.sleep(0.005)
     yield stream
     stream.cancel()

@@ -83,7 +83,7 @@ pair = load("slow")
 stream = pair.stream(PROMPT, threshold=1, max_tokens=1)
 thread = threading.Thread(target=lambda: list(stream))
 thread.start()
-while not stream._begun:
+while not stream.begun:
     time.sleep(0.005)
 anew = lambda: colm.generate("a", pair="demo")
 for run in (lambda: write(pair), fresh, lambda: pair.tokenize("a"), pair.forget, anew):
@@ -134,7 +134,7 @@ def test_a_child_ends_at_once(folder: Path) -> None:
         stream = pair.stream(PROMPT, threshold=1, max_tokens=1)
         thread = threading.Thread(target=lambda: list(stream))
         thread.start()
-        while not stream._begun:
+        while not stream.begun:
             time.sleep(0.005)
         begin = time.monotonic()
         child = os.fork()

@@ -175,7 +175,7 @@ def test_a_queue_that_is_too_long_has_a_status(
     with served(program, name) as address:
         thread.start()
         try:
-            while not long_text._begun:
+            while not long_text.begun:
                 time.sleep(0.005)
             for path in ("complete", "stream"):
                 answer = httpx.get(f"{address}/{path}", params={"prompt": "a"}, timeout=20)

@@ -274,7 +274,7 @@ def test_closing_ends_a_text_under_way_with_pair_closed(folder: Path) -> None:
 
     thread = threading.Thread(target=write)
     thread.start()
-    while not any(stream._begun for stream in pair._live_streams()):
+    while not any(stream.begun for stream in pair._live_streams()):
         time.sleep(0.005)
     pair.close()
     thread.join(20)

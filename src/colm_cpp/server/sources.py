@@ -111,7 +111,8 @@ def _has_rates(head: str | None, experts: Sequence[str]) -> bool:
     """Whether a head knows thresholds of rates. One that lies on the hub is not downloaded for that."""
     if head is None:
         return False
-    named = find_head(split_head(head, experts)[0])
+    head, _ = split_head(head, experts)
+    named = find_head(head)
     if named.place is None:
         return head == "random"
     if is_hub_spec(named.place):
