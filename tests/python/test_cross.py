@@ -1,4 +1,4 @@
-"""The C++ core on Windows (Wine) and on 64-bit ARM (qemu-user), where the compilers and emulators are installed."""
+"""The C++ core on Windows (Wine) and on 64-bit ARM (qemu-user): tests that run where COLM_CROSS names the systems."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ pytestmark = [
 
 
 def passed(target: str) -> int:
-    """How many cases have passed, when all have."""
+    """How many cases have passed, when all have. The emulators take minutes for them."""
+    if target not in os.environ.get("COLM_CROSS", "").split():
+        pytest.skip(f"COLM_CROSS does not name {target}; with COLM_CROSS='windows aarch64' both run")
     done = subprocess.run(
         [ROOT / "tools" / "cross", target],
         env={**os.environ, "PATH": PATH},
