@@ -203,6 +203,8 @@ def test_descendants_are_ended() -> None:
         assert process.stdout.read() == b""  # nobody holds the pipe any more
         assert time.monotonic() - started < 60
         process.wait(timeout=30)
+    # Nobody waits for it, so it may be listed until the system has cleared it away.
+    psutil.wait_procs([descendant], timeout=30)
     assert not descendant.is_running() or descendant.status() == psutil.STATUS_ZOMBIE
     _kill_descent(process.pid)  # of one that has ended nothing is left to do
 

@@ -159,7 +159,8 @@ def raw(data: bytes, *, wait: float = 0.0, n: int = 1) -> Callable[[Any], None]:
     return answer
 
 
-OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+# The connection ends with the answer, so the client must not use it again.
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n"
 FAULTS: dict[str, tuple[Callable[[Any], None], type[Exception]]] = {
     "half an answer": (raw(OK + b'Content-Length: 100\r\n\r\n{"completion'), colm.errors.RemoteAnswerInvalid),
     "no JSON": (raw(OK + b"Content-Length: 5\r\n\r\n<html"), colm.errors.RemoteAnswerInvalid),
