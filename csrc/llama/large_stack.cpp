@@ -43,7 +43,8 @@ DWORD WINAPI begin(void* job) {
 }
 
 bool run_on_thread(std::size_t bytes, Job& job) {
-    const HANDLE thread = CreateThread(nullptr, bytes, begin, &job, STACK_SIZE_PARAM_IS_A_RESERVATION, nullptr);
+    const HANDLE thread =
+        CreateThread(nullptr, bytes, begin, &job, STACK_SIZE_PARAM_IS_A_RESERVATION, nullptr);
     if (thread == nullptr) return false;
     WaitForSingleObject(thread, INFINITE);
     CloseHandle(thread);

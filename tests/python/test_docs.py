@@ -78,7 +78,9 @@ def test_commands_are_understood(page: str, tmp_path: Path, monkeypatch: pytest.
         """
     )
     # Tools of the checkout are called by their path.
-    script = stubs + re.sub(r"^(tools/lint|benchmarks/gpu\.sh|\./rpc/bin/)", r": \1", "".join(lines), flags=re.MULTILINE)
+    script = stubs + re.sub(
+        r"^(tools/lint|benchmarks/gpu\.sh|\./rpc/bin/)", r": \1", "".join(lines), flags=re.MULTILINE
+    )
     done = bash(script, tmp_path)
     assert done.returncode == 0, f"{page}:\n{done.stdout}"
     monkeypatch.chdir(tmp_path)
