@@ -158,6 +158,8 @@ def test_the_time_of_the_import(clean: Path) -> None:
 @pytest.mark.parametrize("minor", PYTHONS)
 def test_each_python(minor: str, dist: Path, links: str, tmp_path: Path) -> None:
     """Installed of the sdist, what the workflow of the release asks of a wheel."""
+    if f"3.{minor}" not in os.environ.get("COLM_PYTHONS", "").split():
+        pytest.skip(f"COLM_PYTHONS does not name 3.{minor}; with COLM_PYTHONS='3.10 3.13' these two are tried")
     program = shutil.which(f"python3.{minor}")
     if program is None or subprocess.run([program, "--version"], capture_output=True).returncode != 0:
         pytest.skip(f"there is no python3.{minor}")
