@@ -70,7 +70,8 @@ def test_commands_are_understood(page: str, tmp_path: Path, monkeypatch: pytest.
         f"""
         set -eu -o pipefail
         B="--base b.gguf --assistant a.gguf" BASE=b.gguf ASSISTANT=a.gguf SLURM_ARRAY_TASK_ID=1 SLURM_ARRAY_TASK_COUNT=2
-        colm() {{ printf '%s\\0' "$@" $'\\n' >> {shlex.quote(str(tmp_path / "typed"))}; }}
+        read_all() {{ while read -r _; do :; done; }}  # else who writes into the pipe may get SIGPIPE
+        colm() {{ printf '%s\\0' "$@" $'\\n' >> {shlex.quote(str(tmp_path / "typed"))}; read_all; }}
         python() {{ case "$1" in -*) ;; *) test -f {root}/"$1" || {{ echo "no file $1"; exit 1; }};; esac; }}
         pip() {{ :; }}; pytest() {{ :; }}; head() {{ :; }}; sed() {{ :; }}; cp() {{ :; }}; cat() {{ :; }}
         curl() {{ :; }}; cmake() {{ :; }}; ctest() {{ :; }}; uvicorn() {{ :; }}; sbatch() {{ :; }}; ray() {{ :; }}
