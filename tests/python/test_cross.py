@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from test_cpp import CASES, PATH
+from test_cpp import CASES, run
 
 ROOT = Path(__file__).resolve().parents[2]
 MISSING = 3  # exit code of tools/cross: something has to be installed
@@ -26,15 +25,7 @@ def passed(target: str) -> int:
     """How many cases have passed, when all have. The emulators take minutes for them."""
     if target not in os.environ.get("COLM_CROSS", "").split():
         pytest.skip(f"COLM_CROSS does not name {target}; with COLM_CROSS='windows aarch64' both run")
-    done = subprocess.run(
-        [ROOT / "tools" / "cross", target],
-        env={**os.environ, "PATH": PATH},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",
-        check=False,
-    )
+    done = run(ROOT / "tools" / "cross", target)
     if done.returncode == MISSING:
         pytest.skip(done.stdout.strip())
     if done.returncode != 0:
@@ -55,6 +46,6 @@ def test_core_on_aarch64() -> None:
 
 def test_unknown_targets_are_refused() -> None:
     for arguments in ([], ["solaris"], ["windows", "aarch64"]):
-        done = subprocess.run([ROOT / "tools" / "cross", *arguments], capture_output=True, text=True, check=False)
+        done = run(ROOT / "tools" / "cross", *arguments)
         assert done.returncode == 2
-        assert "usage: tools/cross windows|aarch64" in done.stderr
+        assert "usage: tools/cross windows|aarch64" in done.stdout

@@ -15,6 +15,7 @@ from ..heads.head import Head
 from ..heads.restricted import for_one
 from ..heads.tables import PLAIN, Runs, threshold_for
 from ..options import ASSISTANT, BASE, STRATEGIES, choice
+from ..options import split_head as split_named
 from ..sources.hub import resolve
 from ..sources.identity import adapters_identity, head_identity, model_identity
 from ..sources.names import find_head
@@ -178,11 +179,7 @@ def _directed(head: str, expert: str | None) -> str:
 
 def split_head(head: str | os.PathLike[str], of_pair: Sequence[str]) -> tuple[str | os.PathLike[str], str | None]:
     """``HEAD:EXPERT`` as both, where the pair has several experts and one of that name; else the head and None."""
-    if isinstance(head, str) and len(of_pair) > 1:
-        name, _, expert = head.rpartition(":")
-        if name and expert in of_pair:
-            return name, expert
-    return head, None
+    return split_named(head, of_pair) if isinstance(head, str) and len(of_pair) > 1 else (head, None)
 
 
 def named_head(text: str, of_pair: Sequence[str] = ()) -> tuple[str, str]:
