@@ -21,7 +21,7 @@ from pathlib import Path
 import architectures as arch
 import numpy as np
 import tiny_models as tm
-from architecture_keys import N_CTX
+from architecture_keys import N_CTX, keys_of
 from gguf import GGMLQuantizationType as Q
 from gguf import GGUFValueType as T
 
@@ -78,7 +78,7 @@ def key_cases(models: dict[str, arch.Model], n: int, seed: int) -> list[Case]:
     """Every hyperparameter missing and 0, then others at random: `n` in all."""
     sure, others = [], []
     for name, model in models.items():
-        for key in arch.keys_of(model.arch):
+        for key in keys_of(model.arch):
             old = model.keys.get(key)
             if old is not None:
                 sure.append(Case(name, key))

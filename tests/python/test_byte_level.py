@@ -73,7 +73,11 @@ def test_a_text_has_the_probability_of_all_its_rows(
 
 
 def test_what_may_follow_sums_to_one(pair: colm.Pair) -> None:
-    readers = [ByteReader(pair, PROMPT), ByteReader(pair, PROMPT, "assistant"), ByteMixture(pair, PROMPT)]
+    readers: list[ByteReader | ByteMixture] = [
+        ByteReader(pair, PROMPT),
+        ByteReader(pair, PROMPT, "assistant"),
+        ByteMixture(pair, PROMPT),
+    ]
     for byte in " the über\n".encode():
         for reader in readers:
             following = reader.next()

@@ -139,8 +139,9 @@ def test_defaults_of_functions(command: str, function: Callable[..., Any], names
         default = DEFAULT_PARALLEL if (command, name) == ("generate", "n_parallel") else default_of(params[name])
         assert (default or None) == (defaults[name] or None), name
         if name == "n_parallel":
-            assert isinstance(params[name].type, click.IntRange)
-            assert (params[name].type.min, params[name].type.max) == (1, MAX_PARALLEL)
+            kind = params[name].type
+            assert isinstance(kind, click.IntRange)
+            assert (kind.min, kind.max) == (1, MAX_PARALLEL)
 
 
 def test_options_of_training() -> None:

@@ -61,8 +61,10 @@ class Worlds:
         self.groups: dict[int, list[tuple[Case, list[eo.Step]]]] = {}
 
     def close(self) -> None:
-        for thing in [*self.models, *self.pairs]:
-            thing.close()
+        for model in self.models:
+            model.close()
+        for pair in self.pairs:
+            pair.close()
 
 
 @pytest.fixture(scope="module")

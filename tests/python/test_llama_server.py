@@ -81,8 +81,8 @@ def test_greedy_text_is_that_of_a_local_pair(tiny_model: TinyModels, server: Ser
     # With all tokens named, padding can be told from the others, as here.
     with colm.load(tiny_model(**FAR_BASE), server.url, remote_top_k=1000, **TINY_LOAD) as pair:
         for i, text in enumerate(want[:4]):
-            got = pair.generate(PROMPTS[i], seed=i, **given).tokens
-            assert [token.logprob for token in got] == pytest.approx([t.logprob for t in text.tokens], abs=1e-3)
+            alone = pair.generate(PROMPTS[i], seed=i, **given).tokens
+            assert [token.logprob for token in alone] == pytest.approx([t.logprob for t in text.tokens], abs=1e-3)
 
 
 def test_drawn_text_is_that_of_a_local_pair(tiny_model: TinyModels, server: Server) -> None:

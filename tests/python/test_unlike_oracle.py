@@ -110,8 +110,10 @@ class Worlds:
         return readers
 
     def close(self) -> None:
-        for thing in [*self.models.values(), *self.pairs.values()]:
-            thing.close()
+        for model in self.models.values():
+            model.close()
+        for pair in self.pairs.values():
+            pair.close()
 
 
 @pytest.fixture(scope="module")
