@@ -43,7 +43,7 @@ def _tint(expert: int) -> str:
 
 
 def defer_prob(z: float) -> float:
-    """sigmoid(z) of a deferral logit, infinite ones included."""
+    """sigmoid(z) of a defer logit, infinite ones included."""
     return 1.0 / (1.0 + math.exp(-z)) if z >= 0 else math.exp(z) / (1.0 + math.exp(z))
 
 
@@ -72,7 +72,7 @@ class Token:
             spans several tokens belongs to the last of them. Text from the beginning of a stop string on belongs to
             no token.
         expert: the model that chose the token: 0 is the base, 1 the assistant or the first expert, and so on.
-        defer_logit: z_t, the deferral logit: the log-odds that the token is not the base's. None where the head was not
+        defer_logit: z_t, the defer logit: the log-odds that the token is not the base's. None where the head was not
             asked, because an expert held its turn (the option ``hold``).
         threshold: eta, the threshold at this position: the leave threshold after a token that was not the base's.
         logprob: natural log-probability of the token under the distribution that chose it (that of the base or an

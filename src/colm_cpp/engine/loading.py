@@ -54,7 +54,7 @@ PathLike = str | os.PathLike[str]
 _NO_LOAD_OPTIONS = ("base_options", "assistant_options", "progress", "check_memory", "n_parallel", "cache_mb")
 _DEFAULT_SLOTS = SlotOptions()
 _TWO_FORMS = (
-    "experts= stands in place of assistant= and assistant_options=, and pair= has its own experts; leave out one, and "
+    "experts= replaces assistant= and assistant_options=, and pair= has its own experts; leave out one, and "
     "give options of an expert as {'model': ..., 'n_ctx': ...}"
 )
 _TINY_FILE = 16 * 2**20
