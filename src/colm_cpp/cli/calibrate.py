@@ -68,7 +68,7 @@ def calibrate(files: tuple[str, ...], out: Path | None, as_json: bool, **values:
     'messages'. Use prompts that the head was not trained on. HEAD is a head file, the name of a head in the package, or
     confidence. A head in the package and confidence need --out, the name of a new head file. With --pair, HEAD may be
     left out: then the pair's own head is calibrated. With several experts, a head that says when to defer but not to
-    whom needs the name of an expert behind it, such as confidence:math. The table is for all deferred tokens together;
+    whom needs the name of an expert after it, such as confidence:math. The table is for all deferred tokens together;
     the report has the share of each expert.
 
     The result is a calibration table in the head file, in steps of 5%. --defer-rate reads this table. The weights of
@@ -187,7 +187,7 @@ def _head_and_prompts(files: tuple[str, ...], chosen: Preset) -> tuple[str, tupl
             raise click.UsageError(f"{chosen.file} has no head; give HEAD before the prompts")
         return chosen.head, files
     if len(files) < 2:
-        raise click.UsageError("Missing argument 'PROMPTS...'; give the files of prompts behind the head")
+        raise click.UsageError("Missing argument 'PROMPTS...'; give the files of prompts after the head")
     return files[0], files[1:]
 
 

@@ -296,8 +296,8 @@ def _pair_table(facts: dict[str, Any]) -> Table:
             rows += [
                 ("tokens of the text", "", *(f"{one['base_tokens']} and {one['expert_tokens']}" for one in met)),
                 ("  that end together", "", *(str(one["shared"]) for one in met)),
-                ("the base has to wait", "", *(f"behind {one['base_waits']:.1%} of its tokens" for one in met)),
-                ("the other has to wait", "", *(f"behind {one['expert_waits']:.1%} of its tokens" for one in met)),
+                ("the base has to wait", "", *(f"after {one['base_waits']:.1%} of its tokens" for one in met)),
+                ("the other has to wait", "", *(f"after {one['expert_waits']:.1%} of its tokens" for one in met)),
             ]
     rows += [(label, *(_text(model[key]) for model in models.values())) for key, label in labels.items()]
     rows.append(("adapters", *(_adapters(model) for model in models.values())))

@@ -105,7 +105,7 @@ def load(
             a head in the package (:func:`colm_cpp.shipped_heads`) or of a preset; the name of a training-free head
             (``"confidence"``, ``"entropy"``, ``"random"``, ``"always"``, ``"never"``); a token of the base's
             vocabulary whose logit decides (``"<|defer|>"``). A head can also be given with each text. With several
-            experts, a head that says only when to defer needs the name of an expert behind it: ``"confidence:math"``.
+            experts, a head that says only when to defer needs the name of an expert after it: ``"confidence:math"``.
         pair: the name of a preset (:func:`colm_cpp.presets`), a folder with a
             ``pair.toml``, such a file (``docs/pairs.md``), or a :class:`Preset`. It loads both models, the adapter, and
             the head unless ``head`` is given. Options that are given here replace those of the pair, and so do ``base``
