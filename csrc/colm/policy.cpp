@@ -79,7 +79,7 @@ double Policy::threshold_at(std::size_t n_generated, std::size_t n_deferred) con
 
 bool Policy::defers(double defer_logit, double threshold) {
     if (std::isnan(defer_logit))
-        throw GenerationError("the deferral logit is NaN; the head or the base is damaged");
+        throw GenerationError("the defer logit is NaN; the head or the base is damaged");
     if (threshold <= 0.0) return true;
     if (threshold >= 1.0) return false;
     return defer_logit > std::log(threshold) - std::log1p(-threshold);

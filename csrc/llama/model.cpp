@@ -140,7 +140,7 @@ void LlamaModel::ensure_context() {
         free_context();
         const std::string needs =
             bytes == 0 ? "" : " It is estimated to need " + std::to_string(bytes / 1000000) + " MB.";
-        throw NotEnoughMemory("the first turn of " + expert_in_words(name_) + " needs a context, and " +
+        throw NotEnoughMemory("the first token of " + expert_in_words(name_) + " needs a context, and " +
                                   error.what() + "." + needs,
                               name_, static_cast<std::int64_t>(bytes));
     }

@@ -289,16 +289,18 @@ std::unique_ptr<Sampler> Pair::sampler(const SamplingOptions& options, ExpertId 
 
 // What needs tokens that all models share.
 void Pair::check_unlike(const GenerationOptions& options) const {
-    const auto refuse = [](const std::string& what) {
-        throw OptionError(what + ", and the models of this pair have unlike vocabularies");
+    const auto refuse = [](const std::string& what, const std::string& advice) {
+        throw OptionError(what + ", and the models of this pair have unlike vocabularies; " + advice);
     };
     if (options.strategy.strategy != Strategy::defer)
         refuse("strategy " +
-               std::string(kStrategies.all[static_cast<std::size_t>(options.strategy.strategy)]) +
-               " mixes distributions over the same tokens; use defer");
+                   std::string(kStrategies.all[static_cast<std::size_t>(options.strategy.strategy)]) +
+                   " mixes distributions over the same tokens",
+               "use defer");
     if (!options.sampling.logit_bias.empty())
         refuse("logit_bias names token " + std::to_string(options.sampling.logit_bias.front().first) +
-               ", which has one id for all; leave it out");
+                   " by its id",
+               "leave it out");
 }
 
 // What needs the probability of every token.

@@ -43,7 +43,7 @@ def _tint(expert: int) -> str:
 
 
 def defer_prob(z: float) -> float:
-    """sigmoid(z) of a deferral logit, infinite ones included."""
+    """sigmoid(z) of a defer logit, infinite ones included."""
     return 1.0 / (1.0 + math.exp(-z)) if z >= 0 else math.exp(z) / (1.0 + math.exp(z))
 
 
@@ -67,13 +67,13 @@ class Token:
     """One generated token.
 
     Attributes:
-        id: token id in the vocabulary of the model that chose it, which is mostly that of all models.
+        id: token id in the vocabulary of the model that chose it, which is usually that of all models.
         text: the text that this token added. The texts of all tokens together are the whole text. A character that
             spans several tokens belongs to the last of them. Text from the beginning of a stop string on belongs to
             no token.
         expert: the model that chose the token: 0 is the base, 1 the assistant or the first expert, and so on.
-        defer_logit: z_t, the deferral logit: the log-odds that the token is not the base's. None where the head was not
-            asked, because an expert held its turn (the option ``hold``).
+        defer_logit: z_t, the defer logit: the log-odds that the token is not the base's. None where the head was not
+            asked, because of the option ``hold``.
         threshold: eta, the threshold at this position: the leave threshold after a token that was not the base's.
         logprob: natural log-probability of the token under the distribution that chose it (that of the base or an
             expert, or the strategy's mixture), before temperature, penalties, grammar and truncation.
@@ -101,7 +101,7 @@ class Token:
 
     @property
     def deferred(self) -> bool:
-        """Whether it was another's turn than the base's."""
+        """Whether the token was deferred to an expert."""
         return self.expert != BASE
 
     def __repr__(self) -> str:
@@ -166,7 +166,7 @@ class Stats:
         prompt_tokens: tokens in the prompt.
         generated_tokens: tokens generated, an end-of-generation token included.
         deferral_rate: share of the generated tokens that were deferred, 0 to 1.
-        base_steps: how often the base gave a distribution. Rejected draft tokens add to it.
+        base_steps: how often the base gave a distribution. Steps for rejected drafts count, too.
         assistant_calls: how often the assistant was asked, or all experts together. With look-ahead, one call verifies
             several tokens.
         lookahead: whether look-ahead was in use. It is False where it was turned off, and where a model cannot go back

@@ -37,9 +37,9 @@ TEST_CASE("loop: text fails alone") {
              job.head = named("always");
              models.assistant = damaged(models.assistant);
          }},
-        {"deferral logit is NaN",
+        {"defer logit is NaN",
          [&](Job& job, Models&) { job.head = std::make_shared<TestHead>(nan_at_third); }},
-        {"deferral logit is NaN",
+        {"defer logit is NaN",
          [&](Job& job, Models&) { job.head = std::make_shared<TestHead>(nan_at_third, false); }},
         {"the token is refused", [](Job& job, Models&) { job.refused_at = 2; }},
     };

@@ -54,7 +54,7 @@ TEST_CASE("policy: is exact near the ends") {
 
 TEST_CASE("policy: refuses nan") {
     for (const double eta : {0.0, 0.5, 1.0})
-        REQUIRE_THROWS_WITH_AS(Policy::defers(kNanD, eta), doctest::Contains("deferral logit is NaN"),
+        REQUIRE_THROWS_WITH_AS(Policy::defers(kNanD, eta), doctest::Contains("defer logit is NaN"),
                                colm::GenerationError);
 }
 

@@ -65,7 +65,7 @@ def test_commands(files: dict[str, Path], tmp_path: Path) -> None:
     assert found.stats is not None
     assert found.stats["experts"]["math"]["calls"] == 0
     for more, words in (
-        (["--assistant", "x"], "--expert stands in place of --assistant"),
+        (["--assistant", "x"], "--expert replaces --assistant"),
         (["--expert", "math=x"], "given twice"),
         (["--expert-option", "law:n_ctx=4"], "law"),
         (["--expert", "law"], "NAME=MODEL"),

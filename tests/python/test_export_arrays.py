@@ -116,7 +116,7 @@ def test_named_arrays(tmp_path: Path, suffix: str, arrays: dict[str, Any], bias:
     [
         ({"theta": LAST, "weight": LAST}, "holds both theta and weight"),
         ({"theta": LAST, "bias": 0.0, "b": 0.0}, "holds both bias and b"),
-        ({"theta": LAST, "scale": 2.0}, "holds 'scale' beside theta, of which no use can be made"),
+        ({"theta": LAST, "scale": 2.0}, "holds 'scale' beside theta, which cannot be used"),
         ({"theta": LAST, "features": np.array(["entropy"])}, "holds 'features' beside theta"),
         ({"x": LAST, "y": LAST}, "holds 'x', 'y'; it must hold 'theta' or 'weight', or one array"),
         ({"bias": 0.0}, "holds 'bias'; it must hold"),

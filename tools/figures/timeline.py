@@ -26,7 +26,7 @@ class Track:
         self.at += STEP
         return self
 
-    def guess(self, text: str) -> Track:
+    def draft(self, text: str) -> Track:
         return self.base(text, "paper base-line dashed")
 
     def call(self, *texts: str) -> Track:
@@ -43,27 +43,27 @@ class Track:
 
 
 def timeline() -> Picture:
-    """Seven tokens, of which three are deferred: without look-ahead, with right guesses, with a wrong one."""
+    """Seven tokens, of which three are deferred: without look-ahead, with right drafts, with a wrong one."""
     picture = Picture(
         790,
         414,
         "Seven tokens without look-ahead and with it",
         "Time goes to the right. Without look-ahead the base stops at each of the three deferred tokens, 3, 5 and 6, "
-        "and the assistant is called three times. With look-ahead the base guesses these tokens and goes on, and one "
-        "call verifies all three. If the guess of token 5 is wrong, the assistant's token replaces it, and token 6 is "
+        "and the assistant is called three times. With look-ahead the base drafts these tokens and goes on, and one "
+        "call verifies all three. If the draft of token 5 is wrong, the assistant's token replaces it, and token 6 is "
         "written again.",
     )
     track = Track(picture, 48, "Without look-ahead: three calls")
     track.base("1").base("2").base("3").call("3").base("4").base("5").call("5").base("6").call("6").base("7").end()
-    track = Track(picture, 172, "With look-ahead, all guesses right: one call")
-    track.base("1").base("2").guess("3?").base("4").guess("5?").guess("6?").call("3 ✓", "5 ✓", "6 ✓").base("7").end()
-    track = Track(picture, 296, "With look-ahead, the guess of token 5 wrong: two calls")
-    track.base("1").base("2").guess("3?").base("4").guess("5?").guess("6?")
+    track = Track(picture, 172, "With look-ahead, all drafts accepted: one call")
+    track.base("1").base("2").draft("3?").base("4").draft("5?").draft("6?").call("3 ✓", "5 ✓", "6 ✓").base("7").end()
+    track = Track(picture, 296, "With look-ahead, the draft of token 5 rejected: two calls")
+    track.base("1").base("2").draft("3?").base("4").draft("5?").draft("6?")
     track.call("3 ✓", "5 ✗", "6").base("6").call("6").base("7").end()
     picture.text(
         20,
         400,
-        "The head defers the tokens 3, 5 and 6. Dashed: a guess of the base. What follows a wrong one is dropped.",
+        "The head defers the tokens 3, 5 and 6. Dashed: a draft of the base. What follows a wrong draft is dropped.",
         "soft small",
     )
     return picture

@@ -163,7 +163,7 @@ class Budget:
     @staticmethod
     def _check_depth(depth: int) -> None:
         if depth > MAX_DEPTH:
-            raise LimitError(f"lists and dicts stand inside each other {depth} deep; at most {MAX_DEPTH} may")
+            raise LimitError(f"it nests lists and dicts {depth} deep; at most {MAX_DEPTH} are allowed")
 
     def _take(self, n_bytes: int) -> None:
         self._bytes_left -= n_bytes

@@ -24,8 +24,7 @@ def _plain(value: Any, depth: int = 0) -> Any:
     """``value`` rebuilt from plain types. Other types may have methods that do harm, such as writing files."""
     if depth > MAX_DEPTH:
         raise ChatTemplateError(
-            f"a value for the chat template holds lists and dicts more than {MAX_DEPTH} deep inside each other, or "
-            "contains itself"
+            f"a value for the chat template nests lists and dicts more than {MAX_DEPTH} deep, or contains itself"
         )
     if value is None or type(value) in (str, int, float, bool):
         return value

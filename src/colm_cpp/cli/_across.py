@@ -29,8 +29,8 @@ def across_options(section: str, things: str) -> Callable[[Command], Command]:
         section,
         "--shard",
         metavar="I/N",
-        help=f"Do only the I-th of N parts of the {things}, for N machines that each have a folder --out of their own. "
-        "'colm merge' joins the folders.",
+        help=f"Do only part I of N of the {things}. Each of N machines does another part, into a folder --out of its "
+        "own, and 'colm merge' joins the folders.",
     )
     ray = option(
         section,
@@ -39,8 +39,8 @@ def across_options(section: str, things: str) -> Callable[[Command], Command]:
         is_flag=False,
         flag_value=HERE,
         help="Share the work among the machines of a Ray cluster: HOST:PORT, ray://HOST:PORT or auto. Each worker "
-        "loads the models and has as many cores as --n-threads says, or all of its machine. Without ADDRESS: the "
-        "cluster of RAY_ADDRESS, or workers on this machine. Needs pip install 'colm-cpp[ray]'.",
+        "loads the models and has as many cores as --n-threads says, or all cores of its machine. Without ADDRESS: the "
+        "cluster that RAY_ADDRESS names, or workers on this machine. Needs pip install 'colm-cpp[ray]'.",
     )
     return lambda command: shard(ray(command))
 

@@ -207,8 +207,7 @@ def write_batch(
 
 def _options(row: BatchRow, number: int, options: dict[str, Any]) -> dict[str, Any]:
     """Those of one text. The first row has the given seed, each later one the next."""
-    from ..engine.pair import CHAT_TEMPERATURE
-    from ..options import seed_of
+    from ..options import CHAT_TEMPERATURE, seed_of
 
     own = {**({"temperature": CHAT_TEMPERATURE} if row.messages else {}), **options}
     if own.get("seed") is not None:

@@ -102,7 +102,7 @@ class Chat:
                 f"there is no command {shown(name)}; {hint}. Write two slashes where a message begins with one"
             )
         if rest and command.takes_nothing:
-            raise OptionError(f"{name} takes nothing behind it, and {shown(rest)} was given; remove it")
+            raise OptionError(f"{name} takes no argument, and {shown(rest)} was given; remove it")
         command.run(self, rest)
 
     def _answer(self, question: str) -> None:
@@ -251,7 +251,7 @@ class Chat:
             raise OptionError(f"/drop needs a whole number, and {shown(rest)} was given") from None
         if not talk.exchanges:
             raise OptionError("there is no message to forget")
-        del talk.exchanges[: integer("the number behind /drop", number, 1, len(talk.exchanges))]
+        del talk.exchanges[: integer("the number after /drop", number, 1, len(talk.exchanges))]
         self.tell(f"left: {_counted(len(talk.exchanges), 'message')} with answers")
 
     @_command("/clear", "", "begin again; the system message stays")

@@ -120,7 +120,7 @@ def _exchanges(file: Path, messages: object, writers: Sequence[str]) -> list[Exc
     if not isinstance(messages, list):
         _wrong(file, "messages", messages, "a list")
     if len(messages) % 2:
-        raise CorpusError(f"{file} has {len(messages)} messages; each message of the user needs an answer behind it")
+        raise CorpusError(f"{file} has {len(messages)} messages; each message of the user needs an answer after it")
     found = []
     for i in range(0, len(messages), 2):
         for number, role in ((i, "user"), (i + 1, "assistant")):

@@ -80,9 +80,7 @@ def pair_arguments(command: Command) -> Command:
 
 def model_arguments(command: Command) -> Command:
     """Adds ``--pair``, and ``--base`` and ``--assistant``, which replace its files or stand alone."""
-    command = pair_option("A base, an assistant and what belongs to them; --base and --assistant replace its files")(
-        command
-    )
+    command = pair_option("A pair", " --base and --assistant replace its models.")(command)
     given: dict[str, Any] = {"metavar": "MODEL", "shell_complete": complete_files}
     command = option("Models", "--assistant", help="The assistant model, or http://host:port.", **given)(command)
     help = "The base model: a GGUF file or hf:org/repo/file.gguf."
@@ -118,7 +116,7 @@ def complete_files(ctx: click.Context, param: click.Parameter, incomplete: str) 
     return [CompletionItem(incomplete, type="file")]
 
 
-def pair_option(help: str) -> Callable[[Command], Command]:
+def pair_option(help: str, more: str = "") -> Callable[[Command], Command]:
     """Adds ``--pair``."""
     names = ", ".join(packaged_names())
     return option(
@@ -128,7 +126,7 @@ def pair_option(help: str) -> Callable[[Command], Command]:
         metavar="PAIR",
         shell_complete=complete_pairs,
         help=f"{help}: the name of a preset ({names}, or one of your own, see 'colm models'), a folder with a "
-        "pair.toml, or such a file.",
+        f"pair.toml, or such a file.{more}",
     )
 
 
@@ -149,7 +147,7 @@ def chosen_models(values: Mapping[str, Any]) -> Preset:
         refuse_experts(chosen, values)
         return chosen
     if experts and assistant is not None:
-        raise click.UsageError("--expert stands in place of --assistant; give --expert assistant=MODEL, too")
+        raise click.UsageError("--expert replaces --assistant; give the assistant as --expert assistant=MODEL")
     given = [("--base", base)] if experts else [("--base", base), ("--assistant", assistant)]
     for option_name, model in given:
         if is_preset(model):

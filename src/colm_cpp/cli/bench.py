@@ -24,8 +24,8 @@ __all__ = ["bench"]
     "Models",
     "--head",
     metavar="HEAD",
-    help="A calibrated head (see --head of 'colm generate'). Without a calibration table, tokens are deferred at "
-    "random, with several experts to each of them in turn.  [default: the head of --pair]",
+    help="A calibrated head (see --head of 'colm generate'). If it has no calibration table, tokens are deferred at "
+    "random; with several experts, to one after another.  [default: the head of --pair]",
 )
 @option("Measuring", "--prompt", metavar="TEXT", help="The prompt of every text. Unset: a word problem.")
 @option(
@@ -43,7 +43,8 @@ __all__ = ["bench"]
     "Measuring",
     "--advise",
     is_flag=True,
-    help="Then load the pair in other ways, and say which deferral rate, look-ahead, threads and type of file suit it.",
+    help="After that, load the pair in other ways, and say which deferral rate, look-ahead, threads and type of file "
+    "suit it.",
 )
 @option(
     "Measuring",

@@ -39,13 +39,13 @@ __all__ = ["calibrate"]
     type=int,
     default=1,
     show_default=True,
-    help="Number of tokens that the assistant writes each time that the head defers. The table holds for this number.",
+    help="Number of tokens that the assistant writes each time that the head defers. The table is for this number.",
 )
 @option(
     "Head",
     "--leave-threshold",
     type=float,
-    help="After a token of the assistant, compare with this threshold. The table holds for it.",
+    help="After a token of the assistant, compare with this threshold. The table is for this value.",
 )
 @option(
     "Head", "--out", "-o", type=click.Path(path_type=Path), help="The head file to write.  [default: the head itself]"
@@ -67,9 +67,9 @@ def calibrate(files: tuple[str, ...], out: Path | None, as_json: bool, **values:
     The pair answers PROMPTS, and the thresholds come from these answers. PROMPTS are JSON-lines files with 'prompt' or
     'messages'. Use prompts that the head was not trained on. HEAD is a head file, the name of a head in the package, or
     confidence. A head in the package and confidence need --out, the name of a new head file. With --pair, HEAD may be
-    left out: then the pair's own head is calibrated. With several experts, a head that says when and not who needs the
-    name of one behind it, such as confidence:math. The table is for all deferred tokens together; the report has the
-    share of each expert.
+    left out: then the pair's own head is calibrated. With several experts, a head that says when to defer but not to
+    whom needs the name of an expert after it, such as confidence:math. The table is for all deferred tokens together;
+    the report has the share of each expert.
 
     The result is a calibration table in the head file, in steps of 5%. --defer-rate reads this table. The weights of
     the head do not change. Without --out, the table is written into the head's own file. If that already has a table,
@@ -187,7 +187,7 @@ def _head_and_prompts(files: tuple[str, ...], chosen: Preset) -> tuple[str, tupl
             raise click.UsageError(f"{chosen.file} has no head; give HEAD before the prompts")
         return chosen.head, files
     if len(files) < 2:
-        raise click.UsageError("Missing argument 'PROMPTS...'; give the files of prompts behind the head")
+        raise click.UsageError("Missing argument 'PROMPTS...'; give the files of prompts after the head")
     return files[0], files[1:]
 
 

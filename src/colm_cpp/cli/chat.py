@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from ..options import CHAT_TEMPERATURE
 from . import Terminated
 from ._experts import expert_arguments
 from ._flags import in_flags
@@ -21,7 +22,11 @@ __all__ = ["chat", "prompt_of"]
 
 NO_LIMIT = -1
 # An answer ends where a model ends it.
-_GENERATION = {**GENERATION, "max_tokens": replace(GENERATION["max_tokens"], default=NO_LIMIT)}
+_GENERATION = {
+    **GENERATION,
+    "max_tokens": replace(GENERATION["max_tokens"], default=NO_LIMIT),
+    "temperature": replace(GENERATION["temperature"], default=CHAT_TEMPERATURE),
+}
 
 
 @click.command(cls=SectionedCommand)
@@ -43,8 +48,7 @@ _GENERATION = {**GENERATION, "max_tokens": replace(GENERATION["max_tokens"], def
     "--history",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Where messages that are typed are kept for the next time. [default: chat-history in the configuration "
-    "folder]",
+    help="File that keeps your messages for the next time. [default: chat-history in the configuration folder]",
 )
 @option("Conversation", "--no-history", is_flag=True, help="Keep no messages.")
 @from_table(_GENERATION)
@@ -68,7 +72,6 @@ def chat(**values: Any) -> None:
     If standard input is no terminal, each line of it is a message, and a line that ends in a backslash goes on in the
     next one. The first error then ends the command.
     """
-    from ..engine.pair import CHAT_TEMPERATURE
     from ..options import GenerationOptions
     from ._chat_commands import Chat
     from ._chat_input import messages_of_stdin

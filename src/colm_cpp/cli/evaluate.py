@@ -73,7 +73,7 @@ __all__ = ["evaluate"]
     "strategies",
     multiple=True,
     type=click.Choice(STRATEGIES),
-    help="What a deferred token means, as for 'colm generate'. Repeatable.  [default: defer]",
+    help="Distribution of a deferred token, as for 'colm generate'. Repeatable.  [default: defer]",
 )
 @option(
     "Configurations",

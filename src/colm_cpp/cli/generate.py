@@ -86,8 +86,8 @@ _INTERRUPTED = "interrupted"
     "--session",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Begin with what the models have read before, if FILE exists, and write what they have read now to FILE. So a "
-    "prompt that goes on from an earlier one is read from there (docs/sessions.md). Not with --batch.",
+    help="Load what the models have read before from FILE, if it exists, and save what they have read to FILE at the "
+    "end. If a prompt begins like an earlier one, only the rest is read (docs/sessions.md). Not with --batch.",
 )
 @force_option("Replace the file of --out or --trace if it exists.")
 @color_option("Colour the tokens of the assistant, or of each expert.")
@@ -111,8 +111,7 @@ def generate(prompt: str | None, **values: Any) -> None:
     With --batch FILE, many prompts are continued at the same time. Each gives one JSON line with its number. If a text
     fails, its line has an 'error' field.
     """
-    from ..engine.pair import CHAT_TEMPERATURE
-    from ..options import GenerationOptions
+    from ..options import CHAT_TEMPERATURE, GenerationOptions
     from ..traces.trace import TraceWriter
     from ._loading import load_pair
     from ._output import is_terminal, log_to_stderr, open_writer, print_json, print_legend

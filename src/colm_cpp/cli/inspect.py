@@ -34,8 +34,8 @@ _MEMORY_OPTIONS = ("n_ctx", "n_batch", "n_ubatch", "type_k", "type_v", "n_gpu_la
 @click.option(
     "--text",
     metavar="FILE",
-    help="A text, or JSON lines with completions: count how often models with unlike vocabularies have to wait with a "
-    "hand-over in it.",
+    help="A text, or JSON lines with completions: count after how many of its tokens models with unlike vocabularies "
+    "cannot hand over to each other.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @from_table(LOAD, "Options", _MEMORY_OPTIONS)
@@ -72,7 +72,7 @@ def inspect(
         raise click.UsageError(f"{pairs[0]} is a preset; give its name alone, or as --pair {pairs[0]}")
     experts = chosen_experts(values)
     if experts and assistant is not None:
-        raise click.UsageError("--expert stands in place of --assistant; give --expert assistant=MODEL, too")
+        raise click.UsageError("--expert replaces --assistant; give the assistant as --expert assistant=MODEL")
     known = None
     if pair is not None:
         if base is not None or assistant is not None or experts:
@@ -296,8 +296,8 @@ def _pair_table(facts: dict[str, Any]) -> Table:
             rows += [
                 ("tokens of the text", "", *(f"{one['base_tokens']} and {one['expert_tokens']}" for one in met)),
                 ("  that end together", "", *(str(one["shared"]) for one in met)),
-                ("the base has to wait", "", *(f"behind {one['base_waits']:.1%} of its tokens" for one in met)),
-                ("the other has to wait", "", *(f"behind {one['expert_waits']:.1%} of its tokens" for one in met)),
+                ("the base has to wait", "", *(f"after {one['base_waits']:.1%} of its tokens" for one in met)),
+                ("the other has to wait", "", *(f"after {one['expert_waits']:.1%} of its tokens" for one in met)),
             ]
     rows += [(label, *(_text(model[key]) for model in models.values())) for key, label in labels.items()]
     rows.append(("adapters", *(_adapters(model) for model in models.values())))

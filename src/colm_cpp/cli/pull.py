@@ -23,8 +23,8 @@ def pull(names: tuple[str, ...], quiet: bool) -> None:
     """Download what pairs need, or single files.
 
     NAME is the name of a preset (see 'colm models'), a folder with a pair.toml, such a file, or a file on the hub:
-    hf:org/repo/file-pattern.gguf. Of a pair both models are downloaded, and its adapter and its head if they are on the
-    hub. Then every file is checked: its SHA-256 where the hub tells one, its header, and whether the vocabularies of a
+    hf:org/repo/file-pattern.gguf. Of a pair all models are downloaded, and its adapter and its head if they are on the
+    hub. Then every file is checked: its SHA-256 if the hub has one, its header, and whether the vocabularies of a
     pair fit together. After an interruption run the same command again; complete files are not downloaded again.
     """
     from ..errors import LoadError

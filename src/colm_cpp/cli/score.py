@@ -69,8 +69,8 @@ def score(corpus: tuple[str, ...], out: Path, **values: Any) -> None:
     """Run all models over CORPUS and store what training needs for every token.
 
     Each file of CORPUS is a plain text, or has JSON lines with 'prompt' and 'completion' or with 'messages'. The scores
-    hold log-probabilities of all models and hidden states of the base. Models with unlike vocabularies are scored by
-    the segments between places where a token of each ends. To continue after an interruption, run the same command
+    are log-probabilities of all models and hidden states of the base. Models with unlike vocabularies are scored by
+    segments: a segment ends where a token of each model ends. To continue after an interruption, run the same command
     again.
     """
     from ..corpus.selection import select

@@ -31,7 +31,7 @@ KEY_VARIABLE = "COLM_API_KEY"
 @pair_arguments
 @expert_arguments
 @option("Models", "--head", metavar="HEAD", help=HEAD_HELP)
-@option("Models", "--defer-rate", type=float, metavar="RATE", help="Share of tokens to defer unless a request says.")
+@option("Models", "--defer-rate", type=float, metavar="RATE", help="Deferral rate for requests that set none.")
 @option("Models", "--name", help="The pair's name in requests. Unset: that of --pair, or the base's file.")
 @option(
     "Models",
@@ -52,7 +52,7 @@ KEY_VARIABLE = "COLM_API_KEY"
     "--idle",
     type=float,
     metavar="SECONDS",
-    help="Free a pair that was not asked for so long. Unset: pairs stay.",
+    help="Free a pair after so many seconds without a request. Unset: pairs stay loaded.",
 )
 @option(
     "Models", "--memory-mb", type=click.IntRange(1), metavar="MB", help="Memory for loaded pairs. Unset: what is free."
@@ -65,16 +65,18 @@ KEY_VARIABLE = "COLM_API_KEY"
     type=click.IntRange(0, 100_000),
     default=64,
     show_default=True,
-    help="Number of texts that may wait for a slot. A request beyond gets 503 with Retry-After.",
+    help="Number of texts that may wait for a slot. Further requests get 503 with Retry-After.",
 )
 @option("Texts", "--max-tokens", type=click.IntRange(1), metavar="N", help="Maximum tokens of any answer.")
 @option("Network", "--host", default="127.0.0.1", show_default=True, help="Address to listen to; 0.0.0.0 is all.")
-@option("Network", "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0: a free port.")
+@option(
+    "Network", "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Port; 0: a free one."
+)
 @option(
     "Network",
     "--api-key",
     metavar="KEY",
-    help=f"Every route but /health asks for it. The variable {KEY_VARIABLE} hides it from lists of processes.",
+    help=f"Key that every route but /health needs. Lists of processes show it; the variable {KEY_VARIABLE} hides it.",
 )
 @option(
     "Network",
@@ -110,8 +112,9 @@ KEY_VARIABLE = "COLM_API_KEY"
 def serve(**values: Any) -> None:
     """Serve pairs over OpenAI's HTTP API: chat completions, completions and responses.
 
-    Model names are ways of writing: demo is a pair, demo@20% defers a fifth of its tokens, demo:base and demo:assistant
-    are its models alone. Pairs load when they are asked for. This command needs pip install 'colm-cpp[server]'.
+    The model name in a request says who writes: demo is a pair, demo@20% defers a fifth of its tokens, demo:base and
+    demo:assistant are its models alone. A pair loads at the first request for it. This command needs
+    pip install 'colm-cpp[server]'.
     """
     from ..server import create_app, require_packages
 

@@ -129,7 +129,7 @@ class _OfExpert(_ParamType):
     multiple=True,
     callback=_each_once,
     help="Milliseconds of one decode of an expert, as 'colm bench' measures them: code=35. Give one for each expert. "
-    "--cost is then that of the slowest, and the others cost in proportion. Repeatable.",
+    "--cost is then the cost of the slowest, and the others cost less in proportion. Repeatable.",
 )
 @option(
     "Objective",
@@ -190,8 +190,9 @@ def train(
 ) -> None:
     """Train a deferral head on SCORES, folders made by 'colm score'.
 
-    With several experts the head also says which of them writes. It learns that from the texts alone. The report has
-    the share of each expert, whom the head names where which model is best, and what it costs to drop one.
+    With several experts the head also chooses the expert that writes. It learns that from the texts alone. The report
+    has the share of each expert, the model that the head chooses where each model is best, and what it costs to drop an
+    expert.
     """
     from ..extras import require
     from ..learn.scores import Scores

@@ -54,7 +54,7 @@ PathLike = str | os.PathLike[str]
 _NO_LOAD_OPTIONS = ("base_options", "assistant_options", "progress", "check_memory", "n_parallel", "cache_mb")
 _DEFAULT_SLOTS = SlotOptions()
 _TWO_FORMS = (
-    "experts= stands in place of assistant= and assistant_options=, and pair= has its own experts; leave out one, and "
+    "experts= replaces assistant= and assistant_options=, and pair= has its own experts; leave out one, and "
     "give options of an expert as {'model': ..., 'n_ctx': ...}"
 )
 _TINY_FILE = 16 * 2**20
@@ -94,7 +94,7 @@ def load(
 ) -> Pair:
     """Loads models that write together: a base, and one or more experts.
 
-    They need not have one vocabulary. If they have not, they share the text as bytes (``docs/vocabularies.md``).
+    The models may have unlike vocabularies. Then they share the text as bytes (``docs/vocabularies.md``).
 
     Args:
         base: the base's GGUF file, or its place on the hub: ``hf:org/repo/file-pattern.gguf``, with ``@revision`` after
@@ -105,15 +105,15 @@ def load(
             a head in the package (:func:`colm_cpp.shipped_heads`) or of a preset; the name of a training-free head
             (``"confidence"``, ``"entropy"``, ``"random"``, ``"always"``, ``"never"``); a token of the base's
             vocabulary whose logit decides (``"<|defer|>"``). A head can also be given with each text. With several
-            experts, a head that only says when to defer needs the name of one behind it: ``"confidence:math"``.
+            experts, a head that says only when to defer needs the name of an expert after it: ``"confidence:math"``.
         pair: the name of a preset (:func:`colm_cpp.presets`), a folder with a
             ``pair.toml``, such a file (``docs/pairs.md``), or a :class:`Preset`. It loads both models, the adapter, and
             the head unless ``head`` is given. Options that are given here replace those of the pair, and so do ``base``
             and ``assistant``, for example with files on this disk.
         experts: instead of ``assistant``: 1 to 9 experts by their names, ``{"math": "math.gguf", "code": "code.gguf"}``
             (``docs/experts.md``). A dict in place of a file has options of its own:
-            ``{"law": {"model": "small.gguf", "lora": "law.gguf"}}``. Models that load the same file with the same
-            options of memory share its weights.
+            ``{"law": {"model": "small.gguf", "lora": "law.gguf"}}``. Models that load the same file in the same
+            way share its weights.
         base_options: options for the base alone. They replace ``options`` of the same name.
         assistant_options: options for the assistant alone. They replace ``options`` of the same name.
         progress: called with the loaded fraction, 0 to 1. Loading stops if it returns False.
@@ -121,7 +121,7 @@ def load(
             (:meth:`Pair.stream_batch`). Free memory is the least that the machine, the process's control groups and
             ``ulimit -v`` allow.
         n_parallel: slots, 1 to 256: texts that the pair writes at a time; see :class:`.options.SlotOptions`.
-        cache_mb: megabytes of memory at most for what slots held before other texts took them. 0: nothing is kept.
+        cache_mb: the most megabytes of memory for texts that were read and have lost their slot. 0: none are kept.
         **options: options for both models; see :class:`LoadOptions`.
 
     Raises:

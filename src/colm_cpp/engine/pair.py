@@ -15,7 +15,7 @@ from ..errors import ColmError
 from ..heads.head import Head
 from ..llama.busy import busy
 from ..llama.log import forward_log
-from ..options import BASE, MAX_PARALLEL, GenerationOptions, GenerationOptionsDict
+from ..options import BASE, CHAT_TEMPERATURE, MAX_PARALLEL, GenerationOptions, GenerationOptionsDict
 from ..results import Completion
 from . import open_pairs
 from .aio import AsyncForms
@@ -34,10 +34,9 @@ if TYPE_CHECKING:
 
     from .memory import PairMemory
 
-__all__ = ["CHAT_TEMPERATURE", "DEFAULT_PARALLEL", "DEFAULT_THRESHOLD", "BatchOptionsDict", "ChatOptionsDict", "Pair"]
+__all__ = ["DEFAULT_PARALLEL", "DEFAULT_THRESHOLD", "BatchOptionsDict", "ChatOptionsDict", "Pair"]
 
 DEFAULT_PARALLEL = 8
-CHAT_TEMPERATURE = 0.2  # that of llama_cpp.Llama.create_chat_completion
 CHAT_OPTIONS: Mapping[str, Any] = MappingProxyType({"temperature": CHAT_TEMPERATURE})
 
 

@@ -84,7 +84,7 @@ def prepare(core: _core.Pair, base: Mapping[str, Any], head: PathLike | Head) ->
         who = experts[0]  # who has no turn
     if who is None:
         raise HeadError(
-            f"the head {prepared.name} says when another model writes, not which, and this pair has the experts "
+            f"the head {prepared.name} says when to defer, but not to which expert, and this pair has the experts "
             f"{' and '.join(experts)}; name one of them, such as {_naming(given, experts[0])}"
         )
     directed = _core.directed_head(prepared.core, 1 + experts.index(who), len(experts))

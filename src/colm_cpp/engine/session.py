@@ -154,7 +154,7 @@ class _Reader:
             )
         if missing := _flat(saved).keys() - _flat(loaded).keys():
             raise SessionMismatch(
-                f"{self._path} is the session of another pair: it has {shown(min(missing))}, which this one has not; "
+                f"{self._path} is the session of another pair: it has {shown(min(missing))}, which this pair lacks; "
                 "load the same models, or let them read the texts again"
             )
         for name, now in _flat(loaded).items():

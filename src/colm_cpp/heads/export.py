@@ -225,6 +225,6 @@ def _refuse_others(file: TensorFile, names: list[str], known: list[str]) -> None
     others = [name for name in names if name not in known]
     if others:
         raise HeadError(
-            f"{file.path} holds {listed(others)} beside {shortened(', '.join(known))}, of which no use can be made; "
+            f"{file.path} holds {listed(others)} beside {shortened(', '.join(known))}, which cannot be used; "
             "remove it, or build the head with Head.linear or Head.mlp"
         )

@@ -1,6 +1,6 @@
 """Deferral heads: at every token, a head decides which of the two models writes it.
 
-A head maps the base's hidden state h_t to one number, the deferral logit z_t. It may also use features:
+A head maps the base's hidden state h_t to one number, the defer logit z_t. It may also use features:
 a few numbers about the base's next-token distribution. ``docs/head-format.md`` describes
 the file that :meth:`Head.save` writes and :meth:`Head.load` reads.
 """

@@ -4,6 +4,7 @@ from .experts import ASSISTANT, BASE, MAX_EXPERTS, ExpertModel, Experts, expert_
 from .field import Choice, Flag, Kind, Own, Real, Whole, choice, option_dict, option_of, reject_unknown
 from .generation import (
     ANSWER_OPTIONS,
+    CHAT_TEMPERATURE,
     MAX_LOOKAHEAD,
     MAX_SEED,
     STRATEGIES,
@@ -29,6 +30,7 @@ __all__ = [
     "ANSWER_OPTIONS",
     "ASSISTANT",
     "BASE",
+    "CHAT_TEMPERATURE",
     "CPU_N_UBATCH",
     "DEFAULT_N_CTX",
     "KV_TYPES",

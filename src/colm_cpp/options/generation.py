@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ANSWER_OPTIONS",
+    "CHAT_TEMPERATURE",
     "MAX_LOOKAHEAD",
     "MAX_SEED",
     "STRATEGIES",
@@ -45,6 +46,8 @@ ScheduleName = Literal["constant", "linear", "cosine", "exponential"]
 MAX_SEED = 2**32 - 2
 MAX_LOOKAHEAD = 15  # kMostLookahead
 _AUTO_LOOKAHEAD = -1  # kAutoLookahead
+# The default of answers to messages. That of llama_cpp.Llama.create_chat_completion.
+CHAT_TEMPERATURE = 0.2
 # Defaults for answers in ``learn`` and in its commands.
 ANSWER_OPTIONS: Mapping[str, Any] = MappingProxyType({"max_tokens": 512, "temperature": 0.0, "seed": 0})
 _DECIMAL = re.compile(r"-?[0-9]{1,10}")
@@ -103,7 +106,8 @@ class GenerationOptions:
         None,
         Real(0.0, 1.0),
         "Defer when the defer probability exceeds this value; 1: never defer. None: the head's default, or 0.5.",
-        "A token is deferred exactly when z_t > logit(eta). 1 is the base alone, 0 is the assistant alone.",
+        "1 is the base alone, 0 is the assistant alone. In numbers: a token is deferred exactly when the defer logit "
+        "z_t exceeds logit(threshold).",
         section="Deferral",
     )
     defer_rate: float | None = option(
@@ -127,8 +131,8 @@ class GenerationOptions:
         Whole(1),
         "Number of tokens that the assistant writes each time that the head defers. The head is not asked between "
         "them.",
-        "Meanwhile the base reads nothing (except with a ``strategy`` that mixes its distribution in). Then it reads "
-        "the whole run in one batch. Deferral rates count all tokens of the assistant.",
+        "Meanwhile the base reads nothing, unless the ``strategy`` needs its distribution. Then it reads the whole run "
+        "in one batch. Deferral rates count all tokens of the assistant.",
         section="Deferral",
     )
     leave_threshold: float | None = option(
@@ -147,9 +151,8 @@ class GenerationOptions:
         "difference of two experts (proxy).",
         "``compose`` is (1 - p) P_base + p P_assistant with p = sigmoid(z_t). ``contrastive`` is log P_assistant - "
         "beta log P_base over the ids with P_assistant >= alpha max P_assistant (Li et al., arXiv 2210.15097). "
-        "``add`` adds the base's logits to those of the expert whose turn it is (FusionRoute, arXiv 2601.05106). "
-        "``proxy`` needs two experts or more; every deferred token is the turn of ``proxy_tuned`` (Liu et al., arXiv "
-        "2401.08565).",
+        "``add`` adds the base's logits to those of the chosen expert (FusionRoute, arXiv 2601.05106). ``proxy`` needs "
+        "two experts or more; every deferred token counts as one of ``proxy_tuned`` (Liu et al., arXiv 2401.08565).",
         section="Deferral",
     )
     beta: float = option(0.5, Real(0.0, 1000.0), "Weight of the base in ``contrastive``.", section="Deferral")
@@ -162,13 +165,13 @@ class GenerationOptions:
     proxy_tuned: str | None = option(
         None,
         Own("the name of an expert"),
-        "In ``proxy``: the expert that was tuned. Its logits less those of the untuned one are added to the base's.",
+        "In ``proxy``: the tuned expert. Its logits minus those of the untuned one are added to the base's.",
         section="Deferral",
     )
     proxy_untuned: str | None = option(
         None,
         Own("the name of an expert"),
-        "In ``proxy``: the expert that is as the tuned one was before.",
+        "In ``proxy``: the expert that is the same model before it was tuned.",
         section="Deferral",
     )
     proxy_weight: float = option(
@@ -181,8 +184,9 @@ class GenerationOptions:
         "constant",
         Choice(get_args(ScheduleName)),
         "How the threshold falls from 1 to its value during the first ``schedule_tokens`` tokens.",
-        "p is the share of these tokens that is written: ``constant`` eta; ``linear`` 1 + (eta - 1) p; ``cosine`` eta "
-        "+ (1 - eta)(1 + cos(pi p)) / 2; ``exponential`` max(eta, 0.0001)^p.",
+        "With p, the share of these tokens that is written so far, and eta, the final threshold: ``constant`` eta; "
+        "``linear`` 1 + (eta - 1) p; ``cosine`` eta + (1 - eta)(1 + cos(pi p)) / 2; ``exponential`` max(eta, "
+        "0.0001)^p.",
         section="Deferral",
     )
     schedule_tokens: int = option(0, Whole(0), "Length of the schedule in tokens.", section="Deferral")
@@ -190,7 +194,7 @@ class GenerationOptions:
         128, Whole(-1), "The most tokens to generate; -1: until the context is full.", "None means the same as -1."
     )
     temperature: float = option(
-        0.8, Real(0.0), "Sampling temperature; 0 is greedy.", "For answers to messages the default is 0.2."
+        0.8, Real(0.0), "Sampling temperature; 0 is greedy. For answers to messages the default is 0.2."
     )
     top_k: int = option(40, Whole(-(2**31)), "Keep the k likeliest tokens; 0 or less is off.")
     top_p: float = option(0.95, Real(0.0, 1.0), "Nucleus sampling; 1 is off.")
@@ -259,10 +263,10 @@ class GenerationOptions:
         Whole(0, MAX_LOOKAHEAD, "auto"),
         "The most deferred tokens that the base drafts before the assistant verifies them in one batch; 0 is off. auto "
         "drafts where it saves time.",
-        "Whether it does is judged by the measured step times and acceptance rate. The choices follow the same rules, "
-        "but a batch rounds a quantised model's logits differently from single tokens. The text can then differ where "
-        "two tokens are nearly equally likely, so the default is 0. In a batch every text drafts for itself, and the "
-        "assistant verifies the drafts of all texts in one call.",
+        "auto decides by measured step times and the measured acceptance rate. Tokens are chosen by the same rules "
+        "with and without look-ahead. But a batch rounds a quantised model's logits differently from single tokens. So "
+        "the text can differ where two tokens are nearly equally likely, and the default is 0. Of several texts at "
+        "once each has its own drafts, and the assistant verifies the drafts of all texts in one call.",
     )
 
     # Of each object, in the form that the extension takes. No field: it follows from the fields.

@@ -122,14 +122,14 @@ class LoadOptions:
         Whole(1, _MAX_BATCH),
         "The most tokens in one pass of the graph. None: 128, or 512 with a GPU.",
         "A value above ``n_batch`` counts as ``n_batch``. On a CPU 128 is as fast as 512 and takes a quarter of the "
-        "memory. :class:`colm_cpp.learn.Scorer` takes 512.",
+        "memory. ``colm score`` takes 512.",
     )
     n_threads: int | None = option(
         None,
         Whole(1, _MAX_THREADS),
         "Threads for single tokens. None: one for each usable physical core.",
-        "Usable are those that the process's affinity and its control group's CPU quota allow. A file below 16 MiB "
-        "gets one thread, because more threads would wait for each other longer than they compute.",
+        "A core is usable if the process's affinity and the CPU quota of its control group allow it. A file below 16 "
+        "MiB gets one thread, because more threads would wait for each other longer than they compute.",
     )
     n_threads_batch: int | None = option(
         None, Whole(1, _MAX_THREADS), "Threads for prefill. None: the value of ``n_threads``."
@@ -151,15 +151,15 @@ class LoadOptions:
         None,
         Own("a list of HOST:PORT"),
         "Other machines that hold part of the model, where ggml-rpc-server runs: 10.0.0.2:50052,10.0.0.3:50052.",
-        "They count as GPUs and come before those of this machine. The protocol knows no password: use it in a network "
-        "that you trust (``docs/rpc.md``).",
+        "They count as GPUs and come before those of this machine. The protocol has no password: use it only in a "
+        "network that you trust (``docs/rpc.md``).",
     )
     offload_kqv: bool = option(True, Flag(), "Keep the KV cache on the GPU.")
     flash_attn: bool | None = option(
         None,
         Flag(),
         "Flash attention on or off. None: on where the device supports it, but off with an f32 cache.",
-        "True reads an f32 cache as f16; f32 then takes more memory and gains nothing.",
+        "With True an f32 cache is read as f16, so f32 takes more memory and has no advantage.",
     )
     type_k: str = option(
         "f16",
@@ -189,24 +189,24 @@ class LoadOptions:
         False,
         Flag(),
         "Give every token the same logits, bit for bit, alone and in a batch; slower.",
-        "Look-ahead and batches then write exactly the text that the model writes alone. By default llama.cpp's "
-        "kernels round larger batches differently. Loading measures the largest batch that is exact, which takes some "
-        "seconds. A pass of the graph is then no longer than that and no longer than ``n_ubatch``, weights are not "
-        "repacked, and an f16 cache becomes bf16. Prefill is slower, and on many CPUs single tokens are too.",
+        "Look-ahead and many texts at once then write exactly the text that is written without them. By default "
+        "llama.cpp's kernels round larger batches differently. Loading measures the largest batch that is exact, which "
+        "takes some seconds. A pass of the graph is then at most as long as this batch and ``n_ubatch``, weights are "
+        "not repacked, and an f16 cache becomes bf16. Prefill is slower, and on many CPUs single tokens are, too.",
     )
     use_mmap: bool | None = option(
         None,
         Flag(),
         "Map the file instead of reading it. None: map it, except where weights are repacked for the CPU.",
-        "Repacking copies the weights, and the mapped file would take memory beside the copies.",
+        "Repacking copies the weights, and a mapped file would take memory in addition to the copies.",
     )
     use_mlock: bool = option(False, Flag(), "Keep the model in RAM, so that it is not swapped out.")
     huge_pages: bool = option(
         True,
         Flag(),
         "On Linux, ask for pages of 2 MB where weights are read or repacked into memory.",
-        "Every token reads all weights, and larger pages make that faster; loading takes about a quarter longer. Pages "
-        "stay as they are where the system's setting is 'never', and for a file that is mapped (use_mmap).",
+        "Every token reads all weights, and larger pages make that faster; loading takes about a quarter longer. It "
+        "has no effect if the system's setting is 'never', or on weights in a file that is mapped (use_mmap).",
     )
     rope_freq_base: float = option(0.0, Real(0.0), "RoPE base frequency; 0: the model's own.")
     rope_freq_scale: float = option(0.0, Real(0.0), "RoPE frequency scale; 0: the model's own.")
@@ -220,12 +220,12 @@ class LoadOptions:
         60.0,
         Real(0.0, 86400.0, is_open=True),
         "Seconds for each answer of a model on another machine.",
-        "See ``docs/remote.md``. This option and the next three mean nothing for a model on this machine.",
+        "See ``docs/remote.md``. This option and the next three have no effect on a model on this machine.",
     )
     remote_retries: int = option(
         2,
         Whole(0, 100),
-        "How often a request to another machine is repeated that found no connection or a busy server.",
+        "How often a request to another machine is repeated, after no connection or a busy server.",
         "Pauses grow from 0.1 to 5 s.",
     )
     remote_top_k: int = option(
@@ -236,8 +236,9 @@ class LoadOptions:
     on_failure: str = option(
         "error",
         Choice(("error", "base")),
-        "What becomes of a text whose model on another machine fails: it ends with the error, or goes on without it.",
-        "The next text tries again. Loading raises the error in either case.",
+        "What happens to a text when a model on another machine fails. error: the text ends with the error. base: it "
+        "goes on without this model.",
+        "The next text asks the model again. While the pair loads, the error is always raised.",
     )
 
     @classmethod

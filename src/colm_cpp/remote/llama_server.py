@@ -30,8 +30,8 @@ class LlamaServer(RemoteModel):
         _, named = split_model(url)
         if named:
             raise OptionError(
-                f"{shown_url(url)} is a llama-server, and is followed by the model {shown(named)}; leave that out, or "
-                "say what else it is: openai+http://, sglang+http:// or colm+http://"
+                f"{shown_url(url)} is a llama-server, which needs no model, and names {shown(named)}; leave the name "
+                "out, or give the kind of another server: openai+http://, sglang+http:// or colm+http://"
             )
         super().__init__(url, key=key, timeout=timeout, retries=retries, top_k=top_k)
         self._url = self._http.url

@@ -7,7 +7,7 @@ from typing import Any
 
 from .._shown import shown
 from ..errors import OptionError
-from ..options import GenerationOptions, seed_of
+from ..options import CHAT_TEMPERATURE, GenerationOptions, seed_of
 from ..sources.names import TRAINING_FREE_HEADS
 from .errors import ApiError
 from .names import Way
@@ -24,7 +24,6 @@ _PUBLISHED = frozenset(
 _ROUTING = frozenset(
     ("head", "threshold", "defer_rate", "target_rate", "hold", "leave_threshold", "strategy", "schedule")
 ) | {"schedule_tokens", "alpha", "beta", "proxy_tuned", "proxy_untuned", "proxy_weight"}
-_CHAT_TEMPERATURE = 0.2
 
 
 def own_fields(given: Mapping[str, Any] | None, experts: Sequence[str], *, chat: bool) -> dict[str, Any]:
@@ -68,7 +67,7 @@ def options_for(
     names = ("temperature", "top_p", "frequency_penalty", "presence_penalty", "logit_bias", "seed", "stop")
     given |= {name: value for name in names if (value := getattr(body, name, None)) is not None}
     if not isinstance(body, CompletionRequest):
-        given.setdefault("temperature", _CHAT_TEMPERATURE)
+        given.setdefault("temperature", CHAT_TEMPERATURE)
     if "seed" in given and number and isinstance(given["seed"], int):
         given["seed"] = seed_of(given["seed"], number)
     if "frequency_penalty" in given or "presence_penalty" in given:

@@ -187,7 +187,7 @@ def _changes(reader: Any, source: Any, adapter: PathLike, base: PathLike) -> dic
             f"{shown(architectures[1])}; give the base that the adapter was trained on"
         )
     if _value(reader, "adapter.alora.invocation_tokens") is not None:
-        raise LoadError(f"{name} works only behind certain tokens (aLoRA), so it cannot be merged; load it with lora=")
+        raise LoadError(f"{name} works only after certain tokens (aLoRA), so it cannot be merged; load it with lora=")
     matrices = {tensor.name: tensor for tensor in reader.tensors}
     names = sorted({tensor.rpartition(".")[0] for tensor in matrices})
     if set(matrices) != {f"{weight}.lora_{side}" for weight in names for side in "ab"}:

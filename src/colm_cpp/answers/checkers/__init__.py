@@ -73,11 +73,11 @@ def make_checker(
         OptionError: there is no checker of that name, or an option is missing, superfluous or out of range.
     """
     if name not in CHECKERS:
-        raise OptionError(f"checker is {shown(name)}, but there are only {', '.join(CHECKERS)}")
+        raise OptionError(f"checker is {shown(name)}; it must be one of {', '.join(CHECKERS)}")
     if isinstance(time_limit, bool) or not isinstance(time_limit, (int, float)) or not 0.0 < time_limit <= 3600.0:
-        raise OptionError(f"time_limit is {shown(time_limit)}, but it lies above 0 and at most at 3600 seconds")
+        raise OptionError(f"time_limit is {shown(time_limit)}; it must be above 0 and at most 3600 seconds")
     if isinstance(memory_limit_mb, bool) or not isinstance(memory_limit_mb, int) or not 64 <= memory_limit_mb < 2**31:
-        raise OptionError(f"memory_limit_mb is {shown(memory_limit_mb)}, but it is a whole number of at least 64 MiB")
+        raise OptionError(f"memory_limit_mb is {shown(memory_limit_mb)}; it must be a whole number, 64 (MiB) or more")
     if name == "regex":
         return Regex(compile_pattern(pattern))
     if pattern is not None:

@@ -128,7 +128,7 @@ export const othersOf = (answer, token) => modelsOf(answer).filter((name) => nam
 
 /** Why an answer ended, where that is worth a word. */
 export function ending(answer) {
-  if (answer.finish === "length") return "The answer was cut off at the most tokens.";
+  if (answer.finish === "length") return "The answer was cut off: it has the maximum number of tokens, or the context is full.";
   if (answer.finish === "stopped") return "Stopped.";
   if (answer.finish === null && !answer.live) return "The page was closed while this was written.";
   return answer.finish !== "failed" && !answer.live && !textOf(answer) ? "The answer is empty." : "";
