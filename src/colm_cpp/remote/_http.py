@@ -39,7 +39,8 @@ class Http:
     """Connections to one server. Its methods may be called from several threads.
 
     Args:
-        url: ``http://`` or ``https://``, a host, and perhaps a port and a path that stands before all others.
+        url: ``http://`` or ``https://``, a host, and perhaps a port and a path that stands before all others. The
+            ``/v1`` of OpenAI's clients may stand at its end.
         key: sent as a bearer token; None: the environment variable ``COLM_REMOTE_KEY``, if it is set.
         timeout: seconds for an answer, from the request on.
         retries: how often a request is repeated that found no connection, or was answered with 429, 502, 503 or 504.
@@ -66,8 +67,9 @@ class Http:
             raise OptionError(
                 f"{self.url} has a user's name, a password or a query; give the key in {KEY_VARIABLE} instead"
             )
+        path = parts.path.rstrip("/").removesuffix("/v1")
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-        self._root = f"{parts.scheme}://{host}{'' if port is None else f':{port}'}{parts.path.rstrip('/')}"
+        self._root = f"{parts.scheme}://{host}{'' if port is None else f':{port}'}{path}"
         try:
             self._httpx.URL(self._root).raw_host.decode().encode("idna")  # as sockets will write it
         except (self._httpx.InvalidURL, UnicodeError) as error:
@@ -220,6 +222,10 @@ class Http:
             advice = "look at the server's log"
             if status in (401, 403):
                 advice = f"the key is missing, wrong or expired; set {KEY_VARIABLE}"
+            elif status == 404:
+                advice = (
+                    "is it the kind of server that the URL says? http:// is a llama-server, colm+http:// a colm serve"
+                )
         error = self._error(RemoteRefused, reason, advice)
         error.status = status
         return error
