@@ -31,10 +31,8 @@ constexpr std::chrono::milliseconds kWait{10};
 RemoteExpert::RemoteExpert(std::shared_ptr<RemoteCalls> calls, const RemoteLimits& limits)
     : calls_(std::move(calls)),
       limits_(limits),
-      shared_(std::make_unique<Shared>()),
-      process_(this_process()) {
-    shared_->slots.resize(limits.n_slots);
-}
+      shared_(std::make_unique<Shared>(limits.n_slots)),
+      process_(this_process()) {}
 
 // A condition is destroyed once nobody waits for it. In a forked child those who wait are no more, and that
 // would take for ever: what they share is left to the end of the process.

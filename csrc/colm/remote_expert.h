@@ -96,6 +96,8 @@ class RemoteExpert final : public Expert {
 
     // What the threads use.
     struct Shared {
+        explicit Shared(std::size_t n_slots) : slots(n_slots) {}
+
         std::mutex mutex;  // of all below
         std::condition_variable answered_changed;
         std::deque<Slot> slots;
