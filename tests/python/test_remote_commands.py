@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from commands import ONE_THREAD, error_of, run
@@ -22,9 +24,10 @@ import colm_cpp as colm
 from colm_cpp import Head
 from colm_cpp.cli._chat_commands import Chat
 from colm_cpp.cli._conversation import Conversation
-from colm_cpp.errors import CorpusError, OptionError
+from colm_cpp.errors import OptionError
 from colm_cpp.evaluate.bench import run_bench
 from colm_cpp.learn import RecordFolder
+from colm_cpp.sources.identity import model_identity
 from colm_cpp.tune.pair_folder import models_of
 
 F32 = ("--n-ctx", "256", "--type-k", "f32", "--type-v", "f32", "--no-flash-attn", *ONE_THREAD)
@@ -138,7 +141,7 @@ def test_evaluate(here: list[str], there: list[str], far: FarServer, tmp_path: P
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        (["--strategy", "compose", "--arm", "random"], "every token"),
+        (["--strategy", "compose", "--head", "mine=HEAD", "--rate", "0.5"], "every token"),
         (["--arm", "x=URL"], "the model's own file"),
         (["--arm", "x=assistant:PAIR"], "the model's own file"),
     ],
@@ -146,7 +149,9 @@ def test_evaluate(here: list[str], there: list[str], far: FarServer, tmp_path: P
 def test_evaluate_refuses(there: list[str], far: FarServer, tmp_path: Path, more: list[str], says: str) -> None:
     pair = tmp_path / "pair.toml"
     pair.write_text(f'version = 1\nbase = "{there[1]}"\nassistant = "{far.url}"\nhead = "confidence"\n')
-    more = [one.replace("URL", far.url).replace("PAIR", str(pair)) for one in more]
+    head = tmp_path / "head.gguf"
+    Head.confidence(32, rates=(0.0, 0.5, 1.0), thresholds=(1.0, 0.6, 0.0)).save(head)
+    more = [one.replace("URL", far.url).replace("PAIR", str(pair)).replace("HEAD", str(head)) for one in more]
     task = make_task(tmp_path / "task.jsonl").path
     n_asked = len(far.requests)
     done = run("evaluate", task, *there, *F32, *more, "-o", tmp_path / "out", "-q")
@@ -184,9 +189,10 @@ def test_what_needs_the_model_is_refused_in_python(tiny_model: TinyModels, far: 
         with pytest.raises(OptionError, match="another machine"):
             run_bench(pair, n_tokens=4, rounds=1)
         assert len(far.requests) == n_asked
-    with pytest.raises((OptionError, CorpusError)) as raised:
-        models_of(None, tiny_model(**FAR_BASE), far.url, [], tmp_path)
-    assert "another machine" in str(raised.value)
+    base = tiny_model(**FAR_BASE)
+    scores: Any = SimpleNamespace(path=tmp_path, meta={"base_model": model_identity(base), "assistant_model": {}})
+    with pytest.raises(OptionError, match="another machine"):
+        models_of(None, base, far.url, [scores], tmp_path)
 
 
 def test_traces_and_patterns(here: list[str], there: list[str], far: FarServer, tmp_path: Path) -> None:
@@ -227,7 +233,7 @@ def test_a_conversation_is_saved_without_what_was_read(
         chat.take(f"/save {file}")
         assert list(tmp_path.iterdir()) == [file]
         (tmp_path / "chat.json.session").write_bytes(b"of another pair")
-        kept = chat.conversation.exchanges
+        kept = list(chat.conversation.exchanges)
         chat.take("/clear")
         chat.take(f"/load {file}")
         assert chat.conversation.exchanges == kept
