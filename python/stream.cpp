@@ -131,8 +131,10 @@ class Reader {
     }
     std::vector<std::size_t> counts_of_loop() const {
         std::vector<std::size_t> counts = {loop_->n_steps()};
-        for (const auto& expert : loop_->experts())
-            counts.push_back(static_cast<const LocalExpert&>(*expert).n_decodes());
+        for (const auto& expert : loop_->experts()) {
+            const auto* local = dynamic_cast<const LocalExpert*>(expert.get());
+            counts.push_back(local == nullptr ? 0 : local->n_decodes());
+        }
         return counts;
     }
 

@@ -29,20 +29,32 @@ constexpr std::chrono::milliseconds kWait{10};
 }  // namespace
 
 RemoteExpert::RemoteExpert(std::shared_ptr<RemoteCalls> calls, const RemoteLimits& limits)
-    : calls_(std::move(calls)), limits_(limits), slots_(limits.n_slots), process_(this_process()) {}
+    : calls_(std::move(calls)),
+      limits_(limits),
+      shared_(std::make_unique<Shared>(limits.n_slots)),
+      process_(this_process()) {}
+
+// A condition is destroyed once nobody waits for it. In a forked child those who wait are no more, and that
+// would take for ever: what they share is left to the end of the process.
+RemoteExpert::~RemoteExpert() {
+    stop();
+    if (is_forked()) static_cast<void>(shared_.release());
+}
+
+bool RemoteExpert::is_forked() const { return process_ != this_process(); }
 
 void RemoteExpert::ask(std::vector<Question> questions) {
-    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::lock_guard<std::mutex> lock(shared_->mutex);
     for (const Question& question : questions) {
         if (question.counts.empty()) continue;  // nothing to read in this process
-        if (over_) {
-            answered_.push_back({question.slot, {}, std::make_exception_ptr(PairClosed())});
+        if (shared_->over) {
+            shared_->answered.push_back({question.slot, {}, std::make_exception_ptr(PairClosed())});
             continue;
         }
-        Slot& slot = slots_[question.slot];
+        Slot& slot = shared_->slots[question.slot];
         // A copy: the text goes on, or back, before the answer comes.
         const auto n = static_cast<std::ptrdiff_t>(question.counts.back());
-        slot.number = ++n_asked_;
+        slot.number = ++shared_->n_asked;
         slot.asked = Asked{slot.number,
                            {question.tokens->begin(), question.tokens->begin() + n},
                            question.counts,
@@ -54,12 +66,12 @@ void RemoteExpert::ask(std::vector<Question> questions) {
 
 void RemoteExpert::collect(bool wait, Interrupt& interrupt, const Use& use) {
     std::vector<Answered> answered;
-    std::unique_lock<std::mutex> lock(mutex_);
-    if (wait) answered_changed_.wait_for(lock, kWait, [this] { return !answered_.empty(); });
+    std::unique_lock<std::mutex> lock(shared_->mutex);
+    if (wait) shared_->answered_changed.wait_for(lock, kWait, [this] { return !shared_->answered.empty(); });
     lock.unlock();
     interrupt.check();
     lock.lock();
-    answered.swap(answered_);
+    answered.swap(shared_->answered);
     lock.unlock();
     for (const Answered& one : answered) {
         for (std::size_t i = 0; i < one.likeliest.size(); ++i) {
@@ -73,42 +85,38 @@ void RemoteExpert::collect(bool wait, Interrupt& interrupt, const Use& use) {
 }
 
 void RemoteExpert::drop(std::size_t slot) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    slots_[slot].asked.reset();
-    slots_[slot].number = 0;
-    answered_.erase(
-        std::remove_if(answered_.begin(), answered_.end(), [slot](const auto& a) { return a.slot == slot; }),
-        answered_.end());
+    const std::lock_guard<std::mutex> lock(shared_->mutex);
+    shared_->slots[slot].asked.reset();
+    shared_->slots[slot].number = 0;
+    auto& all = shared_->answered;
+    all.erase(std::remove_if(all.begin(), all.end(), [slot](const auto& a) { return a.slot == slot; }),
+              all.end());
 }
 
 void RemoteExpert::stop() {
-    if (process_ != this_process()) {
-        for (Slot& slot : slots_)
-            if (slot.thread.joinable()) slot.thread.detach();
-        return;
-    }
+    if (is_forked()) return;
     {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        over_ = true;
-        for (Slot& slot : slots_) slot.changed.notify_one();
+        const std::lock_guard<std::mutex> lock(shared_->mutex);
+        shared_->over = true;
+        for (Slot& slot : shared_->slots) slot.changed.notify_one();
     }
     calls_->wait([this] {
         const std::lock_guard<std::mutex> lock(joining_);
-        for (Slot& slot : slots_)
+        for (Slot& slot : shared_->slots)
             if (slot.thread.joinable()) slot.thread.join();
     });
 }
 
 void RemoteExpert::serve(std::size_t number) {
-    Slot& slot = slots_[number];
-    std::unique_lock<std::mutex> lock(mutex_);
+    Slot& slot = shared_->slots[number];
+    std::unique_lock<std::mutex> lock(shared_->mutex);
     while (true) {
-        slot.changed.wait(lock, [&] { return over_ || slot.asked; });
+        slot.changed.wait(lock, [&] { return shared_->over || slot.asked; });
         if (!slot.asked) return;
         const Asked asked = std::move(*slot.asked);
         slot.asked.reset();
         Answered answered{number, {}, nullptr};
-        if (over_) {
+        if (shared_->over) {
             answered.error = std::make_exception_ptr(PairClosed());
         } else {
             lock.unlock();
@@ -116,8 +124,8 @@ void RemoteExpert::serve(std::size_t number) {
             lock.lock();
         }
         if (slot.number != asked.number) continue;  // it was dropped meanwhile
-        answered_.push_back(std::move(answered));
-        answered_changed_.notify_one();
+        shared_->answered.push_back(std::move(answered));
+        shared_->answered_changed.notify_one();
     }
 }
 

@@ -48,7 +48,7 @@ struct RemoteLimits {
 class RemoteExpert final : public Expert {
   public:
     RemoteExpert(std::shared_ptr<RemoteCalls> calls, const RemoteLimits& limits);
-    ~RemoteExpert() override { stop(); }
+    ~RemoteExpert() override;
     RemoteExpert(const RemoteExpert&) = delete;
     RemoteExpert& operator=(const RemoteExpert&) = delete;
 
@@ -94,18 +94,26 @@ class RemoteExpert final : public Expert {
         std::size_t number = 0;  // of the question whose answer is wanted; 0: none
     };
 
+    // What the threads use.
+    struct Shared {
+        explicit Shared(std::size_t n_slots) : slots(n_slots) {}
+
+        std::mutex mutex;  // of all below
+        std::condition_variable answered_changed;
+        std::deque<Slot> slots;
+        std::vector<Answered> answered;
+        std::size_t n_asked = 0;
+        bool over = false;
+    };
+
+    bool is_forked() const;
     void serve(std::size_t slot);
     Answered answer(std::size_t slot, const Asked& asked);
     void keep_choices(Likeliest& likeliest, const std::vector<Token>& excluded) const;
 
     std::shared_ptr<RemoteCalls> calls_;
     RemoteLimits limits_;
-    std::mutex mutex_;  // of all below
-    std::condition_variable answered_changed_;
-    std::deque<Slot> slots_;
-    std::vector<Answered> answered_;
-    std::size_t n_asked_ = 0;
-    bool over_ = false;
+    std::unique_ptr<Shared> shared_;
     std::mutex joining_;  // one thread joins
     long process_;
 };

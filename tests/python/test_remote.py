@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from far_server import FarServer
 import colm_cpp as colm
 from colm_cpp.cli import main
 from colm_cpp.learn.scoring import Scorer
-from colm_cpp.remote import SCHEMES
+from colm_cpp.remote import SCHEMES, RemoteModel
 
 PROMPTS = ["The quick brown", "def function(self", "What is the name of", "日本 and é"]
 # All tokens of the tiny vocabulary: the distributions are whole.
@@ -132,6 +133,17 @@ def test_one_call_has_all_open_positions(tiny_model: TinyModels, far: FarServer)
     assert len(counts[15]) < len(counts[0])
 
 
+def test_fewer_positions_where_each_names_many(
+    tiny_model: TinyModels, far: FarServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RemoteModel, "most_ids", 3 * 64)
+    monkeypatch.setattr(far, "delay", 0.03)
+    with colm.load(tiny_model(**ASSISTANT), far.url, head="random", remote_top_k=64, **TINY_LOAD) as there:
+        before = len(far.requests)
+        there.generate("The quick", max_tokens=40, threshold=0.7, seed=5, temperature=0.0, lookahead=15)
+    assert max(len(request["prompt"]) for request in far.requests[before:]) == 3
+
+
 def test_two_experts_of_which_one_is_far(tiny_model: TinyModels, far: FarServer) -> None:
     other = tiny_model(**{**ASSISTANT, "seed": 7})
     near = {"a": tiny_model(**ASSISTANT), "b": other}
@@ -223,7 +235,7 @@ def test_what_needs_the_file_is_refused(
     assert "another machine" in result.output
 
 
-def test_urls_that_are_none() -> None:
+def test_urls_that_are_none(tiny_model: TinyModels) -> None:
     for place in (
         "host:99999",
         "host:port",
@@ -243,6 +255,9 @@ def test_urls_that_are_none() -> None:
                 colm.load("base.gguf", f"{scheme}{place}{'#pair:base' if scheme.startswith('colm') else ''}")
             assert "secret" not in str(raised.value)
             assert str(raised.value).isprintable()
+    for address in ("127.0.0.1:8080", "host:80/v1", "my-host.lan:8080"):
+        with pytest.raises(colm.OptionError, match="http://"):
+            colm.load(tiny_model(**BASE), address)
     for url in ("ftp://host", "openai+ftp://host", "vllm+http://host", "http://host#model"):
         with pytest.raises(colm.OptionError, match=r"openai\+http://"):
             colm.load("base.gguf", url)
@@ -314,6 +329,19 @@ def test_a_forked_child_is_refused(near_and_far: Any) -> None:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     assert len(there.generate("x", head="always", max_tokens=2, temperature=0.0).tokens) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_forked_child_closes_its_pair(tiny_model: TinyModels, far: FarServer) -> None:
+    """The threads that wait in the parent are not there, so nobody waits for them."""
+    with colm.load(tiny_model(**BASE), far.url, head="always", **TINY_LOAD) as pair:
+        pair.generate("x", max_tokens=2)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            pair.close()
+            os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
 def test_stats_go_to_json(near_and_far: Any) -> None:

@@ -21,6 +21,9 @@ from colm_cpp.errors import (
     RemoteRefused,
     RemoteVocabularyMismatch,
 )
+from colm_cpp.remote import MOST_POSITIONS
+from colm_cpp.remote._http import MOST_BYTES
+from colm_cpp.remote.colm import MOST_IDS
 from colm_cpp.remote.sglang import SPARE
 
 server = remote_lookalikes.server
@@ -255,6 +258,21 @@ def test_the_only_model_needs_no_name(protocol: str) -> None:
             checked(url)
 
 
+def test_the_end_of_a_url_for_other_clients_is_left_out(server: LookAlike) -> None:
+    place, fragment, name = server.url.partition("#")
+    for end in ("/v1", "/v1/", "/"):
+        assert checked(f"{place.removesuffix('/v1')}{end}{fragment}{name}").n_ctx > 1
+
+
+@pytest.mark.parametrize(("there", "url"), [("sglang", "colm+http://{}#demo:assistant"), ("colm", "http://{}")])
+def test_another_kind_of_server(there: str, url: str) -> None:
+    """The message says what may be wrong with the URL."""
+    with LookAlike(there) as server:
+        with pytest.raises(RemoteRefused, match="kind of server") as raised:
+            checked(url.format(server.address))
+        assert raised.value.status == 404
+
+
 def test_our_own_server_needs_a_name() -> None:
     with pytest.raises(OptionError, match="names no model"):
         connect("colm+http://127.0.0.1:1")
@@ -266,6 +284,20 @@ def test_more_ids_than_the_server_gives(asked: int, most: int, given: int) -> No
     with LookAlike("openai", most_logprobs=most) as server:
         assert checked(server.url, top_k=asked).top_k == given
         assert [len(one.ids) for one in ask(server, top_k=asked)] == [given, given]
+
+
+@pytest.mark.parametrize("n_ids", [151_936, 262_144], ids=["qwen", "gemma"])
+def test_answers_with_all_ids_stay_below_the_most_that_is_read(server: LookAlike, n_ids: int) -> None:
+    """Whatever the server: a call asks about fewer positions where each has many ids."""
+    with contextlib.closing(connect(server.url, top_k=64)) as model:
+        assert model.n_positions == MOST_POSITIONS
+    with contextlib.closing(connect(server.url, top_k=n_ids)) as model:
+        model.n_vocab = n_ids
+        assert 2 <= model.n_positions < MOST_POSITIONS  # look-ahead needs two
+        is_json = server.protocol != "colm"
+        entry = json.dumps({"id": n_ids, "token": "?" * 12, "bytes": [226] * 8, "logprob": -12.345678901234567})
+        assert model.n_positions * n_ids * (len(entry) if is_json else 8) < MOST_BYTES
+        assert is_json or model.n_positions * n_ids <= MOST_IDS
 
 
 def test_fewer_ids_than_any_server_gives() -> None:

@@ -195,3 +195,26 @@ def test_a_key_that_expires_later(server: LookAlike) -> None:
         assert KEY not in str(caught.value)
         server.key = KEY
         assert model.likeliest(0, TEXT, [8])  # the next text tries again
+
+
+def test_a_server_that_takes_a_request_piece_by_piece() -> None:
+    """Each piece is taken in time, and all of them are not."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**14)
+
+        def take() -> None:
+            connection, _ = listening.accept()
+            with connection, contextlib.suppress(OSError):
+                for _ in range(200):
+                    if not connection.recv(2**14):
+                        break
+                    time.sleep(0.05)
+
+        taker = threading.Thread(target=take)
+        taker.start()
+        begin = time.monotonic()
+        with contextlib.closing(connect(f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=0.5)) as model:
+            with pytest.raises(RemoteTimeout):
+                model.likeliest(0, [12345] * 2**21, [2**21])
+            assert time.monotonic() - begin < 5
+    taker.join(20)

@@ -59,13 +59,18 @@ class Arm:
 
 
 def check_heads(pair: Pair, arms: Sequence[Arm], experts: Mapping[str, Pair] | None = None) -> None:
-    """Says before the first answer whether the pair of every arm can ask its head.
+    """Says before the first answer whether the pair of every arm can ask its head, and write with its strategy.
 
     Raises:
         HeadError: a head for another base (HeadMismatch), or one that is no file and no token of the base.
+        OptionError: the pair cannot have the strategy.
     """
-    for arm in {(id(arm.head), arm.expert): arm for arm in arms}.values():
-        _pair_of(arm, pair, experts).prepared_head(arm.head)
+    for arm in {(id(arm.head), arm.expert, arm.strategy): arm for arm in arms}.values():
+        of = _pair_of(arm, pair, experts)
+        of.prepared_head(arm.head)
+        if arm.strategy not in (STRATEGIES[0], "proxy"):  # proxy has options of its own
+            # Beginning a text checks the strategy; nothing is computed before its first token is asked for.
+            of.stream([0], head=arm.head, strategy=arm.strategy).close()
 
 
 def _pair_of(arm: Arm, pair: Pair, experts: Mapping[str, Pair] | None) -> Pair:

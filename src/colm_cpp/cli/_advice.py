@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -33,8 +32,8 @@ def advice_of(models: Preset, values: Mapping[str, Any], drafts: Drafts, rounds:
     from ..machine.cores import usable_cores
     from ..sources.names import find_models
 
-    models = find_models(models, remote=True)
-    local = _local(models)
+    models = find_models(models)
+    local = list(dict.fromkeys(models.models))
     now = values["n_threads"] or max(map(threads_for, local))
     cores = usable_cores()
     others = {f"{n} threads": n for n in sorted({cores, (cores + 1) // 2} - {now})}
@@ -64,11 +63,6 @@ def advice_of(models: Preset, values: Mapping[str, Any], drafts: Drafts, rounds:
     )
 
 
-def _local(models: Preset) -> list[str]:
-    """The files of the models, each once; those on other machines have none."""
-    return [path for path in dict.fromkeys(models.models) if os.path.isfile(path)]
-
-
 def _type_to_try(files: list[str]) -> str:
     from ..engine.loading import metadata
     from ..tune.quantizing import file_type
@@ -78,11 +72,11 @@ def _type_to_try(files: list[str]) -> str:
 
 
 def _in_type(models: Preset, type: str, folder: Path, notes: list[str], bar: Meter) -> Preset | None:
-    """The pair with all files on this machine in another type; None, with a note, where that is not possible."""
+    """The pair with all files in another type; None, with a note, where that is not possible."""
     from ..tune.quantizing import file_type, quantize
 
     number = file_type(type)
-    local = _local(models)
+    local = list(dict.fromkeys(models.models))
     needed = sum(Path(path).stat().st_size for path in local)
     free = shutil.disk_usage(folder).free
     if free < needed:
@@ -98,7 +92,7 @@ def _in_type(models: Preset, type: str, folder: Path, notes: list[str], bar: Met
         except LoadError as error:
             notes.append(f"Type: {type.upper()} was not measured: {error}")
             return None
-    base, *others = (made.get(path, path) for path in models.models)
+    base, *others = (made[path] for path in models.models)
     if not models.experts:
         return replace(models, base=base, assistant=others[0])
     experts = tuple(replace(expert, model=path) for expert, path in zip(models.experts, others, strict=True))

@@ -209,7 +209,8 @@ class Chat:
         size = _chat_file.save(self.conversation, file, force=force or file == self.file)
         self.file = file
         session = _chat_file.session_of(file)
-        self.tell(f"saved to {file}, and what the models have read to {session} ({size / 1e6:.1f} MB)")
+        read = f", and what the models have read to {session} ({size / 1e6:.1f} MB)" if size else ""
+        self.tell(f"saved to {file}{read}")
 
     @_command("/load", "FILE", "go on with the conversation in FILE")
     def load(self, rest: str) -> None:

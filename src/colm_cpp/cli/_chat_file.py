@@ -27,7 +27,7 @@ def session_of(file: Path) -> Path:
 
 
 def save(conversation: Conversation, file: Path, *, force: bool) -> int:
-    """Writes the conversation to ``file``, and what both models have read to the session beside it.
+    """Writes the conversation to ``file``, and what all models have read to the session beside it.
 
     Args:
         conversation: what to write.
@@ -35,7 +35,7 @@ def save(conversation: Conversation, file: Path, *, force: bool) -> int:
         force: whether files that exist may be replaced.
 
     Returns:
-        The size of the session in bytes.
+        The size of the session in bytes. 0: there is none, because a model is on another machine.
 
     Raises:
         OptionError: one of the files cannot be written, or exists.
@@ -52,6 +52,8 @@ def save(conversation: Conversation, file: Path, *, force: bool) -> int:
         "messages": list(_messages(conversation)),
     }
     write_result("/save", file, dump_json(value, indent=1).encode() + b"\n")
+    if any("url" in facts for facts in _models(conversation).values()):
+        return 0
     try:
         conversation.pair.save_session(session)
     except OSError as error:
@@ -111,7 +113,7 @@ def load(conversation: Conversation, file: Path) -> str:
         return f"there is no {session}"
     try:
         conversation.pair.load_session(session)
-    except SessionError as error:
+    except (OptionError, SessionError) as error:
         return str(error)
     return ""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import _core
 from ..engine.memory import estimate
-from ..errors import CorpusError, HeadError, VocabMismatch
+from ..errors import CorpusError, HeadError, RemoteVocabularyMismatch, VocabMismatch
 from ..files.paths import to_native
 from ..heads.head import Head
 from ..heads.tables import known_runs
@@ -170,6 +170,8 @@ def pair_facts(known: Preset, head: str | None, options: Mapping[str, Any], text
         pair = load_pair(known.without_head(), options=options, base_options={}, assistant_options={})
     except VocabMismatch as error:
         return {**facts, "reason": str(error), "differing_token": error.token_id if error.token_id >= 0 else None}
+    except RemoteVocabularyMismatch as error:
+        return {**facts, "reason": str(error)}
     with pair:
         facts.update(_vocabularies(pair))
         facts["compatible"] = True
@@ -220,9 +222,11 @@ def _overlap(both: int, of_base: int, of_expert: int) -> dict[str, Any]:
 
 
 def _vocabulary(model: Mapping[str, Any], n_ids: int) -> dict[str, Any]:
+    elsewhere = {key: model[key] for key in ("url", "protocol", "top_k", "n_ctx")} if "url" in model else {}
     return {
+        **elsewhere,
         "n_vocab": model["n_vocab"],
-        "tail": model["n_vocab"] - n_ids,
+        "tail": None if model["n_vocab"] is None else model["n_vocab"] - n_ids,
         **{key: model[key] for key in ("n_embd", "vocab_type", "bos_token", "eos_token", "add_bos", "adapters")},
         "eog_tokens": list(model["eog_tokens"]),
         "vocab_fingerprint": model["vocab_fingerprint"],

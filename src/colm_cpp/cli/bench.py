@@ -83,6 +83,7 @@ def bench(
     if values["advise_type"] is not None and not advise:
         raise click.UsageError("--advise-type is for --advise, which was not given; add it, or remove --advise-type")
     models = chosen_models(values)
+    models.refuse_remote("colm bench")
     head = models.head if values["head"] is None else values["head"]
     check("--plot", plot, force=values["force"], inputs=read_by({**values, "head": head}, *models.files()))
     if plot is not None:

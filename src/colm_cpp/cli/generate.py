@@ -147,6 +147,8 @@ def generate(prompt: str | None, **values: Any) -> None:
         others_too = [*inputs, values["session"]]
         check(f"--{name}", values[name], force=values["force"], inputs=others_too, may_be_stdout=True)
     check("--session", values["session"], force=True, inputs=inputs)
+    if values["session"] is not None:
+        models.refuse_remote("--session")
     # A text may be appended to its own prompt, which has been read. Results of a batch would become rows.
     check_stdout(inputs if many else read_by({**values, "head": head}, *models.files(), *others))
 

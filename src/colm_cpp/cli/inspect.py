@@ -60,6 +60,7 @@ def inspect(
     pair do not fit together, or if a file is truncated.
     """
     from ..options import LoadOptions
+    from ..remote import is_remote
     from ..sources.pair_file import Preset
     from ..sources.preset import is_preset, preset
     from ..sources.shipped import shipped_heads
@@ -92,7 +93,8 @@ def inspect(
 
     given = collect(LOAD, values)
     options = LoadOptions.merge(given, None)
-    named = [*files, *([] if known is None else known.models)]
+    # Of a model on another machine there is no file; what its server says of it stands in the table of the pair.
+    named = [*files, *(model for model in ([] if known is None else known.models) if not is_remote(model))]
     if head is not None and (place := _place(head, known)) is not None:
         named.append(place)
     facts: dict[str, Any] = {"files": [file_facts(name, options) for name in dict.fromkeys(named)]}
@@ -299,6 +301,9 @@ def _pair_table(facts: dict[str, Any]) -> Table:
                 ("the base has to wait", "", *(f"after {one['base_waits']:.1%} of its tokens" for one in met)),
                 ("the other has to wait", "", *(f"after {one['expert_waits']:.1%} of its tokens" for one in met)),
             ]
+    servers = (f"{model['protocol']} at {model['url']}" if "url" in model else "" for model in models.values())
+    likeliest = (_text(model.get("top_k")) for model in models.values())
+    rows += [("server", *servers), ("likeliest tokens that it names", *likeliest)]
     rows += [(label, *(_text(model[key]) for model in models.values())) for key, label in labels.items()]
     rows.append(("adapters", *(_adapters(model) for model in models.values())))
     if facts["head"] is not None:

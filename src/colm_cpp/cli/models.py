@@ -113,20 +113,23 @@ def _presets(library: Library, check: bool) -> list[dict[str, Any]]:
 
 
 def _checked(known: Preset) -> dict[str, Any]:
-    """What the headers of a preset's models say, wherever these lie.
+    """What the headers of a preset's models say, wherever these lie. A server is not asked.
 
     Raises:
         ColmError: a model is not there, or both do not fit together.
     """
     from .. import _core
     from ..files.paths import to_native
+    from ..remote import is_remote, shown_url
     from ..sources.hub import is_hub_spec
     from ..sources.hub_header import remote_model
 
     found: list[dict[str, Any]] = []
     vocabularies = []
     for model in known.models:
-        if is_hub_spec(model):
+        if is_remote(model):
+            found.append({"url": shown_url(model)})
+        elif is_hub_spec(model):
             remote = remote_model(model)
             found.append({"file": remote.file, "bytes": remote.bytes, "bytes_read": remote.bytes_read})
             vocabularies.append(remote.vocabulary)
@@ -134,7 +137,8 @@ def _checked(known: Preset) -> dict[str, Any]:
             found.append({"file": model})
             vocabularies.append(_core.Vocabulary.of_header(to_native(model)))
     shared = [vocabularies[0].shared_with(other) for other in vocabularies[1:]]
-    return {"n_shared": None if None in shared else min(n for n in shared if n is not None), "models": found}
+    known = [n for n in shared if n is not None]
+    return {"n_shared": min(known) if known and None not in shared else None, "models": found}
 
 
 def _of_pair(pair: dict[str, Any]) -> str:

@@ -45,6 +45,7 @@ def paths(scores: Path, **values: Any) -> None:
     from ._progress import meter
 
     models = chosen_models(values).without_head()
+    models.refuse_remote("colm paths")
     folder = Scores(scores)
     given = loading(values)
     # Room for a path behind the longest text that can have been scored.

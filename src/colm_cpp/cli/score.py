@@ -83,6 +83,7 @@ def score(corpus: tuple[str, ...], out: Path, **values: Any) -> None:
     from ._progress import meter
 
     models = chosen_models(values).without_head()
+    models.refuse_remote("colm score")
     if values["system"] is None:
         values["system"] = models.system
     respond = values["respond"]

@@ -70,7 +70,11 @@ class Facts:
 
     @property
     def experts(self) -> dict[str, dict[str, Any]]:
-        """Facts about each expert by its name, with the same keys as :attr:`base`."""
+        """Facts about each expert by its name, with the same keys as :attr:`base`.
+
+        What is not known of a model on another machine is None; ``url``, ``protocol`` and ``top_k`` say how it is
+        asked.
+        """
         self.open_core()
         return {name: dict(facts) for name, facts in self._facts.items() if name != BASE}
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from .. import _core
 from ..errors import ForkError, OptionError
 from ..options import BASE, LoadOptions
-from ..remote import MOST_POSITIONS, RemoteModel, is_remote, open_remote, shown_url
+from ..remote import RemoteModel, is_remote, open_remote, shown_url
 
 PathLike = str | os.PathLike[str]
 
@@ -97,7 +97,7 @@ class Remotes:
                 self._models.index(name),
                 model.likeliest,
                 model.n_ctx,
-                MOST_POSITIONS,
+                model.n_positions,
                 model.n_vocab or 0,
                 options.on_failure == "base",
             )
@@ -110,7 +110,10 @@ class Remotes:
         return lambda expert, n_slots: check_turn(numbers[expert], n_slots)
 
     def described(self, facts: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        """``facts`` with what is known of those on other machines, of which the extension gives the base's."""
+        """``facts`` with what is known of those on other machines; what is not known is None.
+
+        The extension gives the base's. What its vocabulary says holds for them, too: their ids are the base's.
+        """
         for name, (model, options) in self._opened.items():
             url = shown_url(self._urls[name])
             facts[name].update(
@@ -118,7 +121,8 @@ class Remotes:
                 name=model.name,
                 description=f"{model.protocol} at {url}",
                 n_ctx=model.n_ctx,
-                n_ctx_train=model.n_ctx,
+                n_vocab=model.n_vocab,
+                **dict.fromkeys(("n_embd", "n_batch", "n_ubatch", "n_ctx_train", "can_rewind")),
                 chat_template="",
                 adapters=[],
                 url=url,

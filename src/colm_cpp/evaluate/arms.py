@@ -17,8 +17,8 @@ from ..heads.tables import PLAIN, Runs, threshold_for
 from ..options import ASSISTANT, BASE, STRATEGIES, choice
 from ..options import split_head as split_named
 from ..sources.hub import resolve
-from ..sources.identity import adapters_identity, head_identity, model_identity
-from ..sources.names import find_head
+from ..sources.identity import adapters_identity, head_identity, model_identity, named_identity
+from ..sources.names import find_head, find_model
 from ..sources.pair_file import Preset
 from .records import PAIRS, SINGLE_ARMS
 
@@ -123,7 +123,7 @@ def _of_expert(
 ) -> list[Arm]:
     if not isinstance(expert, Preset):
         expert = Preset("", os.fspath(expert), os.fspath(expert), None)
-    base = model_identity(resolve(expert.base))
+    base = model_identity(find_model(name, expert.base))
     adapters = expert.load_options({})[1].get("lora", [])
     if adapters:
         base["adapters"] = adapters_identity(
@@ -131,7 +131,7 @@ def _of_expert(
         )
     if expert.head is None:
         return [Arm(name, "never", 0.5, None, {"head": "never", "threshold": 0.5, "rate": None, "expert": base}, name)]
-    pair = {"base": base, "assistant": model_identity(resolve(expert.assistant)), "system": expert.system}
+    pair = {"base": base, "assistant": named_identity(expert.assistant), "system": expert.system}
     arms = [arm for its in runs for arm in _of_head(name, expert.head, rates, its)]
     return [replace(arm, facts={**arm.facts, "pair": pair}, expert=name) for arm in arms]
 

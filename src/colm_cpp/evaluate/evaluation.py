@@ -13,7 +13,7 @@ from ..files.folder import lock_folder
 from ..traces.record import Record
 from .costs import StepTimes
 from .records import RecordFolder
-from .steps import STEPS_N_CTX, time_steps
+from .steps import can_time, time_steps
 
 if TYPE_CHECKING:
     from ..engine.pair import Pair
@@ -97,10 +97,10 @@ def _evaluate(
     experts: Mapping[str, Pair],
     compute: Callable[..., Generator[tuple[int, Record], None, None]] | None,
 ) -> None:
-    if "steps" not in folder.meta and pair.n_ctx >= STEPS_N_CTX:
+    if "steps" not in folder.meta and can_time(pair):
         folder.set_steps(StepTimes.of(time_steps(pair)).to_dict())
     for name, expert in experts.items():
-        if name not in folder.meta.get("expert_steps", {}) and expert.n_ctx >= STEPS_N_CTX:
+        if name not in folder.meta.get("expert_steps", {}) and can_time(expert):
             folder.set_steps(StepTimes.of(time_steps(expert)).to_dict(), expert=name)
     known = {}
     for arm in arms:

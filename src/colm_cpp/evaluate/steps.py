@@ -17,10 +17,10 @@ from ..options import ASSISTANT, BASE
 __all__ = [
     "BATCH_SIZES",
     "PROMPT",
-    "STEPS_N_CTX",
     "Call",
     "Spread",
     "StepCosts",
+    "can_time",
     "check_room",
     "costs_of",
     "schedule",
@@ -38,8 +38,7 @@ BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 _ROUNDS = 3  # of :func:`time_steps`
 _HIDDEN = "with its hidden state"  # no name of an expert
 _BEHIND = max(BATCH_SIZES) + 8  # tokens behind the prompt that bare decodes need room for
-STEPS_N_CTX = _BEHIND + 1
-"""The smallest context size that :func:`time_steps` needs."""
+_N_CTX = _BEHIND + 1  # the smallest context size that :func:`time_steps` needs
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +110,11 @@ def with_assistant(fields: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def can_time(pair: Pair) -> bool:
+    """Whether :func:`time_steps` can measure the pair: its context is large enough, and all models are here."""
+    return pair.n_ctx >= _N_CTX and not any("url" in facts for facts in pair.experts.values())
+
+
 def time_steps(pair: Pair) -> StepCosts:
     """Measures the seconds of bare decodes of all models, after a prompt that fits the context.
 
@@ -118,7 +122,7 @@ def time_steps(pair: Pair) -> StepCosts:
         pair: a loaded pair.
 
     Raises:
-        OptionError: the context is too small.
+        OptionError: the context is too small, or an expert is on another machine.
     """
     prompt_ids = pair.tokenize(PROMPT)[: max(1, pair.n_ctx - _BEHIND)]
     check_room(pair, prompt_ids, 4, _ROUNDS)

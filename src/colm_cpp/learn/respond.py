@@ -24,7 +24,7 @@ from ..files.reading import lines, whole_number, whole_rows, why
 from ..files.rows import add_row, begin_rows
 from ..heads.adapters import of_model
 from ..options import ANSWER_OPTIONS, MAX_SEED, GenerationOptions, seed_of
-from ..sources.identity import adapters_identity, head_identity, model_identity
+from ..sources.identity import adapters_identity, head_identity, loaded_identity, model_identity
 from ..traces.record import expert_digits
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def respond(
         "options": dict(options),
         "chat": use_chat,
         "system": system,
-        "assistant": model_identity(pair.assistant["path"]),
+        "assistant": loaded_identity(pair.assistant),
         **writers,
         **{name: used for name, used in adapters.items() if used},
     }

@@ -230,8 +230,10 @@ class LoadOptions:
     )
     remote_top_k: int = option(
         64,
-        Whole(1, 2**17),
+        Whole(1, 2**19),
         "How many of the likeliest tokens a model on another machine names. The others cannot be chosen.",
+        "A number as large as the vocabulary stands for all. Where it is in the tens of thousands, a call asks about "
+        "fewer positions at a time.",
     )
     on_failure: str = option(
         "error",

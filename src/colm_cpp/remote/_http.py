@@ -29,6 +29,7 @@ KEY_VARIABLE = "COLM_REMOTE_KEY"
 # An answer with thousands of tokens in each of 16 distributions has some megabytes.
 MOST_BYTES = 64 * 2**20
 _MOST_OF_ERROR = 4096
+_WRITTEN = 2**14  # bytes at a time
 _AGAIN = (429, 502, 503, 504)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds
 
@@ -39,7 +40,8 @@ class Http:
     """Connections to one server. Its methods may be called from several threads.
 
     Args:
-        url: ``http://`` or ``https://``, a host, and perhaps a port and a path that stands before all others.
+        url: ``http://`` or ``https://``, a host, and perhaps a port and a path that stands before all others. The
+            ``/v1`` of OpenAI's clients may stand at its end.
         key: sent as a bearer token; None: the environment variable ``COLM_REMOTE_KEY``, if it is set.
         timeout: seconds for an answer, from the request on.
         retries: how often a request is repeated that found no connection, or was answered with 429, 502, 503 or 504.
@@ -66,8 +68,9 @@ class Http:
             raise OptionError(
                 f"{self.url} has a user's name, a password or a query; give the key in {KEY_VARIABLE} instead"
             )
+        path = parts.path.rstrip("/").removesuffix("/v1")
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-        self._root = f"{parts.scheme}://{host}{'' if port is None else f':{port}'}{parts.path.rstrip('/')}"
+        self._root = f"{parts.scheme}://{host}{'' if port is None else f':{port}'}{path}"
         try:
             self._httpx.URL(self._root).raw_host.decode().encode("idna")  # as sockets will write it
         except (self._httpx.InvalidURL, UnicodeError) as error:
@@ -184,22 +187,29 @@ class Http:
         return b"".join(parts)[:most]
 
     def _trace(self, event: str, info: dict[str, Any]) -> None:
-        """Keeps the connections, so that :meth:`close` can end what waits for them, and bounds what they read.
+        """Keeps the connections, so that :meth:`close` can end what waits for them, and bounds their reads and writes.
 
-        httpx bounds each read. A server that sends a byte now and then, of its headers, too, would go on for ever.
+        httpx bounds each. A server that sends or takes a byte now and then, of headers, too, would go on for ever.
         """
         if event not in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
             return
         stream = info["return_value"]
-        read = stream.read
+        read, write = stream.read, stream.write
+
+        def left(kind: type[Exception]) -> float:
+            seconds: float = self._of_thread.deadline - time.monotonic()
+            if seconds <= 0:
+                raise kind("the time is over")
+            return min(seconds, self._timeout)
 
         def read_in_time(max_bytes: int, timeout: float | None = None) -> bytes:
-            left = self._of_thread.deadline - time.monotonic()
-            if left <= 0:
-                raise self._httpx.ReadTimeout("the time is over")
-            return bytes(read(max_bytes, min(left, self._timeout)))
+            return bytes(read(max_bytes, left(self._httpx.ReadTimeout)))
 
-        stream.read = read_in_time
+        def write_in_time(data: bytes, timeout: float | None = None) -> None:
+            for begin in range(0, len(data), _WRITTEN):
+                write(data[begin : begin + _WRITTEN], left(self._httpx.WriteTimeout))
+
+        stream.read, stream.write = read_in_time, write_in_time
         with self._lock:
             self._streams.add(stream)
 
@@ -220,6 +230,10 @@ class Http:
             advice = "look at the server's log"
             if status in (401, 403):
                 advice = f"the key is missing, wrong or expired; set {KEY_VARIABLE}"
+            elif status == 404:
+                advice = (
+                    "is it the kind of server that the URL says? http:// is a llama-server, colm+http:// a colm serve"
+                )
         error = self._error(RemoteRefused, reason, advice)
         error.status = status
         return error

@@ -51,9 +51,8 @@ class ListedModel(RemoteModel):
     usual_top_k: int
 
     def __init__(self, url: str, *, key: str | None, timeout: float, retries: int, top_k: int) -> None:
-        """See :class:`RemoteModel`. ``/tokenize`` stands beside ``/v1``, so the URL may end with that."""
+        """See :class:`RemoteModel`."""
         place, self._wanted = split_model(url)
-        place = place.rstrip("/").removesuffix("/v1")
         super().__init__(place, key=key, timeout=timeout, retries=retries, top_k=top_k or self.usual_top_k)
 
     def check(self, vocabulary: Vocabulary) -> None:

@@ -13,15 +13,17 @@ from ._http import invalid, shown_url
 from ._models import ids_of, split_model
 from .protocol import Likeliest, RemoteModel, Vocabulary, check_vocabulary, count_of, likeliest_of
 
-__all__ = ["Colm"]
+__all__ = ["MOST_IDS", "PATH", "Colm"]
 
 PATH = "/v1/colm/distributions"
+MOST_IDS = 2**21  # of all positions of an answer: 16 MB
 
 
 class Colm(RemoteModel):
     """One model of a pair that another ``colm serve`` has: ``http(s)://host:port#PAIR:MODEL``."""
 
     protocol = "colm"
+    most_ids = MOST_IDS
 
     def __init__(self, url: str, *, key: str | None, timeout: float, retries: int, top_k: int) -> None:
         """See :class:`RemoteModel`. Raises OptionError, too, where the URL names no model."""

@@ -27,6 +27,8 @@ __all__ = [
 ]
 
 MOST_POSITIONS = 16  # of one text in one call
+# Of all positions of an answer in JSON, where each takes some 100 bytes: so many stay below _http.MOST_BYTES.
+_MOST_IDS = 2**19
 # Texts on which tokenizers differ: spaces, digits, capitals, accents, other scripts, code, an emoji.
 PROBES = (
     "The quick brown fox jumps over the lazy dog.",
@@ -88,11 +90,13 @@ class RemoteModel(abc.ABC):
         top_k: the most ids that an answer names; 0: all.
         n_ctx: the most tokens of a text. Known after :meth:`check`.
         n_vocab: ids of the server's model, known after :meth:`check`; None: the server does not say.
+        most_ids: the most ids of all positions of an answer.
     """
 
     protocol: str
     n_ctx: int = 0
     n_vocab: int | None = None
+    most_ids: int = _MOST_IDS
 
     def __init__(self, url: str, *, key: str | None, timeout: float, retries: int, top_k: int) -> None:
         """Connects to nothing yet.
@@ -124,11 +128,18 @@ class RemoteModel(abc.ABC):
         Args:
             slot: a number of the text, from 0. The next text with this number takes its place.
             tokens: the text's ids.
-            counts: ascending, 1 to ``len(tokens)`` each, at most :data:`MOST_POSITIONS`.
+            counts: ascending, 1 to ``len(tokens)`` each, at most :attr:`n_positions`.
 
         Raises:
             RemoteError: see there.
         """
+
+    @property
+    def n_positions(self) -> int:
+        """The most positions of a call, 1 to :data:`MOST_POSITIONS`: fewer where each names a large part of the
+        vocabulary. Known after :meth:`check`."""
+        n_ids = self.n_vocab or _MOST_IDS
+        return max(1, min(MOST_POSITIONS, self.most_ids // min(self.top_k or n_ids, n_ids)))
 
     def close(self) -> None:
         """Ends calls in progress, which raise RemoteUnreachable, and closes the connections."""

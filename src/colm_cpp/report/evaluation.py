@@ -122,7 +122,7 @@ def _others(summary: Summary) -> list[str]:
 
 
 def _model(identity: Any) -> str:
-    return f"{identity['file']}{_with(identity.get('adapters'))}"
+    return f"{identity.get('file') or identity['url']}{_with(identity.get('adapters'))}"
 
 
 def _head(*titles: str) -> list[str]:

@@ -19,6 +19,8 @@ from .._shown import shown
 from ..engine.pair import Pair
 from ..errors import ContextFull
 from ..options import BASE, GenerationOptions
+from ..remote.colm import MOST_IDS as MAX_IDS
+from ..remote.colm import PATH
 from ..remote.frames import MEDIA_TYPE, encode
 from ..remote.protocol import Likeliest
 from .answers import finite
@@ -32,8 +34,6 @@ from .sse import unless_gone
 __all__ = ["MAX_IDS", "router"]
 
 router = APIRouter()
-PATH = "/v1/colm/distributions"
-MAX_IDS = 2**21  # of all positions of an answer: 16 MB
 
 
 @router.get(PATH, response_class=Json)

@@ -10,9 +10,20 @@ from typing import Any
 
 from ..files.paths import digest_of
 from ..heads.adapters import Adapters, in_effect, of_model
+from ..remote import is_remote, shown_url
+from .hub import resolve
 from .names import head_file
 
-__all__ = ["adapters_identity", "base_adapters", "head_identity", "model_identity", "models_identity", "pair_identity"]
+__all__ = [
+    "adapters_identity",
+    "base_adapters",
+    "head_identity",
+    "loaded_identity",
+    "model_identity",
+    "models_identity",
+    "named_identity",
+    "pair_identity",
+]
 
 _SAMPLED = 2**20
 
@@ -33,11 +44,16 @@ def model_identity(path: str | os.PathLike[str]) -> dict[str, Any]:
     return {"file": file.name, "bytes": size, "digest": digest.hexdigest()[:16]}
 
 
-def _loaded_identity(facts: Mapping[str, Any]) -> dict[str, Any]:
+def loaded_identity(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Of a loaded model; of one on another machine what is known of it."""
     if "url" in facts:
         return {"url": facts["url"], "name": facts["name"], "top_k": facts["top_k"]}
     return model_identity(facts["path"])
+
+
+def named_identity(model: str) -> dict[str, Any]:
+    """Of a model that is not loaded yet: a file, a place on the hub, which is downloaded, or a URL."""
+    return {"url": shown_url(model)} if is_remote(model) else model_identity(resolve(model))
 
 
 def head_identity(head: str | os.PathLike[str]) -> dict[str, Any]:
@@ -57,7 +73,7 @@ def pair_identity(base: Mapping[str, Any], assistant: Mapping[str, Any], fingerp
         "base": base["name"],
         "assistant": assistant["name"],
         "base_model": model_identity(base["path"]),
-        "assistant_model": _loaded_identity(assistant),
+        "assistant_model": loaded_identity(assistant),
         "base_adapters": adapters_identity(of_model(base)),
         "assistant_adapters": adapters_identity(of_model(assistant)),
         "vocab_fingerprint": fingerprint,
@@ -85,7 +101,7 @@ def models_identity(models: Mapping[str, Mapping[str, Any]], fingerprint: str) -
         "expert_models": {
             name: {
                 "name": model["name"],
-                "model": _loaded_identity(model),
+                "model": loaded_identity(model),
                 "adapters": adapters_identity(of_model(model)),
                 "adapter_bytes": sum(Path(adapter["path"]).stat().st_size for adapter in model["adapters"]),
             }

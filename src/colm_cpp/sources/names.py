@@ -8,9 +8,11 @@ str such as ``./demo``, is always a file.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from .._shown import shown
 from ..errors import OptionError
 from ..options import split_head
 from ..remote import is_remote, shown_url
@@ -32,6 +34,7 @@ __all__ = [
 
 PathLike = str | os.PathLike[str]
 
+_ADDRESS = re.compile(r"[\w.-]+:\d{1,5}(/.*)?")  # host:port
 TRAINING_FREE_HEADS = ("confidence", "entropy", "random", "always", "never")
 
 
@@ -115,7 +118,8 @@ def find_model(name: str, value: object, *, remote: bool = False) -> str:
 
     Raises:
         TypeError: ``value`` is neither a str nor a path.
-        OptionError: ``value`` is the name of a preset, or without ``remote`` a model on another machine.
+        OptionError: ``value`` is the name of a preset, the address of a server without its scheme, or without
+            ``remote`` a model on another machine.
         DownloadError: the file cannot be downloaded from the hub.
     """
     if not isinstance(value, (str, os.PathLike)):
@@ -128,6 +132,11 @@ def find_model(name: str, value: object, *, remote: bool = False) -> str:
         raise OptionError(
             f"{name} is {shown_url(value)}, a model on another machine, and this needs the model's own file; give the "
             "path of a GGUF file"
+        )
+    if isinstance(value, str) and _ADDRESS.fullmatch(value) and not os.path.exists(value):
+        raise OptionError(
+            f"{name} is {shown(value)}, and there is no such file; for a model on another machine say what serves it, "
+            "such as http:// before the address of a llama-server"
         )
     return os.path.expanduser(resolve(value))
 

@@ -15,6 +15,7 @@ from ..files.paths import digest_of
 from ..learn.scores import Scores
 from ..sources.hub import is_hub_spec, resolve
 from ..sources.identity import model_identity
+from ..sources.names import find_model
 from ..sources.pair_file import FILE, Preset, to_toml
 from .loop import HeldOut
 
@@ -65,6 +66,7 @@ def models_of(
 
     Raises:
         CorpusError: a folder was scored with another base or assistant, or a path cannot be written as UTF-8.
+        OptionError: the assistant is on another machine.
         DownloadError: a model on the hub cannot be had.
     """
     local = resolve(base)
@@ -75,7 +77,7 @@ def models_of(
     missing = None
     if assistant is not None:
         for folder in folders:
-            _require(folder, "assistant", model_identity(resolve(assistant)), assistant)
+            _require(folder, "assistant", model_identity(find_model("assistant", assistant)), assistant)
     else:
         beside = Path(local).parent / str(scored["file"])
         if beside.is_file() and model_identity(beside) == scored:
