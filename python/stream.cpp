@@ -5,7 +5,6 @@
 #include <mutex>
 
 #include "bindings.h"
-#include "colm/local_expert.h"
 #include "llama/pair.h"
 #include "loading.h"
 #include "steps.h"
@@ -131,10 +130,7 @@ class Reader {
     }
     std::vector<std::size_t> counts_of_loop() const {
         std::vector<std::size_t> counts = {loop_->n_steps()};
-        for (const auto& expert : loop_->experts()) {
-            const auto* local = dynamic_cast<const LocalExpert*>(expert.get());
-            counts.push_back(local == nullptr ? 0 : local->n_decodes());
-        }
+        for (const auto& expert : loop_->experts()) counts.push_back(expert->n_decodes());
         return counts;
     }
 

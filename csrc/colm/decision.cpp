@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <string>
 
 #include "colm/error.h"
 
@@ -81,8 +82,14 @@ Routed Decision::route(const Prediction& prediction, std::size_t k, std::vector<
                        ExpertId expert) const {
     if (prediction.logits.data != nullptr) return {prediction.logits, summarize(prediction.logits, k)};
     dense.assign(choices_.of(expert).n_shared, -std::numeric_limits<float>::infinity());
-    for (const Candidate& candidate : prediction.likeliest)
-        dense[static_cast<std::size_t>(candidate.token)] = candidate.logit;
+    for (const Candidate& candidate : prediction.likeliest) {
+        const auto id = static_cast<std::size_t>(candidate.token);  // one below 0 is beyond them, too
+        if (id >= dense.size())
+            throw GenerationError("expert " + std::to_string(expert) + " named token " +
+                                  std::to_string(candidate.token) + "; ids from 0 to " +
+                                  std::to_string(dense.size() - 1) + " can be chosen");
+        dense[id] = candidate.logit;
+    }
     return {{dense.data(), dense.size()}, summarize(prediction.likeliest, prediction.tail, k)};
 }
 

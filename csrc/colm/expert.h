@@ -47,11 +47,11 @@ struct Question {
     std::vector<DecodeCall>* calls = nullptr;
 };
 
-// To the `count`-th wish of the question about `slot`. Either a prediction or why there is none; after an
-// error the question is answered.
+// After the `number`-th (from 0) of the counts in the question about `slot`. Either a prediction or why there
+// is none; after an error the question is answered.
 struct Answer {
     std::size_t slot = 0;
-    std::size_t count = 0;
+    std::size_t number = 0;
     const Prediction* prediction = nullptr;
     std::exception_ptr error;
 };
@@ -84,14 +84,19 @@ class Expert {
     // Takes back the question about a slot, if there is one.
     virtual void drop(std::size_t slot) = 0;
 
+    // Batches that it computed so far, or questions that it sent elsewhere; 0: it does not say.
+    virtual std::size_t n_decodes() const { return 0; }
+
+    // The rest is for an expert that keeps what it has read of a text.
+
     // How many tokens at the beginning of `tokens` need not be read in a slot, and how many it holds in all.
-    virtual std::size_t n_known(std::size_t slot, const std::vector<Token>& tokens) const = 0;
-    virtual std::size_t n_held(std::size_t slot) const = 0;
+    virtual std::size_t n_known(std::size_t, const std::vector<Token>&) const { return 0; }
+    virtual std::size_t n_held(std::size_t) const { return 0; }
     // Forgets every text.
-    virtual void forget() = 0;
+    virtual void forget() {}
     // A copy of what a slot holds, and back into any slot. Null and false where that is not possible.
-    virtual std::shared_ptr<const SavedSlot> save(std::size_t slot) = 0;
-    virtual bool restore(std::size_t slot, const SavedSlot& saved) = 0;
+    virtual std::shared_ptr<const SavedSlot> save(std::size_t) { return nullptr; }
+    virtual bool restore(std::size_t, const SavedSlot&) { return false; }
 };
 
 }  // namespace colm

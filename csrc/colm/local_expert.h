@@ -33,14 +33,13 @@ class LocalExpert final : public Expert {
 
     std::size_t n_known(std::size_t slot, const std::vector<Token>& tokens) const override;
     std::size_t n_held(std::size_t slot) const override { return slots_[slot].held.size(); }
+    std::size_t n_decodes() const override { return n_decodes_; }  // calls of llama_decode
     void forget() override;
     std::shared_ptr<const SavedSlot> save(std::size_t slot) override;
     bool restore(std::size_t slot, const SavedSlot& saved) override;
 
     const LanguageModel& model() const { return *model_; }
     LanguageModel& model() { return *model_; }
-    // Calls of llama_decode so far.
-    std::size_t n_decodes() const { return n_decodes_; }
     // Of the checkpoints that slots have.
     std::size_t checkpoint_bytes() const;
     const Checkpoints& checkpoints(std::size_t slot) const { return slots_[slot].checkpoints; }

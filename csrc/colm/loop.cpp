@@ -44,11 +44,12 @@ std::shared_ptr<Text> Loop::add(Writing writing, int lookahead) {
 // -- a step
 
 std::vector<Event> Loop::step(Interrupt& interrupt) {
-    const Moving moving = begin_step(interrupt);
+    take_in();
+    fill_slots();
+    const Moving moving = to_move();
+    const Computed computed = to_compute();
+    inbox_.begin_step(texts_of(computed), interrupt);
     const double begin = now_();
-    std::vector<std::pair<Running*, double>> computed;  // and what reading its prompt took before
-    for (const auto& text : running_)
-        if (is_computed(*text)) computed.emplace_back(text.get(), text->stats().prefill_s);
     std::exception_ptr cancelled;
     try {
         if (!moving.empty()) {
@@ -61,24 +62,13 @@ std::vector<Event> Loop::step(Interrupt& interrupt) {
         cancelled = std::current_exception();
         for (const auto& text : running_) take_back(*text);
     }
-    for (const auto& [text, prefill_s] : computed) {
-        Stats& stats = text->stats();
-        if (text->waits_for(kBase) && stats.of(kBase).calls == 0)
-            stats.prefill_s += now_() - begin;
-        else
-            stats.decode_s += now_() - begin - (stats.prefill_s - prefill_s);
-    }
+    note_seconds(computed, now_() - begin);
     for (const auto& text : running_)
         if (text->slot) hand_over(*text);
     if (moves_.take_damage())
         // Cells of a text whose values are not finite would reach those that share the cache.
         for (const auto& expert : experts_) expert->forget();
-    for (const auto& text : running_)
-        if (text->text->finish_reason() != FinishReason::none) slots_.leave(*text->text);
-    running_.erase(
-        std::remove_if(running_.begin(), running_.end(),
-                       [](const auto& r) { return r->text->finish_reason() != FinishReason::none; }),
-        running_.end());
+    drop_ended();
     if (inbox_.end_step(interrupt)) cancelled = nullptr;
     idle_ = computed.empty();
     if (cancelled) std::rethrow_exception(cancelled);
@@ -86,25 +76,48 @@ std::vector<Event> Loop::step(Interrupt& interrupt) {
 }
 
 // The texts that this step moves.
-Loop::Moving Loop::begin_step(Interrupt& interrupt) {
-    take_in();
-    fill_slots();
+Loop::Moving Loop::to_move() const {
     Moving moving;
     for (std::size_t slot = 0; slot < slots_.size(); ++slot) {
         Running* text = running_at(slot);
         if (text == nullptr || !slots_.wanted(*text->text)) continue;
         if (!text->waiting() || moves_.drafts_on(*text)) moving.push_back(text);
     }
-    std::vector<Text*> computed;
-    for (const auto& text : running_)
-        if (is_computed(*text)) computed.push_back(text->text.get());
-    inbox_.begin_step(std::move(computed), interrupt);
     return moving;
 }
 
-// Whether a step moves the text, or an expert has yet to answer about it.
-bool Loop::is_computed(const Running& text) const {
-    return text.slot && (text.waiting() || slots_.wanted(*text.text));
+// Those, and texts about which an expert has yet to answer.
+Loop::Computed Loop::to_compute() const {
+    Computed computed;
+    for (const auto& text : running_)
+        if (text->slot && (text->waiting() || slots_.wanted(*text->text)))
+            computed.emplace_back(text.get(), text->stats().prefill_s);
+    return computed;
+}
+
+std::vector<Text*> Loop::texts_of(const Computed& computed) {
+    std::vector<Text*> texts;
+    for (const auto& [text, prefill_s] : computed) texts.push_back(text->text.get());
+    return texts;
+}
+
+// What a step took belongs to reading the prompt until the base has answered, and what an expert's first call
+// took was noted where it was heard.
+void Loop::note_seconds(const Computed& computed, double seconds) {
+    for (const auto& [text, prefill_s] : computed) {
+        Stats& stats = text->stats();
+        if (text->waits_for(kBase) && stats.of(kBase).calls == 0)
+            stats.prefill_s += seconds;
+        else
+            stats.decode_s += seconds - (stats.prefill_s - prefill_s);
+    }
+}
+
+void Loop::drop_ended() {
+    const auto ended = [](const auto& text) { return text->text->finish_reason() != FinishReason::none; };
+    for (const auto& text : running_)
+        if (ended(text)) slots_.leave(*text->text);
+    running_.erase(std::remove_if(running_.begin(), running_.end(), ended), running_.end());
 }
 
 // New texts, and those that were cancelled.
@@ -147,8 +160,8 @@ void Loop::fill_slots() {
 
 // What experts were asked about it is asked anew.
 void Loop::take_back(Running& text) {
-    if (text.waits_for(kBase) && !text.ahead) text.next = {};
-    text.ahead.reset();
+    if (text.waits_for(kBase) && !text.shared_draft) text.next = {};
+    text.shared_draft.reset();
     for (const auto& [expert, asked] : text.asked) experts_[expert]->drop(*text.slot);
     text.asked.clear();
 }
@@ -219,11 +232,11 @@ bool Loop::must_ask(const Moving& moving) const {
     for (const Running* text : moving) {
         if (moves_.blocked(*text)) return true;
         if (text->error || text->waiting() || text->draft.lookahead() != kAutoLookahead) continue;
-        if (!text->ahead && text->draft.n_open() == 0) continue;
-        const ExpertId first = text->ahead ? text->ahead->expert() : text->draft.first_expert();
+        if (!text->shared_draft && text->draft.n_open() == 0) continue;
+        const ExpertId first = text->shared_draft ? text->shared_draft->expert() : text->draft.first_expert();
         if (experts_[first]->answers_later()) continue;
-        p.push_back(text->ahead ? text->ahead->confidence() : text->draft.confidence());
-        n_risked += text->ahead ? text->ahead->n_risked() : text->draft.n_risked();
+        p.push_back(text->shared_draft ? text->shared_draft->confidence() : text->draft.confidence());
+        n_risked += text->shared_draft ? text->shared_draft->n_risked() : text->draft.n_risked();
         expert = first;
     }
     return !p.empty() && !estimates_.worth_going_on(p, expert, moving.size(), n_risked);

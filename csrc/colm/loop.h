@@ -18,6 +18,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "colm/estimates.h"
@@ -87,6 +88,8 @@ class Loop {
 
   private:
     using Moving = std::vector<Running*>;
+    // Texts, and the seconds that reading their prompts took before.
+    using Computed = std::vector<std::pair<Running*, double>>;
     // What an expert read in a step, the most decodes of a text, and how long it took; no time where it has
     // yet to answer.
     struct Heard {
@@ -97,7 +100,11 @@ class Loop {
 
     static double clock_seconds();
 
-    Moving begin_step(Interrupt& interrupt);
+    Moving to_move() const;
+    Computed to_compute() const;
+    static std::vector<Text*> texts_of(const Computed& computed);
+    void note_seconds(const Computed& computed, double seconds);
+    void drop_ended();
     void take_in();
     void fill_slots();
     void take_back(Running& text);
@@ -110,7 +117,6 @@ class Loop {
     void end(Running& text, FinishReason reason);
 
     bool must_ask(const Moving& moving) const;
-    bool is_computed(const Running& text) const;
     Running* running_at(std::size_t slot) const;
 
     Experts experts_;

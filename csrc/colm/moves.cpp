@@ -1,6 +1,7 @@
 #include "colm/moves.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include "colm/error.h"
 
@@ -47,7 +48,7 @@ void Moves::attempt(Running& text, const Work& work) {
         note_damage(std::current_exception());
         if (text.draft.n_open() > 0) {
             text.draft.forget_open(text.deciders());
-            drop_questions(text);
+            drop_questions(text, kBase);
             text.may_draft = false;
         } else if (!text.draft.ready()) {
             fail(text);
@@ -108,7 +109,7 @@ bool Moves::begin_position(Running& text) {
 void Moves::hear_base(Running& text, const Answer& answer, double begin) {
     text.asked.erase(kBase);
     if (!answer.error && text.stats().of(kBase).calls++ == 0) text.stats().prefill_s += now_() - begin;
-    if (text.ahead) return hear_base_ahead(text, answer);
+    if (text.shared_draft) return hear_base_ahead(text, answer);
     attempt(text, [&] {
         if (answer.error) std::rethrow_exception(answer.error);
         text.next.decision->hear_base(*answer.prediction);
@@ -221,7 +222,7 @@ bool Moves::pays_to_draft_on(const Running& text) const {
 
 bool Moves::blocked(const Running& text) const {
     if (text.error || text.waiting()) return false;
-    if (text.ahead) return !text.ahead->wants_base();
+    if (text.shared_draft) return !text.shared_draft->wants_base();
     return text.next.decision || (text.draft.n_open() > 0 && !may_go_on(text));
 }
 
@@ -247,10 +248,10 @@ std::optional<Question> Moves::ask(Running& text, ExpertId expert) {
         if (asked.next) counts.push_back(draft.text().tokens.size());
         question = text.question(expert, counts);
         asked.at = now_();
-        if (text.ahead) {
-            question->tokens = &text.ahead->tokens();
-            question->counts = text.ahead->counts();
-            asked.n_ahead = question->counts.size() - 1;
+        if (text.shared_draft) {
+            question->tokens = &text.shared_draft->tokens();
+            question->counts = text.shared_draft->counts();
+            asked.n_places = question->counts.size() - 1;
         }
         text.asked[expert] = std::move(asked);
     });
@@ -259,9 +260,9 @@ std::optional<Question> Moves::ask(Running& text, ExpertId expert) {
 
 void Moves::hear(Running& text, ExpertId expert, const Answer& answer, double begin, std::size_t n_texts) {
     Asked& asked = text.asked.at(expert);
-    if (answer.count == 0 && !answer.error && text.stats().of(expert).calls++ == 0)
+    if (answer.number == 0 && !answer.error && text.stats().of(expert).calls++ == 0)
         text.stats().prefill_s += now_() - begin;
-    const bool last = answer.error || answer.count + 1 == asked.size();
+    const bool last = answer.error || answer.number + 1 == asked.size();
     note(text, expert, answer, last);
     if (is<RemoteError>(answer.error) && !text.error && experts_[expert]->replaceable()) {
         ++text.stats().of(expert).failures;
@@ -288,7 +289,7 @@ void Moves::hear(Running& text, ExpertId expert, const Answer& answer, double be
     }
     if (!last) return;
     text.asked.erase(expert);
-    if (text.ahead) end_ahead(text, expert);
+    if (text.shared_draft) end_ahead(text, expert);
 }
 
 // What the answer of an expert elsewhere took, and what it left out.
@@ -310,19 +311,18 @@ void Moves::note(Running& text, ExpertId expert, const Answer& answer, bool last
 // An answer that counts, because no draft token before it was rejected.
 void Moves::hear_open(Running& text, ExpertId expert, const Answer& answer, std::size_t n_texts) {
     const Asked& asked = text.asked.at(expert);
-    if (answer.count > 0 && !answer.error && !experts_[expert]->answers_later())
+    if (answer.number > 0 && !answer.error && !experts_[expert]->answers_later())
         estimates_.shared_call(expert, n_texts);
-    if (answer.count < asked.positions.size()) {
-        const std::size_t position = asked.positions[answer.count];
+    if (answer.number < asked.positions.size()) {
+        const std::size_t position = asked.positions[answer.number];
         if (const auto error = text.draft.hear(position, expert, answer, text.deciders())) note_damage(error);
     } else {
         text.next.hear(expert, answer);
         if (text.next.error) note_damage(text.next.error);
     }
-    const std::size_t place = answer.count;
-    if (text.ahead) count_draft(text, place);
+    if (text.shared_draft) count_draft(text, answer.number);
     settle(text, expert);
-    if (text.ahead) go_on(text, expert, place + 1);
+    if (text.shared_draft) go_on(text, expert, answer.number + 1);
 }
 
 // What follows from the answers so far, as far as no expert has yet to answer about a token before.
@@ -359,15 +359,11 @@ void Moves::settle(Running& text, ExpertId heard) {
     write(text, *text.next.step);
 }
 
-// Of experts beside the base, about draft tokens that are no more.
-void Moves::drop_questions(Running& text) {
+// What was asked about draft tokens that are no more; the answers of `heard` are on their way.
+void Moves::drop_questions(Running& text, ExpertId heard) {
     for (auto it = text.asked.begin(); it != text.asked.end();) {
-        if (it->first == kBase) {
-            ++it;
-            continue;
-        }
-        experts_[it->first]->drop(*text.slot);
-        it = text.asked.erase(it);
+        if (it->first != heard) experts_[it->first]->drop(*text.slot);
+        it = it->first == heard ? std::next(it) : text.asked.erase(it);
     }
 }
 
@@ -375,14 +371,8 @@ void Moves::drop_questions(Running& text) {
 void Moves::go_back(Running& text, ExpertId heard) {
     if (text.draft.n_open() > 0) text.draft.forget_open(text.deciders());
     text.next = {};
-    for (auto it = text.asked.begin(); it != text.asked.end();) {
-        if (it->first == heard) {
-            (it++)->second.going = false;
-            continue;
-        }
-        experts_[it->first]->drop(*text.slot);
-        it = text.asked.erase(it);
-    }
+    if (const auto asked = text.asked.find(heard); asked != text.asked.end()) asked->second.going = false;
+    drop_questions(text, heard);
 }
 
 }  // namespace colm

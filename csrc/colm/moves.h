@@ -53,13 +53,7 @@ class Moves {
     void hear_open(Running& text, ExpertId expert, const Answer& answer, std::size_t n_texts);
     void settle(Running& text, ExpertId heard);
     void note(Running& text, ExpertId expert, const Answer& answer, bool last);
-    void drop_questions(Running& text);
-    void look_ahead(Running& text);
-    std::optional<Question> ask_base_ahead(Running& text);
-    void hear_base_ahead(Running& text, const Answer& answer);
-    void count_draft(Running& text, std::size_t place);
-    void go_on(Running& text, ExpertId expert, std::size_t place);
-    void end_ahead(Running& text, ExpertId expert);
+    void drop_questions(Running& text, ExpertId heard);
     void go_back(Running& text, ExpertId heard);
     void fail(Running& text);
     void note_damage(const std::exception_ptr& error);
@@ -67,6 +61,14 @@ class Moves {
     bool pays_to_draft_on(const Running& text) const;
     bool can_look_ahead(ExpertId expert) const;
     bool can_look_ahead() const;  // with any
+
+    // Across vocabularies, in moves_ahead.cpp. `i`: a place of the SharedDraft.
+    void look_ahead(Running& text);
+    std::optional<Question> ask_base_ahead(Running& text);
+    void hear_base_ahead(Running& text, const Answer& answer);
+    void count_draft(Running& text, std::size_t i);
+    void go_on(Running& text, ExpertId expert, std::size_t i);
+    void end_ahead(Running& text, ExpertId expert);
 
     const std::vector<std::unique_ptr<Expert>>& experts_;
     const Choices& choices_;

@@ -1,4 +1,4 @@
-// Look-ahead across vocabularies: what of a text's moves is shared_draft.h's.
+// Look-ahead across vocabularies: how a text's moves use its SharedDraft.
 #include <algorithm>
 
 #include "colm/error.h"
@@ -10,7 +10,7 @@ namespace colm {
 void Moves::look_ahead(Running& text) {
     SharedText* shared = text.writing.shared();
     const int lookahead = text.draft.lookahead();
-    if (shared == nullptr || lookahead == 0 || !text.may_draft || text.ahead || text.error ||
+    if (shared == nullptr || lookahead == 0 || !text.may_draft || text.shared_draft || text.error ||
         text.waiting() || !text.next.decision)
         return;
     const ExpertId expert = text.next.decision->expert();
@@ -21,7 +21,7 @@ void Moves::look_ahead(Running& text) {
     limits.n_tokens = text.writing.limit();
     limits.n_ctx = text.writing.n_ctx();
     try {
-        text.ahead =
+        text.shared_draft =
             std::make_unique<SharedDraft>(*shared, text.draft.text(), text.deciders(), expert, text.next,
                                           limits, text.writing.ends_text(), choices_, estimates_);
     } catch (const Error&) {
@@ -31,9 +31,9 @@ void Moves::look_ahead(Running& text) {
 
 std::optional<Question> Moves::ask_base_ahead(Running& text) {
     look_ahead(text);
-    if (!text.ahead || !text.ahead->wants_base() || text.waiting()) return std::nullopt;
+    if (!text.shared_draft || !text.shared_draft->wants_base() || text.waiting()) return std::nullopt;
     Question question = text.question(kBase, {});
-    question.tokens = &text.ahead->base_tokens();
+    question.tokens = &text.shared_draft->base_tokens();
     question.counts = {question.tokens->size()};
     text.asked[kBase].next = true;
     return question;
@@ -44,10 +44,10 @@ std::optional<Question> Moves::ask_base_ahead(Running& text) {
 void Moves::hear_base_ahead(Running& text, const Answer& answer) {
     try {
         if (answer.error) std::rethrow_exception(answer.error);
-        text.ahead->hear_base(*answer.prediction);
+        text.shared_draft->hear_base(*answer.prediction);
     } catch (const Error& error) {
         damaged_ = damaged_ || dynamic_cast<const GenerationError*>(&error) != nullptr;
-        text.ahead->end();
+        text.shared_draft->end();
         text.may_draft = false;
     } catch (...) {
         fail(text);
@@ -56,7 +56,7 @@ void Moves::hear_base_ahead(Running& text, const Answer& answer) {
 
 // Whether the expert said what was expected.
 void Moves::count_draft(Running& text, std::size_t i) {
-    const SharedDraft::Place& place = text.ahead->heard(i);
+    const SharedDraft::Place& place = text.shared_draft->heard(i);
     if (!text.next.step) return;
     const bool right = text.next.step->token == place.expected;
     if (place.estimated) estimates_.verified(place.log_odds, right);
@@ -65,7 +65,7 @@ void Moves::count_draft(Running& text, std::size_t i) {
     if (right)
         ++text.stats().n_accepted;
     else
-        estimates_.lost(text.ahead->expert(), text.ahead->n_behind(i));
+        estimates_.lost(text.shared_draft->expert(), text.shared_draft->n_behind(i));
 }
 
 // On with what the base has said already, to where it or an expert has to be asked. If that is the i-th place
@@ -74,7 +74,7 @@ void Moves::go_on(Running& text, ExpertId expert, std::size_t i) {
     SharedText& shared = *text.writing.shared();
     while (!text.next.decision && text.draft.can_go_on() && shared.longest() < text.writing.n_ctx()) {
         if (!begin_position(text)) continue;
-        const Prediction* said = text.ahead->said(shared.tokens(kBase));
+        const Prediction* said = text.shared_draft->said(shared.tokens(kBase));
         if (said == nullptr) {
             text.next = {};
             break;
@@ -84,14 +84,14 @@ void Moves::go_on(Running& text, ExpertId expert, std::size_t i) {
         decide(text, true);
     }
     Asked& asked = text.asked.at(expert);
-    asked.going =
-        text.next.decision && text.next.needs(expert) && text.ahead->is_place(i, shared.tokens(expert));
+    asked.going = text.next.decision && text.next.needs(expert) &&
+                  text.shared_draft->is_place(i, shared.tokens(expert));
     if (asked.going) shared.asked(expert);
 }
 
 void Moves::end_ahead(Running& text, ExpertId expert) {
     SharedText& shared = *text.writing.shared();
-    const std::unique_ptr<SharedDraft> ahead = std::move(text.ahead);
+    const std::unique_ptr<SharedDraft> ahead = std::move(text.shared_draft);
     shared.drafted(expert, ahead->tokens(), ahead->n_heard());
     shared.drafted(kBase, ahead->base_asked(), ahead->n_base_used());
     for (const ExpertId reader : {expert, kBase})

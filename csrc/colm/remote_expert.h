@@ -2,6 +2,7 @@
 // that blocks. Answers come when they come, and name the likeliest tokens.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <cstddef>
 #include <deque>
@@ -64,12 +65,7 @@ class RemoteExpert final : public Expert {
     // The answer is thrown away when it comes. The slot's next question waits for that.
     void drop(std::size_t slot) override;
 
-    // What the other machine has read is its own affair.
-    std::size_t n_known(std::size_t, const std::vector<Token>&) const override { return 0; }
-    std::size_t n_held(std::size_t) const override { return 0; }
-    void forget() override {}
-    std::shared_ptr<const SavedSlot> save(std::size_t) override { return nullptr; }
-    bool restore(std::size_t, const SavedSlot&) override { return false; }
+    std::size_t n_decodes() const override { return shared_->n_asked; }
 
     // Waits for the calls that are under way, and ends the threads. Questions are answered with PairClosed
     // from now on. Safe from any thread. In a forked child there are no threads, and nothing is waited for.
@@ -102,7 +98,7 @@ class RemoteExpert final : public Expert {
         std::condition_variable answered_changed;
         std::deque<Slot> slots;
         std::vector<Answered> answered;
-        std::size_t n_asked = 0;
+        std::atomic<std::size_t> n_asked{0};  // read from any thread
         bool over = false;
     };
 

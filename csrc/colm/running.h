@@ -21,11 +21,11 @@ namespace colm {
 struct Asked {
     std::vector<std::size_t> positions;  // tokens before each draft token that it verifies
     bool next = false;                   // and the token behind them, which waits
-    std::size_t n_ahead = 0;             // and further places of a draft across vocabularies
+    std::size_t n_places = 0;            // and further places of a draft across vocabularies
     bool going = true;                   // until a draft token was rejected
     double at = 0.0;                     // when, in seconds of the loop's clock
 
-    std::size_t size() const { return positions.size() + (next ? 1 : 0) + n_ahead; }
+    std::size_t size() const { return positions.size() + (next ? 1 : 0) + n_places; }
 };
 
 struct Running {
@@ -87,7 +87,7 @@ struct Running {
     // Unlike vocabularies: what the expert that wrote last would write next.
     std::optional<Step> proposed;
     // And what may follow on `next`, until its expert has answered.
-    std::unique_ptr<SharedDraft> ahead;
+    std::unique_ptr<SharedDraft> shared_draft;
     bool may_draft = true;  // not after an error behind an open draft token
     std::exception_ptr error;
 

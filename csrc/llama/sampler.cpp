@@ -24,10 +24,6 @@ llama_sampler* new_chain() {
     return llama_sampler_chain_init(params);
 }
 
-llama_sampler_ptr clone(const llama_sampler_ptr& sampler) {
-    return llama_sampler_ptr(sampler ? llama_sampler_clone(sampler.get()) : nullptr);
-}
-
 }  // namespace
 
 void LlamaSampler::check(const SamplingOptions& o) {
@@ -75,25 +71,13 @@ LlamaSampler::LlamaSampler(const SamplingOptions& o, const llama_vocab* vocab, s
         llama_sampler_chain_add(choice_.get(), llama_sampler_init_greedy());
         return;
     }
+    // top-k is the first: choose() leaves out what it would drop before the chain sees it. A sampler that has
+    // to see all candidates goes before it, and few_ is 0 then.
     for (llama_sampler* sampler :
          {llama_sampler_init_top_k(o.top_k), llama_sampler_init_typical(o.typical_p, 1),
           llama_sampler_init_top_p(o.top_p, 1), llama_sampler_init_min_p(o.min_p, 1)})
         llama_sampler_chain_add(choice_.get(), sampler);
 }
-
-LlamaSampler::LlamaSampler(const LlamaSampler& other)
-    : greedy_(other.greedy_),
-      temperature_(other.temperature_),
-      seed_(other.seed_),
-      few_(other.few_),
-      biased_(other.biased_),
-      n_recent_(other.n_recent_),
-      recent_(other.recent_),
-      adjustments_(clone(other.adjustments_)),
-      texts_(other.texts_),
-      grammar_(other.grammar_),
-      names_tokens_(other.names_tokens_),
-      choice_(clone(other.choice_)) {}
 
 std::unique_ptr<Sampler> LlamaSampler::snapshot() const {
     if (!adjustments_ && !grammar_) return nullptr;

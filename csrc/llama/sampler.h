@@ -45,7 +45,18 @@ class LlamaSampler final : public Sampler {
     static void check(const SamplingOptions& options);
 
   private:
-    LlamaSampler(const LlamaSampler& other);
+    // A chain of llama.cpp's, of which a copy is a clone.
+    struct Chain : llama_sampler_ptr {
+        Chain() = default;
+        Chain(const Chain& other) : llama_sampler_ptr(other ? llama_sampler_clone(other.get()) : nullptr) {}
+    };
+    // Room to work in. A copy begins with none.
+    struct Room : std::vector<llama_token_data> {
+        Room() = default;
+        Room(const Room&) : std::vector<llama_token_data>() {}
+    };
+
+    LlamaSampler(const LlamaSampler& other) = default;
     void add(llama_sampler* sampler);
     void write_down(View<const float> logits);
     void write_down(View<const float> logits, std::size_t n);
@@ -61,12 +72,12 @@ class LlamaSampler final : public Sampler {
     std::vector<Token> biased_;
     std::size_t n_recent_ = 0;
     std::deque<Token> recent_;
-    llama_sampler_ptr adjustments_;  // bias and penalties; null where there are none
+    Chain adjustments_;  // bias and penalties; null where there are none
     std::shared_ptr<const TokenTexts> texts_;
     std::optional<GrammarMatcher> grammar_;
     bool names_tokens_ = false;
-    llama_sampler_ptr choice_;
-    std::vector<llama_token_data> candidates_;
+    Chain choice_;
+    Room candidates_;
 };
 
 }  // namespace colm::llama

@@ -103,6 +103,27 @@ struct Seen {
     }
 };
 
+// Texts that come and go in the middle of others are what each is alone; one that was cancelled is a
+// beginning of that. `check` compares a job, what was written and what it is alone.
+template <typename Check>
+void check_round(World& w, const Models& models, const std::vector<Job>& jobs, reference::Random& random,
+                 double share_cancelled, Seen& seen, const Check& check) {
+    const std::optional<std::size_t> cancelled = write_in_disorder(w, jobs, random, share_cancelled);
+    for (std::size_t i = 0; i < jobs.size(); ++i) {
+        const Written& got = w.written.at(i);
+        const Written alone = write_alone(models, jobs[i], w.loop->n_ctx());
+        seen.note(got);
+        if (got.reason != colm::FinishReason::cancelled) {
+            check(jobs[i], got, alone);
+            continue;
+        }
+        REQUIRE_EQ(i, *cancelled);
+        const FakeModel::Text& tokens = got.sequence.tokens;
+        REQUIRE(tokens.size() <= alone.sequence.tokens.size());
+        REQUIRE(std::equal(tokens.begin(), tokens.end(), alone.sequence.tokens.begin()));
+    }
+}
+
 // The batches that a model was given.
 inline Log batches(const FakeModel& model) {
     Log all;

@@ -50,13 +50,6 @@ class Counter final : public colm::Expert {
                      asked_.end());
     }
 
-    // It keeps nothing of a text.
-    std::size_t n_known(std::size_t, const Text&) const override { return 0; }
-    std::size_t n_held(std::size_t) const override { return 0; }
-    void forget() override {}
-    std::shared_ptr<const colm::SavedSlot> save(std::size_t) override { return nullptr; }
-    bool restore(std::size_t, const colm::SavedSlot&) override { return false; }
-
   private:
     struct Asked {
         std::size_t slot;
@@ -100,6 +93,24 @@ TEST_CASE("own_expert: it writes the tokens that are its own") {
         REQUIRE_EQ(w.written.at(2).sequence.tokens, (Text{10, 11, 12, 13, 14, 15}));
         REQUIRE_EQ(w.written.at(0).steps[0].step.logprob, about(std::log(0.9), 1e-5));
     }
+}
+
+TEST_CASE("own_expert: one that names a token that no model has fails its text, and no other") {
+    Models models;
+    models.base = counting(0);
+    CounterWorld w(models);
+    std::vector<Job> jobs(2);
+    for (Job& job : jobs) {
+        job.prompt = {kVocab - 2};
+        job.max_tokens = 4;
+        job.head = named("always");
+    }
+    jobs[1].head = named("never");
+    w.add(jobs);
+    w.run();
+    REQUIRE_EQ(w.written.at(0).sequence.tokens, (Text{kVocab - 2, kVocab - 1}));
+    REQUIRE_EQ(w.written.at(0).error, "expert 1 named token 24; ids from 0 to 23 can be chosen");
+    REQUIRE_EQ(w.written.at(1).reason, colm::FinishReason::length);
 }
 
 TEST_CASE("own_expert: a token that may not be chosen is never its answer") {

@@ -96,7 +96,7 @@ struct FarWorld : World {
 
 TEST_CASE("remote_calls: texts that draft on, come and go are what each is alone") {
     reference::Random random(7);
-    Tally tally;
+    Seen seen;
     std::size_t n_together = 0, n_meanwhile = 0;
     for (std::uint32_t round = 0; round < 120; ++round) {
         Models models;
@@ -105,13 +105,13 @@ TEST_CASE("remote_calls: texts that draft on, come and go are what each is alone
         limits.n_slots = 1 + random.below(4);
         FarWorld w(models, limits);
         w.calls->delay = Micros(random.below(400));
-        check_round(w, models, far_jobs(random), random, tally);
+        check_round(w, models, far_jobs(random), random, 0.5, seen, check_far);
         n_together += w.calls->most_counts > 1 ? 1 : 0;
         n_meanwhile += w.calls->most_decodes > 1 ? 1 : 0;
     }
-    REQUIRE(tally.n_drafted > 500);
-    REQUIRE(tally.n_rejected > 100);
-    REQUIRE(tally.n_cancelled > 20);
+    REQUIRE(seen.n_drafted > 500);
+    REQUIRE(seen.n_rejected > 100);
+    REQUIRE(seen.reasons[colm::FinishReason::cancelled] > 20);
     REQUIRE(n_together > 30);
     REQUIRE(n_meanwhile > 30);
 }

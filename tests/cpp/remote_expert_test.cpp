@@ -93,12 +93,6 @@ class TableExpert final : public colm::Expert {
         }
     }
 
-    std::size_t n_known(std::size_t, const Text&) const override { return 0; }
-    std::size_t n_held(std::size_t) const override { return 0; }
-    void forget() override {}
-    std::shared_ptr<const colm::SavedSlot> save(std::size_t) override { return nullptr; }
-    bool restore(std::size_t, const colm::SavedSlot&) override { return false; }
-
     bool is_busy() {
         const std::lock_guard<std::mutex> lock(mutex_);
         return busy_;
@@ -196,7 +190,7 @@ TEST_CASE("remote_expert: writes what a local one writes") {
 
 TEST_CASE("remote_expert: texts that draft and come and go are what each is alone") {
     reference::Random random(5);
-    Tally tally;
+    Seen seen;
     std::size_t n_dropped = 0;
     for (std::uint32_t round = 0; round < 100; ++round) {
         Models models;
@@ -204,12 +198,12 @@ TEST_CASE("remote_expert: texts that draft and come and go are what each is alon
         Limits limits;
         limits.n_slots = 1 + random.below(5);
         RemoteWorld w(models, limits, Delay(random.below(300)));
-        check_round(w, models, far_jobs(random), random, tally);
+        check_round(w, models, far_jobs(random), random, 0.5, seen, check_far);
         n_dropped += w.remote->n_dropped;
     }
-    REQUIRE(tally.n_drafted > 500);
-    REQUIRE(tally.n_rejected > 100);
-    REQUIRE(tally.n_cancelled > 20);
+    REQUIRE(seen.n_drafted > 500);
+    REQUIRE(seen.n_rejected > 100);
+    REQUIRE(seen.reasons[colm::FinishReason::cancelled] > 20);
     REQUIRE(n_dropped > 5);
 }
 

@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import commands
 import pytest
-from click.testing import CliRunner
+from commands import run
 from conftest import ASSISTANT, TINY_LOAD, TinyModels, ids
 from far_server import FAR_BASE as BASE
 from far_server import FarServer
 
 import colm_cpp as colm
-from colm_cpp.cli import main
 from colm_cpp.learn.scoring import Scorer
 from colm_cpp.remote import SCHEMES, RemoteModel
 
@@ -140,8 +140,24 @@ def test_fewer_positions_where_each_names_many(
     monkeypatch.setattr(far, "delay", 0.03)
     with colm.load(tiny_model(**ASSISTANT), far.url, head="random", remote_top_k=64, **TINY_LOAD) as there:
         before = len(far.requests)
-        there.generate("The quick", max_tokens=40, threshold=0.7, seed=5, temperature=0.0, lookahead=15)
-    assert max(len(request["prompt"]) for request in far.requests[before:]) == 3
+        text = there.generate("The quick", max_tokens=40, threshold=0.7, seed=5, temperature=0.0, lookahead=15)
+    asked = [len(request["prompt"]) for request in far.requests[before:]]
+    assert max(asked) <= 3 < sum(asked)
+    assert text.stats.accepted_tokens == text.stats.drafted_tokens > 3
+
+
+def test_a_batch_counts_the_questions(
+    near_and_far: Callable[[int], tuple[colm.Pair, colm.Pair]], far: FarServer
+) -> None:
+    _, there = near_and_far(8)
+    for n_texts in (1, 3):
+        before = len(far.requests)
+        with there.stream_batch(["The quick"] * n_texts, n_parallel=3, head="always", max_tokens=5, seed=1) as batch:
+            assert batch.counts == {"steps": 0, "base_decodes": 0, "assistant_decodes": 0}
+            texts = [text for _, text in batch]
+            assert batch.counts["assistant_decodes"] == len(far.requests) - before > 0
+            assert batch.counts["base_decodes"] == 0
+        assert len(texts) == n_texts
 
 
 def test_two_experts_of_which_one_is_far(tiny_model: TinyModels, far: FarServer) -> None:
@@ -177,11 +193,7 @@ def test_command_line_and_pair_file(tiny_model: TinyModels, far: FarServer, tmp_
     load = ["--n-ctx", "128"]
 
     def run(*arguments: str) -> str:
-        result = CliRunner().invoke(
-            main, ["generate", "The quick", *arguments, *load, *options], catch_exceptions=False
-        )
-        assert result.exit_code == 0, result.output
-        return result.stdout
+        return commands.succeed("generate", "The quick", *arguments, *load, *options).stdout
 
     want = run("--base", str(base), "--assistant", str(tiny_model(**ASSISTANT)))
     assert run("--base", str(base), "--assistant", far.url, "--remote-top-k", "5") == want
@@ -230,7 +242,7 @@ def test_what_needs_the_file_is_refused(
         colm.load(far.url, base)
     with pytest.raises(colm.OptionError, match="lora"):
         colm.load(base, far.url, assistant_options={"lora": "x.gguf"})
-    result = CliRunner().invoke(main, ["inspect", far.url])
+    result = run("inspect", far.url)
     assert result.exit_code != 0
     assert "another machine" in result.output
 

@@ -40,7 +40,8 @@ HEAD_HELP = (
 
 
 def option(section: str, *names: str, **kwargs: Any) -> Callable[[Command], Command]:
-    """An option in a section of the help."""
+    """An option in a section of the help, which shows its default, unless it is a flag."""
+    kwargs.setdefault("show_default", not isinstance(kwargs.get("default"), bool | None))
     return click.option(*names, cls=Option, section=section, **kwargs)
 
 
@@ -51,6 +52,7 @@ def color_option(help: str) -> Callable[[Command], Command]:
         "--color",
         type=click.Choice(["auto", "always", "never"]),
         default="auto",
+        show_default=False,
         help=f"{help} auto: only on a terminal, and only if NO_COLOR is not set.",
     )
 
@@ -63,7 +65,6 @@ def parallel_option(section: str, help: str, default: int = 1) -> Callable[[Comm
         "n_parallel",
         type=click.IntRange(1, MAX_PARALLEL),
         default=default,
-        show_default=True,
         help=help,
     )
 
@@ -99,7 +100,7 @@ def answer_options(section: str, seed: str | None) -> Callable[[Command], Comman
     def decorate(command: Command) -> Command:
         for name, type_, help in options:
             flag, default = f"--{name.replace('_', '-')}", ANSWER_OPTIONS[name]
-            command = option(section, flag, type=type_, default=default, show_default=True, help=help)(command)
+            command = option(section, flag, type=type_, default=default, help=help)(command)
         return command
 
     return decorate

@@ -28,17 +28,8 @@ __all__ = ["bench"]
     "random; with several experts, to one after another.  [default: the head of --pair]",
 )
 @option("Measuring", "--prompt", metavar="TEXT", help="The prompt of every text. Unset: a word problem.")
-@option(
-    "Measuring", "--tokens", "n_tokens", type=int, default=48, show_default=True, help="Length of each text in tokens."
-)
-@option(
-    "Measuring",
-    "--rounds",
-    type=int,
-    default=5,
-    show_default=True,
-    help="Number of measurements of each configuration.",
-)
+@option("Measuring", "--tokens", "n_tokens", type=int, default=48, help="Length of each text in tokens.")
+@option("Measuring", "--rounds", type=int, default=5, help="Number of measurements of each configuration.")
 @option(
     "Measuring",
     "--advise",

@@ -28,8 +28,8 @@ __all__ = ["calibrate"]
 @click.argument("files", nargs=-1, required=True, metavar="[HEAD] PROMPTS...", type=click.Path())
 @pair_arguments
 @expert_arguments
-@option("Texts", "--skip", type=int, default=0, show_default=True, help="Number of rows to skip in each file.")
-@option("Texts", "--limit", type=int, default=16, show_default=True, help="Maximum number of prompts per file.")
+@option("Texts", "--skip", type=int, default=0, help="Number of rows to skip in each file.")
+@option("Texts", "--limit", type=int, default=16, help="Maximum number of prompts per file.")
 @answer_options("Texts", "Seed for sampling.")
 @option("Texts", "--chat/--no-chat", default=None, help="Apply the base's chat template. Unset: if it has one.")
 @parallel_option("Texts", "Number of answers to write at the same time.")
@@ -38,7 +38,6 @@ __all__ = ["calibrate"]
     "--hold",
     type=int,
     default=1,
-    show_default=True,
     help="Number of tokens that the assistant writes each time that the head defers. The table is for this number.",
 )
 @option(

@@ -116,7 +116,6 @@ _THREE = _Models(
     "--sample",
     type=click.IntRange(0, 500),
     default=50,
-    show_default=True,
     help="Number of problems for the accuracy table; 0: no table. The package has 500, for --three 300.",
 )
 @option("Models", "--three", is_flag=True, help="Show three models: stories, sums and an almanac of facts.")

@@ -91,7 +91,6 @@ __all__ = ["evaluate"]
     "Task",
     "--checker",
     default="number",
-    show_default=True,
     help="How to find and check the answer: boxed, number, choice, exact, regex or python.",
 )
 @option(
@@ -100,7 +99,7 @@ __all__ = ["evaluate"]
     metavar="REGEX",
     help="For the regex checker. The answer is the group, or the whole match without a group.",
 )
-@option("Task", "--skip", type=int, default=0, show_default=True, help="Number of rows to skip.")
+@option("Task", "--skip", type=int, default=0, help="Number of rows to skip.")
 @option("Task", "--limit", type=int, help="Maximum number of problems.")
 @across_options("Task", "problems")
 @answer_options("Task", "Seed of the first problem. Each later problem has the next seed.")

@@ -36,12 +36,7 @@ _INTERRUPTED = "interrupted"
 @click.argument("prompt", required=False)
 @model_arguments
 @expert_arguments
-@option(
-    "Models",
-    "--head",
-    metavar="HEAD",
-    help=HEAD_HELP,
-)
+@option("Models", "--head", metavar="HEAD", help=HEAD_HELP)
 @option(
     "Prompt",
     "--file",

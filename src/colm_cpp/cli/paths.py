@@ -25,7 +25,6 @@ TOLD_AT = 0.02  # the share after which the time of the whole is foreseen
     "n_tokens",
     type=int,
     default=32,
-    show_default=True,
     help="Maximum number of tokens per path, its first token included.",
 )
 @parallel_option("Paths", "Number of paths to write at the same time.", default=16)

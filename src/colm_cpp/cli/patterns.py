@@ -30,7 +30,6 @@ _PIPE_WIDTH = 160
     "--min-count",
     type=click.IntRange(min=1),
     default=5,
-    show_default=True,
     help="List a token only if it occurs at least this often.",
 )
 @option(
@@ -47,7 +46,6 @@ _PIPE_WIDTH = 160
     "--max-texts",
     type=click.IntRange(min=0),
     default=50,
-    show_default=True,
     help="Maximum number of texts on the page. The numbers always cover all texts.",
 )
 @option("Output", "--json", "as_json", is_flag=True, help="Print one JSON object.")

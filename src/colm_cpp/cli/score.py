@@ -52,7 +52,6 @@ __all__ = ["score"]
     "top_k",
     type=int,
     default=10,
-    show_default=True,
     help="Number of the base's largest log-probabilities to store per token.",
 )
 @option("Answers", "--respond", is_flag=True, help="First let the assistant write the completions.")

@@ -64,14 +64,11 @@ KEY_VARIABLE = "COLM_API_KEY"
     "--queue",
     type=click.IntRange(0, 100_000),
     default=64,
-    show_default=True,
     help="Number of texts that may wait for a slot. Further requests get 503 with Retry-After.",
 )
 @option("Texts", "--max-tokens", type=click.IntRange(1), metavar="N", help="Maximum tokens of any answer.")
-@option("Network", "--host", default="127.0.0.1", show_default=True, help="Address to listen to; 0.0.0.0 is all.")
-@option(
-    "Network", "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Port; 0: a free one."
-)
+@option("Network", "--host", default="127.0.0.1", help="Address to listen to; 0.0.0.0 is all.")
+@option("Network", "--port", type=click.IntRange(0, 65535), default=8080, help="Port; 0: a free one.")
 @option(
     "Network",
     "--api-key",
@@ -85,20 +82,12 @@ KEY_VARIABLE = "COLM_API_KEY"
     metavar="URL",
     help="Origin whose pages may use the server, such as https://example.org; * is all. Repeatable.",
 )
-@option(
-    "Network",
-    "--max-body-mb",
-    type=click.IntRange(1, 1024),
-    default=16,
-    show_default=True,
-    help="Maximum size of a request in MB.",
-)
+@option("Network", "--max-body-mb", type=click.IntRange(1, 1024), default=16, help="Maximum size of a request in MB.")
 @option(
     "Network",
     "--keep-alive",
     type=click.FloatRange(0.1, 3600),
     default=5.0,
-    show_default=True,
     help="Seconds of silence after which a stream gets a comment.",
 )
 @option(
@@ -106,7 +95,6 @@ KEY_VARIABLE = "COLM_API_KEY"
     "--grace",
     type=click.FloatRange(0, 86400),
     default=10.0,
-    show_default=True,
     help="Seconds to finish texts after SIGTERM.",
 )
 def serve(**values: Any) -> None:

@@ -71,14 +71,12 @@ class _OfExpert(_ParamType):
     "--kind",
     type=click.Choice(["linear", "mlp"]),
     default="linear",
-    show_default=True,
     help="Linear head, or MLP with one hidden layer.",
 )
 @option(
     "Head",
     "--features",
     default="logits",
-    show_default=True,
     help="Inputs besides the hidden state: none, logits (all features of the logits), or feature names separated by "
     "commas.",
 )
@@ -88,17 +86,15 @@ class _OfExpert(_ParamType):
     "top_k",
     type=int,
     default=5,
-    show_default=True,
     help="Number of log-probabilities in the feature top_k_logprobs.",
 )
 @option("Head", "--use-hidden/--no-hidden", default=True, help="Use the hidden state as input.  [default: use-hidden]")
-@option("Head", "--n-units", type=int, default=32, show_default=True, help="Number of hidden units of the MLP.")
+@option("Head", "--n-units", type=int, default=32, help="Number of hidden units of the MLP.")
 @option(
     "Objective",
     "--objective",
     type=click.Choice(["marginal", "weak", "regret"]),
     default="marginal",
-    show_default=True,
     help="What to train on. marginal: the likelihood of the texts under the pair. weak: the weak labels alone. regret: "
     "the log-probability that is lost where the base writes.",
 )
@@ -107,7 +103,6 @@ class _OfExpert(_ParamType):
     "--label",
     type=click.Choice(["a", "b", "differ", "continuation"]),
     default="a",
-    show_default=True,
     help="Tokens to defer at the start of the fit (weak labels), by the most likely token of each model. a: the "
     "assistant's is the text's token and the base's is not. b: the base's is not. differ: the two differ. "
     "continuation: what follows differs too, as 'colm paths' found; it also gives --objective regret its cost.",
@@ -119,7 +114,6 @@ class _OfExpert(_ParamType):
     multiple=True,
     callback=_each_once,
     default=[COST],
-    show_default=True,
     help="Cost of a deferred token in nats, or of a token of one expert: code=0.05. Repeatable.",
 )
 @option(
@@ -131,28 +125,13 @@ class _OfExpert(_ParamType):
     help="Milliseconds of one decode of an expert, as 'colm bench' measures them: code=35. Give one for each expert. "
     "--cost is then the cost of the slowest, and the others cost less in proportion. Repeatable.",
 )
-@option(
-    "Objective",
-    "--l2",
-    type=float,
-    default=0.3,
-    show_default=True,
-    help="L2 penalty on the weights of the hidden state.",
-)
-@option(
-    "Objective",
-    "--feature-l2",
-    type=float,
-    default=1e-3,
-    show_default=True,
-    help="L2 penalty on the weights of the features.",
-)
+@option("Objective", "--l2", type=float, default=0.3, help="L2 penalty on the weights of the hidden state.")
+@option("Objective", "--feature-l2", type=float, default=1e-3, help="L2 penalty on the weights of the features.")
 @option(
     "Fit",
     "--held-out",
     type=float,
     default=0.15,
-    show_default=True,
     help="Share of the texts to hold out. Training stops by their loss, and the report covers them.",
 )
 @option(
@@ -160,18 +139,14 @@ class _OfExpert(_ParamType):
     "--seed",
     type=int,
     default=0,
-    show_default=True,
     help="Seed for choosing the held-out texts and for the first weights of the MLP.",
 )
-@option(
-    "Fit", "--max-iterations", type=int, default=200, show_default=True, help="Maximum number of L-BFGS iterations."
-)
+@option("Fit", "--max-iterations", type=int, default=200, help="Maximum number of L-BFGS iterations.")
 @option(
     "Fit",
     "--patience",
     type=int,
     default=30,
-    show_default=True,
     help="Stop after this many iterations without a better held-out loss.",
 )
 @option("Output", "--json", "as_json", is_flag=True, help="Print one JSON object.")

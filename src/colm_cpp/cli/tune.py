@@ -24,7 +24,7 @@ _DEFAULTS = TuneOptions()
 def _number(section: str, name: str, help: str) -> Callable[[Command], Command]:
     default = getattr(_DEFAULTS, name)
     flag = "--" + name.replace("_", "-")
-    return option(section, flag, type=type(default), default=default, show_default=True, help=help)
+    return option(section, flag, type=type(default), default=default, help=help)
 
 
 @click.command(cls=SectionedCommand)
@@ -51,7 +51,6 @@ def _number(section: str, name: str, help: str) -> Callable[[Command], Command]:
     "--objective",
     type=click.Choice(OBJECTIVES),
     default=_DEFAULTS.objective,
-    show_default=True,
     help="What to train on. marginal: adapter and head together, on the likelihood of the texts under the pair. sft: "
     "the adapter alone, by cross-entropy. regret: the adapter by cross-entropy, and the head by regret.",
 )
@@ -61,14 +60,12 @@ def _number(section: str, name: str, help: str) -> Callable[[Command], Command]:
     "--label",
     type=click.Choice(["a", "b", "differ", "continuation"]),
     default=_DEFAULTS.label,
-    show_default=True,
     help="Weak labels that the head starts from, as for 'colm train'.",
 )
 @option(
     "Objective",
     "--features",
     default=_DEFAULTS.features,
-    show_default=True,
     help="Inputs of the head besides the hidden state, as for 'colm train'.",
 )
 @option(
@@ -109,7 +106,6 @@ def _number(section: str, name: str, help: str) -> Callable[[Command], Command]:
     "--dtype",
     type=click.Choice(DTYPES),
     default=_DEFAULTS.dtype,
-    show_default=True,
     help="Data type of the frozen weights. auto: bfloat16 if this machine computes it faster, else float32.",
 )
 @_number("Training", "seed", "Seed for the held-out texts, the order of the others, and the first weights.")

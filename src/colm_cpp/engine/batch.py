@@ -125,8 +125,8 @@ class BatchStream:
     def counts(self) -> dict[str, int]:
         """``steps``, and of each model ``base_decodes``, ``assistant_decodes`` or ``NAME_decodes``, so far.
 
-        A step moves every text in progress by one position. A decode is one call of llama_decode; a model on another
-        machine makes none here. Texts that others write with the pair at the same time count too.
+        A step moves every text in progress by one position. A decode is one call of llama_decode, or one question to a
+        model on another machine. Texts that others write with the pair at the same time count too.
 
         Raises:
             PairClosed: the pair, or this stream, was closed.

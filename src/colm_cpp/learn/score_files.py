@@ -26,8 +26,8 @@ __all__ = [
     "HEADER_SIZE",
     "KIND",
     "MAX_TEXTS",
+    "Column",
     "ProgressMark",
-    "check_column",
     "columns_of",
     "end_of_texts",
     "experts_of",
@@ -37,14 +37,12 @@ __all__ = [
     "npy_header",
     "read_meta",
     "read_progress",
-    "row_size",
-    "widths",
 ]
 
 # Texts that are read together; so many may be in the folder and not yet in progress.json.
 MAX_TEXTS = 16
 
-# Name -> type of a row's value. Some rows have more than one value: see widths().
+# Name -> type of a row's value. Some rows have more than one value: see columns_of().
 _OF_BASE: dict[str, type[np.generic]] = {
     "text": np.int32,
     "token": np.int32,
@@ -73,7 +71,6 @@ COLUMNS_OF_SEGMENTS = {
     **_OF_SEGMENTS,
     **{f"{who}_{name}": dtype for who in ("assistant", "expert") for name, dtype in _SEGMENTS_OF_EXPERTS.items()},
 }
-_ALL_COLUMNS = {**COLUMNS, **COLUMNS_OF_SEVERAL, **COLUMNS_OF_SEGMENTS}
 
 KIND = FolderKind(
     format="colm-scores",
@@ -86,7 +83,7 @@ KIND = FolderKind(
         "texts.jsonl",
         "responses.jsonl",
         "continuations.jsonl",
-        *(f"{name}.npy" for name in _ALL_COLUMNS),
+        *(f"{name}.npy" for name in {**COLUMNS, **COLUMNS_OF_SEVERAL, **COLUMNS_OF_SEGMENTS}),
     ),
     also=(2, 3),
 )
@@ -111,22 +108,65 @@ def is_unlike(meta: Mapping[str, Any]) -> bool:
     return "vocabularies" in meta
 
 
-def columns_of(meta: Mapping[str, Any]) -> dict[str, type[np.generic]]:
-    """The columns of a folder with these facts: name -> type of a value."""
-    several = len(experts_of(meta)) > 1
-    columns = COLUMNS_OF_SEVERAL if several else COLUMNS
-    if not is_unlike(meta):
-        return columns
-    who = "expert" if several else "assistant"
-    return {**columns, **_OF_SEGMENTS, **{f"{who}_{name}": dtype for name, dtype in _SEGMENTS_OF_EXPERTS.items()}}
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column: a ``.npy`` file with a row for each scored token.
+
+    Attributes:
+        name: the file's name without its suffix.
+        dtype: type of a value.
+        shape: of a row; () for one value.
+    """
+
+    name: str
+    dtype: type[np.generic]
+    shape: tuple[int, ...]
+
+    def path(self, folder: Path) -> Path:
+        """Its file."""
+        return folder / f"{self.name}.npy"
+
+    def header(self, n_rows: int) -> bytes:
+        """What the file begins with. It takes ``HEADER_SIZE`` bytes."""
+        return npy_header(n_rows, self.shape, self.dtype)
+
+    def size(self, n_rows: int) -> int:
+        """The bytes of the file with so many rows."""
+        return HEADER_SIZE + n_rows * int(np.dtype(self.dtype).itemsize) * math.prod(self.shape)
+
+    def check(self, folder: Path, n_rows: int) -> None:
+        """Whether the file has so many rows. Raises CorpusError."""
+        path = self.path(folder)
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            if not n_rows:
+                return
+            raise CorpusError(
+                f"{path} is missing or cut short ({why(error)}); progress.json counts {n_rows} tokens. Score into a "
+                "new folder"
+            ) from error
+        if n_rows and size < self.size(n_rows):
+            raise CorpusError(
+                f"{path} is missing or cut short: it has {size} bytes, but progress.json counts {n_rows} tokens, which "
+                f"take {self.size(n_rows)}. Score into a new folder"
+            )
 
 
-def widths(meta: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """How many values a row has in the columns that have more than one."""
+def columns_of(meta: Mapping[str, Any]) -> dict[str, Column]:
+    """The columns of a folder with these facts, by their names."""
     n_experts = len(experts_of(meta))
-    names = {**_OF_EXPERTS, **_SEGMENTS_OF_EXPERTS} if n_experts > 1 else {}
-    of_experts = {f"expert_{name}": (n_experts,) for name in names}
-    return {"base_hidden": (int(meta["n_embd"]),), "base_top_k_logprobs": (int(meta["top_k"]),), **of_experts}
+    who = "expert" if n_experts > 1 else "assistant"
+    types = COLUMNS_OF_SEVERAL if n_experts > 1 else COLUMNS
+    if is_unlike(meta):
+        types = {**types, **_OF_SEGMENTS, **{f"{who}_{name}": dtype for name, dtype in _SEGMENTS_OF_EXPERTS.items()}}
+    shapes: dict[str, tuple[int, ...]] = {
+        "base_hidden": (int(meta["n_embd"]),),
+        "base_top_k_logprobs": (int(meta["top_k"]),),
+    }
+    if n_experts > 1:
+        shapes |= {name: (n_experts,) for name in types if name.startswith("expert_")}
+    return {name: Column(name, dtype, shapes.get(name, ())) for name, dtype in types.items()}
 
 
 def npy_header(n_rows: int, width: tuple[int, ...], dtype: npt.DTypeLike) -> bytes:
@@ -206,30 +246,6 @@ def read_progress(folder: Path) -> ProgressMark:
     except ValueError as error:
         raise CorpusError(f"{folder / 'progress.json'} is damaged ({error}); score into a new folder") from error
     return mark
-
-
-def row_size(name: str, widths: Mapping[str, tuple[int, ...]]) -> int:
-    """The bytes of a row of a column; ``widths``: the shapes of rows that are arrays, by column."""
-    return int(np.dtype(_ALL_COLUMNS[name]).itemsize) * math.prod(widths.get(name, ()))
-
-
-def check_column(path: Path, n_tokens: int, row_size: int) -> None:
-    """Whether a column has ``n_tokens`` rows of ``row_size`` bytes. Raises CorpusError."""
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        if not n_tokens:
-            return
-        raise CorpusError(
-            f"{path} is missing or cut short ({why(error)}); progress.json counts {n_tokens} tokens. Score into a new "
-            "folder"
-        ) from error
-    wanted = HEADER_SIZE + n_tokens * row_size
-    if n_tokens and size < wanted:
-        raise CorpusError(
-            f"{path} is missing or cut short: it has {size} bytes, but progress.json counts {n_tokens} tokens, which "
-            f"take {wanted}. Score into a new folder"
-        )
 
 
 def _parse_text(line: bytes) -> dict[str, Any]:

@@ -24,19 +24,16 @@ from ..files.reading import why
 from .score_files import (
     HEADER_SIZE,
     KIND,
+    Column,
     ProgressMark,
-    check_column,
     columns_of,
     end_of_texts,
     experts_of,
     is_mark,
     is_unlike,
     kind_of,
-    npy_header,
     read_meta,
     read_progress,
-    row_size,
-    widths,
 )
 
 __all__ = ["Scores", "ScoresWriter", "folder_files"]
@@ -82,14 +79,13 @@ class ScoresWriter:
         else:
             self.meta = read_meta(self.path)
             self.done = read_progress(self.path)
-        self._widths = widths(self.meta)
         self._columns = columns_of(self.meta)
         # Everything is looked at before anything is cut off.
-        for name in self._columns:
-            check_column(self.path / f"{name}.npy", self.done.n_tokens, row_size(name, self._widths))
+        for column in self._columns.values():
+            column.check(self.path, self.done.n_tokens)
         end = end_of_texts(self.path / "texts.jsonl", self.done)
-        for name, dtype in self._columns.items():
-            self._open_column(name, dtype)
+        for column in self._columns.values():
+            self._open_column(column)
         file = self._open("texts.jsonl")
         file.truncate(end)
         file.seek(end)
@@ -99,15 +95,13 @@ class ScoresWriter:
         file = self._files[name] = path.open("r+b" if path.exists() else "w+b")
         return file
 
-    def _open_column(self, name: str, dtype: npt.DTypeLike) -> None:
-        path = self.path / f"{name}.npy"
-        file = self._open(path.name)
-        end = HEADER_SIZE + self.done.n_tokens * row_size(name, self._widths)
+    def _open_column(self, column: Column) -> None:
+        file = self._open(column.path(self.path).name)
         # The header too may be ahead of progress.json, or behind it.
         file.seek(0)
-        file.write(npy_header(self.done.n_tokens, self._widths.get(name, ()), dtype))
-        file.truncate(end)
-        file.seek(end)
+        file.write(column.header(self.done.n_tokens))
+        file.truncate(column.size(self.done.n_tokens))
+        file.seek(0, os.SEEK_END)
 
     def add(
         self, columns: Mapping[str, npt.NDArray[Any]], texts: Sequence[Mapping[str, Any]], done: ProgressMark
@@ -125,13 +119,13 @@ class ScoresWriter:
         numbers = np.arange(self.done.n_texts, self.done.n_texts + len(texts), dtype=np.int32)
         rows = {**columns, "text": np.repeat(numbers, [text["n_scored"] for text in texts])}
         if texts:
-            for name, dtype in self._columns.items():
+            for name, column in self._columns.items():
                 file = self._files[f"{name}.npy"]
-                file.write(np.ascontiguousarray(rows[name], dtype=dtype).tobytes())
+                file.write(np.ascontiguousarray(rows[name], dtype=column.dtype).tobytes())
                 file.flush()
                 end = file.tell()
                 file.seek(0)
-                file.write(npy_header(done.n_tokens, self._widths.get(name, ()), dtype))
+                file.write(column.header(done.n_tokens))
                 file.seek(end)
                 file.flush()
                 os.fsync(file.fileno())
@@ -184,16 +178,15 @@ class Scores:
             raise CorpusError(f"{self.path} holds no scored tokens; run colm score again")
         self.experts = experts_of(self.meta)
         self.unlike = is_unlike(self.meta)
-        self._columns = {name: self._map(name, dtype) for name, dtype in columns_of(self.meta).items()}
+        self._columns = {name: self._map(column) for name, column in columns_of(self.meta).items()}
 
-    def _map(self, name: str, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-        path = self.path / f"{name}.npy"
-        check_column(path, self.progress.n_tokens, row_size(name, widths(self.meta)))
+    def _map(self, column: Column) -> npt.NDArray[Any]:
+        path = column.path(self.path)
+        column.check(self.path, self.progress.n_tokens)
         try:
             # The rows are mapped past the header, which a crash may have left ahead of or behind progress.json.
-            n = self.progress.n_tokens
-            shape = (n, *widths(self.meta).get(name, ()))
-            mapped: npt.NDArray[Any] = np.memmap(path, dtype=dtype, mode="r", offset=HEADER_SIZE, shape=shape)
+            shape = (self.progress.n_tokens, *column.shape)
+            mapped: npt.NDArray[Any] = np.memmap(path, dtype=column.dtype, mode="r", offset=HEADER_SIZE, shape=shape)
         except (OSError, ValueError) as error:
             raise CorpusError(
                 f"{path} cannot be read ({why(error)}); progress.json counts {self.progress.n_tokens} tokens. Score "

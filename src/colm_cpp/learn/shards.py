@@ -20,19 +20,7 @@ from ..files.output_file import OutputFile
 from ..files.shards import Shards, copied, in_order, joining, kind_of_shards
 from .respond import FILE as RESPONSES
 from .respond import extent
-from .score_files import (
-    HEADER_SIZE,
-    KIND,
-    ProgressMark,
-    check_column,
-    columns_of,
-    end_of_texts,
-    npy_header,
-    read_meta,
-    read_progress,
-    row_size,
-    widths,
-)
+from .score_files import HEADER_SIZE, KIND, ProgressMark, columns_of, end_of_texts, read_meta, read_progress
 
 __all__ = ["Joined", "merge_shards"]
 
@@ -102,8 +90,8 @@ def _join_scores(given: Sequence[Path], out: Path) -> Joined:
         mark = read_progress(folder)
         if not mark.complete or mark.n_documents != n:
             raise _unfinished(folder, mark.n_documents, n, KIND.command)
-        for name in columns_of(shards.meta):
-            check_column(folder / f"{name}.npy", mark.n_tokens, row_size(name, widths(shards.meta)))
+        for column in columns_of(shards.meta).values():
+            column.check(folder, mark.n_tokens)
         marks.append(mark)
         text_ends.append(end_of_texts(folder / "texts.jsonl", mark))
     whole = _sum(marks)
@@ -111,13 +99,12 @@ def _join_scores(given: Sequence[Path], out: Path) -> Joined:
         raise CorpusError("the shards hold no scored tokens: their corpus has no usable row")
     answers = _answers(shards) if "respond" in shards.meta else None
     with joining(out, shards.meta):
-        for name, dtype in columns_of(shards.meta).items():
-            width, size = widths(shards.meta).get(name, ()), row_size(name, widths(shards.meta))
-            with OutputFile(out / f"{name}.npy") as file:
-                file.write(npy_header(whole.n_tokens, width, dtype))
+        for name, column in columns_of(shards.meta).items():
+            with OutputFile(column.path(out)) as file:
+                file.write(column.header(whole.n_tokens))
                 n_before = 0
                 for folder, mark in zip(shards.folders, marks, strict=True):
-                    for data in copied(folder / f"{name}.npy", HEADER_SIZE, HEADER_SIZE + mark.n_tokens * size):
+                    for data in copied(column.path(folder), HEADER_SIZE, column.size(mark.n_tokens)):
                         # Rows count their texts, which stand behind those of the shards before.
                         own = name == "text"
                         file.write((np.frombuffer(data, np.int32) + np.int32(n_before)).tobytes() if own else data)
