@@ -141,7 +141,7 @@ def test_fewer_positions_where_each_names_many(
     with colm.load(tiny_model(**ASSISTANT), far.url, head="random", remote_top_k=64, **TINY_LOAD) as there:
         before = len(far.requests)
         there.generate("The quick", max_tokens=40, threshold=0.7, seed=5, temperature=0.0, lookahead=15)
-    assert max(len(request["prompt"]) for request in far.requests[before:]) == 3
+    assert 1 < max(len(request["prompt"]) for request in far.requests[before:]) <= 3
 
 
 def test_two_experts_of_which_one_is_far(tiny_model: TinyModels, far: FarServer) -> None:
