@@ -53,6 +53,13 @@ def succeed(*arguments: object, stdin: str | bytes | None = "") -> Result:
     return result
 
 
+def fail(*arguments: object) -> str:
+    """What a command says on stderr that must be refused."""
+    result = run(*arguments)
+    assert result.exit_code == 1, result.stderr
+    return result.stderr
+
+
 def error_of(result: Result, code: int = 1) -> str:
     """The one line on stderr, with nothing on stdout."""
     assert result.exit_code == code, result.stderr

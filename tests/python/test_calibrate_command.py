@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from calibrated_pairs import PROMPTS, linear
-from commands import error_of, run, succeed
+from commands import fail, run, succeed
 from conftest import ASSISTANT, BASE, Asked, TinyModels
 
 from colm_cpp import Head
@@ -88,10 +88,10 @@ def test_the_command_refuses(arguments: list[str], tmp_path: Path) -> None:
     assert "confidence" in result.stderr
     out = tmp_path / "there.gguf"
     out.write_bytes(b"precious")
-    refused = error_of(run("calibrate", "confidence", *arguments, "--out", out))
+    refused = fail("calibrate", "confidence", *arguments, "--out", out)
     assert all(fact in refused for fact in ("--out", str(out), "--force"))
     assert out.read_bytes() == b"precious"
-    assert "none.gguf" in error_of(run("calibrate", tmp_path / "none.gguf", *arguments))
+    assert "none.gguf" in fail("calibrate", tmp_path / "none.gguf", *arguments)
     result = run("calibrate", "hf:org/repo/head.gguf", *arguments)
     assert result.exit_code == 2
     assert "--out" in result.stderr

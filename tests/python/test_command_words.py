@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import tiny_models as tm
 from click.testing import CliRunner, Result
-from commands import error_of, run
+from commands import fail, run
 from conftest import ASSISTANT, BASE, TinyModels
 
 import colm_cpp as colm
@@ -191,7 +191,7 @@ def test_messages_speak_flags(tiny_model: TinyModels, tmp_path: Path, monkeypatc
     files = ("--base", tiny_model(**BASE), "--assistant", tiny_model(**ASSISTANT))
 
     def failure(*arguments: Any) -> str:
-        return error_of(run(*arguments))
+        return fail(*arguments)
 
     generate = ("generate", "x", *files, "--head", "entropy")
     assert "--n-ctx is 1" in failure(*generate, "--n-ctx", "1")

@@ -11,7 +11,7 @@ from typing import Any
 import expert_files
 import numpy as np
 import pytest
-from commands import error_of, run, succeed
+from commands import fail, run, succeed
 from conftest import TINY_LOAD
 from evaluations import OPTIONS, begin, make_record, make_task
 
@@ -235,7 +235,7 @@ def test_the_command(files: dict[str, Path], head_file: Path, tmp_path: Path) ->
     assert found["meta"]["expert_models"]["code"]["model"]["file"] == files["code"].name
     report_only = run("evaluate", Path(task.path), "--out", out, "--report-only", "--json")
     assert json.loads(report_only.stdout)["arms"] == found["arms"]
-    assert "give base, math, code, pairs" in error_of(run(*args, "--arm", "law"))
+    assert "give base, math, code, pairs" in fail(*args, "--arm", "law")
     # The order of the experts is part of who wrote what.
     other = [*models[:2], *models[4:], *models[2:4]]
-    assert "expert" in error_of(run(*["evaluate", Path(task.path), *other, *args[len(models) + 2 :]]))
+    assert "expert" in fail(*["evaluate", Path(task.path), *other, *args[len(models) + 2 :]])

@@ -13,7 +13,7 @@ from typing import Any
 
 import evaluations
 import pytest
-from commands import error_of, run, succeed
+from commands import fail, run, succeed
 from conftest import ASSISTANT, BASE, TinyModels
 from evaluations import begin, make_record, make_task, write_lines
 
@@ -265,7 +265,7 @@ def test_the_command_end_to_end(tiny_model: TinyModels, tmp_path: Path, head_fil
     }
     assert {record.n_parallel for record in folder.read("random@70").values()} == {2}
 
-    assert '"max_tokens": 9' in error_of(run("evaluate", task, *models, *writing, "--max-tokens", "9"))
+    assert '"max_tokens": 9' in fail("evaluate", task, *models, *writing, "--max-tokens", "9")
 
 
 @pytest.mark.parametrize(
@@ -282,5 +282,5 @@ def test_the_command_end_to_end(tiny_model: TinyModels, tmp_path: Path, head_fil
 def test_the_command_refuses(extra: list[str], said: str, tmp_path: Path) -> None:
     task = make_task(tmp_path / "t.jsonl")
     nowhere = ["--base", "none.gguf", "--assistant", "none.gguf", "--out", str(tmp_path / "e")]
-    assert said in error_of(run("evaluate", task.path, *nowhere, *extra))
+    assert said in fail("evaluate", task.path, *nowhere, *extra)
     assert not (tmp_path / "e").exists()

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from checkpoints import MATRIX, N_EMBD, model, write_safetensors
-from commands import error_of, run, succeed
+from commands import fail, succeed
 
 from colm_cpp import Head
 from colm_cpp.errors import HeadError, OptionError
@@ -60,4 +60,4 @@ def test_the_command(tmp_path: Path) -> None:
     assert "experts math, code" in done.stdout
     head = Head.load(out)
     assert (head.expert_names, head.n_embd) == (NAMES, N_EMBD)
-    assert "--row" in error_of(run("export", tmp_path, out, "--force", "--expert-names", "math,code"))
+    assert "--row" in fail("export", tmp_path, out, "--force", "--expert-names", "math,code")

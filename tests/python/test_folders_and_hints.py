@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from commands import error_of, run, succeed
+from commands import fail, succeed
 from conftest import ASSISTANT, BASE, TinyModels
 
 import colm_cpp as colm
@@ -41,7 +41,7 @@ def test_a_wrong_evaluation_leaves_nothing(
     options: list[str], facts: list[str], models: list[object], task: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    result = error_of(run("evaluate", task, *models, *options, "--out", out))
+    result = fail("evaluate", task, *models, *options, "--out", out)
     for fact in facts:
         assert fact in result
     assert not out.exists()
@@ -51,7 +51,7 @@ def test_a_head_of_another_width(models: list[object], task: Path, tmp_path: Pat
     head = tmp_path / "wide.gguf"
     colm.Head.linear([0.5] * 48).replace(rates=(0.1, 0.9), thresholds=(0.9, 0.1)).save(head)
     out = tmp_path / "out"
-    assert "48" in error_of(run("evaluate", task, *models, "--head", f"wide={head}", "--out", out))
+    assert "48" in fail("evaluate", task, *models, "--head", f"wide={head}", "--out", out)
     assert not out.exists()
 
 
@@ -65,7 +65,7 @@ def test_a_rate_given_twice_counts_once(models: list[object], task: Path, tmp_pa
 def test_a_file_is_no_folder(command: str, models: list[object], task: Path, tmp_path: Path) -> None:
     out = tmp_path / "file"
     out.write_text("precious")
-    result = error_of(run(command, task, *models, "--out", out))
+    result = fail(command, task, *models, "--out", out)
     assert "--out must be a folder" in result
     assert str(out) in result
     assert out.read_text() == "precious"

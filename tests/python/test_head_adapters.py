@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tiny_models as tm
 from adapter_files import N_EMBD, write_adapter
-from commands import error_of, run, succeed
+from commands import fail, run, succeed
 from conftest import TINY_LOAD
 from tiny_models import make_model
 
@@ -145,7 +145,9 @@ def test_the_commands_warn_refuse_and_show(files: dict[str, Path], tmp_path: Pat
     adapter = ("--base-option", f"lora={files['adapter']}")
     writing = ("generate", "x", *models, "--max-tokens", 2, "--quiet")
     succeed(*writing, "--head", bound, *adapter)
-    assert error_of(run(*writing, "--head", bound)).startswith("the head mine was fitted to the base with the adapter")
+    assert fail(*writing, "--head", bound).startswith(
+        "colm: error: the head mine was fitted to the base with the adapter"
+    )
     warned = succeed(*writing, "--head", plain, *adapter)
     assert [line[:22] for line in warned.stderr.splitlines()] == ["colm: warning: the hea"]
     known = json.loads(run("inspect", bound, plain, "--json").stdout)["files"]

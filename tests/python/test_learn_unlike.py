@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import unlike_scores
-from commands import error_of, run, succeed
+from commands import fail, run, succeed
 from test_unlike_oracle import VOCABS
 from unlike_scores import KINDS, LOAD, corpus_of, texts_of
 
@@ -151,7 +151,7 @@ def test_from_texts_to_a_judgement(files: dict[str, Path], written: Path, tmp_pa
     sources = [token["source"] for token in json.loads(done.stdout)["tokens"]]
     counted = json.loads(run("patterns", trace, "--json").stdout)
     assert counted["deferred"] == sources.count("assistant")
-    assert "colm paths works with models of one vocabulary" in error_of(run("paths", scores, *models, *small))
+    assert "colm paths works with models of one vocabulary" in fail("paths", scores, *models, *small)
     with pytest.raises(colm.errors.CorpusError, match="colm tune works with models of one vocabulary"):
         Scores(scores).require_one("colm tune")
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from commands import error_of, run, succeed
+from commands import fail, run, succeed
 from conftest import ASSISTANT, BASE, TinyModels, TinyPairs, assert_same_text
 
 import colm_cpp as colm
@@ -230,7 +230,5 @@ def test_the_command_line(tiny_model: TinyModels) -> None:
         outs.append(result.stdout)
     assert '"drafted_tokens": 0' in outs[0]
     assert '"drafted_tokens": 8' in outs[2] or '"drafted_tokens": 7' in outs[2]
-    assert "lookahead is 16; it must be from 0 to 15" in error_of(
-        run("generate", "The sun", *files, "--lookahead", "16")
-    )
+    assert "lookahead is 16; it must be from 0 to 15" in fail("generate", "The sun", *files, "--lookahead", "16")
     assert run("generate", "x", *files, "--lookahead", "some").exit_code == 2

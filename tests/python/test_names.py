@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_models as tm
-from commands import error_of, run, succeed
+from commands import fail, run, succeed
 from conftest import ASSISTANT, BASE, TINY_LOAD, TinyModels
 
 import colm_cpp as colm
@@ -181,7 +181,7 @@ class TestCommandLine:
         assert len(colm.Head.load(tmp_path / "mine.gguf").rates) > 2
         assert shipped.read_bytes() == before
         for head in (DEFER, "entropy"):
-            refused = error_of(run("calibrate", head, *options, "--out", tmp_path / "no.gguf"))
+            refused = fail("calibrate", head, *options, "--out", tmp_path / "no.gguf")
             assert head in refused
             assert "--target-rate" in refused
 

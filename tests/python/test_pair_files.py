@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from adapter_files import N_EMBD, write_adapter
-from commands import error_of, run, succeed
+from commands import fail, run, succeed
 from conftest import TINY_LOAD
 from tiny_models import CHATML, make_model
 
@@ -278,7 +278,7 @@ def test_generate_inspect_and_score_take_the_folder(folder: Path, tmp_path: Path
 def test_nothing_that_the_pair_reads_is_written_over(folder: Path) -> None:
     for name in ("pair.toml", "adapter.gguf", "head.gguf"):
         before = (folder / name).read_bytes()
-        assert name in error_of(run("generate", "Hi", "--pair", folder, "--trace", folder / name, "--force"))
+        assert name in fail("generate", "Hi", "--pair", folder, "--trace", folder / name, "--force")
         assert (folder / name).read_bytes() == before
 
 
@@ -287,7 +287,7 @@ def test_calibrate_takes_the_pairs_own_head(folder: Path, tmp_path: Path) -> Non
     prompts.write_text("".join(json.dumps({"prompt": f"say {i}"}) + "\n" for i in range(3)))
     short = ("--pair", folder, "--max-tokens", 6, "--quiet", "--no-chat")
     before = (folder / "head.gguf").read_bytes()
-    assert "--force" in error_of(run("calibrate", *short, prompts))
+    assert "--force" in fail("calibrate", *short, prompts)
     assert (folder / "head.gguf").read_bytes() == before
     other = tmp_path / "other.gguf"
     done = succeed("calibrate", *short, prompts, prompts, "--out", other)

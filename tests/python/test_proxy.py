@@ -9,7 +9,7 @@ from typing import Any
 import expert_files
 import pytest
 from adapter_files import write_adapter
-from commands import error_of, run, succeed
+from commands import fail, succeed
 from conftest import TINY_LOAD
 from expert_files import PROMPT
 
@@ -87,8 +87,8 @@ def test_flags(files: dict[str, Path]) -> None:
     models = ["--base", str(files["base"]), "--expert", f"math={files['math']}", "--expert", f"code={files['code']}"]
     args = ["generate", PROMPT, *models, "--head", "always:math", "--max-tokens", "4", "--strategy", "proxy", "-q"]
     succeed(*args, "--proxy-tuned", "math", "--proxy-untuned", "code", "--proxy-weight", "0.5")
-    assert '--proxy-untuned is "law"; the experts of this pair are math and code' in error_of(
-        run(*args, "--proxy-tuned", "math", "--proxy-untuned", "law")
+    assert '--proxy-untuned is "law"; the experts of this pair are math and code' in fail(
+        *args, "--proxy-tuned", "math", "--proxy-untuned", "law"
     )
 
 
@@ -110,7 +110,7 @@ def test_options_of_proxy_belong_to_it(name: str) -> None:
 
 def test_on_the_command_line(files: dict[str, Path]) -> None:
     models = [f"--base={files['base']}", f"--expert=math={files['math']}", f"--expert=code={files['code']}"]
-    failed = error_of(run("generate", PROMPT, *models, "--head", "always:math", "--proxy-tuned", "math"))
+    failed = fail("generate", PROMPT, *models, "--head", "always:math", "--proxy-tuned", "math")
     assert "--proxy-tuned is" in failed
     assert '--strategy "proxy"' in failed
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
-from commands import error_of, run
+from commands import fail, run
 from hub_server import HubServer, Repo, client_of
 from tiny_models import Vocab, make_model
 
@@ -79,23 +79,23 @@ def test_a_download_that_is_cut_off_goes_on_where_it_ended(server: HubServer, tm
 def test_a_download_that_fails_says_so(server: HubServer, tmp_path: Path) -> None:
     file = preset(tmp_path)
     server.cuts.extend([0] * 20)
-    assert "call again" in error_of(pull(file))
+    assert "call again" in fail("pull", file)
     server.cuts.clear()
     assert pull(file).exit_code == 0
 
 
 def test_models_that_do_not_fit_together(server: HubServer, tmp_path: Path) -> None:
-    assert "token 40" in error_of(pull(preset(tmp_path, assistant="hf:org/repo/other.gguf")))
+    assert "token 40" in fail("pull", preset(tmp_path, assistant="hf:org/repo/other.gguf"))
 
 
 @pytest.mark.parametrize("name", ["broken", "cut"])
 def test_a_damaged_file(server: HubServer, name: str, tmp_path: Path) -> None:
     for wanted in (f"hf:org/repo/{name}.gguf", preset(tmp_path, base=f"hf:org/repo/{name}.gguf")):
-        assert f"{name}.gguf" in error_of(pull(wanted))
+        assert f"{name}.gguf" in fail("pull", wanted)
 
 
 def test_a_head_is_no_model(server: HubServer, tmp_path: Path) -> None:
-    assert "hf:org/repo/head.gguf is no model" in error_of(pull(preset(tmp_path, base="hf:org/repo/head.gguf")))
+    assert "hf:org/repo/head.gguf is no model" in fail("pull", preset(tmp_path, base="hf:org/repo/head.gguf"))
 
 
 def test_bytes_that_changed_on_the_disk_are_found(server: HubServer, tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_bytes_that_changed_on_the_disk_are_found(server: HubServer, tmp_path: P
     data = bytearray(blob.read_bytes())
     data[-1] ^= 1
     blob.write_bytes(data)
-    assert str(blob) in error_of(pull("hf:org/repo/base.gguf"))
+    assert str(blob) in fail("pull", "hf:org/repo/base.gguf")
     blob.unlink()
     assert pull("hf:org/repo/base.gguf").exit_code == 0
 
@@ -112,4 +112,4 @@ def test_bytes_that_changed_on_the_disk_are_found(server: HubServer, tmp_path: P
 def test_names_that_are_none(server: HubServer) -> None:
     assert pull().exit_code == 2
     for name in ("no-such-pair", "hf:org/none/x.gguf", "hf:org/repo/none.gguf", "hf:x"):
-        assert name.removeprefix("hf:").split("/")[0] in error_of(pull(name))
+        assert name.removeprefix("hf:").split("/")[0] in fail("pull", name)

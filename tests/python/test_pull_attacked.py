@@ -10,7 +10,7 @@ from typing import Any
 import huggingface_hub.file_download
 import pytest
 from click.testing import Result
-from commands import error_of, run
+from commands import fail, run
 from hub_server import HubServer, Repo, client_of
 from tiny_models import make_model
 
@@ -50,7 +50,7 @@ def test_a_full_disk(model: bytes, server: HubServer, monkeypatch: pytest.Monkey
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(huggingface_hub.file_download, "http_get", full)
-    result = error_of(pull("hf:org/repo/good.gguf"))
+    result = fail("pull", "hf:org/repo/good.gguf")
     assert "No space left on device" in result
     assert "cut off" not in result
     monkeypatch.setattr(huggingface_hub.file_download, "http_get", get)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import error_of, run, succeed
+from commands import fail, succeed
 from conftest import ASSISTANT, BASE, TinyModels, assert_same_text
 
 import colm_cpp as colm
@@ -298,7 +298,7 @@ def test_from_the_table_to_the_report(tiny_model: TinyModels, tmp_path: Path) ->
     assert len(loaded.rates) == 21  # the first table stays
     assert loaded.threshold_for_rate(0.4, hold=3) == pytest.approx(facts["thresholds"]["0.4"], rel=1e-5)
     assert loaded.threshold_for_rate(0.4, hold=3) > loaded.threshold_for_rate(0.4)
-    again = error_of(run("calibrate", str(head), str(prompts), *models, *write, "--hold", "3"))
+    again = fail("calibrate", str(head), str(prompts), *models, *write, "--hold", "3")
     assert "hold=3" in again or "--hold 3" in again
     near = [row for row in facts["measurements"] if row[0] == 0.4]
     assert min(abs(measured - 0.4) for _, _, measured, *_ in near) < 0.1
@@ -313,8 +313,8 @@ def test_from_the_table_to_the_report(tiny_model: TinyModels, tmp_path: Path) ->
     assert held["base_steps_per_token"] == pytest.approx(1 - held["deferral_rate"] * 2 / 3, abs=0.05)
     assert held["runs_per_token"] <= held["assistant_calls_per_token"] == pytest.approx(held["deferral_rate"])
     assert "runs per token" in (out / "report.md").read_text()
-    assert "calibrate --hold 5" in error_of(
-        run("evaluate", str(prompts), *models, "--head", f"mine={head}", "--hold", "5", "--out", str(tmp_path / "no"))
+    assert "calibrate --hold 5" in fail(
+        "evaluate", str(prompts), *models, "--head", f"mine={head}", "--hold", "5", "--out", str(tmp_path / "no")
     )
 
     trace = tmp_path / "trace.jsonl"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import scored_folders
 from adapter_files import write_adapter
-from commands import error_of, run, succeed
+from commands import fail, run, succeed
 from conftest import TINY_LOAD
 from scored_folders import Stop, assert_same, progress_of, stop_after
 
@@ -247,7 +247,7 @@ def test_from_texts_to_tokens(files: dict[str, Path], pair: colm.Pair, teacher: 
     done = succeed("score", corpus, *models, *small, "-o", scores, "--no-chat")
     again = run("score", corpus, *models, *small, "-o", scores, "--no-chat")  # there is nothing left to do
     assert again.stdout == done.stdout
-    assert "--respond" in error_of(run("score", corpus, *models, *small, "-o", tmp_path / "none", "--respond"))
+    assert "--respond" in fail("score", corpus, *models, *small, "-o", tmp_path / "none", "--respond")
 
     done = succeed("train", scores, "-o", head, "-q", "--cost", "0.01", "--cost", "code=0.02", "--l2", "0.003")
     assert Head.load(head).expert_names == EXPERTS
@@ -290,5 +290,5 @@ def test_a_table_for_a_head_that_only_says_when(files: dict[str, Path], corpus: 
     measured = json.loads(done.stdout)["measurements"]
     assert all(each["math"] == 0 and each["code"] == round(rate * n) for _, _, rate, n, each in measured)
     assert Head.load(out).expert_names == ("code",)
-    failed = error_of(run("calibrate", "confidence", *corpus, *models, *small, "-o", tmp_path / "none.gguf"))
+    failed = fail("calibrate", "confidence", *corpus, *models, *small, "-o", tmp_path / "none.gguf")
     assert "confidence:math" in failed or "name one of them" in failed

@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
-from commands import error_of, run
+from commands import fail, run
 from conftest import TinyModels
 
 pytest.importorskip("fastapi")
@@ -350,7 +350,7 @@ def test_grace_has_an_end() -> None:
 @pytest.mark.parametrize("package", ["fastapi", "uvicorn", "prometheus_client"])
 def test_without_the_extra(package: str, without: Callable[[str], None]) -> None:
     without(package)
-    assert "pip install 'colm-cpp[server]'" in error_of(run("serve", "--pair", "demo", "--port", "0"))
+    assert "pip install 'colm-cpp[server]'" in fail("serve", "--pair", "demo", "--port", "0")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import scored_folders
 from click.testing import Result
-from commands import error_of, run, succeed
+from commands import fail, run, succeed
 from scored_folders import ARGUMENTS, CountingScorer, Stop, assert_same, contents, progress_of, stop_after
 
 from colm_cpp import learn
@@ -112,9 +112,9 @@ def test_shards_are_whole_blocks_one_behind_the_other(of: int) -> None:
 def test_bad_shards(text: str, corpus: list[Path], tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="shard is"):
         select(corpus, shard=text)
-    assert error_of(
-        run("score", *corpus, "--base", "b", "--assistant", "a", "-o", tmp_path / "s", "--shard", text)
-    ).startswith("colm: error: --shard is ")
+    assert fail("score", *corpus, "--base", "b", "--assistant", "a", "-o", tmp_path / "s", "--shard", text).startswith(
+        "colm: error: --shard is "
+    )
     assert not (tmp_path / "s").exists()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import error_of, run, succeed
+from commands import fail, run, succeed
 from made_choice import EXPERTS, facts, known_parts, write_choice
 from made_scores import PLAIN, planted, write_scores
 
@@ -244,7 +244,7 @@ def test_the_command(scores: Scores, tmp_path: Path) -> None:
         (("--step-ms", "math=7"), "'code'"),
         (("--objective", "regret"), "3 experts"),
     ):
-        assert words in error_of(run(*arguments, "--force", *more))
+        assert words in fail(*arguments, "--force", *more)
 
 
 def test_options_of_one_price_stay_a_number() -> None:

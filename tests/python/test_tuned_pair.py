@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tiny_models as tm
 import tuned_pairs
-from commands import error_of, run, succeed
+from commands import fail, run, succeed
 
 import colm_cpp as colm
 from colm_cpp import learn, tune
@@ -110,7 +110,7 @@ def test_from_calibration_to_evaluation(models: SimpleNamespace, tuned: Path, tm
     folder = models.folder / "calibrated"
     shutil.copytree(tuned, folder)
     short = ("--pair", folder, "--max-tokens", 6, *SHORT)
-    assert "colm calibrate" in error_of(run("generate", "x", *short, "--defer-rate", 0.2))
+    assert "colm calibrate" in fail("generate", "x", *short, "--defer-rate", 0.2)
     done = succeed("calibrate", *short, models.prompts, "--default-rate", 0.2)
     head = colm.Head.load(folder / "head.gguf")
     assert len(head.rates) == 21
@@ -211,8 +211,8 @@ def test_a_pair_may_be_tuned_by_its_name(models: SimpleNamespace, tmp_path: Path
     merged = succeed("merge", out, "--type", "f16", "--json", "--quiet")  # pair.toml names the base
     assert json.loads(merged.stdout)["path"] == str(out / "merged-f16.gguf")
     assert run("merge", out / "adapter.gguf").exit_code == 2
-    assert f"x=base:{out}" in error_of(
-        run("evaluate", models.prompts, "--pair", own, "--arm", f"x={out}", "--out", tmp_path / "e")
+    assert f"x=base:{out}" in fail(
+        "evaluate", models.prompts, "--pair", own, "--arm", f"x={out}", "--out", tmp_path / "e"
     )
     for wrong in (("--pair", own, "--base", models.base), ()):
         assert run("tune", models.scores, *wrong, "--out", out).exit_code == 2
