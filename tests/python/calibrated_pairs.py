@@ -52,10 +52,6 @@ def experts(completion: Completion) -> str:
     return "".join(str(token.expert) for token in tokens)
 
 
-def ids(completion: Completion) -> list[int]:
-    return [token.id for token in completion.tokens]
-
-
 def afresh(pair: Pair, **options: Any) -> str:
     """Who writes the prompts' texts, joined."""
     written = []

@@ -42,8 +42,22 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     )
 
 
-def run(*arguments: str | Path, stdin: str | bytes | None = "") -> Result:
+def run(*arguments: object, stdin: str | bytes | None = "") -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments], input=stdin, catch_exceptions=False)
+
+
+def succeed(*arguments: object, stdin: str | bytes | None = "") -> Result:
+    """What a command gives that must not fail."""
+    result = run(*arguments, stdin=stdin)
+    assert result.exit_code == 0, result.stderr
+    return result
+
+
+def fail(*arguments: object) -> str:
+    """What a command says on stderr that must be refused."""
+    result = run(*arguments)
+    assert result.exit_code == 1, result.stderr
+    return result.stderr
 
 
 def error_of(result: Result, code: int = 1) -> str:

@@ -93,6 +93,12 @@ class TinyPairs:
             pair.close()
 
 
+def token_ids(completion: object) -> list[int]:
+    """The id of every token. What a batch gives is a text or an error."""
+    assert isinstance(completion, colm.Completion)
+    return [token.id for token in completion.tokens]
+
+
 def ids(completion: colm.Completion) -> list[tuple[int, str]]:
     """Every token and who wrote it."""
     return [(token.id, token.source) for token in completion.tokens]

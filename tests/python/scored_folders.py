@@ -13,10 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import tiny_models as tm
-from click.testing import CliRunner, Result
 from conftest import ASSISTANT, BASE, TINY_LOAD, TinyModels
 
-from colm_cpp.cli import main
 from colm_cpp.corpus.selection import select
 from colm_cpp.learn.score_files import COLUMNS, ProgressMark
 from colm_cpp.learn.scoring import Progress, Scorer, score
@@ -159,10 +157,6 @@ def columns_of(n_rows: int, seed: int) -> dict[str, npt.NDArray[Any]]:
 
 
 # -- the command ----------------------------------------------------------------------------------------------
-
-
-def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scored_folders import run
+from commands import run
 
 
 def never(*_: Any, **__: Any) -> Any:

@@ -9,12 +9,12 @@ from collections import namedtuple
 from dataclasses import replace
 from pathlib import Path
 
+import commands
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 from conftest import ASSISTANT, BASE, TINY_LOAD, TinyModels
 
 import colm_cpp as colm
-from colm_cpp.cli import main
 from colm_cpp.evaluate.advice import (
     Advice,
     Change,
@@ -197,7 +197,7 @@ class TestCommand:
     def run(self, tiny_model: TinyModels, *arguments: str) -> Result:
         files = ["--base", str(tiny_model(**BASE)), "--assistant", str(tiny_model(**ASSISTANT))]
         options = ["--n-threads", "1", "--n-ctx", "256", "--tokens", "6", "--rounds", "1", "-q"]
-        return CliRunner().invoke(main, ["bench", *files, *options, *arguments], catch_exceptions=False)
+        return commands.run("bench", *files, *options, *arguments)
 
     def test_from_files_to_advice(
         self, tiny_model: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from commands import run
 from conftest import ASSISTANT, BASE, TinyModels
 
 import colm_cpp as colm
-from colm_cpp.cli import main
 from colm_cpp.cli._batch import read_batch
 
 Lines = list[dict[str, Any]]
@@ -30,7 +29,7 @@ def write(tiny_model: TinyModels, tmp_path: Path) -> Write:
         batch, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
         batch.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         command = ["generate", "--batch", str(batch), "--out", str(out), *files, *arguments]
-        CliRunner().invoke(main, command, catch_exceptions=False)
+        run(*command)
         return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
 
     return write

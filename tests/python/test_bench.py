@@ -7,12 +7,12 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import commands
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 from conftest import ASSISTANT, BASE, TinyModels
 
 import colm_cpp as colm
-from colm_cpp.cli import main
 from colm_cpp.evaluate.bench import Arm, Bench, run_bench, verdict
 from colm_cpp.evaluate.steps import BATCH_SIZES, Spread, StepCosts
 
@@ -128,7 +128,7 @@ class TestCommand:
     def run(self, tiny_model: TinyModels, *arguments: str) -> Result:
         files = ["--base", str(tiny_model(**BASE)), "--assistant", str(tiny_model(**ASSISTANT))]
         options = ["--n-threads", "1", "--n-ctx", "256", "--tokens", "6", "--rounds", "1"]
-        return CliRunner().invoke(main, ["bench", *files, *options, *arguments], catch_exceptions=False)
+        return commands.run("bench", *files, *options, *arguments)
 
     def test_tables(self, tiny_model: TinyModels, tmp_path: Path) -> None:
         plot = tmp_path / "speed.png"

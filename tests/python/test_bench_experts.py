@@ -8,7 +8,7 @@ from pathlib import Path
 import expert_files
 import numpy as np
 import pytest
-from commands import run
+from commands import run, succeed
 from conftest import TINY_LOAD
 
 import colm_cpp as colm
@@ -72,8 +72,7 @@ def test_the_command(files: dict[str, Path], tmp_path: Path) -> None:
         "1",
         "-q",
     ]
-    done = run(*args, "--plot", tmp_path / "speed.png")
-    assert done.exit_code == 0, done.stderr
+    done = succeed(*args, "--plot", tmp_path / "speed.png")
     for words in ("base and code, 20%, look-ahead", "base and math, 20%, 8 texts at once", "code alone"):
         assert words in done.stdout
     assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")

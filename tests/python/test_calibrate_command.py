@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from calibrated_pairs import PROMPTS, linear
-from click.testing import CliRunner, Result
+from commands import fail, run, succeed
 from conftest import ASSISTANT, BASE, Asked, TinyModels
 
 from colm_cpp import Head
-from colm_cpp.cli import main
 from colm_cpp.learn.calibration import CHECKED_RATES, RATES
 
 
@@ -24,15 +23,10 @@ def arguments(tiny_model: TinyModels, tmp_path: Path) -> list[str]:
     return [str(prompts), *models, "--n-ctx", "256"]
 
 
-def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
-
-
 def test_the_command_makes_a_head_of_confidence(arguments: list[str], tmp_path: Path) -> None:
     out = tmp_path / "confidence.gguf"
     writing = ["--max-tokens", "48", "--temperature", "1", "--seed", "6"]
-    result = run("calibrate", "confidence", *arguments, *writing, "--out", out, "--default-rate", "0.2")
-    assert result.exit_code == 0, result.stderr
+    result = succeed("calibrate", "confidence", *arguments, *writing, "--out", out, "--default-rate", "0.2")
     head = Head.load(out)
     assert head.default_threshold == pytest.approx(head.threshold_for_rate(0.2), abs=1e-6)
     assert head.name == "confidence"
@@ -52,8 +46,7 @@ def test_the_command_makes_a_head_of_confidence(arguments: list[str], tmp_path: 
     printed = []
     for extra in (["--defer-rate", "0.2"], ["--threshold", repr(head.threshold_for_rate(0.2))], []):
         writing = ["--json", "--seed", "1", "--max-tokens", "30", *extra]
-        result = run("generate", "The city", *models, "--head", out, *writing)
-        assert result.exit_code == 0, result.stderr
+        result = succeed("generate", "The city", *models, "--head", out, *writing)
         tokens = json.loads(result.stdout)["tokens"]
         printed.append([(token["id"], token["source"]) for token in tokens])
     assert printed[0] == printed[1] == printed[2]
@@ -64,8 +57,7 @@ def test_the_command_writes_many_texts_at_once(arguments: list[str], tmp_path: P
     measured = []
     for n in (1, 3):
         writing = ["--max-tokens", "16", "--limit", "4", "--out", tmp_path / f"{n}.gguf", "--parallel", str(n)]
-        result = run("calibrate", "confidence", *arguments, *writing, "--json", "--quiet")
-        assert result.exit_code == 0, result.stderr
+        result = succeed("calibrate", "confidence", *arguments, *writing, "--json", "--quiet")
         assert asked.n_parallel[-1] == n
         measured.append([[row[0], row[2], row[3]] for row in json.loads(result.stdout)["measurements"]])
     assert measured[0] == measured[1]
@@ -76,8 +68,7 @@ def test_the_command_writes_into_the_head_itself(arguments: list[str], tmp_path:
     head = linear(32)
     head.save(file)
     only = [part for rate in CHECKED_RATES[:2] for part in ("--rate", rate)]
-    result = run("calibrate", file, *arguments, *only, "--max-tokens", "16", "--limit", "3", "--json", "--quiet")
-    assert result.exit_code == 0, result.stderr
+    result = succeed("calibrate", file, *arguments, *only, "--max-tokens", "16", "--limit", "3", "--json", "--quiet")
     printed = json.loads(result.stdout)
     loaded = Head.load(file)
     assert printed["head"] == str(file)
@@ -97,13 +88,10 @@ def test_the_command_refuses(arguments: list[str], tmp_path: Path) -> None:
     assert "confidence" in result.stderr
     out = tmp_path / "there.gguf"
     out.write_bytes(b"precious")
-    result = run("calibrate", "confidence", *arguments, "--out", out)
-    assert result.exit_code == 1
-    assert all(fact in result.stderr for fact in ("--out", str(out), "--force"))
+    refused = fail("calibrate", "confidence", *arguments, "--out", out)
+    assert all(fact in refused for fact in ("--out", str(out), "--force"))
     assert out.read_bytes() == b"precious"
-    result = run("calibrate", tmp_path / "none.gguf", *arguments)
-    assert result.exit_code == 1
-    assert "none.gguf" in result.stderr
+    assert "none.gguf" in fail("calibrate", tmp_path / "none.gguf", *arguments)
     result = run("calibrate", "hf:org/repo/head.gguf", *arguments)
     assert result.exit_code == 2
     assert "--out" in result.stderr

@@ -10,8 +10,8 @@ from pathlib import Path
 import calibrated_pairs
 import numpy as np
 import pytest
-from calibrated_pairs import HEADS, OPTIONS, PROBLEMS, PROMPTS, TOO_LONG, afresh, experts, ids, linear
-from conftest import Asked
+from calibrated_pairs import HEADS, OPTIONS, PROBLEMS, PROMPTS, TOO_LONG, afresh, experts, linear
+from conftest import Asked, token_ids
 
 from colm_cpp import Head, Pair
 from colm_cpp.errors import ContextFull, CorpusError, HeadMismatch, OptionError
@@ -225,7 +225,7 @@ def test_confidence_from_a_file_is_confidence(wide: Pair, tmp_path: Path) -> Non
         wide.forget()
         written.append(wide.generate("Once more", head=head, threshold=0.7, max_tokens=100, temperature=1.0, seed=2))
     for other in written[1:]:
-        assert ids(other) == ids(written[0])
+        assert token_ids(other) == token_ids(written[0])
         assert experts(other) == experts(written[0])
         for ours, theirs in zip(other.tokens, written[0].tokens, strict=True):
             assert ours.defer_logit == pytest.approx(theirs.defer_logit, abs=1e-4)

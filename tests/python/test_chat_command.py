@@ -6,14 +6,14 @@ import re
 from typing import Any
 
 import chat_world
+import commands
 import pytest
 from chat_world import OTHER, QUESTION, answer
-from click.testing import CliRunner, Result
+from click.testing import Result
 from conftest import BASE, TinyModels
 from tiny_models import CHATML, Vocab
 
 import colm_cpp as colm
-from colm_cpp.cli import main
 from colm_cpp.cli._chat_commands import COMMANDS, Chat, Leave
 from colm_cpp.cli._conversation import ALONE, PAIR, Conversation
 
@@ -24,9 +24,7 @@ tiny = chat_world.tiny
 
 
 def run(*arguments: object, stdin: str | bytes = "") -> Result:
-    return CliRunner().invoke(
-        main, ["chat", *(str(argument) for argument in arguments)], input=stdin, catch_exceptions=False
-    )
+    return commands.run("chat", *arguments, stdin=stdin)
 
 
 def on_demo(*lines: str, options: tuple[object, ...] = ("--temperature", "0")) -> Result:

@@ -9,10 +9,10 @@ from typing import Any
 import chat_world
 import pytest
 from chat_world import OTHER, QUESTION, answer
-from click.testing import CliRunner
+from commands import run
 
 import colm_cpp as colm
-from colm_cpp.cli import _chat_file, main
+from colm_cpp.cli import _chat_file
 from colm_cpp.cli._chat_commands import Chat
 from colm_cpp.cli._conversation import Conversation
 
@@ -83,7 +83,7 @@ def test_load_at_the_start(chat: Chat, demo: colm.Pair, tmp_path: Path) -> None:
     chat.take(f"/save {file}")
     first = chat.conversation.exchanges[0].answer
     options = ["chat", "--pair", "demo", "--temperature", "0", "--load", str(file)]
-    result = CliRunner().invoke(main, options, input=f"{OTHER}\n", catch_exceptions=False)
+    result = run(*options, stdin=f"{OTHER}\n")
     assert result.stdout == answer(demo, QUESTION, first, OTHER) + "\n"
 
 

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from commands import succeed
 from conftest import ASSISTANT, BASE, TinyModels
 from terminals import Terminal
 from tiny_models import CHATML, Vocab
 
 import colm_cpp as colm
-from colm_cpp.cli import _chat_input, chat, main
+from colm_cpp.cli import _chat_input, chat
 
 prompt_toolkit = pytest.importorskip("prompt_toolkit")
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="a pseudo-terminal is needed")
@@ -211,6 +211,5 @@ def test_without_prompt_toolkit_a_terminal_is_refused_and_a_pipe_is_not(monkeypa
     monkeypatch.setitem(sys.modules, "prompt_toolkit", None)
     with pytest.raises(colm.MissingDependency, match="pip install prompt_toolkit"):
         _chat_input.open_prompt(None, {})
-    result = CliRunner().invoke(main, [*DEMO], input="Tom has 3 apples.\n", catch_exceptions=False)
-    assert result.exit_code == 0
+    result = succeed(*DEMO, stdin="Tom has 3 apples.\n")
     assert result.stdout

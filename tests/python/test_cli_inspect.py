@@ -10,7 +10,7 @@ from pathlib import Path
 import commands
 import numpy as np
 import pytest
-from commands import Models, error_of, run
+from commands import Models, error_of, run, succeed
 from tiny_models import Vocab
 
 import colm_cpp as colm
@@ -45,8 +45,7 @@ def test_inspect_files(models: Models, head_file: Path) -> None:
     assert model["memory"]["kv_cache"] == 256 * 2 * 2 * 16 * 2  # llama.cpp rounds n_ctx up to 256 cells
     assert head["layers"] == [[1, 32]]
     assert head["calibration"][1]["threshold"] == 0.25
-    shown = run("inspect", models.base, head_file)
-    assert shown.exit_code == 0
+    shown = succeed("inspect", models.base, head_file)
     assert "the \\x1b[31mbase" in shown.stdout
     assert "\x1b" not in shown.stdout
     assert "threshold 0.25" in shown.stdout
@@ -60,8 +59,7 @@ def test_inspect_pair(models: Models, head_file: Path) -> None:
     assert (pair["base_model"]["tail"], pair["assistant_model"]["tail"]) == (0, 1)
     with models.load() as loaded:
         assert pair["base_model"]["vocab_fingerprint"] == loaded.vocab_fingerprint
-    result = run(*arguments, "--head", "entropy")
-    assert result.exit_code == 0
+    result = succeed(*arguments, "--head", "entropy")
     assert "pair: compatible" in result.stdout
 
 
@@ -82,10 +80,9 @@ def test_inspect_says_why_a_pair_does_not_fit(models: Models, head_file: Path, t
 
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(models.base.read_bytes()[:-100])
-    result = run("inspect", cut)
-    assert result.exit_code == 1
     size = models.base.stat().st_size
-    assert all(fact in result.stderr for fact in (str(cut), str(size - 100), str(size)))
+    refused = error_of(run("inspect", cut))
+    assert all(fact in refused for fact in (str(cut), str(size - 100), str(size)))
     assert all(fact in error_of(run("inspect", __file__)) for fact in (__file__, "GGUF"))
 
 
@@ -103,8 +100,7 @@ def test_export(models: Models, tmp_path: Path) -> None:
     theta = np.linspace(-1, 1, 32, dtype=np.float32)
     np.savez(source, theta=theta, bias=np.float32(0.5))
     named = ("--base-name", "B", "--assistant-name", "A", "--threshold", "0.25", "--name", "N")
-    result = run("export", source, output, *named)
-    assert result.exit_code == 0, result.stderr
+    result = succeed("export", source, output, *named)
     assert "linear head, n_embd 32, layers 32 -> 1" in result.stdout
     head = colm.Head.load(output)
     assert (head.base_name, head.assistant_name, head.name, head.default_threshold) == ("B", "A", "N", 0.25)
@@ -113,7 +109,7 @@ def test_export(models: Models, tmp_path: Path) -> None:
     before = output.read_bytes()
     assert "--force" in error_of(run("export", source, output))
     assert output.read_bytes() == before
-    assert run("export", source, output, "--force").exit_code == 0
+    succeed("export", source, output, "--force")
     assert output.read_bytes() != before
     assert str(tmp_path / "none") in error_of(run("export", tmp_path / "none", tmp_path / "x.gguf"))
     assert "--row 3" in error_of(run("export", source, tmp_path / "x.gguf", "--row", "3"))
@@ -132,8 +128,7 @@ def test_export_passes_warnings_on(tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
     _write_checkpoint(checkpoint)
-    result = run("export", checkpoint, tmp_path / "head.gguf")
-    assert result.exit_code == 0, result.stderr
+    result = succeed("export", checkpoint, tmp_path / "head.gguf")
     assert result.stderr.startswith("colm: warning: ")
     assert result.stderr.count("\n") == 1
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import commands
 import pytest
-from commands import Models, error_of, run
+from commands import Models, error_of, run, succeed
 from tiny_models import Vocab
 
 import colm_cpp as colm
@@ -98,8 +98,7 @@ def test_piped_output_is_the_text(models: Models, tmp_path: Path) -> None:
     assert "\x1b" not in text
     assert any(ord(c) < 0x20 for c in text)  # so that "unmodified" means something
     options = ("--seed", "8", "--max-tokens", "40", *models.arguments)
-    result = run("generate", "Once upon", *options)
-    assert result.exit_code == 0, result.stderr
+    result = succeed("generate", "Once upon", *options)
     assert result.stdout_bytes == (text + "\n").encode()
     assert result.stderr == ""
     file = tmp_path / "prompt"
@@ -204,7 +203,7 @@ def test_chat(models: Models, tmp_path: Path) -> None:
     assert header["prompt"] == rendered
     assert header["options"]["temperature"] == 0.2
     assert run("generate", "Hello", "--chat-template", template, *options).stdout == other + "\n"
-    assert run("generate", "Hello", "--chat", *options).exit_code == 0
+    succeed("generate", "Hello", "--chat", *options)
 
 
 def test_verbose_shows_the_log(models: Models) -> None:

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from commands import succeed
 
 import colm_cpp as colm
-from colm_cpp.cli import main
 from colm_cpp.evaluate.demo import ANSWER_PATTERN, MAX_TOKENS, PROBLEMS, demo_problems
 from colm_cpp.sources.preset import DEMO_FOLDER
 
@@ -24,12 +23,6 @@ GREEDY: dict[str, Any] = {"temperature": 0.0, "max_tokens": MAX_TOKENS}
 def pair() -> Iterator[colm.Pair]:
     with colm.load("demo") as pair:
         yield pair
-
-
-def run(*arguments: str) -> Result:
-    result = CliRunner().invoke(main, arguments, catch_exceptions=False)
-    assert result.exit_code == 0, result.stderr
-    return result
 
 
 def right(text: str, answer: str) -> bool:
@@ -109,8 +102,8 @@ def test_traces(tmp_path: Path) -> None:
     for number, problem in enumerate(demo_problems(limit=8)):
         traces.append(str(tmp_path / f"{number}.jsonl"))
         options = ["--pair", "demo", "--chat", "--temperature", "0", "--max-tokens", str(MAX_TOKENS)]
-        run("generate", problem.prompt, *options, "--trace", traces[-1])
-    found = json.loads(run("patterns", *traces, "--json").stdout)
+        succeed("generate", problem.prompt, *options, "--trace", traces[-1])
+    found = json.loads(succeed("patterns", *traces, "--json").stdout)
     assert found["texts"] == 8
     lift = {part["part"]: part["lift"] for part in found["parts"] if part["tokens"]}
     assert lift["digits"] > 1.3
@@ -126,18 +119,18 @@ def test_learning_again(pair: colm.Pair, tmp_path: Path) -> None:
     demo = ("--pair", "demo")
     # The texts are those of the pair in the package; only their words are looked at.
     own = ("--respond", "--head", str(DEMO_FOLDER / "head.gguf"), "--parallel", "24", "--max-tokens", str(MAX_TOKENS))
-    run("score", str(prompts), *demo, *own, "--out", scores)
-    run("train", scores, "--l2", "0.001", "--out", head)
+    succeed("score", str(prompts), *demo, *own, "--out", scores)
+    succeed("train", scores, "--l2", "0.001", "--out", head)
     learned = colm.Head.load(head)
     calibrate = ("--skip", "120", "--limit", "32", "--max-tokens", str(MAX_TOKENS), "--parallel", "32")
-    run("calibrate", head, str(PROBLEMS), *demo, *calibrate)
+    succeed("calibrate", head, str(PROBLEMS), *demo, *calibrate)
     calibrated = colm.Head.load(head)
     assert not learned.rates
     assert calibrated.rates
 
     task = ("--skip", "160", "--limit", "60", "--checker", "regex", "--pattern", ANSWER_PATTERN, "--parallel", "30")
     heads = ("--head", f"own={head}", "--head", f"shipped={DEMO_FOLDER / 'head.gguf'}", "--rate", "0.1")
-    report = json.loads(run("evaluate", str(PROBLEMS), *demo, *task, *heads, "--out", out, "--json").stdout)
+    report = json.loads(succeed("evaluate", str(PROBLEMS), *demo, *task, *heads, "--out", out, "--json").stdout)
     arms = {arm["name"]: arm for arm in report["arms"]}
     assert arms["own@10"]["accuracy"] >= 0.8
     assert abs(arms["own@10"]["deferral_rate"] - 0.1) < 0.04
@@ -149,7 +142,7 @@ def test_learning_again(pair: colm.Pair, tmp_path: Path) -> None:
 def test_a_pair_with_a_name_is_evaluated_with_its_own_head(tmp_path: Path) -> None:
     task = ("--limit", "12", "--checker", "regex", "--pattern", ANSWER_PATTERN, "--parallel", "12", "--rate", "0.1")
     out = ("--out", str(tmp_path / "evaluation"), "--json", "--arm", "base")
-    report = json.loads(run("evaluate", str(PROBLEMS), "--pair", "demo", *task, *out).stdout)
+    report = json.loads(succeed("evaluate", str(PROBLEMS), "--pair", "demo", *task, *out).stdout)
     arms = {arm["name"]: arm for arm in report["arms"]}
     assert set(arms) == {"base", "learned@10"}
     assert arms["learned@10"]["accuracy"] > arms["base"]["accuracy"]

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import tiny_models as tm
 from click.testing import CliRunner, Result
+from commands import fail, run
 from conftest import ASSISTANT, BASE, TinyModels
 
 import colm_cpp as colm
@@ -30,10 +31,6 @@ from colm_cpp.options import ANSWER_OPTIONS, MAX_PARALLEL
 BIDI = "\u202e"
 CHECKED = (-(2**33), -2, -1, 0, 1, 2, 3, 16, 64, 2**13, 2**21, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1, 2**64)
 REALS = (*CHECKED, -0.5, 0.1, 0.5, 1.5, 1e39, math.inf, -math.inf, math.nan)
-
-
-def run(*arguments: Any, stdin: str = "") -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments], input=stdin, catch_exceptions=False)
 
 
 def options_of(command: str) -> dict[str, click.Option]:
@@ -194,9 +191,7 @@ def test_messages_speak_flags(tiny_model: TinyModels, tmp_path: Path, monkeypatc
     files = ("--base", tiny_model(**BASE), "--assistant", tiny_model(**ASSISTANT))
 
     def failure(*arguments: Any) -> str:
-        result = run(*arguments)
-        assert result.exit_code == 1, result.output
-        return result.stderr
+        return fail(*arguments)
 
     generate = ("generate", "x", *files, "--head", "entropy")
     assert "--n-ctx is 1" in failure(*generate, "--n-ctx", "1")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from click.shell_completion import ShellComplete
-from click.testing import CliRunner
+from commands import run, succeed
 
 import colm_cpp as colm
 from colm_cpp.cli import main
@@ -32,8 +32,7 @@ def test_commands_options_and_names() -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_a_shell_takes_the_script(shell: str, tmp_path: Path) -> None:
-    result = CliRunner().invoke(main, ["completion", shell])
-    assert result.exit_code == 0
+    result = succeed("completion", shell)
     assert f"_COLM_COMPLETE={shell}_complete" in result.stdout
     if shutil.which(shell) is None:
         pytest.skip(f"there is no {shell}")
@@ -44,7 +43,7 @@ def test_a_shell_takes_the_script(shell: str, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("bash") is None or os.name != "posix", reason="there is no bash")
 def test_bash_completes() -> None:
-    script = CliRunner().invoke(main, ["completion", "bash"]).stdout
+    script = run("completion", "bash").stdout
     asked = 'COMP_WORDS=(colm chat --pair de); COMP_CWORD=3; _colm_completion colm; echo "${COMPREPLY[@]}"'
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
@@ -58,6 +57,6 @@ def test_bash_completes() -> None:
 
 
 def test_an_unknown_shell() -> None:
-    result = CliRunner().invoke(main, ["completion", "tcsh"])
+    result = run("completion", "tcsh")
     assert result.exit_code == 2
     assert "bash" in result.stderr

@@ -7,12 +7,12 @@ import re
 import time
 from collections.abc import Iterator
 
+import commands
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 from conftest import Asked
 
 import colm_cpp as colm
-from colm_cpp.cli import main
 from colm_cpp.evaluate.demo import ANSWER_PATTERN, ARMS, PROBLEMS, Answer, answer_all, demo_problems, tally
 from colm_cpp.sources.preset import DEMO_FOLDER
 
@@ -109,7 +109,7 @@ def test_random_needs_the_rate_of_together(demo_pair: colm.Pair) -> None:
 
 class TestCommand:
     def run(self, *arguments: str) -> Result:
-        return CliRunner().invoke(main, ["demo", *arguments], catch_exceptions=False)
+        return commands.run("demo", *arguments)
 
     def test_without_arguments(self, asked: Asked) -> None:
         start = time.monotonic()

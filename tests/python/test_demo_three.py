@@ -7,12 +7,12 @@ import re
 import time
 from collections.abc import Iterator
 
+import commands
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 from conftest import Asked
 
 import colm_cpp as colm
-from colm_cpp.cli import main
 from colm_cpp.errors import HeadError
 from colm_cpp.evaluate.demo import Answer, answer_arms, tally
 from colm_cpp.evaluate.demo_three import THREE_PROBLEMS, arms_of_several, shares, three_problems
@@ -108,7 +108,7 @@ def test_a_head_for_other_experts(three: colm.Pair) -> None:
 
 class TestCommand:
     def run(self, *arguments: str) -> Result:
-        return CliRunner().invoke(main, ["demo", "--three", *arguments], catch_exceptions=False)
+        return commands.run("demo", "--three", *arguments)
 
     def test_without_colours(self, asked: Asked) -> None:
         start = time.monotonic()

@@ -11,7 +11,7 @@ from typing import Any
 import expert_files
 import numpy as np
 import pytest
-from commands import run
+from commands import fail, run, succeed
 from conftest import TINY_LOAD
 from evaluations import OPTIONS, begin, make_record, make_task
 
@@ -225,8 +225,7 @@ def test_the_command(files: dict[str, Path], head_file: Path, tmp_path: Path) ->
     heads = ["--head", f"mine={head_file}", "--head", "confidence:math", "--rate", "0.5"]
     writing = ["--max-tokens", "4", "--n-ctx", "256", "--no-chat", "-q"]
     args: list[str | Path] = ["evaluate", Path(task.path), *models, *heads, "--out", out, *writing]
-    done = run(*args, "--json")
-    assert done.exit_code == 0, done.stderr
+    done = succeed(*args, "--json")
     found = json.loads(done.stdout)
     assert [arm["name"] for arm in found["arms"]] == [
         "base", "math", "code", "confidence-math", "mine@50", "mine+code@50", "mine+math@50", "random+code@50",
@@ -236,11 +235,7 @@ def test_the_command(files: dict[str, Path], head_file: Path, tmp_path: Path) ->
     assert found["meta"]["expert_models"]["code"]["model"]["file"] == files["code"].name
     report_only = run("evaluate", Path(task.path), "--out", out, "--report-only", "--json")
     assert json.loads(report_only.stdout)["arms"] == found["arms"]
-    wrong = run(*args, "--arm", "law")
-    assert wrong.exit_code == 1
-    assert "give base, math, code, pairs" in wrong.stderr
+    assert "give base, math, code, pairs" in fail(*args, "--arm", "law")
     # The order of the experts is part of who wrote what.
     other = [*models[:2], *models[4:], *models[2:4]]
-    swapped = run(*["evaluate", Path(task.path), *other, *args[len(models) + 2 :]])
-    assert swapped.exit_code == 1
-    assert "expert" in swapped.stderr
+    assert "expert" in fail(*["evaluate", Path(task.path), *other, *args[len(models) + 2 :]])

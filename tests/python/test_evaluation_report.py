@@ -13,11 +13,10 @@ from typing import Any
 
 import evaluations
 import pytest
-from click.testing import CliRunner, Result
+from commands import fail, run, succeed
 from conftest import ASSISTANT, BASE, TinyModels
 from evaluations import begin, make_record, make_task, write_lines
 
-from colm_cpp.cli import main
 from colm_cpp.errors import CorpusError
 from colm_cpp.evaluate.statistics import paired_difference, wilson_interval
 from colm_cpp.learn import Arm, Record, RecordFolder, Task, load_task, make_checker, summarize
@@ -207,17 +206,14 @@ def test_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         return real(name, package)
 
     monkeypatch.setattr(importlib, "import_module", absent)
-    result = run("evaluate", task.path, "--base", "none", "--assistant", "none", "--out", folder.path, "--report-only")
-    assert result.exit_code == 0
+    result = succeed(
+        "evaluate", task.path, "--base", "none", "--assistant", "none", "--out", folder.path, "--report-only"
+    )
     assert result.stderr.startswith("colm: warning: ")
     assert "pip install matplotlib" in result.stderr
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
-
-
-def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
 
 
 def test_the_command_end_to_end(tiny_model: TinyModels, tmp_path: Path, head_file: Path) -> None:
@@ -227,11 +223,9 @@ def test_the_command_end_to_end(tiny_model: TinyModels, tmp_path: Path, head_fil
     models = ["--base", str(tiny_model(**BASE)), "--assistant", str(tiny_model(**ASSISTANT))]
     models += ["--n-threads", "1", "--n-ctx", "256"]
     writing = ["--max-tokens", "8", "--temperature", "1", "--seed", "3", "--out", str(out)]
-    first = run("evaluate", task, *models, *writing, "--arm", "base", "--limit", "2")
-    assert first.exit_code == 0, first.stderr
+    first = succeed("evaluate", task, *models, *writing, "--arm", "base", "--limit", "2")
     assert f"{task}:4" not in first.stderr  # that row was not reached
-    result = run("evaluate", task, *models, *writing, "--head", f"mine={head_file}", "--rate", "0.5", "--json")
-    assert result.exit_code == 0, result.stderr
+    result = succeed("evaluate", task, *models, *writing, "--head", f"mine={head_file}", "--rate", "0.5", "--json")
     printed = json.loads(result.stdout)
     assert [arm["name"] for arm in printed["arms"]] == ["base", "assistant", "mine@50", "random@50"]
     assert {arm["n_problems"] for arm in printed["arms"]} == {3}
@@ -252,8 +246,7 @@ def test_the_command_end_to_end(tiny_model: TinyModels, tmp_path: Path, head_fil
     for path in out.glob("report.*"):
         path.unlink()
     nowhere = ["--base", str(tmp_path / "none.gguf"), "--assistant", str(tmp_path / "none.gguf")]
-    again = run("evaluate", task, *nowhere, "--out", out, "--report-only")
-    assert again.exit_code == 0, again.stderr
+    again = succeed("evaluate", task, *nowhere, "--out", out, "--report-only")
     assert again.stdout == (out / "report.md").read_text()
     assert "| mine@50 | 3 |" in again.stdout
     assert json.loads((out / "report.json").read_text()) == printed
@@ -261,8 +254,7 @@ def test_the_command_end_to_end(tiny_model: TinyModels, tmp_path: Path, head_fil
     assert run("evaluate", task, *nowhere, "--out", out).exit_code == 1
 
     # Many at once: the answers that are missing, and no time of those counts.
-    more = run("evaluate", task, *models, *writing, "--rate", "0.7", "--parallel", "2", "--json")
-    assert more.exit_code == 0, more.stderr
+    more = succeed("evaluate", task, *models, *writing, "--rate", "0.7", "--parallel", "2", "--json")
     timed = {arm["name"]: (arm["n_timed"], arm["tokens_per_s"] is None) for arm in json.loads(more.stdout)["arms"]}
     assert timed == {
         "base": (3, False),
@@ -273,9 +265,7 @@ def test_the_command_end_to_end(tiny_model: TinyModels, tmp_path: Path, head_fil
     }
     assert {record.n_parallel for record in folder.read("random@70").values()} == {2}
 
-    other = run("evaluate", task, *models, *writing, "--max-tokens", "9")
-    assert other.exit_code == 1
-    assert '"max_tokens": 9' in other.stderr
+    assert '"max_tokens": 9' in fail("evaluate", task, *models, *writing, "--max-tokens", "9")
 
 
 @pytest.mark.parametrize(
@@ -292,7 +282,5 @@ def test_the_command_end_to_end(tiny_model: TinyModels, tmp_path: Path, head_fil
 def test_the_command_refuses(extra: list[str], said: str, tmp_path: Path) -> None:
     task = make_task(tmp_path / "t.jsonl")
     nowhere = ["--base", "none.gguf", "--assistant", "none.gguf", "--out", str(tmp_path / "e")]
-    result = run("evaluate", task.path, *nowhere, *extra)
-    assert result.exit_code == 1
-    assert said in result.stderr
+    assert said in fail("evaluate", task.path, *nowhere, *extra)
     assert not (tmp_path / "e").exists()

@@ -8,7 +8,7 @@ from pathlib import Path
 import expert_files
 import pytest
 from adapter_files import write_adapter
-from commands import run
+from commands import run, succeed
 from conftest import TinyModels
 from expert_files import BASE, PROMPT
 
@@ -55,8 +55,7 @@ def test_commands(files: dict[str, Path], tmp_path: Path) -> None:
     models = ["--base", str(files["base"]), "--expert", f"math={files['math']}", "--expert", f"code={files['code']}"]
     trace = tmp_path / "trace"
     args = ["generate", PROMPT, *models, "--head", "always:code", "--max-tokens", "4", "--temperature", "0", "-q"]
-    done = run(*args, "--expert-option", "code:n_batch=9", "--trace", trace, "--json")
-    assert done.exit_code == 0, done.stderr
+    done = succeed(*args, "--expert-option", "code:n_batch=9", "--trace", trace, "--json")
     answer = json.loads(done.stdout)
     assert {token["source"] for token in answer["tokens"]} == {"code"}
     assert answer["experts"] == {"math": str(files["math"]), "code": str(files["code"])}
@@ -79,8 +78,7 @@ def test_chat_with_experts(files: dict[str, Path], tiny_model: TinyModels) -> No
     base = tiny_model(**BASE, chat_template="{{ messages[-1].content }}")
     models = ["--base", str(base), "--expert", f"math={files['math']}", "--expert", f"code={files['code']}"]
     args = ["chat", *models, "--head", "random:math", "--max-tokens", "4", "--n-ctx", "128"]
-    done = run(*args, stdin="Hi\n/assistant code\nHi\n/stats\n/compare\n")
-    assert done.exit_code == 0, done.stderr
+    done = succeed(*args, stdin="Hi\n/assistant code\nHi\n/stats\n/compare\n")
     assert "code 0" not in done.stdout.split("read for the last answer: ")[1].splitlines()[0]
     assert [line for line in done.stdout.splitlines() if line.startswith("-- ")] == [
         "-- base",

@@ -8,16 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
+from commands import run, succeed
 from conftest import ASSISTANT, BASE, TinyModels
 
 import colm_cpp as colm
-from colm_cpp.cli import main
 from colm_cpp.learn import TrainingOptions, train
-
-
-def run(*arguments: Any) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
 
 
 @pytest.fixture
@@ -109,7 +105,7 @@ def test_training_asks_for_scipy_first(without: Callable[[str], None], tmp_path:
 
 def test_a_page_that_cannot_be_written_costs_no_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trace = tmp_path / "trace.jsonl"
-    assert run("generate", "x", "--pair", "demo", "--max-tokens", "4", "--trace", trace).exit_code == 0
+    succeed("generate", "x", "--pair", "demo", "--max-tokens", "4", "--trace", trace)
 
     def broken(*_: Any) -> None:
         raise OSError(28, "No space left on device")

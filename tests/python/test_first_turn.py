@@ -12,7 +12,7 @@ from typing import Any
 
 import expert_files
 import pytest
-from conftest import TINY_LOAD
+from conftest import TINY_LOAD, token_ids
 from expert_files import PROMPT
 
 import colm_cpp as colm
@@ -21,10 +21,6 @@ from colm_cpp.machine.limits import FreeMemory
 
 files = expert_files.files
 OPTIONS: dict[str, Any] = {"temperature": 0, "max_tokens": 8}
-
-
-def ids(text: colm.Completion) -> list[int]:
-    return [token.id for token in text.tokens]
 
 
 @pytest.fixture
@@ -55,7 +51,7 @@ def test_a_context_is_made_at_the_first_turn(files: dict[str, Path], experts: di
         pair.generate(PROMPT, head="random:code", **OPTIONS)
         assert made() == 0
         pair.forget()
-        assert ids(pair.generate(PROMPT, head="always:code", **OPTIONS)) == ids(first)
+        assert token_ids(pair.generate(PROMPT, head="always:code", **OPTIONS)) == token_ids(first)
         assert made() == 0
         pair.generate(PROMPT, head="always:math", **OPTIONS)
         assert made() == 1
@@ -100,9 +96,9 @@ def test_no_room_ends_the_text_that_needs_it(
             for i in (0, 2):
                 text = written[i]
                 assert isinstance(text, colm.Completion)
-                assert ids(text) == ids(plain[i])
+                assert token_ids(text) == token_ids(plain[i])
         again = pair.generate(PROMPT, head="always:math", **options)
-        assert ids(again) == ids(plain[1])
+        assert token_ids(again) == token_ids(plain[1])
 
 
 @pytest.mark.parametrize("lookahead", [0, 4])
@@ -118,7 +114,7 @@ def test_what_others_have_read_is_not_lost(
         with pytest.raises(colm.NotEnoughMemory, match="math"):
             pair.generate(prompt, head="confidence:math", **options)
         again = pair.generate(prompt, head="confidence:code", **options)
-    assert ids(again) == ids(first)
+    assert token_ids(again) == token_ids(first)
     for who in ("base", "code"):
         n_first, n_again = (text.stats.experts[who].tokens_read for text in (first, again))
         assert n_again < first.stats.prompt_tokens / 2 < n_first
@@ -140,7 +136,7 @@ def test_what_was_written_before_is_not_lost(
             with pytest.raises(colm.NotEnoughMemory, match="math"):
                 read.extend(token.id for token in stream)
             monkeypatch.undo()
-            assert stream.token_ids[stream.stats.prompt_tokens :] == ids(whole)[:before]
+            assert stream.token_ids[stream.stats.prompt_tokens :] == token_ids(whole)[:before]
 
 
 SCRIPT = """

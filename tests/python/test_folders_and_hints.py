@@ -7,16 +7,11 @@ import shlex
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from commands import fail, succeed
 from conftest import ASSISTANT, BASE, TinyModels
 
 import colm_cpp as colm
-from colm_cpp.cli import main
 from colm_cpp.cli._pair import models_again
-
-
-def run(*arguments: object, stdin: str | None = None) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments], input=stdin, catch_exceptions=False)
 
 
 @pytest.fixture
@@ -46,10 +41,9 @@ def test_a_wrong_evaluation_leaves_nothing(
     options: list[str], facts: list[str], models: list[object], task: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    result = run("evaluate", task, *models, *options, "--out", out)
-    assert result.exit_code == 1
+    result = fail("evaluate", task, *models, *options, "--out", out)
     for fact in facts:
-        assert fact in result.stderr
+        assert fact in result
     assert not out.exists()
 
 
@@ -57,16 +51,13 @@ def test_a_head_of_another_width(models: list[object], task: Path, tmp_path: Pat
     head = tmp_path / "wide.gguf"
     colm.Head.linear([0.5] * 48).replace(rates=(0.1, 0.9), thresholds=(0.9, 0.1)).save(head)
     out = tmp_path / "out"
-    result = run("evaluate", task, *models, "--head", f"wide={head}", "--out", out)
-    assert result.exit_code == 1
-    assert "48" in result.stderr
+    assert "48" in fail("evaluate", task, *models, "--head", f"wide={head}", "--out", out)
     assert not out.exists()
 
 
 def test_a_rate_given_twice_counts_once(models: list[object], task: Path, tmp_path: Path) -> None:
     rates = ["--rate", "0.5", "--rate", "0.5"]
-    result = run("evaluate", task, *models, "--arm", "random", *rates, "--out", tmp_path / "out", "--json")
-    assert result.exit_code == 0, result.stderr
+    result = succeed("evaluate", task, *models, "--arm", "random", *rates, "--out", tmp_path / "out", "--json")
     assert [arm["name"] for arm in json.loads(result.stdout)["arms"]] == ["random@50"]
 
 
@@ -74,29 +65,25 @@ def test_a_rate_given_twice_counts_once(models: list[object], task: Path, tmp_pa
 def test_a_file_is_no_folder(command: str, models: list[object], task: Path, tmp_path: Path) -> None:
     out = tmp_path / "file"
     out.write_text("precious")
-    result = run(command, task, *models, "--out", out)
-    assert result.exit_code == 1
-    assert "--out must be a folder" in result.stderr
-    assert str(out) in result.stderr
+    result = fail(command, task, *models, "--out", out)
+    assert "--out must be a folder" in result
+    assert str(out) in result
     assert out.read_text() == "precious"
 
 
 def test_a_batch_on_standard_input(models: list[object]) -> None:
     rows = '{"prompt": "a", "id": 7}\n{"prompt": "b"}\n'
-    result = run("generate", "--batch", "-", *models, "--head", "random", stdin=rows)
-    assert result.exit_code == 0, result.stderr
+    result = succeed("generate", "--batch", "-", *models, "--head", "random", stdin=rows)
     written = sorted((json.loads(line) for line in result.stdout.splitlines()), key=lambda line: line["number"])
     assert [(line["line"], line.get("id")) for line in written] == [(1, 7), (2, None)]
 
 
 def test_calibrate_names_a_command_that_works(models: list[object], task: Path, tmp_path: Path) -> None:
     out = tmp_path / "a head.gguf"
-    result = run("calibrate", "confidence", task, *models, "--default-rate", "0.35", "--out", out)
-    assert result.exit_code == 0, result.stderr
+    result = succeed("calibrate", "confidence", task, *models, "--default-rate", "0.35", "--out", out)
     words = shlex.split(result.stdout.splitlines()[-1].partition("; try colm ")[2])
     assert words[-4:] == ["--head", str(out), "--defer-rate", "0.35"]
-    again = run(*words, "--n-ctx", "256", "--n-threads", "1", "--max-tokens", "2")
-    assert again.exit_code == 0, again.stderr
+    succeed(*words, "--n-ctx", "256", "--n-threads", "1", "--max-tokens", "2")
 
 
 def test_the_models_again() -> None:

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import commands
 import pytest
 import tiny_models as tm
-from click.testing import CliRunner, Result
+from click.testing import Result
 from conftest import ASSISTANT, BASE, TinyModels
 
 import colm_cpp as colm
-from colm_cpp.cli import main
 
 Lines = list[dict[str, Any]]
 
@@ -31,7 +31,7 @@ def run(tiny_model: TinyModels) -> Callable[..., Result]:
     options = ["--n-threads", "1", "--n-ctx", "128", "--max-tokens", "12", "--threshold", "0.7", "--quiet"]
 
     def run(*arguments: str) -> Result:
-        return CliRunner().invoke(main, ["generate", *files, *options, *arguments], catch_exceptions=False)
+        return commands.run("generate", *files, *options, *arguments)
 
     return run
 

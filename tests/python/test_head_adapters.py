@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 import tiny_models as tm
 from adapter_files import N_EMBD, write_adapter
-from click.testing import CliRunner
+from commands import fail, run, succeed
 from conftest import TINY_LOAD
 from tiny_models import make_model
 
 import colm_cpp as colm
-from colm_cpp.cli import main
 from colm_cpp.heads.adapters import adapter_digest, in_effect
 from colm_cpp.learn import Scorer, Scores, TrainingOptions, score, select, train
 
@@ -138,10 +137,6 @@ def test_a_missing_adapter_is_named(files: dict[str, Path]) -> None:
 # -- the commands -------------------------------------------------------------------------------------------------
 
 
-def run(*arguments: object) -> Any:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
-
-
 def test_the_commands_warn_refuse_and_show(files: dict[str, Path], tmp_path: Path) -> None:
     bound, plain = tmp_path / "bound.gguf", tmp_path / "plain.gguf"
     head((files["adapter"], 1.0)).save(bound)
@@ -149,12 +144,11 @@ def test_the_commands_warn_refuse_and_show(files: dict[str, Path], tmp_path: Pat
     models = ("--base", files["base"], "--assistant", files["assistant"], "--n-ctx", 256, "--n-threads", 1)
     adapter = ("--base-option", f"lora={files['adapter']}")
     writing = ("generate", "x", *models, "--max-tokens", 2, "--quiet")
-    assert run(*writing, "--head", bound, *adapter).exit_code == 0
-    refused = run(*writing, "--head", bound)
-    assert refused.exit_code == 1
-    assert refused.stderr.startswith("colm: error: the head mine was fitted to the base with the adapter")
-    warned = run(*writing, "--head", plain, *adapter)
-    assert warned.exit_code == 0
+    succeed(*writing, "--head", bound, *adapter)
+    assert fail(*writing, "--head", bound).startswith(
+        "colm: error: the head mine was fitted to the base with the adapter"
+    )
+    warned = succeed(*writing, "--head", plain, *adapter)
     assert [line[:22] for line in warned.stderr.splitlines()] == ["colm: warning: the hea"]
     known = json.loads(run("inspect", bound, plain, "--json").stdout)["files"]
     assert known[0]["base_adapters"] == [{"sha256": adapter_digest(files["adapter"]), "scale": 1.0}]

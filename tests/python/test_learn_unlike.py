@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import unlike_scores
-from commands import run
+from commands import fail, run, succeed
 from test_unlike_oracle import VOCABS
 from unlike_scores import KINDS, LOAD, corpus_of, texts_of
 
@@ -121,43 +121,37 @@ def test_from_texts_to_a_judgement(files: dict[str, Path], written: Path, tmp_pa
     models = ["--base", files["base"], "--assistant", files["near"]]
     small = ["--n-ctx", "128", "--n-threads", "1", "--n-threads-batch", "1", "-q"]
     scores, head = tmp_path / "scores", tmp_path / "head.gguf"
-    done = run("score", written, *models, *small, "-o", scores, "--no-chat")
-    assert done.exit_code == 0, done.stderr
+    done = succeed("score", written, *models, *small, "-o", scores, "--no-chat")
     assert "segments of" in done.stdout
     assert "for 100 tokens of the base" in done.stdout
 
-    done = run("train", scores, "-o", head, "-q", "--features", "none", "--cost", "0")
-    assert done.exit_code == 0, done.stderr
+    done = succeed("train", scores, "-o", head, "-q", "--features", "none", "--cost", "0")
     assert "nats per byte" in done.stdout
     as_json = json.loads(run("train", scores, "-o", head, "-q", "--force", "--json").stdout)
     assert as_json["segments"]["n_segments"] == as_json["held_out"]["n_tokens"]
 
     prompts = corpus_of(tmp_path / "prompts.jsonl", 6, seed=9)
-    done = run("calibrate", head, prompts, *models, *small, "--no-chat", "--rate", "0.4", "--max-tokens", "16",
-               "--temperature", "1", "--json")  # fmt: skip
-    assert done.exit_code == 0, done.stderr
+    done = succeed("calibrate", head, prompts, *models, *small, "--no-chat", "--rate", "0.4", "--max-tokens", "16",
+                   "--temperature", "1", "--json")  # fmt: skip
     measured = json.loads(done.stdout)["measurements"]
     assert all(0 < rate < 1 and n > 0 for _, _, rate, n, *_ in measured)
     assert json.loads(Head.load(head).calibration or "")["measurements"][0]["n_tokens"] > 0
 
     task = tmp_path / "task.jsonl"
     task.write_text("".join(json.dumps({"prompt": f"There are {i}", "answer": str(i)}) + "\n" for i in range(3)))
-    done = run("evaluate", task, "-o", tmp_path / "eval", *models, *small[:-1], "--head", f"learned={head}", "--rate",
-               "0.4", "--max-tokens", "8", "--checker", "number", "--no-chat", "--json", "-q")  # fmt: skip
-    assert done.exit_code == 0, done.stderr
+    done = succeed("evaluate", task, "-o", tmp_path / "eval", *models, *small[:-1], "--head", f"learned={head}",
+                   "--rate", "0.4", "--max-tokens", "8", "--checker", "number", "--no-chat", "--json",
+                   "-q")  # fmt: skip
     arms = {arm["name"]: arm for arm in json.loads(done.stdout)["arms"]}
     assert set(arms) == {"base", "assistant", "learned@40", "random@40"}
 
     trace = tmp_path / "trace"
-    done = run("generate", "The river", *models, *small, "--head", head, "--defer-rate", "0.4", "--max-tokens", "30",
-               "--trace", trace, "--json")  # fmt: skip
-    assert done.exit_code == 0, done.stderr
+    done = succeed("generate", "The river", *models, *small, "--head", head, "--defer-rate", "0.4", "--max-tokens",
+                   "30", "--trace", trace, "--json")  # fmt: skip
     sources = [token["source"] for token in json.loads(done.stdout)["tokens"]]
     counted = json.loads(run("patterns", trace, "--json").stdout)
     assert counted["deferred"] == sources.count("assistant")
-    refused = run("paths", scores, *models, *small)
-    assert refused.exit_code == 1
-    assert "colm paths works with models of one vocabulary" in refused.stderr
+    assert "colm paths works with models of one vocabulary" in fail("paths", scores, *models, *small)
     with pytest.raises(colm.errors.CorpusError, match="colm tune works with models of one vocabulary"):
         Scores(scores).require_one("colm tune")
 
@@ -165,9 +159,8 @@ def test_from_texts_to_a_judgement(files: dict[str, Path], written: Path, tmp_pa
 def test_answers_are_scored_by_their_text(files: dict[str, Path], corpus: Path, tmp_path: Path) -> None:
     """An answer that was cut has no token that ends it."""
     models = ["--base", files["base"], "--assistant", files["near"], "--n-ctx", "128", "--n-threads", "1", "-q"]
-    done = run("score", corpus, *models, "-o", tmp_path / "s", "--respond", "--max-tokens", "6", "--no-chat",
-               "--limit", "6")  # fmt: skip
-    assert done.exit_code == 0, done.stderr
+    succeed("score", corpus, *models, "-o", tmp_path / "s", "--respond", "--max-tokens", "6", "--no-chat",
+            "--limit", "6")  # fmt: skip
     answers = [json.loads(line) for line in (tmp_path / "s" / "responses.jsonl").read_text().splitlines()][1:]
     texts = texts_of(tmp_path / "s")
     scores = Scores(tmp_path / "s")
@@ -188,8 +181,7 @@ def test_inspect_says_how_often_a_hand_over_waits(files: dict[str, Path], scorer
     text = "The quick brown fox, über 日本.\n  def function(self, value): return value\n"
     (tmp_path / "text.txt").write_text(text)
     arguments = ("inspect", "--base", files["base"], "--assistant", files["near"], "--text", tmp_path / "text.txt")
-    done = run(*arguments, "--json")
-    assert done.exit_code == 0, done.stderr
+    done = succeed(*arguments, "--json")
     found = json.loads(done.stdout)["pair"]["waits"]["assistant"]
     ends = []
     for name, kind in (("base", "base"), ("assistant", "near")):

@@ -8,11 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from commands import fail, run, succeed
 from conftest import ASSISTANT, BASE, TinyModels, TinyPairs, assert_same_text
 
 import colm_cpp as colm
-from colm_cpp.cli import main
 
 PROMPTS = ["The sun", "a", "two hundred and one", "Once upon a time there was", "x" * 40, "Hello", "12 + 7 =", "b c d"]
 TWIN = {**BASE, "extra_tail": (), "n_padding": 11}
@@ -227,12 +226,9 @@ def test_the_command_line(tiny_model: TinyModels) -> None:
     options = ["--max-tokens", "8", "--temperature", "0", "--json", "--n-threads", "1"]
     outs = []
     for lookahead in ("0", "auto", "4"):
-        result = CliRunner().invoke(main, ["generate", "The sun", *files, *options, "--lookahead", lookahead])
-        assert result.exit_code == 0, result.stderr
+        result = succeed("generate", "The sun", *files, *options, "--lookahead", lookahead)
         outs.append(result.stdout)
     assert '"drafted_tokens": 0' in outs[0]
     assert '"drafted_tokens": 8' in outs[2] or '"drafted_tokens": 7' in outs[2]
-    refused = CliRunner().invoke(main, ["generate", "The sun", *files, "--lookahead", "16"])
-    assert refused.exit_code == 1
-    assert "lookahead is 16; it must be from 0 to 15" in refused.stderr
-    assert CliRunner().invoke(main, ["generate", "x", *files, "--lookahead", "some"]).exit_code == 2
+    assert "lookahead is 16; it must be from 0 to 15" in fail("generate", "The sun", *files, "--lookahead", "16")
+    assert run("generate", "x", *files, "--lookahead", "some").exit_code == 2

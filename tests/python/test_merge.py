@@ -16,11 +16,10 @@ import gguf
 import numpy as np
 import pytest
 import tiny_models as tm
-from click.testing import CliRunner
+from commands import run, succeed
 
 import colm_cpp as colm
 from colm_cpp import learn, tune
-from colm_cpp.cli import main
 from colm_cpp.errors import LoadError, NotEnoughMemory, OptionError
 from colm_cpp.files.paths import digest_of
 from colm_cpp.machine.limits import FreeMemory
@@ -236,15 +235,14 @@ def test_llama_cpp_knows_each_type(pair: SimpleNamespace) -> None:
 
 def test_the_command_writes_beside_the_adapter(pair: SimpleNamespace, tmp_path: Path) -> None:
     (tmp_path / "adapter.gguf").write_bytes(pair.adapter.read_bytes())
-    done = CliRunner().invoke(main, f"merge {tmp_path} --base {pair.base} --type q8_0 --json -q")
-    assert done.exit_code == 0, done.output
+    done = succeed(*f"merge {tmp_path} --base {pair.base} --type q8_0 --json -q".split())
     report = json.loads(done.stdout)
     assert report["path"] == str(tmp_path / "merged-q8_0.gguf")
     assert report["bytes"] == (tmp_path / "merged-q8_0.gguf").stat().st_size
-    again = CliRunner().invoke(main, f"merge {tmp_path} --base {pair.base} --type q8_0")
+    again = run(*f"merge {tmp_path} --base {pair.base} --type q8_0".split())
     assert again.exit_code == 1
     assert "--force" in again.output
-    forced = CliRunner().invoke(main, f"merge {tmp_path} --base {pair.base} --type q8_0 --force")
+    forced = run(*f"merge {tmp_path} --base {pair.base} --type q8_0 --force".split())
     assert "14 changed by the adapter" in forced.output
 
 

@@ -7,15 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import commands
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
+from commands import succeed
 from hub_server import HubServer, Repo, client_of
 from tiny_models import CHATML, UNUSED, Vocab, make_model
 
 import colm_cpp as colm
 from colm_cpp import _core
-from colm_cpp.cli import main
 from colm_cpp.sources import hub_header
 from colm_cpp.sources.disk import Place, files_below, look
 from colm_cpp.sources.hub import HubFile
@@ -24,7 +25,7 @@ from colm_cpp.sources.pair_file import to_toml
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, ["models", *(str(argument) for argument in arguments)], catch_exceptions=False)
+    return commands.run("models", *arguments)
 
 
 @pytest.fixture
@@ -96,8 +97,7 @@ def test_which_models_fit_together(shelf: Path) -> None:
 
 @pytest.mark.usefixtures("nothing_cached")
 def test_the_list_for_people(shelf: Path) -> None:
-    result = run("--dir", shelf)
-    assert result.exit_code == 0
+    result = succeed("models", "--dir", shelf)
     assert "\x1b" not in result.stdout
     fits, differ = result.stdout.split("Pairs that fit together")[1].split("Pairs that do not")
     assert "small.gguf + large.gguf" in fits
@@ -163,8 +163,7 @@ def test_parts_of_a_split_model_count_as_one(tmp_path: Path) -> None:
 
 def test_models_in_the_cache_go_by_their_place(server: HubServer, shelf: Path) -> None:
     server.repos["org/repo"] = Repo.of({"quants/small.gguf": (shelf / "small.gguf").read_bytes()})
-    pulled = CliRunner().invoke(main, ["pull", "hf:org/repo/*small.gguf"], catch_exceptions=False)
-    assert pulled.exit_code == 0
+    succeed("pull", "hf:org/repo/*small.gguf")
     asked = len(server.requests)
     facts = json.loads(run("--json").stdout)
     assert [model["hub"] for model in facts["models"]] == ["hf:org/repo/quants/small.gguf"]
@@ -211,8 +210,7 @@ def test_check_reads_headers_only(
     monkeypatch.setattr(hub_header, "_FIRST", 2048)  # so that a header takes several requests
     server.repos["org/repo"] = Repo.of({"base.gguf": base, "assistant.gguf": assistant})
     preset(own, "fits", "hf:org/repo/base.gguf", "hf:org/repo/assist*.gguf")
-    result = run("--check", "--json")
-    assert result.exit_code == 0, result.stdout
+    result = succeed("models", "--check", "--json")
     (pair,) = json.loads(result.stdout)["pairs"]
     with colm.load(tmp_path / "base.gguf", tmp_path / "assistant.gguf", n_threads=1) as loaded:
         assert pair["n_shared"] == loaded.n_shared

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_models as tm
-from click.testing import CliRunner, Result
+from commands import fail, run, succeed
 from conftest import ASSISTANT, BASE, TINY_LOAD, TinyModels
 
 import colm_cpp as colm
-from colm_cpp.cli import main
 from colm_cpp.evaluate.arms import named_head
 from colm_cpp.learn import make_arms
 from colm_cpp.sources.names import find_head
@@ -22,10 +21,6 @@ from colm_cpp.sources.preset import preset
 
 QWEN = "qwen2.5-coder-0.5b-1.5b"
 DEFER = tm.DEFER
-
-
-def run(*arguments: Any) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
 
 
 @pytest.fixture
@@ -136,17 +131,14 @@ class TestCommandLine:
     ) -> None:
         rows = tmp_path / "rows.jsonl"
         rows.write_text('{"prompt": "The sun", "answer": "1"}\n')
-        written = run("generate", "x", *models, "--head", head, "--max-tokens", "2", "--json")
-        assert written.exit_code == 0, written.stderr
+        written = succeed("generate", "x", *models, "--head", head, "--max-tokens", "2", "--json")
         assert json.loads(written.stdout)["head"] == head
         answers = ("--respond", "--head", head, "--max-tokens", "6", "--quiet", "--no-chat")
-        scored = run("score", rows, *models, *answers, "--out", tmp_path / "scores")
-        assert scored.exit_code == 0, scored.stderr
+        succeed("score", rows, *models, *answers, "--out", tmp_path / "scores")
         out = tmp_path / "eval"
-        done = run(
+        done = succeed(
             "evaluate", rows, *models, "--head", head, "--max-tokens", "2", "--arm", "base", "--quiet", "-o", out
         )
-        assert done.exit_code == 0, done.stderr
         name = {"tiny": "tiny@20", DEFER: "defer"}.get(head, head)
         assert f"| {name} | 1 |" in done.stdout
 
@@ -168,14 +160,12 @@ class TestCommandLine:
         assert with_token["pair"]["compatible"] is True
         assert run("inspect", "--pair", packaged, "--base", "x.gguf").exit_code == 2
         assert run("inspect", "--base", "x.gguf", packaged).exit_code == 2
-        shown = run("inspect", packaged, "confidence")
-        assert shown.exit_code == 0
+        shown = succeed("inspect", packaged, "confidence")
         assert "training-free" in shown.stdout
 
     def test_inspect_demo(self) -> None:
         assert "--pair demo" in run("inspect", "demo", "confidence").stderr
-        result = run("inspect", "demo")
-        assert result.exit_code == 0, result.stderr
+        result = succeed("inspect", "demo")
         assert "pair: compatible" in result.stdout
 
     def test_calibrate(self, models: list[str], packaged: str, tmp_path: Path) -> None:
@@ -187,15 +177,13 @@ class TestCommandLine:
         refused = run("calibrate", packaged, *options)
         assert refused.exit_code == 2
         assert "--out" in refused.stderr
-        made = run("calibrate", packaged, *options, "--out", tmp_path / "mine.gguf")
-        assert made.exit_code == 0, made.stderr
+        succeed("calibrate", packaged, *options, "--out", tmp_path / "mine.gguf")
         assert len(colm.Head.load(tmp_path / "mine.gguf").rates) > 2
         assert shipped.read_bytes() == before
         for head in (DEFER, "entropy"):
-            refused = run("calibrate", head, *options, "--out", tmp_path / "no.gguf")
-            assert refused.exit_code == 1
-            assert head in refused.stderr
-            assert "--target-rate" in refused.stderr
+            refused = fail("calibrate", head, *options, "--out", tmp_path / "no.gguf")
+            assert head in refused
+            assert "--target-rate" in refused
 
     def test_bench(self, models: list[str], packaged: str) -> None:
         options = ("--tokens", "8", "--rounds", "2", "--json", "--quiet")

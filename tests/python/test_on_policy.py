@@ -8,15 +8,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import commands
 import numpy as np
 import pytest
 import tiny_models as tm
 from adapter_files import write_adapter
-from click.testing import CliRunner
 
 import colm_cpp as colm
 from colm_cpp import learn
-from colm_cpp.cli import main
 from colm_cpp.learn.forks import Continuations
 
 MAX_TOKENS = 16
@@ -27,9 +26,7 @@ LOAD: dict[str, Any] = {"n_ctx": 96, "n_threads": 1}
 
 def run(*arguments: str | float | Path) -> str:
     """The standard output of a command that must succeed."""
-    done = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert done.exit_code == 0, done.output
-    return done.stdout
+    return commands.succeed(*arguments).stdout
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +145,6 @@ def test_answers_of_the_pair_with_another_adapter_are_not_continued(loop: Simple
     out = ["--out", loop.folder / "confident"]
     run("score", loop.texts, *loop.pair_arguments, *respond, *out, "--limit", "2")
     command = ["score", loop.texts, *arguments, *other, *respond, *out]
-    done = CliRunner().invoke(main, [str(a) for a in command])
+    done = commands.run(*command)
     assert done.exit_code == 1
     assert "holds answers with base_adapters" in done.output

@@ -12,11 +12,10 @@ from typing import Any
 
 import pytest
 import tiny_models as tm
-from click.testing import CliRunner
+from commands import succeed
 from conftest import ASSISTANT, BASE, TINY_LOAD, TinyModels
 
 import colm_cpp as colm
-from colm_cpp.cli import main
 from colm_cpp.corpus.selection import select
 from colm_cpp.engine import memory
 from colm_cpp.errors import NotEnoughMemory, OptionError, PairClosed
@@ -166,6 +165,5 @@ def test_commands(
 ) -> None:
     given = [word.format(rows=rows, out=tmp_path / "out.gguf") for word in command]
     models = ["--base", str(files[0]), "--assistant", str(files[1]), "--n-ctx", "256", "--n-threads", "1"]
-    result = CliRunner().invoke(main, [*given, *models], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
+    succeed(*given, *models)
     assert loads == Counter({str(file): 1 for file in files})

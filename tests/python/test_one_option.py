@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import click
+import commands
 import pytest
-from click.testing import CliRunner
 from conftest import ASSISTANT, BASE, TinyModels, ids
 from programs import load_program
 
@@ -254,9 +254,7 @@ def test_slots_of_a_command(tiny_model: TinyModels, tmp_path: Path, monkeypatch:
     batch = ["--batch", str(rows), *text]
 
     def run(*arguments: str) -> str:
-        result = CliRunner().invoke(main, [*arguments, *files], catch_exceptions=False)
-        assert result.exit_code == 0, result.output
-        return result.stdout
+        return commands.succeed(*arguments, *files).stdout
 
     one = run("generate", "x y", *text)
     by_number = [

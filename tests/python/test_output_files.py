@@ -14,16 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
+from commands import run, succeed
 from conftest import ASSISTANT, BASE, TinyModels
 from test_output_file import POSIX, full_disk, names
 
 import colm_cpp as colm
-from colm_cpp.cli import main
-
-
-def run(*arguments: Any, stdin: str = "") -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments], input=stdin, catch_exceptions=False)
 
 
 def refused(result: Result, *facts: object) -> None:
@@ -107,17 +103,17 @@ def test_existing_files_need_force(files: dict[str, Path], tmp_path: Path) -> No
     for command in (one, many):
         refused(run(*command), "--force", old)
         assert old.read_text() == "precious"
-    assert run(*one, "--force").exit_code == 0
+    succeed(*one, "--force")
     trace = tmp_path / "trace"
     trace.write_bytes(old.read_bytes())
     assert json.loads(old.read_text().splitlines()[0])["format"] == "colm-trace"
-    assert run(*many, "--force", "--max-tokens", "2").exit_code == 0
+    succeed(*many, "--force", "--max-tokens", "2")
     assert json.loads(old.read_text())["number"] == 0
     old.write_text("precious")
     page = ("patterns", trace, "--html", old)
     refused(run(*page), "--force", old)
     assert old.read_text() == "precious"
-    assert run(*page, "--force").exit_code == 0
+    succeed(*page, "--force")
     assert old.read_text().startswith("<!")
     plot = ("bench", "--pair", "demo", "--plot", old)
     refused(run(*plot), "--force", old)
@@ -138,9 +134,7 @@ def test_a_missing_model_empties_nothing(files: dict[str, Path], tmp_path: Path)
 
 def test_a_page_is_not_written_over_its_trace(files: dict[str, Path], tmp_path: Path) -> None:
     trace = tmp_path / "trace.jsonl"
-    assert (
-        run("generate", "x", *pair_of(files), "--head", "random", "--max-tokens", "3", "--trace", trace).exit_code == 0
-    )
+    succeed("generate", "x", *pair_of(files), "--head", "random", "--max-tokens", "3", "--trace", trace)
     before = trace.read_bytes()
     refused(run("patterns", trace, "--html", trace, "--force"), "--html", trace)
     assert trace.read_bytes() == before
@@ -165,7 +159,7 @@ def test_learning_writes_over_nothing_that_it_reads(files: dict[str, Path], tmp_
     other.write_bytes(before)
     refused(run("evaluate", other, *pair_of(files), "--max-tokens", "2", "--out", task.parent), "report.json")
     assert task.read_bytes() == before
-    assert run("evaluate", other, *pair_of(files), "--max-tokens", "2", "--out", tmp_path / "new").exit_code == 0
+    succeed("evaluate", other, *pair_of(files), "--max-tokens", "2", "--out", tmp_path / "new")
 
     before = files["head"].read_bytes()
     vector = tmp_path / "theta.npy"
@@ -234,15 +228,14 @@ def test_calibrate_replaces_a_table_only_when_told(
         refused(run(*command), "it failed in the middle")
     assert files["head"].read_bytes() == first
 
-    result = run(*command)
-    assert result.exit_code == 0, result.stderr
+    succeed(*command)
     assert colm.Head.load(files["head"]).rates
     np.testing.assert_array_equal(colm.Head.load(files["head"]).weights[0], np.linspace(-1, 1, 32, dtype="f4")[None])
 
     second = files["head"].read_bytes()
     refused(run(*command), "--force", files["head"])
     assert files["head"].read_bytes() == second
-    assert run(*command, "--force").exit_code == 0
+    succeed(*command, "--force")
 
 
 # -- standard output, pipes, full disks, signals ------------------------------------------------------------------
@@ -252,8 +245,7 @@ def test_calibrate_replaces_a_table_only_when_told(
 @pytest.mark.parametrize("name", ["-", "/dev/stdout"])
 def test_standard_output(files: dict[str, Path], name: str) -> None:
     common = (*pair_of(files), "--head", "random", "--max-tokens", "3", "--seed", "1", "--quiet")
-    result = run("generate", "--batch", files["prompts"], *common, "--out", name)
-    assert result.exit_code == 0, result.stderr
+    result = succeed("generate", "--batch", files["prompts"], *common, "--out", name)
     assert json.loads(result.stdout)["number"] == 0
     result = run("generate", "x", *common, "--trace", name, "--json")
     header, *_, last = result.stdout.splitlines()
@@ -281,7 +273,7 @@ def test_a_full_disk_leaves_the_old_file(files: dict[str, Path], kind: str, tmp_
     prompts.write_text('{"prompt": "x"}\n' * 9)
     if kind == "page":
         trace = tmp_path / "trace"
-        assert run("generate", "x", *common, "--trace", trace).exit_code == 0
+        succeed("generate", "x", *common, "--trace", trace)
     if kind == "head":
         np.save(tmp_path / "theta.npy", np.ones(4096, np.float32))
     command = {

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from adapter_files import N_EMBD
-from commands import error_of, run
-from conftest import TINY_LOAD, TinyModels
+from commands import error_of, run, succeed
+from conftest import TINY_LOAD, TinyModels, token_ids
 from expert_files import BASE, PROMPT
 
 import colm_cpp as colm
@@ -45,12 +45,8 @@ def arguments(files: dict[str, Path]) -> list[str]:
     return ["generate", *models, *load, "--no-flash-attn", "--temperature", "0", "--max-tokens", "6", "--quiet"]
 
 
-def ids(text: colm.Completion) -> list[int]:
-    return [token.id for token in text.tokens]
-
-
 def written(pair: colm.Pair, prompt: str, who: str = "math") -> list[int]:
-    return ids(pair.generate(prompt, head=f"always:{who}", **OPTIONS))
+    return token_ids(pair.generate(prompt, head=f"always:{who}", **OPTIONS))
 
 
 def test_conversations_in_a_batch(pair: colm.Pair) -> None:
@@ -59,7 +55,7 @@ def test_conversations_in_a_batch(pair: colm.Pair) -> None:
     prompts: list[Any] = [MESSAGES, MESSAGES, MESSAGES, PROMPT]
     own: dict[str, Any] = {"chat_template": {"math": None}}
     texts = pair.generate_batch(prompts, each=each, head="always:math", n_parallel=2, **own, **OPTIONS)
-    assert [ids(text) for text in texts] == [
+    assert [token_ids(text) for text in texts] == [
         written(pair, "Q Hi A"),
         written(pair, "Q Hi A"),  # its template shows no system message
         written(pair, "X"),
@@ -67,7 +63,7 @@ def test_conversations_in_a_batch(pair: colm.Pair) -> None:
     ]
     each = [{"system": {"math": "Compute."}}, {"system": "All."}]
     texts = pair.generate_batch([MESSAGES] * 2, each=each, head="always:math", n_parallel=2, **OPTIONS)
-    assert [ids(text) for text in texts] == [
+    assert [token_ids(text) for text in texts] == [
         written(pair, "system: Compute.\nuser: Hi\n"),
         written(pair, "system: All.\nuser: Hi\n"),
     ]
@@ -118,8 +114,7 @@ def test_on_the_command_line(pair: colm.Pair, arguments: list[str], tmp_path: Pa
     template.write_text("T {{ messages[-1].content }}")
 
     def answer(*more: str) -> list[int]:
-        done = run(*arguments, "--json", *more)
-        assert done.exit_code == 0, done.stderr
+        done = succeed(*arguments, "--json", *more)
         return [token["id"] for token in json.loads(done.stdout)["tokens"]]
 
     assert answer("Once", "--prompt-for", f"math={PROMPT}") == written(pair, PROMPT)
@@ -156,8 +151,8 @@ def test_in_one_call(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, pa
     given: dict[str, Any] = {"base": files["base"], "experts": experts, "load_options": TINY_LOAD, **OPTIONS}
     try:
         out = colm.generate({"base": "Once", "math": PROMPT}, head="always:math", **given)
-        assert ids(out) == written(pair, PROMPT)
-        assert ids(colm.generate("Once", head="always:code", **given)) == written(pair, "Once", "code")
+        assert token_ids(out) == written(pair, PROMPT)
+        assert token_ids(colm.generate("Once", head="always:code", **given)) == written(pair, "Once", "code")
         assert len(loads) == 1
         given["experts"] = {**experts, "code": files["code"]}
         colm.generate("Once", head="always:code", **given)
@@ -168,7 +163,7 @@ def test_in_one_call(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, pa
         text = f'version = 1\nbase = "{files["base"]}"\nhead = "always:code"\n[experts]\n'
         (tmp_path / "pair.toml").write_text(text + f'math = "{files["math"]}"\ncode = "{files["code"]}"\n')
         out = colm.generate("Once", pair=tmp_path, load_options=TINY_LOAD, **OPTIONS)  # type: ignore[arg-type]
-        assert ids(out) == written(pair, "Once", "code")
+        assert token_ids(out) == written(pair, "Once", "code")
         for more in ({"assistant": files["math"]}, {"pair": "demo"}, {"load_options": {"assistant_options": {}}}):
             with pytest.raises(colm.OptionError, match="experts="):
                 colm.generate("a", head="never", **{**given, **more})  # type: ignore[arg-type]

@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_models as tm
-from click.testing import CliRunner
+from commands import run, succeed
 
 import colm_cpp as colm
 from colm_cpp import learn
-from colm_cpp.cli import main
 from colm_cpp.errors import CorpusError, OptionError
 from colm_cpp.learn import parts, training
 from colm_cpp.learn.continuation import continue_paths, plan
@@ -359,19 +358,14 @@ def test_the_commands(files: SimpleNamespace, continued: learn.Scores, tmp_path:
     (scores.path / FILE).unlink()
     models = f"--base {files.base} --assistant {files.assistant} --n-ctx 96 --n-threads 1"
     command = f"paths {scores.path} {models} --tokens {N_TOKENS}"
-    due = CliRunner().invoke(main, f"{command} --dry-run")
-    assert due.exit_code == 0, due.output
+    due = succeed(*f"{command} --dry-run".split())
     assert f"differ at {len(differing_rows(scores))} of them" in due.stderr
     assert not (scores.path / FILE).exists()
-    done = CliRunner().invoke(main, command)
-    assert done.exit_code == 0, done.output
+    done = succeed(*command.split())
     assert (scores.path / FILE).read_bytes() == (continued.path / FILE).read_bytes()
     assert f"{Continuations(scores).divergent.mean():.1%} divergent" in done.stdout
     head = tmp_path / "head.gguf"
-    fitted = CliRunner().invoke(
-        main, f"train {scores.path} --label continuation --objective regret --out {head} --json -q"
-    )
-    assert fitted.exit_code == 0, fitted.output
+    fitted = succeed(*f"train {scores.path} --label continuation --objective regret --out {head} --json -q".split())
     assert 0 < json.loads(fitted.stdout)["held_out"]["parting"]["divergent_rate"] < 1
-    table = CliRunner().invoke(main, f"train {scores.path} --label continuation --out {head} --force -q")
+    table = run(*f"train {scores.path} --label continuation --out {head} --force -q".split())
     assert "share of divergent tokens" in table.stdout

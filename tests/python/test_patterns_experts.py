@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import run
+from commands import succeed
 from traced_texts import make_evaluation, make_record
 
 from colm_cpp.report.html import render_page
@@ -106,8 +106,7 @@ def test_the_terminal_names_them(color: str, tmp_path: Path) -> None:
     folder = make_evaluation(tmp_path / "eval", {"learned@20": [record]})
     meta = json.loads((folder / "meta.json").read_text())
     (folder / "meta.json").write_text(json.dumps({**meta, "experts": ["math", "code"]}))
-    done = run("patterns", folder, "--text", "1", "--color", color)
-    assert done.exit_code == 0, done.stderr
+    done = succeed("patterns", folder, "--text", "1", "--color", color)
     assert "written by math 2, code 2" in done.stdout
     if color == "never":
         assert "Three crates[math: weigh][code: 7][2][math: kg]." in done.stdout

@@ -6,12 +6,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import commands
 import pytest
-from click.testing import CliRunner
 from conftest import TINY_LOAD, TinyModels
 
 import colm_cpp as colm
-from colm_cpp.cli import main
 from colm_cpp.engine import loading
 from colm_cpp.options import LoadOptions
 from colm_cpp.sources.hub import HubFile
@@ -93,7 +92,7 @@ def test_models_that_are_given_replace_those_of_the_pair(tiny_preset: Preset, tm
 
 class TestCommandLine:
     def run(self, *arguments: str) -> tuple[int, str, str]:
-        result = CliRunner().invoke(main, arguments, catch_exceptions=False)
+        result = commands.run(*arguments)
         return result.exit_code, result.stdout, result.stderr
 
     def test_generate(self, tiny_preset: Preset, tmp_path: Path) -> None:

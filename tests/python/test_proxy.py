@@ -9,7 +9,7 @@ from typing import Any
 import expert_files
 import pytest
 from adapter_files import write_adapter
-from commands import run
+from commands import fail, succeed
 from conftest import TINY_LOAD
 from expert_files import PROMPT
 
@@ -86,11 +86,10 @@ def test_weight_zero_is_the_base(pair: colm.Pair) -> None:
 def test_flags(files: dict[str, Path]) -> None:
     models = ["--base", str(files["base"]), "--expert", f"math={files['math']}", "--expert", f"code={files['code']}"]
     args = ["generate", PROMPT, *models, "--head", "always:math", "--max-tokens", "4", "--strategy", "proxy", "-q"]
-    done = run(*args, "--proxy-tuned", "math", "--proxy-untuned", "code", "--proxy-weight", "0.5")
-    assert done.exit_code == 0, done.stderr
-    failed = run(*args, "--proxy-tuned", "math", "--proxy-untuned", "law")
-    assert failed.exit_code == 1
-    assert '--proxy-untuned is "law"; the experts of this pair are math and code' in failed.stderr
+    succeed(*args, "--proxy-tuned", "math", "--proxy-untuned", "code", "--proxy-weight", "0.5")
+    assert '--proxy-untuned is "law"; the experts of this pair are math and code' in fail(
+        *args, "--proxy-tuned", "math", "--proxy-untuned", "law"
+    )
 
 
 @pytest.mark.parametrize("name", ["proxy_tuned", "proxy_untuned", "proxy_weight"])
@@ -111,10 +110,9 @@ def test_options_of_proxy_belong_to_it(name: str) -> None:
 
 def test_on_the_command_line(files: dict[str, Path]) -> None:
     models = [f"--base={files['base']}", f"--expert=math={files['math']}", f"--expert=code={files['code']}"]
-    failed = run("generate", PROMPT, *models, "--head", "always:math", "--proxy-tuned", "math")
-    assert failed.exit_code == 1
-    assert "--proxy-tuned is" in failed.stderr
-    assert '--strategy "proxy"' in failed.stderr
+    failed = fail("generate", PROMPT, *models, "--head", "always:math", "--proxy-tuned", "math")
+    assert "--proxy-tuned is" in failed
+    assert '--strategy "proxy"' in failed
 
 
 def test_arms_with_other_strategies_are_not_given_them(pair: colm.Pair) -> None:

@@ -6,17 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
+from commands import fail, run
 from hub_server import HubServer, Repo, client_of
 from tiny_models import Vocab, make_model
 
 import colm_cpp as colm
-from colm_cpp.cli import main
 from colm_cpp.sources.pair_file import to_toml
 
 
 def pull(*names: object) -> Result:
-    return CliRunner().invoke(main, ["pull", *(str(name) for name in names)], catch_exceptions=False)
+    return run("pull", *names)
 
 
 @pytest.fixture
@@ -79,31 +79,23 @@ def test_a_download_that_is_cut_off_goes_on_where_it_ended(server: HubServer, tm
 def test_a_download_that_fails_says_so(server: HubServer, tmp_path: Path) -> None:
     file = preset(tmp_path)
     server.cuts.extend([0] * 20)
-    result = pull(file)
-    assert result.exit_code == 1
-    assert "call again" in result.stderr
+    assert "call again" in fail("pull", file)
     server.cuts.clear()
     assert pull(file).exit_code == 0
 
 
 def test_models_that_do_not_fit_together(server: HubServer, tmp_path: Path) -> None:
-    result = pull(preset(tmp_path, assistant="hf:org/repo/other.gguf"))
-    assert result.exit_code == 1
-    assert "token 40" in result.stderr
+    assert "token 40" in fail("pull", preset(tmp_path, assistant="hf:org/repo/other.gguf"))
 
 
 @pytest.mark.parametrize("name", ["broken", "cut"])
 def test_a_damaged_file(server: HubServer, name: str, tmp_path: Path) -> None:
     for wanted in (f"hf:org/repo/{name}.gguf", preset(tmp_path, base=f"hf:org/repo/{name}.gguf")):
-        result = pull(wanted)
-        assert result.exit_code == 1
-        assert f"{name}.gguf" in result.stderr
+        assert f"{name}.gguf" in fail("pull", wanted)
 
 
 def test_a_head_is_no_model(server: HubServer, tmp_path: Path) -> None:
-    result = pull(preset(tmp_path, base="hf:org/repo/head.gguf"))
-    assert result.exit_code == 1
-    assert "hf:org/repo/head.gguf is no model" in result.stderr
+    assert "hf:org/repo/head.gguf is no model" in fail("pull", preset(tmp_path, base="hf:org/repo/head.gguf"))
 
 
 def test_bytes_that_changed_on_the_disk_are_found(server: HubServer, tmp_path: Path) -> None:
@@ -112,9 +104,7 @@ def test_bytes_that_changed_on_the_disk_are_found(server: HubServer, tmp_path: P
     data = bytearray(blob.read_bytes())
     data[-1] ^= 1
     blob.write_bytes(data)
-    result = pull("hf:org/repo/base.gguf")
-    assert result.exit_code == 1
-    assert str(blob) in result.stderr
+    assert str(blob) in fail("pull", "hf:org/repo/base.gguf")
     blob.unlink()
     assert pull("hf:org/repo/base.gguf").exit_code == 0
 
@@ -122,6 +112,4 @@ def test_bytes_that_changed_on_the_disk_are_found(server: HubServer, tmp_path: P
 def test_names_that_are_none(server: HubServer) -> None:
     assert pull().exit_code == 2
     for name in ("no-such-pair", "hf:org/none/x.gguf", "hf:org/repo/none.gguf", "hf:x"):
-        result = pull(name)
-        assert result.exit_code == 1
-        assert name.removeprefix("hf:").split("/")[0] in result.stderr
+        assert name.removeprefix("hf:").split("/")[0] in fail("pull", name)

@@ -18,7 +18,8 @@ from typing import Any
 import psutil
 import pytest
 import scored_folders
-from scored_folders import ARGUMENTS, LOAD, Stop, assert_same, contents, progress_of, run
+from commands import succeed
+from scored_folders import ARGUMENTS, LOAD, Stop, assert_same, contents, progress_of
 from test_shards import untimed
 
 from colm_cpp.cluster.ray_cluster import MAX_TRIES, Cluster
@@ -188,8 +189,7 @@ def test_the_command_is_killed_and_goes_on(
         process.kill()
     n_texts = progress_of(folder).n_texts
     assert 0 < n_texts < progress_of(whole).n_texts
-    result = run(*arguments)
-    assert result.exit_code == 0, result.stderr
+    succeed(*arguments)
     assert_same(folder, whole)
 
 
@@ -212,16 +212,14 @@ def test_answers_and_an_evaluation(
     models = ("--base", os.path.relpath(pair_files[0]), "--assistant", os.path.relpath(pair_files[1]), *ARGUMENTS)
     answering = ("--max-tokens", "5", "--temperature", "1", "--quiet")
     scoring = ("score", "rows.jsonl", *models, *answering, "--respond", "--head", "random", "--defer-rate", "0.5")
-    assert run(*scoring, "-o", "whole").exit_code == 0
-    result = run(*scoring, "-o", "shared", "--ray")
-    assert result.exit_code == 0, result.stderr
+    succeed(*scoring, "-o", "whole")
+    succeed(*scoring, "-o", "shared", "--ray")
     assert_same(Path("shared"), Path("whole"))
     assert "responses.jsonl" in contents(Path("whole"))
     evaluating = ("evaluate", "rows.jsonl", *models, *answering, "--rate", "0.5", "--arm", "random", "--arm", "base")
     other = ("--arm", f"other={models[1]}")
-    assert run(*evaluating, *other, "-o", "e-whole").exit_code == 0
-    result = run(*evaluating, *other, "-o", "e-shared", "--ray")
-    assert result.exit_code == 0, result.stderr
+    succeed(*evaluating, *other, "-o", "e-whole")
+    succeed(*evaluating, *other, "-o", "e-shared", "--ray")
     assert without_steps(Path("e-shared/meta.json")) == without_steps(Path("e-whole/meta.json"))
     for name in ("base", "random@50", "other"):
         shared = untimed(Path(f"e-shared/records/{name}.jsonl"))

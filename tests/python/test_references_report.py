@@ -7,14 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import commands
 import pytest
-from click.testing import CliRunner
 from conftest import ASSISTANT, BASE, TinyModels
 from evaluations import write_lines
 from made_answers import STEPS, evaluation, rows_of
 
 import colm_cpp as colm
-from colm_cpp.cli import main
 from colm_cpp.evaluate.costs import StepTimes
 from colm_cpp.evaluate.references import MEASURES
 from colm_cpp.learn import RecordFolder, load_task, make_arms, make_checker, summarize
@@ -128,10 +127,7 @@ def test_the_command_tells_the_truth_about_cost(tiny_model: TinyModels, tmp_path
     writing = ["--max-tokens", "8", "--temperature", "1", "--seed", "3", "--out", out, "--rate", "0.5"]
 
     def run(*more: Any) -> str:
-        arguments = ["evaluate", task, *models, *writing, *more]
-        result = CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
-        assert result.exit_code == 0, result.stderr
-        return result.stdout
+        return commands.succeed("evaluate", task, *models, *writing, *more).stdout
 
     text = run()
     assert rows_of(text, "chord@50")
@@ -170,8 +166,7 @@ def test_another_model_answers_alone(parallel: tuple[str, ...], tiny_model: Tiny
     writing = ["--max-tokens", "8", "--temperature", "1", "--seed", "3", "--out", out, "--json", *parallel]
 
     def run(*more: Any) -> Any:
-        arguments = ["evaluate", task, *models, *writing, *more]
-        return CliRunner().invoke(main, [str(argument) for argument in arguments])
+        return commands.run("evaluate", task, *models, *writing, *more)
 
     arms = ["--arm", "base", "--arm", "assistant", "--arm", "random", "--arm", f"tuned={tuned}"]
     result = run(*arms)

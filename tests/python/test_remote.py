@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import commands
 import pytest
-from click.testing import CliRunner
+from commands import run
 from conftest import ASSISTANT, TINY_LOAD, TinyModels, ids
 from far_server import FAR_BASE as BASE
 from far_server import FarServer
 
 import colm_cpp as colm
-from colm_cpp.cli import main
 from colm_cpp.learn.scoring import Scorer
 from colm_cpp.remote import SCHEMES
 
@@ -132,6 +132,20 @@ def test_one_call_has_all_open_positions(tiny_model: TinyModels, far: FarServer)
     assert len(counts[15]) < len(counts[0])
 
 
+def test_a_batch_counts_the_questions(
+    near_and_far: Callable[[int], tuple[colm.Pair, colm.Pair]], far: FarServer
+) -> None:
+    _, there = near_and_far(8)
+    for n_texts in (1, 3):
+        before = len(far.requests)
+        with there.stream_batch(["The quick"] * n_texts, n_parallel=3, head="always", max_tokens=5, seed=1) as batch:
+            assert batch.counts == {"steps": 0, "base_decodes": 0, "assistant_decodes": 0}
+            texts = [text for _, text in batch]
+            assert batch.counts["assistant_decodes"] == len(far.requests) - before > 0
+            assert batch.counts["base_decodes"] == 0
+        assert len(texts) == n_texts
+
+
 def test_two_experts_of_which_one_is_far(tiny_model: TinyModels, far: FarServer) -> None:
     other = tiny_model(**{**ASSISTANT, "seed": 7})
     near = {"a": tiny_model(**ASSISTANT), "b": other}
@@ -165,11 +179,7 @@ def test_command_line_and_pair_file(tiny_model: TinyModels, far: FarServer, tmp_
     load = ["--n-ctx", "128"]
 
     def run(*arguments: str) -> str:
-        result = CliRunner().invoke(
-            main, ["generate", "The quick", *arguments, *load, *options], catch_exceptions=False
-        )
-        assert result.exit_code == 0, result.output
-        return result.stdout
+        return commands.succeed("generate", "The quick", *arguments, *load, *options).stdout
 
     want = run("--base", str(base), "--assistant", str(tiny_model(**ASSISTANT)))
     assert run("--base", str(base), "--assistant", far.url, "--remote-top-k", "5") == want
@@ -218,7 +228,7 @@ def test_what_needs_the_file_is_refused(
         colm.load(far.url, base)
     with pytest.raises(colm.OptionError, match="lora"):
         colm.load(base, far.url, assistant_options={"lora": "x.gguf"})
-    result = CliRunner().invoke(main, ["inspect", far.url])
+    result = run("inspect", far.url)
     assert result.exit_code != 0
     assert "another machine" in result.output
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 from conftest import ASSISTANT, TINY_LOAD, TinyModels, ids
 from far_server import FAR_BASE, FarServer, broken_after
+from loopback import free_port
 
 import colm_cpp as colm
 
@@ -39,12 +39,6 @@ def make(tiny_model: TinyModels, far: FarServer) -> Iterator[Callable[..., colm.
     far.change = lambda results: results[0] if len(results) == 1 else results
     for pair in pairs:
         pair.close()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 # -- at load -----------------------------------------------------------------------------------------------------

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import answered_prompts
+import commands
 from answered_prompts import LOAD
-from click.testing import CliRunner, Result
+from click.testing import Result
 from conftest import Asked
 
 import colm_cpp as colm
-from colm_cpp.cli import main
 from colm_cpp.corpus.documents import Corpus
 from colm_cpp.corpus.selection import select
 from colm_cpp.learn.respond import FILE, respond
@@ -28,8 +28,7 @@ def test_command(pair: colm.Pair, prompts: Corpus, files: tuple[Path, Path], tmp
     models = ["--base", str(files[0]), "--assistant", str(files[1]), "--no-flash-attn", *load]
 
     def run(*arguments: str) -> Result:
-        command = ["score", str(rows), *models, "--respond", *arguments]
-        return CliRunner().invoke(main, command, catch_exceptions=False)
+        return commands.run("score", str(rows), *models, "--respond", *arguments)
 
     out = tmp_path / "scores"
     result = run("-o", str(out), "--max-tokens", "12", "--temperature", "1", "--seed", "7")
@@ -70,8 +69,7 @@ def test_the_command_lets_the_pair_answer(
     def run(*arguments: str) -> Result:
         load = ["--n-ctx", "96", "--n-threads", "1", "--max-tokens", "4"]
         models = ["--base", str(files[0]), "--assistant", str(files[1]), "--out", str(tmp_path / "out"), *load]
-        command = ["score", str(tmp_path / "prompts.jsonl"), *models, *arguments]
-        return CliRunner().invoke(main, command, catch_exceptions=False)
+        return commands.run("score", str(tmp_path / "prompts.jsonl"), *models, *arguments)
 
     result = run("--respond", "--head", str(head_file), "--defer-rate", "0.4")
     assert result.exit_code == 0, result.stderr

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import ASSISTANT, BASE, TINY_LOAD, TinyModels
+from loopback import free_port
 
 import colm_cpp as colm
 from colm_cpp import _core
@@ -151,11 +152,6 @@ def test_a_server_that_is_too_slow() -> None:
     with answering(hello(*_core.RPC_PROTOCOL), slowly=True) as address, pytest.raises(colm.RpcError, match="within"):
         rpc.check_server(address, 0.2)
     assert time.monotonic() - begin < 2
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid", "a..b"])

@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 from conftest import ASSISTANT, BASE, TINY_LOAD, TinyModels, ids
+from loopback import free_port
 
 import colm_cpp as colm
 from colm_cpp import _core
@@ -34,11 +35,6 @@ pytestmark = pytest.mark.skipif(
 )
 PROMPT = "one two three"
 WRITING: dict[str, Any] = {"temperature": 0, "max_tokens": 24, "threshold": 0.5, "seed": 3}
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 class Server:

@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from commands import fail, succeed
 from conftest import ASSISTANT, BASE, TinyModels, assert_same_text
 
 import colm_cpp as colm
 from colm_cpp import Head
-from colm_cpp.cli import main
 from colm_cpp.errors import HeadError, OptionError
 from colm_cpp.evaluate.arms import make_arms
 from colm_cpp.evaluate.costs import StepTimes, answer_costs
@@ -284,10 +283,6 @@ def test_arms_are_named_after_their_runs() -> None:
 # --- the command line -------------------------------------------------------------------------------------------------
 
 
-def colm_run(*args: str) -> Result:
-    return CliRunner().invoke(main, list(args))
-
-
 def test_from_the_table_to_the_report(tiny_model: TinyModels, tmp_path: Path) -> None:
     models = ["--base", str(tiny_model(**BASE)), "--assistant", str(tiny_model(**ASSISTANT)), "--n-threads", "1"]
     prompts = tmp_path / "prompts.jsonl"
@@ -295,26 +290,22 @@ def test_from_the_table_to_the_report(tiny_model: TinyModels, tmp_path: Path) ->
     head = tmp_path / "head.gguf"
     write = ["--max-tokens", "24", "--temperature", "1", "--no-chat", "--quiet"]
     Head.confidence(32).save(tmp_path / "plain.gguf")
-    plain = colm_run("calibrate", "confidence", str(prompts), *models, *write, "--out", str(head))
-    assert plain.exit_code == 0, plain.stderr
-    done = colm_run("calibrate", str(head), str(prompts), *models, *write, "--hold", "3", "--json")
-    assert done.exit_code == 0, done.stderr
+    succeed("calibrate", "confidence", str(prompts), *models, *write, "--out", str(head))
+    done = succeed("calibrate", str(head), str(prompts), *models, *write, "--hold", "3", "--json")
     facts = json.loads(done.stdout)
     assert (facts["hold"], facts["leave_threshold"]) == (3, None)
     loaded = Head.load(head)
     assert len(loaded.rates) == 21  # the first table stays
     assert loaded.threshold_for_rate(0.4, hold=3) == pytest.approx(facts["thresholds"]["0.4"], rel=1e-5)
     assert loaded.threshold_for_rate(0.4, hold=3) > loaded.threshold_for_rate(0.4)
-    again = colm_run("calibrate", str(head), str(prompts), *models, *write, "--hold", "3")
-    assert again.exit_code == 1
-    assert "hold=3" in again.stderr or "--hold 3" in again.stderr
+    again = fail("calibrate", str(head), str(prompts), *models, *write, "--hold", "3")
+    assert "hold=3" in again or "--hold 3" in again
     near = [row for row in facts["measurements"] if row[0] == 0.4]
     assert min(abs(measured - 0.4) for _, _, measured, *_ in near) < 0.1
 
     out = tmp_path / "out"
     options = ["--head", f"mine={head}", "--rate", "0.4", "--hold", "1", "--hold", "3", "--checker", "exact"]
-    judged = colm_run("evaluate", str(prompts), *models, *write, *options, "--out", str(out), "--json")
-    assert judged.exit_code == 0, judged.stderr
+    judged = succeed("evaluate", str(prompts), *models, *write, *options, "--out", str(out), "--json")
     arms = {arm["name"]: arm for arm in json.loads(judged.stdout)["arms"]}
     assert {"mine@40", "mine@40+hold3", "random@40", "random@40+hold3"} <= arms.keys()
     assert arms["mine@40"]["base_steps_per_token"] == 1.0
@@ -322,15 +313,12 @@ def test_from_the_table_to_the_report(tiny_model: TinyModels, tmp_path: Path) ->
     assert held["base_steps_per_token"] == pytest.approx(1 - held["deferral_rate"] * 2 / 3, abs=0.05)
     assert held["runs_per_token"] <= held["assistant_calls_per_token"] == pytest.approx(held["deferral_rate"])
     assert "runs per token" in (out / "report.md").read_text()
-    refused = colm_run(
+    assert "calibrate --hold 5" in fail(
         "evaluate", str(prompts), *models, "--head", f"mine={head}", "--hold", "5", "--out", str(tmp_path / "no")
     )
-    assert refused.exit_code == 1
-    assert "calibrate --hold 5" in refused.stderr
 
     trace = tmp_path / "trace.jsonl"
-    written = colm_run("generate", "a", *models, "--head", "always", "--hold", "2", "--leave-threshold", "0.4",
-                       "--max-tokens", "4", "--trace", str(trace), "--quiet")  # fmt: skip
-    assert written.exit_code == 0, written.stderr
+    succeed("generate", "a", *models, "--head", "always", "--hold", "2", "--leave-threshold", "0.4",
+            "--max-tokens", "4", "--trace", str(trace), "--quiet")  # fmt: skip
     header = json.loads(trace.read_text().splitlines()[0])
     assert (header["options"]["hold"], header["options"]["leave_threshold"]) == (2, 0.4)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import scored_folders
 import tiny_models as tm
+from commands import error_of, run, succeed
 from conftest import TINY_LOAD, TinyModels
 from scored_folders import (
     BAD_LINES,
@@ -21,7 +22,6 @@ from scored_folders import (
     assert_same,
     columns_of,
     progress_of,
-    run,
     stop_after,
 )
 
@@ -192,8 +192,7 @@ def test_bad_values_are_found(tmp_path: Path) -> None:
 
 
 def test_command(command: list[str], corpus: list[Path], finished: Path, tmp_path: Path) -> None:
-    result = run(*command)
-    assert result.exit_code == 0, result.stderr
+    result = succeed(*command)
     assert_same(tmp_path / "scores", finished)
     done = progress_of(finished)
     assert result.stdout.count("\n") == 1
@@ -214,7 +213,7 @@ def test_command(command: list[str], corpus: list[Path], finished: Path, tmp_pat
 
 def test_command_with_options(command: list[str], tmp_path: Path) -> None:
     options = ("--limit", "5", "--seed", "3", "--top-logprobs", "4", "--no-chat", "--system", "unused")
-    assert run(*command, *options).exit_code == 0
+    succeed(*command, *options)
     meta = Scores(tmp_path / "scores").meta
     assert (meta["sample"], meta["top_k"], meta["chat"], meta["system"]) == (
         {"seed": 3, "limit": 5},
@@ -226,12 +225,7 @@ def test_command_with_options(command: list[str], tmp_path: Path) -> None:
 
 def test_command_errors(command: list[str], corpus: list[Path], tmp_path: Path) -> None:
     def error(*arguments: str | Path) -> str:
-        result = run(*command, "--quiet", *arguments)
-        assert result.exit_code == 1
-        assert result.stdout == ""
-        assert result.stderr.startswith("colm: error: ")
-        assert result.stderr.count("\n") == 1
-        return result.stderr.removeprefix("colm: error: ").rstrip("\n")
+        return error_of(run(*command, "--quiet", *arguments))
 
     strict = error("--strict")
     assert strict.startswith(f"{corpus[0]}:4: ")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import scored_folders
 from adapter_files import write_adapter
-from commands import run
+from commands import fail, run, succeed
 from conftest import TINY_LOAD
 from scored_folders import Stop, assert_same, progress_of, stop_after
 
@@ -244,34 +244,27 @@ def test_from_texts_to_tokens(files: dict[str, Path], pair: colm.Pair, teacher: 
     models = ["--base", files["base"], *(word for n in EXPERTS for word in ("--expert", f"{n}={files[n]}"))]
     small = ["--n-ctx", "256", "--n-threads", "1", "--n-threads-batch", "1", "-q"]
     scores, head, trace = tmp_path / "scores", tmp_path / "head.gguf", tmp_path / "trace"
-    done = run("score", corpus, *models, *small, "-o", scores, "--no-chat")
-    assert done.exit_code == 0, done.stderr
+    done = succeed("score", corpus, *models, *small, "-o", scores, "--no-chat")
     again = run("score", corpus, *models, *small, "-o", scores, "--no-chat")  # there is nothing left to do
     assert again.stdout == done.stdout
-    refused = run("score", corpus, *models, *small, "-o", tmp_path / "none", "--respond")
-    assert refused.exit_code == 1
-    assert "--respond" in refused.stderr
+    assert "--respond" in fail("score", corpus, *models, *small, "-o", tmp_path / "none", "--respond")
 
-    done = run("train", scores, "-o", head, "-q", "--cost", "0.01", "--cost", "code=0.02", "--l2", "0.003")
-    assert done.exit_code == 0, done.stderr
+    done = succeed("train", scores, "-o", head, "-q", "--cost", "0.01", "--cost", "code=0.02", "--l2", "0.003")
     assert Head.load(head).expert_names == EXPERTS
 
     calibrate = ["calibrate", head, corpus, *models, *small, "--no-chat", "--limit", "6", "--max-tokens", "24"]
-    done = run(*calibrate, "--temperature", "1", "--rate", "0.4", "--default-rate", "0.4", "--json")
-    assert done.exit_code == 0, done.stderr
+    done = succeed(*calibrate, "--temperature", "1", "--rate", "0.4", "--default-rate", "0.4", "--json")
     for _, _, rate, n_tokens, each in json.loads(done.stdout)["measurements"]:
         assert set(each) == set(EXPERTS)
         assert sum(each.values()) == round(rate * n_tokens)
-    done = run(*calibrate, "--rate", "0.5", "--force")
-    assert done.exit_code == 0, done.stderr
+    done = succeed(*calibrate, "--rate", "0.5", "--force")
     assert done.stdout.split("\n")[0].split() == ["wanted", "threshold", "measured", "tokens", *EXPERTS]
     facts = json.loads(Head.load(head).calibration or "")
     assert facts["experts"] == list(EXPERTS)
     assert set(facts["measurements"][0]["experts"]) == set(EXPERTS)
 
     generate = ["generate", "The river", *models, *small, "--head", head, "--defer-rate", "0.4", "--max-tokens", "40"]
-    done = run(*generate, "--seed", "1", "--temperature", "1", "--trace", trace, "--json")
-    assert done.exit_code == 0, done.stderr
+    done = succeed(*generate, "--seed", "1", "--temperature", "1", "--trace", trace, "--json")
     by_command = [(token["id"], token["source"]) for token in json.loads(done.stdout)["tokens"]]
     load: dict[str, Any] = {"n_ctx": 256, "n_threads": 1, "n_threads_batch": 1}
     with colm.load(files["base"], experts={n: files[n] for n in EXPERTS}, head=head, **load) as loaded:
@@ -281,8 +274,7 @@ def test_from_texts_to_tokens(files: dict[str, Path], pair: colm.Pair, teacher: 
 
     found = json.loads(run("inspect", head, "--json").stdout)["files"][0]
     assert found["expert_names"] == list(EXPERTS)
-    shown = run("inspect", *models, "--head", head)
-    assert shown.exit_code == 0, shown.stderr
+    shown = succeed("inspect", *models, "--head", head)
     for words in ("experts", "expert code", "if dropped", "fits"):
         assert words in shown.stdout
     counted = json.loads(run("patterns", trace, "--json").stdout)
@@ -294,11 +286,9 @@ def test_a_table_for_a_head_that_only_says_when(files: dict[str, Path], corpus: 
     models = ["--base", files["base"], *(word for n in EXPERTS for word in ("--expert", f"{n}={files[n]}"))]
     small = ["--n-ctx", "256", "--n-threads", "1", "--no-chat", "--limit", "4", "--max-tokens", "16", "-q"]
     out = tmp_path / "confidence.gguf"
-    done = run("calibrate", "confidence:code", *corpus, *models, *small, "--rate", "0.5", "-o", out, "--json")
-    assert done.exit_code == 0, done.stderr
+    done = succeed("calibrate", "confidence:code", *corpus, *models, *small, "--rate", "0.5", "-o", out, "--json")
     measured = json.loads(done.stdout)["measurements"]
     assert all(each["math"] == 0 and each["code"] == round(rate * n) for _, _, rate, n, each in measured)
     assert Head.load(out).expert_names == ("code",)
-    failed = run("calibrate", "confidence", *corpus, *models, *small, "-o", tmp_path / "none.gguf")
-    assert failed.exit_code == 1
-    assert "confidence:math" in failed.stderr or "name one of them" in failed.stderr
+    failed = fail("calibrate", "confidence", *corpus, *models, *small, "-o", tmp_path / "none.gguf")
+    assert "confidence:math" in failed or "name one of them" in failed

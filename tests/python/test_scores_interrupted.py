@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scored_folders
+from commands import succeed
 from scored_folders import (
     ARGUMENTS,
     FULL,
@@ -27,7 +28,6 @@ from scored_folders import (
     columns_of,
     contents,
     progress_of,
-    run,
 )
 
 from colm_cpp.corpus.selection import select
@@ -102,9 +102,8 @@ def test_interrupted_command(pair_files: tuple[Path, Path], tmp_path: Path) -> N
     assert (process.returncode, output) == (130, (b"", b""))
     n_texts = progress_of(folder).n_texts
     assert 0 < n_texts < 120
-    result = run(*arguments, "-o", folder)
-    assert result.exit_code == 0, result.stderr
-    assert run(*arguments, "-o", tmp_path / "whole").exit_code == 0
+    succeed(*arguments, "-o", folder)
+    succeed(*arguments, "-o", tmp_path / "whole")
     assert_same(folder, tmp_path / "whole")
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
-from click.testing import CliRunner
+from commands import fail, run
 from conftest import TinyModels
 
 pytest.importorskip("fastapi")
@@ -26,7 +26,6 @@ pytest.importorskip("prometheus_client")
 from server_world import running, tiny
 
 import colm_cpp as colm
-from colm_cpp.cli import main
 from colm_cpp.options import SlotOptions
 from colm_cpp.server import Settings, page
 from colm_cpp.server.errors import ApiError
@@ -351,9 +350,7 @@ def test_grace_has_an_end() -> None:
 @pytest.mark.parametrize("package", ["fastapi", "uvicorn", "prometheus_client"])
 def test_without_the_extra(package: str, without: Callable[[str], None]) -> None:
     without(package)
-    result = CliRunner().invoke(main, ["serve", "--pair", "demo", "--port", "0"])
-    assert result.exit_code == 1
-    assert "pip install 'colm-cpp[server]'" in result.stderr
+    assert "pip install 'colm-cpp[server]'" in fail("serve", "--pair", "demo", "--port", "0")
 
 
 @pytest.mark.parametrize(
@@ -374,6 +371,6 @@ def test_without_the_extra(package: str, without: Callable[[str], None]) -> None
 )
 def test_commands_that_are_wrong(arguments: list[str]) -> None:
     """One line each, before anything is loaded."""
-    result = CliRunner().invoke(main, ["serve", "--port", "0", *arguments])
+    result = run("serve", "--port", "0", *arguments)
     assert result.exit_code in (1, 2)
     assert "Traceback" not in result.output

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
+from commands import run
 from conftest import TinyModels
 from server_world import World, running, tiny
 
 import colm_cpp as colm
 import colm_cpp.server.run
-from colm_cpp.cli import main
 from colm_cpp.server import Settings
 from colm_cpp.server.registry import Registry
 
@@ -35,7 +35,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
     monkeypatch.delenv("COLM_API_KEY", raising=False)
 
     def command(*arguments: str) -> Result:
-        return CliRunner().invoke(main, ["serve", "--pair", "demo", "--port", "0", *arguments])
+        return run("serve", "--pair", "demo", "--port", "0", *arguments)
 
     return command
 
@@ -74,7 +74,7 @@ def test_a_server_that_is_open_to_all_says_so(start) -> None:  # type: ignore[no
 def test_a_port_in_use_is_told_once() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
-        result = CliRunner().invoke(main, ["serve", "--pair", "demo", "--port", port])
+        result = run("serve", "--pair", "demo", "--port", port)
     assert result.exit_code == 1
     assert result.stderr.count(port) == 1
     assert "--port" in result.stderr

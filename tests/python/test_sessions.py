@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from commands import run, succeed
 from conftest import BASE, TinyModels, TinyPairs, ids
 
 import colm_cpp as colm
-from colm_cpp.cli import main
 from colm_cpp.engine.mismatch import difference
 from colm_cpp.files.output_file import OutputFile
 
@@ -351,16 +350,15 @@ def test_the_command_goes_on_from_a_session(tiny_model: TinyModels, tmp_path: Pa
     ]
     read = []
     for given in (prompt, prompt, prompt + more):
-        done = CliRunner().invoke(main, ["generate", given, *common])
-        assert done.exit_code == 0, done.output
+        done = succeed("generate", given, *common)
         read.append(json.loads(done.stdout)["stats"]["base_tokens_read"])
     assert read[0] > 100
     assert read[1] <= 5
     assert read[2] <= 15
     session.write_bytes(b"something else")
-    done = CliRunner().invoke(main, ["generate", prompt, *common])
+    done = run("generate", prompt, *common)
     assert done.exit_code != 0
     assert session.read_bytes() == b"something else"
-    refused = CliRunner().invoke(main, ["generate", "--batch", "-", *common], input="")
+    refused = run("generate", "--batch", "-", *common, stdin="")
     assert refused.exit_code == 2
     assert "--session cannot be used with --batch" in refused.output

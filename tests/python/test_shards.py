@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import scored_folders
 from click.testing import Result
-from scored_folders import ARGUMENTS, CountingScorer, Stop, assert_same, contents, progress_of, run, stop_after
+from commands import fail, run, succeed
+from scored_folders import ARGUMENTS, CountingScorer, Stop, assert_same, contents, progress_of, stop_after
 
 from colm_cpp import learn
 from colm_cpp.corpus.documents import BLOCK_DOCUMENTS, BadRow, Corpus, Document
@@ -111,9 +112,9 @@ def test_shards_are_whole_blocks_one_behind_the_other(of: int) -> None:
 def test_bad_shards(text: str, corpus: list[Path], tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="shard is"):
         select(corpus, shard=text)
-    result = run("score", *corpus, "--base", "b", "--assistant", "a", "-o", tmp_path / "s", "--shard", text)
-    assert result.exit_code == 1
-    assert result.stderr.startswith("colm: error: --shard is ")
+    assert fail("score", *corpus, "--base", "b", "--assistant", "a", "-o", tmp_path / "s", "--shard", text).startswith(
+        "colm: error: --shard is "
+    )
     assert not (tmp_path / "s").exists()
 
 
@@ -201,11 +202,10 @@ def test_answers_and_their_scores(pair_files: tuple[Path, Path], tmp_path: Path)
     # Every prompt has a seed of its own, which a shard must not count anew.
     answering = ("--respond", "--max-tokens", "5", "--temperature", "1", "--head", "random", "--defer-rate", "0.5")
     command = ("score", prompts, *models, *answering, "--quiet")
-    assert run(*command, "-o", tmp_path / "whole").exit_code == 0
+    succeed(*command, "-o", tmp_path / "whole")
     for i in (1, 2):
-        assert run(*command, "-o", tmp_path / f"{i}", "--shard", f"{i}/2").exit_code == 0
-    result = run("merge", tmp_path / "1", tmp_path / "2", "-o", tmp_path / "joined")
-    assert result.exit_code == 0, result.stderr
+        succeed(*command, "-o", tmp_path / f"{i}", "--shard", f"{i}/2")
+    result = succeed("merge", tmp_path / "1", tmp_path / "2", "-o", tmp_path / "joined")
     assert_same(tmp_path / "joined", tmp_path / "whole")
     assert "responses.jsonl" in contents(tmp_path / "whole")
     assert result.stdout.startswith(f"{tmp_path / 'joined'}: scores of 2 shards, {len(rows)} rows, ")
@@ -228,12 +228,10 @@ def test_an_evaluation(pair_files: tuple[Path, Path], tmp_path: Path, without: C
     # In so short a context no steps are timed, which would differ.
     models = ("--base", pair_files[0], "--assistant", pair_files[1], *ARGUMENTS, "--n-ctx", "40")
     command = ("evaluate", task, *models, "--max-tokens", "6", "--temperature", "1", "--skip", "1", "--quiet", "--json")
-    assert run(*command, "-o", tmp_path / "whole").exit_code == 0
+    succeed(*command, "-o", tmp_path / "whole")
     for i in (1, 2, 3):
-        result = run(*command, "-o", tmp_path / f"{i}", "--shard", f"{i}/3")
-        assert result.exit_code == 0, result.stderr
-    result = run("merge", *(tmp_path / f"{i}" for i in (3, 1, 2)), "-o", tmp_path / "joined", "--json")
-    assert result.exit_code == 0, result.stderr
+        result = succeed(*command, "-o", tmp_path / f"{i}", "--shard", f"{i}/3")
+    result = succeed("merge", *(tmp_path / f"{i}" for i in (3, 1, 2)), "-o", tmp_path / "joined", "--json")
     whole, joined = tmp_path / "whole", tmp_path / "joined"
     assert (joined / "meta.json").read_bytes() == (whole / "meta.json").read_bytes()
     names = sorted(path.name for path in (whole / "records").iterdir())
@@ -250,7 +248,7 @@ def test_an_evaluation(pair_files: tuple[Path, Path], tmp_path: Path, without: C
         assert untimed(joined / "records" / name) == untimed(whole / "records" / name)
         assert len(untimed(whole / "records" / name)) == 6
     assert json.loads(result.stdout)["n"] == 6
-    assert run("evaluate", task, "-o", joined, "--report-only").exit_code == 0
+    succeed("evaluate", task, "-o", joined, "--report-only")
     (tmp_path / "2" / "records" / "base.jsonl").unlink()
     result = run("merge", *(tmp_path / f"{i}" for i in (1, 2, 3)), "-o", tmp_path / "again")
     assert_error(result, f"{tmp_path / '2'} is not finished: 0 of the 2")

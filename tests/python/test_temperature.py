@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import tiny_models as tm
-from conftest import BASE, TINY_LOAD, TinyPairs
+from conftest import BASE, TINY_LOAD, TinyPairs, token_ids
 
 import colm_cpp as colm
 
@@ -18,21 +18,16 @@ FILTERS: list[dict[str, Any]] = [{}, UNFILTERED, {"typical_p": 0.999, "top_k": 0
 PROMPTS = ["The sun", "12 + 7 ="]
 
 
-def ids(out: object) -> list[int]:
-    assert isinstance(out, colm.Completion)
-    return [token.id for token in out.tokens]
-
-
 @pytest.mark.parametrize("temperature", [1e-45, 1e-39, 1e-30])
 def test_it_is_greedy(tiny_pair: TinyPairs, temperature: float) -> None:
     pair = tiny_pair()
     for filters, threshold in itertools.product(FILTERS, (0.0, 0.7)):
         options: dict[str, Any] = {"threshold": threshold, "max_tokens": 6, "seed": 3, **filters}
-        greedy = [ids(pair.generate(prompt, **{**options, "temperature": 0.0})) for prompt in PROMPTS]
+        greedy = [token_ids(pair.generate(prompt, **{**options, "temperature": 0.0})) for prompt in PROMPTS]
         options["temperature"] = temperature
-        assert [ids(pair.generate(prompt, **options)) for prompt in PROMPTS] == greedy, filters
-        assert [ids(pair.generate(prompt, **options, lookahead=5)) for prompt in PROMPTS] == greedy, filters
-        assert [ids(out) for out in pair.generate_batch(PROMPTS, **options)] == greedy, filters
+        assert [token_ids(pair.generate(prompt, **options)) for prompt in PROMPTS] == greedy, filters
+        assert [token_ids(pair.generate(prompt, **options, lookahead=5)) for prompt in PROMPTS] == greedy, filters
+        assert [token_ids(out) for out in pair.generate_batch(PROMPTS, **options)] == greedy, filters
 
 
 @pytest.mark.parametrize("temperature", [1e-45, 1e-39, 1e-30])
@@ -43,8 +38,8 @@ def test_with_what_changes_logits(tiny_pair: TinyPairs, temperature: float, extr
     pair = tiny_pair()
     for filters in (UNFILTERED, {}):
         options: dict[str, Any] = {"threshold": 0.6, "max_tokens": 12, "seed": 3, **filters, **extra}
-        greedy = ids(pair.generate("The sun", temperature=0.0, **options))
-        assert ids(pair.generate("The sun", temperature=temperature, **options)) == greedy
+        greedy = token_ids(pair.generate("The sun", temperature=0.0, **options))
+        assert token_ids(pair.generate("The sun", temperature=temperature, **options)) == greedy
 
 
 @pytest.fixture(scope="module")
@@ -76,16 +71,17 @@ def test_ties_go_to_the_first_id(twins: colm.Pair, temperature: float, filters: 
         assert sum(tied) >= 4
         for seed in (1, 2):
             options.update(seed=seed, **filters)
-            assert ids(twins.generate("The sun", temperature=temperature, **options)) == ids(greedy)
+            assert token_ids(twins.generate("The sun", temperature=temperature, **options)) == token_ids(greedy)
             (out,) = twins.generate_batch(["The sun"], temperature=temperature, **options)
-            assert ids(out) == ids(greedy)
+            assert token_ids(out) == token_ids(greedy)
 
 
 def test_ties_are_drawn_at_usual_temperatures(twins: colm.Pair) -> None:
     drawn = {
-        ids(twins.generate("The sun", temperature=1e-3, max_tokens=1, seed=seed, **UNFILTERED))[0] for seed in range(20)
+        token_ids(twins.generate("The sun", temperature=1e-3, max_tokens=1, seed=seed, **UNFILTERED))[0]
+        for seed in range(20)
     }
-    greedy = ids(twins.generate("The sun", temperature=0.0, max_tokens=1))[0]
+    greedy = token_ids(twins.generate("The sun", temperature=0.0, max_tokens=1))[0]
     assert drawn == {greedy, greedy + 100}
 
 
@@ -93,7 +89,7 @@ def test_ties_are_drawn_at_usual_temperatures(twins: colm.Pair) -> None:
 def test_a_penalty_that_overflows(tiny_pair: TinyPairs, filters: dict[str, Any]) -> None:
     """The logit of what was written becomes infinite, so that nothing else is written any more."""
     options: dict[str, Any] = {"max_tokens": 12, "seed": 3, "temperature": 1.0, "frequency_penalty": -3.4e38}
-    written = ids(tiny_pair().generate("The sun", **filters, **options))
+    written = token_ids(tiny_pair().generate("The sun", **filters, **options))
     assert len(written) == 12
     assert len(set(written)) == 1
 
@@ -106,7 +102,7 @@ def test_a_usual_temperature_draws_as_often_as_it_should(tiny_pair: TinyPairs) -
     weights = {top.id: math.exp(top.logprob / temperature) for top in token.top_logprobs}
     total = sum(weights.values())
     options: dict[str, Any] = {"temperature": temperature, "max_tokens": 1, "threshold": 1.0, **UNFILTERED}
-    drawn = [ids(pair.generate("The sun", seed=seed, **options))[0] for seed in range(n)]
+    drawn = [token_ids(pair.generate("The sun", seed=seed, **options))[0] for seed in range(n)]
     likeliest = max(weights, key=lambda t: weights[t])
     share = weights[likeliest] / total
     assert drawn.count(likeliest) / n == pytest.approx(share, abs=4 * (share * (1 - share) / n) ** 0.5)

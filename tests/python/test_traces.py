@@ -8,11 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from commands import succeed
 from conftest import ASSISTANT, BASE, TINY_LOAD, TinyModels, ids
 
 import colm_cpp as colm
-from colm_cpp.cli import main
 from colm_cpp.report.traces import read_texts
 from colm_cpp.results import Tokens
 from colm_cpp.traces.record import Record
@@ -66,8 +65,7 @@ def test_the_command_writes_the_same(tiny_model: TinyModels, tmp_path: Path) -> 
     files = tiny_model(**BASE), tiny_model(**ASSISTANT)
     options = ["--head", "random", "--seed", "5", "--max-tokens", "10", "--n-ctx", "128"]
     arguments = ["generate", "Hi", "--base", str(files[0]), "--assistant", str(files[1]), *options, "--quiet"]
-    result = CliRunner().invoke(main, [*arguments, "--trace", str(tmp_path / "t")], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
+    succeed(*arguments, "--trace", tmp_path / "t")
     (trace,) = colm.read_trace(tmp_path / "t")
     with colm.load(*files, "random", **{**TINY_LOAD, "n_ctx": 128}) as pair:
         wanted = pair.generate("Hi", seed=5, max_tokens=10)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import run
+from commands import fail, run, succeed
 from made_choice import EXPERTS, facts, known_parts, write_choice
 from made_scores import PLAIN, planted, write_scores
 
@@ -214,8 +214,7 @@ def test_a_value_that_is_no_log_probability_is_named(tmp_path: Path) -> None:
 def test_the_command(scores: Scores, tmp_path: Path) -> None:
     head = tmp_path / "head.gguf"
     arguments = ["train", scores.path, "-o", head, "--features", "none", "-q"]
-    done = run(*arguments)
-    assert done.exit_code == 0, done.stderr
+    done = succeed(*arguments)
     lines = done.stdout.splitlines()
     [at] = [i for i, line in enumerate(lines) if line.startswith("held out")]
     assert [line.split()[0] for line in lines[at + 1 : at + 5]] == ["base", *EXPERTS]
@@ -245,9 +244,7 @@ def test_the_command(scores: Scores, tmp_path: Path) -> None:
         (("--step-ms", "math=7"), "'code'"),
         (("--objective", "regret"), "3 experts"),
     ):
-        failed = run(*arguments, "--force", *more)
-        assert failed.exit_code == 1
-        assert words in failed.stderr
+        assert words in fail(*arguments, "--force", *more)
 
 
 def test_options_of_one_price_stay_a_number() -> None:

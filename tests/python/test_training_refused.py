@@ -12,14 +12,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import commands
 import made_scores
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 from made_scores import FACTS, PLAIN, planted, write_scores
 
 from colm_cpp import Head
-from colm_cpp.cli import main
 from colm_cpp.errors import CorpusError, MissingDependency, OptionError
 from colm_cpp.learn import Scores, TrainingOptions, train
 from colm_cpp.learn.inputs import Inputs
@@ -150,7 +150,7 @@ def test_bad_options(changes: dict[str, Any], message: str) -> None:
 
 
 def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(main, ["train", *map(str, arguments)], catch_exceptions=False)
+    return commands.run("train", *arguments)
 
 
 def test_the_command_prints_a_table(scores: Scores, tmp_path: Path) -> None:

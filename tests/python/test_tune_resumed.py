@@ -14,11 +14,10 @@ from types import SimpleNamespace
 
 import pytest
 import tuned_pairs
-from click.testing import CliRunner
+from commands import succeed
 from tuned_pairs import QUICK
 
 from colm_cpp import tune
-from colm_cpp.cli import main
 from colm_cpp.errors import CorpusError
 
 pair = tuned_pairs.pair
@@ -73,12 +72,8 @@ def test_a_damaged_checkpoint_is_reported(pair: SimpleNamespace, tmp_path: Path)
 
 def test_the_command_trains_and_reports(pair: SimpleNamespace, tmp_path: Path) -> None:
     started = time.monotonic()
-    done = CliRunner().invoke(
-        main,
-        f"tune {pair.scores} --base {pair.base} --out {tmp_path} --json -q --epochs 1 --rank 2 --learning-rate 0.01 "
-        "--dtype float32",
-    )
-    assert done.exit_code == 0, done.output
+    options = ("--json", "-q", "--epochs", 1, "--rank", 2, "--learning-rate", 0.01, "--dtype", "float32")
+    done = succeed("tune", pair.scores, "--base", pair.base, "--out", tmp_path, *options)
     report = json.loads(done.stdout)
     assert os.path.exists(report["adapter"])
     assert report["best"]["base_nll"] < report["before"]["base_nll"]

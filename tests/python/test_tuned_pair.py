@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 import tiny_models as tm
 import tuned_pairs
-from click.testing import CliRunner
+from commands import fail, run, succeed
 
 import colm_cpp as colm
 from colm_cpp import learn, tune
-from colm_cpp.cli import main
 from colm_cpp.errors import CorpusError, OptionError
 from colm_cpp.heads.adapters import adapter_digest
 from colm_cpp.sources.pair_file import read, to_toml
@@ -29,10 +28,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::Deprec
 
 QUICK = replace(tuned_pairs.QUICK, epochs=1)
 SHORT = ("--n-threads", 1, "--quiet")
-
-
-def run(*arguments: object) -> Any:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +52,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 def tuned(models: SimpleNamespace) -> Path:
     """The folder that the command writes."""
     out: Path = models.folder / "tuned"
-    done = run(
+    done = succeed(
         "tune", models.scores, "--base", models.base, "--out", out, "--json", "--quiet", "--epochs", 1, "--rank", 4,
         "--learning-rate", 0.01, "--dtype", "float32",
     )  # fmt: skip
-    assert done.exit_code == 0, done.stderr
     assert "warning" not in done.stderr
     printed = json.loads(done.stdout)
     assert (printed["pair"], printed["card"]) == (str(out / "pair.toml"), str(out / "card.md"))
@@ -116,18 +110,15 @@ def test_from_calibration_to_evaluation(models: SimpleNamespace, tuned: Path, tm
     folder = models.folder / "calibrated"
     shutil.copytree(tuned, folder)
     short = ("--pair", folder, "--max-tokens", 6, *SHORT)
-    uncalibrated = run("generate", "x", *short, "--defer-rate", 0.2)
-    assert uncalibrated.exit_code == 1
-    assert "colm calibrate" in uncalibrated.stderr
-    done = run("calibrate", *short, models.prompts, "--default-rate", 0.2)
-    assert done.exit_code == 0, done.stderr
+    assert "colm calibrate" in fail("generate", "x", *short, "--defer-rate", 0.2)
+    done = succeed("calibrate", *short, models.prompts, "--default-rate", 0.2)
     head = colm.Head.load(folder / "head.gguf")
     assert len(head.rates) == 21
     assert head.base_adapters == colm.Head.load(tuned / "head.gguf").base_adapters
     with colm.load(folder) as pair:
         assert pair.generate("x", max_tokens=4, defer_rate=1.0).stats.deferral_rate == 1.0
         assert pair.generate("x", max_tokens=4, defer_rate=0.2).stats.generated_tokens == 4
-    assert run("generate", "x", *short, "--defer-rate", 0.2).exit_code == 0
+    succeed("generate", "x", *short, "--defer-rate", 0.2)
     out = tmp_path / "eval"
     # The tuned pair, and in the same report the pair before tuning, and each model of either by itself.
     plain = models.folder / "plain.toml"
@@ -137,12 +128,10 @@ def test_from_calibration_to_evaluation(models: SimpleNamespace, tuned: Path, tm
     asked: list[object] = ["evaluate", models.prompts, *short, "--out", out, "--rate", 0.5, "--json"]
     for arm in ("base", "assistant", f"plain={plain}", f"plain-base=base:{plain}", f"big=assistant:{folder}"):
         asked += ["--arm", arm]
-    done = run(*asked)
-    assert done.exit_code == 0, done.stderr
+    done = succeed(*asked)
     arms = json.loads(done.stdout)["meta"]["arms"]
     answered = [file.read_bytes() for file in sorted((out / "records").iterdir())]
-    again = run(*asked)  # goes on where all is done
-    assert again.exit_code == 0, again.stderr
+    succeed(*asked)  # goes on where all is done
     assert [file.read_bytes() for file in sorted((out / "records").iterdir())] == answered
     assert set(arms) == {"base", "assistant", "plain@50", "plain-base", "big", "learned@50"}
     meta = json.loads((out / "meta.json").read_text())
@@ -214,19 +203,17 @@ def test_a_pair_may_be_tuned_by_its_name(models: SimpleNamespace, tmp_path: Path
     own.write_text(to_toml({"base": str(models.base), "assistant": str(models.assistant), "head": "confidence"}))
     out = tmp_path / "out"
     options = ("--epochs", 1, "--rank", 2, "--objective", "sft", "--head-share", 0, "--json", "--quiet")
-    done = run("tune", models.scores, "--pair", own, "--out", out, *options)
-    assert done.exit_code == 0, done.stderr
+    succeed("tune", models.scores, "--pair", own, "--out", out, *options)
     known = read(out / "pair.toml")
     assert (known.base, known.assistant, known.head) == (str(models.base), str(models.assistant), None)
     with colm.load(out, head="never") as pair:
         assert len(pair.base["adapters"]) == 1
-    merged = run("merge", out, "--type", "f16", "--json", "--quiet")  # pair.toml names the base
-    assert merged.exit_code == 0, merged.stderr
+    merged = succeed("merge", out, "--type", "f16", "--json", "--quiet")  # pair.toml names the base
     assert json.loads(merged.stdout)["path"] == str(out / "merged-f16.gguf")
     assert run("merge", out / "adapter.gguf").exit_code == 2
-    refused = run("evaluate", models.prompts, "--pair", own, "--arm", f"x={out}", "--out", tmp_path / "e")
-    assert refused.exit_code == 1
-    assert f"x=base:{out}" in refused.stderr
+    assert f"x=base:{out}" in fail(
+        "evaluate", models.prompts, "--pair", own, "--arm", f"x={out}", "--out", tmp_path / "e"
+    )
     for wrong in (("--pair", own, "--base", models.base), ()):
         assert run("tune", models.scores, *wrong, "--out", out).exit_code == 2
 

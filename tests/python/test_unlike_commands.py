@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import run
+from commands import succeed
 from conftest import TINY_LOAD, TinyModels
 from test_unlike_oracle import options_of
 
@@ -107,14 +107,11 @@ def test_the_server_refuses_what_needs_one_vocabulary(client: Any) -> None:
 
 def test_bench_and_the_page_of_patterns(files: tuple[Path, Path], tmp_path: Path) -> None:
     models = ["--base", files[0], "--assistant", files[1], "--n-ctx", "256", "--n-threads", "1"]
-    done = run("bench", *models, "--tokens", "4", "--rounds", "1", "--json")
-    assert done.exit_code == 0, done.stderr
+    done = succeed("bench", *models, "--tokens", "4", "--rounds", "1", "--json")
     assert all(arm["tokens_per_s"]["median"] > 0 for arm in json.loads(done.stdout)["arms"])
     trace, page = tmp_path / "trace", tmp_path / "page.html"
-    done = run("generate", "The river", *models, "--head", "random", "--threshold", "0.5", "--seed", "1",
-               "--max-tokens", "30", "--trace", trace, "--json", "-q")  # fmt: skip
-    assert done.exit_code == 0, done.stderr
+    done = succeed("generate", "The river", *models, "--head", "random", "--threshold", "0.5", "--seed", "1",
+                   "--max-tokens", "30", "--trace", trace, "--json", "-q")  # fmt: skip
     assert {token["source"] for token in json.loads(done.stdout)["tokens"]} == {"base", "assistant"}
-    done = run("patterns", trace, "--html", page)
-    assert done.exit_code == 0, done.stderr
+    done = succeed("patterns", trace, "--html", page)
     assert "assistant" in page.read_text()

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from commands import run
 from programs import load_program
 
 import colm_cpp as colm
-from colm_cpp.cli import main
 
 ROOT = Path(__file__).parents[2]
 NOTES = load_program(ROOT / "tools" / "release_notes.py")
@@ -40,7 +39,7 @@ def texts() -> dict[str, str]:
 def test_the_package_and_the_command_have_the_version() -> None:
     """Otherwise the package was not installed since: pip install -e ."""
     assert colm.__version__ == VERSION
-    result = CliRunner().invoke(main, ["--version"])
+    result = run("--version")
     assert result.output == f"colm {VERSION} (llama-cpp-python {llama_cpp_python()})\n"
 
 
