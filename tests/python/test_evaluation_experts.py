@@ -131,6 +131,13 @@ def test_which_heads_can_be_arms(pair: Pair, head_file: Path, tmp_path: Path) ->
         answer_all(pair, task, folder, arms, OPTIONS, chat=False)
 
 
+@pytest.mark.parametrize("name", ["pairs", "random"])
+def test_experts_that_are_called_like_arms(name: str) -> None:
+    """Else the expert's own arm would be left out, and nobody told."""
+    with pytest.raises(OptionError, match=f"an expert is called '{name}'"):
+        make_arms(("base", name), {}, (0.2,), of_pair=("math", name))
+
+
 def test_costs_by_counts() -> None:
     """The base reads 8 tokens and makes 5 more steps; math reads 8 + 1, then 3; code reads 8 + 3."""
     record = make_record(experts="010210", ids=(0,) * 6, pieces=("x",) * 6, defer_logits=(0.5,) * 6, prompt_tokens=8)

@@ -7,8 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 from .._shown import shown
-from ..chat.messages import Message, is_message
-from ..errors import ContextFull, OptionError, TokenizeError
+from ..chat.messages import Message
+from ..errors import ChatTemplateError, ContextFull, OptionError, TokenizeError
 from ..options import BASE
 from .prompts import Prompt
 from .tokens import TEMPLATE_OPTIONS
@@ -33,7 +33,7 @@ PromptTokens = tuple[list[int], dict[int, list[int]]]
 
 def is_by_model(prompt: object) -> TypeGuard[Mapping[str, Any]]:
     """Whether this is a dict with a prompt for each model, and not a message, not even half of one."""
-    return isinstance(prompt, Mapping) and not is_message(prompt) and (BASE in prompt or "role" not in prompt)
+    return isinstance(prompt, Mapping) and (BASE in prompt or "role" not in prompt)
 
 
 def prompts_tokens(pair: Tokenizing, prompt: Prompt) -> PromptTokens:
@@ -146,4 +146,7 @@ def _rendered(pair: Tokenizing, name: str, messages: Sequence[Message], template
         base = of_model(BASE, system, None)
         if not isinstance(system, Mapping) or name in system or BASE in system:
             given["system"] = of_model(name, system, base)
-    return pair._render(messages, model, source, **given)
+    try:
+        return pair._render(messages, model, source, **given)
+    except ChatTemplateError as error:
+        raise ChatTemplateError(f"prompt of {name}: {error}") from error
