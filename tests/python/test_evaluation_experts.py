@@ -12,11 +12,12 @@ import expert_files
 import numpy as np
 import pytest
 from commands import fail, run, succeed
-from conftest import TINY_LOAD
-from evaluations import OPTIONS, begin, make_record, make_task
+from conftest import TINY_LOAD, TinyModels
+from evaluations import OPTIONS, begin, make_record, make_task, write_lines
 
 import colm_cpp as colm
 from colm_cpp import Head, Pair
+from colm_cpp.answers.answering import answers
 from colm_cpp.errors import CorpusError, HeadError, OptionError
 from colm_cpp.evaluate.costs import StepTimes, answer_costs
 from colm_cpp.heads.restricted import for_one
@@ -129,6 +130,39 @@ def test_which_heads_can_be_arms(pair: Pair, head_file: Path, tmp_path: Path) ->
     folder = begin(tmp_path / "e", task := make_task(tmp_path / "t.jsonl"))
     with pytest.raises(HeadError, match="math and code"):
         answer_all(pair, task, folder, arms, OPTIONS, chat=False)
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_a_prompt_for_each_model(tiny_model: TinyModels, files: dict[str, Path], tmp_path: Path, chat: bool) -> None:
+    """An arm answers as the pair does with these prompts, in chat each in the template."""
+    rows = [{"prompt": {"base": "a sum", "math": "Q: 1 + 1?"}, "answer": "x"}, {"prompt": "a sum", "answer": "x"}]
+    task = load_task(write_lines(tmp_path / "task.jsonl", rows))
+    base = tiny_model(**expert_files.BASE, chat_template="<{{ messages[-1].content }}>")
+    greedy: dict[str, Any] = {"max_tokens": 12, "temperature": 0}
+    arms = make_arms(("base", "math", "code"), {}, (), of_pair=NAMES, random=False)
+    with colm.load(base, experts={name: files[name] for name in NAMES}, **TINY_LOAD) as loaded:
+        asked = [(problem, arm) for problem in task.problems for arm in arms]
+        written = dict(answers(loaded, asked, greedy, chat=chat))
+        reads = ("a sum", "Q: 1 + 1?", "a sum", "a sum", "a sum", "a sum")
+        for place, read in enumerate(reads):
+            prompt = f"<{read}>" if chat else read
+            out = loaded.generate(prompt, lookahead=0, **greedy, **asked[place][1].options())
+            assert written[place].ids == Record.of(0, out).ids, place
+        rows = [{"prompt": {"base": "a", "law": "b"}, "answer": "x"}]
+        unknown = load_task(write_lines(tmp_path / "law.jsonl", rows))
+        with pytest.raises(OptionError, match="prompt names 'law'"):
+            list(answers(loaded, [(unknown.problems[0], arms[0])], greedy, chat=chat))
+    for bad in ({"math": "a"}, {"base": "a", "math": ""}, {"base": "a", "math": 3}):
+        file = write_lines(tmp_path / "bad.jsonl", [{"prompt": bad, "answer": "x"}])
+        with pytest.raises(CorpusError, match="its prompts are not each a text"):
+            load_task(file)
+
+
+@pytest.mark.parametrize("name", ["pairs", "random"])
+def test_experts_that_are_called_like_arms(name: str) -> None:
+    """Else the expert's own arm would be left out, and nobody told."""
+    with pytest.raises(OptionError, match=f"an expert is called '{name}'"):
+        make_arms(("base", name), {}, (0.2,), of_pair=("math", name))
 
 
 def test_costs_by_counts() -> None:

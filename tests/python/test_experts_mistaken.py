@@ -140,3 +140,35 @@ def test_prices_that_are_given_twice(tmp_path: Path) -> None:
     for arguments in (["--cost", "a=1", "--cost", "a=2"], ["--cost", "1", "--cost", "2"]):
         done = run("train", scores, "--out", tmp_path / "head.gguf", *arguments)
         assert (done.exit_code, "twice" in done.stderr) == (2, True), done.stderr
+
+
+def test_a_file_at_fault_names_the_expert(files: dict[str, Path], tmp_path: Path) -> None:
+    """Whoever finds the fault: the look at the header, at the adapter, or llama.cpp."""
+    junk = tmp_path / "junk.gguf"
+    junk.write_bytes(b"GGUF" + bytes(60))
+    adapter: Any = {"model": files["code"], "lora": tmp_path / "no-adapter.gguf"}
+    for code in (tmp_path / "no-model.gguf", junk, adapter):
+        experts = {"math": files["math"], "code": code}
+        for check_memory in (True, False):
+            with pytest.raises(colm.LoadError, match=r"^the expert code: "):
+                colm.load(files["base"], experts=experts, check_memory=check_memory, **TINY_LOAD)
+
+
+def test_a_template_at_fault_names_the_model(files: dict[str, Path]) -> None:
+    messages: Any = [{"role": "user", "content": "x"}]
+    with colm.load(files["base"], experts=experts_of(files), head="never", **TINY_LOAD) as pair:
+        for template in ("{{ x", "{{ raise_exception('no') }}", None, 3):
+            given: Any = {"base": "{{ messages[-1].content }}", "code": template}
+            with pytest.raises(colm.ChatTemplateError, match=r"^prompt of code: "):
+                pair.chat(messages, chat_template=given, **OPTIONS)
+
+
+def test_experts_that_are_called_like_keys_of_a_message(files: dict[str, Path]) -> None:
+    experts = {"role": files["math"], "content": files["code"]}
+    prompt = {"base": "a", "role": "b c", "content": "d"}
+    with colm.load(files["base"], experts=experts, head="always:role", **TINY_LOAD) as pair:
+        one = pair.generate(prompt, **OPTIONS)
+        (several,) = pair.generate_batch([prompt], **OPTIONS)
+    with colm.load(files["base"], experts=experts_of(files), head="always:math", **TINY_LOAD) as pair:
+        same = pair.generate({"base": "a", "math": "b c", "code": "d"}, **OPTIONS)
+    assert one.text == several.text == same.text

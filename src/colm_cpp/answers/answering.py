@@ -15,7 +15,7 @@ from ..engine.own_prompts import chat_prompt
 from ..errors import ColmError, ContextFull, GenerationError, TokenizeError
 from ..heads.head import Head
 from ..heads.tables import PLAIN, Runs
-from ..options import ANSWER_OPTIONS, STRATEGIES, GenerationOptions, seed_of
+from ..options import ANSWER_OPTIONS, BASE, STRATEGIES, GenerationOptions, seed_of
 from ..traces.record import Record
 from .problems import Problem
 
@@ -132,7 +132,7 @@ def answers(
 
     def asking(places: list[int], of: Pair) -> Iterator[tuple[Any, dict[str, Any]]]:
         for problem, arm in (asked[place] for place in places):
-            prompt = chat_prompt(of, problem.messages) if chat else of.tokenize(problem.prompt)
+            prompt = _prompt(problem, of, chat, others=of is not pair)
             own = {**arm.options(), **(of_proxy if arm.strategy == "proxy" else {})}
             yield prompt, {**given, **own, "seed": seed_of(given["seed"], problem.index)}
 
@@ -148,6 +148,15 @@ def answers(
                 if isinstance(result, ColmError):
                     raise result
                 yield group[number], Record.of(asked[group[number]][0].index, result, n_parallel)
+
+
+def _prompt(problem: Problem, pair: Pair, chat: bool, *, others: bool) -> Any:
+    """What the models read. ``others``: the pair need not have the models for which the problem has prompts."""
+    own = {name: text for name, text in problem.own_prompts.items() if not others or name in pair.names}
+    if chat:
+        asked = {name: [{"role": "user", "content": text}] for name, text in own.items()}
+        return chat_prompt(pair, problem.messages, own=asked)
+    return {BASE: problem.prompt, **own} if own else pair.tokenize(problem.prompt)
 
 
 @dataclass(frozen=True, slots=True)

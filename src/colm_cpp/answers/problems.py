@@ -15,6 +15,7 @@ from ..errors import CorpusError
 from ..files.paths import digest_of
 from ..files.reading import why
 from ..files.shards import Shard
+from ..options import BASE
 
 __all__ = ["Problem", "Task", "load_prompts", "load_task"]
 
@@ -28,12 +29,14 @@ class Problem:
         messages: the prompt as chat messages.
         answer: the reference: a text, or for the ``python`` checker the tests to run.
         prompt: the content of the last message. Choices and code stubs are read from it.
+        own_prompts: what models read in place of the prompt, by their names.
     """
 
     index: int
     messages: tuple[dict[str, str], ...]
     answer: str
     prompt: str
+    own_prompts: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,8 @@ def load_task(
     path: str | os.PathLike[str], *, skip: int = 0, limit: int | None = None, shard: str | None = None
 ) -> Task:
     """Reads a task: JSON lines with ``prompt`` (or ``messages``) and ``answer``.
+
+    ``prompt`` may be an object with a prompt for each model by its name. Models that it does not name read the base's.
 
     Args:
         path: the file.
@@ -153,8 +158,14 @@ def _problem(index: int, row: Any) -> Problem | str:
     if not isinstance(answer, str) or not answer.strip():
         return "it has no answer"
     messages = row.get("messages")
+    own: dict[str, str] = {}
     if messages is None:
         prompt = row.get("prompt")
+        if isinstance(prompt, dict):
+            own = {name: text for name, text in prompt.items() if name != BASE}
+            prompt = prompt.get(BASE)
+            if not all(isinstance(text, str) and text for text in (prompt, *own.values())):
+                return "its prompts are not each a text, with one for the base"
         if not isinstance(prompt, str) or not prompt:
             return "it has neither prompt nor messages"
         messages = [{"role": "user", "content": prompt}]
@@ -167,4 +178,4 @@ def _problem(index: int, row: Any) -> Problem | str:
             return "a message has no text"
     if messages[-1]["role"] == "assistant":
         return "its messages end with the assistant's, which is what the models are to write"
-    return Problem(index, tuple(messages), answer, messages[-1].get("content") or "")
+    return Problem(index, tuple(messages), answer, messages[-1].get("content") or "", own)

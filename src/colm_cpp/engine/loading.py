@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from .. import _core
 from .._numbers import flag
 from ..errors import HeadError, OptionError
-from ..files.paths import to_native
 from ..heads.head import Head
 from ..llama.busy import busy
 from ..llama.log import forward_log, set_up_log
@@ -36,6 +35,7 @@ from ..sources.names import HEAD_CHOICES, find_head, find_model, find_models
 from ..sources.preset import Preset, preset
 from . import kept
 from .memory import ModelMemory, PairMemory, rows_of, weights_of
+from .model_files import metadata, naming, quantised, trained_n_ctx
 from .own_prompts import is_by_model, prompts_tokens
 from .pair import Pair
 from .prompts import refuse_messages
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from ..options import LoadOptionsDict, WritingOptionsDict
 
-__all__ = ["generate", "load", "metadata", "options_of", "prepare", "quantised", "threads_for"]
+__all__ = ["generate", "load", "options_of", "prepare", "threads_for"]
 
 PathLike = str | os.PathLike[str]
 
@@ -58,23 +58,6 @@ _TWO_FORMS = (
     "give options of an expert as {'model': ..., 'n_ctx': ...}"
 )
 _TINY_FILE = 16 * 2**20
-_FLOAT_FILE_TYPES = (0, 1, 32)  # of llama_ftype: F32, F16, BF16
-
-
-def metadata(path: str) -> dict[str, Any]:
-    """The metadata of a GGUF file. Raises LoadError."""
-    found: dict[str, Any] = _core.inspect_gguf(to_native(path))["metadata"]
-    return found
-
-
-def _trained_n_ctx(metadata: dict[str, Any]) -> int:
-    length = metadata.get(f"{metadata.get('general.architecture')}.context_length", 0)
-    return int(length) if isinstance(length, int) and length >= 2 else 0
-
-
-def quantised(metadata: dict[str, Any]) -> bool:
-    """Whether a model with this metadata has quantised weights."""
-    return metadata.get("general.file_type", _FLOAT_FILE_TYPES[0]) not in _FLOAT_FILE_TYPES
 
 
 def load(
@@ -265,9 +248,12 @@ def prepare(
     if n_sequences > 1:
         # All batches are long here, and a longer pass is some percent faster.
         chosen = [_with_long_passes(options) for options in chosen]
-    paths = [find_model(name, model) for name, model in models.items()]
-    headers = [metadata(path) for path in paths]
-    trained = [_trained_n_ctx(header) for header in headers]
+    paths, headers = [], []
+    for name, model in models.items():
+        with naming(name):
+            paths.append(find_model(name, model))
+            headers.append(metadata(paths[-1]))
+    trained = [trained_n_ctx(header) for header in headers]
     # By default all get the context that all were trained for.
     common = min((n for n in trained if n), default=0)
     sizes = [o.context_size(common if o.n_ctx is None else n) for o, n in zip(chosen, trained, strict=True)]
@@ -287,18 +273,20 @@ def prepare(
         memory.check_load(most, n_sequences if scores else n_slots, shared=scores, loaded=loaded)
     # llama.cpp makes no context with fewer outputs than sequences.
     n_sequences = min(n_sequences, n_outputs, *(o.n_batch for o in chosen))
-    prepared = [
-        o.to_core(
-            path,
-            n_ctx,
-            threads_for(path),
-            [(resolve(adapter), scale) for adapter, scale in o.adapters()],
-            quantised=quantised(header),
-            n_sequences=n_sequences,
-            n_outputs=n_outputs,
-        )
-        for o, path, n_ctx, header in zip(chosen, paths, sizes, headers, strict=True)
-    ]
+    prepared = []
+    for name, o, path, n_ctx, header in zip(models, chosen, paths, sizes, headers, strict=True):
+        with naming(name):
+            prepared.append(
+                o.to_core(
+                    path,
+                    n_ctx,
+                    threads_for(path),
+                    [(resolve(adapter), scale) for adapter, scale in o.adapters()],
+                    quantised=quantised(header),
+                    n_sequences=n_sequences,
+                    n_outputs=n_outputs,
+                )
+            )
     return prepared, memory
 
 

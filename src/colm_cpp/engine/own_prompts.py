@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 from .._shown import shown
-from ..chat.messages import Message, is_message
-from ..errors import ContextFull, OptionError, TokenizeError
+from ..chat.messages import Message
+from ..errors import ChatTemplateError, ContextFull, OptionError, TokenizeError
 from ..options import BASE
 from .prompts import Prompt
 from .tokens import TEMPLATE_OPTIONS
@@ -33,7 +34,7 @@ PromptTokens = tuple[list[int], dict[int, list[int]]]
 
 def is_by_model(prompt: object) -> TypeGuard[Mapping[str, Any]]:
     """Whether this is a dict with a prompt for each model, and not a message, not even half of one."""
-    return isinstance(prompt, Mapping) and not is_message(prompt) and (BASE in prompt or "role" not in prompt)
+    return isinstance(prompt, Mapping) and (BASE in prompt or "role" not in prompt)
 
 
 def prompts_tokens(pair: Tokenizing, prompt: Prompt) -> PromptTokens:
@@ -92,35 +93,50 @@ def split_template(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str
 
 
 def chat_tokens(
-    pair: Tokenizing, messages: Sequence[Message], template: Mapping[str, Any], begun: str = ""
+    pair: Tokenizing,
+    messages: Sequence[Message],
+    template: Mapping[str, Any],
+    begun: str = "",
+    own: Mapping[str, Sequence[Message]] = MappingProxyType({}),
 ) -> PromptTokens:
     """The prompts of a conversation, by the template and behind the system message of each model.
 
     A model with another vocabulary than the base has the template in its own file, where there is one and none is
     given. ``template``: keyword arguments of :meth:`Pair.chat`. ``begun``: what the answer begins with, as text.
-    Errors are those of :meth:`Pair.chat`.
+    ``own``: conversations that models read in place of ``messages``, by their names. Errors are those of
+    :meth:`Pair.chat`.
     """
+    _check_names(pair, "prompt", own)
     unlike = unlike_with_template(pair)
     if unlike and template.get("chat_template") is None:
         template = {**template, "chat_template": {BASE: None, **dict.fromkeys(unlike)}}
     several = [name for name in ("chat_template", "system") if isinstance(template.get(name), Mapping)]
-    if not several:
+    if not several and not own:
         prompt = pair.render_chat(messages, **cast("TemplateOptionsDict", template))
         return pair._tokenize_rendered(prompt + begun, BASE), {}
     for what in several:
         _check_names(pair, what, template[what])
-    named = {BASE, *(name for what in several for name in template[what])}
-    rendered = {name: _rendered(pair, name, messages, template) + begun for name in pair.names if name in named}
+    named = {BASE, *own, *(name for what in several for name in template[what])}
+    rendered = {
+        name: _rendered(pair, name, own.get(name, messages), template) + begun for name in pair.names if name in named
+    }
     return _tokens_of_each(pair, {name: _tokenizer(pair, name) for name in rendered}, rendered)
 
 
-def chat_prompt(pair: Tokenizing, messages: Sequence[Message], *, begun: str = "", **template: Any) -> Prompt:
+def chat_prompt(
+    pair: Tokenizing,
+    messages: Sequence[Message],
+    *,
+    begun: str = "",
+    own: Mapping[str, Sequence[Message]] = MappingProxyType({}),
+    **template: Any,
+) -> Prompt:
     """The prompt of a conversation as :meth:`Pair.generate` takes it: ids, or a dict of them by the names of models.
 
     Arguments and errors are those of :func:`chat_tokens`.
     """
-    base, own = chat_tokens(pair, messages, template, begun)
-    return {BASE: base, **{pair.names[number]: ids for number, ids in own.items()}} if own else base
+    base, others = chat_tokens(pair, messages, template, begun, own)
+    return {BASE: base, **{pair.names[number]: ids for number, ids in others.items()}} if others else base
 
 
 def unlike_with_template(pair: Tokenizing) -> list[str]:
@@ -146,4 +162,7 @@ def _rendered(pair: Tokenizing, name: str, messages: Sequence[Message], template
         base = of_model(BASE, system, None)
         if not isinstance(system, Mapping) or name in system or BASE in system:
             given["system"] = of_model(name, system, base)
-    return pair._render(messages, model, source, **given)
+    try:
+        return pair._render(messages, model, source, **given)
+    except ChatTemplateError as error:
+        raise ChatTemplateError(f"prompt of {name}: {error}") from error

@@ -66,6 +66,9 @@ def make_arms(
     arms = []
     several = len(of_pair) > 1
     pairs = several and PAIRS in names
+    for name in of_pair:
+        if name in (PAIRS, "random"):
+            raise OptionError(f"an expert is called {name!r}, which names arms of other kinds; give it another name")
     for name in names:
         if name == PAIRS and several:
             continue

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..engine.loading import metadata
+from ..engine.model_files import metadata
 from ..errors import LoadError
 from ..files.output_file import bytes_of, write_file
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..corpus.documents import Corpus
-from ..engine.loading import metadata, quantised
+from ..engine.model_files import metadata, quantised
 from ..errors import ColmError, CorpusError, OptionError
 from ..files.folder import lock_folder
 from ..files.output_file import write_file
