@@ -70,7 +70,8 @@ def check_heads(pair: Pair, arms: Sequence[Arm], experts: Mapping[str, Pair] | N
         of.prepared_head(arm.head)
         if arm.strategy not in (STRATEGIES[0], "proxy"):  # proxy has options of its own
             # Beginning a text checks the strategy; nothing is computed before its first token is asked for.
-            of.stream([0], head=arm.head, strategy=arm.strategy).close()
+            options: dict[str, Any] = {"head": arm.head, "strategy": arm.strategy}
+            of.stream([0], **options).close()
 
 
 def _pair_of(arm: Arm, pair: Pair, experts: Mapping[str, Pair] | None) -> Pair:

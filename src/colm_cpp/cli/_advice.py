@@ -64,7 +64,7 @@ def advice_of(models: Preset, values: Mapping[str, Any], drafts: Drafts, rounds:
 
 
 def _type_to_try(files: list[str]) -> str:
-    from ..engine.loading import metadata
+    from ..engine.model_files import metadata
     from ..tune.quantizing import file_type
 
     all_usual = all(metadata(path).get("general.file_type") == file_type(_USUAL) for path in files)

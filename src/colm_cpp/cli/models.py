@@ -137,8 +137,8 @@ def _checked(known: Preset) -> dict[str, Any]:
             found.append({"file": model})
             vocabularies.append(_core.Vocabulary.of_header(to_native(model)))
     shared = [vocabularies[0].shared_with(other) for other in vocabularies[1:]]
-    known = [n for n in shared if n is not None]
-    return {"n_shared": min(known) if known and None not in shared else None, "models": found}
+    counts = [n for n in shared if n is not None]
+    return {"n_shared": min(counts) if counts and None not in shared else None, "models": found}
 
 
 def _of_pair(pair: dict[str, Any]) -> str:
