@@ -54,7 +54,7 @@ MAY_IMPORT = {
             "machine",
             "options",
         ),
-        *("report", "server", "sources", "traces", "tune"),
+        *("remote", "report", "server", "sources", "traces", "tune"),
     },
 }
 # Inside a function, because it goes against the order: a head is also loaded by its name.
