@@ -10,7 +10,7 @@ from pathlib import Path
 import commands
 import numpy as np
 import pytest
-from commands import Models, error_of, run, succeed
+from commands import Models, error_of, fail, run, succeed
 from tiny_models import Vocab
 
 import colm_cpp as colm
@@ -81,9 +81,9 @@ def test_inspect_says_why_a_pair_does_not_fit(models: Models, head_file: Path, t
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(models.base.read_bytes()[:-100])
     size = models.base.stat().st_size
-    refused = error_of(run("inspect", cut))
+    refused = fail("inspect", cut)
     assert all(fact in refused for fact in (str(cut), str(size - 100), str(size)))
-    assert all(fact in error_of(run("inspect", __file__)) for fact in (__file__, "GGUF"))
+    assert all(fact in fail("inspect", __file__) for fact in (__file__, "GGUF"))
 
 
 def test_quantisation_names() -> None:
