@@ -112,6 +112,15 @@ def resources(server: psutil.Process) -> dict[str, float]:
     return {"rss_mb": server.memory_info().rss / 2**20, "files": server.num_fds(), "threads": server.num_threads()}
 
 
+async def grown(server: psutil.Process, seconds: float) -> list[int]:
+    """Memory in MB at each tenth of the time. A leak grows to the end; what an allocator keeps does not."""
+    found = []
+    for _ in range(10):
+        await asyncio.sleep(seconds / 10)
+        found.append(round(resources(server)["rss_mb"]))
+    return found
+
+
 def slots_in_use(address: str) -> float:
     """Texts that are being written or wait."""
     lines = httpx.get(f"{address}/metrics").text.splitlines()
@@ -183,6 +192,13 @@ async def load(address: str, n_clients: int, seconds: float, alone: dict[str, st
     return counts
 
 
+async def watched(
+    server: psutil.Process, address: str, n_clients: int, seconds: float, alone: dict[str, str]
+) -> tuple[Counts, list[int]]:
+    """The load of which a third leaves, and the memory meanwhile."""
+    return await asyncio.gather(load(address, n_clients, seconds, alone, 1 / 3), grown(server, seconds))
+
+
 def percentile(values: list[float], share: float) -> float:
     """In milliseconds."""
     ordered = sorted(values)
@@ -200,7 +216,7 @@ def run(n_clients: int, slots: int, seconds: float, folder: Path) -> dict[str, A
     with served(demo, slots) as (server, address):
         warm_up = asyncio.run(load(address, n_clients, seconds / 10, alone, 1 / 3))
         before = resources(server)
-        counts = asyncio.run(load(address, n_clients, seconds, alone, 1 / 3))
+        counts, rss = asyncio.run(watched(server, address, n_clients, seconds, alone))
         end = time.monotonic() + 10
         while slots_in_use(address) and time.monotonic() < end:
             time.sleep(0.05)
@@ -216,6 +232,7 @@ def run(n_clients: int, slots: int, seconds: float, folder: Path) -> dict[str, A
         "slots_in_use": in_use,
         "before": before,
         "after": after,
+        "rss_mb_by_tenths": rss,
         "first_ms": [percentile(counts.first, share) for share in (0.5, 0.99)],
         "between_ms": [percentile(counts.between, share) for share in (0.5, 0.99)],
         "tokens_per_s": speed,
