@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
+import expert_files
 import pytest
+from adapter_files import N_EMBD
 from calibrated_pairs import PROMPTS, linear
-from commands import fail, run, succeed
+from commands import ONE_THREAD, fail, run, succeed
 from conftest import ASSISTANT, BASE, Asked, TinyModels
+from expert_files import PROMPT
+from expert_files import arguments as models
 
 from colm_cpp import Head
 from colm_cpp.learn.calibration import CHECKED_RATES, RATES
+
+files = expert_files.files
 
 
 @pytest.fixture
@@ -95,3 +100,30 @@ def test_the_command_refuses(arguments: list[str], tmp_path: Path) -> None:
     result = run("calibrate", "hf:org/repo/head.gguf", *arguments)
     assert result.exit_code == 2
     assert "--out" in result.stderr
+
+
+def test_a_head_whose_expert_is_not_there(files: dict[str, Path], tmp_path: Path) -> None:
+    """With and without --pair it is a head, not a token of the base and not a file of prompts."""
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(json.dumps({"prompt": PROMPT}) + "\n")
+    out = ["--out", tmp_path / "out.gguf"]
+    message = "the head 'confidence:law' names the expert 'law', and this pair has"
+    assert f"{message} math and code" in fail("calibrate", "confidence:law", prompts, *models(files), *out)
+    assert f"{message} sums and almanac" in fail("calibrate", "confidence:law", prompts, "--pair", "demo-three", *out)
+    one = ["--base", files["base"], "--assistant", files["math"]]
+    assert f"{message} assistant" in fail("calibrate", "confidence:law", prompts, *one, *out)
+    # A head that names nobody: the message has one that works.
+    undirected = tmp_path / "mine.gguf"
+    linear(N_EMBD).save(undirected)
+    for head in ("confidence", str(undirected)):
+        error = fail("calibrate", head, prompts, *models(files), *out)
+        assert "this pair has the experts math and code; name one of them, such as " + f"{head}:math" in error
+    assert not (tmp_path / "out.gguf").exists()
+
+
+def test_one_assistant_may_be_named(files: dict[str, Path], tmp_path: Path) -> None:
+    prompts, out = tmp_path / "prompts.jsonl", tmp_path / "out.gguf"
+    prompts.write_text(json.dumps({"prompt": PROMPT}) + "\n")
+    one = ["--base", files["base"], "--assistant", files["math"], *ONE_THREAD]
+    succeed("calibrate", "confidence:assistant", prompts, *one, "--out", out, "--max-tokens", "8", "--rate", "0.5")
+    assert Head.load(out).expert_names == ("assistant",)
