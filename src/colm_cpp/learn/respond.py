@@ -22,9 +22,8 @@ from ..errors import ChatTemplateError, ColmError, ContextFull, CorpusError, Gen
 from ..files.folder import lock_folder
 from ..files.reading import lines, whole_number, whole_rows, why
 from ..files.rows import add_row, begin_rows
-from ..heads.adapters import of_model
 from ..options import ANSWER_OPTIONS, MAX_SEED, GenerationOptions, seed_of
-from ..sources.identity import adapters_identity, head_identity, loaded_identity, model_identity
+from ..sources.identity import head_identity, loaded_adapters, loaded_identity, model_identity
 from ..traces.record import expert_digits
 
 if TYPE_CHECKING:
@@ -113,10 +112,9 @@ def respond(
     writers: dict[str, Any] = {}
     if head != ALWAYS:
         writers = {**head_identity(head), "base": model_identity(pair.base["path"])}
-    of_base = of_model(pair.base) if writers else ()
     adapters = {
-        "base_adapters": adapters_identity(of_base),
-        "assistant_adapters": adapters_identity(of_model(pair.assistant)),
+        "base_adapters": loaded_adapters(pair.base) if writers else None,
+        "assistant_adapters": loaded_adapters(pair.assistant),
     }
     facts = {
         **corpus.facts,
