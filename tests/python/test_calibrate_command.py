@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import expert_files
+import numpy as np
 import pytest
 from adapter_files import N_EMBD
 from calibrated_pairs import PROMPTS, linear
