@@ -59,14 +59,14 @@ class Pair(Tokenizing, AsyncForms):
         self,
         core: _core.Pair,
         head: PathLike | Head | None,
-        memory: PairMemory | None = None,
+        memory: PairMemory,
         remotes: Remotes | None = None,
         *,
         system: str | None = None,
     ) -> None:
         self._core: _core.Pair | None = core
         self._system = system
-        self._memory = memory  # None: not checked
+        self._memory = memory
         self._remotes = Remotes({}, ()) if remotes is None else remotes
         # Each asking hashes the vocabulary.
         self._facts = self._remotes.described(dict(zip(core.names, core.facts(), strict=True)))
@@ -232,7 +232,7 @@ class Pair(Tokenizing, AsyncForms):
         if checked.head is not None or each is None:  # otherwise each text may bring its own
             heads.with_options(checked)
         n_parallel = integer("n_parallel", n_parallel, 1, MAX_PARALLEL)
-        if self._memory is not None and not core.has_loop(n_parallel):
+        if not core.has_loop(n_parallel):
             self._memory.check_batch(n_parallel)
         with busy():
             try:
