@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import expert_files
 import numpy as np
 import pytest
-from adapter_files import N_EMBD
+from adapter_files import N_EMBD, write_adapter
 from calibrated_pairs import PROMPTS, linear
 from commands import ONE_THREAD, fail, run, succeed
 from conftest import ASSISTANT, BASE, Asked, TinyModels
@@ -123,8 +124,15 @@ def test_a_head_whose_expert_is_not_there(files: dict[str, Path], tmp_path: Path
 
 
 def test_one_assistant_may_be_named(files: dict[str, Path], tmp_path: Path) -> None:
-    prompts, out = tmp_path / "prompts.jsonl", tmp_path / "out.gguf"
+    """The command that it advises loads the same models in the same way."""
+    prompts, out, adapter = tmp_path / "prompts.jsonl", tmp_path / "out.gguf", tmp_path / "a b.gguf"
     prompts.write_text(json.dumps({"prompt": PROMPT}) + "\n")
-    one = ["--base", files["base"], "--assistant", files["math"], *ONE_THREAD]
-    succeed("calibrate", "confidence:assistant", prompts, *one, "--out", out, "--max-tokens", "8", "--rate", "0.5")
+    write_adapter(adapter)
+    one = ["--base", files["base"], "--assistant", files["math"], "--base-option", f"lora={adapter}"]
+    write = ["--out", out, "--max-tokens", "8", "--rate", "0.5", "--assistant-option", "n-ctx=64", *ONE_THREAD]
+    done = succeed("calibrate", "confidence:assistant", prompts, *one, *write)
     assert Head.load(out).expert_names == ("assistant",)
+    advised = shlex.split(done.stdout.splitlines()[-1].partition("try colm ")[2])
+    assert advised[advised.index("--base-option") + 1] == f"lora={adapter}"
+    assert advised[advised.index("--assistant-option") + 1] == "n-ctx=64"
+    succeed(*(PROMPT if word == "PROMPT" else word for word in advised), "--max-tokens", "2", *ONE_THREAD)

@@ -59,7 +59,7 @@ class Pair(Tokenizing, AsyncForms):
         self,
         core: _core.Pair,
         head: PathLike | Head | None,
-        memory: PairMemory,
+        memory: PairMemory | None = None,
         remotes: Remotes | None = None,
         *,
         system: str | None = None,
@@ -232,7 +232,7 @@ class Pair(Tokenizing, AsyncForms):
         if checked.head is not None or each is None:  # otherwise each text may bring its own
             heads.with_options(checked)
         n_parallel = integer("n_parallel", n_parallel, 1, MAX_PARALLEL)
-        if not core.has_loop(n_parallel):
+        if self._memory is not None and not core.has_loop(n_parallel):
             self._memory.check_batch(n_parallel)
         with busy():
             try:
