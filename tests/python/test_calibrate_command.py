@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
+import expert_files
 import numpy as np
 import pytest
+from adapter_files import N_EMBD, write_adapter
 from calibrated_pairs import PROMPTS, linear
-from commands import fail, run, succeed
+from commands import ONE_THREAD, fail, run, succeed
 from conftest import ASSISTANT, BASE, Asked, TinyModels
+from expert_files import PROMPT
+from expert_files import arguments as models
 
 from colm_cpp import Head
 from colm_cpp.learn.calibration import CHECKED_RATES, RATES
+
+files = expert_files.files
 
 
 @pytest.fixture
@@ -95,3 +102,37 @@ def test_the_command_refuses(arguments: list[str], tmp_path: Path) -> None:
     result = run("calibrate", "hf:org/repo/head.gguf", *arguments)
     assert result.exit_code == 2
     assert "--out" in result.stderr
+
+
+def test_a_head_whose_expert_is_not_there(files: dict[str, Path], tmp_path: Path) -> None:
+    """With and without --pair it is a head, not a token of the base and not a file of prompts."""
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(json.dumps({"prompt": PROMPT}) + "\n")
+    out = ["--out", tmp_path / "out.gguf"]
+    message = "the head 'confidence:law' names the expert 'law', and this pair has"
+    assert f"{message} math and code" in fail("calibrate", "confidence:law", prompts, *models(files), *out)
+    assert f"{message} sums and almanac" in fail("calibrate", "confidence:law", prompts, "--pair", "demo-three", *out)
+    one = ["--base", files["base"], "--assistant", files["math"]]
+    assert f"{message} assistant" in fail("calibrate", "confidence:law", prompts, *one, *out)
+    # A head that names nobody: the message has one that works.
+    undirected = tmp_path / "mine.gguf"
+    linear(N_EMBD).save(undirected)
+    for head in ("confidence", str(undirected)):
+        error = fail("calibrate", head, prompts, *models(files), *out)
+        assert "this pair has the experts math and code; name one of them, such as " + f"{head}:math" in error
+    assert not (tmp_path / "out.gguf").exists()
+
+
+def test_one_assistant_may_be_named(files: dict[str, Path], tmp_path: Path) -> None:
+    """The command that it advises loads the same models in the same way."""
+    prompts, out, adapter = tmp_path / "prompts.jsonl", tmp_path / "out.gguf", tmp_path / "a b.gguf"
+    prompts.write_text(json.dumps({"prompt": PROMPT}) + "\n")
+    write_adapter(adapter)
+    one = ["--base", files["base"], "--assistant", files["math"], "--base-option", f"lora={adapter}"]
+    write = ["--out", out, "--max-tokens", "8", "--rate", "0.5", "--assistant-option", "n-ctx=64", *ONE_THREAD]
+    done = succeed("calibrate", "confidence:assistant", prompts, *one, *write)
+    assert Head.load(out).expert_names == ("assistant",)
+    advised = shlex.split(done.stdout.splitlines()[-1].partition("try colm ")[2])
+    assert advised[advised.index("--base-option") + 1] == f"lora={adapter}"
+    assert advised[advised.index("--assistant-option") + 1] == "n-ctx=64"
+    succeed(*(PROMPT if word == "PROMPT" else word for word in advised), "--max-tokens", "2", *ONE_THREAD)

@@ -201,7 +201,9 @@ def test_system(tiny_pair: Any, capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_a_template_without_system_messages(tiny_pair: Any) -> None:
     template = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHATML
-    chat = Chat(Conversation(tiny_pair(), {}, template=template), color="never", quiet=True, stops=False)
+    chat = Chat(
+        Conversation(tiny_pair(), {}, template={"chat_template": template}), color="never", quiet=True, stops=False
+    )
     with pytest.raises(colm.ChatTemplateError, match="no system"):
         chat.take("/system x")
     assert chat.conversation.system is None

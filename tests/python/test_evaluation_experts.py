@@ -150,7 +150,7 @@ def test_a_prompt_for_each_model(tiny_model: TinyModels, files: dict[str, Path],
             assert written[place].ids == Record.of(0, out).ids, place
         rows = [{"prompt": {"base": "a", "law": "b"}, "answer": "x"}]
         unknown = load_task(write_lines(tmp_path / "law.jsonl", rows))
-        with pytest.raises(OptionError, match="prompt names 'law'"):
+        with pytest.raises(OptionError, match=r"row 1 .* names 'law'"):
             list(answers(loaded, [(unknown.problems[0], arms[0])], greedy, chat=chat))
     for bad in ({"math": "a"}, {"base": "a", "math": ""}, {"base": "a", "math": 3}):
         file = write_lines(tmp_path / "bad.jsonl", [{"prompt": bad, "answer": "x"}])

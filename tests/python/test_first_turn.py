@@ -153,7 +153,7 @@ with colm.load(base, experts={"math": large, "code": code}, n_ctx=256, n_threads
     try:
         pair.generate("x", head="always:math", **options)
     except colm.NotEnoughMemory as error:
-        said = [error.expert, str(error)]
+        said = [error.expert, error.needed, str(error)]
     texts = [pair.generate("x", head=head, **options).finish_reason for head in ("never", "always:code")]
     resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
     texts.append(pair.generate("x", head="always:math", **options).finish_reason)
@@ -167,7 +167,9 @@ def test_where_the_system_refuses_a_context(files: dict[str, Path]) -> None:
     arguments = [sys.executable, "-c", SCRIPT, *(str(files[name]) for name in ("base", "math", "code"))]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    (expert, words), texts = json.loads(done.stdout)
+    (expert, needed, words), texts = json.loads(done.stdout)
     assert expert == "math"
+    assert needed > 64 << 20  # estimated, though nothing was compared with it
+    assert f"It is estimated to need {needed // 1_000_000} MB" in words
     assert "the expert math" in words
     assert len(texts) == 3

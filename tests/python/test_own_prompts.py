@@ -142,6 +142,21 @@ def test_on_the_command_line(pair: colm.Pair, arguments: list[str], tmp_path: Pa
     assert "prompt of math" in missing
 
 
+def test_in_a_terminal(pair: colm.Pair, arguments: list[str]) -> None:
+    """`colm chat` reads what `colm generate` reads, at every turn."""
+    plain = succeed("chat", *arguments[1:], stdin="Hi\n").stdout
+    for own in (["--system-for", "math=Compute."], ["--template-for", "math"], ["--system-for", "base=Tell."]):
+        told = succeed("chat", *arguments[1:], *own, stdin="Hi\n").stdout
+        assert told == succeed("generate", "Hi", *arguments[1:], *own).stdout
+        assert told != plain
+    both = succeed(
+        "chat", *arguments[1:], "--system-for", "math=Compute.", stdin="Hi\n/system Other.\n/drop\nHi\n"
+    ).stdout
+    first, second = both.splitlines()[:1], both.splitlines()[-1:]
+    assert first == second  # a message for all is not one for a model that has its own
+    assert "the models are base, math, code" in run("chat", *arguments[1:], "--system-for", "law=x").stderr
+
+
 def test_in_one_call(files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, pair: colm.Pair, tmp_path: Path) -> None:
     """`colm.generate()` takes experts and their prompts, and keeps the pair."""
     loads: list[int] = []

@@ -178,7 +178,8 @@ def test_what_needs_the_model_is_refused_before_anything_is_asked(
     places = {"FILE": str(file), "OUT": str(tmp_path / "out"), "FOLDER": str(tmp_path)}
     far.paths.clear()
     done = run(*(places.get(word, word) for word in command), *there, *F32)
-    assert "is on another machine" in error_of(done) or "a model on another machine" in error_of(done)
+    what = "--session" if "--session" in command else f"colm {command[0]}"
+    assert f"a model on another machine, and {what} needs the model's own file" in error_of(done)
     assert far.paths == []
     assert not (tmp_path / "out").exists()
 

@@ -137,9 +137,18 @@ def test_a_failing_expert_ends_its_texts_alone(tiny_model: TinyModels, far: FarS
             if on_failure == "error":
                 assert isinstance(got[1], colm.errors.RemoteRefused)
                 assert got[1].status == 400
+                assert str(got[1]).startswith(f"the expert far: {far.url}: ")
             else:
                 assert got[1].stats.experts["far"].failures == 1
                 assert {token.source for token in got[1].tokens} <= {"base", "near"}
+
+
+def test_errors_of_a_load_name_the_expert(tiny_model: TinyModels, far: FarServer) -> None:
+    experts = {"far": far.url, "near": {"model": "http://127.0.0.1:1", "remote_retries": 0}}
+    with pytest.raises(colm.errors.RemoteUnreachable, match=r"^the expert near: http://127\.0\.0\.1:1: "):
+        colm.load(tiny_model(**FAR_BASE), experts=experts, head=either(), **TINY_LOAD)
+    with pytest.raises(colm.errors.RemoteVocabularyMismatch, match=r"^the expert near: the model at .* has another"):
+        colm.load(tiny_model(**UNLIKE), experts={"near": far.url}, head="always", **TINY_LOAD)
 
 
 JSON = 'root ::= "{\\"a\\": " [0-9] [0-9] [0-9] ", \\"b\\": " ("true" | "false") "}"'

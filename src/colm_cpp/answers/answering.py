@@ -11,8 +11,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .._shown import shown
 from ..engine.own_prompts import chat_prompt
-from ..errors import ColmError, ContextFull, GenerationError, TokenizeError
+from ..errors import ColmError, ContextFull, GenerationError, OptionError, TokenizeError
 from ..heads.head import Head
 from ..heads.tables import PLAIN, Runs
 from ..options import ANSWER_OPTIONS, BASE, STRATEGIES, GenerationOptions, seed_of
@@ -137,6 +138,8 @@ def answers(
             own = {**arm.options(), **(of_proxy if arm.strategy == "proxy" else {})}
             yield prompt, {**given, **own, "seed": seed_of(given["seed"], problem.index)}
 
+    for problem, arm in asked:
+        _check_names(problem, _pair_of(arm, pair, experts), chat, others=arm.expert is not None)
     order = {expert: number for number, expert in enumerate(dict.fromkeys(arm.expert for _, arm in asked))}
     places = list(range(len(asked)))
     if n_parallel > 1:
@@ -151,13 +154,30 @@ def answers(
                 yield group[number], Record.of(asked[group[number]][0].index, result, n_parallel)
 
 
+def _check_names(problem: Problem, pair: Pair, chat: bool, *, others: bool) -> None:
+    """Says before the first answer what none could be written to."""
+    row = f"row {problem.index + 1} of the problems"
+    if problem.template and not chat:
+        raise OptionError(f"{row} has {next(iter(problem.template))}, which needs a chat template; use --chat")
+    unknown = [] if others else [name for name in problem.names if name not in pair.names]
+    if unknown:
+        raise OptionError(
+            f"{row} names {shown(unknown[0])}, and the models of this pair are {', '.join(pair.names)}; correct the "
+            "row, or load the models under those names"
+        )
+
+
 def _prompt(problem: Problem, pair: Pair, chat: bool, *, others: bool) -> Any:
     """What the models read. ``others``: the pair need not have the models for which the problem has prompts."""
     own = {name: text for name, text in problem.own_prompts.items() if not others or name in pair.names}
-    if chat:
-        asked = {name: [{"role": "user", "content": text}] for name, text in own.items()}
-        return chat_prompt(pair, problem.messages, own=asked)
-    return {BASE: problem.prompt, **own} if own else pair.tokenize(problem.prompt)
+    if not chat:
+        return {BASE: problem.prompt, **own} if own else pair.tokenize(problem.prompt)
+    asked = {name: [{"role": "user", "content": text}] for name, text in own.items()}
+    template = {
+        key: {name: text for name, text in value.items() if name in pair.names} if isinstance(value, Mapping) else value
+        for key, value in problem.template.items()
+    }
+    return chat_prompt(pair, problem.messages, own=asked, **template)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 from .._shown import shortened
 from ..chat.messages import is_message
+from ..chat.own import names_in, row_template
 from ..corpus.documents import BadRow, json_rows
 from ..errors import CorpusError
 from ..files.paths import digest_of
@@ -30,6 +31,7 @@ class Problem:
         answer: the reference: a text, or for the ``python`` checker the tests to run.
         prompt: the content of the last message. Choices and code stubs are read from it.
         own_prompts: what models read in place of the prompt, by their names.
+        template: ``system`` and ``chat_template`` of its own, each for all models or by their names.
     """
 
     index: int
@@ -37,6 +39,12 @@ class Problem:
     answer: str
     prompt: str
     own_prompts: Mapping[str, str] = field(default_factory=dict, hash=False)
+    template: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def names(self) -> list[str]:
+        """The models that have something of their own, the base aside."""
+        return list(dict.fromkeys([*self.own_prompts, *(name for name in names_in(self.template) if name != BASE)]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +83,7 @@ def load_task(
     """Reads a task: JSON lines with ``prompt`` (or ``messages``) and ``answer``.
 
     ``prompt`` may be an object with a prompt for each model by its name. Models that it does not name read the base's.
+    ``system`` and ``chat_template`` are a text for all models, or such an object; they need a chat template.
 
     Args:
         path: the file.
@@ -157,6 +166,9 @@ def _problem(index: int, row: Any) -> Problem | str:
         answer = str(answer)
     if not isinstance(answer, str) or not answer.strip():
         return "it has no answer"
+    template = row_template(row)
+    if isinstance(template, str):
+        return template
     messages = row.get("messages")
     own: dict[str, str] = {}
     if messages is None:
@@ -178,4 +190,4 @@ def _problem(index: int, row: Any) -> Problem | str:
             return "a message has no text"
     if messages[-1]["role"] == "assistant":
         return "its messages end with the assistant's, which is what the models are to write"
-    return Problem(index, tuple(messages), answer, messages[-1].get("content") or "", own)
+    return Problem(index, tuple(messages), answer, messages[-1].get("content") or "", own, template)

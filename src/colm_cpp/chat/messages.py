@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import numbers
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._shown import shortened, shown
 from ..errors import ChatTemplateError
 
-__all__ = ["MAX_DEPTH", "Message", "begins_with_bos", "is_message", "render_chat"]
+if TYPE_CHECKING:
+    from typing import TypeGuard
+
+__all__ = ["MAX_DEPTH", "Message", "begins_with_bos", "is_conversation", "is_message", "render_chat"]
 
 Message = Mapping[str, Any]
 MAX_DEPTH = 100
@@ -90,6 +93,11 @@ def _listed(name: str, given: Any) -> list[dict[str, Any]] | None:
             hint = "; describe a function by its JSON schema" if callable(item) else ""
             raise ChatTemplateError(f"{name}[{i}] is of type {type(item).__name__}; give a dict{hint}")
     return [_plain(item) for item in given]
+
+
+def is_conversation(prompt: object) -> TypeGuard[Sequence[Message]]:
+    """Whether ``prompt`` is a list of messages rather than a text or token ids."""
+    return isinstance(prompt, (list, tuple)) and bool(prompt) and isinstance(prompt[0], Mapping)
 
 
 def begins_with_bos(prompt: str, bos_token: str | None) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..chat.own import ROW_KEYS, by_model, row_template
 from ..errors import ColmError, CorpusError, GenerationError
 from ..files.json_text import dump_json
 from ._files import Sink, open_sink
@@ -28,7 +29,6 @@ __all__ = ["BatchRow", "read_batch", "write_batch"]
 
 _Write = Callable[[int, dict[str, Any]], None]
 _ROW_KEYS = ("id", "prompt", "messages", "options")
-_TEMPLATE = ("system", "chat_template")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,20 +81,19 @@ def _row(line: int, value: dict[str, Any], options: Mapping[str, Any]) -> BatchR
     name, prompt, messages, inner = (value.get(key) for key in _ROW_KEYS)
     if (prompt is None) == (messages is None):
         return BatchRow(line, name, error="give either prompt or messages, one of the two")
-    if prompt is not None and not isinstance(prompt, str) and not _by_models(prompt):
+    if prompt is not None and not isinstance(prompt, str) and not by_model(prompt):
         what = f"prompt is of type {type(prompt).__name__}" if not isinstance(prompt, dict) else "prompt holds no text"
         return BatchRow(line, name, error=f"{what}; it must be a string, or an object of them by the names of models")
     if messages is not None and not _are_messages(messages):
         return BatchRow(line, name, error="messages must be a list of objects with role and content")
     if inner is not None and not isinstance(inner, dict):
         return BatchRow(line, name, error=f"options is of type {type(inner).__name__}; it must be a JSON object")
-    template = {key: value[key] for key in _TEMPLATE if key in value}
-    for key, entry in template.items():
-        if not isinstance(entry, str) and not _by_models(entry, none=True):
-            return BatchRow(line, name, error=f"{key} must be a string, or an object of them by the names of models")
+    template = row_template(value)
+    if isinstance(template, str):
+        return BatchRow(line, name, error=template)
     known = [field.name for field in fields(GenerationOptions)]
-    outer = {key: entry for key, entry in value.items() if key not in (*_ROW_KEYS, *_TEMPLATE)}
-    for given, allowed in ((outer, [*_ROW_KEYS, *_TEMPLATE, *known]), (inner or {}, known)):
+    outer = {key: entry for key, entry in value.items() if key not in (*_ROW_KEYS, *ROW_KEYS)}
+    for given, allowed in ((outer, [*_ROW_KEYS, *ROW_KEYS, *known]), (inner or {}, known)):
         for key in given:
             if key not in known:
                 return BatchRow(line, name, error=_unknown(key, allowed))
@@ -107,11 +106,6 @@ def _row(line: int, value: dict[str, Any], options: Mapping[str, Any]) -> BatchR
     except (ColmError, TypeError) as error:
         return BatchRow(line, name, error=str(error))
     return BatchRow(line, name, prompt, tuple(messages or ()), template, own)
-
-
-def _by_models(value: object, *, none: bool = False) -> bool:
-    kinds = (str, type(None)) if none else (str,)
-    return isinstance(value, dict) and bool(value) and all(isinstance(entry, kinds) for entry in value.values())
 
 
 def _unknown(key: str, allowed: Sequence[str]) -> str:
@@ -191,7 +185,7 @@ def write_batch(
         of_chats = own_prompts.template(template)
         for number, row in enumerate(rows):
             try:
-                prompts.append(_prompt(row, chat, system))
+                prompts.append(_prompt(pair, row, {**of_chats, **row.template}, chat, system))
             except ColmError as error:
                 end(number, str(error))
                 continue
@@ -215,8 +209,11 @@ def _options(row: BatchRow, number: int, options: dict[str, Any]) -> dict[str, A
     return {**own, **(row.options or {})}
 
 
-def _prompt(row: BatchRow, chat: bool, system: str | None) -> Prompt:
+def _prompt(pair: Pair, row: BatchRow, template: Mapping[str, Any], chat: bool, system: str | None) -> Prompt:
     """What the pair is given. Raises GenerationError where the row cannot be written."""
+    from ..engine.own_prompts import chat_prompt
+    from ..options import BASE
+
     if row.error is not None:
         raise GenerationError(row.error)
     if row.prompt is None:
@@ -225,9 +222,12 @@ def _prompt(row: BatchRow, chat: bool, system: str | None) -> Prompt:
         raise GenerationError(f"{next(iter(row.template))} is for messages; give messages, or --chat")
     if not chat:
         return row.prompt
-    if not isinstance(row.prompt, str):
-        raise GenerationError("prompt has a text for each model, and --chat makes prompts; give messages, or a string")
-    return user_messages(row.prompt, system)
+    if isinstance(row.prompt, str):
+        return user_messages(row.prompt, system)
+    if BASE not in row.prompt:
+        raise GenerationError("prompt has none for the base; give 'base', too")
+    own = {name: user_messages(text, system) for name, text in row.prompt.items()}
+    return chat_prompt(pair, own.pop(BASE), own=own, **template)
 
 
 @contextmanager

@@ -52,7 +52,7 @@ def save(conversation: Conversation, file: Path, *, force: bool) -> int:
         "messages": list(_messages(conversation)),
     }
     write_result("/save", file, dump_json(value, indent=1).encode() + b"\n")
-    if any("url" in facts for facts in _models(conversation).values()):
+    if conversation.pair.remote:
         return 0
     try:
         conversation.pair.save_session(session)

@@ -107,7 +107,7 @@ class Conversation:
         *,
         system: str | None = None,
         own_system: str | None = None,
-        template: str | None = None,
+        template: Mapping[str, Any] | None = None,
     ) -> None:
         self.pair = pair
         self.exchanges: list[Exchange] = []
@@ -116,7 +116,7 @@ class Conversation:
         self.way = PAIR
         self.answers: list[Answer] = []
         self._options = dict(options)
-        self._template = template
+        self._template = template or {}
 
     @property
     def seed(self) -> int | None:
@@ -130,7 +130,9 @@ class Conversation:
         Raises:
             ChatTemplateError: there is none, or it rejects the messages.
         """
-        self.pair.render_chat(user_messages("?", system or self.system), chat_template=self._template)
+        from ..engine.own_prompts import chat_prompt
+
+        chat_prompt(self.pair, user_messages("?", system or self.system), **self._template)
 
     def messages(self, question: str, before: Sequence[Exchange] | None = None) -> list[dict[str, str]]:
         """All messages as the chat template takes them, ``question`` at the end.
@@ -172,7 +174,7 @@ class Conversation:
             options["seed"] = seed
         pieces: list[Piece] = []
         try:
-            stream = self.pair.stream_chat(self.messages(question, before), chat_template=self._template, **options)
+            stream = self.pair.stream_chat(self.messages(question, before), **self._template, **options)
             with closing(stream):
                 try:
                     for token in stream:

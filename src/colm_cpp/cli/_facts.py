@@ -206,7 +206,7 @@ def _waits(known: Preset, pair: Pair, options: Mapping[str, Any], file: str) -> 
 def _vocabularies(pair: Pair) -> dict[str, Any]:
     core = pair.open_core()
     loaded = zip({BASE: pair.base, **pair.experts}.items(), core.n_ids, strict=True)
-    models = {name: _vocabulary(model, n_ids) for (name, model), n_ids in loaded}
+    models = {name: _vocabulary(model, n_ids, remote=name in pair.remote) for (name, model), n_ids in loaded}
     facts: dict[str, Any] = {"n_shared": pair.n_shared, "one_vocabulary": pair.one_vocabulary}
     if not pair.one_vocabulary:
         facts["overlap"] = {name: _overlap(*core.overlap(i)) for i, name in enumerate(pair.experts, start=1)}
@@ -221,8 +221,8 @@ def _overlap(both: int, of_base: int, of_expert: int) -> dict[str, Any]:
     return {"texts": both, "of_base": both / of_base, "of_expert": both / of_expert}
 
 
-def _vocabulary(model: Mapping[str, Any], n_ids: int) -> dict[str, Any]:
-    elsewhere = {key: model[key] for key in ("url", "protocol", "top_k", "n_ctx")} if "url" in model else {}
+def _vocabulary(model: Mapping[str, Any], n_ids: int, *, remote: bool) -> dict[str, Any]:
+    elsewhere = {key: model[key] for key in ("url", "protocol", "top_k", "n_ctx")} if remote else {}
     return {
         **elsewhere,
         "n_vocab": model["n_vocab"],

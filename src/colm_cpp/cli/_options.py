@@ -213,12 +213,29 @@ def collect(table: Mapping[str, Spec], values: Mapping[str, Any]) -> dict[str, A
     return {name: _final(name, value) for name, value in given.items()}
 
 
+class GivenOption(tuple[str, Any]):
+    """The name and the value of an option of loading.
+
+    Attributes:
+        text: how it was given.
+    """
+
+    text: str
+
+    @classmethod
+    def of(cls, name: str, value: Any, text: str) -> GivenOption:
+        """An option that was given as ``text``."""
+        self = cls((name, value))
+        self.text = text
+        return self
+
+
 class ModelOption(_ParamType):
     """An option of loading with its value."""
 
     name = "NAME=VALUE"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> GivenOption:
         name, equals, text = value.partition("=")
         name = name.strip().replace("-", "_")
         if not equals:
@@ -229,8 +246,8 @@ class ModelOption(_ParamType):
             raise OptionError(str(error)) from None
         spec = LOAD[name]
         if spec.optional and text.lower() == "none":
-            return name, None
-        return name, spec.type.convert(text, param, ctx)
+            return GivenOption.of(name, None, value)
+        return GivenOption.of(name, spec.type.convert(text, param, ctx), value)
 
 
 def model_options(command: Command) -> Command:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,13 @@ from ._help import Option
 from ._inputs import read_text
 from ._options import Command
 
-__all__ = ["OwnPrompts", "own_prompt_arguments", "own_prompt_files", "read_own_prompts"]
+__all__ = [
+    "OwnPrompts",
+    "own_prompt_arguments",
+    "own_prompt_files",
+    "own_template_arguments",
+    "read_own_prompts",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,24 +54,34 @@ class OwnPrompts:
 
 def own_prompt_arguments(command: Command) -> Command:
     """Adds the three options."""
-    for flag, metavar, help in (
-        (
-            "--template-for",
-            "NAME[=FILE]",
-            "Jinja template for one model; NAME alone: the template in that model's own file. Implies --chat.",
-        ),
-        ("--system-for", "NAME=TEXT", "System message for one model. Implies --chat."),
-        (
-            "--prompt-for",
-            "NAME=TEXT",
-            "What one model, such as an expert, reads in place of PROMPT. TEXT may be @FILE. The text that is written "
-            "is the same for all.",
-        ),
-    ):
-        command = click.option(
-            flag, cls=Option, section="Prompt", metavar=metavar, multiple=True, help=f"{help} Repeatable."
-        )(command)
-    return command
+    help = (
+        "What one model, such as an expert, reads in place of PROMPT. TEXT may be @FILE. The text that is written is "
+        "the same for all. Repeatable."
+    )
+    given: dict[str, Any] = {"cls": Option, "section": "Prompt", "metavar": "NAME=TEXT", "multiple": True}
+    return click.option("--prompt-for", help=help, **given)(
+        own_template_arguments("Prompt", " Implies --chat.")(command)
+    )
+
+
+def own_template_arguments(section: str, more: str = "") -> Callable[[Command], Command]:
+    """Adds ``--system-for`` and ``--template-for``. ``more``: what their help says besides."""
+
+    def decorate(command: Command) -> Command:
+        for flag, metavar, help in (
+            (
+                "--template-for",
+                "NAME[=FILE]",
+                "Jinja template for one model; NAME alone: the template in that model's own file.",
+            ),
+            ("--system-for", "NAME=TEXT", "System message for one model."),
+        ):
+            command = click.option(
+                flag, cls=Option, section=section, metavar=metavar, multiple=True, help=f"{help}{more} Repeatable."
+            )(command)
+        return command
+
+    return decorate
 
 
 def own_prompt_files(values: Mapping[str, Any]) -> list[str]:
@@ -75,7 +91,7 @@ def own_prompt_files(values: Mapping[str, Any]) -> list[str]:
 
 
 def read_own_prompts(values: Mapping[str, Any], names: Sequence[str]) -> OwnPrompts:
-    """The values of the three options. ``names``: those of the models.
+    """The values of these options. ``names``: those of the models.
 
     Raises:
         click.UsageError: a model that is not there, or twice; or no text.
@@ -83,7 +99,7 @@ def read_own_prompts(values: Mapping[str, Any], names: Sequence[str]) -> OwnProm
     """
     prompts = {
         name: read_text(text[1:], f"prompt of {name}").removesuffix("\n") if text[:1] == "@" else text
-        for name, text in _by_name("--prompt-for", values["prompt_for"], names)
+        for name, text in _by_name("--prompt-for", values.get("prompt_for") or (), names)
         if text is not None
     }
     if prompts and (values["system_for"] or values["template_for"]):

@@ -11,7 +11,7 @@ import click
 
 from ..errors import HeadError, OptionError
 from ..options import split_head
-from ..sources.names import NamedHead, find_head
+from ..sources.names import NamedHead, find_head, refuse_unknown_expert
 from ._experts import expert_arguments
 from ._files import check, read_by
 from ._help import SectionedCommand
@@ -77,6 +77,7 @@ def calibrate(files: tuple[str, ...], out: Path | None, as_json: bool, **values:
     """
     from ..answers.problems import load_prompts
     from ..corpus.texts import uses_chat
+    from ..engine.prepared import undirected
     from ..heads.head import Head
     from ..heads.tables import PLAIN, Runs, find_table
     from ..learn.calibration import CHECKED_RATES
@@ -89,7 +90,9 @@ def calibrate(files: tuple[str, ...], out: Path | None, as_json: bool, **values:
     chosen = chosen_models(values)
     models = chosen.without_head()
     head, prompts = _head_and_prompts(files, chosen)
-    head, who = split_head(head, [expert.name for expert in chosen.experts])
+    experts = chosen.names[1:]
+    head, who = split_head(head, experts)
+    refuse_unknown_expert(head, experts)
     named = find_head(head)
     if named.place is None and head != "confidence":
         raise HeadError(
@@ -113,6 +116,9 @@ def calibrate(files: tuple[str, ...], out: Path | None, as_json: bool, **values:
         if len(loaded.expert_names) > 1:
             raise HeadError(f"the head {head} chooses the expert by itself; leave out ':{who}'")
         loaded = loaded.replace(expert_names=(who,))
+    directed = () if loaded is None else loaded.expert_names
+    if len(experts) > 1 and who is None and len(directed) < 2 and not {*directed} & {*experts}:
+        raise undirected(head, experts, f"{head}:{experts[0]}")
     runs = Runs.of(values)
     if in_place and not values["force"] and loaded is not None and find_table(loaded, runs) is not None:
         which = "" if runs == PLAIN else f" for {runs}"
@@ -180,7 +186,9 @@ def calibrate(files: tuple[str, ...], out: Path | None, as_json: bool, **values:
 
 def _head_and_prompts(files: tuple[str, ...], chosen: Preset) -> tuple[str, tuple[str, ...]]:
     """The head, and the files of prompts. The head of ``--pair`` need not be named."""
-    first = find_head(split_head(files[0], [expert.name for expert in chosen.experts])[0])
+    experts = chosen.names[1:]
+    refuse_unknown_expert(files[0], experts)
+    first = find_head(split_head(files[0], experts)[0])
     if chosen.file is not None and not _is_head(first):
         if chosen.head is None:
             raise click.UsageError(f"{chosen.file} has no head; give HEAD before the prompts")

@@ -16,6 +16,7 @@ from ._flags import in_flags
 from ._help import SectionedCommand
 from ._inputs import read_grammar, read_text
 from ._options import GENERATION, LOAD, SLOTS, collect, from_table, model_options
+from ._own_prompts import own_template_arguments, read_own_prompts
 from ._pair import HEAD_HELP, chosen_models, color_option, loading, model_arguments, option, slots
 
 __all__ = ["chat", "prompt_of"]
@@ -35,6 +36,7 @@ _GENERATION = {
 @option("Models", "--head", metavar="HEAD", help=HEAD_HELP)
 @option("Conversation", "--system", metavar="TEXT", help="System message before the first message.")
 @option("Conversation", "--chat-template", metavar="FILE", help="Jinja template to use instead of the base's.")
+@own_template_arguments("Conversation")
 @option(
     "Conversation",
     "--load",
@@ -89,6 +91,7 @@ def chat(**values: Any) -> None:
         options["grammar"] = grammar
     options = {"temperature": CHAT_TEMPERATURE, "max_tokens": NO_LIMIT, **options}
     template = None if values["chat_template"] is None else read_text(values["chat_template"], "chat template")
+    own = read_own_prompts(values, models.names).template(template)
     GenerationOptions.of(options)  # raises for a bad value now, not after minutes of loading
     typed = is_terminal("stdin") and is_terminal("stdout")
     ask = prompt_of(values) if typed else None
@@ -98,7 +101,7 @@ def chat(**values: Any) -> None:
         log_to_stderr(values["verbose"]),
         load_pair(models, values["head"], **loading(values), **slots(values)) as pair,
     ):
-        talk = Conversation(pair, options, system=values["system"], own_system=models.system, template=template)
+        talk = Conversation(pair, options, system=values["system"], own_system=models.system, template=own)
         talk.check()
         pair.stream([0], **options).close()  # whether head and options go together
         quiet = values["quiet"] or not looked_at

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 from .._shown import shortened, shown
 from ..chat.messages import is_message
+from ..chat.own import row_template
 from ..errors import CorpusError
 from ..files.reading import MAX_LINE, lines, why
 from ..files.shards import Shard
@@ -72,6 +73,7 @@ class Document:
         completion_ids: the token ids of the last reply, if known. A text can be tokenized in several ways, and
             scoring needs the tokens that the model wrote.
         own_prompts: for some experts, by name, the prompt that they read instead of ``prompt``, which is the base's.
+        template: ``system`` and ``chat_template`` of its own, each for all models or by their names.
         ended: whether the last reply ended, so that a token says so behind it. Known tokens have it themselves.
     """
 
@@ -82,6 +84,7 @@ class Document:
     completion: str = ""
     completion_ids: tuple[int, ...] = ()
     own_prompts: Mapping[str, str] = field(default_factory=dict)
+    template: Mapping[str, Any] = field(default_factory=dict)
     ended: bool = True
 
     @property
@@ -234,6 +237,11 @@ def _document(row: Row, needs_completion: bool) -> Document | BadRow:
     def bad(reason: str) -> BadRow:
         return BadRow(row.path, row.line, reason)
 
+    template = row_template(row.value)
+    if isinstance(template, str):
+        return bad(template)
+    if any(map(_has_surrogate, _texts_in(template))):
+        return bad("a lone surrogate, which is not Unicode text")
     if "messages" in row.value:
         messages = row.value["messages"]
         if not isinstance(messages, list) or not messages:
@@ -253,15 +261,13 @@ def _document(row: Row, needs_completion: bool) -> Document | BadRow:
                 return bad("there is nothing but the assistant's turns")
         elif not any(message["role"] == "assistant" and message.get("content") for message in messages):
             return bad("no turn of the assistant to learn from")
-        return Document(row.path, row.line, messages=tuple(messages))
+        return Document(row.path, row.line, messages=tuple(messages), template=template)
 
     prompt, completion = row.value.get("prompt", ""), row.value.get("completion", row.value.get("text"))
     own: dict[str, str] = {}
     if isinstance(prompt, dict):
         if "base" not in prompt:
             return bad("prompt has none for the base; give 'base', too")
-        if not needs_completion:
-            return bad("prompt has one for each model, and completions are written to one prompt for all")
         own = {name: text for name, text in prompt.items() if name != "base"}
         prompt = prompt["base"]
     for text in (prompt, *own.values()):
@@ -281,7 +287,14 @@ def _document(row: Row, needs_completion: bool) -> Document | BadRow:
         return bad("there is no prompt to answer")
     if any(map(_has_surrogate, (prompt, completion, *own, *own.values()))):
         return bad("a lone surrogate, which is not Unicode text")
-    return Document(row.path, row.line, prompt=prompt, completion=completion, own_prompts=own)
+    return Document(row.path, row.line, prompt=prompt, completion=completion, own_prompts=own, template=template)
+
+
+def _texts_in(template: Mapping[str, Any]) -> Iterator[str]:
+    """The texts of a row's ``system`` and ``chat_template``, and the names of the models there."""
+    for value in template.values():
+        for text in [value] if isinstance(value, str) else [*value, *value.values()]:
+            yield text or ""
 
 
 def _has_surrogate(text: str) -> bool:

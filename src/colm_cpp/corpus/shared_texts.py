@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ..errors import ChatTemplateError, TokenizeError
 from .documents import BadRow, Document
-from .texts import TextMaker, runs, unknown_prompt
+from .texts import TextMaker, runs, unusable
 
 __all__ = ["Reader", "Segment", "SharedText", "SharedTextMaker", "shared_ends"]
 
@@ -144,9 +144,9 @@ class SharedTextMaker:
 
     def __call__(self, document: Document) -> Iterator[SharedText | BadRow]:
         """The texts of a document: one, or for a long plain text several, which end at shared boundaries."""
-        foreign = unknown_prompt(document, tuple(self._readers)[1:])
-        if foreign is not None:
-            yield foreign
+        bad = unusable(document, tuple(self._readers)[1:], chat=self.chat)
+        if bad is not None:
+            yield bad
             return
         try:
             tokens, segments = self._read(document)
@@ -163,12 +163,9 @@ class SharedTextMaker:
         plain = not document.messages and not document.prompt
         tokens: list[list[int]] = []
         scored: list[list[tuple[int, int]]] = []
-        for name, reader in self._readers.items():
+        for reader in self._readers.values():
             # Tokens of a reply that are known are of one vocabulary; the text is of all.
-            own = replace(
-                document, prompt=document.own_prompts.get(name, document.prompt), own_prompts={}, completion_ids=()
-            )
-            ids, marks = reader.maker.read(own)
+            ids, marks = reader.maker.read(replace(document, completion_ids=()))
             if plain:
                 n_bos = len(reader.maker.bos)
                 ids, marks = ids[n_bos:], marks[n_bos:]

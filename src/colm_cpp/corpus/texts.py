@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
 from .._shown import shown
 from ..chat.messages import begins_with_bos, render_chat
+from ..chat.own import names_in, system_of, template_of, with_system
 from ..errors import ChatTemplateError, TokenizeError
 from .documents import BadRow, Document
 
@@ -20,7 +22,7 @@ __all__ = [
     "grouped",
     "prompt_messages",
     "runs",
-    "unknown_prompt",
+    "unusable",
     "uses_chat",
 ]
 
@@ -88,13 +90,19 @@ def runs(scored: Sequence[bool]) -> list[tuple[int, int]]:
     return list(zip(edges[::2], edges[1::2], strict=True))
 
 
-def unknown_prompt(document: Document, experts: Sequence[str]) -> BadRow | None:
-    """A document with a prompt for an expert that is not there."""
-    foreign = next((name for name in document.own_prompts if name not in experts), None)
-    if foreign is None:
-        return None
-    names = ", ".join(("base", *experts))
-    return BadRow(document.path, document.line, f"prompt names {shown(foreign)}, and the models are {names}")
+def unusable(document: Document, experts: Iterable[str], *, chat: bool) -> BadRow | None:
+    """A document that names a model that is not there, or has a system message where there is no conversation."""
+    models = ("base", *experts)
+    named = [("prompt", name) for name in document.own_prompts]
+    named += [(key, name) for key, value in document.template.items() for name in names_in({key: value})]
+    for what, name in named:
+        if name not in models:
+            reason = f"{what} names {shown(name)}, and the models are {', '.join(models)}"
+            return BadRow(document.path, document.line, reason)
+    if document.template and not document.messages and not (chat and document.prompt):
+        reason = f"{next(iter(document.template))} is for a conversation; give messages, or --chat with a prompt"
+        return BadRow(document.path, document.line, reason)
+    return None
 
 
 def uses_chat(base: Mapping[str, Any], chat: bool | None) -> bool:
@@ -123,7 +131,8 @@ class TextMaker:
         chat: bool | None = None,
         system: str | None = None,
         other: str = "the assistant",
-        experts: Sequence[str] = ("assistant",),
+        experts: Mapping[str, Mapping[str, Any]] = MappingProxyType({"assistant": {}}),
+        model: str = "base",
         encode: Callable[[str], list[int]] | None = None,
     ) -> None:
         """Args:
@@ -135,7 +144,8 @@ class TextMaker:
             where the base has one. Conversations always need it.
         system: a system message before prompts.
         other: who lacks the other ids, for messages.
-        experts: names of the experts, which may have prompts of their own.
+        experts: facts about the experts, which may have prompts of their own, by their names.
+        model: whose prompts, system messages and templates make the tokens.
         encode: gives the tokens of a text that stands behind another one, with which it shares no token. None: those
             that it has alone.
 
@@ -146,7 +156,9 @@ class TextMaker:
         self._base = base
         self._n_shared = n_shared
         self._other = other
-        self._experts = experts
+        self._experts = tuple(experts)
+        self._model = model
+        self._facts: dict[str, Mapping[str, Any]] = {"base": base, **experts}
         self._encode = encode or (lambda text: tokenizer.tokenize(text, False, True))
         self.n_ctx = n_ctx
         self._eog = frozenset(base["eog_tokens"])
@@ -161,13 +173,13 @@ class TextMaker:
 
         Each begins with BOS where the model asks for it: without, models find the tokens of a text far less likely.
         """
-        foreign = unknown_prompt(document, self._experts)
-        if foreign is not None:
-            yield foreign
+        bad = unusable(document, self._experts, chat=self.chat)
+        if bad is not None:
+            yield bad
             return
         try:
             tokens, scored = self.read(document)
-            own = {name: tuple(self._prompt(prompt)) for name, prompt in document.own_prompts.items()}
+            own = self._own_prompts(document, n_answers=len(runs(scored)))
         except (ChatTemplateError, TokenizeError) as error:
             yield BadRow(document.path, document.line, str(error))
             return
@@ -203,27 +215,58 @@ class TextMaker:
             TokenizeError: a text that is no Unicode, or has no tokens in this vocabulary.
         """
         if document.messages or (document.prompt and self.chat):
-            messages = prompt_messages(document, self._system)
+            messages = self._messages(document)
             if not document.messages:
                 messages.append({"role": "assistant", "content": document.completion})
-            return self._conversation(messages, document.completion_ids)
-        tokens = self._tokenizer.tokenize(document.prompt, True, True) if document.prompt else []
+            return self._conversation(messages, document)
+        prompt = document.own_prompts.get(self._model, document.prompt)
+        tokens = self._tokenizer.tokenize(prompt, True, True) if prompt else []
         if not document.prompt:
             tokens = self._tokenizer.tokenize(document.completion, True, True)
             # Without BOS the text's own first token is the one that nothing stands before.
             return tokens, [True] * len(tokens)
-        completion = list(document.completion_ids) or self._behind(document.prompt, tokens, document.completion, True)
+        completion = list(document.completion_ids) or self._behind(prompt, tokens, document.completion, True)
         if not document.completion_ids and self._base["eog_tokens"]:
             completion.append(self._end_token())
         return tokens + completion, [False] * len(tokens) + [True] * len(completion)
 
-    def _prompt(self, prompt: str) -> list[int]:
-        """The tokens of an expert's own prompt, made as those of the base's."""
-        if not self.chat:
-            return self._tokenizer.tokenize(prompt, True, True)
-        before = [] if self._system is None else [{"role": "system", "content": self._system}]
-        opened = self._render([*before, {"role": "user", "content": prompt}], True)
-        return self._tokenizer.tokenize(opened, not begins_with_bos(opened, self._base["bos_token"]), True)
+    def _messages(self, document: Document) -> list[dict[str, str]]:
+        """What this model reads before the completion, or the whole conversation."""
+        own = replace(document, prompt=document.own_prompts.get(self._model, document.prompt))
+        return self._behind_system(prompt_messages(own, self._system), self._model, document)
+
+    @staticmethod
+    def _behind_system(messages: list[dict[str, str]], model: str, document: Document) -> list[dict[str, str]]:
+        own = system_of(model, document.template.get("system"))
+        return [dict(message) for message in with_system(messages, own["system"])] if own else messages
+
+    def _own_prompts(self, document: Document, *, n_answers: int) -> dict[str, tuple[int, ...]]:
+        """What experts read before the first answer, in place of what the base reads, made as that.
+
+        Raises:
+            ChatTemplateError: an expert has a template of its own, and there are several answers: what stands between
+                them is in the base's tokens.
+        """
+        names = dict.fromkeys([*document.own_prompts, *names_in(document.template)])
+        if not document.messages and not self.chat:
+            return {name: tuple(self._tokenizer.tokenize(document.own_prompts[name], True, True)) for name in names}
+        own: dict[str, tuple[int, ...]] = {}
+        for name in names:
+            if name == self._model:
+                continue
+            if n_answers > 1 and name in names_in({"": document.template.get("chat_template")}):
+                raise ChatTemplateError(
+                    f"chat_template has one for {name}, and the conversation has {n_answers} answers; make a row of "
+                    "each answer, or leave chat_template out"
+                )
+            before = self._messages(document)
+            before = before[: _first_answer([*before, {"role": "assistant"}])]
+            if name in document.own_prompts:
+                before[-1] = {"role": "user", "content": document.own_prompts[name]}
+            opened = self._render(self._behind_system(before, name, document), True, document, name)
+            bos = self._facts[name].get("bos_token", self._base["bos_token"])
+            own[name] = tuple(self._tokenizer.tokenize(opened, not begins_with_bos(opened, bos), True))
+        return own
 
     def _behind(self, before: str, tokens: list[int], text: str, add_special: bool) -> list[int]:
         """The tokens of ``text`` where it stands behind a text that has ``tokens``."""
@@ -238,20 +281,20 @@ class TextMaker:
         eos = self._tokenizer.tokenize(self._base["eos_token"] or "", False, True)
         return eos[0] if len(eos) == 1 and eos[0] in self._eog else int(min(self._eog))
 
-    def _conversation(self, messages: list[dict[str, str]], reply_ids: tuple[int, ...]) -> tuple[list[int], list[bool]]:
+    def _conversation(self, messages: list[dict[str, str]], document: Document) -> tuple[list[int], list[bool]]:
         tokens: list[int] = []
         scored: list[bool] = []
         done = ""  # of the rendered conversation
         add_special = False
-        # A greeting answers nobody, so it is read with what follows and not learned from.
-        n_opening = next((i for i, message in enumerate(messages) if message["role"] != "assistant"), len(messages))
-        if not any(message["role"] == "assistant" for message in messages[n_opening:]):
+        reply_ids = document.completion_ids
+        first = _first_answer(messages)
+        if first == len(messages):
             raise ChatTemplateError("no assistant's message follows another message, so there is nothing to learn from")
         for i, message in enumerate(messages):
-            if message["role"] != "assistant" or i < n_opening:
+            if message["role"] != "assistant" or i < first:
                 continue
-            opened = self._render(messages[:i], True)
-            closed = self._render(messages[: i + 1], False)
+            opened = self._render(messages[:i], True, document, self._model)
+            closed = self._render(messages[: i + 1], False, document, self._model)
             if not opened.startswith(done) or not closed.startswith(opened):
                 raise ChatTemplateError(
                     "the chat template does not continue its own prompt with the assistant's turn, so the turn's "
@@ -273,16 +316,31 @@ class TextMaker:
             done = closed
         return tokens, scored
 
-    def _render(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
-        if not self._base["chat_template"]:
-            raise ChatTemplateError("the base's file has no chat template, which a conversation needs")
+    def _render(
+        self, messages: list[dict[str, str]], add_generation_prompt: bool, document: Document, model: str
+    ) -> str:
+        template, whose = template_of(model, document.template.get("chat_template"))
+        facts = self._facts[whose]
+        template = facts.get("chat_template") if template is None else template
+        if not template:
+            raise ChatTemplateError(f"the file of the {whose} has no chat template, which a conversation needs")
         return render_chat(
             messages,
-            self._base["chat_template"],
-            bos_token=self._base["bos_token"] or "",
-            eos_token=self._base["eos_token"] or "",
+            template,
+            bos_token=facts.get("bos_token") or "",
+            eos_token=facts.get("eos_token") or "",
             add_generation_prompt=add_generation_prompt,
         )
+
+
+def _first_answer(messages: Sequence[Mapping[str, str]]) -> int:
+    """The place of the first message to learn from, or how many there are.
+
+    A greeting answers nobody, so it is read with what follows.
+    """
+    opening = next((i for i, message in enumerate(messages) if message["role"] != "assistant"), len(messages))
+    answers = (i for i, message in enumerate(messages) if message["role"] == "assistant" and i >= opening)
+    return next(answers, len(messages))
 
 
 def grouped(

@@ -79,6 +79,11 @@ class Facts:
         return {name: dict(facts) for name, facts in self._facts.items() if name != BASE}
 
     @property
+    def remote(self) -> tuple[str, ...]:
+        """The names of the experts on other machines."""
+        return tuple(name for name, facts in self.experts.items() if "url" in facts)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """What the models are called, the base first: ``Token.source``, and the keys of prompts and statistics."""
         return tuple(self._facts)

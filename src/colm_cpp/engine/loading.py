@@ -205,7 +205,7 @@ def _load(
     progress: Callable[[float], object] | None,
     check_memory: bool,
     slots: SlotOptions,
-) -> tuple[_core.Pair, PathLike | Head | None, PairMemory | None, Remotes]:
+) -> tuple[_core.Pair, PathLike | Head | None, PairMemory, Remotes]:
     if isinstance(head, (str, os.PathLike)):
         name = split_head(head, list(models))[0] if isinstance(head, str) else head
         if (named := find_head(name)).kind == "file":
@@ -218,7 +218,7 @@ def _load(
         core_options, memory = prepare(files, own, check_memory=check_memory, n_slots=slots.n_parallel)
         remotes.check(core_options[0])  # before minutes of loading
         members = list(zip(files, core_options, strict=True))
-        room = None if memory is None else remotes.room(memory.check_turn)
+        room = remotes.room(memory.check_turn)
         core = _core.Pair(members, progress, slots.n_parallel, slots.cache_mb << 20, room, remotes.members())
     except BaseException:
         remotes.close()
@@ -238,11 +238,11 @@ def prepare(
     n_outputs: int = 1,
     n_slots: int = 1,
     loaded: bool = False,
-) -> tuple[list[_core.ModelOptions], PairMemory | None]:
+) -> tuple[list[_core.ModelOptions], PairMemory]:
     """Checks files and memory. Returns the extension's options for each model, and the memory that they take.
 
-    ``models``: by what they are called, the base first. The memory is None without ``check_memory``. ``loaded``: the
-    weights are in memory. Errors are those of load().
+    ``models``: by what they are called, the base first. ``loaded``: the weights are in memory. Errors are those of
+    load().
     """
     set_up_log()
     if n_sequences > 1:
@@ -257,12 +257,16 @@ def prepare(
     # By default all get the context that all were trained for.
     common = min((n for n in trained if n), default=0)
     sizes = [o.context_size(common if o.n_ctx is None else n) for o, n in zip(chosen, trained, strict=True)]
-    memory = None
+    needs = [ModelMemory.of(path, o) for path, o in zip(paths, chosen, strict=True)]
+    memory = PairMemory(
+        tuple(needs),
+        tuple(sizes),
+        min(o.n_batch for o in chosen),
+        tuple(models),
+        weights_of(paths, chosen),
+        check_memory,
+    )
     if check_memory:
-        needs = [ModelMemory.of(path, o) for path, o in zip(paths, chosen, strict=True)]
-        memory = PairMemory(
-            tuple(needs), tuple(sizes), min(o.n_batch for o in chosen), tuple(models), weights_of(paths, chosen)
-        )
         # Texts that are scored share one cache, those that are written have a slot each.
         scores = n_sequences > 1
         rows = [n_outputs] * len(paths)

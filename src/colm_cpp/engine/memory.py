@@ -228,6 +228,7 @@ class PairMemory:
         n_batch: the smallest ``n_batch``.
         names: what messages call them.
         shares: for each model the number of the first one that loads the same file, whose weights it uses.
+        checked: whether later contexts are compared with what is free. False: they are only estimated.
     """
 
     models: tuple[ModelMemory, ...]
@@ -235,6 +236,7 @@ class PairMemory:
     n_batch: int
     names: tuple[str, ...] = (BASE, ASSISTANT)
     shares: tuple[int, ...] = (0, 1)
+    checked: bool = True
 
     def check_load(self, n_outputs: Sequence[int], n_texts: int, *, shared: bool = True, loaded: bool = False) -> None:
         """Checks all models, each with a context for ``n_texts`` texts and ``n_outputs`` rows of logits.
@@ -258,8 +260,8 @@ class PairMemory:
         Raises:
             NotEnoughMemory: names needed and free memory, and the largest ``n_parallel`` that fits.
         """
-        if n_parallel > self.n_batch:
-            return  # the extension refuses it, whatever is free
+        if not self.checked or n_parallel > self.n_batch:
+            return  # of too many the extension refuses them, whatever is free
         needs = self._batch(n_parallel)
         free = _Free.now(needs)
         if free.holds(needs):
@@ -289,6 +291,8 @@ class PairMemory:
         rows = min(assistant_rows(n_slots), self.n_batch)
         need = self.models[expert].context(self.sizes[expert], n_outputs=rows, n_texts=n_slots)
         name = self.names[expert]
+        if not self.checked:
+            return need.total  # for the message, should there be no room
         try:
             self._check(
                 {name: need},

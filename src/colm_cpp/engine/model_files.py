@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .. import _core
-from ..errors import LoadError
+from ..errors import LoadError, RemoteError
 from ..files.paths import to_native
 from ..options import ASSISTANT, BASE
 
@@ -35,10 +35,10 @@ def quantised(metadata: dict[str, Any]) -> bool:
 
 @contextlib.contextmanager
 def naming(name: str) -> Iterator[None]:
-    """Errors about the files of an expert begin with its name, as those of the extension do."""
+    """Errors about an expert's files or its server begin with its name, as those of the extension do."""
     try:
         yield
-    except LoadError as error:
+    except (LoadError, RemoteError) as error:
         if name not in (BASE, ASSISTANT):
             error.args = (f"the expert {name}: {error}",)
         raise

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 from .._shown import shown
 from ..chat.messages import Message
+from ..chat.own import names_in, system_of, template_of
 from ..errors import ChatTemplateError, ContextFull, OptionError, TokenizeError
 from ..options import BASE
 from .prompts import Prompt
@@ -22,7 +23,6 @@ __all__ = [
     "chat_prompt",
     "chat_tokens",
     "is_by_model",
-    "of_model",
     "prompts_tokens",
     "split_template",
     "unlike_with_template",
@@ -81,11 +81,6 @@ def _check_names(pair: Tokenizing, what: str, given: Mapping[Any, Any]) -> None:
             raise OptionError(f"{what} names {shown(name)}, and the models of this pair are {', '.join(pair.names)}")
 
 
-def of_model(name: str, given: Any, default: Any) -> Any:
-    """What ``given`` says of a model: a dict by names, or one value for all."""
-    return given.get(name, default) if isinstance(given, Mapping) else given
-
-
 def split_template(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Options of the template, and all others."""
     template = {name: options[name] for name in TEMPLATE_OPTIONS if name in options}
@@ -108,15 +103,16 @@ def chat_tokens(
     """
     _check_names(pair, "prompt", own)
     unlike = unlike_with_template(pair)
-    if unlike and template.get("chat_template") is None:
-        template = {**template, "chat_template": {BASE: None, **dict.fromkeys(unlike)}}
+    given = template.get("chat_template")
+    if unlike and (given is None or (isinstance(given, Mapping) and BASE not in given)):
+        template = {**template, "chat_template": {BASE: None, **dict.fromkeys(unlike), **(given or {})}}
     several = [name for name in ("chat_template", "system") if isinstance(template.get(name), Mapping)]
     if not several and not own:
         prompt = pair.render_chat(messages, **cast("TemplateOptionsDict", template))
         return pair._tokenize_rendered(prompt + begun, BASE), {}
     for what in several:
         _check_names(pair, what, template[what])
-    named = {BASE, *own, *(name for what in several for name in template[what])}
+    named = {BASE, *own, *names_in({what: template[what] for what in several})}
     rendered = {
         name: _rendered(pair, name, own.get(name, messages), template) + begun for name in pair.names if name in named
     }
@@ -151,17 +147,8 @@ def _tokenizer(pair: Tokenizing, name: str) -> Any:
 
 def _rendered(pair: Tokenizing, name: str, messages: Sequence[Message], template: Mapping[str, Any]) -> str:
     given = dict(template)
-    source, model = given.pop("chat_template", None), BASE
-    if isinstance(source, Mapping):
-        if name in source:  # its own, or with None the one in its file
-            source, model = source[name], name
-        else:
-            source = source.get(BASE)
-    system = given.pop("system", None)
-    if system is not None:
-        base = of_model(BASE, system, None)
-        if not isinstance(system, Mapping) or name in system or BASE in system:
-            given["system"] = of_model(name, system, base)
+    source, model = template_of(name, given.pop("chat_template", None))
+    given.update(system_of(name, given.pop("system", None)))
     try:
         return pair._render(messages, model, source, **given)
     except ChatTemplateError as error:

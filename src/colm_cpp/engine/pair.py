@@ -66,7 +66,7 @@ class Pair(Tokenizing, AsyncForms):
     ) -> None:
         self._core: _core.Pair | None = core
         self._system = system
-        self._memory = memory  # None: not checked
+        self._memory = memory
         self._remotes = Remotes({}, ()) if remotes is None else remotes
         # Each asking hashes the vocabulary.
         self._facts = self._remotes.described(dict(zip(core.names, core.facts(), strict=True)))

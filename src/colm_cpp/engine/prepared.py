@@ -9,15 +9,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .. import _core
-from .._shown import shown
 from ..errors import HeadError, HeadMismatch
 from ..heads.adapters import check_adapters
 from ..heads.head import Head
 from ..heads.tables import Runs, threshold_for
 from ..options import GenerationOptions, split_head
-from ..sources.names import HEAD_CHOICES, TRAINING_FREE_HEADS, find_head, head_file
+from ..sources.names import HEAD_CHOICES, TRAINING_FREE_HEADS, find_head, head_file, refuse_unknown_expert
 
-__all__ = ["DEFAULT_THRESHOLD", "Heads", "Prepared", "prepare"]
+__all__ = ["DEFAULT_THRESHOLD", "Heads", "Prepared", "prepare", "undirected"]
 
 PathLike = str | os.PathLike[str]
 DEFAULT_THRESHOLD = 0.5
@@ -83,13 +82,18 @@ def prepare(core: _core.Pair, base: Mapping[str, Any], head: PathLike | Head) ->
     if who is None and prepared.name == "never":
         who = experts[0]  # who has no turn
     if who is None:
-        raise HeadError(
-            f"the head {prepared.name} says when to defer, but not to which expert, and this pair has the experts "
-            f"{' and '.join(experts)}; name one of them, such as {_naming(given, experts[0])}"
-        )
+        raise undirected(prepared.name, experts, _naming(given, experts[0]))
     directed = _core.directed_head(prepared.core, 1 + experts.index(who), len(experts))
     core.check_head(directed)
     return replace(prepared, core=directed)
+
+
+def undirected(head: str, experts: Sequence[str], example: str) -> HeadError:
+    """Says that a head does not say which of several experts writes. ``example``: one that does."""
+    return HeadError(
+        f"the head {head} says when to defer, but not to which expert, and this pair has the experts "
+        f"{' and '.join(experts)}; name one of them, such as {example}"
+    )
 
 
 def _naming(head: PathLike | Head, expert: str) -> str:
@@ -114,11 +118,7 @@ def _prepare(core: _core.Pair, base: Mapping[str, Any], head: PathLike | Head, e
                 name.encode("utf-8")  # a lone surrogate is in no vocabulary
                 return Prepared(core.token_head(name), DEFAULT_THRESHOLD, name=name)
             except (HeadError, UnicodeEncodeError):
-                known, _, who = name.rpartition(":")
-                if known and find_head(known).kind != "token":
-                    raise HeadError(
-                        f"head={name!a} names the expert {shown(who)}, and this pair has {' and '.join(experts)}"
-                    ) from None
+                refuse_unknown_expert(name, experts)
                 raise HeadError(
                     f"head={name!a} is neither a file, nor a training-free head, nor a token of the base "
                     f"{base['path']}; {HEAD_CHOICES}"

@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
-from .._shown import shown
-from ..chat.messages import Message
-from ..errors import ChatTemplateError, OptionError, TokenizeError
+from ..chat.messages import Message, is_conversation
+from ..errors import OptionError, TokenizeError
 
-if TYPE_CHECKING:
-    from typing import TypeGuard
-
-__all__ = ["Prompt", "check_prompts", "is_conversation", "refuse_messages", "with_own", "with_system"]
+__all__ = ["Prompt", "check_prompts", "refuse_messages", "with_own"]
 
 # Text, token ids, or messages; or texts and token ids by the names of models.
 Prompt: TypeAlias = "str | Sequence[int] | Sequence[Message] | Mapping[str, str | Sequence[int]]"
-
-
-def is_conversation(prompt: object) -> TypeGuard[Sequence[Message]]:
-    """Whether ``prompt`` is a list of messages rather than a text or token ids."""
-    return isinstance(prompt, (list, tuple)) and bool(prompt) and isinstance(prompt[0], Mapping)
 
 
 def refuse_messages(prompt: object) -> None:
@@ -64,13 +55,3 @@ def with_own(prompts: Iterable[Prompt], each: Iterable[Any] | None) -> Iterator[
         yield prompt, extra
     if each is not None and next(own, nothing) is not nothing:
         raise OptionError(f"each has more than {n_prompts} entries for {n_prompts} prompts; give one for each prompt")
-
-
-def with_system(messages: Sequence[Message], system: str | None) -> Sequence[Message]:
-    """``messages`` with this system message in place of theirs; None: without one."""
-    if not is_conversation(messages):
-        return messages
-    if system is not None and not isinstance(system, str):
-        raise ChatTemplateError(f"system is {shown(system)}; give the text of a system message, or None")
-    others = [message for message in messages if not (isinstance(message, Mapping) and message.get("role") == "system")]
-    return others if system is None else [{"role": "system", "content": system}, *others]

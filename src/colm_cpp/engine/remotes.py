@@ -11,6 +11,7 @@ from .. import _core
 from ..errors import ForkError, OptionError
 from ..options import BASE, LoadOptions
 from ..remote import RemoteModel, is_remote, open_remote, shown_url
+from .model_files import naming
 
 PathLike = str | os.PathLike[str]
 
@@ -86,8 +87,9 @@ class Remotes:
         """
         if self._opened:
             vocabulary = _BaseVocabulary(base.values["path"])
-            for model, _ in self._opened.values():
-                model.check(vocabulary)
+            for name, (model, _) in self._opened.items():
+                with naming(name):
+                    model.check(vocabulary)
 
     def members(self) -> list[tuple[str, int, Callable[..., Any], int, int, int, bool]]:
         """For the extension. Call :meth:`check` before."""
@@ -95,7 +97,7 @@ class Remotes:
             (
                 name,
                 self._models.index(name),
-                model.likeliest,
+                naming(name)(model.likeliest),
                 model.n_ctx,
                 model.n_positions,
                 model.n_vocab or 0,

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .._shown import shown
+from ..chat.messages import is_conversation
 from ..errors import OptionError
 from ..options import GenerationOptions, seed_of
 from .batch import Request
 from .own_prompts import PromptTokens, chat_tokens, prompts_tokens, split_template
-from .prompts import Prompt, is_conversation, with_own
+from .prompts import Prompt, with_own
 
 if TYPE_CHECKING:
     from .prepared import Heads

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from .._shown import shown
 from ..chat.messages import Message, begins_with_bos, render_chat
+from ..chat.own import with_system
 from ..errors import ChatTemplateError, OptionError, TokenizeError
 from ..llama.busy import busy
 from ..options import BASE, GenerationOptionsDict
 from .facts import Facts
-from .prompts import Prompt, refuse_messages, with_system
+from .prompts import Prompt, refuse_messages
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

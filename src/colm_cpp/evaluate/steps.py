@@ -112,7 +112,7 @@ def with_assistant(fields: dict[str, Any]) -> dict[str, Any]:
 
 def can_time(pair: Pair) -> bool:
     """Whether :func:`time_steps` can measure the pair: its context is large enough, and all models are here."""
-    return pair.n_ctx >= _N_CTX and not any("url" in facts for facts in pair.experts.values())
+    return pair.n_ctx >= _N_CTX and not pair.remote
 
 
 def time_steps(pair: Pair) -> StepCosts:

@@ -70,7 +70,7 @@ def in_effect(adapters: Iterable[tuple[str, float]]) -> Adapters:
 
 
 def of_model(facts: Mapping[str, Any]) -> Adapters:
-    """The adapters of a loaded model, those merged into its file included. Of one on another machine none are known.
+    """The adapters of a model that was loaded from a file, those merged into the file included.
 
     Args:
         facts: about the model, see :attr:`colm_cpp.Pair.base`.
@@ -78,8 +78,6 @@ def of_model(facts: Mapping[str, Any]) -> Adapters:
     Raises:
         LoadError: the file has a damaged list of merged adapters.
     """
-    if "url" in facts:
-        return ()
     loaded = [(adapter["sha256"], adapter["scale"]) for adapter in facts["adapters"]]
     return in_effect([*_merged_into(facts["path"]), *loaded])
 

@@ -16,15 +16,14 @@ from .._numbers import integer
 from .._shown import shown
 from ..answers.answering import texts
 from ..corpus.documents import BadRow, Corpus, Document
-from ..corpus.texts import prompt_messages, uses_chat
+from ..corpus.texts import prompt_messages, unusable, uses_chat
 from ..engine.own_prompts import chat_prompt
 from ..errors import ChatTemplateError, ColmError, ContextFull, CorpusError, GenerationError, TokenizeError
 from ..files.folder import lock_folder
 from ..files.reading import lines, whole_number, whole_rows, why
 from ..files.rows import add_row, begin_rows
-from ..heads.adapters import of_model
-from ..options import ANSWER_OPTIONS, MAX_SEED, GenerationOptions, seed_of
-from ..sources.identity import adapters_identity, head_identity, loaded_identity, model_identity
+from ..options import ANSWER_OPTIONS, BASE, MAX_SEED, GenerationOptions, seed_of
+from ..sources.identity import head_identity, loaded_adapters, loaded_identity, model_identity
 from ..traces.record import expert_digits
 
 if TYPE_CHECKING:
@@ -37,6 +36,7 @@ FILE = "responses.jsonl"
 FORMAT = "colm-responses"
 VERSION = 1
 ALWAYS = "always"
+_OWN = ("own_prompts", "template")  # fields of a Document that few have
 # A document with its number, which its seed depends on; and what is kept of its answer.
 Numbered = tuple[int, Document | BadRow]
 Row = dict[str, Any] | BadRow
@@ -113,10 +113,9 @@ def respond(
     writers: dict[str, Any] = {}
     if head != ALWAYS:
         writers = {**head_identity(head), "base": model_identity(pair.base["path"])}
-    of_base = of_model(pair.base) if writers else ()
     adapters = {
-        "base_adapters": adapters_identity(of_base),
-        "assistant_adapters": adapters_identity(of_model(pair.assistant)),
+        "base_adapters": loaded_adapters(pair.base) if writers else None,
+        "assistant_adapters": loaded_adapters(pair.assistant),
     }
     facts = {
         **corpus.facts,
@@ -178,6 +177,12 @@ def _parse(line: bytes) -> Document | BadRow:
             raise ValueError(f"{name} is {shown(value.get(name))}; it must be a text")
         return str(value[name])
 
+    def object_of(name: str) -> dict[str, Any]:
+        found = value.get(name, {})
+        if not isinstance(found, dict):
+            raise ValueError(f"{name} is {shown(found)}; it must be an object")
+        return found
+
     number = whole_number("line", value.get("line"))
     if "bad" in value:
         return BadRow(text("file"), number, text("bad"))
@@ -198,6 +203,7 @@ def _parse(line: bytes) -> Document | BadRow:
         text("completion"),
         tokens,
         ended=value.get("finish_reason", "eos") == "eos",
+        **{key: object_of(key) for key in _OWN},
     )
     if messages:
         reply = {"role": "assistant", "content": document.completion}
@@ -241,10 +247,15 @@ def answered(
 
 def _tokens(pair: Pair, document: Document, chat: bool, system: str | None) -> Any:
     """The prompt as :meth:`colm_cpp.Pair.generate` takes it, or a BadRow."""
+    bad = unusable(document, pair.experts, chat=chat)
+    if bad is not None:
+        return bad
+    prompts = document.own_prompts
     try:
         if document.messages or chat:
-            return chat_prompt(pair, prompt_messages(document, system))
-        return pair.tokenize(document.prompt)
+            own = {name: prompt_messages(replace(document, prompt=text), system) for name, text in prompts.items()}
+            return chat_prompt(pair, prompt_messages(document, system), own=own, **document.template)
+        return {BASE: document.prompt, **prompts} if prompts else pair.tokenize(document.prompt)
     except (ChatTemplateError, TokenizeError) as error:
         return BadRow(document.path, document.line, str(error))
 
@@ -266,6 +277,7 @@ def _row(document: Document, result: Completion | ColmError) -> Row:
         "ids": [token.id for token in tokens],
         "experts": expert_digits(tokens),
         "finish_reason": result.finish_reason,
+        **{key: dict(own) for key in _OWN if (own := getattr(document, key))},
     }
 
 

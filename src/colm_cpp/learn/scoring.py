@@ -94,7 +94,7 @@ def score(
             chat=chat,
             system=system,
             other="the assistant" if len(scorer.experts) == 1 else "an expert",
-            experts=scorer.experts,
+            experts={name: scorer.models[name] for name in scorer.experts},
         )
     else:
         make = maker_of(scorer, chat=chat, system=system)

@@ -36,14 +36,18 @@ def facts_of(scorer: Scorer) -> dict[str, Any]:
 
 
 def maker_of(scorer: Scorer, *, chat: bool | None, system: str | None) -> SharedTextMaker:
-    """What makes the texts. Each model has the chat template in its own file; those without one have the base's.
+    """What makes the texts. A model of another vocabulary than the base has the chat template in its own file.
+
+    All others, and those without one, have the base's, as in :meth:`colm_cpp.Pair.chat`.
 
     Arguments and errors are those of :class:`.texts.TextMaker`.
     """
     use = uses_chat(scorer.base, chat)
+    unlike = scorer.open_core().vocabularies
     readers = {}
     for number, (name, facts) in enumerate(scorer.models.items()):
-        own = {**facts, "chat_template": facts["chat_template"] or scorer.base["chat_template"]}
+        template = facts["chat_template"] if unlike[number] else None
+        own = {**facts, "chat_template": template or scorer.base["chat_template"]}
         tokenizer = _Tokenizer(scorer, name)
         maker = TextMaker(
             tokenizer,
@@ -52,6 +56,8 @@ def maker_of(scorer: Scorer, *, chat: bool | None, system: str | None) -> Shared
             n_ctx=scorer.n_ctx,
             chat=use,
             system=system,
+            experts={} if number == 0 else {name: facts},
+            model=name,
             encode=tokenizer.encode,
         )
         readers[name] = Reader(maker, tokenizer.pieces, frozenset(facts["eog_tokens"]))

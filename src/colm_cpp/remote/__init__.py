@@ -20,6 +20,7 @@ __all__ = [
     "Likeliest",
     "RemoteModel",
     "is_remote",
+    "not_remote",
     "open_remote",
     "shown_url",
 ]
@@ -37,6 +38,14 @@ SCHEMES = tuple(f"{name}{'+' if name else ''}{http}://" for name in _PROTOCOLS f
 def is_remote(value: object) -> TypeGuard[str]:
     """Whether a value for a model is the URL of a server: a str with ``://`` in it. A path object is always a file."""
     return isinstance(value, str) and "://" in value and not os.path.exists(value)
+
+
+def not_remote(name: str, url: str, what: str = "this") -> OptionError:
+    """Says that ``what`` needs the file of the model ``name``, which is on another machine."""
+    return OptionError(
+        f"{name} is {shown_url(url)}, a model on another machine, and {what} needs the model's own file; give the path "
+        "of a GGUF file"
+    )
 
 
 def open_remote(url: str, *, key: str | None, timeout: float, retries: int, top_k: int) -> RemoteModel:

@@ -18,6 +18,7 @@ __all__ = [
     "adapters_identity",
     "base_adapters",
     "head_identity",
+    "loaded_adapters",
     "loaded_identity",
     "model_identity",
     "models_identity",
@@ -46,9 +47,18 @@ def model_identity(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def loaded_identity(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Of a loaded model; of one on another machine what is known of it."""
-    if "url" in facts:
+    if _remote(facts):
         return {"url": facts["url"], "name": facts["name"], "top_k": facts["top_k"]}
     return model_identity(facts["path"])
+
+
+def loaded_adapters(facts: Mapping[str, Any]) -> list[list[Any]] | None:
+    """The adapters of a loaded model, as :func:`adapters_identity`; of one on another machine none are known."""
+    return None if _remote(facts) else adapters_identity(of_model(facts))
+
+
+def _remote(facts: Mapping[str, Any]) -> bool:
+    return "url" in facts
 
 
 def named_identity(model: str) -> dict[str, Any]:
@@ -74,8 +84,8 @@ def pair_identity(base: Mapping[str, Any], assistant: Mapping[str, Any], fingerp
         "assistant": assistant["name"],
         "base_model": model_identity(base["path"]),
         "assistant_model": loaded_identity(assistant),
-        "base_adapters": adapters_identity(of_model(base)),
-        "assistant_adapters": adapters_identity(of_model(assistant)),
+        "base_adapters": loaded_adapters(base),
+        "assistant_adapters": loaded_adapters(assistant),
         "vocab_fingerprint": fingerprint,
     }
 
@@ -96,13 +106,13 @@ def models_identity(models: Mapping[str, Mapping[str, Any]], fingerprint: str) -
     return {
         "base": base["name"],
         "base_model": model_identity(base["path"]),
-        "base_adapters": adapters_identity(of_model(base)),
+        "base_adapters": loaded_adapters(base),
         "experts": names,
         "expert_models": {
             name: {
                 "name": model["name"],
                 "model": loaded_identity(model),
-                "adapters": adapters_identity(of_model(model)),
+                "adapters": loaded_adapters(model),
                 "adapter_bytes": sum(Path(adapter["path"]).stat().st_size for adapter in model["adapters"]),
             }
             for name, model in others

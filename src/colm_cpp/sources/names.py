@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from .._shown import shown
-from ..errors import OptionError
+from ..errors import HeadError, OptionError
 from ..options import split_head
-from ..remote import is_remote, shown_url
+from ..remote import is_remote, not_remote
 from .hub import is_hub_spec, resolve
 from .pair_file import PACKAGED, Preset, read
 from .preset import is_preset, packaged_names, preset_files
@@ -30,6 +31,7 @@ __all__ = [
     "find_models",
     "head_file",
     "head_names",
+    "refuse_unknown_expert",
 ]
 
 PathLike = str | os.PathLike[str]
@@ -108,6 +110,13 @@ def head_file(head: PathLike) -> str | None:
     return find_head(head).file()
 
 
+def refuse_unknown_expert(head: str, experts: Sequence[str]) -> None:
+    """Raises HeadError where ``head`` is a head and, behind it, the name of an expert that the pair does not have."""
+    known, _, who = head.rpartition(":")
+    if known and who not in experts and find_head(head).kind == "token" and find_head(known).kind != "token":
+        raise HeadError(f"the head {head!a} names the expert {shown(who)}, and this pair has {' and '.join(experts)}")
+
+
 def find_model(name: str, value: object, *, remote: bool = False) -> str:
     """The local file of a model, downloaded first if it is on the hub. ``name`` is the option that messages name.
 
@@ -129,10 +138,7 @@ def find_model(name: str, value: object, *, remote: bool = False) -> str:
     if is_remote(value):
         if remote:
             return value
-        raise OptionError(
-            f"{name} is {shown_url(value)}, a model on another machine, and this needs the model's own file; give the "
-            "path of a GGUF file"
-        )
+        raise not_remote(name, value)
     if isinstance(value, str) and _ADDRESS.fullmatch(value) and not os.path.exists(value):
         raise OptionError(
             f"{name} is {shown(value)}, and there is no such file; for a model on another machine say what serves it, "

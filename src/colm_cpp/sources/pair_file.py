@@ -17,7 +17,7 @@ from .._numbers import real, share
 from .._shown import shortened, shown
 from ..errors import LoadError, OptionError
 from ..options import ASSISTANT, BASE, ExpertModel, LoadOptions, option_dict, read_experts, split_head
-from ..remote import is_remote, shown_url
+from ..remote import is_remote, not_remote
 from .hub import is_hub_spec
 from .shipped import shipped_heads
 
@@ -101,10 +101,7 @@ class Preset:
         """Raises OptionError where an expert is on another machine: ``what`` needs the model itself."""
         for name, model in zip(self.names, self.models, strict=True):
             if is_remote(model):
-                raise OptionError(
-                    f"{what} needs all models on this machine, and {name} is {shown_url(model)}, a model on another "
-                    "machine; give the path of a GGUF file"
-                )
+                raise not_remote(name, model, what)
 
     def with_models(
         self, base: str | os.PathLike[str] | None = None, assistant: str | os.PathLike[str] | None = None
