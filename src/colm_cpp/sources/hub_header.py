@@ -91,7 +91,7 @@ def _part(wanted: HubFile, name: str, begin: int, end: int) -> tuple[bytes, int]
             found = _RANGE.fullmatch(response.headers.get("content-range", ""))
             if response.status_code != 206 or found is None or int(found[1]) != begin:
                 raise DownloadError(
-                    f"{wanted}: the hub does not send the part of {name} that was asked for; colm pull fetches the whole"
+                    f"{wanted}: the hub does not send the part of {name} that was asked for; use colm pull instead"
                 )
             data = bytearray()
             for piece in response.iter_bytes():
