@@ -104,10 +104,10 @@ def api_error(error: BaseException) -> ApiError:
         failed = "llama_decode" in message or "gave no output" in message
         return ApiError(500 if failed else 400, message, code="generation_failed")
     if isinstance(error, ColmError):
-        # A message of the house begins with the option that it is about.
-        first = message.partition(" ")[0]
-        is_option = first.removeprefix("colm.") in KNOWN_OPTIONS
-        return ApiError(400, message, param=first if is_option else None)
+        # A message of the house names the option that it is about at its beginning.
+        words = message.partition(";")[0].split()[:4]
+        named = next((word for word in words if word.removeprefix("colm.") in KNOWN_OPTIONS), None)
+        return ApiError(400, message, param=named)
     log.error("a request failed", exc_info=error)
     return ApiError(500, "the server failed on this request; its log says how")
 
