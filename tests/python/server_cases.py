@@ -229,6 +229,7 @@ COMPLETION_ERRORS: list[tuple[dict[str, Any], str]] = [
     ({"prompt": []}, "prompt"),
     ({"prompt": [99999]}, ""),
     ({"prompt": [[1], []]}, "prompt"),
+    ({"prompt": ["a"] * 1025, "n": 2}, "n"),
     ({"suffix": "end"}, "suffix"),
     ({"extra_body": {"max_completion_tokens": 3}}, "max_completion_tokens"),
     ({"best_of": 3}, "best_of"),

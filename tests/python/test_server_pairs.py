@@ -337,7 +337,7 @@ def test_sigterm_finishes_what_is_being_written() -> None:
             server.send_signal(signal.SIGTERM)
             text += "".join(pieces)
         assert text.endswith("data: [DONE]\n\n")
-        assert "".join(re.findall(r'"index": 0, "text": "(a*)"', text)) == "a" * 400
+        assert "".join(re.findall(r'"index":0,"text":"(a*)"', text)) == "a" * 400
         assert server.wait(20) == 0
         with pytest.raises(httpx.TransportError):
             client.get("/health")
