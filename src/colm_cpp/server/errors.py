@@ -26,9 +26,11 @@ from ..errors import (
 )
 from .refused import KNOWN_OPTIONS, why_refused
 
-__all__ = ["ApiError", "Json", "api_error", "install"]
+__all__ = ["ApiError", "Json", "api_error", "install", "to_json"]
 
 log = logging.getLogger("colm_cpp.server")
+to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+"""What answers and events are made with; json.dumps would make an encoder for each of them."""
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 503: "service_unavailable"}
 
@@ -40,9 +42,7 @@ class Json(Response):
 
     def render(self, content: Any) -> bytes:
         """UTF-8. What is no Unicode text (a lone surrogate that a client sent) is escaped."""
-        return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode(
-            "utf-8", "backslashreplace"
-        )
+        return to_json(content).encode("utf-8", "backslashreplace")
 
 
 class ApiError(ColmError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
@@ -13,13 +12,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from .errors import api_error
+from .errors import api_error, to_json
 
 __all__ = ["ClientGone", "EventStream", "event", "unless_gone"]
 
 _Result = TypeVar("_Result")
 SEND_TIMEOUT = 60.0  # seconds that a client may leave a stream unread
-_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))  # making one takes long
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
@@ -29,7 +27,7 @@ class ClientGone(Exception):
 
 def event(data: Any, name: str | None = None) -> bytes:
     """One server-sent event; ``data`` as JSON, or as it is if it is a str."""
-    text = data if isinstance(data, str) else _JSON.encode(data)
+    text = data if isinstance(data, str) else to_json(data)
     line = f"data: {text}\n\n" if name is None else f"event: {name}\ndata: {text}\n\n"
     return line.encode("utf-8", "backslashreplace")
 
