@@ -69,6 +69,11 @@ class HubServer(loopback.Server):
         failing: HTTP status with which to answer every request of the method that is the key.
         ranges: whether it sends parts of files.
         page: if set, every GET is answered with this web page, as a network's login page would be.
+        moved_to: if set, requests of files are redirected to this URL (a part ``{path}`` becomes the path), as the hub
+            does with large files.
+        said_size: if set, the size that the hub says a file has, whatever is sent.
+        overlong: whether it sends more than the part of a file that it was asked for.
+        swapped: if set, the bytes that are sent in place of a file's own, whose SHA-256 the hub still says.
     """
 
     repos: dict[str, Repo] = field(default_factory=dict)
@@ -77,6 +82,10 @@ class HubServer(loopback.Server):
     failing: dict[str, int] = field(default_factory=dict)
     ranges: bool = True
     page: bytes | None = None
+    moved_to: str | None = None
+    said_size: int | None = None
+    overlong: bool = False
+    swapped: bytes | None = None
 
     @property
     def endpoint(self) -> str:
@@ -158,14 +167,20 @@ class _Handler(loopback.Handler):
             "X-Repo-Commit": commit,
             "Accept-Ranges": "bytes",
             "Content-Type": "application/octet-stream",
+            "X-Linked-Size": str(len(content) if self.owner.said_size is None else self.owner.said_size),
         }
+        if self.owner.moved_to is not None:
+            place = self.owner.moved_to.format(path=self.path)
+            self._begin(302, {**headers, "X-Linked-ETag": headers["ETag"], "Location": place, "Content-Length": "0"})
+            return
+        content = content if self.owner.swapped is None else self.owner.swapped
         status, start, end = 200, 0, len(content)
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.seen.headers.get("range", ""))
         if wanted and self.command == "GET" and self.owner.ranges:
             status, start = 206, int(wanted[1])
             end = min(end, int(wanted[2]) + 1) if wanted[2] else end
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(content)}"
-        body = content[start:end]
+        body = content[start:] if self.owner.overlong else content[start:end]
         self._begin(status, {**headers, "Content-Length": str(len(body))})
         if self.command == "HEAD":
             return

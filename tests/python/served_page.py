@@ -222,13 +222,14 @@ def chunk(tokens: list[dict[str, Any]], **choice: Any) -> dict[str, Any]:
     return {"choices": [{"index": 0, "delta": {}, "finish_reason": None, "logprobs": logprobs, "colm": colm, **choice}]}
 
 
-def expected(server: Server, model: str, *messages: str) -> list[tuple[str, str]]:
+def expected(server: Server, model: str, *messages: str, **fields: object) -> list[tuple[str, str]]:
     """Text and writer of each token that the server writes greedily, asked without the page."""
     roles = ("user", "assistant")
     body = {
         "model": model,
         "temperature": 0,
         "messages": [{"role": roles[i % 2], "content": text} for i, text in enumerate(messages)],
+        **fields,
     }
     request = urllib.request.Request(
         f"{server.url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}

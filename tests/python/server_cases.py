@@ -198,7 +198,9 @@ CHAT_ERRORS: list[tuple[dict[str, Any], int, str | None]] = [
     ({"top_logprobs": 3}, 400, "top_logprobs"),
     ({"logprobs": True, "top_logprobs": 21}, 400, "top_logprobs"),
     ({"logit_bias": {"9999": 1}}, 400, "logit_bias"),
-    ({"stop": [""]}, 400, None),
+    ({"logit_bias": {"x": 1}}, 400, "logit_bias"),
+    ({"stop": [""]}, 400, "stop"),
+    ({"extra_body": {"thresold": 0.1}}, 400, "thresold"),
     ({"response_format": {"type": "yaml"}}, 400, "response_format"),
     ({"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"unknown": 1}}}}, 400, None),
     ({"messages": []}, 400, "messages"),
@@ -227,7 +229,9 @@ COMPLETION_ERRORS: list[tuple[dict[str, Any], str]] = [
     ({"prompt": []}, "prompt"),
     ({"prompt": [99999]}, ""),
     ({"prompt": [[1], []]}, "prompt"),
+    ({"prompt": ["a"] * 1025, "n": 2}, "n"),
     ({"suffix": "end"}, "suffix"),
+    ({"extra_body": {"max_completion_tokens": 3}}, "max_completion_tokens"),
     ({"best_of": 3}, "best_of"),
     ({"max_tokens": 0}, "max_tokens"),
     ({"logprobs": 21}, "logprobs"),
@@ -237,6 +241,8 @@ COMPLETION_ERRORS: list[tuple[dict[str, Any], str]] = [
 
 
 RESPONSES_ERRORS: list[tuple[dict[str, Any], str | None]] = [
+    ({"extra_body": {"max_tokens": 3}}, "max_tokens"),
+    ({"extra_body": {"seed": 3}}, "seed"),
     ({"previous_response_id": "resp_1"}, "previous_response_id"),
     ({"background": True}, "background"),
     ({"store": True}, "store"),

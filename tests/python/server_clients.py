@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import Any
 
 import pytest
@@ -22,6 +21,7 @@ from colm_cpp.server import Settings
 from colm_cpp.server.registry import Registry
 
 KEY = "a-key"
+_CLIENTS: dict[tuple[Any, ...], Any] = {}  # those that were made, until their server ends
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +34,8 @@ def world(tiny_model: TinyModels) -> Iterator[World]:
         client(world).completions.create(model="tiny", prompt="a", max_tokens=1)
         client(world).completions.create(model="endless", prompt="a", max_tokens=1)
         yield world
+        while _CLIENTS:
+            _CLIENTS.popitem()[1].close()
 
 
 def openai() -> Any:
@@ -43,14 +45,11 @@ def openai() -> Any:
 
 def client(world: World, **options: Any) -> Any:
     """The official client, which would try again by itself. Making one takes long."""
-    return _client(world.address, tuple(options.items()))
-
-
-@lru_cache
-def _client(address: str, options: tuple[tuple[str, Any], ...]) -> Any:
-    return openai().OpenAI(
-        base_url=f"{address}/v1", **{"api_key": KEY, "max_retries": 0, "timeout": 30, **dict(options)}
-    )
+    key = (world.address, *options.items())
+    if key not in _CLIENTS:
+        given = {"api_key": KEY, "max_retries": 0, "timeout": 30, **options}
+        _CLIENTS[key] = openai().OpenAI(base_url=f"{world.address}/v1", **given)
+    return _CLIENTS[key]
 
 
 def chat(world: World, *, stream: bool, model: str = "demo", messages: Any = None, **fields: Any) -> Answer:

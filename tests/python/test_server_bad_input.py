@@ -38,6 +38,12 @@ def world(tiny_model: TinyModels) -> Iterator[World]:
 HTTP = httpx.Client(timeout=20)  # making one takes long
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_connection_is_left() -> Iterator[None]:
+    yield
+    HTTP.close()
+
+
 def answers(world: World) -> None:
     """The server is up, and writes."""
     body = {"model": "tiny", "prompt": "a", "max_tokens": 2}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ import server_clients
 from server_cases import ADD, CHAT, MESSAGES, PROMPT, SCHEMA, Field
 from server_clients import chat, client, get, post
 from server_world import World
+
+import colm_cpp as colm
 
 world = server_clients.world
 
@@ -185,6 +188,23 @@ def test_models(world: World) -> None:
     assert {"demo", "demo@20%", "demo:base", "demo:assistant", "demo:mixture", "tiny", "tiny:base"} <= set(names)
     assert "tiny@20%" not in names  # its head knows no rates
     assert client(world).models.retrieve("demo@33%").id == "demo@33%"
+
+
+def test_pieces_are_made_where_they_are_asked_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text may have millions of tokens, so no piece is made in the event loop, which other requests need."""
+    threads: list[str] = []
+    detokenize = colm.Pair.detokenize
+
+    def watched(*given: Any, **more: Any) -> str:
+        threads.append(threading.current_thread().name)
+        return detokenize(*given, **more)
+
+    monkeypatch.setattr(colm.Pair, "detokenize", watched)
+    post(world, "/tokenize", {"prompt": PROMPT})
+    assert threads == []
+    post(world, "/tokenize", {"content": "Tom", "with_pieces": True})
+    assert threads
+    assert all(name.startswith("asyncio_") for name in threads)
 
 
 def test_tokenize(world: World) -> None:

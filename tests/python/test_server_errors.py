@@ -46,6 +46,30 @@ def test_responses_errors(world: World, fields: dict[str, Any], param: str | Non
         assert raised.value.body["param"] == param
 
 
+@pytest.mark.parametrize(
+    ("path", "field", "said"),
+    [
+        ("chat/completions", "thresold", "did you mean colm.threshold?"),
+        ("chat/completions", "temprature", "did you mean temperature?"),
+        ("chat/completions", "threshold", "give it as colm.threshold"),
+        ("responses", "seed", "/v1/chat/completions has it"),
+        ("responses", "max_tokens", "max_output_tokens"),
+        ("completions", "max_completion_tokens", "max_tokens"),
+    ],
+)
+def test_what_to_write_in_place_of_an_unknown_field(world: World, path: str, field: str, said: str) -> None:
+    """The advice is right: who follows it is not refused for that."""
+    body = {"model": "demo", "messages": MESSAGES, "input": "a", "prompt": "a"}
+    needed = {"chat/completions": "messages", "responses": "input", "completions": "prompt"}[path]
+    url, key = f"{world.address}/v1/{path}", {"Authorization": f"Bearer {KEY}"}
+    asked = {"model": "demo", needed: body[needed], field: 0.5}
+    answer = client(world)._client.post(url, json=asked, headers=key)
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert said in error["message"]
+    assert error["param"] == field
+
+
 @pytest.mark.parametrize("key", ["wrong", ""])
 def test_keys(world: World, key: str) -> None:
     with pytest.raises(openai().AuthenticationError) as raised:

@@ -176,6 +176,20 @@ def test_a_pair_that_does_not_load(tiny_model: TinyModels) -> None:
         assert client.post("/v1/completions", json={"model": "bad", **body}).status_code == 200
 
 
+def test_no_request_gets_more_tokens_than_the_server_allows(tiny_model: TinyModels) -> None:
+    """Whatever it asks for; -1 asks for as many as the context has room for."""
+    endless = tiny(tiny_model, endless=True)
+    with (
+        running(Registry([endless]), Settings(max_tokens=5)) as world,
+        httpx.Client(base_url=world.address, timeout=20) as client,
+    ):
+        for path, asked in (("completions", {"prompt": "a"}), ("responses", {"input": "a"})):
+            name = "max_output_tokens" if path == "responses" else "max_tokens"
+            for most, written in ((-1, 5), (2, 2), (50, 5)):
+                answer = client.post(f"/v1/{path}", json={"model": "tiny", **asked, name: most}).json()
+                assert (answer["usage"].get("completion_tokens") or answer["usage"]["output_tokens"]) == written
+
+
 # -- folders and files -------------------------------------------------------------------------------------------------
 
 
@@ -323,7 +337,7 @@ def test_sigterm_finishes_what_is_being_written() -> None:
             server.send_signal(signal.SIGTERM)
             text += "".join(pieces)
         assert text.endswith("data: [DONE]\n\n")
-        assert "".join(re.findall(r'"index": 0, "text": "(a*)"', text)) == "a" * 400
+        assert "".join(re.findall(r'"index":0,"text":"(a*)"', text)) == "a" * 400
         assert server.wait(20) == 0
         with pytest.raises(httpx.TransportError):
             client.get("/health")

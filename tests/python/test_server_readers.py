@@ -77,6 +77,7 @@ def test_errors_come_to_whoever_reads(pair: colm.Pair, monkeypatch: pytest.Monke
 def test_tokens_are_taken_together(pair: colm.Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three texts, one timer, which ends with them. Each text is whole, in far fewer pieces than tokens."""
     monkeypatch.setattr(readers, "TAKE_EVERY", 0.2)
+    monkeypatch.setattr(readers, "TAKE_AT_LEAST_EVERY", 0.2)
     prompts = ["The quick", "and the dog", "One"]
     expected = [list(pair.generate(prompt, **OPTIONS).tokens) for prompt in prompts]
     ended: list[str] = []
@@ -96,6 +97,31 @@ def test_tokens_are_taken_together(pair: colm.Pair, monkeypatch: pytest.MonkeyPa
     for bunches, tokens in zip(asyncio.run(read_all()), expected, strict=True):
         assert [token.id for bunch in bunches for token in bunch] == [token.id for token in tokens]
         assert len(bunches) <= len(tokens) // 2
+
+
+def test_slow_texts_are_looked_at_less_often(pair: colm.Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until a token has come."""
+    gives: list[list[Any]] = [["token"], [], [], [], [], ["token"], []]
+    waited: list[float] = []  # before each look
+    done = threading.Event()
+
+    def take(stream: colm.TokenStream) -> list[Any]:
+        waited.append(all_of_them._every)
+        if len(waited) == len(gives):
+            done.set()
+        return gives[len(waited) - 1] if len(waited) <= len(gives) else []
+
+    async def read() -> None:
+        async for _ in all_of_them.read(pair.stream("The quick", **OPTIONS), lambda: None):
+            pass
+
+    monkeypatch.setattr(readers, "TAKE_EVERY", 0.01)
+    monkeypatch.setattr(readers, "TAKE_AT_LEAST_EVERY", 0.04)
+    monkeypatch.setattr(colm.TokenStream, "write", lambda stream: done.wait(20))
+    monkeypatch.setattr(colm.TokenStream, "take", take)
+    all_of_them = readers.Readers()
+    asyncio.run(read())
+    assert waited[: len(gives)] == [0.01, 0.01, 0.02, 0.04, 0.04, 0.04, 0.01]
 
 
 def test_many_equal_times_count_as_so_many() -> None:

@@ -58,14 +58,13 @@ async def _prepare(job: Job, body: ChatRequest, n: int) -> Form | None:
     begun = _begun(messages) if body.continue_final_message else ""
     variables = own.get(TEMPLATE_VARIABLES)
     tools = tools_of(body.tools)
-    calls = await asyncio.to_thread(
-        lambda: form_of(
-            job.pair, tools, body.tool_choice, parallel=body.parallel_tool_calls is not False, variables=variables
-        )
-    )
-    prompt = await asyncio.to_thread(
-        chat_prompt, job.pair, messages, begun=begun, template_variables=variables, tools=tools or None
-    )
+
+    def prepared() -> tuple[Form | None, Any]:
+        parallel = body.parallel_tool_calls is not False
+        form = form_of(job.pair, tools, body.tool_choice, parallel=parallel, variables=variables)
+        return form, chat_prompt(job.pair, messages, begun=begun, template_variables=variables, tools=tools or None)
+
+    calls, prompt = await asyncio.to_thread(prepared)
     await job.make(
         [prompt] * n,
         lambda number: options_for(

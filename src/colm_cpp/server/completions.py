@@ -16,7 +16,7 @@ from .answers import by_text, finish_reason, finite, new_id, now, token_facts, u
 from .errors import ApiError, Json
 from .likelihoods import PromptLogprobs, prompt_logprobs
 from .options import options_for, own_fields
-from .schemas import CompletionRequest
+from .schemas import MAX_PROMPTS, CompletionRequest
 from .service import Job, Service, all_of, merged
 from .sse import EventStream, event, unless_gone
 from .texts import Text
@@ -36,6 +36,10 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
     if body.best_of not in (None, n):
         raise ApiError(
             400, f"best_of is {body.best_of}, and n is {n}; all texts are sent, so give n alone", param="best_of"
+        )
+    if n * len(prompts) > MAX_PROMPTS:
+        raise ApiError(
+            400, f"n is {n} for {len(prompts)} prompts; a request may ask for {MAX_PROMPTS} texts", param="n"
         )
     if body.stream_options is not None and not body.stream:
         raise ApiError(400, "stream_options needs stream: true", param="stream_options")
@@ -140,11 +144,12 @@ class _Answer:
         if not self._body.echo:
             return [("", None)] * len(self._ids)
         job = self._job
-        texts = [job.pair.detokenize(ids) for ids in self._ids]
         if isinstance(self._body.prompt, str):
             texts = [self._body.prompt]
         elif isinstance(self._body.prompt[0], str):
             texts = list(self._body.prompt)
+        else:
+            texts = await asyncio.to_thread(lambda: [job.pair.detokenize(ids) for ids in self._ids])
         if self._body.logprobs is None:
             return [(text, None) for text in texts]
         async with job.turns.turn():  # reading takes the place of a text

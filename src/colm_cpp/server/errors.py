@@ -26,9 +26,11 @@ from ..errors import (
 )
 from .refused import KNOWN_OPTIONS, why_refused
 
-__all__ = ["ApiError", "Json", "api_error", "install"]
+__all__ = ["ApiError", "Json", "api_error", "install", "to_json"]
 
 log = logging.getLogger("colm_cpp.server")
+to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+"""What answers and events are made with; json.dumps would make an encoder for each of them."""
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 503: "service_unavailable"}
 
@@ -40,9 +42,7 @@ class Json(Response):
 
     def render(self, content: Any) -> bytes:
         """UTF-8. What is no Unicode text (a lone surrogate that a client sent) is escaped."""
-        return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode(
-            "utf-8", "backslashreplace"
-        )
+        return to_json(content).encode("utf-8", "backslashreplace")
 
 
 class ApiError(ColmError):
@@ -104,10 +104,10 @@ def api_error(error: BaseException) -> ApiError:
         failed = "llama_decode" in message or "gave no output" in message
         return ApiError(500 if failed else 400, message, code="generation_failed")
     if isinstance(error, ColmError):
-        # A message of the house begins with the option that it is about.
-        first = message.partition(" ")[0]
-        is_option = first.removeprefix("colm.") in KNOWN_OPTIONS
-        return ApiError(400, message, param=first if is_option else None)
+        # A message of the house names the option that it is about at its beginning.
+        words = message.partition(";")[0].split()[:4]
+        named = next((word for word in words if word.removeprefix("colm.") in KNOWN_OPTIONS), None)
+        return ApiError(400, message, param=named)
     log.error("a request failed", exc_info=error)
     return ApiError(500, "the server failed on this request; its log says how")
 

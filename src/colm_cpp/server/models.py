@@ -84,21 +84,24 @@ async def tokenize(body: TokenizeRequest, request: Request) -> Response:
     add_special = body.add_special_tokens if body.add_special is None else body.add_special
     way = service.registry.way(body.model)
     async with service.registry.use(way.pair) as (pair, _):
-        if body.messages is not None:
-            ids = await asyncio.to_thread(pair.tokenize_chat, for_template(body.messages))
-        else:
-            text = body.prompt if body.prompt is not None else body.content or ""
-            ids = await asyncio.to_thread(
-                lambda: pair.tokenize(text, add_special=add_special, parse_special=body.parse_special)
-            )
-        pieces = [pair.detokenize([token], special=True) for token in ids]
-        facts: dict[str, Any] = {"count": len(ids), "max_model_len": pair.n_ctx, "tokens": ids}
-        facts["colm"] = {"one_vocabulary": pair.one_vocabulary}
-        if body.with_pieces:
-            facts["tokens"] = [{"id": token, "piece": piece} for token, piece in zip(ids, pieces, strict=True)]
-        if body.return_token_strs:
-            facts["token_strs"] = pieces
-        return Json(facts)
+
+        def answer() -> Response:
+            if body.messages is not None:
+                ids = pair.tokenize_chat(for_template(body.messages))
+            else:
+                text = body.prompt if body.prompt is not None else body.content or ""
+                ids = pair.tokenize(text, add_special=add_special, parse_special=body.parse_special)
+            facts: dict[str, Any] = {"count": len(ids), "max_model_len": pair.n_ctx, "tokens": ids}
+            facts["colm"] = {"one_vocabulary": pair.one_vocabulary}
+            if body.with_pieces or body.return_token_strs:
+                pieces = [pair.detokenize([token], special=True) for token in ids]
+                if body.with_pieces:
+                    facts["tokens"] = [{"id": token, "piece": piece} for token, piece in zip(ids, pieces, strict=True)]
+                if body.return_token_strs:
+                    facts["token_strs"] = pieces
+            return Json(facts)
+
+        return await asyncio.to_thread(answer)  # a text may have millions of tokens
 
 
 @router.post("/detokenize", response_class=Json)

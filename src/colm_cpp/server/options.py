@@ -11,15 +11,12 @@ from ..options import CHAT_TEMPERATURE, GenerationOptions, seed_of
 from ..sources.names import TRAINING_FREE_HEADS
 from .errors import ApiError
 from .names import Way
+from .refused import PUBLISHED
 from .schemas import ChatRequest, CompletionRequest, ResponsesRequest
 
 __all__ = ["TEMPLATE_VARIABLES", "options_for", "own_fields"]
 
 TEMPLATE_VARIABLES = "template_variables"
-# Fields of the published API; under `colm` they would be there twice.
-_PUBLISHED = frozenset(
-    ("temperature", "top_p", "seed", "stop", "frequency_penalty", "presence_penalty", "logit_bias", "response_format")
-) | {"logprobs", "max_tokens"}
 # What says who writes; a name such as demo:base says it already.
 _ROUTING = frozenset(
     ("head", "threshold", "defer_rate", "target_rate", "hold", "leave_threshold", "strategy", "schedule")
@@ -36,7 +33,7 @@ def own_fields(given: Mapping[str, Any] | None, experts: Sequence[str], *, chat:
         heads = ["never", *(f"{head}:{name}" for head in TRAINING_FREE_HEADS for name in experts)]
     own = {name: value for name, value in (given or {}).items() if value is not None}
     for name, value in own.items():
-        if name in _PUBLISHED:
+        if name in PUBLISHED:
             raise _refused(name, f"colm.{name} has a name of its own in the request; give it as {name}")
         if name == "head" and value not in heads:
             raise _refused(name, f"colm.head is {shown(value)}; a request may choose {', '.join(heads)}")

@@ -12,6 +12,7 @@ from ..results import Token
 __all__ = ["TAKE_EVERY", "Reader", "Readers"]
 
 TAKE_EVERY = 0.01  # seconds; tokens that come faster are sent together
+TAKE_AT_LEAST_EVERY = 0.04  # where tokens come slower, each look in vain costs as much as one that finds some
 
 
 class Reader:
@@ -41,11 +42,13 @@ class Reader:
         self._done.set_result(None)
         self._changed.set()
 
-    def take(self) -> None:
-        """Takes what was written since the last time. Only in the event loop."""
-        if tokens := self._stream.take():
+    def take(self) -> bool:
+        """Takes what was written since the last time, if there is something. Only in the event loop."""
+        tokens = self._stream.take()
+        if tokens:
             self._tokens += tokens
             self._changed.set()
+        return bool(tokens)
 
     async def __aiter__(self) -> AsyncIterator[list[Token]]:
         while True:
@@ -68,13 +71,15 @@ class Reader:
 class Readers:
     """All readers of an event loop. One timer takes what they have: a wake-up for every token would cost more than it.
 
-    Models that need longer than ``TAKE_EVERY`` for a token lose half of that until its client sees it. Of faster ones
-    several tokens are sent together.
+    The timer has ``TAKE_EVERY`` seconds after it found tokens, and up to ``TAKE_AT_LEAST_EVERY`` where it found none.
+    Models that need longer than that for a token lose half of it until its client sees it. Of fast ones several tokens
+    are sent together.
     """
 
     def __init__(self) -> None:
         self._reading: set[Reader] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._every = TAKE_EVERY
 
     def read(self, stream: TokenStream, at_end: Callable[[], None]) -> Reader:
         """Begins to write a text. ``at_end`` is called when it has ended, in the event loop."""
@@ -85,16 +90,17 @@ class Readers:
 
         reader = Reader(stream, ended)
         self._reading.add(reader)
+        self._every = TAKE_EVERY
         if self._timer is None:
             self._later()
         return reader
 
     def _later(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(TAKE_EVERY, self._take)
+        self._timer = asyncio.get_running_loop().call_later(self._every, self._take)
 
     def _take(self) -> None:
         self._timer = None
-        for reader in self._reading:
-            reader.take()
+        found = [reader.take() for reader in self._reading]
+        self._every = TAKE_EVERY if any(found) else min(2 * self._every, TAKE_AT_LEAST_EVERY)
         if self._reading:
             self._later()

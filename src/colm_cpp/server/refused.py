@@ -8,7 +8,7 @@ from typing import Any
 from .._shown import shown
 from ..options import GenerationOptions
 
-__all__ = ["KNOWN_OPTIONS", "REFUSED", "why_refused", "without_nulls"]
+__all__ = ["KNOWN_OPTIONS", "PUBLISHED", "REFUSED", "why_refused", "without_nulls"]
 
 _HOSTED = "it is an agreement with a hosted service"
 _TEXT_ONLY = "this server writes text only"
@@ -30,12 +30,15 @@ REFUSED: dict[str, dict[str, str]] = {
         "moderation": _HOSTED,
     },
     "/v1/completions": {
+        "max_completion_tokens": "in completions its name is max_tokens",
         "suffix": "a pair writes at the end of a text only",
     },
     "/v1/responses": {
         "background": "answers are written while the client waits",
         "context_management": "the client keeps the conversation",
         "conversation": _NOT_STORED,
+        "max_completion_tokens": "in responses its name is max_output_tokens",
+        "max_tokens": "in responses its name is max_output_tokens",
         "max_tool_calls": "this server runs no tools",
         "metadata": _NOT_STORED,
         "moderation": _HOSTED,
@@ -48,6 +51,10 @@ REFUSED: dict[str, dict[str, str]] = {
 }
 KNOWN_OPTIONS = set(GenerationOptions.__dataclass_fields__)
 """Names of the house's options."""
+PUBLISHED = frozenset(
+    ("temperature", "top_p", "seed", "stop", "frequency_penalty", "presence_penalty", "logit_bias", "response_format")
+) | {"logprobs", "max_tokens"}
+"""Those of them that are fields of the published API, and so not of ``colm``."""
 
 
 def without_nulls(path: str, given: Any) -> Any:
@@ -64,8 +71,11 @@ def why_refused(path: str, field: str, place: str) -> str:
     if reason is not None:
         return f"{field} is not supported: {reason}"
     hint = ""
-    if field in KNOWN_OPTIONS:
+    if field in PUBLISHED:
+        hint = "; /v1/chat/completions has it"
+    elif field in KNOWN_OPTIONS:
         hint = f"; give it as colm.{field}"
     elif close := difflib.get_close_matches(field, ["colm", *KNOWN_OPTIONS], n=1):
-        hint = f"; did you mean {close[0]!r}?"
+        name = close[0] if close[0] in (*PUBLISHED, "colm") else f"colm.{close[0]}"
+        hint = f"; did you mean {name}?"
     return f"there is no field {shown(place or field)}{hint}"

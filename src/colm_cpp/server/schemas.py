@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from .refused import without_nulls
 
 __all__ = [
+    "MAX_PROMPTS",
     "ChatRequest",
     "CompletionRequest",
     "DetokenizeRequest",

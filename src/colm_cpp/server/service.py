@@ -89,9 +89,11 @@ class Job:
         return self.texts
 
     def limit(self, asked: int | None) -> int | None:
-        """``max_tokens`` within the server's limit."""
+        """``max_tokens`` within the server's limit. -1 asks for as many as the context has room for, as None does."""
         most = self.service.settings.max_tokens
-        return most if asked is None or (most is not None and asked > most) else asked
+        if asked is None or asked == -1:
+            return most
+        return asked if most is None else min(asked, most)
 
     async def write(self, text: Text) -> Completion:
         """The whole text."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
@@ -13,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from .errors import api_error
+from .errors import api_error, to_json
 
 __all__ = ["ClientGone", "EventStream", "event", "unless_gone"]
 
@@ -28,7 +27,7 @@ class ClientGone(Exception):
 
 def event(data: Any, name: str | None = None) -> bytes:
     """One server-sent event; ``data`` as JSON, or as it is if it is a str."""
-    text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False, allow_nan=False)
+    text = data if isinstance(data, str) else to_json(data)
     line = f"data: {text}\n\n" if name is None else f"event: {name}\ndata: {text}\n\n"
     return line.encode("utf-8", "backslashreplace")
 

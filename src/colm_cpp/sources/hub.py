@@ -123,7 +123,7 @@ def resolve(value: str | os.PathLike[str], *, progress: bool | None = None) -> s
     Raises:
         OptionError: `value` starts with ``hf:`` but has another form.
         DownloadError: there is no such repository, revision or file; several files match; access is
-            refused; the hub cannot be reached; the download was cut off; offline mode, and the file is
+            refused; the hub cannot be reached; the download failed; offline mode, and the file is
             not cached.
         MissingDependency: huggingface-hub is not installed, or is too old.
     """
@@ -357,7 +357,8 @@ def explained(wanted: HubFile, error: BaseException, name: str | None = None) ->
             )
         return DownloadError(f"{wanted}: the hub answered with HTTP status {status}{said}")
 
-    reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    # Further lines of the client advise arguments of its own functions.
+    reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
     # The client exports no base class of its transport errors, and its 1.x and 2.x use different HTTP
     # libraries; but HfHubHTTPError derives from the right one.
     if name is None and isinstance(error, (*HfHubHTTPError.__bases__[:1], OfflineModeIsEnabled)):
@@ -371,7 +372,7 @@ def explained(wanted: HubFile, error: BaseException, name: str | None = None) ->
         # Early 1.x clients keep the part that arrived and go on from there in the next call; later ones
         # resume several times within the call, and drop the part when they give up.
         return DownloadError(
-            f"{wanted}: the download of {name} was cut off ({reason}); call again. Complete files are"
+            f"{wanted}: the download of {name} failed ({reason}); call again. Complete files are"
             " kept; this file resumes if the client kept its part, and restarts otherwise"
         )
     # For example a proxy's or a hotel network's own page in the place of the hub's answer.

@@ -16,7 +16,7 @@ __all__ = ["RemoteModel", "remote_model"]
 
 _FIRST = 8 << 20  # bytes; most headers are shorter
 _MOST = 128 << 20
-_RANGE = re.compile(r"bytes \d+-\d+/(\d+)")
+_RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +89,19 @@ def _part(wanted: HubFile, name: str, begin: int, end: int) -> tuple[bytes, int]
         ) as response:
             hf_raise_for_status(response)
             found = _RANGE.fullmatch(response.headers.get("content-range", ""))
-            if response.status_code != 206 or found is None:
-                raise DownloadError(f"{wanted}: the hub sends {name} only as a whole; colm pull fetches it")
-            data = response.read()
+            if response.status_code != 206 or found is None or int(found[1]) != begin:
+                raise DownloadError(
+                    f"{wanted}: the hub does not send the part of {name} that was asked for; use colm pull instead"
+                )
+            data = bytearray()
+            for piece in response.iter_bytes():
+                data += piece
+                if len(data) > end - begin:  # there may be no end to it
+                    raise DownloadError(
+                        f"{wanted}: the hub sends more of {name} than the {end - begin} bytes it was asked for"
+                    )
     except DownloadError:
         raise
     except Exception as error:
         raise explained(wanted, error, name) from error
-    return data, int(found[1])
+    return bytes(data), int(found[2])

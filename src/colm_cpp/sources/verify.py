@@ -20,12 +20,13 @@ def verify(file: Path) -> bool:
         Whether there was one to compare with. Small files that the hub keeps in git have none.
 
     Raises:
-        LoadError: the bytes are others. The message says which file to remove.
+        LoadError: the bytes are others. The file is removed, so that nothing loads it and the next download is new.
     """
     blob = file.resolve()
     if not _SHA256.fullmatch(blob.name):
         return False
     digest = digest_of(blob)
     if digest != blob.name:
-        raise LoadError(f"its SHA-256 is {digest} and not {blob.name}; remove {blob} and download it again")
+        blob.unlink(missing_ok=True)
+        raise LoadError(f"the SHA-256 of {file} was {digest} and not {blob.name}, so it was removed; download it again")
     return True
