@@ -127,7 +127,7 @@ class Cases:
 
 @functools.lru_cache(maxsize=4)
 def _contents(source: Path, changed: int) -> tuple[dict[str, tuple[Any, ...]], dict[str, Any]]:
-    """Keys and tensors of a file that was last changed then. The reader of the gguf package takes longer than a load."""
+    """Keys and tensors of a file, changed last at this time. The gguf package reads it more slowly than llama.cpp."""
     reader = gguf.GGUFReader(source)
     keys = {
         key: (field.contents(), field.types[0], field.types[1] if len(field.types) > 1 else None)
