@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -124,6 +125,18 @@ class Cases:
 # -- files and their use --------------------------------------------------------------------------------------
 
 
+@functools.lru_cache(maxsize=4)
+def _contents(source: Path, changed: int) -> tuple[dict[str, tuple[Any, ...]], dict[str, Any]]:
+    """Keys and tensors of a file, changed last at this time. The gguf package reads it more slowly than llama.cpp."""
+    reader = gguf.GGUFReader(source)
+    keys = {
+        key: (field.contents(), field.types[0], field.types[1] if len(field.types) > 1 else None)
+        for key, field in reader.fields.items()
+        if not key.startswith("GGUF.")
+    }
+    return keys, {tensor.name: np.array(tensor.data) for tensor in reader.tensors}
+
+
 def rewrite(
     source: Path,
     target: Path,
@@ -131,23 +144,14 @@ def rewrite(
     tensors: Mapping[str, Callable[[Any], Any]] | None = None,
 ) -> Path:
     """A copy of a GGUF file with other keys ((value, type[, element type]), or None to drop one) and tensors."""
-    reader = gguf.GGUFReader(source)
-    left = dict(changes or {})
-    writer = gguf.GGUFWriter(target, reader.fields["general.architecture"].contents())
+    keys, data = _contents(source, source.stat().st_mtime_ns)
+    writer = gguf.GGUFWriter(target, keys["general.architecture"][0])
     writer.kv_data[0].clear()
-    for key, field in reader.fields.items():
-        if key.startswith("GGUF."):
-            continue
-        element = field.types[1] if len(field.types) > 1 else None
-        value = left.pop(key, (field.contents(), field.types[0], element))
+    for key, value in {**keys, **(changes or {})}.items():
         if value is not None:
             writer.add_key_value(key, *value)
-    for key, value in left.items():
-        if value is not None:
-            writer.add_key_value(key, *value)
-    for tensor in reader.tensors:
-        data = np.array(tensor.data)
-        writer.add_tensor(tensor.name, (tensors or {}).get(tensor.name, lambda same: same)(data))
+    for name, values in data.items():
+        writer.add_tensor(name, (tensors or {}).get(name, lambda same: same)(values.copy()))
     tm.finish(writer)
     return target
 

@@ -194,6 +194,11 @@ class TestMeasuring:
 
 
 class TestCommand:
+    @pytest.fixture(autouse=True)
+    def one_core(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """No other number of threads is measured: two threads wait for each other where another process computes."""
+        monkeypatch.setattr("colm_cpp.machine.cores.usable_cores", lambda: 1)
+
     def run(self, tiny_model: TinyModels, *arguments: str) -> Result:
         files = ["--base", str(tiny_model(**BASE)), "--assistant", str(tiny_model(**ASSISTANT))]
         options = ["--n-threads", "1", "--n-ctx", "256", "--tokens", "6", "--rounds", "1", "-q"]

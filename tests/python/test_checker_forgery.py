@@ -132,8 +132,13 @@ FORGERIES = {
 
 
 # Each takes two interpreters; the others of each kind run with the slow tests.
-QUICK = ("the command line", "frames and gc", "exit in the call", "equal to everything", "the judge's memory")
-QUICK += ("a class in place of the function", "the exchange rewritten", "what the judge was given")
+QUICK = (
+    "frames and gc",
+    "exit in the call",
+    "equal to everything",
+    "the exchange rewritten",
+    "what the judge was given",
+)
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in FORGERIES])

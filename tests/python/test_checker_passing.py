@@ -197,6 +197,7 @@ def test_what_tests_do_with_code(name: str) -> None:
     assert verdict(code, textwrap.dedent(tests)) == Verdict(True, "passed")
 
 
+@pytest.mark.slow
 def test_numpy_arrays_are_values() -> None:
     code = "import numpy as np\ndef double(x): return x * 2\ndef mean(x): return np.mean(x)\n"
     tests = """

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -26,6 +27,11 @@ ADD = "def add(a, b):\n    return a + b\n"
 
 
 STUB = 'from math import *\n\n\ndef add(a: int, b: int) -> int:\n    """Adds.\n\n    >>> add(1, 2)\n    3\n    """\n'
+
+
+def slow(*case: str) -> Any:
+    """A case whose like is tried by default: each starts two interpreters."""
+    return pytest.param(*case, marks=pytest.mark.slow)
 
 
 def fenced(code: str, language: str = "python") -> str:
@@ -87,12 +93,12 @@ def test_code_is_found_in_the_text(text: str, prompt: str) -> None:
         ("    return a + b\n", STUB),
         # what runs must not matter
         (fenced(ADD + "if __name__ == '__main__':\n    input()\n"), ""),
-        (fenced("import sys\nsys.setrecursionlimit(5000)\n" + ADD), ""),
-        (fenced("from dataclasses import dataclass\n@dataclass\nclass P:\n    x: 'int'\n" + ADD), ""),
+        slow(fenced("import sys\nsys.setrecursionlimit(5000)\n" + ADD), ""),
+        slow(fenced("from dataclasses import dataclass\n@dataclass\nclass P:\n    x: 'int'\n" + ADD), ""),
         (fenced("print('x' * 1_000_000)\n" + ADD), ""),
-        (fenced("import atexit\natexit.register(print, 'bye')\n" + ADD), ""),
+        slow(fenced("import atexit\natexit.register(print, 'bye')\n" + ADD), ""),
         (fenced("import sys\nsys.stdout = None\n" + ADD), ""),
-        (fenced("s = '\\d'\n" + ADD), ""),
+        slow(fenced("s = '\\d'\n" + ADD), ""),
     ],
 )
 def test_python_passed(text: str, prompt: str) -> None:
@@ -106,21 +112,21 @@ def test_python_passed(text: str, prompt: str) -> None:
         ("```python\n\n```", "no code"),
         ("```", "no code"),
         (fenced("def add(a, b):\n    return a - b\n"), "failed: AssertionError"),
-        (fenced("def sub(a, b):\n    return a - b\n"), "failed: NameError"),
+        slow(fenced("def sub(a, b):\n    return a - b\n"), "failed: NameError"),
         ("I cannot do that.", "failed: SyntaxError"),
-        (fenced('"""\n' + ADD), "failed: SyntaxError"),
+        slow(fenced('"""\n' + ADD), "failed: SyntaxError"),
         (fenced("x = '\ud800'\nraise LookupError\n"), "failed: LookupError"),
-        (fenced(ADD + "add(1)\n"), "failed: TypeError"),
+        slow(fenced(ADD + "add(1)\n"), "failed: TypeError"),
         (fenced(ADD + "input()\n"), "failed: EOFError"),
         (fenced("import sys\nsys.exit(0)\n"), "failed: SystemExit"),
-        (fenced("raise SystemExit\n"), "failed: SystemExit"),
+        slow(fenced("raise SystemExit\n"), "failed: SystemExit"),
         (fenced("def add(a, b):\n    raise SystemExit(0)\n"), "failed: SystemExit"),
-        (fenced("import os\nos._exit(0)\n"), "failed: ended before the tests"),
+        slow(fenced("import os\nos._exit(0)\n"), "failed: ended before the tests"),
         (fenced("print('passed', flush=True)\nimport os\nos._exit(0)\n"), "failed: ended before the tests"),
         (fenced("def add(a, b):\n    import os\n    os._exit(0)\n"), "failed: ended before the tests"),
-        (fenced("import os\nos.environ['TOKEN']\n"), "failed: KeyError"),
-        (fenced("import sys\nprint(sys.argv[1])\n"), "failed: IndexError"),
-        (fenced("def add(a, b):\n    return add(a, b)\n"), "failed: RecursionError"),
+        slow(fenced("import os\nos.environ['TOKEN']\n"), "failed: KeyError"),
+        slow(fenced("import sys\nprint(sys.argv[1])\n"), "failed: IndexError"),
+        slow(fenced("def add(a, b):\n    return add(a, b)\n"), "failed: RecursionError"),
         (fenced("import builtins\nbuiltins.AssertionError = int\n"), "failed: NameError"),
     ],
 )
@@ -158,7 +164,7 @@ def test_python_memory_limit() -> None:
 )
 def test_python_time_limit(code: str) -> None:
     started = time.monotonic()
-    verdict = make_checker("python", time_limit=1.0).check(code, ADD_TESTS, "")
+    verdict = make_checker("python", time_limit=0.3).check(code, ADD_TESTS, "")
     assert verdict == Verdict(False, "timed out")
     assert time.monotonic() - started < 20
 

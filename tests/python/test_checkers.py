@@ -19,8 +19,18 @@ def test_names(name: str) -> None:
     assert make_checker(name, pattern="x" if name == "regex" else None).name == name
 
 
-@pytest.mark.parametrize("name", CHECKERS)
-@pytest.mark.parametrize("text", ["", " \n", "\x00", "\ud800", "\\boxed{", "}" * 50, "{" * 50, "```", "((("])
+ODD = ("", " \n", "\x00", "\ud800", "\\boxed{", "}" * 50, "{" * 50, "```", "(((")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        # Where there is code, this checker starts two interpreters.
+        pytest.param(name, text, marks=pytest.mark.slow if name == "python" and text in ODD[4:7] else ())
+        for name in CHECKERS
+        for text in ODD
+    ],
+)
 def test_no_text_upsets_a_checker(name: str, text: str) -> None:
     checker = make_checker(name, pattern="y" if name == "regex" else None)
     assert not checker.check(text, "y" if name != "python" else "raise ValueError", "").correct

@@ -209,11 +209,12 @@ class Reference:
 @pytest.mark.parametrize(
     "options",
     [
-        {"repeat_penalty": 1.6},
-        {"presence_penalty": 1.2},
-        {"frequency_penalty": 0.7},
+        *(
+            pytest.param(options, marks=pytest.mark.slow)
+            for options in ({"repeat_penalty": 1.6}, {"presence_penalty": 1.2}, {"frequency_penalty": 0.7})
+        ),
         {"repeat_penalty": 0.8, "frequency_penalty": -0.3, "presence_penalty": 0.4},
-        {"logit_bias": {32: 6.0, 101: 4.0, 105: float("-inf"), 116: -20.0}},
+        pytest.param({"logit_bias": {32: 6.0, 101: 4.0, 105: float("-inf"), 116: -20.0}}, marks=pytest.mark.slow),
         {"repeat_penalty": 1.3, "logit_bias": {32: 8.0, 259: 5.0}},
     ],
     ids=str,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Iterator
 
 import commands
@@ -21,7 +20,7 @@ from colm_cpp.sources.preset import DEMO_FOLDER, DEMO_THREE_FOLDER
 ALONE = ("base", "sums", "almanac")
 PAIRS = ("base+sums", "base+almanac")
 ARMS = (*ALONE, *PAIRS, "together")
-FEW = 16
+FEW = 10
 
 
 @pytest.fixture(scope="module")
@@ -111,9 +110,7 @@ class TestCommand:
         return commands.run("demo", "--three", *arguments)
 
     def test_without_colours(self, asked: Asked) -> None:
-        start = time.monotonic()
         result = self.run("--sample", "4")
-        assert time.monotonic() - start < 60
         assert result.exit_code == 0, result.stderr
         out = result.stdout
         assert "\x1b" not in out

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,23 +19,28 @@ MODEL = b"stands for a model"
 ROW = b'{"prompt": "x"}\n'
 
 
+def slow(*case: str) -> Any:
+    """A case whose like is tried by default."""
+    return pytest.param(*case, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("arguments", "redirected", "fact"),
     [
         ("hi --base a.gguf --trace /dev/stdin", "< a.gguf", "a.gguf"),
-        ("hi --base a.gguf --trace /dev/fd/3", "3< a.gguf", "a.gguf"),
+        slow("hi --base a.gguf --trace /dev/fd/3", "3< a.gguf", "a.gguf"),
         ("hi --base a.gguf --trace /dev/fd/3", "3>> a.gguf", "a.gguf"),
-        ("hi --base a.gguf --trace /dev/./fd/3", "3>> a.gguf", "a.gguf"),
+        slow("hi --base a.gguf --trace /dev/./fd/3", "3>> a.gguf", "a.gguf"),
         ("hi --base a.gguf --trace /dev/fd/../cwd/a.gguf --force", "", "a.gguf"),
-        ("hi --base a.gguf --trace -", ">> a.gguf", "a.gguf"),
-        ("hi --base a.gguf", ">> a.gguf", "a.gguf"),
+        slow("hi --base a.gguf --trace -", ">> a.gguf", "a.gguf"),
+        slow("hi --base a.gguf", ">> a.gguf", "a.gguf"),
         ("hi --base none.gguf --trace /dev/fd/3", "3< a.gguf", "descriptor 3 is open for reading only"),
-        ("hi --base none.gguf --trace /dev/fd/77", "", "descriptor 77 is not open"),
+        slow("hi --base none.gguf --trace /dev/fd/77", "", "descriptor 77 is not open"),
         ("--batch p.jsonl --base none.gguf --out /dev/fd/3", "3<> p.jsonl", "p.jsonl"),
-        ("--batch p.jsonl --base none.gguf --out /proc/self/fd/3", "3>> p.jsonl", "p.jsonl"),
+        slow("--batch p.jsonl --base none.gguf --out /proc/self/fd/3", "3>> p.jsonl", "p.jsonl"),
         ("--batch p.jsonl --base none.gguf --out /dev/stdout", ">> p.jsonl", "p.jsonl"),
-        ("--batch p.jsonl --base none.gguf --out /dev/fd/1", ">> p.jsonl", "p.jsonl"),
-        ("--batch p.jsonl --base none.gguf", ">> p.jsonl", "p.jsonl"),
+        slow("--batch p.jsonl --base none.gguf --out /dev/fd/1", ">> p.jsonl", "p.jsonl"),
+        slow("--batch p.jsonl --base none.gguf", ">> p.jsonl", "p.jsonl"),
     ],
 )
 def test_inputs_survive(arguments: str, redirected: str, fact: str, tmp_path: Path) -> None:

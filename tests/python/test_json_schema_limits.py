@@ -133,37 +133,43 @@ def test_equal_values_are_written_once() -> None:
     assert (gbnf.count("once"), gbnf.count('"1"'), gbnf.count('"true"')) == (1, 1, 1)
 
 
+ENDING: list[Any] = [
+    deep(12, "allOf"),
+    deep(25, "anyOf"),
+    chain(20_000, {"type": "null"}),
+    {"items": [{"type": "null"}] * 30_000},
+    {"properties": {f"a{i}": {} for i in range(20_000)}, "additionalProperties": False},
+    {"properties": {f"a{i}": {} for i in range(3_000)}, "additionalProperties": {"type": "null"}},
+    {"properties": {f"a{i}": {} for i in range(3_000)}, "patternProperties": {"^b{1,1000}": {}, "c{9}$": {}}},
+    {"patternProperties": {"a{1,300}": {}, "b{1,300}": {}, "c{1,300}": {}, "d{1,300}$": {}}},
+    {"oneOf": [{"const": i} for i in range(1_000)]},
+    {"oneOf": [{"pattern": f"^{i}.{{1,99}}$", "type": "string"} for i in range(30)]},
+    {"oneOf": [{"required": [f"a{i}"]} for i in range(199)]},
+    {"anyOf": [{"pattern": f"{i}.*{i}"} for i in range(199)]},
+    {"enum": [[i, {"a": i}] for i in range(9_999)], "allOf": [{"enum": [i]} for i in range(999)]},
+    {"allOf": [text(f"{i}.*{i}") for i in range(100)]},
+    {"dependentRequired": {f"a{i}": ["b"] for i in range(100)}},
+    {"not": {"enum": [f"text {i}" for i in range(3_000)]}, "type": "string"},
+    {"multipleOf": 10**4200 + 1},
+    {"multipleOf": 1e-300, "minimum": 1},
+    {"multipleOf": 997, "minimum": 1, "maximum": 10**19 - 1, "allOf": [{"multipleOf": 991}]},
+    {"type": "string", "format": "email", "maxLength": 10_000, "pattern": "a.*b.*c.*d"},
+    {"x" * 1_000_000: 1},
+    {"const": [0] * 1_000_000},
+    {"const": "a" * 5_000_000},
+    text("^(" + "|".join(f"a{i}" for i in range(320)) + "){1,1000}$"),
+    text("(" * 45 + "a{1,9}" + "){1,9}" * 45),
+    text("(" * 45 + "a?b?" + "){0,9}c?" * 45),
+]
+SLOW_ONES = (3, 4, 5, 6, 11, 14, 15, 23)  # these take about a second each
+
+
 @pytest.mark.parametrize(
     "schema",
     [
-        deep(12, "allOf"),
-        deep(25, "anyOf"),
-        chain(20_000, {"type": "null"}),
-        {"items": [{"type": "null"}] * 30_000},
-        {"properties": {f"a{i}": {} for i in range(20_000)}, "additionalProperties": False},
-        {"properties": {f"a{i}": {} for i in range(3_000)}, "additionalProperties": {"type": "null"}},
-        {"properties": {f"a{i}": {} for i in range(3_000)}, "patternProperties": {"^b{1,1000}": {}, "c{9}$": {}}},
-        {"patternProperties": {"a{1,300}": {}, "b{1,300}": {}, "c{1,300}": {}, "d{1,300}$": {}}},
-        {"oneOf": [{"const": i} for i in range(1_000)]},
-        {"oneOf": [{"pattern": f"^{i}.{{1,99}}$", "type": "string"} for i in range(30)]},
-        {"oneOf": [{"required": [f"a{i}"]} for i in range(199)]},
-        {"anyOf": [{"pattern": f"{i}.*{i}"} for i in range(199)]},
-        {"enum": [[i, {"a": i}] for i in range(9_999)], "allOf": [{"enum": [i]} for i in range(999)]},
-        {"allOf": [text(f"{i}.*{i}") for i in range(100)]},
-        {"dependentRequired": {f"a{i}": ["b"] for i in range(100)}},
-        {"not": {"enum": [f"text {i}" for i in range(3_000)]}, "type": "string"},
-        {"multipleOf": 10**4200 + 1},
-        {"multipleOf": 1e-300, "minimum": 1},
-        {"multipleOf": 997, "minimum": 1, "maximum": 10**19 - 1, "allOf": [{"multipleOf": 991}]},
-        {"type": "string", "format": "email", "maxLength": 10_000, "pattern": "a.*b.*c.*d"},
-        {"x" * 1_000_000: 1},
-        {"const": [0] * 1_000_000},
-        {"const": "a" * 5_000_000},
-        text("^(" + "|".join(f"a{i}" for i in range(320)) + "){1,1000}$"),
-        text("(" * 45 + "a{1,9}" + "){1,9}" * 45),
-        text("(" * 45 + "a?b?" + "){0,9}c?" * 45),
+        pytest.param(schema, id=str(i), marks=pytest.mark.slow if i in SLOW_ONES else ())
+        for i, schema in enumerate(ENDING)
     ],
-    ids=range(26),
 )
 def test_every_conversion_ends(schema: Any) -> None:
     result = convert(schema)
