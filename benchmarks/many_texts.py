@@ -5,81 +5,41 @@
 Texts begin with the same prompt, which is read once, and part because they are sampled with seeds of their own. What
 reading the prompt takes is measured by texts of two tokens and taken off.
 
-The bare side times single decodes of llama.cpp: one token of one sequence, one of each of several sequences, and the
-assistant's batches. Of the base alone the speed-up it allows is the quotient. Of the pair it is that of the decodes
-which the two ways of writing made, at their bare prices.
+The bare side repeats decodes with nothing beside them, in the very contexts that wrote the texts (``pair.replay``): one
+token of one text and of each of several, and the assistant's batches. Of the base alone the speed-up it allows is the
+quotient. Of the pair it is that of the decodes which the two ways of writing made, at their bare prices.
 
-Where weights lie in memory changes a decode by some percent. So in each round the pair and llama.cpp have a fresh
-process each, and a process compares only what it measured on its own weights.
+Both sides use the same pages of memory. That matters: huge pages make a decode of one token faster by far, and one of
+eight by little. So beside bare decodes of a process without huge pages, several texts gain less than "allowed". Each
+round has a fresh process with huge pages and one without; both are printed.
+
+With one thread the process's own time counts, else the time on the wall.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import statistics
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import llama_cpp
 import numpy as np
-from bare import Slot, decode
-from fresh import Spread, in_turns
+from fresh import Spread, clock, in_turns
 
 import colm_cpp as colm
 from colm_cpp.machine.cores import usable_cores
 from colm_cpp.sources.names import TRAINING_FREE_HEADS
 
 PROMPT = "Question: A shop sells pens and books. Write a word problem about it and solve it step by step.\nAnswer:"
-DEPTH = 64  # tokens that a sequence holds where a decode is timed
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
-REPEATS = 3
+ALSO = (1, 2, 4)  # tokens of each of several texts
+DEPTH = 16  # tokens that a text holds where a decode is timed
+REPEATS = 4
 
-
-class Bare:
-    """One model in llama.cpp, with a context for one sequence and another for several."""
-
-    def __init__(self, path: str, n_sequences: int, n_threads: int, n_gpu_layers: int) -> None:
-        model_params = llama_cpp.llama_model_default_params()
-        model_params.n_gpu_layers = n_gpu_layers
-        self._model = llama_cpp.llama_model_load_from_file(path.encode(), model_params)
-        self._contexts = {n: self._context(n, n_threads) for n in (1, n_sequences)}
-        self._batch = llama_cpp.llama_batch_init(512, 0, 1)
-
-    def _context(self, n_sequences: int, n_threads: int) -> Any:
-        params = llama_cpp.llama_context_default_params()
-        params.n_ctx = 512 * n_sequences
-        params.n_batch = params.n_ubatch = 512
-        params.n_seq_max = n_sequences
-        params.kv_unified = False
-        params.n_outputs_max = max(n_sequences, 16)
-        params.n_threads = params.n_threads_batch = n_threads
-        params.no_perf = True
-        return llama_cpp.llama_init_from_model(self._model, params)
-
-    def seconds(self, n_sequences: int, n_each: int, *, hidden: bool = False) -> float:
-        """Of a decode of some tokens of each sequence, the last one's output with it; the best of some."""
-        context = self._contexts[n_sequences]
-        memory = llama_cpp.llama_get_memory(context)
-        llama_cpp.llama_memory_clear(memory, False)
-        for sequence in range(n_sequences):
-            decode(context, self._batch, [_slot(sequence, p, False) for p in range(DEPTH)])
-        slots = [_slot(sequence, DEPTH + k, k + 1 == n_each) for sequence in range(n_sequences) for k in range(n_each)]
-        times = []
-        for _ in range(REPEATS):
-            start = time.perf_counter()
-            decode(context, self._batch, slots, hidden=hidden)
-            times.append(time.perf_counter() - start)
-            for sequence in range(n_sequences):
-                llama_cpp.llama_memory_seq_rm(memory, sequence, DEPTH, -1)
-        return min(times)
-
-
-def _slot(sequence: int, position: int, output: bool) -> Slot:
-    return 100 + 7 * position, position, sequence, output
+Clock = Callable[[], float]
 
 
 @dataclass
@@ -97,15 +57,15 @@ class Written:
         return Written(*(a - b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
 
 
-def one_by_one(pair: colm.Pair, n_texts: int, options: dict[str, Any]) -> Written:
+def one_by_one(pair: colm.Pair, n_texts: int, options: dict[str, Any], now: Clock) -> Written:
     """The texts, one after another."""
     total = Written(0.0, 0, 0, 0, 0, 0)
     for number in range(n_texts):
         pair.forget()
-        start = time.perf_counter()
+        start = now()
         stream = pair.stream(PROMPT, **{**options, "seed": 1 + number})
         out = stream.completion()
-        total.seconds += time.perf_counter() - start
+        total.seconds += now() - start
         calls = [call for call in stream.calls if call[0] == "assistant"]
         total.n_tokens += len(out.tokens)
         total.n_deferred += sum(token.source == "assistant" for token in out.tokens)
@@ -115,12 +75,12 @@ def one_by_one(pair: colm.Pair, n_texts: int, options: dict[str, Any]) -> Writte
     return total
 
 
-def at_once(pair: colm.Pair, n_texts: int, options: dict[str, Any]) -> Written:
+def at_once(pair: colm.Pair, n_texts: int, options: dict[str, Any], now: Clock) -> Written:
     """All of them together."""
     with pair.stream_batch([PROMPT] * n_texts, n_parallel=n_texts, **{**options, "seed": 1}) as stream:
-        start = time.perf_counter()
+        start = now()
         outs = [out for _, out in stream if isinstance(out, colm.Completion)]
-        seconds = time.perf_counter() - start
+        seconds = now() - start
         counts = stream.counts
     return Written(
         seconds,
@@ -140,41 +100,47 @@ def _ways(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     }
 
 
-def _pair(args: argparse.Namespace) -> dict[str, Any]:
-    """Both ways of writing, by what is written."""
+def _measure(args: argparse.Namespace, huge_pages: bool) -> dict[str, Any]:
+    """Both ways of writing, by what is written, and bare decodes."""
+    now = clock(args.threads)
     found = {}
-    given: dict[str, Any] = {"n_threads": args.threads, "n_gpu_layers": args.n_gpu_layers}
+    given: dict[str, Any] = {"n_threads": args.threads, "n_gpu_layers": args.n_gpu_layers, "huge_pages": huge_pages}
     with colm.load(args.base, args.assistant, n_ctx=512, **given) as pair:
         for way, options in _ways(args).items():
             both = []
             for write in (one_by_one, at_once):
                 short = {**options, "max_tokens": 2}
-                write(pair, args.texts, short)  # not counted: what a first call makes
-                prompt = write(pair, args.texts, short)
-                both.append(vars(write(pair, args.texts, options) - prompt))
+                write(pair, args.texts, short, now)  # not counted: what a first call makes
+                prompt = write(pair, args.texts, short, now)
+                both.append(vars(write(pair, args.texts, options, now) - prompt))
             found[way] = both
-    return found
+        return {"written": found, "bare": _bare(pair, args, now)}
 
 
-def _bare(args: argparse.Namespace) -> list[list[Any]]:
-    """Seconds of decodes: model, hidden state or sequences, size, seconds."""
-    llama_cpp.llama_log_set(_no_log, ctypes.c_void_p(0))
-    files = (args.base, args.assistant)
-    base, assistant = (Bare(path, args.texts, args.threads, args.n_gpu_layers) for path in files)
+def _bare(pair: colm.Pair, args: argparse.Namespace, now: Clock) -> list[list[Any]]:
+    """Seconds of decodes: model, hidden state or texts, tokens, seconds."""
+    prompt = pair.tokenize(PROMPT)
+    tokens = [prompt[i % len(prompt)] for i in range(DEPTH + max(SIZES))]
+
+    def seconds(model: str, n_texts: int, n_each: int, hidden: bool = False) -> float:
+        """Of one of some decodes, without what the text before them takes."""
+        before = [(model, 0, DEPTH, False, False), (model, DEPTH, n_each, True, hidden)]
+        times = []
+        for calls in (before, before + [before[-1]] * REPEATS):
+            start = now()
+            pair.replay(tokens, calls, n_texts)
+            times.append(now() - start)
+        return (times[1] - times[0]) / REPEATS
+
+    n = args.texts
     prices: list[list[Any]] = []
     for hidden in (False, True):
-        prices += [["base", hidden, n, base.seconds(n, 1, hidden=hidden)] for n in (1, args.texts)]
-    prices += [["assistant", 1, size, assistant.seconds(1, size)] for size in SIZES]
-    prices += [["assistant", args.texts, args.texts * n, assistant.seconds(args.texts, n)] for n in (1, 2, 4)]
-    return prices
+        prices += [["base", hidden, n_texts, seconds("base", n_texts, 1, hidden)] for n_texts in (1, n)]
+    prices += [["assistant", 1, size, seconds("assistant", 1, size)] for size in SIZES]
+    return prices + [["assistant", n, n * size, seconds("assistant", n, size)] for size in ALSO]
 
 
-@llama_cpp.llama_log_callback
-def _no_log(_level: int, _text: bytes, _data: Any) -> None:
-    """Of llama.cpp's log, nothing."""
-
-
-WORKERS = {"pair": _pair, "bare": _bare}
+WORKERS = {"huge pages": True, "4 kB pages": False}
 
 
 def main() -> None:
@@ -186,13 +152,13 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=0.2)
     parser.add_argument("--texts", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=5, help="processes of the pair, and of llama.cpp")
+    parser.add_argument("--rounds", type=int, default=5, help="processes with huge pages, and without")
     parser.add_argument("--threads", type=int, default=usable_cores(), help="default: the physical cores")
     parser.add_argument("--n-gpu-layers", type=int, default=0)
     parser.add_argument("--worker", choices=WORKERS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
-        print(json.dumps(WORKERS[args.worker](args)))
+        print(json.dumps(_measure(args, WORKERS[args.worker])))
         return
     given = [args.base, args.assistant]
     for name in ("head", "rate", "texts", "tokens", "threads", "n_gpu_layers"):
@@ -201,22 +167,25 @@ def main() -> None:
         f"{Path(args.base).name}, {Path(args.assistant).name}, {args.threads} threads, medians of {args.rounds} rounds"
     )
     rounds = in_turns(list(WORKERS), given, args.rounds)
-    found = {way: [tuple(Written(**written) for written in one["pair"][way]) for one in rounds] for way in _ways(args)}
-    prices = [{(model, what, size): seconds for model, what, size, seconds in one["bare"]} for one in rounds]
-    _print(found, prices, args.texts, hidden=args.head not in TRAINING_FREE_HEADS)
+    for worker in WORKERS:
+        print(f"\n{worker}:\n")
+        measured = [one[worker] for one in rounds]
+        found = {way: [tuple(Written(**w) for w in one["written"][way]) for one in measured] for way in _ways(args)}
+        prices = [{(model, what, size): seconds for model, what, size, seconds in one["bare"]} for one in measured]
+        _print(found, prices, args.texts, hidden=args.head not in TRAINING_FREE_HEADS)
 
 
-def _assistant(price: dict[Any, float], n_sequences: int, size: float) -> float:
+def _assistant(price: dict[Any, float], n_texts: int, size: float) -> float:
     """Seconds of a batch of ``size`` tokens, between the sizes that were timed."""
-    sizes = sorted(key[2] for key in price if key[:2] == ("assistant", n_sequences))
-    return float(np.interp(size, sizes, [price["assistant", n_sequences, s] for s in sizes]))
+    sizes = sorted(key[2] for key in price if key[:2] == ("assistant", n_texts))
+    return float(np.interp(size, sizes, [price["assistant", n_texts, s] for s in sizes]))
 
 
-def _bare_seconds(written: Written, price: dict[Any, float], n_sequences: int, *, hidden: bool) -> float:
-    seconds = written.base_decodes * price["base", hidden, n_sequences]
+def _bare_seconds(written: Written, price: dict[Any, float], n_texts: int, *, hidden: bool) -> float:
+    seconds = written.base_decodes * price["base", hidden, n_texts]
     if written.assistant_decodes:
         size = written.assistant_tokens / written.assistant_decodes
-        seconds += written.assistant_decodes * _assistant(price, n_sequences, size)
+        seconds += written.assistant_decodes * _assistant(price, n_texts, size)
     return seconds
 
 
@@ -247,16 +216,20 @@ def _print(
             f"| {statistics.median(allowed):.2f} "
             f"| {Spread(shares).show(2)} |"
         )
-    print("| milliseconds of a bare decode | " + " | ".join(_named(prices, key) for key in prices[0]) + " |")
+    print("\nMilliseconds of a bare decode: " + "; ".join(_named(prices, key) for key in prices[0]) + ".")
 
 
 def _named(prices: list[dict[Any, float]], key: tuple[Any, ...]) -> str:
     milliseconds = 1000 * statistics.median(price[key] for price in prices)
     if key[0] == "base":
-        what = f"base, {key[2]} sequences" + (", hidden state" if key[1] else "")
+        what = f"base, {_texts(key[2])}" + (", hidden state" if key[1] else "")
     else:
-        what = f"assistant, {key[2]} tokens of {key[1]} sequences"
+        what = f"assistant, {key[2]} tokens of {_texts(key[1])}"
     return f"{what}: {milliseconds:.1f}"
+
+
+def _texts(n: int) -> str:
+    return "one text" if n == 1 else f"{n} texts"
 
 
 if __name__ == "__main__":

@@ -74,20 +74,22 @@ void register_pair(py::module_& module) {
         .def(
             "replay",
             [](Pair& self, const std::vector<Token>& tokens,
-               const std::vector<std::tuple<ExpertId, int, int, bool, bool>>& calls) {
+               const std::vector<std::tuple<ExpertId, int, int, bool, bool>>& calls,
+               std::size_t n_texts) {
                 std::vector<DecodeCall> schedule;
                 for (const auto& [expert, position, n_tokens, outputs, hidden] : calls)
                     schedule.push_back({expert, position, n_tokens, outputs, hidden});
                 Interrupt interrupt(signal_poll());
                 try {
                     const py::gil_scoped_release release;
-                    return self.replay(tokens, schedule, interrupt);
+                    return self.replay(tokens, schedule, n_texts, interrupt);
                 } catch (const Cancelled&) {
                     throw py::error_already_set();  // Ctrl-C; the poll has set it
                 }
             },
-            py::arg("tokens"), py::arg("calls"),
-            "Make these decodes, as Generation.calls() lists them, and return the seconds of each.")
+            py::arg("tokens"), py::arg("calls"), py::arg("n_texts") = 1,
+            "Make these decodes, as Text.calls() lists them, each of so many texts at once, and return the "
+            "seconds of each.")
         .def("reset", &Pair::forget, py::call_guard<py::gil_scoped_release>())
         .def_property_readonly("n_ctx", &Pair::n_ctx)
         .def_property_readonly(

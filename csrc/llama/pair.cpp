@@ -357,7 +357,7 @@ void Pair::check_prompt(const std::vector<Token>& prompt, ExpertId expert) const
 }
 
 std::vector<double> Pair::replay(const std::vector<Token>& tokens, const std::vector<DecodeCall>& calls,
-                                 Interrupt& interrupt) {
+                                 std::size_t n_texts, Interrupt& interrupt) {
     require(remotes_.empty(), "decodes cannot be repeated where an expert is on another machine, which " +
                                   (remotes_.empty() ? "" : remotes_.front().name) + " is");
     std::vector<std::vector<Token>> stand_ins;  // by expert, of unlike vocabularies
@@ -371,14 +371,14 @@ std::vector<double> Pair::replay(const std::vector<Token>& tokens, const std::ve
     }
     if (vocabularies_->alike()) check_prompt(tokens, kBase);
     std::vector<double> seconds;
-    loop_->alone([&](Loop& loop) {
+    loop(n_texts)->alone([&](Loop& loop) {
         std::vector<Replayed> models;
         for (const auto& expert : loop.experts())
             models.push_back({&static_cast<LocalExpert&>(*expert).model(),
                               stand_ins.empty() ? &tokens : &stand_ins[models.size()]});
         loop.forget();
         const std::shared_ptr<void> after(nullptr, [&loop](void*) { loop.forget(); });  // an error, too
-        seconds = colm::replay(models, calls, interrupt);
+        seconds = colm::replay(models, calls, n_texts, interrupt);
     });
     return seconds;
 }

@@ -64,10 +64,10 @@ class Pair {
                                 ExpertId expert = kBase) const;
     std::string detokenize(const std::vector<Token>& tokens, bool special, ExpertId expert = kBase) const;
 
-    // replay() of tokens that all models share. Throws TokenizeError too. Models of unlike vocabularies read
-    // other tokens, as many as the calls need, in the same time.
+    // replay() of tokens that all models share, in the contexts of loop(n_texts). Throws TokenizeError too.
+    // Models of unlike vocabularies read other tokens, as many as the calls need, in the same time.
     std::vector<double> replay(const std::vector<Token>& tokens, const std::vector<DecodeCall>& calls,
-                               Interrupt& interrupt);
+                               std::size_t n_texts, Interrupt& interrupt);
 
     const LlamaModel& base() const { return *models_.front(); }
     const LlamaModel& model(ExpertId expert) const { return *models_[expert]; }

@@ -376,13 +376,22 @@ class Pair(Tokenizing, AsyncForms):
         """
         return prepare(self.open_core(), self._facts[BASE], head)
 
-    def replay(self, tokens: Sequence[int], calls: Sequence[tuple[str, int, int, bool, bool]]) -> list[float]:
-        """Repeats these decodes alone and returns the seconds of each. The KV caches are cleared."""
+    def replay(
+        self, tokens: Sequence[int], calls: Sequence[tuple[str, int, int, bool, bool]], n_texts: int = 1
+    ) -> list[float]:
+        """Repeats these decodes alone and returns the seconds of each. The KV caches are cleared.
+
+        Args:
+            tokens: the text.
+            calls: decodes of it, as :attr:`TokenStream.calls` has them.
+            n_texts: make each decode of so many texts at once, in the contexts that ``stream_batch`` uses.
+        """
+        n_texts = integer("n_texts", n_texts, 1, MAX_PARALLEL)
         with busy():
             core = self.open_core()
             numbers = {name: expert for expert, name in enumerate(core.names)}
             of_experts = [(numbers[source], at, n, logits, hidden) for source, at, n, logits, hidden in calls]
-            return core.replay(tokens, of_experts)
+            return core.replay(tokens, of_experts, n_texts)
 
     # -- inside -----------------------------------------------------------------------------------------------
 
