@@ -1,11 +1,12 @@
 """Where the processor time of a step goes, function by function: what perf samples while a loaded pair writes.
 
     python benchmarks/profile_step.py demo [--seconds 20]                   (a preset, or a pair.toml)
-    python benchmarks/profile_step.py BASE.gguf ASSISTANT.gguf [--head confidence] [--threshold 0.5]
+    python benchmarks/profile_step.py BASE.gguf ASSISTANT.gguf [--head confidence] [--threshold 0.5] [--texts 8]
 
 It needs Linux and perf (Debian: linux-perf). Loading and a first text are not sampled. Each token goes through Python,
-as a loop over ``pair.stream()`` has it. A sample belongs to the innermost of llama.cpp, colm-cpp's extension and Python
-in its stack; of the extension those functions are listed that take 1% or more.
+as a loop over ``pair.stream()`` has it; with --texts, ``pair.generate_batch()`` writes. A sample belongs to the
+innermost of llama.cpp, colm-cpp's extension and Python in its stack; of the extension those functions are listed that
+take 1% or more.
 """
 
 from __future__ import annotations
@@ -33,11 +34,16 @@ _LISTED = 0.01
 _FRAME = re.compile(r"\s*[0-9a-f]+ (.+?) \((\S+)\)")
 
 
-def _write(pair: colm.Pair, seconds: float, options: dict[str, Any]) -> int:
-    """Texts until the time is over; how many tokens they have."""
+def _write(pair: colm.Pair, seconds: float, n_texts: int, options: dict[str, Any]) -> int:
+    """Texts, so many at a time, until the time is over; how many tokens they have."""
     end = time.monotonic() + seconds
     n = seed = 0
     while time.monotonic() < end:
+        if n_texts > 1:
+            outs = pair.generate_batch([PROMPT] * n_texts, n_parallel=n_texts, seed=seed, **options)
+            n += sum(len(out.tokens) for out in outs)
+            seed += n_texts
+            continue
         for _ in pair.stream(PROMPT, seed=seed, **options):
             n += 1
             if time.monotonic() >= end:
@@ -79,6 +85,7 @@ def main() -> None:
     parser.add_argument("--threshold", type=float, default=0.5)
     parser.add_argument("--temperature", type=float, default=0.8)
     parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--texts", type=int, default=1, help="at a time, each with an equal prompt")
     parser.add_argument("--n-threads", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=20.0)
     args = parser.parse_args()
@@ -90,12 +97,12 @@ def main() -> None:
         tempfile.TemporaryDirectory() as folder,
         colm.load(*args.models, head=head, n_ctx=512, n_threads=args.n_threads, n_gpu_layers=0) as pair,
     ):
-        _write(pair, 1.0, options)
+        _write(pair, 1.0, args.texts, options)
         data = Path(folder) / "perf.data"
         record = ["perf", "record", "-q", "-F", "999", "--call-graph", "dwarf,16384", "-o", str(data)]
         perf = subprocess.Popen([*record, "-p", str(os.getpid())])
         time.sleep(1.0)  # until it has begun
-        n = _write(pair, args.seconds, options)
+        n = _write(pair, args.seconds, args.texts, options)
         perf.send_signal(signal.SIGINT)
         perf.wait()
         found = _samples(data)

@@ -109,10 +109,6 @@ class Reader {
         const py::gil_scoped_release release;
         stream_.close();
     }
-    std::size_t n_texts() const {
-        const py::gil_scoped_release release;
-        return stream_.n_texts();
-    }
 
     // Since this reader began.
     py::dict counts() const {
@@ -185,7 +181,6 @@ void register_stream(py::module_& module) {
              "Write until a text ends: (Text, its tokens), or None where there is none.")
         .def("cancel", &Reader::cancel)
         .def("close", &Reader::close, "End the texts where they stand.")
-        .def_property_readonly("n_texts", &Reader::n_texts)
         .def("counts", &Reader::counts);
 }
 

@@ -29,8 +29,6 @@ class Estimates {
     // measured.
     double call_seconds(ExpertId expert) const { return readings_[expert].call_seconds(); }
     double token_seconds(ExpertId expert) const { return readings_[expert].token_seconds(); }
-    // The share of the positions that is deferred, the last ones weighing most.
-    double deferral_rate() const { return deferral_rate_; }
 
     // Whether the base should write on, for `n_texts` texts in one batch, rather than ask `expert` now. `p`:
     // for each text with open draft tokens, the probability that all of them are accepted. With probability
@@ -81,7 +79,7 @@ class Estimates {
     double token_lost(ExpertId expert, std::size_t n_texts) const;
 
     std::vector<Line> readings_;  // by expert
-    double deferral_rate_ = 0.2;
+    double deferral_rate_ = 0.2;  // of all positions, the last ones weighing most
     std::array<Bucket, kBuckets> buckets_{};
     Bucket expected_;  // of all draft tokens: what the base's own probability expected, and what was accepted
     double account_ = 0.0;

@@ -217,9 +217,4 @@ void Stream::close() {
     events_.clear();
 }
 
-std::size_t Stream::n_texts() const {
-    const std::lock_guard<std::mutex> lock(shared_->mutex_);
-    return texts_.size();
-}
-
 }  // namespace colm

@@ -72,8 +72,6 @@ class Stream {
     void cancel();
     // Likewise; and no more events are given.
     void close();
-    // Texts that have not ended.
-    std::size_t n_texts() const;
 
   private:
     friend class SharedLoop;

@@ -72,7 +72,7 @@ LlamaSampler::LlamaSampler(const SamplingOptions& o, const llama_vocab* vocab, s
         return;
     }
     // top-k is the first: choose() leaves out what it would drop before the chain sees it. A sampler that has
-    // to see all candidates goes before it, and few_ is 0 then.
+    // to see all candidates is added here, before it, and sets few_ to 0 where it is on.
     for (llama_sampler* sampler :
          {llama_sampler_init_top_k(o.top_k), llama_sampler_init_typical(o.typical_p, 1),
           llama_sampler_init_top_p(o.top_p, 1), llama_sampler_init_min_p(o.min_p, 1)})

@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import commands
 import pytest
@@ -113,6 +114,24 @@ def test_the_same_decodes_again(pair: colm.Pair) -> None:
             pair.replay(stream.token_ids, [bad])
     with pytest.raises(colm.TokenizeError):
         pair.replay([10**6], [])
+
+
+def test_the_decodes_of_several_texts_again(pair: colm.Pair) -> None:
+    """As many decodes, in the contexts that a batch of so many texts has. Its texts stay the same."""
+    options: dict[str, Any] = {"threshold": 0.7, "temperature": 0, "max_tokens": 20, "lookahead": 0}
+    before = [out.text for out in pair.generate_batch(["The sun"] * 3, n_parallel=3, **options)]
+    stream = pair.stream("The sun", **options)
+    n = len(stream.completion().tokens)
+    seconds = pair.replay(stream.token_ids, stream.calls, 3)
+    assert len(seconds) == len(stream.calls) > n
+    # The text of each goes back alike, and too many tokens for a batch are refused.
+    again = [stream.calls[0], *stream.calls, stream.calls[0]]
+    assert len(pair.replay(stream.token_ids, again, 3)) == len(again)
+    with pytest.raises(colm.OptionError, match="200 texts"):
+        pair.replay([1] * 10, [("base", 0, 10, True, False)], 200)
+    with pytest.raises(colm.OptionError, match="n_texts is 0"):
+        pair.replay([1], [], 0)
+    assert [out.text for out in pair.generate_batch(["The sun"] * 3, n_parallel=3, **options)] == before
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,26 @@ def flags() -> dict[str, click.Parameter]:
 def test_flag(name: str) -> None:
     """Its name; what it takes is compared in test_command_words.py."""
     assert flags()[name].opts == [_options.flag_of(name)]
+
+
+def test_fields_of_a_request() -> None:
+    """Over HTTP an option of a text is a field of its own or one under `colm`, and docs/server.md says which."""
+    from colm_cpp.server.errors import ApiError
+    from colm_cpp.server.options import own_fields
+    from colm_cpp.server.schemas import ChatRequest, CompletionRequest
+
+    page = (ROOT / "docs" / "server.md").read_text(encoding="utf-8")
+    said = re.search(r"all but\n(.*?)\. ", page, re.DOTALL)
+    assert said is not None
+    published = set(re.findall(r"`(\w+)`", said[1]))
+    assert published <= {*ChatRequest.model_fields, *CompletionRequest.model_fields}
+    for field in dataclasses.fields(GenerationOptions):
+        given = {field.name: "never" if field.name == "head" else 1}
+        if field.name not in published:
+            assert own_fields(given, ["assistant"], chat=True) == given
+            continue
+        with pytest.raises(ApiError, match=f"give it as {field.name}"):
+            own_fields(given, ["assistant"], chat=True)
 
 
 def test_the_page_of_options() -> None:

@@ -379,19 +379,15 @@ class Pair(Tokenizing, AsyncForms):
     def replay(
         self, tokens: Sequence[int], calls: Sequence[tuple[str, int, int, bool, bool]], n_texts: int = 1
     ) -> list[float]:
-        """Repeats these decodes alone and returns the seconds of each. The KV caches are cleared.
+        """Repeats these decodes alone, each of so many texts at once, and returns the seconds of each.
 
-        Args:
-            tokens: the text.
-            calls: decodes of it, as :attr:`TokenStream.calls` has them.
-            n_texts: make each decode of so many texts at once, in the contexts that ``stream_batch`` uses.
+        The KV caches are cleared.
         """
-        n_texts = integer("n_texts", n_texts, 1, MAX_PARALLEL)
         with busy():
             core = self.open_core()
             numbers = {name: expert for expert, name in enumerate(core.names)}
             of_experts = [(numbers[source], at, n, logits, hidden) for source, at, n, logits, hidden in calls]
-            return core.replay(tokens, of_experts, n_texts)
+            return core.replay(tokens, of_experts, integer("n_texts", n_texts, 1, MAX_PARALLEL))
 
     # -- inside -----------------------------------------------------------------------------------------------
 

@@ -33,7 +33,7 @@ def array_rules(converter: Converter, atoms: list[Atom]) -> list[Symbols]:
             refuse("maxContains", atom.at, "cannot be honoured by a grammar")
     unique = next((atom for atom in atoms if atom.schema.get("uniqueItems")), None)
     if unique is not None and high != 1:
-        return _unique_items(converter, unique, atoms, rest, empty, low, high, simple=not (n_first or contains))
+        return _unique_items(converter, unique, rest, empty, low, high, simple=not (n_first or contains))
     if contains:
         return _containing(converter, contains, rest, low, high, n_first)
     start: Symbols = ['"["', Name("ws")]
@@ -90,7 +90,6 @@ def _containing(
 def _unique_items(
     converter: Converter,
     unique: Atom,
-    atoms: list[Atom],
     rest: list[str],
     empty: list[Symbols],
     low: int,

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import re
 import secrets
@@ -15,11 +14,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict, get_args
 
 from .. import _core
-from .._numbers import integer, real, share
+from .._numbers import share
 from .._shown import shown
 from ..errors import OptionError
 from ..grammar.gbnf import response_grammar, to_gbnf
 from ..heads.checks import EXPERT_NAME
+from ._values import biases, strings
 from .field import Choice, Own, Real, Whole, documented, option, read_fields, reject_unknown
 
 if TYPE_CHECKING:
@@ -50,7 +50,6 @@ _AUTO_LOOKAHEAD = -1  # kAutoLookahead
 CHAT_TEMPERATURE = 0.2
 # Defaults for answers in ``learn`` and in its commands.
 ANSWER_OPTIONS: Mapping[str, Any] = MappingProxyType({"max_tokens": 512, "temperature": 0.0, "seed": 0})
-_DECIMAL = re.compile(r"-?[0-9]{1,10}")
 
 
 class WritingOptionsDict(TypedDict, total=False):
@@ -299,9 +298,9 @@ class GenerationOptions:
             GrammarError: the grammar or JSON schema is not one.
         """
         read_fields(self)
+        stop = strings(self.stop)
         if self.stop is not None and not isinstance(self.stop, str):
-            object.__setattr__(self, "stop", _strings(self.stop))
-        self._check_stop()
+            object.__setattr__(self, "stop", stop)
         for name in ("proxy_tuned", "proxy_untuned"):
             expert: object = getattr(self, name)
             if expert is not None and not (isinstance(expert, str) and re.fullmatch(EXPERT_NAME, expert)):
@@ -321,50 +320,19 @@ class GenerationOptions:
         values = {name: getattr(self, name) for name in _CORE if getattr(self, name) is not None}
         values |= {
             "max_tokens": -1 if self.max_tokens is None else self.max_tokens,
-            "stop": self.stop_strings(),
-            "logit_bias": self._biases(),
+            "stop": stop,
+            "logit_bias": biases(self.logit_bias),
             "grammar": to_gbnf(grammar),
             "lookahead": _AUTO_LOOKAHEAD if self.lookahead == "auto" else self.lookahead,
         }
         _core.GenerationOptions(values)  # what only the extension can judge
         object.__setattr__(self, "_values", values)
 
-    def stop_strings(self) -> list[str]:
-        """``stop`` as a list."""
-        if self.stop is None:
-            return []
-        return [self.stop] if isinstance(self.stop, str) else list(self.stop)
-
-    def _check_stop(self) -> None:
-        for text in self.stop_strings():
-            if not isinstance(text, str):
-                raise OptionError(f"stop holds {shown(text)}; each stop string must be a str")
-            try:
-                text.encode("utf-8")
-            except UnicodeEncodeError:
-                raise OptionError(
-                    f"the stop string {shown(text)} holds a lone surrogate, so no text can contain it"
-                ) from None
-
     def rate_to_start_from(self) -> float | None:
         """The deferral rate to look up in the calibration table; None where the threshold does not come from it."""
         if self.defer_rate is not None:
             return self.defer_rate
         return self.target_rate if self.threshold is None else None
-
-    def _biases(self) -> list[tuple[int, float]]:
-        """``logit_bias`` as the extension takes it."""
-        if self.logit_bias is not None and not isinstance(self.logit_bias, Mapping):
-            raise OptionError(f"logit_bias is {shown(self.logit_bias)}; give a dict of token id -> bias")
-        biases: dict[int, float] = {}
-        for key, bias in (self.logit_bias or {}).items():
-            # The keys of a JSON object are strings. int() would accept other forms, and fails on thousands of digits.
-            token = int(key) if isinstance(key, str) and _DECIMAL.fullmatch(key) else key
-            number = integer("a token of logit_bias", token, -(2**31), 2**31 - 1)
-            if number in biases:
-                raise OptionError(f"logit_bias names token {number} twice, as a number and as a string; leave one out")
-            biases[number] = -math.inf if bias == "-inf" else real("a logit_bias", bias)
-        return list(biases.items())
 
     def to_core(self, default_threshold: float) -> _core.GenerationOptions:
         """The extension's form; a seed is drawn where none is given.
@@ -391,10 +359,3 @@ _NO_PROXY = {
 def seed_of(first: int, number: int) -> int:
     """The seed of text ``number`` of several, counted from 0, where text 0 has the seed ``first``."""
     return (first + number) % (MAX_SEED + 1)
-
-
-def _strings(given: object) -> list[Any]:
-    try:
-        return list(given)  # type: ignore[call-overload, no-any-return]  # a 0-dimensional array claims to be iterable
-    except TypeError:
-        raise OptionError(f"stop is {shown(given)}; give a string or a list of strings") from None

@@ -12,7 +12,7 @@ from ..errors import DownloadError, LoadError
 from ..files.paths import to_native
 from .hub import HubFile, explained, files_of, require_client
 
-__all__ = ["RemoteModel", "remote_model"]
+__all__ = ["HubModel", "remote_model"]
 
 _FIRST = 8 << 20  # bytes; most headers are shorter
 _MOST = 128 << 20
@@ -20,25 +20,23 @@ _RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18})")
 
 
 @dataclass(frozen=True, slots=True)
-class RemoteModel:
+class HubModel:
     """A model on the hub.
 
     Attributes:
         file: its name in the repository; of a split model, that of the first part.
-        n_files: how many parts it has.
         bytes: the size of that file.
         bytes_read: how much of it was fetched.
         vocabulary: its vocabulary.
     """
 
     file: str
-    n_files: int
     bytes: int
     bytes_read: int
     vocabulary: _core.Vocabulary
 
 
-def remote_model(spec: str) -> RemoteModel:
+def remote_model(spec: str) -> HubModel:
     """Reads the header of a file on the hub, in parts, until it is whole. Nothing is kept.
 
     Args:
@@ -68,7 +66,7 @@ def remote_model(spec: str) -> RemoteModel:
                     end *= 2
                     continue
                 raise LoadError(str(error).replace(str(file), f"{wanted} ({names[0]})")) from error
-            return RemoteModel(names[0], len(names), size, read, vocabulary)
+            return HubModel(names[0], size, read, vocabulary)
 
 
 def _part(wanted: HubFile, name: str, begin: int, end: int) -> tuple[bytes, int]:

@@ -56,7 +56,6 @@ class Progress:
         n_steps: all of them.
         loss: of this step's texts, in nats per token.
         tokens_per_s: tokens read a second in this process, forth and back.
-        seconds_left: if all epochs are done.
         held_out: the measurement after this step; None where there was none.
     """
 
@@ -64,7 +63,6 @@ class Progress:
     n_steps: int
     loss: float
     tokens_per_s: float
-    seconds_left: float
     held_out: HeldOut | None
 
 
@@ -168,7 +166,7 @@ class Loop:
         state, options = self._state, self._options
         if state.best is None:
             self._measure()
-        started, n_read, first = time.monotonic(), 0, state.step
+        started, n_read = time.monotonic(), 0
         saved = time.monotonic()
         order: list[list[TuneText]] = []
         epoch = -1
@@ -188,8 +186,7 @@ class Loop:
                 saved = time.monotonic()
             if on_progress is not None:
                 seconds = time.monotonic() - started
-                left = seconds / (state.step - first) * (self.n_steps - state.step)
-                on_progress(Progress(state.step, self.n_steps, loss, n_read / max(seconds, 1e-9), left, measured))
+                on_progress(Progress(state.step, self.n_steps, loss, n_read / max(seconds, 1e-9), measured))
         self._load(self._best_weights)
 
     def _tired(self) -> bool:
