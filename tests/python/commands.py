@@ -42,13 +42,17 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     )
 
 
-def run(*arguments: object, stdin: str | bytes | None = "") -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments], input=stdin, catch_exceptions=False)
+def run(*arguments: object, stdin: str | bytes | None = "", draw: bool = False) -> Result:
+    """What a command gives. The plots of an evaluation take longer than the rest of it: they are drawn if told."""
+    with pytest.MonkeyPatch.context() as patch:
+        if arguments[:1] == ("evaluate",) and not draw:
+            patch.setattr("colm_cpp.report.evaluation.write_plots", lambda *_: [])
+        return CliRunner().invoke(main, [str(argument) for argument in arguments], input=stdin, catch_exceptions=False)
 
 
-def succeed(*arguments: object, stdin: str | bytes | None = "") -> Result:
+def succeed(*arguments: object, stdin: str | bytes | None = "", draw: bool = False) -> Result:
     """What a command gives that must not fail."""
-    result = run(*arguments, stdin=stdin)
+    result = run(*arguments, stdin=stdin, draw=draw)
     assert result.exit_code == 0, result.stderr
     return result
 

@@ -96,7 +96,10 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(endless: list[str]) -> None
         assert terminal.end() == 0
 
 
-@pytest.mark.parametrize("writes", [True, False], ids=["while writing", "at the prompt"])
+@pytest.mark.parametrize(
+    "writes",
+    [pytest.param(True, id="while writing"), pytest.param(False, id="at the prompt", marks=pytest.mark.slow)],
+)
 def test_a_signal_ends_the_program(endless: list[str], writes: bool) -> None:
     with Terminal(*endless) as terminal:
         terminal.wait_for("pair>")
@@ -127,6 +130,7 @@ def test_hostile_text_is_escaped(tiny: list[str]) -> None:
     assert "\x07" not in raw
 
 
+@pytest.mark.slow
 def test_no_color_and_a_narrow_terminal() -> None:
     with Terminal(*DEMO, "--no-history", env={"NO_COLOR": "1"}, size=(4, 12)) as terminal:
         terminal.wait_for("pair>")

@@ -225,7 +225,8 @@ def test_the_command_end_to_end(tiny_model: TinyModels, tmp_path: Path, head_fil
     writing = ["--max-tokens", "8", "--temperature", "1", "--seed", "3", "--out", str(out)]
     first = succeed("evaluate", task, *models, *writing, "--arm", "base", "--limit", "2")
     assert f"{task}:4" not in first.stderr  # that row was not reached
-    result = succeed("evaluate", task, *models, *writing, "--head", f"mine={head_file}", "--rate", "0.5", "--json")
+    heads = ["--head", f"mine={head_file}", "--rate", "0.5"]
+    result = succeed("evaluate", task, *models, *writing, *heads, "--json", draw=True)
     printed = json.loads(result.stdout)
     assert [arm["name"] for arm in printed["arms"]] == ["base", "assistant", "mine@50", "random@50"]
     assert {arm["n_problems"] for arm in printed["arms"]} == {3}

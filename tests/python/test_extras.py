@@ -59,7 +59,7 @@ def evaluation(models: list[str], tmp_path: Path) -> Callable[..., Result]:
     task.write_text('{"prompt": "1 + 1 =", "answer": 2}\n{"prompt": "2 + 2 =", "answer": 4}\n')
 
     def evaluate(*arguments: str) -> Result:
-        return run("evaluate", task, *models, "--max-tokens", "3", "--out", tmp_path / "out", *arguments)
+        return run("evaluate", task, *models, "--max-tokens", "3", "--out", tmp_path / "out", *arguments, draw=True)
 
     return evaluate
 

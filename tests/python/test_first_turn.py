@@ -161,6 +161,7 @@ print(json.dumps([said, texts]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs RLIMIT_AS and /proc")
 def test_where_the_system_refuses_a_context(files: dict[str, Path]) -> None:
     """What llama.cpp cannot allocate is the same error."""

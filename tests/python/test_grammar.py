@@ -94,7 +94,7 @@ def _follow(model: o.OracleModel, gbnf: str, rng: random.Random, n_tokens: int) 
     return n_written
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", [*range(20), *(pytest.param(i, marks=pytest.mark.slow) for i in range(20, 60))])
 def test_small_grammars_are_those_of_llama_cpp(model: o.OracleModel, seed: int) -> None:
     rng = random.Random(seed)
     gbnf = small_grammar(rng)

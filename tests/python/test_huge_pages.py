@@ -77,6 +77,7 @@ def test_weights_lie_in_huge_pages(path: Path) -> None:
     assert on["resident"] < off["resident"] + (6 << 20) / 4096
 
 
+@pytest.mark.slow
 def test_caches_lie_in_huge_pages_and_a_mapped_file_does_not(path: Path) -> None:
     caches = load(path, use_mmap=True, n_ctx=32768, type_k="f32", type_v="f32")["after"]
     # 32768 tokens, keys and values of 192 float32 each.

@@ -89,7 +89,15 @@ def other_models(files: dict[str, Any]) -> None:
     files["base"], files["assistant"] = files["assistant"], files["base"]
 
 
-@pytest.mark.parametrize("change", [changed_in_place, replaced, other_options, other_options_of_one, other_models])
+@pytest.mark.parametrize(
+    "change",
+    [
+        changed_in_place,
+        replaced,
+        other_options,
+        *(pytest.param(change, marks=pytest.mark.slow) for change in (other_options_of_one, other_models)),
+    ],
+)
 def test_what_is_loaded_again(loads: list[Any], files: dict[str, Any], change: Any) -> None:
     colm.generate("a", head="always", **files, **SHORT)
     change(files)

@@ -106,6 +106,7 @@ def test_pairs_leave_no_memory_behind(folder: Path) -> None:
     assert grown < 4  # a pair takes 2.5 MB
 
 
+@pytest.mark.slow
 @linux_only
 def test_failed_loads_leave_no_memory_behind(folder: Path) -> None:
     other = folder / "other.gguf"

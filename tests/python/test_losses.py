@@ -233,7 +233,10 @@ def test_rows_come_in_order_from_several_folders_and_threads(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("objective", ["marginal", "weak", "regret"])
-@pytest.mark.parametrize(("kind", "features"), [("linear", "none"), ("linear", "logits"), ("mlp", "logits")])
+@pytest.mark.parametrize(
+    ("kind", "features"),
+    [("linear", "none"), ("linear", "logits"), pytest.param("mlp", "logits", marks=pytest.mark.slow)],
+)
 def test_a_fit_from_disk_is_the_fit_in_memory(
     kind: str, features: str, objective: str, scores: Scores, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -135,6 +135,7 @@ def test_a_head_of_base_and_adapter_fits_the_merged_file(pair: SimpleNamespace, 
         colm.load(merged, pair.base, tmp_path / "1.gguf", n_ctx=64)
 
 
+@pytest.mark.slow
 def test_alpha_scales_as_llama_cpp_scales(pair: SimpleNamespace, tmp_path: Path) -> None:
     """Without alpha the scale is 1."""
     for number, alpha in enumerate((None, 2.0)):

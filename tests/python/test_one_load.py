@@ -155,7 +155,7 @@ def test_weights_in_memory_are_not_counted_again(files: tuple[Path, Path], monke
         ["score", "{rows}", "--out", "{out}", "--respond", "--max-tokens", "4", "--parallel", "3"],
         ["calibrate", "confidence", "{rows}", "--out", "{out}", "--max-tokens", "4"],
         ["evaluate", "{rows}", "--out", "{out}", "--max-tokens", "4"],
-        ["bench", "--tokens", "4"],
+        pytest.param(["bench", "--tokens", "4"], marks=pytest.mark.slow, id="bench"),
         ["generate", "the fox", "--head", "confidence", "--max-tokens", "4"],
     ],
     ids=lambda command: " ".join(command[:1] + command[4:]),

@@ -56,7 +56,7 @@ def sources(text: colm.Completion) -> list[str]:
     return [token.source for token in text.tokens]
 
 
-@pytest.mark.parametrize("lookahead", [0, 4, "auto"])
+@pytest.mark.parametrize("lookahead", [0, pytest.param(4, marks=pytest.mark.slow), "auto"])
 @pytest.mark.parametrize(
     ("top_k", "options"),
     [
@@ -78,7 +78,7 @@ def test_writes_what_a_local_one_writes(near_and_far: Any, top_k: int, options: 
             assert [t.logprob for t in got.tokens] == pytest.approx([t.logprob for t in want.tokens], abs=1e-3)
 
 
-@pytest.mark.parametrize("n", [2, 3])
+@pytest.mark.parametrize("n", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_several_texts_at_once(near_and_far: Any, far: FarServer, n: int) -> None:
     here, there = near_and_far(ALL)
     given: dict[str, Any] = {"max_tokens": 20, "seed": 3, "temperature": 0.7, "top_k": 0, "threshold": 0.5}

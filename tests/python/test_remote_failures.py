@@ -228,7 +228,7 @@ def test_redirects_are_refused(make: Any, far: FarServer, tiny_model: TinyModels
         assert other.paths == []
 
 
-@pytest.mark.parametrize("status", [429, 502, 503, 504])
+@pytest.mark.parametrize("status", [429, 503, *(pytest.param(n, marks=pytest.mark.slow) for n in (502, 504))])
 def test_a_busy_server_is_asked_again(make: Any, far: FarServer, status: int) -> None:
     want = make().generate(PROMPT, **TEXT)
     pair = make(remote_retries=2)

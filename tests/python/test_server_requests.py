@@ -19,7 +19,6 @@ from server_world import World, running, tiny
 from colm_cpp.server import Settings
 from colm_cpp.server.registry import Registry
 
-FEW = 6
 MANY = int(os.environ.get("COLM_REQUESTS", "1000"))
 OPERATIONS = [
     ("POST", "/v1/chat/completions"),
@@ -31,6 +30,12 @@ OPERATIONS = [
     ("GET", "/tokenizer_info"),
     ("GET", "/v1/models/{model}"),
 ]
+# Allowed, and not. Of the GET requests any is allowed: any text is a name.
+KINDS = [(*operation, negative) for operation in OPERATIONS for negative in (False, True)]
+KINDS = [kind for kind in KINDS if kind[0] == "POST" or not kind[2]]
+
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -71,15 +76,6 @@ def requests(world: World, method: str, path: str, n: int, *, negative: bool) ->
     ask()
 
 
-@pytest.mark.parametrize("negative", [False, True], ids=["allowed", "not allowed"])
-@pytest.mark.parametrize(("method", "path"), OPERATIONS[:5], ids=str)
+@pytest.mark.parametrize(("method", "path", "negative"), KINDS, ids=str)
 def test_requests(world: World, method: str, path: str, negative: bool) -> None:
-    requests(world, method, path, FEW, negative=negative)
-
-
-@pytest.mark.slow
-def test_many_requests(world: World) -> None:
-    kinds = [(method, path, negative) for method, path in OPERATIONS for negative in (False, True)]
-    kinds = [kind for kind in kinds if kind[0] == "POST" or not kind[2]]  # any text is a name
-    for method, path, negative in kinds:
-        requests(world, method, path, -(-MANY // len(kinds)), negative=negative)
+    requests(world, method, path, -(-MANY // len(KINDS)), negative=negative)

@@ -38,7 +38,7 @@ load = sources.load
 def slow(*, progress, **options):
     def told(fraction):
         print("loaded", fraction, file=sys.stderr, flush=True)
-        time.sleep(0.5)
+        time.sleep(0.2)
         return progress(fraction)
 
     pair = load(progress=told, **options)
@@ -72,7 +72,9 @@ def read_until(stream: IO[str], pattern: str) -> re.Match[str]:
     raise AssertionError("".join(lines))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 0), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_a_signal_during_load_now(number: int, code: int) -> None:
     with slow_server("--load-now") as (process, said):
         read_until(said, "loaded 0")

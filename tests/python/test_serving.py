@@ -147,7 +147,7 @@ def test_clients_that_leave(program: Program, endless: colm.Pair, name: str, pat
             assert last.read()
 
 
-@pytest.mark.parametrize("name", ["fastapi", "flask"])
+@pytest.mark.parametrize("name", ["fastapi", pytest.param("flask", marks=pytest.mark.slow)])
 def test_what_cannot_be_answered_has_a_status(program: Program, endless: colm.Pair, name: str) -> None:
     pytest.importorskip(name)
     with served(program, name) as address:
@@ -158,7 +158,7 @@ def test_what_cannot_be_answered_has_a_status(program: Program, endless: colm.Pa
                 assert answer.json()["error"]
 
 
-@pytest.mark.parametrize("name", ["fastapi", "flask"])
+@pytest.mark.parametrize("name", ["fastapi", pytest.param("flask", marks=pytest.mark.slow)])
 def test_a_queue_that_is_too_long_has_a_status(
     program: Program, endless: colm.Pair, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

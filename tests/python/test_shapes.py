@@ -29,6 +29,7 @@ def types_of(path: Path) -> dict[str, str]:
     return {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(path).tensors}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_types_are_those_of_llama_cpps_quantiser(name: str, tiny_model: TinyModels, tmp_path: Path) -> None:
     ours = made_up.made_up(tmp_path / "ours.gguf", tiny_model(**BASE), SMALL[name])
@@ -54,6 +55,7 @@ def test_a_vocabulary_is_filled_up(tiny_model: TinyModels, tmp_path: Path) -> No
     assert len(tokens) == len(set(tokens)) == len(fields["tokenizer.ggml.token_type"].contents()) == 2000
 
 
+@pytest.mark.slow
 def test_what_is_measured_is_not_measured_again(tiny_model: TinyModels, tmp_path: Path) -> None:
     """Twice the same command: the second prints the same table without a measurement."""
     command = [

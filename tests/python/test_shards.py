@@ -221,8 +221,7 @@ def test_answers_and_their_scores(pair_files: tuple[Path, Path], tmp_path: Path)
 # -- an evaluation ------------------------------------------------------------------------------------------------
 
 
-def test_an_evaluation(pair_files: tuple[Path, Path], tmp_path: Path, without: Callable[[str], None]) -> None:
-    without("matplotlib")  # drawing takes longer than all that is drawn
+def test_an_evaluation(pair_files: tuple[Path, Path], tmp_path: Path) -> None:
     task = tmp_path / "task.jsonl"
     task.write_text("".join(json.dumps({"prompt": f"there are {i}", "answer": str(i)}) + "\n" for i in range(7)))
     # In so short a context no steps are timed, which would differ.

@@ -98,9 +98,9 @@ def test_ctrl_c_while_loading(folder: Path) -> None:
         folder,
         """
         inside = 0
-        for i in range(60):
+        for i in range(30):
             done = [0.0]
-            timer = threading.Timer(0.001 * i, os.kill, (os.getpid(), signal.SIGINT))
+            timer = threading.Timer(0.002 * i, os.kill, (os.getpid(), signal.SIGINT))
             try:
                 timer.start()
                 # A callback without bytecode, in which Python would see to signals by itself.
@@ -215,7 +215,7 @@ def test_progress_of_a_stream_seen_from_another_thread(folder: Path) -> None:
         folder,
         """
         with load(n_batch=1) as pair:
-            for i in range(4):
+            for i in range(2):
                 stream = pair.stream(PROMPT[i : i + 700], threshold=1, max_tokens=1)
                 thread = threading.Thread(target=list, args=(stream,))
                 thread.start()
@@ -232,8 +232,13 @@ def test_progress_of_a_stream_seen_from_another_thread(folder: Path) -> None:
     assert output == "done\n"
 
 
-@pytest.mark.parametrize("n", [1, pytest.param(5, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("left", EXITS)
+@pytest.mark.parametrize(
+    ("left", "n"),
+    [
+        *((left, 1) for left in ("an open stream", "a daemon thread that computes", "a daemon thread that loads")),
+        *(pytest.param(left, 5, marks=pytest.mark.slow) for left in EXITS),
+    ],
+)
 def test_interpreter_ends_quietly(folder: Path, left: str, n: int) -> None:
     """A daemon thread may be anywhere at the end, so once is not always enough to see it fail."""
     for _ in range(n):

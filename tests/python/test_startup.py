@@ -23,7 +23,14 @@ def colm(*arguments: str, **streams: Any) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("module", ["colm_cpp._core", "numpy", "colm_cpp.cli", "colm_cpp.cli.generate"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "colm_cpp._core",
+        "numpy",
+        *(pytest.param(f"colm_cpp.{m}", marks=pytest.mark.slow) for m in ("cli", "cli.generate")),
+    ],
+)
 def test_ctrl_c_while_modules_are_imported(module: str) -> None:
     """The signal comes at one known point of the start."""
     code = f"""
@@ -86,7 +93,14 @@ def test_a_command_imports_no_other_and_nothing_that_only_others_need() -> None:
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has /dev/full")
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["models"], ["generate", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--version"],
+        ["models"],
+        *(pytest.param(a, marks=pytest.mark.slow) for a in (["--help"], ["generate", "--help"])),
+    ],
+)
 def test_a_full_disk_under_stdout(arguments: list[str]) -> None:
     with open("/dev/full", "w") as full:
         process = colm(*arguments, stdout=full)

@@ -23,7 +23,10 @@ pair = tuned_pairs.pair
 tuned = tuned_pairs.tuned
 
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning"),
+]
 
 
 def test_the_held_out_loss_falls_and_the_best_measurement_is_kept(tuned: tune.Tuned) -> None:

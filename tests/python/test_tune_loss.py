@@ -19,7 +19,10 @@ from colm_cpp.tune.data import read_texts
 pair = tuned_pairs.pair
 
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning"),
+]
 
 
 class Batch(SimpleNamespace):

@@ -17,7 +17,10 @@ from colm_cpp.tune.architecture import GgufFacts
 from colm_cpp.tune.base import agreement, load_base
 from colm_cpp.tune.data import read_texts
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning"),
+]
 
 
 def compared(folder: Path, arch: str, **shape: Any) -> tune.Agreement:

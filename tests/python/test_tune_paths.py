@@ -20,7 +20,10 @@ from colm_cpp.tune.base import load_base, with_adapter
 from colm_cpp.tune.data import TuneText, read_texts
 from colm_cpp.tune.loop import Loop
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning"),
+]
 
 ONCE = replace(QUICK, epochs=1)
 

@@ -18,7 +18,10 @@ from colm_cpp.errors import CorpusError, LoadError, OptionError
 pair = tuned_pairs.pair
 
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning"),
+]
 
 
 def test_another_model_behind_the_scores_is_refused(pair: SimpleNamespace, tmp_path: Path) -> None:

@@ -24,7 +24,10 @@ pair = tuned_pairs.pair
 tuned = tuned_pairs.tuned
 
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning"),
+]
 
 
 # -- going on ---------------------------------------------------------------------------------------------------

@@ -156,6 +156,7 @@ def test_from_calibration_to_evaluation(models: SimpleNamespace, tuned: Path, tm
     assert above == {"learned@50", "plain@50"}
 
 
+@pytest.mark.slow
 def test_tuning_again_keeps_the_calibration(models: SimpleNamespace, tuned: Path) -> None:
     out = models.folder / "again"
     shutil.copytree(tuned, out)
@@ -198,6 +199,7 @@ def test_where_the_assistant_is(models: SimpleNamespace, tmp_path: Path) -> None
     assert models_of(known, known.base, known.assistant, scores, out).names == {"models": "demo"}
 
 
+@pytest.mark.slow
 def test_a_pair_may_be_tuned_by_its_name(models: SimpleNamespace, tmp_path: Path) -> None:
     own = tmp_path / "own.toml"
     own.write_text(to_toml({"base": str(models.base), "assistant": str(models.assistant), "head": "confidence"}))

@@ -200,7 +200,9 @@ def check(completion: colm.Completion, text: uo.Text) -> None:
     assert all(n >= plain for n, plain in zip(reread, text.reread, strict=True))
 
 
-@pytest.mark.parametrize("index", range(N_GROUPS))
+@pytest.mark.parametrize(
+    "index", [pytest.param(i, marks=() if i % 7 < 2 else pytest.mark.slow) for i in range(N_GROUPS)]
+)
 def test_cached_text_is_that_without_caches(worlds: Worlds, index: int) -> None:
     found = group(index, worlds)
     completions = run(worlds.pair(kinds_of(index)), [case for case, _ in found])
@@ -214,7 +216,7 @@ LOOKAHEADS = (1, 2, 4, 15, "auto")
 @pytest.mark.parametrize(
     "index",
     [
-        *(pytest.param(i, marks=() if i % 7 < 3 else pytest.mark.slow) for i in range(N_GROUPS)),
+        *(pytest.param(i, marks=() if i % 7 < 2 else pytest.mark.slow) for i in range(N_GROUPS)),
         *range(N_GROUPS, N_GROUPS + N_TWIN_GROUPS),
     ],
 )
@@ -249,6 +251,7 @@ def test_drafts_are_right_and_wrong(worlds: Worlds) -> None:
     assert drafts["calls 4"] < 0.7 * drafts["calls 0"], drafts
 
 
+@pytest.mark.slow
 def test_cases_cover_what_they_should(worlds: Worlds) -> None:
     """300 texts; hand-overs that wait, tokens that are read again, characters over several tokens, every writer."""
     drawn = [(kinds_of(index), text) for index in range(N_GROUPS) for _, text in group(index, worlds)]
