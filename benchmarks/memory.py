@@ -1,9 +1,9 @@
 """The most memory that a process with a pair ever holds, beside its files and caches.
 
-    python benchmarks/memory.py BASE.gguf ASSISTANT.gguf [--n-ctx 4096] [--prompt-tokens 2048] [--option use_mmap=false]
+    python benchmarks/memory.py BASE.gguf ASSISTANT.gguf [--n-ctx 4096] [--prompt-tokens 2048] [--tokens 64]
     python benchmarks/memory.py BASE.gguf --expert law=BASE.gguf --lora law=law.gguf --expert plain=BASE.gguf
 
-Loads the pair, and with each expert reads a long prompt and writes 64 tokens, deferring every second one. Prints what
+Loads the pair, and with each expert reads a long prompt and writes tokens, deferring every second one. Prints what
 Linux says of this process: the peak of resident memory, and at the end which part of it is private and which is pages
 of the mapped files. Python itself and its libraries are in it. A file that several models load is counted once.
 """
@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--lora", action="append", default=[], help="NAME=FILE: an expert's adapter")
     parser.add_argument("--n-ctx", type=int, default=4096)
     parser.add_argument("--prompt-tokens", type=int, default=2048)
+    parser.add_argument("--tokens", type=int, default=64, help="to write with each expert")
     parser.add_argument("--option", action="append", default=[], help="of colm.load(), NAME=JSON")
     args = parser.parse_args()
     options: dict[str, Any] = {"n_ctx": args.n_ctx, "n_gpu_layers": 0}
@@ -55,7 +56,7 @@ def main() -> None:
         ids = pair.tokenize("A shop sells pens and books. ")
         prompt = (ids * (args.prompt_tokens // len(ids) + 1))[: args.prompt_tokens]
         for name in experts:
-            pair.generate(prompt, head=f"random:{name}", threshold=0.5, seed=1, temperature=0.0, max_tokens=64)
+            pair.generate(prompt, head=f"random:{name}", threshold=0.5, seed=1, temperature=0.0, max_tokens=args.tokens)
         done = _status()
     paths = [args.base, *models.values()]
     loaded_once = dict.fromkeys(map(os.path.realpath, paths))
@@ -71,7 +72,7 @@ def main() -> None:
         (f"{'both' if len(paths) == 2 else len(paths)} KV caches at n_ctx {args.n_ctx} (f16)", caches),
         ("Python before loading", empty["VmHWM"]),
         ("peak once loaded", loaded["VmHWM"]),
-        (f"peak after {args.prompt_tokens} + 64 tokens", done["VmHWM"]),
+        (f"peak after {args.prompt_tokens} + {args.tokens} tokens", done["VmHWM"]),
         ("of it private, at the end", done["RssAnon"]),
         ("of it pages of files, at the end", done["RssFile"]),
         (

@@ -173,7 +173,7 @@ def _prompt(problem: Problem, pair: Pair, chat: bool, *, others: bool) -> Any:
     if not chat:
         return {BASE: problem.prompt, **own} if own else pair.tokenize(problem.prompt)
     asked = {name: [{"role": "user", "content": text}] for name, text in own.items()}
-    template = {
+    template: dict[str, Any] = {
         key: {name: text for name, text in value.items() if name in pair.names} if isinstance(value, Mapping) else value
         for key, value in problem.template.items()
     }
