@@ -110,6 +110,7 @@ def test_every_key_and_the_tokenizer_stay(pair: SimpleNamespace, tmp_path: Path)
     assert {t.tensor_type.name for t in gguf.GGUFReader(merged.path).tensors} == {"F32", "Q5_0", "Q8_0"}
 
 
+@pytest.mark.slow
 def test_tensors_that_the_adapter_leaves_alone_keep_their_bytes(pair: SimpleNamespace, tmp_path: Path) -> None:
     quantised = tune.merge(pair.base, pair.adapter, tmp_path / "q8_0.gguf", "q8_0").path
     again = tune.merge(quantised, pair.adapter, tmp_path / "again.gguf", "q8_0").path  # an adapter of a merged base

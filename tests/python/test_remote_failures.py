@@ -248,7 +248,7 @@ def test_a_busy_server_is_asked_again(make: Any, far: FarServer, status: int) ->
 # -- on_failure="base" -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("lookahead", [0, 6, "auto"])
+@pytest.mark.parametrize("lookahead", [0, pytest.param(6, marks=pytest.mark.slow), "auto"])
 @pytest.mark.parametrize("after", [0, 1, 4])
 def test_the_base_goes_on_alone(make: Any, far: FarServer, tiny_model: TinyModels, lookahead: Any, after: int) -> None:
     pair = make(on_failure="base")
