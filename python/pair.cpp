@@ -74,8 +74,7 @@ void register_pair(py::module_& module) {
         .def(
             "replay",
             [](Pair& self, const std::vector<Token>& tokens,
-               const std::vector<std::tuple<ExpertId, int, int, bool, bool>>& calls,
-               std::size_t n_texts) {
+               const std::vector<std::tuple<ExpertId, int, int, bool, bool>>& calls, std::size_t n_texts) {
                 std::vector<DecodeCall> schedule;
                 for (const auto& [expert, position, n_tokens, outputs, hidden] : calls)
                     schedule.push_back({expert, position, n_tokens, outputs, hidden});

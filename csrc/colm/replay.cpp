@@ -22,8 +22,7 @@ std::vector<double> replay(const std::vector<Replayed>& models, const std::vecto
                               std::to_string(call.n_tokens) + " tokens at position " +
                               std::to_string(call.position) + " does not follow the ones before it, of " +
                               std::to_string(models.front().tokens->size()) +
-                              " tokens, or is more than a batch for " + std::to_string(n_texts) +
-                              " texts");
+                              " tokens, or is more than a batch for " + std::to_string(n_texts) + " texts");
         LanguageModel& model = *models[call.expert].model;
         const std::vector<Token>& tokens = *models[call.expert].tokens;
         std::size_t& held = n_held[call.expert];
