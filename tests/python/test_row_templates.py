@@ -193,7 +193,8 @@ def test_problems_that_cannot_be_answered(files: dict[str, Path], tmp_path: Path
     """Before the first answer, and with the row."""
     models = ["--base", files["base"], *(part for name in NAMES[1:] for part in ("--expert", f"{name}={files[name]}"))]
     ask = ["--head", "always:math", "--max-tokens", "4", "--rate", "0.5", *ONE_THREAD, "--quiet"]
-    rows = [{"prompt": "2 + 3", "answer": "5"}, {"prompt": "2 + 3", "answer": "5", "system": {"law": "x"}}]
+    rows: list[dict[str, Any]] = [{"prompt": "2 + 3", "answer": "5"}]
+    rows.append({**rows[0], "system": {"law": "x"}})
     out = tmp_path / "out"
     file = written(tmp_path / "task.jsonl", rows)
     done = run("evaluate", file, *models, *ask, "--out", out)

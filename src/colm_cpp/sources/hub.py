@@ -359,8 +359,7 @@ def explained(wanted: HubFile, error: BaseException, name: str | None = None) ->
 
     # Further lines of the client advise arguments of its own functions.
     reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-    # The client exports no base class of its transport errors, and its 1.x and 2.x use different HTTP
-    # libraries; but HfHubHTTPError derives from the right one.
+    # The client exports no base class of its transport errors; HfHubHTTPError derives from the right one.
     if name is None and isinstance(error, (*HfHubHTTPError.__bases__[:1], OfflineModeIsEnabled)):
         return DownloadError(
             f"{wanted}: the hub at {constants.ENDPOINT} cannot be reached; this machine may be offline"
