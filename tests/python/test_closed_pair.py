@@ -53,7 +53,7 @@ USES: dict[str, Callable[[colm.Pair], Any]] = {
 }
 
 
-HARMLESS = {"close", "cancel", "closed", "head", "heads", "names"}
+HARMLESS = {"close", "cancel", "closed", "head", "heads", "names", "remote"}
 
 
 def test_every_use_of_a_pair_is_tried() -> None:

@@ -167,7 +167,9 @@ def models_again(values: Mapping[str, Any]) -> str:
     given = [(name, values[name]) for name in ("pair", "base", "assistant") if values[name] is not None]
     given += [("expert", f"{name}={model}") for name, model in values.get("expert") or ()]
     given += [("expert-option", f"{name}:{own.text}") for name, own in values.get("expert_option") or ()]
-    given += [(f"{name}-option", own.text) for name in ("base", "assistant") for own in values[f"{name}_option"]]
+    given += [
+        (f"{name}-option", own.text) for name in ("base", "assistant") for own in values.get(f"{name}_option") or ()
+    ]
     return " ".join(f"--{name} {quote(os.fspath(value))}" for name, value in given)
 
 

@@ -81,7 +81,7 @@ class Facts:
     @property
     def remote(self) -> tuple[str, ...]:
         """The names of the experts on other machines."""
-        return tuple(name for name, facts in self.experts.items() if "url" in facts)
+        return tuple(name for name, facts in self._facts.items() if "url" in facts)
 
     @property
     def names(self) -> tuple[str, ...]:
