@@ -9,8 +9,8 @@ The bare side makes decodes with nothing beside them, in the very contexts that 
 after them. Of one text after another these are the same decodes. Of several at once they are as many of each model, of
 as many tokens, spread evenly over the texts. The speed-up that bare decodes allow is the quotient of the two.
 
-Both sides use the same pages of memory. That matters: huge pages make a decode of one token much faster, and one of
-eight by less. Each round has a fresh process with huge pages and one without; both are printed.
+Both sides use the same pages of memory, because huge pages change the time of a decode. Each round has a fresh process
+with huge pages and one without; both are printed.
 
 With one thread the process's own time counts, else the time on the wall.
 """
