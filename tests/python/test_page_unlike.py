@@ -8,27 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import succeed
+from commands import ONE_THREAD, succeed
 from conftest import TINY_LOAD, TinyModels
 from served_page import Server, Web, expected, opened, serve
 from test_page_tokens import rows
-from test_unlike_oracle import options_of
+from test_unlike_oracle import talking_pair
 
 import colm_cpp as colm
 
 pytestmark = pytest.mark.browser
 
-TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
 MESSAGE = "The river"
-LOADED = ("--n-ctx", "256", "--n-threads", "1", "--n-threads-batch", "1", "--type-k", "f32", "--type-v", "f32")
+LOADED = (*ONE_THREAD, "--n-ctx", "256", "--type-k", "f32", "--type-v", "f32")
 """TINY_LOAD, in flags."""
 
 
 @pytest.fixture(scope="module")
 def files(tiny_model: TinyModels) -> tuple[Path, Path]:
-    kinds = (("qwen2", 40), ("gemma", 41))
-    base, assistant = (tiny_model(**options_of(kind, seed), chat_template=TEMPLATE) for kind, seed in kinds)
-    return base, assistant
+    return talking_pair(tiny_model)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from commands import succeed
 from conftest import TINY_LOAD, TinyModels
-from test_unlike_oracle import options_of
+from test_unlike_oracle import talking_pair
 
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("fastapi")
@@ -23,14 +23,11 @@ from colm_cpp.server.registry import Registry  # noqa: E402
 from colm_cpp.sources.pair_file import Preset  # noqa: E402
 
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 12}
-TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
 
 
 @pytest.fixture(scope="module")
 def files(tiny_model: TinyModels) -> tuple[Path, Path]:
-    kinds = (("qwen2", 40), ("gemma", 41))
-    base, assistant = (tiny_model(**options_of(kind, seed), chat_template=TEMPLATE) for kind, seed in kinds)
-    return base, assistant
+    return talking_pair(tiny_model)
 
 
 @pytest.fixture(scope="module")

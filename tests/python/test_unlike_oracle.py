@@ -53,6 +53,15 @@ def options_of(kind: str, seed: int) -> dict[str, Any]:
     return {"arch": "llama", "seed": seed, "vocab": vocab, "row_scale": quiet}
 
 
+def talking_pair(models: TinyModels) -> tuple[Path, Path]:
+    """Files of a base and an assistant of unlike vocabularies, with a chat template."""
+    template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    base, assistant = (
+        models(**options_of(kind, n), chat_template=template) for kind, n in (("qwen2", 40), ("gemma", 41))
+    )
+    return base, assistant
+
+
 def twin_of(kind: str, models: TinyModels) -> tuple[tm.Vocab, Path]:
     """Nearly the model of that kind, with its tokens under other ids: it mostly writes what that one would."""
     options = options_of(kind, 40 + KINDS.index(kind))
