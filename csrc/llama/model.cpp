@@ -19,6 +19,7 @@ namespace {
 
 // Tokens of a pass of an invariant model at most; look-ahead asks for no more outputs.
 constexpr std::size_t kMostInvariant = 16;
+constexpr std::uint32_t kWarmUpCells = 256;  // of a text; llama.cpp rounds less up
 
 bool report_progress(float fraction, void* callback) {
     return (*static_cast<const std::function<bool(float)>*>(callback))(fraction);
@@ -70,26 +71,31 @@ void LlamaModel::check_options() const {
 // Makes the context.
 void LlamaModel::begin() {
     const auto progress = std::exchange(options_.progress, {});  // borrows from the caller
-    create_context();
-    add_adapters();
+    make_context();
     Interrupt stop([&progress] { return progress && !progress(1.0f); });
     warm_up(stop);
     if (options_.batch_invariant) {
         context_.reset();
         embeddings_ = false;
         measure_invariant_pass();
-        create_context();
-        add_adapters();
+        make_context();
     }
 }
 
 LlamaModel::LlamaModel(std::shared_ptr<const Weights> weights, ModelOptions options)
     : options_(std::move(options)), path_(options_.path), weights_(std::move(weights)) {
     check_model_options(options_);
-    create_context();
-    add_adapters();
-    Interrupt never;
-    if (!weights_->read_batches.exchange(true)) warm_up(never);
+    if (!weights_->read_batches.exchange(true)) {
+        // The first passes need few cells. A whole cache would be written once more, and may never be needed.
+        const std::uint32_t n_ctx = options_.n_ctx;
+        options_.n_ctx = std::min(n_ctx, kWarmUpCells * options_.n_sequences);
+        make_context();
+        Interrupt never;
+        warm_up(never);
+        free_context();
+        options_.n_ctx = n_ctx;
+    }
+    set_sizes();
 }
 
 std::unique_ptr<LlamaModel> LlamaModel::for_batches(std::size_t n_sequences, std::size_t n_outputs) const {
@@ -119,6 +125,11 @@ std::unique_ptr<LlamaModel> LlamaModel::for_batches(std::size_t n_sequences, std
     return batches;
 }
 
+void LlamaModel::make_context() {
+    create_context();
+    add_adapters();
+}
+
 void LlamaModel::free_context() {
     context_.reset();
     embeddings_ = false;
@@ -134,8 +145,7 @@ void LlamaModel::ensure_context() {
     if (context_) return;
     const std::uint64_t bytes = room_ ? room_() : 0;
     try {
-        create_context();
-        add_adapters();
+        make_context();
     } catch (const LoadError& error) {
         free_context();
         const std::string needs =
@@ -165,8 +175,7 @@ void LlamaModel::measure_invariant_pass() {
     options_.n_batch = std::max(given.n_batch, kMost);
     options_.n_ubatch = std::max(given.n_ubatch, kMost);
     options_.n_outputs = std::max({given.n_outputs, given.n_sequences, kMost});
-    create_context();
-    add_adapters();
+    make_context();
     Interrupt interrupt;
     invariant_pass_ = static_cast<std::uint32_t>(invariant_batch(*this, kMost, interrupt));
     context_.reset();
@@ -213,13 +222,23 @@ void LlamaModel::load(const ModelOptions& o) {
     load_adapters(*weights);
 }
 
-void LlamaModel::create_context() {
+// What a context of these options has. llama.cpp may give it smaller batches.
+void LlamaModel::set_sizes() {
     const ModelOptions& o = options_;
     n_embd_ = static_cast<std::size_t>(llama_model_n_embd_out(model()));
     swa_full_ = o.swa_full;
     // Partial removal is refused by recurrent and hybrid memories; every rewind() checks its result all the
     // same.
     can_rewind_ = !llama_model_is_recurrent(model()) && !llama_model_is_hybrid(model());
+    n_ctx_ = o.n_ctx;
+    n_batch_ = std::min(o.n_batch, o.n_ctx);
+    n_sequences_ = o.n_sequences;
+    n_outputs_ = std::min<std::size_t>(o.n_outputs, n_batch_);
+}
+
+void LlamaModel::create_context() {
+    const ModelOptions& o = options_;
+    set_sizes();
     // ggml asserts on rows that are not whole blocks.
     const auto head_size = [this](const char* key) -> std::int64_t {
         const std::string text = metadata(metadata("general.architecture") + key);
@@ -238,10 +257,6 @@ void LlamaModel::create_context() {
             "a quantized V cache (type_v) needs flash attention; leave flash_attn on");
 
     llama_context_params params = llama_context_default_params();
-    n_ctx_ = o.n_ctx;
-    n_batch_ = std::min(o.n_batch, o.n_ctx);
-    n_sequences_ = o.n_sequences;
-    n_outputs_ = std::min<std::size_t>(o.n_outputs, n_batch_);
     params.n_ctx = o.n_ctx;
     params.n_batch = static_cast<std::uint32_t>(n_batch_);
     params.n_ubatch = std::min<std::uint32_t>(o.n_ubatch, static_cast<std::uint32_t>(n_batch_));

@@ -29,9 +29,12 @@ class LlamaModel final : public LanguageModel {
     std::shared_ptr<LlamaModel> sibling(const ModelOptions& options) const;
 
     // Another context on the same weights, for `n_sequences` texts at a time, each with a cache of its own
-    // for as many tokens as this one holds, and `n_outputs` outputs in a batch. Throws OptionError,
-    // LoadError.
+    // for as many tokens as this one holds, and `n_outputs` outputs in a batch. It is made by make_context(),
+    // or when tokens are to be read. Throws OptionError, LoadError.
     std::unique_ptr<LlamaModel> for_batches(std::size_t n_sequences, std::size_t n_outputs) const;
+    // Throws LoadError.
+    void make_context();
+    bool has_context() const { return context_ != nullptr; }
     // Frees the context, and leaves the weights and what is known of them.
     void free_context();
     // The same; the next tokens to be read make it again. `room` is asked then: it returns the bytes that the
@@ -104,6 +107,7 @@ class LlamaModel final : public LanguageModel {
     void load(const ModelOptions& options);
     void begin();
     void load_adapters(Weights& weights) const;
+    void set_sizes();
     void create_context();
     void ensure_context();
     void measure_invariant_pass();

@@ -49,6 +49,7 @@ void LlamaModel::decode(std::size_t n_tokens, bool hidden, Interrupt& interrupt)
 }
 
 void LlamaModel::eval_batch(View<const BatchToken> tokens, bool hidden, Interrupt& interrupt) {
+    ensure_context();
     std::size_t n_outputs = 0;
     for (std::size_t i = 0; i < std::min(tokens.size, n_batch_); ++i) {
         const BatchToken& token = tokens[i];
@@ -64,7 +65,6 @@ void LlamaModel::eval_batch(View<const BatchToken> tokens, bool hidden, Interrup
         throw GenerationError("a batch of " + std::to_string(tokens.size) + " tokens with " +
                               std::to_string(n_outputs) + " outputs does not fit n_batch " +
                               std::to_string(n_batch_) + " and " + std::to_string(n_outputs_) + " outputs");
-    ensure_context();
     decode(tokens.size, hidden, interrupt);
 }
 

@@ -88,7 +88,7 @@ Pair::Pair(const std::vector<Member>& members, std::size_t n_parallel, std::size
         return;
     }
     for (const auto& model : models_) model->free_context();
-    loop_ = make_loop(n_parallel);
+    loop_ = make_loop(n_parallel, true);
 }
 
 std::shared_ptr<SharedLoop> Pair::make_loop(const Models& models) const {
@@ -104,22 +104,23 @@ std::shared_ptr<SharedLoop> Pair::make_loop(const Models& models) const {
             experts.push_back(std::make_unique<RemoteExpert>(elsewhere->calls, limits));
             continue;
         }
-        // A text may never need one of several. Its first passes at load have shown what can go wrong.
-        if (const auto id = static_cast<ExpertId>(experts.size()); models.size() > 2 && id != kBase)
+        // A text may never need one of several, nor a batch its assistant. First passes at load have shown
+        // what can go wrong.
+        const auto id = static_cast<ExpertId>(experts.size());
+        if (id != kBase && (models.size() > 2 || !model->has_context()))
             model->free_context_until_read(names_[id], [room = room_, id, n = model->n_sequences()] {
                 return room ? room(id, n) : std::uint64_t{0};
             });
         const std::size_t of_checkpoints = model->can_rewind() ? 0 : quarter;
         left -= of_checkpoints;
-        experts.push_back(std::make_unique<LocalExpert>(
-            model, static_cast<ExpertId>(experts.size()),
-            vocabularies_->n_ids(static_cast<ExpertId>(experts.size())), of_checkpoints));
+        experts.push_back(
+            std::make_unique<LocalExpert>(model, id, vocabularies_->n_ids(id), of_checkpoints));
     }
     return std::make_shared<SharedLoop>(
         std::make_unique<Loop>(std::move(experts), vocabularies_->choices(), left));
 }
 
-std::shared_ptr<SharedLoop> Pair::make_loop(std::size_t n_slots) const {
+std::shared_ptr<SharedLoop> Pair::make_loop(std::size_t n_slots, bool at_load) const {
     Models models;
     for (const auto& model : models_) {
         if (remote(static_cast<ExpertId>(models.size())) != nullptr) {
@@ -128,6 +129,7 @@ std::shared_ptr<SharedLoop> Pair::make_loop(std::size_t n_slots) const {
         }
         models.push_back(model->for_batches(
             n_slots, models.empty() ? std::max<std::size_t>(n_slots, kMostRunOutputs) : n_rows(n_slots)));
+        if (at_load || models.size() == 1) models.back()->make_context();
     }
     return make_loop(models);
 }
@@ -160,7 +162,7 @@ std::shared_ptr<SharedLoop> Pair::loop(std::size_t n_slots) {
     const std::lock_guard<std::mutex> lock(wide_mutex_);
     if (wide_ && wide_->n_slots() == n_slots) return wide_;
     wide_.reset();  // its memory first
-    wide_ = make_loop(n_slots);
+    wide_ = make_loop(n_slots, false);
     return wide_;
 }
 

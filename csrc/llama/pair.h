@@ -86,7 +86,7 @@ class Pair {
     const RemoteMember* remote(ExpertId expert) const;
     std::unique_ptr<Sampler> sampler(const SamplingOptions& options, ExpertId expert) const;
     std::shared_ptr<SharedLoop> make_loop(const Models& models) const;
-    std::shared_ptr<SharedLoop> make_loop(std::size_t n_slots) const;
+    std::shared_ptr<SharedLoop> make_loop(std::size_t n_slots, bool at_load) const;
 
     Models models_;  // by expert; the base stands for those that are elsewhere
     std::vector<RemoteMember> remotes_;

@@ -9,11 +9,20 @@
 #include "llama/vocab.h"
 
 namespace colm::llama {
+namespace {
+
+std::unique_ptr<LlamaModel> with_context(const LlamaModel& model) {
+    auto reading = model.for_batches(1, 1);
+    reading->make_context();
+    return reading;
+}
+
+}  // namespace
 
 TextReader::TextReader(const Pair& pair, ExpertId expert)
     : n_ids_(pair.vocabularies().n_ids(expert)),
       blocked_(pair.vocabularies().blocked(expert)),
-      expert_(pair.model(expert).for_batches(1, 1), expert, n_ids_) {}
+      expert_(with_context(pair.model(expert)), expert, n_ids_) {}
 
 TextReader::Said TextReader::after(const std::vector<Token>& tokens, const Head* head, std::uint32_t seed,
                                    std::function<bool()> poll_interrupt) {

@@ -35,8 +35,7 @@ void LlamaModel::warm_up(Interrupt& interrupt) {
             // Of some architectures llama.cpp gives logits only, which is enough for most heads.
             context_.reset();
             embeddings_ = false;
-            create_context();
-            add_adapters();
+            make_context();
             llama_set_n_threads(context_.get(), 1, 1);
             first_passes(false, interrupt);
             no_hidden_ = error.what();

@@ -69,6 +69,19 @@ def test_a_pair_has_both_contexts_from_the_beginning(files: dict[str, Path], mad
         assert made() == 0
 
 
+def test_a_batch_makes_the_assistants_context_at_its_first_turn(files: dict[str, Path], made: Any) -> None:
+    with colm.load(files["base"], files["math"], **TINY_LOAD) as pair:
+        pair.generate_batch([PROMPT] * 2, head="never", n_parallel=2, **OPTIONS)  # with the first passes of batches
+        made()
+        pair.generate_batch([PROMPT] * 3, head="never", n_parallel=3, **OPTIONS)
+        assert made() == 1
+        texts = pair.generate_batch([PROMPT] * 3, head="always", n_parallel=3, **OPTIONS)
+        assert made() == 1
+        assert [token_ids(text) for text in texts] == [token_ids(pair.generate(PROMPT, head="always", **OPTIONS))] * 3
+        pair.generate_batch([PROMPT] * 3, head="always", n_parallel=3, **OPTIONS)
+        assert made() == 0
+
+
 @pytest.mark.parametrize("n_parallel", [1, 3])
 @pytest.mark.parametrize("lookahead", [0, 4])
 def test_no_room_ends_the_text_that_needs_it(
