@@ -97,7 +97,7 @@ def measure(pair_name: str, models: list[Path], args: argparse.Namespace, measur
     for agree in (agree for agree in AGREE if todo[agree]):  # look-ahead learns how often models agree: a pair for each
         with colm.load(*models, "random", n_ctx=512, n_threads=args.n_threads, n_gpu_layers=args.n_gpu_layers) as pair:
             if not measured.of(pair=pair_name, what="steps"):
-                measured.add(pair=pair_name, what="steps", ms=milliseconds(time_steps(pair)))
+                measured.add(pair=pair_name, what="steps", ms=milliseconds(*time_steps(pair)))
                 print(f"{pair_name}, milliseconds of a decode: {measured.steps(pair_name)}", flush=True)
             only = {pair.tokenize(" the")[-1]: ONE_TOKEN}
             bias = no_end(models[0]) if agree == "never" else only

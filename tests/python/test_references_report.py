@@ -14,8 +14,10 @@ from evaluations import write_lines
 from made_answers import STEPS, evaluation, rows_of
 
 import colm_cpp as colm
+from colm_cpp.evaluate import evaluation as evaluation_module
 from colm_cpp.evaluate.costs import StepTimes
 from colm_cpp.evaluate.references import MEASURES
+from colm_cpp.evaluate.steps import Spread, StepCosts
 from colm_cpp.learn import RecordFolder, load_task, make_arms, make_checker, summarize
 from colm_cpp.learn import evaluate as answer_all
 from colm_cpp.report import evaluation as report
@@ -153,6 +155,40 @@ def test_a_small_context_has_no_room_for_step_times(n_ctx: int, tiny_model: Tiny
         answer_all(pair, task, folder, arms, {"max_tokens": 2}, chat=False)
     assert set(folder.read("base")) == {0}
     assert ("steps" in RecordFolder.open(folder.path).meta) == (n_ctx >= 41)
+
+
+def test_a_pair_that_comes_later_is_timed_beside_the_folders_own(
+    tiny_model: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine is half as fast when the second pair comes: its times are stored at the speed of before."""
+    (tmp_path / "t.jsonl").write_text('{"prompt": "Hi", "answer": "x"}\n')
+    task = load_task(tmp_path / "t.jsonl")
+    folder = RecordFolder.create_or_open(tmp_path / "e", {"task": "t", "task_sha256": task.digest})
+    timed: list[int] = []
+
+    def time_steps(*pairs: colm.Pair) -> list[StepCosts]:
+        timed.append(len(pairs))
+
+        def costs(n: int) -> StepCosts:
+            def spread(ms: float) -> Spread:
+                return Spread.of([ms * len(timed) * (1 + n)])
+
+            return StepCosts({1: spread(0.01)}, {"assistant": {1: spread(0.03)}}, spread(0.011))
+
+        return [costs(n) for n in range(len(pairs))]
+
+    monkeypatch.setattr(evaluation_module, "time_steps", time_steps)
+    arms = make_arms(["base"], {}, [], random=False)
+    with colm.load(tiny_model(**BASE), tiny_model(**ASSISTANT), n_ctx=64, n_threads=1) as pair:
+        for experts in ({}, {}, {"other": pair}, {"other": pair}):
+            answer_all(pair, task, folder, arms, {"max_tokens": 1}, chat=False, experts=experts)
+    assert timed == [1, 2]
+    own = StepTimes.from_dict(folder.meta["steps"])
+    other = StepTimes.from_dict(folder.meta["expert_steps"]["other"])
+    assert (own.base, own.experts["assistant"], own.base_hidden) == ({1: 0.01}, {1: 0.03}, 0.011)
+    assert other.base[1] == pytest.approx(0.02)
+    assert other.experts["assistant"][1] == pytest.approx(0.06)
+    assert other.base_hidden == pytest.approx(0.022)
 
 
 # --- other models -----------------------------------------------------------------------------------------------------

@@ -54,6 +54,21 @@ class StepTimes:
         )
         return cls(base, dict(zip(costs.experts, experts, strict=True)), costs.base_hidden.median)
 
+    def scaled(self, now: StepTimes, then: StepTimes) -> StepTimes:
+        """These times, measured beside ``now``, at the speed that the machine had when ``then`` was measured.
+
+        ``now`` and ``then`` are of one pair.
+        """
+
+        def seconds(times: StepTimes) -> float:
+            return times.base[1] + sum(model[1] for model in times.experts.values())
+
+        factor = seconds(then) / seconds(now)
+        base, *experts = (
+            {size: factor * of_one for size, of_one in model.items()} for model in (self.base, *self.experts.values())
+        )
+        return StepTimes(base, dict(zip(self.experts, experts, strict=True)), factor * self.base_hidden)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields, in milliseconds. Those of a pair with one assistant lie under ``assistant_ms``."""
 

@@ -97,11 +97,7 @@ def _evaluate(
     experts: Mapping[str, Pair],
     compute: Callable[..., Generator[tuple[int, Record], None, None]] | None,
 ) -> None:
-    if "steps" not in folder.meta and can_time(pair):
-        folder.set_steps(StepTimes.of(time_steps(pair)).to_dict())
-    for name, expert in experts.items():
-        if name not in folder.meta.get("expert_steps", {}) and can_time(expert):
-            folder.set_steps(StepTimes.of(time_steps(expert)).to_dict(), expert=name)
+    _time_steps(pair, folder, experts)
     known = {}
     for arm in arms:
         folder.set_arm(arm.name, arm.facts)
@@ -119,3 +115,19 @@ def _evaluate(
             folder.append(arm.name, record)
             if on_progress is not None:
                 on_progress(Progress(total - len(todo) + made, total, made, arm.name, record))
+
+
+def _time_steps(pair: Pair, folder: RecordFolder, experts: Mapping[str, Pair]) -> None:
+    """Of all that the folder does not know yet. The pair is measured beside others that come later, too."""
+    if not can_time(pair):
+        return
+    known = folder.meta.get("expert_steps", {})
+    others = {name: expert for name, expert in experts.items() if name not in known and can_time(expert)}
+    if "steps" in folder.meta and not others:
+        return
+    now, *of_others = map(StepTimes.of, time_steps(pair, *others.values()))
+    if "steps" not in folder.meta:
+        folder.set_steps(now.to_dict())
+    then = StepTimes.from_dict(folder.meta["steps"], pair.names[1:])
+    for name, times in zip(others, of_others, strict=True):
+        folder.set_steps(times.scaled(now, then).to_dict(), expert=name)

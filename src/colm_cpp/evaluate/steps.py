@@ -35,7 +35,7 @@ PROMPT = (
     "the price. How much money does the baker take in that day? Explain step by step.\nAnswer:"
 )
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
-_ROUNDS = 3  # of :func:`time_steps`
+_ROUNDS = 5  # of :func:`time_steps`
 _HIDDEN = "with its hidden state"  # no name of an expert
 _BEHIND = max(BATCH_SIZES) + 8  # tokens behind the prompt that bare decodes need room for
 _N_CTX = _BEHIND + 1  # the smallest context size that :func:`time_steps` needs
@@ -115,19 +115,25 @@ def can_time(pair: Pair) -> bool:
     return pair.n_ctx >= _N_CTX and not pair.remote
 
 
-def time_steps(pair: Pair) -> StepCosts:
+def time_steps(*pairs: Pair) -> list[StepCosts]:
     """Measures the seconds of bare decodes of all models, after a prompt that fits the context.
 
+    Several pairs are measured in turns, so that a change in the machine's speed affects all alike.
+
     Args:
-        pair: a loaded pair.
+        pairs: loaded pairs.
 
     Raises:
-        OptionError: the context is too small, or an expert is on another machine.
+        OptionError: a context is too small, or an expert is on another machine.
     """
-    prompt_ids = pair.tokenize(PROMPT)[: max(1, pair.n_ctx - _BEHIND)]
-    check_room(pair, prompt_ids, 4, _ROUNDS)
-    calls = schedule(prompt_ids, pair.names)
-    return costs_of([time_calls(pair, prompt_ids, calls) for _ in range(_ROUNDS)])
+    prompts = [pair.tokenize(PROMPT)[: max(1, pair.n_ctx - _BEHIND)] for pair in pairs]
+    for pair, prompt_ids in zip(pairs, prompts, strict=True):
+        check_room(pair, prompt_ids, 4, _ROUNDS)
+    rounds = [
+        [time_calls(pair, ids, schedule(ids, pair.names)) for pair, ids in zip(pairs, prompts, strict=True)]
+        for _ in range(_ROUNDS)
+    ]
+    return [costs_of(of_pair) for of_pair in zip(*rounds, strict=True)]
 
 
 def check_room(pair: Pair, prompt_ids: Sequence[int], n_tokens: int, rounds: int) -> None:
@@ -162,7 +168,8 @@ def schedule(prompt_ids: Sequence[int], names: Sequence[str]) -> list[tuple[str,
         calls.append(("", (model, 0, n, False, False)))
         for size in BATCH_SIZES:
             calls += [(f"{model} {size}", (model, n, size, True, False))] * 3
-    calls += [(_HIDDEN, (BASE, n, 1, True, True))] * 3
+            if (model, size) == (BASE, 1):  # right behind, because the two are compared
+                calls += [(_HIDDEN, (BASE, n, 1, True, True))] * 3
     return calls
 
 
