@@ -113,8 +113,7 @@ std::shared_ptr<SharedLoop> Pair::make_loop(const Models& models) const {
             });
         const std::size_t of_checkpoints = model->can_rewind() ? 0 : quarter;
         left -= of_checkpoints;
-        experts.push_back(
-            std::make_unique<LocalExpert>(model, id, vocabularies_->n_ids(id), of_checkpoints));
+        experts.push_back(std::make_unique<LocalExpert>(model, id, vocabularies_->n_ids(id), of_checkpoints));
     }
     return std::make_shared<SharedLoop>(
         std::make_unique<Loop>(std::move(experts), vocabularies_->choices(), left));

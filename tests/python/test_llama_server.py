@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import tiny_models as tm
-from conftest import ASSISTANT, TINY_LOAD, TinyModels, ids
+from conftest import ASSISTANT, TINY_LOAD, RealModels, TinyModels, ids
 from far_server import FAR_BASE
 
 import colm_cpp as colm
@@ -22,24 +22,26 @@ PROGRAM = os.environ.get("COLM_LLAMA_SERVER", "")
 pytestmark = pytest.mark.skipif(not PROGRAM, reason="COLM_LLAMA_SERVER names no llama-server")
 
 SUBJECTS = ("The fox", "def function", "Question:", "We have been", "日本")
-PROMPTS = [f"{subject}{behind}" for subject in SUBJECTS for behind in ("", " is the", " and\n", " 12")]
+ENDS = ("", " is the", " and\n", " 12", "?", "...", ": a", "\n\n", " of", " (")
+PROMPTS = [f"{subject}{behind}" for behind in ENDS for subject in SUBJECTS]  # 50
 
 
 class Server:
     """A llama-server in a process of its own."""
 
-    def __init__(self, model: Path, folder: Path) -> None:
+    def __init__(self, model: Path, folder: Path, *options: str) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self._model, self._log = model, folder / "llama-server.log"
+        self._model, self._log, self._options = model, folder / "llama-server.log", options
         self.start()
 
     def start(self) -> None:
         """Starts it, and waits until it answers."""
         options = ["-c", "512", "-np", "2", "-t", "1", "-ctk", "f32", "-ctv", "f32", "-fa", "off", "-ngl", "0"]
-        command = [PROGRAM, "-m", str(self._model), "--host", "127.0.0.1", "--port", str(self.port), *options]
+        where = ["--host", "127.0.0.1", "--port", str(self.port)]
+        command = [PROGRAM, "-m", str(self._model), *where, *options, *self._options]
         libraries = {**os.environ, "LD_LIBRARY_PATH": str(Path(PROGRAM).parent)}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, env=libraries, stdout=log, stderr=log)
@@ -73,11 +75,12 @@ def test_greedy_text_is_that_of_a_local_pair(tiny_model: TinyModels, server: Ser
     assert sum(text.stats.assistant_calls for text in want) > 100
     with colm.load(tiny_model(**FAR_BASE), server.url, n_parallel=2, remote_top_k=8, **TINY_LOAD) as pair:
         assert pair.assistant["n_ctx"] == 256  # of one slot
-        for lookahead in (0, "auto", 8):
-            got = [pair.generate(prompt, seed=i, lookahead=lookahead, **given) for i, prompt in enumerate(PROMPTS)]
-            assert [ids(text) for text in got] == [ids(text) for text in want]
-        got = pair.generate_batch(PROMPTS, n_parallel=2, lookahead=4, each=[{"seed": i} for i in range(20)], **given)
-        assert [ids(text) for text in got] == [ids(text) for text in want]
+        for lookahead, n in ((0, 50), ("auto", 8), (8, 8)):
+            got = [pair.generate(prompt, seed=i, lookahead=lookahead, **given) for i, prompt in enumerate(PROMPTS[:n])]
+            assert [ids(text) for text in got] == [ids(text) for text in want[:n]]
+        seeds = [{"seed": i} for i in range(8)]
+        got = pair.generate_batch(PROMPTS[:8], n_parallel=2, lookahead=4, each=seeds, **given)
+        assert [ids(text) for text in got] == [ids(text) for text in want[:8]]
     # With all tokens named, padding can be told from the others, as here.
     with colm.load(tiny_model(**FAR_BASE), server.url, remote_top_k=1000, **TINY_LOAD) as pair:
         for i, text in enumerate(want[:4]):
@@ -115,3 +118,22 @@ def test_killed_and_started_again_in_the_middle_of_a_text(tiny_model: TinyModels
         assert len(seen) == 40
         server.start()
         assert ids(pair.generate(PROMPTS[0], **given)) == ids(whole)
+
+
+@pytest.mark.real_models
+def test_greedy_text_of_real_models_is_that_of_a_local_pair(real_models: RealModels, tmp_path: Path) -> None:
+    """Both compute one token after another, with the same kernels, so that every logit is the same."""
+    given: dict[str, Any] = {"head": "random", "threshold": 0.75, "max_tokens": 16, "temperature": 0.0}
+    load: dict[str, Any] = {"n_ctx": 128, "n_threads": 1, "n_gpu_layers": 0, "flash_attn": False}
+    plain: dict[str, Any] = {"type_k": "f32", "type_v": "f32", "n_ubatch": 1, "repack": False}
+    with colm.load(real_models["base"], real_models["assistant"], assistant_options=plain, **load) as pair:
+        want = [pair.generate(prompt, seed=i, **given) for i, prompt in enumerate(PROMPTS)]
+    assert sum(text.stats.assistant_calls for text in want) > 100
+    server = Server(real_models["assistant"], tmp_path, "-ub", "1", "--no-repack")
+    try:
+        with colm.load(real_models["base"], server.url, remote_top_k=8, **load) as pair:
+            for lookahead in (0, 4):
+                got = [pair.generate(prompt, seed=i, lookahead=lookahead, **given) for i, prompt in enumerate(PROMPTS)]
+                assert [ids(text) for text in got] == [ids(text) for text in want]
+    finally:
+        server.kill()

@@ -140,10 +140,14 @@ def answers(
 
     for problem, arm in asked:
         _check_names(problem, _pair_of(arm, pair, experts), chat, others=arm.expert is not None)
-    order = {expert: number for number, expert in enumerate(dict.fromkeys(arm.expert for _, arm in asked))}
     places = list(range(len(asked)))
     if n_parallel > 1:
-        places.sort(key=lambda place: order[asked[place][1].expert])
+        # Texts of one arm side by side: llama.cpp reads in one pass what lies in adjoining slots.
+        experts_in_order = list(dict.fromkeys(arm.expert for _, arm in asked))
+        arms_in_order = list(dict.fromkeys(arm.name for _, arm in asked))
+        places.sort(
+            key=lambda i: (experts_in_order.index(asked[i][1].expert), arms_in_order.index(asked[i][1].name))
+        )
     for _, run in itertools.groupby(places, key=lambda place: asked[place][1].expert):
         group = list(run)
         of = _pair_of(asked[group[0]][1], pair, experts)
