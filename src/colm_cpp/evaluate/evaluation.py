@@ -58,8 +58,7 @@ def evaluate(
     A new folder begins with timing bare decodes of all models, if the context has room for it; costs by counts need
     these step times. Then every arm answers the first problem, then the second, and so on. A change in the machine's
     speed thus affects all arms alike. With one answer at a time, the KV caches are cleared between answers, so an
-    interrupted run gives the same answers as an uninterrupted one. Several at a time are written arm after arm, which
-    is several times as fast.
+    interrupted run gives the same answers as an uninterrupted one. Several at a time are written arm after arm.
 
     Args:
         pair: the loaded pair.
