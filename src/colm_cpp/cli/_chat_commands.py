@@ -19,6 +19,9 @@ from ._output import echo, one_line, open_writer, print_legend
 __all__ = ["COMMANDS", "Chat", "Leave", "abouts", "warn"]
 
 
+_Run = Callable[["Chat", str], None]
+
+
 class Leave(Exception):
     """The user wants to leave."""
 
@@ -27,10 +30,9 @@ class Leave(Exception):
 class Command:
     """What stands behind a slash."""
 
-    run: Callable[[Chat, str], None]
-    argument: str
+    run: _Run
+    argument: str  # what it takes; "": nothing
     about: str
-    takes_nothing: bool
 
 
 COMMANDS: dict[str, Command] = {}
@@ -41,11 +43,9 @@ def abouts() -> dict[str, str]:
     return {name: command.about for name, command in COMMANDS.items()}
 
 
-def _command(
-    name: str, argument: str, about: str
-) -> Callable[[Callable[[Chat, str], None]], Callable[[Chat, str], None]]:
-    def add(run: Callable[[Chat, str], None]) -> Callable[[Chat, str], None]:
-        COMMANDS[name] = Command(run, argument, about, not argument)
+def _command(name: str, argument: str, about: str) -> Callable[[_Run], _Run]:
+    def add(run: _Run) -> _Run:
+        COMMANDS[name] = Command(run, argument, about)
         return run
 
     return add
@@ -101,7 +101,7 @@ class Chat:
             raise OptionError(
                 f"there is no command {shown(name)}; {hint}. Write two slashes where a message begins with one"
             )
-        if rest and command.takes_nothing:
+        if rest and not command.argument:
             raise OptionError(f"{name} takes no argument, and {shown(rest)} was given; remove it")
         command.run(self, rest)
 

@@ -130,7 +130,7 @@ def evaluate(task: str, out: Path, as_json: bool, **values: Any) -> None:
     from ..evaluate.summary import summarize
     from ..extras import require
     from ..report.evaluation import write_plots, write_tables
-    from ._output import echo, one_line, print_json
+    from ._output import echo, print_json, warn
 
     check_across(values)
     check_folder("--out", out)
@@ -138,13 +138,13 @@ def evaluate(task: str, out: Path, as_json: bool, **values: Any) -> None:
     checker = make_checker(values["checker"], pattern=values["pattern"])
     loaded = load_task(task, skip=values["skip"], limit=values["limit"], shard=values["shard"])
     for row in loaded.bad_rows:
-        echo(one_line(f"colm: warning: {row}"), err=True)
+        warn(str(row))
     try:
         require("matplotlib", "a plot")
         plots = True
     except MissingDependency as error:
         plots = False
-        echo(one_line(f"colm: warning: no plots will be drawn: {error}"), err=True)
+        warn(f"no plots will be drawn: {error}")
     folder = RecordFolder.open(out) if models is None else _answer(loaded, out, models, values)
     summary = summarize(folder, loaded, checker)
     written = write_tables(summary, out)
