@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from shlex import quote
 from typing import Any
 
@@ -32,6 +33,7 @@ __all__ = [
     "pair_arguments",
     "pair_option",
     "parallel_option",
+    "path_option",
     "slots",
     "writing_options",
 ]
@@ -46,6 +48,11 @@ def option(section: str, *names: str, **kwargs: Any) -> Callable[[Command], Comm
     """An option in a section of the help, which shows its default, unless it is a flag."""
     kwargs.setdefault("show_default", not isinstance(kwargs.get("default"), bool | None))
     return click.option(*names, cls=Option, section=section, **kwargs)
+
+
+def path_option(section: str, *names: str, **kwargs: Any) -> Callable[[Command], Command]:
+    """An option whose value is a path."""
+    return option(section, *names, type=click.Path(path_type=Path), **kwargs)
 
 
 def color_option(help: str) -> Callable[[Command], Command]:

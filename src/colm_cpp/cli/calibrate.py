@@ -15,7 +15,17 @@ from ..sources.names import NamedHead, find_head, refuse_unknown_expert
 from ._experts import expert_arguments
 from ._files import check, read_by
 from ._help import SectionedCommand
-from ._pair import answer_options, chosen_models, loading, models_again, option, pair_arguments, parallel_option, slots
+from ._pair import (
+    answer_options,
+    chosen_models,
+    loading,
+    models_again,
+    option,
+    pair_arguments,
+    parallel_option,
+    path_option,
+    slots,
+)
 
 if TYPE_CHECKING:
     from ..learn.calibration import Calibrated
@@ -46,9 +56,7 @@ __all__ = ["calibrate"]
     type=float,
     help="After a token of the assistant, compare with this threshold. The table is for this value.",
 )
-@option(
-    "Head", "--out", "-o", type=click.Path(path_type=Path), help="The head file to write.  [default: the head itself]"
-)
+@path_option("Head", "--out", "-o", help="The head file to write.  [default: the head itself]")
 @option(
     "Head",
     "--rate",

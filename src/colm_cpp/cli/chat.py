@@ -24,6 +24,7 @@ from ._pair import (
     loading_arguments,
     model_arguments,
     option,
+    path_option,
     slots,
     writing_options,
 )
@@ -46,18 +47,12 @@ _GENERATION = {
 @option("Conversation", "--system", metavar="TEXT", help="System message before the first message.")
 @option("Conversation", "--chat-template", metavar="FILE", help="Jinja template to use instead of the base's.")
 @own_template_arguments("Conversation")
-@option(
-    "Conversation",
-    "--load",
-    "file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Go on with the conversation that /save wrote to FILE.",
+@path_option(
+    "Conversation", "--load", "file", metavar="FILE", help="Go on with the conversation that /save wrote to FILE."
 )
-@option(
+@path_option(
     "Conversation",
     "--history",
-    type=click.Path(path_type=Path),
     metavar="FILE",
     help="File that keeps your messages for the next time. [default: chat-history in the configuration folder]",
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from contextlib import ExitStack, closing
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -27,6 +26,7 @@ from ._pair import (
     loading_arguments,
     model_arguments,
     option,
+    path_option,
     slots,
     writing_options,
 )
@@ -71,25 +71,22 @@ _INTERRUPTED = "interrupted"
 @option("Text", "--grammar-file", metavar="FILE", help="File with a GBNF grammar that the text must follow.")
 @option("Text", "--json-schema", metavar="FILE", help="File with a JSON schema that the text must follow.")
 @option("Output", "--json", "as_json", is_flag=True, help="Print JSON with every token instead of the text.")
-@option(
+@path_option(
     "Output",
     "--out",
-    type=click.Path(path_type=Path),
     metavar="FILE",
     help="With --batch: write the results to FILE in the order of the rows (- is stdout). Unset: print each result to "
     "stdout when its text ends.",
 )
-@option(
+@path_option(
     "Output",
     "--trace",
-    type=click.Path(path_type=Path),
     metavar="FILE",
     help="Write every token to FILE as JSON lines (- is stdout). After Ctrl-C, FILE has the tokens so far.",
 )
-@option(
+@path_option(
     "Output",
     "--session",
-    type=click.Path(path_type=Path),
     metavar="FILE",
     help="Load what the models have read before from FILE, if it exists, and save what they have read to FILE at the "
     "end. If a prompt begins like an earlier one, only the rest is read (docs/sessions.md). Not with --batch.",

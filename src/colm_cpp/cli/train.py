@@ -15,7 +15,7 @@ from ._files import check
 from ._help import SectionedCommand
 from ._options import ParamType, collect, from_table, table_of
 from ._output import echo, print_json, sized, warn
-from ._pair import option
+from ._pair import option, path_option
 
 if TYPE_CHECKING:
     from ..learn.choice_report import ChoiceReport
@@ -61,7 +61,7 @@ class _OfExpert(ParamType):
 
 @click.command(cls=SectionedCommand)
 @click.argument("scores", nargs=-1, required=True, type=click.Path(path_type=Path))
-@option("Head", "--out", "-o", required=True, type=click.Path(path_type=Path), help="The head file to write.")
+@path_option("Head", "--out", "-o", required=True, help="The head file to write.")
 @option("Head", "--name", metavar="NAME", help="Name of the head.")
 @from_table(_TRAINING)
 @option(

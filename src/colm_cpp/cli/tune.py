@@ -13,7 +13,7 @@ from ..tune.quantizing import FILE_TYPES
 from ._flags import typed
 from ._help import SectionedCommand
 from ._options import collect, from_table, table_of
-from ._pair import model_arguments, option
+from ._pair import model_arguments, option, path_option
 
 __all__ = ["tune"]
 
@@ -23,27 +23,24 @@ _TUNING = table_of(TuneOptions)
 @click.command(cls=SectionedCommand)
 @click.argument("scores", nargs=-1, required=True, type=click.Path(path_type=Path))
 @model_arguments
-@option(
+@path_option(
     "Output",
     "--out",
     "-o",
     required=True,
-    type=click.Path(path_type=Path),
     help="Folder for the tuned pair: adapter, head, pair.toml, card.md and the checkpoint.",
 )
-@option(
+@path_option(
     "Texts",
     "--texts",
     multiple=True,
-    type=click.Path(path_type=Path),
     help="With --objective sft: more texts for the adapter, a file as for 'colm score'. They need no scores. The texts "
     "in SCORES are left out. Can be given several times.",
 )
 @from_table(_TUNING)
-@option(
+@path_option(
     "Adapter",
     "--adapter",
-    type=click.Path(path_type=Path),
     help="Start from this adapter: a file, or a folder made by 'colm tune'. Its rank and alpha are kept.",
 )
 @option(
