@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .._numbers import integer
-from .._shown import shown
+from .._shown import counted, shown
 from ..errors import OptionError
 from ..options import MAX_SEED
 from . import _chat_file
@@ -222,7 +222,7 @@ class Chat:
         if why:
             warn(f"the models will read the conversation again: {why}")
         talk = self.conversation
-        self.tell(f"{_counted(len(talk.exchanges), 'message')} with answers; who answers next: {talk.way.name}")
+        self.tell(f"{counted(len(talk.exchanges), 'message')} with answers; who answers next: {talk.way.name}")
         if talk.exchanges and not self._quiet:
             self.tell(f"> {talk.exchanges[-1].question}")
             writer = open_writer(self._color)
@@ -238,7 +238,7 @@ class Chat:
             return
         last = talk.answers[-1].stats
         echo(_summed("last answer", talk.answers[-1:]))
-        echo(_summed(_counted(len(talk.answers), "answer"), talk.answers))
+        echo(_summed(counted(len(talk.answers), "answer"), talk.answers))
         used = last.prompt_tokens + last.generated_tokens
         read = ", ".join(f"{name} {work.tokens_read}" for name, work in last.experts.items())
         echo(f"context: {used} of {talk.pair.n_ctx} tokens; read for the last answer: {read}; seed {last.seed}")
@@ -253,7 +253,7 @@ class Chat:
         if not talk.exchanges:
             raise OptionError("there is no message to forget")
         del talk.exchanges[: integer("the number after /drop", number, 1, len(talk.exchanges))]
-        self.tell(f"left: {_counted(len(talk.exchanges), 'message')} with answers")
+        self.tell(f"left: {counted(len(talk.exchanges), 'message')} with answers")
 
     @_command("/clear", "", "begin again; the system message stays")
     def clear(self, rest: str) -> None:
@@ -275,10 +275,6 @@ class Chat:
 def warn(text: str) -> None:
     """A line on stderr."""
     echo(one_line(f"colm: {text}"), err=True)
-
-
-def _counted(n: int, what: str) -> str:
-    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def _summed(title: str, answers: list[Answer]) -> str:

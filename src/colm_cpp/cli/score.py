@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .._shown import counted
 from ..errors import OptionError
 from ._across import across_options, check_across, cluster_of
 from ._experts import expert_arguments
@@ -137,19 +138,15 @@ def score(corpus: tuple[str, ...], out: Path, **values: Any) -> None:
                 on_progress=on_progress,
                 compute=None if cluster is None else cluster.score,
             )
-    left_out = f", {_counted(done.n_bad, 'row')} skipped" if done.n_bad else ""
-    cut = f", {_counted(done.n_truncated, 'text')} truncated to the context length" if done.n_truncated else ""
-    echo(f"{out}: {_counted(done.n_tokens, unit)} of {_counted(done.n_texts, 'text')}{left_out}{cut}")
+    left_out = f", {counted(done.n_bad, 'row')} skipped" if done.n_bad else ""
+    cut = f", {counted(done.n_truncated, 'text')} truncated to the context length" if done.n_truncated else ""
+    echo(f"{out}: {counted(done.n_tokens, unit)} of {counted(done.n_texts, 'text')}{left_out}{cut}")
     if unit == "segment":
         share, length = lengths(Scores(out))
         echo(
             f"segments lie between places where tokens of all models end: {share:.1f} for 100 tokens of the base, "
             f"{length:.1f} bytes long on average"
         )
-
-
-def _counted(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def _respond(pair: Pair, texts: Any, out: Path, values: dict[str, Any], cluster: Cluster | None) -> Any:
