@@ -162,7 +162,8 @@ def write_batch(
         if out is None:
             write = _at_once(StandardOutput())
         else:
-            write = stack.enter_context(_in_order(stack.enter_context(open_sink("--out", out))))
+            file: Sink = stack.enter_context(open_sink("--out", out))
+            write = stack.enter_context(_in_order(file))
         bar = stack.enter_context(meter("writing", shown=show_progress))
 
         def end(number: int, result: Completion | str) -> None:
