@@ -162,8 +162,7 @@ def write_batch(
         if out is None:
             write = _at_once(StandardOutput())
         else:
-            file: Sink = stack.enter_context(open_sink("--out", out))
-            write = stack.enter_context(_in_order(file))
+            write = stack.enter_context(_in_order(stack.enter_context(open_sink("--out", out))))
         bar = stack.enter_context(meter("writing", shown=show_progress))
 
         def end(number: int, result: Completion | str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -121,7 +122,7 @@ def check_stdout(inputs: Iterable[PathLike | None]) -> None:
         raise OptionError(f"standard output: {error}") from error
 
 
-def open_sink(name: str, path: Path) -> Sink:
+def open_sink(name: str, path: Path) -> AbstractContextManager[Sink]:
     """Opens the file of an option, or standard output, for lines.
 
     Raises:

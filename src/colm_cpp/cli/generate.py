@@ -172,8 +172,7 @@ def generate(prompt: str | None, **values: Any) -> None:
         names: dict[str, Any] = {"base": models.base, **experts, "head": head, **own_prompts.facts()}
         if models.adapter is not None:
             names["adapter"] = dict(zip(("path", "scale"), models.adapter, strict=True))
-        trace: TraceWriter | None = None
-        sink: Sink | None = None
+        trace = sink = None
         if values["trace"] is not None:
             sink = stack.enter_context(open_sink("--trace", values["trace"]))
             trace = TraceWriter(sink.write)
