@@ -14,7 +14,7 @@ from pathlib import Path
 
 import colm_cpp as colm
 from colm_cpp.evaluate.demo import ARMS, answer_all, answer_arms, demo_problems, tally
-from colm_cpp.evaluate.demo_three import arms_of_several, shares, three_problems
+from colm_cpp.evaluate.demo_three import arms_of_several, shares
 from colm_cpp.options import LoadOptionsDict
 from colm_cpp.sources.preset import DEMO_FOLDER, DEMO_THREE_FOLDER
 
@@ -35,7 +35,7 @@ def of_three(folder: Path, more: Path) -> None:
     adapted: LoadOptionsDict = {"lora": more / "adapter.gguf"}
     with colm.load(folder / "base.gguf", experts=experts, head=more / "head.gguf", base_options=adapted) as pair:
         arms = arms_of_several(pair)
-        answered = answer_arms(pair, three_problems(file=more / "problems.jsonl"), arms, n_parallel=32)
+        answered = answer_arms(pair, demo_problems(file=more / "problems.jsonl"), arms, n_parallel=32)
     print("| who writes | exact final answer | tokens by sums | tokens by almanac |\n|---|---|---|---|")
     for arm in arms:
         own = [answer for answer in answered if answer.arm == arm.name]

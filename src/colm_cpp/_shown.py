@@ -5,7 +5,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Iterable
 
-__all__ = ["listed", "shortened", "shown"]
+__all__ = ["counted", "listed", "shortened", "shown"]
 
 _MOST = 200  # characters of one value
 
@@ -51,6 +51,11 @@ def shown(value: object) -> str:
 def shortened(text: str) -> str:
     """``text``, cut at 200 characters."""
     return text if len(text) <= _MOST else text[:_MOST] + "..."
+
+
+def counted(n: int, what: str) -> str:
+    """``1 token``, ``2 tokens``."""
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def listed(values: Iterable[object]) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from ._shown import counted
+
 __all__ = ["Completion", "ExpertStats", "FinishReason", "Source", "Stats", "Token", "Tokens", "TopLogprob"]
 
 Source: TypeAlias = str  # what a pair calls a model: "base", "assistant", or the name of an expert
@@ -124,7 +126,7 @@ class Tokens(tuple[Token, ...]):
 
     def __repr__(self) -> str:
         first = ", ".join(map(repr, self[:_SHOWN_TOKENS]))
-        return f"<{_count(len(self), 'token')}: {first}{', ...' if len(self) > _SHOWN_TOKENS else ''}>"
+        return f"<{counted(len(self), 'token')}: {first}{', ...' if len(self) > _SHOWN_TOKENS else ''}>"
 
     def _repr_html_(self) -> str:
         """For notebooks: the text, each token coloured by the model that wrote it."""
@@ -217,7 +219,7 @@ class Stats:
         return f"<Stats: {self._summary()}, seed {self.seed}>"
 
     def _summary(self) -> str:
-        written = _count(self.generated_tokens, "token")
+        written = counted(self.generated_tokens, "token")
         return f"{written}, {self.deferral_rate:.0%} deferred, {self.tokens_per_s:.1f} tokens/s"
 
     def to_dict(self) -> dict[str, Any]:
@@ -269,10 +271,6 @@ class Completion:
             "end_token": None if self.end_token is None else self.end_token.to_dict(),
             "stats": self.stats.to_dict(),
         }
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def _box(inside: str) -> str:

@@ -20,7 +20,7 @@ from commands import fail, run
 from conftest import ASSISTANT, BASE, TinyModels
 
 import colm_cpp as colm
-from colm_cpp import learn
+from colm_cpp import learn, tune
 from colm_cpp.cli import _options, _output, main
 from colm_cpp.cli._flags import in_flags, typed
 from colm_cpp.engine.pair import DEFAULT_PARALLEL
@@ -141,14 +141,19 @@ def test_defaults_of_functions(command: str, function: Callable[..., Any], names
             assert (kind.min, kind.max) == (1, MAX_PARALLEL)
 
 
-def test_options_of_training() -> None:
-    params = options_of("train")
-    fields = {field.name: field for field in dataclasses.fields(learn.TrainingOptions)}
-    assert set(fields) - set(params) == {"memory_limit"}
-    for name, field in fields.items():
-        if name in params:
-            default = [field.default] if params[name].multiple else field.default
-            assert default_of(params[name]) == default, name
+@pytest.mark.parametrize(("command", "kind"), [("train", learn.TrainingOptions), ("tune", tune.TuneOptions)])
+def test_options_of_training(command: str, kind: type) -> None:
+    params, defaults = options_of(command), kind()
+    fields = {field.name for field in dataclasses.fields(kind)}
+    assert fields - set(params) == ({"memory_limit"} if command == "train" else set())
+    for name in fields & set(params):
+        value = getattr(defaults, name)
+        shown = params[name].opts[0].removeprefix("--") if value is True else value
+        shown = params[name].secondary_opts[0].removeprefix("--") if value is False else shown
+        if params[name].multiple:
+            assert default_of(params[name]) == [value]
+        else:
+            assert str(params[name].help).endswith(f"[default: {shown}]"), name
 
 
 def test_a_flag_means_one_thing() -> None:

@@ -13,8 +13,8 @@ from conftest import Asked
 
 import colm_cpp as colm
 from colm_cpp.errors import HeadError
-from colm_cpp.evaluate.demo import Answer, answer_arms, tally
-from colm_cpp.evaluate.demo_three import THREE_PROBLEMS, arms_of_several, shares, three_problems
+from colm_cpp.evaluate.demo import THREE_PROBLEMS, Answer, answer_arms, demo_problems, tally
+from colm_cpp.evaluate.demo_three import arms_of_several, shares
 from colm_cpp.sources.preset import DEMO_FOLDER, DEMO_THREE_FOLDER
 
 ALONE = ("base", "sums", "almanac")
@@ -31,7 +31,7 @@ def three() -> Iterator[colm.Pair]:
 
 def solved(pair: colm.Pair, skip: int, limit: int) -> dict[str, list[Answer]]:
     arms = arms_of_several(pair)
-    found = answer_arms(pair, three_problems(skip=skip, limit=limit), arms, n_parallel=32)
+    found = answer_arms(pair, demo_problems(skip=skip, limit=limit, file=THREE_PROBLEMS), arms, n_parallel=32)
     return {arm.name: [answer for answer in found if answer.arm == arm.name] for arm in arms}
 
 
@@ -114,7 +114,7 @@ class TestCommand:
         assert result.exit_code == 0, result.stderr
         out = result.stdout
         assert "\x1b" not in out
-        for number, problem in enumerate(three_problems(limit=3), start=1):
+        for number, problem in enumerate(demo_problems(limit=3, file=THREE_PROBLEMS), start=1):
             assert f"Problem {number}\n{problem.prompt}\n" in out
         assert len(asked.prompts) == 3 * 4 + 4 * 6
         for arm in ("base alone", "sums alone", "almanac alone", "base and sums", "base and almanac", "all three"):

@@ -114,6 +114,7 @@ class TestPage:
     def test_hover_says_what_is_known(self, tmp_path: Path) -> None:
         (text,) = read_texts([make_trace(tmp_path / "t")])
         source = render_page([text], find_patterns([text]))
+        assert re.search(r"There are \d+ runs; the longest has \d+ tokens\.", source)
         title = _Page(source).titles[1]
         first, second, third = title.split("\n")
         assert all(fact in first for fact in ("“ 4”", "defer probability 0.500", "assistant"))

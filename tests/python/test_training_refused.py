@@ -128,7 +128,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"features": ""}, "name each feature once"),
     ({"features": "none", "use_hidden": False}, "use_hidden=False.*features='none'"),
     ({"cost": -0.1}, "cost is -0.1"),
-    ({"l2": math.nan}, "l2 is nan"),
+    ({"l2": math.nan}, "l2 is NaN"),
     ({"feature_l2": math.inf}, "feature_l2 is inf"),
     ({"held_out": 0.0}, "held_out is 0.0"),
     ({"held_out": 1.0}, "held_out is 1.0"),

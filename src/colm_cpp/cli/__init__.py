@@ -7,7 +7,8 @@ import importlib
 import signal
 import threading
 import warnings
-from collections.abc import Iterator, MutableMapping
+from collections import UserDict
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -18,7 +19,7 @@ from .. import __version__, _core
 from ..errors import ColmError
 from ..heads.adapters import AdapterWarning
 from ._flags import in_flags
-from ._output import echo, one_line
+from ._output import one_line, warn
 
 __all__ = ["Terminated", "main"]
 
@@ -101,7 +102,7 @@ def _warnings_in_lines() -> Iterator[None]:
 
         def shown(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
             if issubclass(category, AdapterWarning):
-                echo(one_line(f"colm: warning: {message}"), err=True)
+                warn(str(message))
             else:
                 show(message, category, *where, **more)
 
@@ -109,29 +110,14 @@ def _warnings_in_lines() -> Iterator[None]:
         yield
 
 
-class _Commands(MutableMapping[str, click.Command]):
+class _Commands(UserDict[str, Any]):
     """The commands by their names. One is imported when it is asked for: some take long."""
 
-    def __init__(self) -> None:
-        self._known: dict[str, click.Command | None] = dict.fromkeys(_NAMES)
-
     def __getitem__(self, name: str) -> click.Command:
-        known = self._known[name]
-        if known is None:
-            known = self._known[name] = getattr(importlib.import_module(f".{name}", __name__), name)
-        return known
-
-    def __setitem__(self, name: str, command: click.Command) -> None:
-        self._known[name] = command
-
-    def __delitem__(self, name: str) -> None:
-        del self._known[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._known)
-
-    def __len__(self) -> int:
-        return len(self._known)
+        if self.data[name] is None:
+            self.data[name] = getattr(importlib.import_module(f".{name}", __name__), name)
+        command: click.Command = self.data[name]
+        return command
 
 
 def _unwritten(error: OSError) -> Failure:
@@ -176,7 +162,7 @@ class _Main(click.Group):
 @click.group(
     name="colm",
     cls=_Main,
-    commands=_Commands(),
+    commands=_Commands(dict.fromkeys(_NAMES)),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 @click.version_option(__version__, message=f"colm %(version)s (llama-cpp-python {_core.BUILT_FOR_LLAMA_CPP_PYTHON})")

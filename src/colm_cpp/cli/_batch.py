@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..chat.own import ROW_KEYS, by_model, row_template
 from ..errors import ColmError, CorpusError, GenerationError
 from ..files.json_text import dump_json
-from ._files import Sink, open_sink
+from ._files import Sink, StandardOutput, open_sink
 from ._inputs import user_messages
 from ._output import byte_stream
 from ._own_prompts import OwnPrompts
@@ -159,8 +159,9 @@ def write_batch(
     """
     n_failed = n_done = 0
     with ExitStack() as stack:
-        write = _at_once()
-        if out is not None:
+        if out is None:
+            write = _at_once(StandardOutput())
+        else:
             write = stack.enter_context(_in_order(stack.enter_context(open_sink("--out", out))))
         bar = stack.enter_context(meter("writing", shown=show_progress))
 
@@ -236,8 +237,10 @@ def _in_order(file: Sink) -> Iterator[_Write]:
     waiting: dict[int, dict[str, Any]] = {}
     n_written = 0
 
+    write_one = _at_once(file)
+
     def put(number: int) -> None:
-        file.write(dump_json(waiting.pop(number)).encode() + b"\n")
+        write_one(number, waiting.pop(number))
         file.keep()
 
     def write(number: int, line: dict[str, Any]) -> None:
@@ -254,11 +257,5 @@ def _in_order(file: Sink) -> Iterator[_Write]:
             put(number)
 
 
-def _at_once() -> _Write:
-    stream = byte_stream("stdout")
-
-    def write(_: int, line: dict[str, Any]) -> None:
-        stream.write(dump_json(line).encode() + b"\n")
-        stream.flush()
-
-    return write
+def _at_once(file: Sink) -> _Write:
+    return lambda _, line: file.write(dump_json(line).encode() + b"\n")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .._numbers import integer
-from .._shown import shown
+from .._shown import counted, shown
 from ..errors import OptionError
 from ..options import MAX_SEED
 from . import _chat_file
@@ -17,6 +17,9 @@ from ._conversation import INTERRUPTED, PAIR, Answer, Conversation, Exchange
 from ._output import echo, one_line, open_writer, print_legend
 
 __all__ = ["COMMANDS", "Chat", "Leave", "abouts", "warn"]
+
+
+_Run = Callable[["Chat", str], None]
 
 
 class Leave(Exception):
@@ -27,10 +30,9 @@ class Leave(Exception):
 class Command:
     """What stands behind a slash."""
 
-    run: Callable[[Chat, str], None]
-    argument: str
+    run: _Run
+    argument: str  # what it takes; "": nothing
     about: str
-    takes_nothing: bool
 
 
 COMMANDS: dict[str, Command] = {}
@@ -41,11 +43,9 @@ def abouts() -> dict[str, str]:
     return {name: command.about for name, command in COMMANDS.items()}
 
 
-def _command(
-    name: str, argument: str, about: str
-) -> Callable[[Callable[[Chat, str], None]], Callable[[Chat, str], None]]:
-    def add(run: Callable[[Chat, str], None]) -> Callable[[Chat, str], None]:
-        COMMANDS[name] = Command(run, argument, about, not argument)
+def _command(name: str, argument: str, about: str) -> Callable[[_Run], _Run]:
+    def add(run: _Run) -> _Run:
+        COMMANDS[name] = Command(run, argument, about)
         return run
 
     return add
@@ -101,7 +101,7 @@ class Chat:
             raise OptionError(
                 f"there is no command {shown(name)}; {hint}. Write two slashes where a message begins with one"
             )
-        if rest and command.takes_nothing:
+        if rest and not command.argument:
             raise OptionError(f"{name} takes no argument, and {shown(rest)} was given; remove it")
         command.run(self, rest)
 
@@ -222,7 +222,7 @@ class Chat:
         if why:
             warn(f"the models will read the conversation again: {why}")
         talk = self.conversation
-        self.tell(f"{_counted(len(talk.exchanges), 'message')} with answers; who answers next: {talk.way.name}")
+        self.tell(f"{counted(len(talk.exchanges), 'message')} with answers; who answers next: {talk.way.name}")
         if talk.exchanges and not self._quiet:
             self.tell(f"> {talk.exchanges[-1].question}")
             writer = open_writer(self._color)
@@ -238,7 +238,7 @@ class Chat:
             return
         last = talk.answers[-1].stats
         echo(_summed("last answer", talk.answers[-1:]))
-        echo(_summed(_counted(len(talk.answers), "answer"), talk.answers))
+        echo(_summed(counted(len(talk.answers), "answer"), talk.answers))
         used = last.prompt_tokens + last.generated_tokens
         read = ", ".join(f"{name} {work.tokens_read}" for name, work in last.experts.items())
         echo(f"context: {used} of {talk.pair.n_ctx} tokens; read for the last answer: {read}; seed {last.seed}")
@@ -253,7 +253,7 @@ class Chat:
         if not talk.exchanges:
             raise OptionError("there is no message to forget")
         del talk.exchanges[: integer("the number after /drop", number, 1, len(talk.exchanges))]
-        self.tell(f"left: {_counted(len(talk.exchanges), 'message')} with answers")
+        self.tell(f"left: {counted(len(talk.exchanges), 'message')} with answers")
 
     @_command("/clear", "", "begin again; the system message stays")
     def clear(self, rest: str) -> None:
@@ -275,10 +275,6 @@ class Chat:
 def warn(text: str) -> None:
     """A line on stderr."""
     echo(one_line(f"colm: {text}"), err=True)
-
-
-def _counted(n: int, what: str) -> str:
-    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def _summed(title: str, answers: list[Answer]) -> str:

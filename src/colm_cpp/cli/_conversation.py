@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from .._numbers import real
 from .._shown import shown
 from ..errors import ContextFull, HeadError, OptionError
+from ..options import DEFERRAL
 from . import Terminated
 from ._inputs import user_messages
-from ._options import GENERATION
 
 if TYPE_CHECKING:
     from ..engine.pair import Pair
@@ -40,14 +40,13 @@ class Way:
 
 
 PAIR = Way("pair")
-_ROUTING = frozenset(name for name, spec in GENERATION.items() if spec.section == "Deferral")
 
 
 def alone(names: Sequence[str]) -> dict[str, Way]:
     """One of the models by itself, by its name, whatever the command line says of deferral. The base is the first."""
     base, *experts = names
     heads = {base: "never", **{name: "always" if len(experts) == 1 else f"always:{name}" for name in experts}}
-    return {name: Way(name, {"head": head}, _ROUTING) for name, head in heads.items()}
+    return {name: Way(name, {"head": head}, DEFERRAL) for name, head in heads.items()}
 
 
 ALONE = alone(("base", "assistant"))

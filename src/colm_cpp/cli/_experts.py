@@ -9,20 +9,15 @@ import click
 
 from ..options import ExpertModel, read_experts
 from ._help import Option
-from ._options import Command, ModelOption, read_model_options
+from ._options import Command, ModelOption, ParamType, read_model_options
 
 if TYPE_CHECKING:
     from ..sources.pair_file import Preset
 
 __all__ = ["chosen_experts", "expert_arguments", "expert_files", "refuse_experts"]
 
-if TYPE_CHECKING:
-    _ParamType = click.ParamType[Any]
-else:
-    _ParamType = click.ParamType
 
-
-class _Named(_ParamType):
+class _Named(ParamType):
     """``NAME=MODEL``."""
 
     name = "NAME=MODEL"
@@ -34,7 +29,7 @@ class _Named(_ParamType):
         return name.strip(), model
 
 
-class _Own(_ParamType):
+class _Own(ParamType):
     """``NAME:OPTION=VALUE``."""
 
     name = "NAME:OPTION=VALUE"

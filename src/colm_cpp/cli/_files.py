@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 from ..errors import OptionError
 from ..files.output_file import OutputFile, check_output, descriptor_of, refuse_inputs, write_file
@@ -18,6 +18,7 @@ from ._pair import option
 
 __all__ = [
     "Sink",
+    "StandardOutput",
     "check",
     "check_folder",
     "check_stdout",
@@ -35,40 +36,28 @@ STDIN = "/dev/stdin"
 STDOUT = "/dev/stdout"
 
 
-class Sink(Protocol):
-    """Where lines go: a file, or standard output."""
+class StandardOutput:
+    """Standard output, with the methods of :class:`.OutputFile`."""
 
-    def write(self, data: bytes) -> None:
-        """Adds ``data``."""
-
-    def keep(self) -> None:
-        """What was written is worth keeping, however the work ends."""
-
-    def __enter__(self) -> Sink: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-
-class _StandardOutput:
     def __init__(self) -> None:
         self._stream = byte_stream("stdout")
 
     def write(self, data: bytes) -> None:
+        """Adds ``data``, which the reader has at once."""
         self._stream.write(data)
         self._stream.flush()
 
     def keep(self) -> None:
-        pass
+        """Does nothing: what was written stays."""
 
-    def __enter__(self) -> _StandardOutput:
+    def __enter__(self) -> StandardOutput:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         pass
+
+
+Sink: TypeAlias = OutputFile | StandardOutput  # where lines go
 
 
 def force_option(help: str) -> Callable[[Command], Command]:
@@ -133,14 +122,14 @@ def check_stdout(inputs: Iterable[PathLike | None]) -> None:
         raise OptionError(f"standard output: {error}") from error
 
 
-def open_sink(name: str, path: Path) -> Sink:
+def open_sink(name: str, path: Path) -> AbstractContextManager[Sink]:
     """Opens the file of an option, or standard output, for lines.
 
     Raises:
         OptionError: it cannot be written.
     """
     if is_stdout(path):
-        return _StandardOutput()
+        return StandardOutput()
     try:
         return OutputFile(path)
     except OSError as error:

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -31,22 +32,24 @@ __all__ = [
     "LOAD",
     "SLOTS",
     "ModelOption",
+    "ParamType",
     "collect",
     "flag_of",
     "from_table",
     "model_options",
     "read_model_options",
+    "table_of",
 ]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 if TYPE_CHECKING:
-    _ParamType = click.ParamType[Any]
+    ParamType = click.ParamType[Any]
 else:
-    _ParamType = click.ParamType  # not generic in older versions of click
+    ParamType = click.ParamType  # not generic in older versions of click
 
 
-class _Floats(_ParamType):
+class _Floats(ParamType):
     name = "NUMBERS"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[float]:
@@ -56,14 +59,14 @@ class _Floats(_ParamType):
             self.fail(f"{value!r} is not a list of numbers; separate the numbers by commas, such as 1,2", param, ctx)
 
 
-class _Servers(_ParamType):
+class _Servers(ParamType):
     name = "HOST:PORT,..."
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
         return list(value.split(","))
 
 
-class _Bias(_ParamType):
+class _Bias(ParamType):
     name = "ID=BIAS"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, float]:
@@ -78,7 +81,7 @@ class _Bias(_ParamType):
             )
 
 
-class _WholeOr(_ParamType):
+class _WholeOr(ParamType):
     """A whole number or the word that stands beside it."""
 
     def __init__(self, kind: Whole) -> None:
@@ -94,7 +97,7 @@ class _WholeOr(_ParamType):
             self.fail(f"{value!r} is no whole number; give {self.kind.least} to {self.kind.most}, or {self.kind.word}")
 
 
-class _Adapter(_ParamType):
+class _Adapter(ParamType):
     name = "PATH[:SCALE]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, float]:
@@ -109,9 +112,10 @@ class _Adapter(_ParamType):
 
 @dataclass(frozen=True)
 class Spec:
-    """One option, derived from a field of a dataclass."""
+    """One option, derived from a field of a dataclass. ``flags``: as click takes them, ``--mmap/--no-mmap``."""
 
     name: str
+    flags: str
     help: str
     type: click.ParamType[Any]
     default: Any
@@ -121,14 +125,13 @@ class Spec:
 
     def decorator(self, section: str) -> Callable[[Command], Command]:
         """What adds it to a command. Its value stays None (or empty) unless it is given."""
-        flag = flag_of(self.name).removeprefix("--")
         is_flag = self.type is click.BOOL
         shown = str(self.default)
         if is_flag and self.default is not None:
-            shown = flag if self.default else f"no-{flag}"
+            shown = self.flags.split("/")[0 if self.default else 1].removeprefix("--")
         text = self.help if self.default is None or self.multiple else f"{self.help} [default: {shown}]"
         return click.option(
-            f"--{flag}/--no-{flag}" if is_flag else f"--{flag}",
+            self.flags,
             self.name,
             cls=Option,
             section=section,
@@ -148,6 +151,7 @@ _SPECIAL: dict[str, tuple[click.ParamType[Any], bool]] = {
     "logit_bias": (_Bias(), True),
     "proxy_tuned": (click.STRING, False),
     "proxy_untuned": (click.STRING, False),
+    "features": (click.STRING, False),
 }
 
 
@@ -167,24 +171,27 @@ def _type(kind: Kind) -> click.ParamType[Any]:
     return click.BOOL if isinstance(kind, Flag) else click.FLOAT
 
 
-def _table(options: type) -> dict[str, Spec]:
-    names = {field.name for field in dataclasses.fields(options)}
+def table_of(options: type, flags: Mapping[str, str] = MappingProxyType({})) -> dict[str, Spec]:
+    """The options of a dataclass by their names. ``flags``: those that :func:`flag_of` does not give."""
+    own = {field.name: flags.get(field.name) or flag_of(field.name) for field in dataclasses.fields(options)}
     table = {}
     for field in dataclasses.fields(options):
         known = option_of(field)
-        if isinstance(known.kind, Own) and field.name not in _SPECIAL:
+        if not known.section or (isinstance(known.kind, Own) and field.name not in _SPECIAL):
             continue  # the head and the grammar have flags of their own
         kind, multiple = _SPECIAL.get(field.name) or (_type(known.kind), False)
-        help = re.sub(r"``(\w+)``", lambda name: flag_of(name[1]) if name[1] in names else name[1], known.help)
+        help = re.sub(r"``(\w+)``", lambda name: own.get(name[1], name[1]), known.help)
         help = help.replace("None: ", "Unset: ") + (" Repeatable." if multiple else "")
-        optional = "None" in str(field.type)
-        table[field.name] = Spec(field.name, help, kind, field.default, optional, multiple, known.section)
+        flag, optional = own[field.name], "None" in str(field.type)
+        if kind is click.BOOL and "/" not in flag:
+            flag = f"{flag}/--no-{flag.removeprefix('--')}"
+        table[field.name] = Spec(field.name, flag, help, kind, field.default, optional, multiple, known.section)
     return table
 
 
-LOAD = _table(LoadOptions)
-SLOTS = _table(SlotOptions)
-GENERATION = _table(GenerationOptions)
+LOAD = table_of(LoadOptions)
+SLOTS = table_of(SlotOptions)
+GENERATION = table_of(GenerationOptions)
 
 
 def from_table(
@@ -230,7 +237,7 @@ class GivenOption(tuple[str, Any]):
         return self
 
 
-class ModelOption(_ParamType):
+class ModelOption(ParamType):
     """An option of loading with its value."""
 
     name = "NAME=VALUE"

@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -35,6 +35,7 @@ __all__ = [
     "printable",
     "sized",
     "wants_color",
+    "warn",
 ]
 
 # Of the experts in turn: the assistant has the first.
@@ -63,6 +64,11 @@ def sized(n: int) -> str:
 def echo(text: str, *, err: bool = False, nl: bool = True) -> None:
     """Prints lines, safe for a terminal, on stdout or on stderr."""
     click.echo(printable(text, getattr(sys.stderr if err else sys.stdout, "encoding", None)), err=err, nl=nl)
+
+
+def warn(text: str) -> None:
+    """A warning on stderr."""
+    echo(one_line(f"colm: warning: {text}"), err=True)
 
 
 def is_terminal(name: str) -> bool:
@@ -97,11 +103,12 @@ def wants_color(choice: str, stream: str) -> bool:
     return is_terminal(stream) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-class TextWriter(Protocol):
-    """Where a text goes while it is written."""
+class TextWriter:
+    """Where a text goes while it is written. This one shows nothing, for ``--json``."""
 
     def write(self, token: Token) -> None:
         """Shows one token."""
+        self.piece(token.text, token.expert)
 
     def piece(self, text: str, expert: int) -> None:
         """Shows a piece of text in the colour of the expert that wrote it; 0: the base."""
@@ -110,15 +117,12 @@ class TextWriter(Protocol):
         """Ends the last line."""
 
 
-class _PlainWriter:
+class _PlainWriter(TextWriter):
     """The text's own bytes, for pipes and files."""
 
     def __init__(self) -> None:
         self._stream = byte_stream("stdout")
         self._last = ""
-
-    def write(self, token: Token) -> None:
-        self.piece(token.text, token.expert)
 
     def piece(self, text: str, expert: int) -> None:
         if text:
@@ -133,7 +137,7 @@ class _PlainWriter:
         self._stream.flush()
 
 
-class _TerminalWriter:
+class _TerminalWriter(TextWriter):
     """The text with controls escaped and, where wanted, the tokens of experts in colour."""
 
     def __init__(self, color: bool) -> None:
@@ -142,9 +146,6 @@ class _TerminalWriter:
         self._console = open_console("stdout", color)
         self._styles = [None, *map(Style.parse, EXPERT_STYLES)] if color else [None]
         self._last = ""
-
-    def write(self, token: Token) -> None:
-        self.piece(token.text, token.expert)
 
     def piece(self, text: str, expert: int) -> None:
         if text:
@@ -162,19 +163,6 @@ class _TerminalWriter:
         # As a segment: rich would expand tabs, wrap lines and trim spaces of a str.
         style = self._styles[expert % len(self._styles)]
         self._console.print(Segments([Segment(text, style)]), soft_wrap=True)
-
-
-class _NoWriter:
-    """Nothing, for ``--json``."""
-
-    def write(self, token: Token) -> None:
-        pass
-
-    def piece(self, text: str, expert: int) -> None:
-        pass
-
-    def finish(self) -> None:
-        pass
 
 
 def open_console(stream: str, color: bool, width: int | None = None) -> Any:
@@ -201,7 +189,7 @@ def open_console(stream: str, color: bool, width: int | None = None) -> Any:
 def open_writer(color: str, *, silent: bool = False) -> TextWriter:
     """The writer that suits stdout."""
     if silent:
-        return _NoWriter()
+        return TextWriter()
     colored = wants_color(color, "stdout")
     return _TerminalWriter(colored) if colored or is_terminal("stdout") else _PlainWriter()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from shlex import quote
 from typing import Any
 
@@ -15,7 +16,8 @@ from ..sources.pair_file import Preset
 from ..sources.preset import is_preset, packaged_names, preset, preset_files
 from ._experts import chosen_experts, refuse_experts
 from ._help import Option
-from ._options import LOAD, SLOTS, Command, collect, from_table, model_options, read_model_options
+from ._inputs import read_grammar, read_text
+from ._options import GENERATION, LOAD, SLOTS, Command, collect, from_table, model_options, read_model_options
 
 __all__ = [
     "HEAD_HELP",
@@ -24,13 +26,16 @@ __all__ = [
     "color_option",
     "complete_pairs",
     "loading",
+    "loading_arguments",
     "model_arguments",
     "models_again",
     "option",
     "pair_arguments",
     "pair_option",
     "parallel_option",
+    "path_option",
     "slots",
+    "writing_options",
 ]
 
 HEAD_HELP = (
@@ -43,6 +48,11 @@ def option(section: str, *names: str, **kwargs: Any) -> Callable[[Command], Comm
     """An option in a section of the help, which shows its default, unless it is a flag."""
     kwargs.setdefault("show_default", not isinstance(kwargs.get("default"), bool | None))
     return click.option(*names, cls=Option, section=section, **kwargs)
+
+
+def path_option(section: str, *names: str, **kwargs: Any) -> Callable[[Command], Command]:
+    """An option whose value is a path."""
+    return option(section, *names, type=click.Path(path_type=Path), **kwargs)
 
 
 def color_option(help: str) -> Callable[[Command], Command]:
@@ -69,11 +79,15 @@ def parallel_option(section: str, help: str, default: int = 1) -> Callable[[Comm
     )
 
 
+def loading_arguments(command: Command) -> Command:
+    """Adds the options of loading."""
+    command = option("Loading", "--no-check-memory", is_flag=True, help="Load even if memory seems too small.")(command)
+    return from_table(LOAD, "Loading")(from_table(SLOTS, "Loading", ["cache_mb"])(model_options(command)))
+
+
 def pair_arguments(command: Command) -> Command:
     """Adds ``--base``, ``--assistant`` and the options of loading."""
-    command = option("Loading", "--no-check-memory", is_flag=True, help="Load even if memory seems too small.")(command)
-    command = model_options(command)
-    command = from_table(LOAD, "Loading")(from_table(SLOTS, "Loading", ["cache_mb"])(command))
+    command = loading_arguments(command)
     command = option("Output", "--verbose", "-v", is_flag=True, help="Show llama.cpp's log on stderr.")(command)
     command = option("Output", "--quiet", "-q", is_flag=True, help="Do not show progress.")(command)
     return model_arguments(command)
@@ -171,6 +185,24 @@ def models_again(values: Mapping[str, Any]) -> str:
         (f"{name}-option", own.text) for name in ("base", "assistant") for own in values.get(f"{name}_option") or ()
     ]
     return " ".join(f"--{name} {quote(os.fspath(value))}" for name, value in given)
+
+
+def writing_options(models: Preset, values: Mapping[str, Any]) -> tuple[str, dict[str, Any], str | None]:
+    """What ``generate`` and ``chat`` write with: the head, options of generation, the template in place of the base's.
+
+    Raises:
+        click.UsageError: there is no head, or more than one grammar.
+        OptionError: a file that cannot be read.
+    """
+    head = models.head if values["head"] is None else values["head"]
+    if head is None:
+        raise click.UsageError("Missing option '--head'; give a head, or a pair that has one (--pair).")
+    options = collect(GENERATION, values)
+    grammar = read_grammar(values["grammar"], values["grammar_file"], values["json_schema"])
+    if grammar is not None:
+        options["grammar"] = grammar
+    template = values["chat_template"]
+    return head, options, None if template is None else read_text(template, "chat template")
 
 
 def loading(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from typing import Protocol
 
 from ._output import echo, is_terminal, one_line
 
@@ -14,30 +13,35 @@ __all__ = ["Meter", "meter"]
 LINE_EVERY_S = 30.0
 
 
-class Meter(Protocol):
-    """Where the state of long work is shown."""
+class Meter:
+    """Where the state of long work is shown. This one shows nothing but lines that stay."""
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
 
     def update(self, share: float, note: str) -> None:
         """Shows the share that is done, 0 to 1, and a few words. A smaller share than before begins another part."""
 
     def say(self, text: str) -> None:
         """Prints a line that stays."""
-
-
-class _Silent:
-    def update(self, share: float, note: str) -> None:
-        pass
-
-    def say(self, text: str) -> None:
         echo(one_line(text), err=True)
 
+    def speed(self, n_tokens: int) -> str:
+        """So many tokens since the work began, as tokens per second in words."""
+        return f"{n_tokens / max(self.seconds(), 1e-9):.1f} tokens/s"
 
-class _Lines:
+    def seconds(self) -> float:
+        """Since the work began."""
+        return time.monotonic() - self._begun
+
+
+class _Lines(Meter):
     """For logs: a line every half minute, and the last."""
 
     def __init__(self, title: str) -> None:
+        super().__init__()
         self._title = title
-        self._start = self._last = time.monotonic()
+        self._start = self._last = self._begun
         self._first_share: float | None = None
         self._share = 0.0
 
@@ -54,15 +58,12 @@ class _Lines:
         eta = "" if left is None else f", {_duration(left)} left"
         echo(one_line(f"{self._title}: {share:.0%}, {note}{eta}"), err=True)
 
-    def say(self, text: str) -> None:
-        echo(one_line(text), err=True)
-
 
 @contextlib.contextmanager
 def meter(title: str, *, shown: bool = True) -> Iterator[Meter]:
     """Shows progress on stderr while it lasts."""
     if not shown:
-        yield _Silent()
+        yield Meter()
     elif not is_terminal("stderr"):
         yield _Lines(title)
     else:
@@ -79,7 +80,7 @@ def meter(title: str, *, shown: bool = True) -> Iterator[Meter]:
         with Progress(*columns, console=Console(stderr=True)) as progress:
             task = progress.add_task(title, total=1.0, note="")
 
-            class Bar:
+            class Bar(Meter):
                 def update(self, share: float, note: str) -> None:
                     if share < progress.tasks[task].completed:
                         progress.reset(task)

@@ -12,7 +12,7 @@ from ._advice import NO_TYPE, advice_of
 from ._experts import expert_arguments
 from ._files import check, force_option, read_by, write_result
 from ._help import SectionedCommand
-from ._pair import chosen_models, loading, option, pair_arguments, slots
+from ._pair import chosen_models, loading, option, pair_arguments, path_option, slots
 
 __all__ = ["bench"]
 
@@ -46,9 +46,7 @@ __all__ = ["bench"]
     "are made in it and deleted at the end.  [default: q4_0, or q4_k_m if the files are q4_0]",
 )
 @option("Output", "--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
-@option(
-    "Output", "--plot", type=click.Path(path_type=Path), metavar="FILE", help="Write a plot to FILE. Needs Matplotlib."
-)
+@path_option("Output", "--plot", metavar="FILE", help="Write a plot to FILE. Needs Matplotlib.")
 @force_option("Replace the file of --plot if it exists.")
 def bench(
     n_tokens: int, rounds: int, prompt: str | None, advise: bool, as_json: bool, plot: Path | None, **values: Any

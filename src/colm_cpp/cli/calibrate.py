@@ -15,7 +15,17 @@ from ..sources.names import NamedHead, find_head, refuse_unknown_expert
 from ._experts import expert_arguments
 from ._files import check, read_by
 from ._help import SectionedCommand
-from ._pair import answer_options, chosen_models, loading, models_again, option, pair_arguments, parallel_option, slots
+from ._pair import (
+    answer_options,
+    chosen_models,
+    loading,
+    models_again,
+    option,
+    pair_arguments,
+    parallel_option,
+    path_option,
+    slots,
+)
 
 if TYPE_CHECKING:
     from ..learn.calibration import Calibrated
@@ -46,9 +56,7 @@ __all__ = ["calibrate"]
     type=float,
     help="After a token of the assistant, compare with this threshold. The table is for this value.",
 )
-@option(
-    "Head", "--out", "-o", type=click.Path(path_type=Path), help="The head file to write.  [default: the head itself]"
-)
+@path_option("Head", "--out", "-o", help="The head file to write.  [default: the head itself]")
 @option(
     "Head",
     "--rate",
@@ -84,7 +92,7 @@ def calibrate(files: tuple[str, ...], out: Path | None, as_json: bool, **values:
     from ..learn.calibration import calibrate as run
     from ..sources.hub import is_hub_spec
     from ._loading import load_pair
-    from ._output import echo, log_to_stderr, one_line, print_json
+    from ._output import log_to_stderr, print_json, warn
     from ._progress import meter
 
     chosen = chosen_models(values)
@@ -165,9 +173,9 @@ def calibrate(files: tuple[str, ...], out: Path | None, as_json: bool, **values:
         )
     result.head.save(target)
     for rate, measured in result.off.items():
-        nearest = f"colm: warning: for the deferral rate {rate:.0%}, the closest measured rate is {measured:.1%}; "
+        nearest = f"for the deferral rate {rate:.0%}, the closest measured rate is {measured:.1%}; "
         why = "other thresholds give the same texts, so the search stopped; " if rate in result.stuck else ""
-        echo(one_line(f"{nearest}{why}use more prompts or longer texts for a more exact table"), err=True)
+        warn(f"{nearest}{why}use more prompts or longer texts for a more exact table")
     if as_json:
         rows: list[list[Any]] = [[m.wanted, m.threshold, m.measured, m.n_tokens] for m in result.measurements]
         for row, m in zip(rows, result.measurements, strict=True):

@@ -14,10 +14,20 @@ from . import Terminated
 from ._experts import expert_arguments
 from ._flags import in_flags
 from ._help import SectionedCommand
-from ._inputs import read_grammar, read_text
-from ._options import GENERATION, LOAD, SLOTS, collect, from_table, model_options
+from ._options import GENERATION, from_table
 from ._own_prompts import own_template_arguments, read_own_prompts
-from ._pair import HEAD_HELP, chosen_models, color_option, loading, model_arguments, option, slots
+from ._pair import (
+    HEAD_HELP,
+    chosen_models,
+    color_option,
+    loading,
+    loading_arguments,
+    model_arguments,
+    option,
+    path_option,
+    slots,
+    writing_options,
+)
 
 __all__ = ["chat", "prompt_of"]
 
@@ -37,18 +47,12 @@ _GENERATION = {
 @option("Conversation", "--system", metavar="TEXT", help="System message before the first message.")
 @option("Conversation", "--chat-template", metavar="FILE", help="Jinja template to use instead of the base's.")
 @own_template_arguments("Conversation")
-@option(
-    "Conversation",
-    "--load",
-    "file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Go on with the conversation that /save wrote to FILE.",
+@path_option(
+    "Conversation", "--load", "file", metavar="FILE", help="Go on with the conversation that /save wrote to FILE."
 )
-@option(
+@path_option(
     "Conversation",
     "--history",
-    type=click.Path(path_type=Path),
     metavar="FILE",
     help="File that keeps your messages for the next time. [default: chat-history in the configuration folder]",
 )
@@ -60,10 +64,7 @@ _GENERATION = {
 @color_option("Colour the tokens of the assistant, or of each expert.")
 @option("Output", "--quiet", "-q", is_flag=True, help="Show no progress and no line about each answer.")
 @option("Output", "--verbose", "-v", is_flag=True, help="Show llama.cpp's log on stderr.")
-@from_table(SLOTS, "Loading", ["cache_mb"])
-@from_table(LOAD, "Loading")
-@model_options
-@option("Loading", "--no-check-memory", is_flag=True, help="Load even if memory seems too small.")
+@loading_arguments
 def chat(**values: Any) -> None:
     """Talk with a pair.
 
@@ -82,15 +83,8 @@ def chat(**values: Any) -> None:
     from ._output import is_terminal, log_to_stderr
 
     models = chosen_models(values)
-    head = models.head if values["head"] is None else values["head"]
-    if head is None:
-        raise click.UsageError("Missing option '--head'; give a head, or a pair that has one (--pair).")
-    options = collect(GENERATION, values)
-    grammar = read_grammar(values["grammar"], values["grammar_file"], values["json_schema"])
-    if grammar is not None:
-        options["grammar"] = grammar
-    options = {"temperature": CHAT_TEMPERATURE, "max_tokens": NO_LIMIT, **options}
-    template = None if values["chat_template"] is None else read_text(values["chat_template"], "chat template")
+    _, given, template = writing_options(models, values)
+    options = {"temperature": CHAT_TEMPERATURE, "max_tokens": NO_LIMIT, **given}
     own = read_own_prompts(values, models.names).template(template)
     GenerationOptions.of(options)  # raises for a bad value now, not after minutes of loading
     typed = is_terminal("stdin") and is_terminal("stdout")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -45,10 +44,9 @@ class _Models:
 
     def problems(self, *, skip: int = 0, limit: int | None = None) -> tuple[Problem, ...]:
         """Those in the package."""
-        from ..evaluate.demo import demo_problems
-        from ..evaluate.demo_three import three_problems
+        from ..evaluate.demo import PROBLEMS, THREE_PROBLEMS, demo_problems
 
-        return (three_problems if self is _THREE else demo_problems)(skip=skip, limit=limit)
+        return demo_problems(skip=skip, limit=limit, file=THREE_PROBLEMS if self is _THREE else PROBLEMS)
 
     def solve(
         self,
@@ -186,7 +184,6 @@ def _count(models: _Models, pair: Pair, n: int, console: Any, *, plain: bool, sh
 
     problems = models.problems(skip=_N_SHOWN, limit=n)
     total = len(problems) * len(models.titles)
-    start = time.monotonic()
     done = 0
     with meter("solving", shown=shown) as bar:
 
@@ -197,8 +194,7 @@ def _count(models: _Models, pair: Pair, n: int, console: Any, *, plain: bool, sh
 
         answered = models.solve(pair, problems, tuple(models.titles), on_answer=on_answer)
     console.print(
-        f"{len(problems)} problems; their situations and sums were in no training text "
-        f"({time.monotonic() - start:.0f} s)",
+        f"{len(problems)} problems; their situations and sums were in no training text ({bar.seconds():.0f} s)",
         style="bold",
         soft_wrap=plain,
     )

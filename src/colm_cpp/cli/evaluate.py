@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from ._across import across_options, check_across, cluster_of
 from ._experts import expert_arguments
 from ._files import check_folder, head_place, read_by
 from ._help import SectionedCommand
-from ._pair import answer_options, chosen_models, loading, option, pair_arguments, parallel_option, slots
+from ._pair import answer_options, chosen_models, loading, option, pair_arguments, parallel_option, path_option, slots
 
 if TYPE_CHECKING:
     from ..engine.pair import Pair
@@ -105,14 +104,7 @@ __all__ = ["evaluate"]
 @answer_options("Task", "Seed of the first problem. Each later problem has the next seed.")
 @option("Task", "--chat/--no-chat", default=None, help="Apply the base's chat template. Unset: if it has one.")
 @parallel_option("Task", "Number of answers to write at the same time. Only answers written alone count for tokens/s.")
-@option(
-    "Output",
-    "--out",
-    "-o",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Folder for the answers and the report.",
-)
+@path_option("Output", "--out", "-o", required=True, help="Folder for the answers and the report.")
 @option("Output", "--report-only", is_flag=True, help="Compare the answers in --out; load no model.")
 @option("Output", "--json", "as_json", is_flag=True, help="Print one JSON object instead of the table.")
 def evaluate(task: str, out: Path, as_json: bool, **values: Any) -> None:
@@ -130,7 +122,7 @@ def evaluate(task: str, out: Path, as_json: bool, **values: Any) -> None:
     from ..evaluate.summary import summarize
     from ..extras import require
     from ..report.evaluation import write_plots, write_tables
-    from ._output import echo, one_line, print_json
+    from ._output import echo, print_json, warn
 
     check_across(values)
     check_folder("--out", out)
@@ -138,13 +130,13 @@ def evaluate(task: str, out: Path, as_json: bool, **values: Any) -> None:
     checker = make_checker(values["checker"], pattern=values["pattern"])
     loaded = load_task(task, skip=values["skip"], limit=values["limit"], shard=values["shard"])
     for row in loaded.bad_rows:
-        echo(one_line(f"colm: warning: {row}"), err=True)
+        warn(str(row))
     try:
         require("matplotlib", "a plot")
         plots = True
     except MissingDependency as error:
         plots = False
-        echo(one_line(f"colm: warning: no plots will be drawn: {error}"), err=True)
+        warn(f"no plots will be drawn: {error}")
     folder = RecordFolder.open(out) if models is None else _answer(loaded, out, models, values)
     summary = summarize(folder, loaded, checker)
     written = write_tables(summary, out)
@@ -255,16 +247,14 @@ def _answer(task: Any, out: Path, models: Preset, values: dict[str, Any]) -> Any
                 others={name: partial(_load_other, other, values) for name, other in others.items()},
             )
         )
-        start = time.monotonic()
-        n_tokens = 0
+        start, n_tokens = bar.seconds(), 0  # loading further models took until here
 
         def on_progress(progress: Any) -> None:
             nonlocal n_tokens
             n_tokens += progress.record.n_tokens
-            speed = n_tokens / max(time.monotonic() - start, 1e-9)
-            bar.update(
-                progress.done / progress.total, f"{progress.done} of {progress.total} answers, {speed:.1f} tokens/s"
-            )
+            speed = n_tokens / max(bar.seconds() - start, 1e-9)
+            note = f"{progress.done} of {progress.total} answers, {speed:.1f} tokens/s"
+            bar.update(progress.done / progress.total, note)
 
         answer_all(
             pair,

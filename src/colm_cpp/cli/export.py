@@ -11,7 +11,7 @@ import click
 
 from ..errors import HeadMismatch
 from ._files import check
-from ._output import echo, one_line
+from ._output import echo, one_line, warn
 
 if TYPE_CHECKING:
     from ..heads.head import Head
@@ -88,7 +88,7 @@ def export(source: str, output: Path, base: str | None, row: tuple[int, ...], fo
 
 def _report(head: Head, output: Path, complaints: list[str]) -> None:
     for complaint in complaints:
-        echo(one_line(f"colm: warning: {complaint}"), err=True)
+        warn(complaint)
     data = output.read_bytes()
     shapes = " -> ".join([str(head.weights[0].shape[1]), *(str(weight.shape[0]) for weight in head.weights)])
     echo(one_line(f"{output}: {head.kind} head, n_embd {head.n_embd}, layers {shapes}, {len(data)} bytes"))

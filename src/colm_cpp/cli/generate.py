@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from contextlib import ExitStack, closing
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,10 +15,21 @@ from ._batch import read_batch, write_batch
 from ._experts import expert_arguments
 from ._files import Sink, check, check_stdout, force_option, open_sink, read_by
 from ._help import SectionedCommand
-from ._inputs import read_grammar, read_prompt, read_text, user_messages
-from ._options import GENERATION, LOAD, SLOTS, collect, from_table, model_options, read_model_options
+from ._inputs import read_prompt, user_messages
+from ._options import GENERATION, from_table
 from ._own_prompts import OwnPrompts, own_prompt_arguments, own_prompt_files, read_own_prompts
-from ._pair import HEAD_HELP, chosen_models, color_option, model_arguments, option, slots
+from ._pair import (
+    HEAD_HELP,
+    chosen_models,
+    color_option,
+    loading,
+    loading_arguments,
+    model_arguments,
+    option,
+    path_option,
+    slots,
+    writing_options,
+)
 
 if TYPE_CHECKING:
     from ..engine.pair import Pair
@@ -61,25 +71,22 @@ _INTERRUPTED = "interrupted"
 @option("Text", "--grammar-file", metavar="FILE", help="File with a GBNF grammar that the text must follow.")
 @option("Text", "--json-schema", metavar="FILE", help="File with a JSON schema that the text must follow.")
 @option("Output", "--json", "as_json", is_flag=True, help="Print JSON with every token instead of the text.")
-@option(
+@path_option(
     "Output",
     "--out",
-    type=click.Path(path_type=Path),
     metavar="FILE",
     help="With --batch: write the results to FILE in the order of the rows (- is stdout). Unset: print each result to "
     "stdout when its text ends.",
 )
-@option(
+@path_option(
     "Output",
     "--trace",
-    type=click.Path(path_type=Path),
     metavar="FILE",
     help="Write every token to FILE as JSON lines (- is stdout). After Ctrl-C, FILE has the tokens so far.",
 )
-@option(
+@path_option(
     "Output",
     "--session",
-    type=click.Path(path_type=Path),
     metavar="FILE",
     help="Load what the models have read before from FILE, if it exists, and save what they have read to FILE at the "
     "end. If a prompt begins like an earlier one, only the rest is read (docs/sessions.md). Not with --batch.",
@@ -96,10 +103,7 @@ _INTERRUPTED = "interrupted"
     help="With --batch: number of texts to write at the same time. Each needs a KV cache of --n-ctx tokens. "
     f"[default: {DEFAULT_PARALLEL}]",
 )
-@from_table(SLOTS, "Loading", ["cache_mb"])
-@from_table(LOAD, "Loading")
-@model_options
-@option("Loading", "--no-check-memory", is_flag=True, help="Load even if memory seems too small.")
+@loading_arguments
 def generate(prompt: str | None, **values: Any) -> None:
     """Continue PROMPT, or answer it with --chat.
 
@@ -112,18 +116,11 @@ def generate(prompt: str | None, **values: Any) -> None:
     from ._output import is_terminal, log_to_stderr, open_writer, print_json, print_legend
 
     models = chosen_models(values)
-    head = models.head if values["head"] is None else values["head"]
-    if head is None:
-        raise click.UsageError("Missing option '--head'; give a head, or a pair that has one (--pair).")
+    head, options, template = writing_options(models, values)
     chat = values["chat"] or values["system"] is not None or values["chat_template"] is not None
     chat = chat or bool(values["system_for"] or values["template_for"])
-    options = collect(GENERATION, values)
-    grammar = read_grammar(values["grammar"], values["grammar_file"], values["json_schema"])
-    if grammar is not None:
-        options["grammar"] = grammar
     if chat:
         options.setdefault("temperature", CHAT_TEMPERATURE)
-    template = None if values["chat_template"] is None else read_text(values["chat_template"], "chat template")
     many = values["batch"] is not None
     own_prompts = read_own_prompts(values, models.names)
     if chat and own_prompts.prompts:
@@ -131,8 +128,7 @@ def generate(prompt: str | None, **values: Any) -> None:
     _check_batch(many, prompt, values)
     text = "" if many else read_prompt(prompt, values["file"], may_be_empty=chat)
     effective = GenerationOptions.of(options)  # raises for a bad value now, not after minutes of loading
-    loading = collect(LOAD, values)
-    own: dict[str, Any] = {model: read_model_options(values[f"{model}_option"]) for model in ("base", "assistant")}
+    given = loading(values)
     rows = read_batch(values["batch"], options) if many else []
     n_parallel = min(values["n_parallel"] or DEFAULT_PARALLEL, len(rows)) if many else 1
     texts = (values["file"] or (None if prompt is not None or many else "-"), values["batch"])
@@ -150,18 +146,7 @@ def generate(prompt: str | None, **values: Any) -> None:
     writer = open_writer(values["color"], silent=values["as_json"])
     with ExitStack() as stack:
         stack.enter_context(log_to_stderr(values["verbose"]))
-        pair = stack.enter_context(
-            load_pair(
-                models,
-                values["head"],
-                options=loading,
-                base_options=own["base"],
-                assistant_options=own["assistant"],
-                check_memory=not values["no_check_memory"],
-                show_progress=not (values["quiet"] or values["verbose"]),
-                **slots(values, n_parallel),
-            )
-        )
+        pair = stack.enter_context(load_pair(models, values["head"], **given, **slots(values, n_parallel)))
         if many:
             write_batch(
                 pair,
@@ -198,7 +183,8 @@ def generate(prompt: str | None, **values: Any) -> None:
                 token: bias if math.isfinite(float(bias)) else str(bias)
                 for token, bias in (effective.logit_bias or {}).items()
             }
-            load_options = {"both": loading, **own}
+            load_options = {"both": given["options"]}
+            load_options |= {name: given[f"{name}_options"] for name in ("base", "assistant")}
             load_options |= {expert.name: dict(expert.options) for expert in models.experts}
             trace.begin(
                 {

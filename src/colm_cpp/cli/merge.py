@@ -11,7 +11,7 @@ from ..tune.quantizing import FILE_TYPES
 from ._files import check, check_folder, force_option
 from ._help import SectionedCommand
 from ._output import echo, one_line, print_json
-from ._pair import option
+from ._pair import option, path_option
 
 if TYPE_CHECKING:
     from ..tune import Merged
@@ -61,11 +61,10 @@ def report(merged: Merged) -> None:
     metavar="TYPE",
     help=f"Type of the new file: {', '.join(FILE_TYPES)}.  [default: {DEFAULT_TYPE}]",
 )
-@option(
+@path_option(
     "Output",
     "--out",
     "-o",
-    type=click.Path(path_type=Path),
     help="The file to write, or the folder for shards. Unset: merged-TYPE.gguf beside the adapter.",
 )
 @force_option("Replace the file if it exists.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +49,11 @@ def paths(scores: Path, **values: Any) -> None:
     # Room for a path behind the longest text that can have been scored.
     given["options"].setdefault("n_ctx", int(folder.meta["n_ctx"]) + values["n_tokens"])
     shown = not values["quiet"]
-    start = time.monotonic()
     with (
         log_to_stderr(values["verbose"]),
         load_pair(models, "always", **given, **slots(values)) as pair,
         meter("writing paths", shown=shown) as bar,
     ):
-        start = time.monotonic()
         told = False
 
         def on_plan(left: Any) -> None:
@@ -65,14 +62,11 @@ def paths(scores: Path, **values: Any) -> None:
 
         def on_progress(progress: Any) -> None:
             nonlocal told
-            seconds = time.monotonic() - start
             if shown and not told and TOLD_AT <= progress.share < 1.0:
                 told = True
-                bar.say(
-                    f"about {seconds / progress.share:.0f} seconds in all, judged by the first {progress.share:.0%}"
-                )
-            speed = progress.n_written / max(seconds, 1e-9)
-            bar.update(progress.share, f"{progress.n_written} tokens, {speed:.1f} tokens/s written")
+                in_all = bar.seconds() / progress.share
+                bar.say(f"about {in_all:.0f} seconds in all, judged by the first {progress.share:.0%}")
+            bar.update(progress.share, f"{progress.n_written} tokens, {bar.speed(progress.n_written)} written")
 
         if values["dry_run"]:
             on_plan(plan(pair, folder, values["n_tokens"]))
@@ -85,10 +79,9 @@ def paths(scores: Path, **values: Any) -> None:
             on_plan=on_plan,
             on_progress=on_progress,
         )
-    seconds = time.monotonic() - start
     echo(
         f"{scores}: paths of {done.n_positions} positions, {done.n_written} tokens written and {done.n_read} read in "
-        f"{seconds:.1f} seconds"
+        f"{bar.seconds():.1f} seconds"
     )
     found = Continuations(folder)
     differ = float((folder["base_top"] != folder["assistant_top"]).mean())

@@ -10,7 +10,7 @@ import click
 from ..errors import OptionError
 from ._files import check, force_option, write_result
 from ._help import SectionedCommand
-from ._pair import color_option, option
+from ._pair import color_option, option, path_option
 
 __all__ = ["patterns"]
 
@@ -32,11 +32,10 @@ _PIPE_WIDTH = 160
     default=5,
     help="List a token only if it occurs at least this often.",
 )
-@option(
+@path_option(
     "Output",
     "--html",
     "page",
-    type=click.Path(path_type=Path),
     metavar="FILE",
     help="Write a web page with the numbers and the texts of one arm. Each token is shaded by its defer probability.",
 )

@@ -56,7 +56,8 @@ def pull(names: tuple[str, ...], quiet: bool) -> None:
 def _fetched(spec: str, shown: bool) -> FoundModel | None:
     """Downloads and checks one file; None where it is no model."""
     from ..errors import LoadError
-    from ..sources.disk import Place, look, parts_of
+    from ..files.paths import parts_of
+    from ..sources.disk import Place, look
     from ..sources.hub import is_hub_spec, resolve
     from ..sources.verify import verify
 

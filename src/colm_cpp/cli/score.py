@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from .._shown import counted
 from ..errors import OptionError
 from ._across import across_options, check_across, cluster_of
 from ._experts import expert_arguments
 from ._files import check_folder, read_by
 from ._help import SectionedCommand
-from ._pair import answer_options, chosen_models, loading, option, pair_arguments, parallel_option, slots
+from ._pair import answer_options, chosen_models, loading, option, pair_arguments, parallel_option, path_option, slots
 
 if TYPE_CHECKING:
     from ..cluster.ray_cluster import Cluster
@@ -28,7 +28,7 @@ __all__ = ["score"]
 @click.argument("corpus", nargs=-1, required=True, type=click.Path())
 @pair_arguments
 @expert_arguments
-@option("Texts", "--out", "-o", required=True, type=click.Path(path_type=Path), help="Folder for the scores.")
+@path_option("Texts", "--out", "-o", required=True, help="Folder for the scores.")
 @option(
     "Texts",
     "--limit",
@@ -120,13 +120,12 @@ def score(corpus: tuple[str, ...], out: Path, **values: Any) -> None:
             cluster = loaded.enter_context(cluster_of(values, scorer, **recipe))
         unit = "token" if scorer.one_vocabulary else "segment"
         with meter("scoring", shown=shown) as bar:
-            start = time.monotonic()
 
             def on_progress(progress: Any) -> None:
                 for row in progress.bad_rows:
                     bar.say(f"colm: warning: {row}")
-                speed = progress.n_read / max(time.monotonic() - start, 1e-9)
-                bar.update(progress.share, f"{progress.done.n_tokens} {unit}s scored, {speed:.1f} tokens/s read")
+                note = f"{progress.done.n_tokens} {unit}s scored, {bar.speed(progress.n_read)} read"
+                bar.update(progress.share, note)
 
             done = run(
                 scorer,
@@ -139,19 +138,15 @@ def score(corpus: tuple[str, ...], out: Path, **values: Any) -> None:
                 on_progress=on_progress,
                 compute=None if cluster is None else cluster.score,
             )
-    left_out = f", {_counted(done.n_bad, 'row')} skipped" if done.n_bad else ""
-    cut = f", {_counted(done.n_truncated, 'text')} truncated to the context length" if done.n_truncated else ""
-    echo(f"{out}: {_counted(done.n_tokens, unit)} of {_counted(done.n_texts, 'text')}{left_out}{cut}")
+    left_out = f", {counted(done.n_bad, 'row')} skipped" if done.n_bad else ""
+    cut = f", {counted(done.n_truncated, 'text')} truncated to the context length" if done.n_truncated else ""
+    echo(f"{out}: {counted(done.n_tokens, unit)} of {counted(done.n_texts, 'text')}{left_out}{cut}")
     if unit == "segment":
         share, length = lengths(Scores(out))
         echo(
             f"segments lie between places where tokens of all models end: {share:.1f} for 100 tokens of the base, "
             f"{length:.1f} bytes long on average"
         )
-
-
-def _counted(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def _respond(pair: Pair, texts: Any, out: Path, values: dict[str, Any], cluster: Cluster | None) -> Any:
@@ -163,13 +158,12 @@ def _respond(pair: Pair, texts: Any, out: Path, values: dict[str, Any], cluster:
     if values["defer_rate"] is not None:
         options["defer_rate"] = values["defer_rate"]
     with meter("answering", shown=not values["quiet"]) as bar:
-        start = time.monotonic()
 
         def on_progress(progress: Any) -> None:
             if progress.bad_row is not None:
                 bar.say(f"colm: warning: {progress.bad_row}")
-            speed = progress.n_tokens / max(time.monotonic() - start, 1e-9)
-            bar.update(progress.done / max(progress.total, 1), f"{progress.done} answers, {speed:.1f} tokens/s")
+            note = f"{progress.done} answers, {bar.speed(progress.n_tokens)}"
+            bar.update(progress.done / max(progress.total, 1), note)
 
         return respond(
             pair,

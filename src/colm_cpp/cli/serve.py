@@ -16,7 +16,7 @@ from ..options import SlotOptions
 from ._experts import expert_arguments
 from ._help import SectionedCommand
 from ._options import LOAD, collect, read_model_options
-from ._pair import HEAD_HELP, chosen_models, option, pair_arguments, parallel_option, slots
+from ._pair import HEAD_HELP, chosen_models, option, pair_arguments, parallel_option, path_option, slots
 
 if TYPE_CHECKING:
     from ..server.registry import Registry
@@ -33,20 +33,13 @@ KEY_VARIABLE = "COLM_API_KEY"
 @option("Models", "--head", metavar="HEAD", help=HEAD_HELP)
 @option("Models", "--defer-rate", type=float, metavar="RATE", help="Deferral rate for requests that set none.")
 @option("Models", "--name", help="The pair's name in requests. Unset: that of --pair, or the base's file.")
-@option(
+@path_option(
     "Models",
     "--model-dir",
-    type=click.Path(path_type=Path),
     metavar="DIR",
     help="Serve every pair of a folder: NAME.toml or NAME/pair.toml. Its colm.toml is read, if there is one.",
 )
-@option(
-    "Models",
-    "--config",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Serve the pairs of a colm.toml (docs/server.md).",
-)
+@path_option("Models", "--config", metavar="FILE", help="Serve the pairs of a colm.toml (docs/server.md).")
 @option(
     "Models",
     "--idle",

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..learn.training_options import COST, TrainingOptions, costs_by_time
 from ._files import check
 from ._help import SectionedCommand
-from ._output import sized
-from ._pair import option
+from ._options import ParamType, collect, from_table, table_of
+from ._output import echo, print_json, sized, warn
+from ._pair import option, path_option
 
 if TYPE_CHECKING:
     from ..learn.choice_report import ChoiceReport
@@ -22,12 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["train"]
 
-if TYPE_CHECKING:
-    _ParamType = click.ParamType[Any]
-else:
-    _ParamType = click.ParamType
-
-COST = 0.1
+_TRAINING = table_of(TrainingOptions, {"top_k": "--top-logprobs", "use_hidden": "--use-hidden/--no-hidden"})
 
 
 def _each_once(
@@ -43,7 +40,7 @@ def _each_once(
     return given
 
 
-class _OfExpert(_ParamType):
+class _OfExpert(ParamType):
     """``NAME=NUMBER``; where a plain number may stand for all experts, its name is None."""
 
     def __init__(self, number: str, *, plain: bool) -> None:
@@ -64,49 +61,9 @@ class _OfExpert(_ParamType):
 
 @click.command(cls=SectionedCommand)
 @click.argument("scores", nargs=-1, required=True, type=click.Path(path_type=Path))
-@option("Head", "--out", "-o", required=True, type=click.Path(path_type=Path), help="The head file to write.")
+@path_option("Head", "--out", "-o", required=True, help="The head file to write.")
 @option("Head", "--name", metavar="NAME", help="Name of the head.")
-@option(
-    "Head",
-    "--kind",
-    type=click.Choice(["linear", "mlp"]),
-    default="linear",
-    help="Linear head, or MLP with one hidden layer.",
-)
-@option(
-    "Head",
-    "--features",
-    default="logits",
-    help="Inputs besides the hidden state: none, logits (all features of the logits), or feature names separated by "
-    "commas.",
-)
-@option(
-    "Head",
-    "--top-logprobs",
-    "top_k",
-    type=int,
-    default=5,
-    help="Number of log-probabilities in the feature top_k_logprobs.",
-)
-@option("Head", "--use-hidden/--no-hidden", default=True, help="Use the hidden state as input.  [default: use-hidden]")
-@option("Head", "--n-units", type=int, default=32, help="Number of hidden units of the MLP.")
-@option(
-    "Objective",
-    "--objective",
-    type=click.Choice(["marginal", "weak", "regret"]),
-    default="marginal",
-    help="What to train on. marginal: the likelihood of the texts under the pair. weak: the weak labels alone. regret: "
-    "the log-probability that is lost where the base writes.",
-)
-@option(
-    "Objective",
-    "--label",
-    type=click.Choice(["a", "b", "differ", "continuation"]),
-    default="a",
-    help="Tokens to defer at the start of the fit (weak labels), by the most likely token of each model. a: the "
-    "assistant's is the text's token and the base's is not. b: the base's is not. differ: the two differ. "
-    "continuation: what follows differs too, as 'colm paths' found; it also gives --objective regret its cost.",
-)
+@from_table(_TRAINING)
 @option(
     "Objective",
     "--cost",
@@ -124,30 +81,6 @@ class _OfExpert(_ParamType):
     callback=_each_once,
     help="Milliseconds of one decode of an expert, as 'colm bench' measures them: code=35. Give one for each expert. "
     "--cost is then the cost of the slowest, and the others cost less in proportion. Repeatable.",
-)
-@option("Objective", "--l2", type=float, default=0.3, help="L2 penalty on the weights of the hidden state.")
-@option("Objective", "--feature-l2", type=float, default=1e-3, help="L2 penalty on the weights of the features.")
-@option(
-    "Fit",
-    "--held-out",
-    type=float,
-    default=0.15,
-    help="Share of the texts to hold out. Training stops by their loss, and the report covers them.",
-)
-@option(
-    "Fit",
-    "--seed",
-    type=int,
-    default=0,
-    help="Seed for choosing the held-out texts and for the first weights of the MLP.",
-)
-@option("Fit", "--max-iterations", type=int, default=200, help="Maximum number of L-BFGS iterations.")
-@option(
-    "Fit",
-    "--patience",
-    type=int,
-    default=30,
-    help="Stop after this many iterations without a better held-out loss.",
 )
 @option("Output", "--json", "as_json", is_flag=True, help="Print one JSON object.")
 @option("Output", "--force", is_flag=True, help="Replace the head file if it exists.")
@@ -172,13 +105,11 @@ def train(
     from ..extras import require
     from ..learn.scores import Scores
     from ..learn.training import train as run
-    from ..learn.training_options import TrainingOptions
-    from ._output import echo, one_line, print_json
 
     check("--out", out, force=force, inputs=scores)
     require("scipy.optimize", "colm train")
     folders = [Scores(folder) for folder in scores]
-    options = TrainingOptions(cost=_cost(cost, step_ms, folders[0].experts), **given)
+    options = TrainingOptions(cost=_cost(cost, step_ms, folders[0].experts), **collect(_TRAINING, given))
 
     def on_iteration(what: str, iteration: int, loss: float, held_out: float) -> None:
         if not quiet and not as_json:
@@ -187,7 +118,7 @@ def train(
     trained = run(folders, options, name=name or out.stem, on_iteration=on_iteration)
     trained.head.save(out)
     for note in trained.notes:
-        echo(one_line(f"colm: warning: {note}"), err=True)
+        warn(note)
     if as_json:
         print_json(
             {
@@ -209,8 +140,6 @@ def _cost(
     costs: Mapping[str | None, float], step_ms: Mapping[str, float], experts: Sequence[str]
 ) -> float | dict[str, float]:
     """``cost`` of the options: for all, or for each expert, those without one of their own included."""
-    from ..learn.training_options import costs_by_time
-
     named = {name: value for name, value in costs.items() if name is not None}
     plain = costs.get(None, COST)
     if step_ms and named:
@@ -221,8 +150,6 @@ def _cost(
 
 
 def _report(trained: Trained, out: Path) -> None:
-    from ._output import echo
-
     columns: list[tuple[str, Metrics]] = [("held out", trained.held_out)]
     if len(trained.by_folder) > 1:
         columns += list(trained.by_folder.items())
@@ -261,18 +188,11 @@ def _report(trained: Trained, out: Path) -> None:
             rows.append([label, *(_number(getattr(part, field)) for part in parts)])
         for rate in trained.held_out.parting.found:
             for what, field in (("divergent tokens found", "found"), ("path cost saved", "saved")):
-                rows.append(
-                    [
-                        f"share of {what} at rate {float(rate):.0%}",
-                        *(f"{getattr(part, field)[rate]:.3f}" for part in parts),
-                    ]
-                )
-                rows.append(
-                    [
-                        "  with the confidence head",
-                        *(f"{getattr(part, 'confidence_' + field)[rate]:.3f}" for part in parts),
-                    ]
-                )
+                for label, of in (
+                    (f"share of {what} at rate {float(rate):.0%}", field),
+                    ("  with the confidence head", f"confidence_{field}"),
+                ):
+                    rows.append([label, *(f"{getattr(part, of)[rate]:.3f}" for part in parts)])
     _show([titles, *rows])
     if trained.segments is not None:
         _report_segments(trained.segments, other)
@@ -289,8 +209,6 @@ def _report(trained: Trained, out: Path) -> None:
 
 def _report_segments(segments: Segments, other: str) -> None:
     """What does not depend on how long the segments are that the models' tokens make of a text."""
-    from ._output import echo
-
     echo("")
     echo(
         f"held out: {segments.n_bytes} bytes in {segments.n_segments} segments between places where tokens of all "
@@ -301,8 +219,6 @@ def _report_segments(segments: Segments, other: str) -> None:
 
 
 def _show(rows: Sequence[Sequence[str]]) -> None:
-    from ._output import echo
-
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         echo("  ".join([row[0].ljust(widths[0]), *(v.rjust(w) for v, w in zip(row[1:], widths[1:], strict=True))]))
@@ -310,8 +226,6 @@ def _show(rows: Sequence[Sequence[str]]) -> None:
 
 def _report_experts(report: ChoiceReport) -> None:
     """Whom the head names on the held-out texts, and what each model is worth."""
-    from ._output import echo
-
     echo("")
     rows = [["held out", "NLL alone", "best", "mean probability", "named", "regret", "if dropped"]]
     for name, model in report.models.items():

@@ -2,113 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
 import click
 
-from ..tune.options import DTYPES, OBJECTIVES, TuneOptions
+from ..tune.options import TuneOptions
 from ..tune.quantizing import FILE_TYPES
 from ._flags import typed
 from ._help import SectionedCommand
-from ._options import Command
-from ._pair import model_arguments, option
+from ._options import collect, from_table, table_of
+from ._pair import model_arguments, option, path_option
 
 __all__ = ["tune"]
 
-_DEFAULTS = TuneOptions()
-
-
-def _number(section: str, name: str, help: str) -> Callable[[Command], Command]:
-    default = getattr(_DEFAULTS, name)
-    flag = "--" + name.replace("_", "-")
-    return option(section, flag, type=type(default), default=default, help=help)
+_TUNING = table_of(TuneOptions)
 
 
 @click.command(cls=SectionedCommand)
 @click.argument("scores", nargs=-1, required=True, type=click.Path(path_type=Path))
 @model_arguments
-@option(
+@path_option(
     "Output",
     "--out",
     "-o",
     required=True,
-    type=click.Path(path_type=Path),
     help="Folder for the tuned pair: adapter, head, pair.toml, card.md and the checkpoint.",
 )
-@option(
+@path_option(
     "Texts",
     "--texts",
     multiple=True,
-    type=click.Path(path_type=Path),
     help="With --objective sft: more texts for the adapter, a file as for 'colm score'. They need no scores. The texts "
     "in SCORES are left out. Can be given several times.",
 )
-@option(
-    "Objective",
-    "--objective",
-    type=click.Choice(OBJECTIVES),
-    default=_DEFAULTS.objective,
-    help="What to train on. marginal: adapter and head together, on the likelihood of the texts under the pair. sft: "
-    "the adapter alone, by cross-entropy. regret: the adapter by cross-entropy, and the head by regret.",
-)
-@_number("Objective", "cost", "Cost of a deferred token in nats.")
-@option(
-    "Objective",
-    "--label",
-    type=click.Choice(["a", "b", "differ", "continuation"]),
-    default=_DEFAULTS.label,
-    help="Weak labels that the head starts from, as for 'colm train'.",
-)
-@option(
-    "Objective",
-    "--features",
-    default=_DEFAULTS.features,
-    help="Inputs of the head besides the hidden state, as for 'colm train'.",
-)
-@option(
+@from_table(_TUNING)
+@path_option(
     "Adapter",
     "--adapter",
-    type=click.Path(path_type=Path),
     help="Start from this adapter: a file, or a folder made by 'colm tune'. Its rank and alpha are kept.",
 )
-@_number("Adapter", "rank", "Rank of the LoRA matrices.")
-@_number("Adapter", "alpha", "The scale of the adapter is alpha / rank.")
-@_number("Training", "epochs", "Number of passes over the training texts.")
-@_number("Training", "learning_rate", "Highest learning rate of the adapter.")
-@_number("Training", "head_learning_rate", "Highest learning rate of the head.")
-@_number("Training", "warm_up", "Share of the steps during which the learning rate rises.")
-@_number("Training", "batch_texts", "Number of texts per step.")
-@_number("Training", "pass_tokens", "Number of tokens per forward pass. A larger number needs more memory.")
-@_number("Training", "max_grad_norm", "Maximum gradient norm; larger gradients are scaled down.")
-@_number("Training", "weight_decay", "Weight decay of the adapter.")
-@_number(
-    "Training", "held_out", "Share of the texts to hold out. Training stops by their loss, and the report covers them."
-)
-@_number(
-    "Training",
-    "head_share",
-    "Share of the texts that the adapter does not see. The final head is fitted to them. 0: keep the head that was "
-    "trained with the adapter.",
-)
-@_number("Training", "evaluations", "Number of evaluations on the held-out texts per epoch.")
-@_number("Training", "patience", "Stop after this many evaluations without a better held-out loss.")
-@option(
-    "Training",
-    "--checkpointing",
-    is_flag=True,
-    help="Compute activations again in the backward pass: less memory, a third slower.",
-)
-@option(
-    "Training",
-    "--dtype",
-    type=click.Choice(DTYPES),
-    default=_DEFAULTS.dtype,
-    help="Data type of the frozen weights. auto: bfloat16 if this machine computes it faster, else float32.",
-)
-@_number("Training", "seed", "Seed for the held-out texts, the order of the others, and the first weights.")
 @option(
     "Output",
     "--merge",
@@ -150,7 +84,7 @@ def tune(
     from ..sources.preset import preset
     from ..tune import tune as run
     from ..tune.pair_folder import HELD_OUT_ROWS
-    from ._output import one_line, print_json
+    from ._output import print_json, warn
     from ._progress import meter
     from .merge import merge_shown, merged_place, report
 
@@ -161,7 +95,7 @@ def tune(
         tuned_base.refuse_experts("colm tune", "give the base that was scored with --base")
     if tuned_base is None:
         raise click.UsageError("Missing option '--base'; give the base that was scored, or the pair with --pair.")
-    options = TuneOptions(**given)
+    options = TuneOptions(**collect(_TUNING, given))
     with meter("tuning", shown=not quiet) as bar:
 
         def on_agreement(found: Any) -> None:
@@ -196,7 +130,7 @@ def tune(
             on_rescored=lambda share: bar.update(share, "reading the texts with the tuned base"),
         )
     for note in tuned.notes:
-        click.echo(one_line(f"colm: warning: {note}"), err=True)
+        warn(note)
     merged = None
     if merge is not None:
         file = resolve(tuned_base if isinstance(tuned_base, str) else tuned_base.base)

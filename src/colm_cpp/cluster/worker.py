@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__, _core
@@ -57,33 +58,33 @@ class Worker:
 
     def __init__(self, recipe: Recipe) -> None:
         self._recipe = recipe
-        self._pair: Pair | None = None
-        self._scorer: Scorer | None = None
-        self._others: dict[str, Pair] | None = None
         if recipe.folder:
             with contextlib.suppress(OSError):  # a machine without this folder says which file is missing
                 os.chdir(recipe.folder)
 
-    def pair(self) -> Pair:
+    @cached_property
+    def _pair(self) -> Pair:
         """The pair that writes."""
-        if self._pair is None:
-            assert self._recipe.pair is not None
-            self._pair = self._recipe.pair()
-        return self._pair
+        assert self._recipe.pair is not None
+        return self._recipe.pair()
 
-    def scorer(self) -> Scorer:
+    @cached_property
+    def _scorer(self) -> Scorer:
         """The models that read."""
-        if self._scorer is None:
-            assert self._recipe.scorer is not None
-            pair = None if self._recipe.pair is None else self.pair()
-            if pair is not None:
-                pair.forget()  # the contexts that only answering needed
-            self._scorer = self._recipe.scorer(weights_of=pair)
-        return self._scorer
+        assert self._recipe.scorer is not None
+        pair = None if self._recipe.pair is None else self._pair
+        if pair is not None:
+            pair.forget()  # the contexts that only answering needed
+        return self._recipe.scorer(weights_of=pair)
+
+    @cached_property
+    def _others(self) -> dict[str, Pair]:
+        """Other pairs that answer."""
+        return {name: load() for name, load in (self._recipe.others or {}).items()}
 
     def facts(self) -> dict[str, Any]:
         """Loads the models, and says which these are."""
-        return facts_of(self.pair() if self._recipe.pair is not None else self.scorer())
+        return facts_of(self._scorer if self._recipe.pair is None else self._pair)
 
     def process(self) -> int:
         """The number of the process."""
@@ -91,19 +92,17 @@ class Worker:
 
     def score(self, group: list[Text | SharedText], top_k: int) -> ScoredGroup:
         """See :func:`.scoring.score_group`."""
-        return score_group(self.scorer(), group, top_k)
+        return score_group(self._scorer, group, top_k)
 
     def answer(
         self, documents: Sequence[Numbered], options: Mapping[str, Any], chat: bool, system: str | None, n_parallel: int
     ) -> list[Row]:
         """See :func:`.respond.answered`."""
-        return list(answered(self.pair(), documents, options, chat, system, n_parallel))
+        return list(answered(self._pair, documents, options, chat, system, n_parallel))
 
     def write(
         self, asked: Sequence[tuple[Problem, Arm]], options: Mapping[str, Any], chat: bool, n_parallel: int
     ) -> list[Record]:
         """The answer of each arm to its problem, see :func:`.answering.answers`."""
-        if self._others is None:
-            self._others = {name: load() for name, load in (self._recipe.others or {}).items()}
-        written = answers(self.pair(), asked, options, chat=chat, n_parallel=n_parallel, experts=self._others)
+        written = answers(self._pair, asked, options, chat=chat, n_parallel=n_parallel, experts=self._others)
         return [record for _, record in sorted(written, key=lambda answer: answer[0])]

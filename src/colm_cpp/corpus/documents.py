@@ -22,7 +22,7 @@ from ..errors import CorpusError
 from ..files.reading import MAX_LINE, lines, why
 from ..files.shards import Shard
 
-__all__ = ["BadRow", "Corpus", "Document", "Row", "blocks", "json_rows", "read_documents"]
+__all__ = ["BadRow", "Corpus", "Document", "Row", "blocks", "json_rows", "read_documents", "unreadable"]
 
 PathLike = str | os.PathLike[str]
 
@@ -167,14 +167,19 @@ def json_rows(path: PathLike, stream: BinaryIO | None = None) -> Iterator[Row | 
                 elif line.strip():
                     yield _row(name, number, line)
         except OSError as error:
-            raise CorpusError(f"{name} cannot be read ({why(error)}); check its name and permissions") from error
+            raise unreadable(name, error) from error
 
 
 def _opened(name: str) -> BinaryIO:
     try:
         return Path(name).open("rb")
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-        raise CorpusError(f"{shortened(name)} cannot be read ({why(error)}); check its name and permissions") from error
+        raise unreadable(name, error) from error
+
+
+def unreadable(name: str, error: OSError | ValueError) -> CorpusError:
+    """What is said of a file that cannot be read."""
+    return CorpusError(f"{shortened(name)} cannot be read ({why(error)}); check its name and permissions")
 
 
 def _row(name: str, number: int, line: bytes) -> Row | BadRow:
@@ -221,7 +226,7 @@ def _plain(name: str, needs_completion: bool) -> Document | BadRow:
                 return BadRow(name, 0, f"a text of {size} bytes; at most {MAX_TEXT} can be tokenized, so split it")
             data = file.read(MAX_TEXT)
         except OSError as error:
-            raise CorpusError(f"{name} cannot be read ({why(error)}); check its name and permissions") from error
+            raise unreadable(name, error) from error
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -11,7 +11,7 @@ from .._shown import shown
 from ..errors import CorpusError, OptionError
 from ..files.paths import digest_of
 from ..files.shards import Shard
-from .documents import BadRow, Corpus, Document, blocks, read_documents
+from .documents import BadRow, Corpus, Document, blocks, read_documents, unreadable
 
 __all__ = ["select"]
 
@@ -67,10 +67,8 @@ def select(
 
 
 def _described(path: PathLike) -> dict[str, str]:
+    name = os.fspath(path)
     try:
-        digest = digest_of(path)
+        return {"file": os.path.basename(name), "sha256": digest_of(path)}
     except OSError as error:
-        raise CorpusError(
-            f"{os.fspath(path)} cannot be read ({error.strerror}); check its name and permissions"
-        ) from error
-    return {"file": os.path.basename(os.fspath(path)), "sha256": digest}
+        raise unreadable(name, error) from error

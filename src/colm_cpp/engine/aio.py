@@ -13,8 +13,6 @@ from ..results import Completion, FinishReason, Stats, Token
 from .batch import in_order
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from typing_extensions import Self, Unpack
 
     from ..chat.messages import Message
@@ -76,6 +74,13 @@ class _Worker:
                 done.exception()  # nobody else looks at it
             raise
 
+    async def do_last(self, work: Callable[[], _T], stop: Callable[[], None]) -> _T:
+        """:meth:`do`, and then :meth:`close`."""
+        try:
+            return await self.do(work, stop)
+        finally:
+            self.close()
+
     def close(self) -> None:
         """Ends the thread after what it was asked. Later work gets another one."""
         if self._thread is not None:
@@ -117,9 +122,7 @@ class _AsyncStream(Generic[_Item]):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     def __del__(self) -> None:
@@ -148,17 +151,11 @@ class AsyncTokenStream(_AsyncStream[Token]):
 
     async def completion(self) -> Completion:
         """Runs the stream to its end and returns the whole text. Errors are those of :meth:`TokenStream.completion`."""
-        try:
-            return await self._worker.do(self._stream.completion, self._stream.cancel)
-        finally:
-            self._worker.close()
+        return await self._worker.do_last(self._stream.completion, self._stream.cancel)
 
     async def likeliest(self) -> list[tuple[int, float]]:
         """The likeliest ids at its first position. Errors are those of :meth:`TokenStream.likeliest`."""
-        try:
-            return await self._worker.do(self._stream.likeliest, self._stream.cancel)
-        finally:
-            self._worker.close()
+        return await self._worker.do_last(self._stream.likeliest, self._stream.cancel)
 
 
 class AsyncBatchStream(_AsyncStream[tuple[int, Completion | ColmError]]):
@@ -215,18 +212,11 @@ class AsyncForms:
 
     async def asave_session(self, path: str | os.PathLike[str]) -> None:
         """:meth:`Pair.save_session`. A task that is cancelled waits until the file is written."""
-        await self._in_thread(lambda: self._pair.save_session(path))
+        await _Worker().do_last(lambda: self._pair.save_session(path), lambda: None)
 
     async def aload_session(self, path: str | os.PathLike[str]) -> None:
         """:meth:`Pair.load_session`. A task that is cancelled waits until the session is loaded."""
-        await self._in_thread(lambda: self._pair.load_session(path))
-
-    async def _in_thread(self, work: Callable[[], None]) -> None:
-        worker = _Worker()
-        try:
-            await worker.do(work, lambda: None)
-        finally:
-            worker.close()
+        await _Worker().do_last(lambda: self._pair.load_session(path), lambda: None)
 
     @property
     def _pair(self) -> Any:

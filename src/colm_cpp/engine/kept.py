@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import glob
 import os
-import re
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from ..files.paths import parts_of
 from ..options import LoadOptions, SlotOptions
 from ..sources.hub import is_hub_spec
 from .pair import Pair
@@ -16,8 +16,6 @@ from .pair import Pair
 __all__ = ["Wanted", "keep", "kept", "loading", "stamps_of", "unload"]
 
 PathLike = str | os.PathLike[str]
-
-_PART = re.compile(r"(.*)-[0-9]{5}-of-([0-9]{5})\.gguf", re.DOTALL)
 
 # The state of each file: device, inode, size and time of change.
 _Stamps = tuple[tuple[str, tuple[int, ...] | None], ...]
@@ -79,7 +77,7 @@ def unload() -> None:
 
 def stamps_of(models: Iterable[str], options: Iterable[LoadOptions]) -> _Stamps:
     """The state of the files that these options load, all parts of split models included."""
-    files = [part for path in models for part in _parts(path)]
+    files = [os.fspath(part) for path in models for part in parts_of(Path(path))]
     files += [os.path.expanduser(path) for chosen in options for path, _ in chosen.adapters() if not is_hub_spec(path)]
     return _stamps(dict.fromkeys(files))
 
@@ -90,13 +88,6 @@ def _place(model: PathLike) -> str:
     if not isinstance(model, (str, os.PathLike)):
         return repr(model)  # load() says what is wrong with it
     return os.path.abspath(os.path.expanduser(os.fspath(model)))
-
-
-def _parts(path: str) -> list[str]:
-    part = _PART.fullmatch(path)
-    if part is None:
-        return [path]
-    return sorted(glob.glob(f"{glob.escape(part[1])}-[0-9][0-9][0-9][0-9][0-9]-of-{part[2]}.gguf")) or [path]
 
 
 def _stamps(files: Iterable[str]) -> _Stamps:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import _core
 from ..errors import NotEnoughMemory
-from ..files.paths import to_native
+from ..files.paths import parts_of, to_native
 from ..machine.limits import FreeMemory, free_memory
 from ..options import ASSISTANT, BASE, MAX_LOOKAHEAD, MOST_RUN_OUTPUTS
 
@@ -76,15 +75,6 @@ class MemoryEstimate:
         return self.weights + self.kv_cache + self.compute
 
 
-def _parts(path: str) -> list[str]:
-    """All files of a split model, else the one file."""
-    match = re.search(r"-(\d{5})-of-(\d{5})\.gguf$", path)
-    if match is None:
-        return [path]
-    stem, count = path[: match.start()], int(match.group(2))
-    return [f"{stem}-{i:05d}-of-{count:05d}.gguf" for i in range(1, count + 1)]
-
-
 @dataclass(frozen=True, slots=True)
 class ModelMemory:
     """The memory needs of one model, from its header and its options.
@@ -123,11 +113,7 @@ class ModelMemory:
             LoadError: the file is missing or not GGUF.
         """
         info = _core.inspect_gguf(to_native(path))
-        weights = info["tensor_bytes"]
-        for part in _parts(path):
-            if os.path.abspath(part) != os.path.abspath(path) and os.path.exists(part):
-                weights += _core.inspect_gguf(to_native(part))["tensor_bytes"]
-
+        weights = sum(_core.inspect_gguf(to_native(part))["tensor_bytes"] for part in parts_of(Path(path)))
         metadata: dict[str, Any] = info["metadata"]
         arch = metadata.get("general.architecture", "")
 

@@ -70,8 +70,7 @@ class Pair(Tokenizing, AsyncForms):
         self._remotes = Remotes({}, ()) if remotes is None else remotes
         # Each asking hashes the vocabulary.
         self._facts = self._remotes.described(dict(zip(core.names, core.facts(), strict=True)))
-        self._streams: weakref.WeakSet[TokenStream] = weakref.WeakSet()
-        self._batches: weakref.WeakSet[BatchStream] = weakref.WeakSet()
+        self._streams: weakref.WeakSet[TokenStream | BatchStream] = weakref.WeakSet()
         self._head = head
         self._prepared: Prepared | None = None
         if head is not None:
@@ -242,9 +241,7 @@ class Pair(Tokenizing, AsyncForms):
         of_chats = {} if "temperature" in options else CHAT_OPTIONS
         wished = requests(self, prompts, each, checked, heads, of_chats, template)
         stream = BatchStream(core, texts, n_parallel, wished)
-        with open_pairs.lock():
-            self.open_core()  # it may have been closed meanwhile
-            self._batches.add(stream)
+        self._add(stream)
         return stream
 
     def cancel(self) -> None:
@@ -252,8 +249,6 @@ class Pair(Tokenizing, AsyncForms):
         for stream in self._live_streams():
             if stream.begun:
                 stream.cancel()
-        for batch in self._live_batches():
-            batch.cancel()
 
     # -- what it is -------------------------------------------------------------------------------------------
 
@@ -310,17 +305,15 @@ class Pair(Tokenizing, AsyncForms):
         """Ends every text and frees both models. Texts in progress raise PairClosed. A second call does nothing."""
         with open_pairs.lock():  # no text may begin between the two
             core, self._core = self._core, None
-            writing: list[TokenStream | BatchStream] = [*self._streams, *self._batches]
-        for text in writing:
-            text._detach()
+            writing = list(self._streams)
+        for stream in writing:
+            stream._detach()
         self._remotes.close(core)
 
     def _stop(self) -> None:
         """Cancels every text, waiting ones included."""
         for stream in self._live_streams():
             stream.cancel()
-        for batch in self._live_batches():
-            batch.cancel()
 
     def __enter__(self) -> Pair:
         self.open_core()
@@ -358,9 +351,7 @@ class Pair(Tokenizing, AsyncForms):
         finally:
             forward_log()
         stream = TokenStream(core, texts, text, core_options.seed, timeout)
-        with open_pairs.lock():
-            self.open_core()  # it may have been closed meanwhile
-            self._streams.add(stream)
+        self._add(stream)
         return stream
 
     def heads(self) -> Heads:
@@ -391,10 +382,11 @@ class Pair(Tokenizing, AsyncForms):
 
     # -- inside -----------------------------------------------------------------------------------------------
 
-    def _live_streams(self) -> list[TokenStream]:
+    def _add(self, stream: TokenStream | BatchStream) -> None:
+        with open_pairs.lock():
+            self.open_core()  # it may have been closed meanwhile
+            self._streams.add(stream)
+
+    def _live_streams(self) -> list[TokenStream | BatchStream]:
         with open_pairs.lock():
             return list(self._streams)
-
-    def _live_batches(self) -> list[BatchStream]:
-        with open_pairs.lock():
-            return list(self._batches)

@@ -155,14 +155,7 @@ class TokenStream:
             self._finish(pair)
         if self._final is None or self.finish_reason is None:
             raise PairClosed("this stream was closed before its text ended")
-        stats, end_token = self._final
-        return Completion(
-            text="".join(token.text for token in self._tokens),
-            tokens=Tokens(self._tokens),
-            finish_reason=self.finish_reason,
-            stats=stats,
-            end_token=end_token,
-        )
+        return _completion(self._tokens, self.finish_reason, self._final)
 
     def likeliest(self) -> list[tuple[int, float]]:
         """Runs a text that was never read to its end, and returns the likeliest ids at its first position.
@@ -225,15 +218,13 @@ class TokenStream:
 def completion_of(text: _core.Text, steps: Iterable[_core._Step], pair: _core.Pair, seed: int) -> Completion:
     """The result of one text of a batch."""
     names = pair.names
-    stats, end_token = _summary(text, pair, names, seed)
-    tokens = Tokens(_to_token(step, pair, names) for step in steps)
-    return Completion(
-        text="".join(token.text for token in tokens),
-        tokens=tokens,
-        finish_reason=cast(FinishReason, text.finish_reason),
-        stats=stats,
-        end_token=end_token,
-    )
+    tokens = [_to_token(step, pair, names) for step in steps]
+    return _completion(tokens, text.finish_reason, _summary(text, pair, names, seed))
+
+
+def _completion(tokens: Sequence[Token], reason: str, final: tuple[Stats, Token | None]) -> Completion:
+    text = "".join(token.text for token in tokens)
+    return Completion(text, Tokens(tokens), cast(FinishReason, reason), *final)
 
 
 def _summary(text: _core.Text, pair: _core.Pair, names: Sequence[str], seed: int) -> tuple[Stats, Token | None]:

@@ -170,29 +170,14 @@ def advise(
         types: step times with all files in another type.
         notes: see :class:`Advice`.
     """
-    experts = (
-        _for_expert(
-            costs,
-            expert,
-            hidden=drafts.hidden,
-            acceptance=drafts.acceptance.get(expert),
-            threads=threads,
-            types=types,
-        )
-        for expert in costs.experts
-    )
+    experts = (_for_expert(costs, expert, drafts, threads, types) for expert in costs.experts)
     return Advice(n_threads, tuple(experts), tuple(notes))
 
 
 def _for_expert(
-    costs: StepCosts,
-    expert: str,
-    *,
-    hidden: bool,
-    acceptance: float | None,
-    threads: Mapping[int, StepCosts],
-    types: Mapping[str, StepCosts],
+    costs: StepCosts, expert: str, drafts: Drafts, threads: Mapping[int, StepCosts], types: Mapping[str, StepCosts]
 ) -> ExpertAdvice:
+    hidden, acceptance = drafts.hidden, drafts.acceptance.get(expert)
     most = _most_rate(costs, expert, hidden=hidden)
     rate = min(_MOST_RATE, max(_LEAST_RATE, round(most / 2, 2)))
     now = seconds_per_token(costs, expert, rate, hidden=hidden)
@@ -242,10 +227,8 @@ def _for_expert(
 
 
 def _needed_acceptance(costs: StepCosts, expert: str, rate: float, now: float, *, hidden: bool) -> float | None:
-    for percent in range(101):
-        if now / _ahead(costs, expert, rate, hidden=hidden, acceptance=percent / 100) >= CLEARLY:
-            return percent / 100
-    return None
+    shares = (percent / 100 for percent in range(101))
+    return next((p for p in shares if now / _ahead(costs, expert, rate, hidden=hidden, acceptance=p) >= CLEARLY), None)
 
 
 def advice_lines(advice: Advice) -> list[str]:

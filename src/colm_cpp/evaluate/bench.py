@@ -105,10 +105,8 @@ class Bench:
         self, name: str, *, n_texts: int = 1, rate: float | None = None, lookahead: int | Literal["auto"] = 0
     ) -> Arm | None:
         """The arm of that description."""
-        for arm in self.arms:
-            if (arm.name, arm.n_texts, arm.rate, arm.lookahead) == (name, n_texts, rate, lookahead):
-                return arm
-        return None
+        wanted = (name, n_texts, rate, lookahead)
+        return next((arm for arm in self.arms if (arm.name, arm.n_texts, arm.rate, arm.lookahead) == wanted), None)
 
 
 def run_bench(

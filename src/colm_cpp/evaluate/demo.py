@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,10 +12,12 @@ from ..answers.checkers import make_checker
 from ..answers.problems import Problem, load_task
 from ..engine.pair import DEFAULT_THRESHOLD
 from ..heads.head import Head
-from ..sources.preset import DEMO_FOLDER
+from ..sources.preset import DEMO_FOLDER, DEMO_THREE_FOLDER
 from ..traces.record import Record
 
 if TYPE_CHECKING:
+    import os
+
     from ..engine.pair import Pair
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "ARMS",
     "MAX_TOKENS",
     "PROBLEMS",
+    "THREE_PROBLEMS",
     "Answer",
     "Tally",
     "answer_all",
@@ -34,6 +37,9 @@ __all__ = [
 
 PROBLEMS = DEMO_FOLDER / "problems.jsonl"
 """500 problems in situations, and with numbers, that neither model was trained on."""
+
+THREE_PROBLEMS = DEMO_THREE_FOLDER / "problems.jsonl"
+"""300 problems for three models. They need a fact which they do not state; no model was trained on goods in plots."""
 
 ANSWER_PATTERN = r"Answer: (\d+)"
 """Where a solution says what comes out."""
@@ -69,38 +75,32 @@ class Tally:
     """What became of an arm's problems.
 
     Attributes:
-        arm: one of :data:`ARMS`.
         n_problems: how many it solved.
         n_right: of these, rightly.
-        n_tokens: tokens it wrote.
-        n_deferred: of these, on the assistant's turn.
+        deferral_rate: share of the tokens on the assistant's turn, 0 to 1.
     """
 
-    arm: str
     n_problems: int
     n_right: int
-    n_tokens: int
-    n_deferred: int
+    deferral_rate: float
 
     @property
     def accuracy(self) -> float:
         """Share of the problems that were solved rightly, 0 to 1."""
         return self.n_right / self.n_problems
 
-    @property
-    def deferral_rate(self) -> float:
-        """Share of the tokens on the assistant's turn, 0 to 1."""
-        return self.n_deferred / max(self.n_tokens, 1)
 
-
-def demo_problems(*, skip: int = 0, limit: int | None = None) -> tuple[Problem, ...]:
+def demo_problems(
+    *, skip: int = 0, limit: int | None = None, file: str | os.PathLike[str] = PROBLEMS
+) -> tuple[Problem, ...]:
     """The problems in the package, each with its answer.
 
     Args:
         skip: problems to pass over.
         limit: problems at most. None: all.
+        file: other problems, such as :data:`THREE_PROBLEMS`.
     """
-    return load_task(PROBLEMS, skip=skip, limit=limit).problems
+    return load_task(file, skip=skip, limit=limit).problems
 
 
 def answer_all(
@@ -147,12 +147,17 @@ def answer_arms(
     on_answer: Callable[[Answer], None] | None = None,
 ) -> list[Answer]:
     """Has every problem solved by each of these arms, greedily. Returns the answers by arm and by problem."""
-    found = []
+    checker = make_checker("regex", pattern=ANSWER_PATTERN)
+    options = {"max_tokens": MAX_TOKENS, "temperature": 0.0}
     asked = [(problem, arm) for problem in problems for arm in arms]
-    for answer in _answers(pair, asked, n_parallel):
-        found.append(answer)
-        if on_answer is not None:
-            on_answer(answer)
+    found = []
+    with closing(answers(pair, asked, options, chat=True, n_parallel=n_parallel)) as written:
+        for number, record in written:
+            problem, arm = asked[number]
+            verdict = checker.check(record.text, problem.answer, problem.prompt)
+            found.append(Answer(arm.name, problem, record, verdict.extracted or "", verdict.correct))
+            if on_answer is not None:
+                on_answer(found[-1])
     names = [arm.name for arm in arms]
     return sorted(found, key=lambda answer: (names.index(answer.arm), answer.problem.index))
 
@@ -167,18 +172,7 @@ def own_arm(pair: Pair) -> Arm:
     )
 
 
-def _answers(pair: Pair, asked: list[tuple[Problem, Arm]], n_parallel: int) -> Iterator[Answer]:
-    checker = make_checker("regex", pattern=ANSWER_PATTERN)
-    options = {"max_tokens": MAX_TOKENS, "temperature": 0.0}
-    with closing(answers(pair, asked, options, chat=True, n_parallel=n_parallel)) as written:
-        for number, record in written:
-            problem, arm = asked[number]
-            verdict = checker.check(record.text, problem.answer, problem.prompt)
-            yield Answer(arm.name, problem, record, verdict.extracted or "", verdict.correct)
-
-
 def tally(answered: Sequence[Answer]) -> Tally:
     """Counts the answers of one arm; there is at least one."""
-    counts = Counts.of(answer.record for answer in answered)
     n_right = sum(answer.right for answer in answered)
-    return Tally(answered[0].arm, len(answered), n_right, counts.n_tokens, counts.n_deferred)
+    return Tally(len(answered), n_right, Counts.of(answer.record for answer in answered).deferral_rate)

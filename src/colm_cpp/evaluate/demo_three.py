@@ -7,36 +7,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..answers.answering import Arm
-from ..answers.problems import Problem, load_task
 from ..engine.pair import DEFAULT_THRESHOLD
 from ..errors import HeadError
 from ..heads.head import Head
 from ..heads.restricted import for_one
-from ..sources.preset import DEMO_THREE_FOLDER
 from .demo import Answer, own_arm
 
 if TYPE_CHECKING:
-    import os
-
     from ..engine.pair import Pair
 
-__all__ = ["THREE_PROBLEMS", "arms_of_several", "shares", "three_problems"]
-
-THREE_PROBLEMS = DEMO_THREE_FOLDER / "problems.jsonl"
-"""300 problems that need a fact which they do not state, with goods in plots that no model was trained on."""
-
-
-def three_problems(
-    *, skip: int = 0, limit: int | None = None, file: str | os.PathLike[str] = THREE_PROBLEMS
-) -> tuple[Problem, ...]:
-    """The problems for all three models, each with its answer.
-
-    Args:
-        skip: problems to pass over.
-        limit: problems at most. None: all.
-        file: those of another making.
-    """
-    return load_task(file, skip=skip, limit=limit).problems
+__all__ = ["arms_of_several", "shares"]
 
 
 def arms_of_several(pair: Pair) -> tuple[Arm, ...]:

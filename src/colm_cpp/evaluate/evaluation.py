@@ -81,40 +81,26 @@ def evaluate(
         ColmError: whatever :meth:`colm_cpp.Pair.chat` raises.
     """
     check_heads(pair, arms, experts)
+    experts = experts or {}
     with lock_folder(folder.path):
-        _evaluate(pair, task, folder, arms, options, chat, n_parallel, on_progress, experts or {}, compute)
-
-
-def _evaluate(
-    pair: Pair,
-    task: Task,
-    folder: RecordFolder,
-    arms: Sequence[Arm],
-    options: Mapping[str, Any],
-    chat: bool,
-    n_parallel: int,
-    on_progress: Callable[[Progress], None] | None,
-    experts: Mapping[str, Pair],
-    compute: Callable[..., Generator[tuple[int, Record], None, None]] | None,
-) -> None:
-    _time_steps(pair, folder, experts)
-    known = {}
-    for arm in arms:
-        folder.set_arm(arm.name, arm.facts)
-        known[arm.name] = set(folder.read(arm.name))
-    total = len(arms) * len(task.problems)
-    todo = [(p, a) for p in task.problems for a in arms if p.index not in known[a.name]]
-    # closed here, so that an error does not keep the batch's contexts for as long as its traceback lives
-    if compute is not None:
-        written = compute(todo, options, chat, n_parallel)
-    else:
-        written = answers(pair, todo, options, chat=chat, n_parallel=n_parallel, experts=experts)
-    with closing(written):
-        for made, (number, record) in enumerate(written, start=1):
-            arm = todo[number][1]
-            folder.append(arm.name, record)
-            if on_progress is not None:
-                on_progress(Progress(total - len(todo) + made, total, made, arm.name, record))
+        _time_steps(pair, folder, experts)
+        known = {}
+        for arm in arms:
+            folder.set_arm(arm.name, arm.facts)
+            known[arm.name] = set(folder.read(arm.name))
+        total = len(arms) * len(task.problems)
+        todo = [(p, a) for p in task.problems for a in arms if p.index not in known[a.name]]
+        if compute is not None:
+            written = compute(todo, options, chat, n_parallel)
+        else:
+            written = answers(pair, todo, options, chat=chat, n_parallel=n_parallel, experts=experts)
+        # closed here, so that an error does not keep the batch's contexts for as long as its traceback lives
+        with closing(written):
+            for made, (number, record) in enumerate(written, start=1):
+                arm = todo[number][1]
+                folder.append(arm.name, record)
+                if on_progress is not None:
+                    on_progress(Progress(total - len(todo) + made, total, made, arm.name, record))
 
 
 def _time_steps(pair: Pair, folder: RecordFolder, experts: Mapping[str, Pair]) -> None:

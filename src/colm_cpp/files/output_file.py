@@ -20,12 +20,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO
 
 import psutil
 
 from ..errors import OptionError
+from .paths import parts_of
 
 __all__ = [
     "OutputFile",
@@ -46,7 +46,6 @@ _STANDARD = {"stdin": 0, "stdout": 1, "stderr": 2}
 # Where descriptors that are already open have names. On Linux /dev/fd is a link to /proc/self/fd.
 _DESCRIPTORS = ("/dev/fd", "/proc/self/fd", "/proc/thread-self/fd")
 _TEMPORARY = re.compile(r"\.colm-([0-9]{1,9})-[0-9a-f]{8}\.tmp")
-_PART = re.compile(r"(.*)-[0-9]{5}-of-([0-9]{5})\.gguf", re.DOTALL)
 # What the commands make out of the data in a folder, and nobody reads back from there.
 _PRODUCTS = (".gguf", ".html", ".md", ".png")
 # What Windows says of a file that somebody has open (ERROR_ACCESS_DENIED, ERROR_SHARING_VIOLATION), and how many
@@ -111,9 +110,7 @@ class OutputFile:
     def __enter__(self) -> OutputFile:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._failed or (kind is not None and not self._kept):
             self._discard()
             return
@@ -328,16 +325,9 @@ def _files(given: PathLike) -> Iterable[Path]:
     try:
         if path.is_dir():
             return [file for file in path.rglob("*") if file.suffix.lower() not in _PRODUCTS and file.is_file()]
-        part = _PART.fullmatch(path.name)
-        if part is not None:
-            return [path, *path.parent.glob(f"{_literal(part[1])}-?????-of-{part[2]}.gguf")]
-        return [path] if path.exists() else []
+        return [part for part in parts_of(path) if part.exists()]
     except (OSError, ValueError):  # a name that no file can have
         return []
-
-
-def _literal(text: str) -> str:
-    return re.sub(r"([*?[])", r"[\1]", text)
 
 
 def _same(one: PathLike, other: PathLike) -> bool:

@@ -9,9 +9,9 @@ from typing import Any
 
 from .._shown import shown
 from ..errors import GrammarError
-from ._json_keywords import ANNOTATIONS, TYPES, Place, as_list, escaped, is_schema, is_type, refuse
-from ._languages import Languages, TooMuchWork
-from ._regex import NotSupported, parse
+from ._json_keywords import ANNOTATIONS, TYPES, Place, as_list, escaped, following, is_schema, is_type, refuse
+from ._languages import Languages
+from ._regex import parse
 
 __all__ = ["Document"]
 
@@ -154,14 +154,10 @@ class Document:
         schema = self._schemas[at]
         found = [self.under(at, "properties", name)] if name in schema.get("properties", {}) else []
         for pattern in schema.get("patternProperties", {}):
-            try:
+            with following("patternProperties", at, pattern):
                 languages.spend(5)
                 if languages.accepts(parse(pattern, languages), name):
                     found.append(self.under(at, "patternProperties", pattern))
-            except TooMuchWork:
-                refuse("patternProperties", at, f"has {shown(pattern)}, which takes too many steps to follow")
-            except (NotSupported, RecursionError) as error:
-                refuse("patternProperties", at, f"{shown(pattern)} has a part that grammars cannot follow: {error}")
         return found or self.other_properties(at)
 
     def other_properties(self, at: str) -> list[str]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, NoReturn
 
 from .._shown import shown
 from ..errors import GrammarError
 from ._formats import FORMATS
+from ._languages import TooMuchWork
+from ._regex import NotSupported
 
 __all__ = [
     "ANNOTATIONS",
@@ -16,6 +19,7 @@ __all__ = [
     "Place",
     "as_list",
     "escaped",
+    "following",
     "is_number",
     "is_schema",
     "is_type",
@@ -39,6 +43,17 @@ def refuse(keyword: str, at: str, why: str) -> NoReturn:
     error = GrammarError(f"the JSON schema has {keyword} (at #{ascii(pointer)[1:-1]}), which {why}")
     error.keyword, error.pointer = keyword, pointer
     raise error
+
+
+@contextmanager
+def following(keyword: str, at: str, pattern: str) -> Iterator[None]:
+    """Refuses a pattern of the schema that turns out to be one which no grammar can follow."""
+    try:
+        yield
+    except TooMuchWork:
+        refuse(keyword, at, f"takes too many steps to follow: {shown(pattern)}; repeat fewer parts")
+    except (NotSupported, RecursionError) as error:
+        refuse(keyword, at, f"{shown(pattern)} has a part that grammars cannot follow: {error}")
 
 
 def escaped(name: str) -> str:

@@ -8,12 +8,11 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-from .._shown import shown
 from ._formats import of_format
 from ._json_document import Document
-from ._json_keywords import KEYWORDS, Place, as_list, is_number, refuse
-from ._languages import Languages, TooMuchWork
-from ._regex import NotSupported, parse
+from ._json_keywords import KEYWORDS, Place, as_list, following, is_number
+from ._languages import Languages
+from ._regex import parse
 
 __all__ = ["distinct", "holds"]
 
@@ -97,13 +96,10 @@ def _string_holds(document: Document, languages: Languages, at: str, value: str)
     schema = document[at]
     if not schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", len(value)):
         return False
-    try:
-        if "pattern" in schema and not languages.accepts(parse(schema["pattern"], languages), value):
-            return False
-    except TooMuchWork:
-        refuse("pattern", at, "takes too many steps to compare with a value; repeat fewer parts")
-    except (NotSupported, RecursionError) as error:
-        refuse("pattern", at, f"{shown(schema['pattern'])} has a part that grammars cannot follow: {error}")
+    if "pattern" in schema:
+        with following("pattern", at, schema["pattern"]):
+            if not languages.accepts(parse(schema["pattern"], languages), value):
+                return False
     return "format" not in schema or languages.accepts(of_format(schema["format"], languages), value)
 
 

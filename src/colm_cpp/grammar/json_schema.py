@@ -19,13 +19,13 @@ from ..errors import GrammarError
 from ._formats import FORMATS, of_format
 from ._json_arrays import array_rules
 from ._json_document import Document
-from ._json_keywords import ANNOTATIONS, KEYWORDS, Place, as_list, refuse
+from ._json_keywords import ANNOTATIONS, KEYWORDS, Place, as_list, following, refuse
 from ._json_objects import object_rules
 from ._json_rules import Name, Symbols, written
 from ._json_text import MOST_DIGITS, Bound, json_literal, literal, number_term, string_chars, text_chars
 from ._json_values import distinct, holds
 from ._languages import Languages, Ranges, Term, TooManyStates, TooMuchWork
-from ._regex import NotSupported, parse
+from ._regex import parse
 
 __all__ = ["schema_to_gbnf"]
 
@@ -279,12 +279,8 @@ class Converter:
         return of.both(*terms), low, high
 
     def pattern(self, atom: Atom, keyword: str, pattern: str) -> Term:
-        try:
+        with following(keyword, atom.at, pattern):
             return parse(pattern, self.languages)
-        except (NotSupported, RecursionError) as error:
-            refuse(keyword, atom.at, f"{pattern[:100]!r} has a part that grammars cannot follow: {error}")
-        except TooMuchWork:
-            refuse(keyword, atom.at, f"takes too many steps to follow: {pattern[:100]!r}; repeat fewer parts")
 
     def with_length(self, term: Term, low: int, high: int | None) -> Term:
         if low == 0 and high is None:

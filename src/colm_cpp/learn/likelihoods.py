@@ -12,6 +12,7 @@ import numpy.typing as npt
 from ..errors import ContextFull, OptionError
 from ..llama.busy import busy
 from ..llama.log import forward_log
+from .choice import log_shares
 
 if TYPE_CHECKING:
     from .. import _core
@@ -137,9 +138,7 @@ def _defers(z: npt.NDArray[np.float64], threshold: float) -> npt.NDArray[np.bool
 
 def _mixed(z: npt.NDArray[np.float64], logprobs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """log sum_k P(Z = k) exp(logprobs_k). z: [n, K]; logprobs: [n, 1 + K]."""
-    # A head such as "always" is infinitely sure.
-    scores = np.concatenate([np.zeros_like(z[:, :1]), np.clip(z, -1e300, 1e300)], axis=1)
-    shares = scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
+    shares = log_shares(np.clip(z, -1e300, 1e300))  # a head such as "always" is infinitely sure
     return np.asarray(np.logaddexp.reduce(shares + logprobs, axis=1))
 
 

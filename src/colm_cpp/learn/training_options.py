@@ -5,85 +5,120 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .._numbers import integer
 from .._shown import shown
 from ..errors import OptionError
 from ..heads.head import FEATURES
+from ..options.field import Choice, Flag, Own, Real, Whole, documented, option, read_fields
 from .objective import LABELS
 
-__all__ = ["FEATURE_SETS", "TrainingOptions", "costs_by_time"]
-
-_MOST = 1e300
+__all__ = ["COST", "FEATURE_SETS", "TrainingOptions", "costs_by_time"]
 
 FEATURE_SETS: dict[str, tuple[str, ...]] = {"none": (), "logits": ("log_odds", "entropy", "margin", "top_k_logprobs")}
+COST = 0.1  # nats for each deferred token
+_MOST = 2**63 - 1
+_AMOUNT, _TIME = Real(0.0), Real(0.0, is_open=True)
 
 
+@documented
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingOptions:
-    """How a head is fitted.
+    """How a head is fitted."""
 
-    Attributes:
-        kind: ``"linear"`` (theta of the paper) or ``"mlp"`` (one hidden layer of silu units).
-        features: ``"none"``, ``"logits"`` (all features), or names of :data:`colm_cpp.heads.FEATURES`
-            joined by commas. They are inputs beside the hidden state.
-        top_k: how many log-probabilities ``top_k_logprobs`` stands for.
-        use_hidden: False sets the weights of the hidden state to 0, for comparison.
-        objective: ``"marginal"`` (the paper's, started from the weak labels), ``"weak"`` (the labels alone) or
-            ``"regret"`` (the assistant's likelihood that is lost where the base writes); see :mod:`.objective`.
-        label: the weak label: ``"a"``, ``"b"`` or ``"differ"``, see :func:`.objective.make_label`; or
-            ``"continuation"``: the paths part (:class:`.forks.Continuations`), which also gives ``"regret"`` its cost.
-        cost: price of a deferred token in nats, for ``"marginal"`` and ``"regret"``. A dict has a price for each expert
-            by its name: ``{"math": 0.1, "code": 0.05}``. See :func:`costs_by_time`.
-        l2: L2 penalty on the weights of the standardised hidden state.
-        feature_l2: L2 penalty on the weights of the standardised features.
-        n_units: width of the mlp.
-        held_out: share of the texts that are held out, in (0, 1). They stop the fit and give the metrics.
-        seed: seed of the choice of held-out texts and of the mlp's first weights.
-        max_iterations: the most iterations of L-BFGS in each of the two fits.
-        patience: iterations without a better held-out loss before a fit stops.
-        memory_limit: the most bytes of the inputs in memory, as float32. Beyond it, hidden states are read from disk.
-    """
-
-    kind: str = "linear"
-    features: str = "logits"
-    top_k: int = 5
-    use_hidden: bool = True
-    objective: str = "marginal"
-    label: str = "a"
-    cost: float | Mapping[str, float] = 0.1
-    l2: float = 0.3
-    feature_l2: float = 1e-3
-    n_units: int = 32
-    held_out: float = 0.15
-    seed: int = 0
-    max_iterations: int = 200
-    patience: int = 30
-    memory_limit: int = 2**30
+    kind: str = option(
+        "linear",
+        Choice(("linear", "mlp")),
+        "Linear head, or MLP with one hidden layer.",
+        "``linear`` is theta of the paper; ``mlp`` has silu units.",
+        section="Head",
+    )
+    features: str = option(
+        "logits",
+        Own("none, logits, or names of features joined by commas"),
+        "Inputs besides the hidden state: none, logits (all features of the logits), or feature names separated by "
+        "commas.",
+        "The names are those of :data:`colm_cpp.heads.FEATURES`.",
+        section="Head",
+    )
+    top_k: int = option(
+        5, Whole(1, _MOST), "Number of log-probabilities in the feature top_k_logprobs.", section="Head"
+    )
+    use_hidden: bool = option(
+        True,
+        Flag(),
+        "Use the hidden state as input.",
+        "False sets its weights to 0, for comparison.",
+        section="Head",
+    )
+    objective: str = option(
+        "marginal",
+        Choice(("marginal", "weak", "regret")),
+        "What to train on. marginal: the likelihood of the texts under the pair. weak: the weak labels alone. regret: "
+        "the log-probability that is lost where the base writes.",
+        "See :mod:`.objective`. ``marginal``, the paper's, starts from the weak labels.",
+        section="Objective",
+    )
+    label: str = option(
+        "a",
+        Choice(LABELS),
+        "Tokens to defer at the start of the fit (weak labels), by the most likely token of each model. a: the "
+        "assistant's is the text's token and the base's is not. b: the base's is not. differ: the two differ. "
+        "continuation: what follows differs too, as 'colm paths' found; it also gives ``objective`` regret its cost.",
+        "See :func:`.objective.make_label` and :class:`.forks.Continuations`.",
+        section="Objective",
+    )
+    cost: float | Mapping[str, float] = option(
+        COST,
+        Own("a number, 0 or more, or a dict of them"),
+        "Price of a deferred token in nats, for ``marginal`` and ``regret``.",
+        'A dict has a price for each expert by its name: ``{"math": 0.1, "code": 0.05}``. See :func:`costs_by_time`.',
+        section="Objective",
+    )
+    l2: float = option(
+        0.3,
+        _AMOUNT,
+        "L2 penalty on the weights of the hidden state.",
+        "Inputs are standardised first.",
+        section="Objective",
+    )
+    feature_l2: float = option(1e-3, _AMOUNT, "L2 penalty on the weights of the features.", section="Objective")
+    n_units: int = option(32, Whole(1, _MOST), "Number of hidden units of the MLP.", section="Head")
+    held_out: float = option(
+        0.15,
+        Real(0.0, 1.0),
+        "Share of the texts to hold out. Training stops by their loss, and the report covers them.",
+        "Above 0 and below 1.",
+        section="Fit",
+    )
+    seed: int = option(
+        0,
+        Whole(0, _MOST),
+        "Seed for choosing the held-out texts and for the first weights of the MLP.",
+        section="Fit",
+    )
+    max_iterations: int = option(
+        200, Whole(1, _MOST), "Maximum number of L-BFGS iterations.", "In each of the two fits.", section="Fit"
+    )
+    patience: int = option(
+        30, Whole(1, _MOST), "Stop after this many iterations without a better held-out loss.", section="Fit"
+    )
+    memory_limit: int = option(
+        2**30,
+        Whole(1, _MOST),
+        "The most bytes of the inputs in memory, as float32. Beyond it, hidden states are read from disk.",
+        section="",
+    )
 
     def __post_init__(self) -> None:
-        for name, known in (
-            ("kind", ("linear", "mlp")),
-            ("objective", ("marginal", "weak", "regret")),
-            ("label", LABELS),
-        ):
-            if getattr(self, name) not in known:
-                raise OptionError(f"{name} is {shown(getattr(self, name))}; it must be one of {', '.join(known)}")
+        read_fields(self)
         self.feature_names()
         if isinstance(self.cost, Mapping):
             object.__setattr__(self, "cost", dict(self.cost))
             for expert, value in self.cost.items():
-                _amount(f"the cost of {shown(expert)}", value)
+                _AMOUNT.read(f"the cost of {shown(expert)}", value)
         else:
-            _amount("cost", self.cost)
-        for name in ("l2", "feature_l2"):
-            _amount(name, getattr(self, name))
-        if not isinstance(self.held_out, (int, float)) or not 0.0 < self.held_out < 1.0:
-            raise OptionError(f"held_out is {shown(self.held_out)}; it must be between 0 and 1, a share of the texts")
-        for name in ("max_iterations", "patience", "n_units", "top_k", "memory_limit"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**63:
-                raise OptionError(f"{name} is {shown(value)}; it must be a whole number, 1 or more")
-        integer("seed", self.seed, 0, 2**63 - 1)
+            _AMOUNT.read("cost", self.cost)
+        if self.held_out in (0.0, 1.0):
+            raise OptionError(f"held_out is {self.held_out}; it must be between 0 and 1, a share of the texts")
         if not self.use_hidden and not self.feature_names():
             raise OptionError("use_hidden=False and features='none' leave the head without inputs; choose features")
 
@@ -129,16 +164,10 @@ def costs_by_time(cost: float, seconds: Mapping[str, float]) -> dict[str, float]
     Raises:
         OptionError: a time is no finite number above 0, or there is none.
     """
-    _amount("cost", cost)
+    _AMOUNT.read("cost", cost)
     for name, value in seconds.items():
-        if not isinstance(value, (int, float)) or not 0.0 < value <= _MOST:
-            raise OptionError(f"the time of {shown(name)} is {shown(value)}; it must be a finite number above 0")
+        _TIME.read(f"the time of {shown(name)}", value)
     if not seconds:
         raise OptionError("there are no times; give one for each expert")
     slowest = max(seconds.values())
     return {name: cost * value / slowest for name, value in seconds.items()}
-
-
-def _amount(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 <= value <= _MOST:  # also refuses NaN
-        raise OptionError(f"{name} is {shown(value)}; it must be a finite number, 0 or more")

@@ -5,6 +5,7 @@ from .field import Choice, Flag, Kind, Own, Real, Whole, choice, option_dict, op
 from .generation import (
     ANSWER_OPTIONS,
     CHAT_TEMPERATURE,
+    DEFERRAL,
     MAX_LOOKAHEAD,
     MAX_SEED,
     STRATEGIES,
@@ -33,6 +34,7 @@ __all__ = [
     "CHAT_TEMPERATURE",
     "CPU_N_UBATCH",
     "DEFAULT_N_CTX",
+    "DEFERRAL",
     "KV_TYPES",
     "LONG_N_UBATCH",
     "MAX_EXPERTS",

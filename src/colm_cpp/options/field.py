@@ -145,7 +145,7 @@ class Option:
         kind: the values that it may have.
         help: its meaning, for the command line as well. Names of options stand in double backquotes.
         more: what only readers of the documentation need.
-        section: where the command line lists it.
+        section: where the command line lists it; "": it is not there.
     """
 
     kind: Kind

@@ -20,7 +20,7 @@ from ..errors import OptionError
 from ..grammar.gbnf import response_grammar, to_gbnf
 from ..heads.checks import EXPERT_NAME
 from ._values import biases, strings
-from .field import Choice, Own, Real, Whole, documented, option, read_fields, reject_unknown
+from .field import Choice, Own, Real, Whole, documented, option, option_of, read_fields, reject_unknown
 
 if TYPE_CHECKING:
     from ..heads.head import Head
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ANSWER_OPTIONS",
     "CHAT_TEMPERATURE",
+    "DEFERRAL",
     "MAX_LOOKAHEAD",
     "MAX_SEED",
     "STRATEGIES",
@@ -349,6 +350,11 @@ class GenerationOptions:
 # Options that the extension has under the same name.
 _CORE = frozenset(_core.GenerationOptions.ranges()) & {field.name for field in dataclasses.fields(GenerationOptions)}
 
+
+# They say who writes, as the head does.
+DEFERRAL = frozenset(
+    field.name for field in dataclasses.fields(GenerationOptions) if option_of(field).section == "Deferral"
+)
 
 # What says of them that they were not given.
 _NO_PROXY = {

@@ -1,7 +1,5 @@
 """How many texts a pair writes at a time."""
 
-# option() makes a field; its default is what it says
-
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -9,9 +9,11 @@ from ..errors import RemoteRefused
 from ._http import Http, invalid
 from .protocol import RemoteModel, Vocabulary, check_vocabulary, count_of
 
-__all__ = ["UNKNOWN_N_CTX", "ListedModel", "find_model", "ids_of", "split_model"]
+__all__ = ["GREEDY", "UNKNOWN_N_CTX", "ListedModel", "find_model", "split_model", "tokenized"]
 
 UNKNOWN_N_CTX = 2**31 - 1  # a server that does not say refuses longer texts by itself
+# Sampling that leaves the log-probabilities as they are: a model's own generation_config.json must not change them.
+GREEDY = {"temperature": 0, "frequency_penalty": 0, "presence_penalty": 0, "repetition_penalty": 1}
 
 
 def split_model(url: str) -> tuple[str, str]:
@@ -58,17 +60,16 @@ class ListedModel(RemoteModel):
     def check(self, vocabulary: Vocabulary) -> None:
         """Finds the model, and compares how texts are tokenized. See :class:`RemoteModel`."""
         self.name, self.n_ctx = find_model(self._http, self._wanted)
-
-        def tokenize(text: str) -> list[int]:
-            body = {"model": self.name, "prompt": text, "add_special_tokens": False}
-            return ids_of(self._http.url, self._http.post("/tokenize", body), "tokens")
-
-        check_vocabulary(self._http.url, vocabulary, None, tokenize)
+        given = {"model": self.name, "add_special_tokens": False}
+        check_vocabulary(
+            self._http.url, vocabulary, None, lambda text: tokenized(self._http, {**given, "prompt": text})
+        )
 
 
-def ids_of(url: str, answer: Any, name: str) -> list[int]:
-    """A list of token ids in an answer. Raises RemoteAnswerInvalid."""
-    ids = answer.get(name) if isinstance(answer, dict) else None
+def tokenized(http: Http, body: dict[str, Any]) -> list[int]:
+    """The token ids that a server's ``/tokenize`` answers. Raises RemoteAnswerInvalid, and as :meth:`Http.post`."""
+    answer = http.post("/tokenize", body)
+    ids = answer.get("tokens") if isinstance(answer, dict) else None
     if not isinstance(ids, list) or not all(type(one) is int for one in ids):
-        raise invalid(url, f"{name} is {shown(ids)}; it must be a list of token ids")
+        raise invalid(http.url, f"tokens is {shown(ids)}; it must be a list of token ids")
     return ids

@@ -10,7 +10,7 @@ from .._shown import shown
 from ..errors import OptionError
 from . import frames
 from ._http import invalid, shown_url
-from ._models import ids_of, split_model
+from ._models import split_model, tokenized
 from .protocol import Likeliest, RemoteModel, Vocabulary, check_vocabulary, count_of, likeliest_of
 
 __all__ = ["MOST_IDS", "PATH", "Colm"]
@@ -46,12 +46,10 @@ class Colm(RemoteModel):
         self.n_ctx, self.n_vocab = (count_of(self._http.url, facts.get(name), name) for name in ("n_ctx", "n_ids"))
         if facts.get("vocab_fingerprint") == vocabulary.fingerprint:
             return
-
-        def tokenize(text: str) -> list[int]:
-            body = {"model": self.name, "prompt": text, "add_special_tokens": False, "parse_special": False}
-            return ids_of(self._http.url, self._http.post("/tokenize", body), "tokens")
-
-        check_vocabulary(self._http.url, vocabulary, self.n_vocab, tokenize)
+        given = {"model": self.name, "add_special_tokens": False, "parse_special": False}
+        check_vocabulary(
+            self._http.url, vocabulary, self.n_vocab, lambda text: tokenized(self._http, {**given, "prompt": text})
+        )
 
     def likeliest(self, slot: int, tokens: Sequence[int], counts: Sequence[int]) -> list[Likeliest]:
         """See :class:`RemoteModel`. The server's slots find what they have read, so ``slot`` is not sent."""

@@ -8,7 +8,7 @@ from typing import Any
 from .._shown import shown
 from ..errors import OptionError
 from ._http import invalid, shown_url
-from ._models import ids_of, split_model
+from ._models import split_model, tokenized
 from .protocol import Likeliest, RemoteModel, Vocabulary, check_vocabulary, count_of, likeliest_of
 
 __all__ = ["LlamaServer"]
@@ -91,8 +91,7 @@ class LlamaServer(RemoteModel):
         return likeliest_of(self._url, (entry.get("id") for entry in top), (entry.get("logprob") for entry in top))
 
     def _tokenize(self, text: str) -> list[int]:
-        body = {"content": text, "add_special": False, "parse_special": False}
-        return ids_of(self._url, self._http.post("/tokenize", body), "tokens")
+        return tokenized(self._http, {"content": text, "add_special": False, "parse_special": False})
 
     def _dict(self, value: Any, where: str) -> Mapping[str, Any]:
         if not isinstance(value, Mapping):

@@ -18,7 +18,7 @@ from typing import Any
 from .._shown import shown
 from ..errors import RemoteRefused
 from ._http import invalid
-from ._models import ListedModel
+from ._models import GREEDY, ListedModel
 from .protocol import PROBES, Likeliest, Vocabulary, likeliest_of
 
 __all__ = ["OpenAi"]
@@ -54,11 +54,7 @@ class OpenAi(ListedModel):
             "max_tokens": 1,
             "logprobs": self.top_k,
             "return_tokens_as_token_ids": True,
-            # A model's own generation_config.json must not change them.
-            "temperature": 0,
-            "frequency_penalty": 0,
-            "presence_penalty": 0,
-            "repetition_penalty": 1,
+            **GREEDY,
         }
         answer = self._http.post("/v1/completions", body)
         choices = _choices(self._http.url, answer, len(counts))

@@ -17,7 +17,7 @@ from typing import Any
 
 from .._shown import shown
 from ._http import invalid
-from ._models import ListedModel
+from ._models import GREEDY, ListedModel
 from .protocol import Likeliest, Vocabulary, likeliest_of
 
 __all__ = ["SPARE", "SgLang"]
@@ -42,14 +42,7 @@ class SgLang(ListedModel):
         start = counts[0] - 1 if len(counts) > 1 else -1  # -1: of the written token only
         body = {
             "input_ids": list(tokens[:n]),
-            "sampling_params": {
-                "max_new_tokens": 1,
-                "temperature": 0,
-                # A model's own generation_config.json must not change them.
-                "frequency_penalty": 0,
-                "presence_penalty": 0,
-                "repetition_penalty": 1,
-            },
+            "sampling_params": {"max_new_tokens": 1, **GREEDY},
             "return_logprob": True,
             "logprob_start_len": start,
             "top_logprobs_num": self.top_k,

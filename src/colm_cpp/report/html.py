@@ -151,8 +151,10 @@ def _runs_card(patterns: Patterns) -> str:
         [name, f"{n:,}", _percent(n / runs.runs if runs.runs else None), _bar(n / runs.runs if runs.runs else None)]
         for name, n in runs.lengths.items()
     ]
-    note = f"A run is a sequence of consecutive deferred tokens. There are {runs.runs:,} runs; the longest has "
-    f"{runs.longest:,} tokens."
+    note = (
+        f"A run is a sequence of consecutive deferred tokens. There are {runs.runs:,} runs; the longest has "
+        f"{runs.longest:,} tokens."
+    )
     columns = [("run length", ""), ("runs", "n"), ("share", "n"), ("", "track")]
     return _card("Run lengths", _table(columns, rows), note)
 

@@ -9,6 +9,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 from ..evaluate.statistics import wilson_interval
@@ -247,17 +248,12 @@ def _count_parts(
 
 
 def _count_runs(texts: Sequence[TracedText]) -> Runs:
-    found: list[int] = []
-    for text in texts:
-        length = 0
-        for token in text.tokens:
-            if token.deferred:
-                length += 1
-            elif length:
-                found.append(length)
-                length = 0
-        if length:
-            found.append(length)
+    found = [
+        len(list(run))
+        for text in texts
+        for deferred, run in groupby(text.tokens, key=lambda token: token.deferred)
+        if deferred
+    ]
     classes = Counter(_run_class(length) for length in found)
     return Runs(
         lengths={name: classes[name] for name in RUN_LENGTHS},

@@ -19,7 +19,7 @@ from .messages import for_template
 from .options import TEMPLATE_VARIABLES, options_for, own_fields
 from .schemas import ChatRequest
 from .service import Job, Service, all_of, merged
-from .sse import EventStream, event, unless_gone
+from .sse import event
 from .texts import Text
 from .tools import Form, form_of, tools_of
 
@@ -36,12 +36,7 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
         n = body.n or 1
         job = await stack.enter_async_context(service.job(body.model, n))
         calls = await _prepare(job, body, n)
-        answer = _Answer(job, body, calls)
-        if body.stream:
-            return EventStream(
-                answer.events(), stack.pop_all(), progress=job.progress, keep_alive=service.settings.keep_alive
-            )
-        return Json(await unless_gone(request, answer.whole()))
+        return await job.answered(request, _Answer(job, body, calls), stack, in_events=body.stream)
 
 
 async def _prepare(job: Job, body: ChatRequest, n: int) -> Form | None:

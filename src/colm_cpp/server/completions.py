@@ -18,7 +18,7 @@ from .likelihoods import PromptLogprobs, prompt_logprobs
 from .options import options_for, own_fields
 from .schemas import MAX_PROMPTS, CompletionRequest
 from .service import Job, Service, all_of, merged
-from .sse import EventStream, event, unless_gone
+from .sse import event
 from .texts import Text
 
 __all__ = ["router"]
@@ -56,12 +56,7 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
             return options_for(job.way, body, own, max_tokens=most, logprobs=body.logprobs, n_ctx=n_ctx, number=number)
 
         await job.make([prompt for prompt in ids for _ in range(n)], lambda number: options(number % n))
-        answer = _Answer(job, body, ids, n, most, options(0))
-        if body.stream:
-            return EventStream(
-                answer.events(), stack.pop_all(), progress=job.progress, keep_alive=service.settings.keep_alive
-            )
-        return Json(await unless_gone(request, answer.whole()))
+        return await job.answered(request, _Answer(job, body, ids, n, most, options(0)), stack, in_events=body.stream)
 
 
 def _prompts(body: CompletionRequest) -> list[str | list[int]]:

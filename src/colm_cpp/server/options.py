@@ -7,7 +7,7 @@ from typing import Any
 
 from .._shown import shown
 from ..errors import OptionError
-from ..options import CHAT_TEMPERATURE, GenerationOptions, seed_of
+from ..options import CHAT_TEMPERATURE, DEFERRAL, GenerationOptions, seed_of
 from ..sources.names import TRAINING_FREE_HEADS
 from .errors import ApiError
 from .names import Way
@@ -17,10 +17,6 @@ from .schemas import ChatRequest, CompletionRequest, ResponsesRequest
 __all__ = ["TEMPLATE_VARIABLES", "options_for", "own_fields"]
 
 TEMPLATE_VARIABLES = "template_variables"
-# What says who writes; a name such as demo:base says it already.
-_ROUTING = frozenset(
-    ("head", "threshold", "defer_rate", "target_rate", "hold", "leave_threshold", "strategy", "schedule")
-) | {"schedule_tokens", "alpha", "beta", "proxy_tuned", "proxy_untuned", "proxy_weight"}
 
 
 def own_fields(given: Mapping[str, Any] | None, experts: Sequence[str], *, chat: bool) -> dict[str, Any]:
@@ -70,7 +66,8 @@ def options_for(
     if "frequency_penalty" in given or "presence_penalty" in given:
         given["penalty_last_n"] = n_ctx  # the published API looks at the whole text
     own = {name: value for name, value in own.items() if name != TEMPLATE_VARIABLES}
-    if way.suffix.startswith(":") and (decided := sorted(_ROUTING & own.keys())):
+    # A name such as demo:base says who writes.
+    if way.suffix.startswith(":") and (decided := sorted({"head", *DEFERRAL} & own.keys())):
         raise _refused(decided[0], f"colm.{decided[0]} cannot be combined with the model {way.name}, which decides it")
     form = response_format if response_format is not None else getattr(body, "response_format", None)
     if grammar is not None:

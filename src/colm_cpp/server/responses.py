@@ -19,7 +19,7 @@ from .messages import for_template, plain_text
 from .options import TEMPLATE_VARIABLES, options_for, own_fields
 from .schemas import CalledFunction, FlatTool, Function, InputItem, Message, ResponsesRequest, Tool, ToolCall
 from .service import Job, Service
-from .sse import EventStream, event, unless_gone
+from .sse import event
 from .tools import Form, form_of, tools_of
 
 __all__ = ["router"]
@@ -35,15 +35,7 @@ async def responses(body: ResponsesRequest, request: Request) -> Response:
     async with contextlib.AsyncExitStack() as stack:
         job = await stack.enter_async_context(service.job(body.model))
         answer = _Answer(job, body, await _prepare(job, body))
-        if body.stream:
-            return EventStream(
-                answer.events(),
-                stack.pop_all(),
-                progress=job.progress,
-                keep_alive=service.settings.keep_alive,
-                error_name="error",
-            )
-        return Json(await unless_gone(request, answer.whole()))
+        return await job.answered(request, answer, stack, in_events=body.stream, error_name="error")
 
 
 async def _prepare(job: Job, body: ResponsesRequest) -> Form | None:

@@ -8,14 +8,19 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from starlette.requests import Request
+from starlette.responses import Response
+
 from ..engine.pair import Pair
 from ..options import GenerationOptions
 from ..results import Completion, Token
 from .admission import Turns
+from .errors import Json
 from .metrics import Metrics
 from .names import Way
 from .registry import Registry
 from .settings import Settings
+from .sse import EventStream, unless_gone
 from .texts import Text, Texts
 
 __all__ = ["Job", "Service", "all_of"]
@@ -120,6 +125,26 @@ class Job:
                     yield bunch
             finally:
                 metrics.written(self.way.pair, tokens, text.stats)
+
+    async def answered(
+        self,
+        request: Request,
+        answer: Any,
+        resources: contextlib.AsyncExitStack,
+        *,
+        in_events: bool | None,
+        error_name: str | None = None,
+    ) -> Response:
+        """What the client gets: ``answer.whole()``, or ``answer.events()``, with which ``resources`` end."""
+        if not in_events:
+            return Json(await unless_gone(request, answer.whole()))
+        return EventStream(
+            answer.events(),
+            resources.pop_all(),
+            progress=self.progress,
+            keep_alive=self.service.settings.keep_alive,
+            error_name=error_name,
+        )
 
     def progress(self) -> str:
         """What is being done, in words."""

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from .._numbers import integer, real
-from .._shown import shortened, shown
+from .._shown import shown
 from ..engine.loading import load, options_of
 from ..engine.memory import ModelMemory, rows_of
 from ..engine.pair import Pair
@@ -22,15 +20,14 @@ from ..options import BASE, DEFAULT_N_CTX, SlotOptions, split_head
 from ..remote import is_remote
 from ..sources.hub import is_hub_spec
 from ..sources.names import find_head, find_model
-from ..sources.pair_file import FILE, Preset
-from ..sources.preset import preset
+from ..sources.pair_file import Preset, read_toml
+from ..sources.preset import files_in, preset
 from .names import MIXTURE
 from .registry import Entry
 
 __all__ = ["CONFIG", "Served", "entry", "read_config", "read_folder"]
 
 CONFIG = "colm.toml"
-_MOST = 2**20  # bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,16 +141,11 @@ def read_folder(folder: Path, how: Served) -> list[Entry]:
         LoadError, HeadError: one of them cannot be used.
     """
     try:
-        found = sorted(folder.iterdir())
+        files = files_in(folder)
     except OSError as error:
         raise LoadError(f"the folder {folder} cannot be read ({error.strerror}); check its name") from error
-    files = [path for path in found if path.suffix == ".toml" and path.name != CONFIG and path.is_file()]
-    files += [path / FILE for path in found if (path / FILE).is_file()]
-    entries = []
-    for file in files:
-        known = preset(file)
-        entries.append(entry(known.name, known, None, how))
-    return entries
+    found = [preset(file) for _, file in files if file.name != CONFIG]
+    return [entry(known.name, known, None, how) for known in found]
 
 
 def read_config(file: Path, how: Served) -> tuple[list[Entry], dict[str, float]]:
@@ -163,7 +155,7 @@ def read_config(file: Path, how: Served) -> tuple[list[Entry], dict[str, float]]
         LoadError: the file cannot be read, or is no TOML.
         OptionError: a key is unknown or has an invalid value.
     """
-    value = _toml(file)
+    value = read_toml(file, "docs/server.md")
     limits: dict[str, float] = {}
     entries: list[Entry] = []
     for key, given in value.items():
@@ -176,19 +168,6 @@ def read_config(file: Path, how: Served) -> tuple[list[Entry], dict[str, float]]
         else:
             raise OptionError(f"{file}: there is no key {shown(key)}; the keys are idle_s, memory_mb and [pairs.NAME]")
     return entries, limits
-
-
-def _toml(file: Path) -> dict[str, Any]:
-    tomllib: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
-    try:
-        with file.open("rb") as stream:
-            data = stream.read(_MOST)
-        value: dict[str, Any] = tomllib.loads(data.decode("utf-8"))
-    except OSError as error:
-        raise LoadError(f"{file} cannot be read ({error.strerror}); check its name and permissions") from error
-    except (ValueError, RecursionError) as error:
-        raise LoadError(f"{file} is not TOML ({shortened(str(error))}); docs/server.md has an example") from error
-    return value
 
 
 def _configured(file: Path, name: str, given: object, how: Served) -> Entry:
@@ -210,11 +189,4 @@ def _configured(file: Path, name: str, given: object, how: Served) -> Entry:
     beside = file.parent / os.path.expanduser(place)
     known = preset(str(beside)) if beside.exists() else preset(place)
     slots = SlotOptions(n_parallel=n_parallel, cache_mb=cache_mb)
-    served = Served(
-        options=options,
-        base_options=how.base_options,
-        assistant_options=how.assistant_options,
-        slots=slots,
-        check_memory=how.check_memory,
-    )
-    return entry(name, known, head, served)
+    return entry(name, known, head, replace(how, options=options, slots=slots))

@@ -94,10 +94,6 @@ class Text:
             return f"written {stats.generated_tokens} tokens"
         return f"prefill {min(stats.base_tokens_read, self.n_prompt)}/{self.n_prompt} tokens"
 
-    def cancel(self) -> None:
-        """Asks it to end within one step."""
-        self._stream.cancel()
-
     def close(self) -> None:
         """Ends it where it stands."""
         self._stream.close()

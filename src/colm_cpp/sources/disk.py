@@ -12,14 +12,13 @@ from typing import Any
 
 from .. import _core
 from ..errors import ColmError, OptionError, VocabMismatch
-from ..files.paths import to_native
+from ..files.paths import PART, parts_of, to_native
 from ..heads.head import Head
 from .hub import HubFile, is_hub_spec, matching
 
-__all__ = ["Fit", "FoundModel", "Library", "Place", "cached_files", "files_below", "look", "parts_of"]
+__all__ = ["Fit", "FoundModel", "Library", "Place", "cached_files", "files_below", "look"]
 
 _LATER_PART = re.compile(r".*-(?!00001)[0-9]{5}-of-[0-9]{5}\.gguf", re.DOTALL)
-_PART = re.compile(r"(.*)-00001-of-([0-9]{5})\.gguf", re.DOTALL)
 _HEAD = "colm-head"
 _THREADS = 4
 
@@ -204,7 +203,7 @@ def _look_at(place: Place) -> FoundModel | Head | str | None:
             return Head.load(place.path)
         if kind == "clip" or metadata.get("general.type") in ("adapter", "mmproj", "imatrix"):
             return None
-        if info["truncated"] and not _PART.fullmatch(place.path.name):
+        if info["truncated"] and not PART.fullmatch(place.path.name):
             of = f"{info['file_bytes']} of {info['expected_bytes']} bytes"
             return f"{place.path} is truncated: it has {of}; download it again"
         file_type, width = (metadata.get(key) for key in ("general.file_type", f"{kind}.embedding_length"))
@@ -221,12 +220,3 @@ def _look_at(place: Place) -> FoundModel | Head | str | None:
         )
     except (ColmError, OSError) as error:
         return str(error)
-
-
-def parts_of(path: Path) -> list[Path]:
-    """The parts of a split model that are there, by the path of the first one; else the file itself."""
-    match = _PART.fullmatch(path.name)
-    if match is None:
-        return [path]
-    names = [f"{match[1]}-{number:05d}-of-{match[2]}.gguf" for number in range(1, int(match[2]) + 1)]
-    return [part for name in names if (part := path.with_name(name)).exists()]

@@ -21,7 +21,7 @@ from ..remote import is_remote, not_remote
 from .hub import is_hub_spec
 from .shipped import shipped_heads
 
-__all__ = ["FILE", "PACKAGED", "Preset", "read", "to_toml"]
+__all__ = ["FILE", "PACKAGED", "Preset", "read", "read_toml", "to_toml"]
 
 FILE = "pair.toml"
 VERSION = 1
@@ -155,7 +155,7 @@ def read(file: Path, name: str | None = None) -> Preset:
     """
     # Relative to the real file: a link to it may lie among the user's presets.
     folder = Path(os.path.realpath(file)).parent
-    value = _toml(file)
+    value = read_toml(file, "docs/pairs.md")
     if name is None:
         name = folder.name if file.name == FILE else file.stem
     version = value.pop("version", None)
@@ -169,19 +169,21 @@ def read(file: Path, name: str | None = None) -> Preset:
         raise OptionError(f"{file}: {error}") from error
 
 
-def _toml(file: Path) -> dict[str, Any]:
+def read_toml(file: Path, example: str) -> dict[str, Any]:
+    """What a TOML file holds. ``example``: the page with an example of one. Raises LoadError."""
     try:
         with file.open("rb") as stream:
             data = stream.read(_MOST + 1)
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-        raise LoadError(f"{file} cannot be read ({getattr(error, 'strerror', None) or error})") from error
+        why = getattr(error, "strerror", None) or error
+        raise LoadError(f"{file} cannot be read ({why}); check its name and permissions") from error
     if len(data) > _MOST:
-        raise LoadError(f"{file} has more than {_MOST} bytes; it does not describe a pair")
+        raise LoadError(f"{file} has more than {_MOST} bytes, too many for what it should hold; {example} describes it")
     tomllib: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
         value: dict[str, Any] = tomllib.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise LoadError(f"{file} is not TOML ({shortened(str(error))}); docs/pairs.md has an example") from error
+        raise LoadError(f"{file} is not TOML ({shortened(str(error))}); {example} has an example") from error
     return value
 
 

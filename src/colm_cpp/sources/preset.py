@@ -5,6 +5,7 @@ Some are in the package. The user's own lie in :func:`own_folder`, as ``NAME.tom
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -15,6 +16,7 @@ __all__ = [
     "DEMO_FOLDER",
     "DEMO_THREE_FOLDER",
     "Preset",
+    "files_in",
     "is_preset",
     "own_folder",
     "packaged_names",
@@ -46,16 +48,18 @@ def own_folder() -> Path:
 def preset_files() -> dict[str, Path]:
     """The file of each preset by its name. A name in the package stands for that, ``NAME.toml`` before ``NAME/``."""
     files = {name: PACKAGED / f"{name}.toml" for name in packaged_names()}
-    try:
-        own = sorted(own_folder().iterdir())
-    except (OSError, ValueError):  # most users have no such folder
-        return files
-    found = [(path.stem, path) for path in own if path.suffix == ".toml" and path.is_file()]
-    found += [(path.name, path / FILE) for path in own if (path / FILE).is_file()]
-    for name, file in found:
-        if not name.startswith("."):
-            files.setdefault(name, file)
+    with contextlib.suppress(OSError, ValueError):  # most users have no such folder
+        for name, file in files_in(own_folder()):
+            if not name.startswith("."):
+                files.setdefault(name, file)
     return files
+
+
+def files_in(folder: Path) -> list[tuple[str, Path]]:
+    """The pairs of a folder with their names: each ``NAME.toml``, then each ``NAME/pair.toml``. Raises OSError."""
+    found = sorted(folder.iterdir())
+    files = [(path.stem, path) for path in found if path.suffix == ".toml" and path.is_file()]
+    return files + [(path.name, path / FILE) for path in found if (path / FILE).is_file()]
 
 
 def presets() -> tuple[Preset, ...]:

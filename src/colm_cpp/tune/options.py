@@ -2,101 +2,121 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from .._numbers import integer, real
-from .._shown import shown
 from ..errors import OptionError
+from ..learn.objective import LABELS
+from ..options.field import Choice, Flag, Own, Real, Whole, documented, option, read_fields
 
 __all__ = ["OBJECTIVES", "TuneOptions"]
 
 OBJECTIVES = ("marginal", "sft", "regret")
-DTYPES = ("auto", "float32", "bfloat16")
+_ABOVE_0 = Real(0.0, is_open=True)
 
 
+@documented
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TuneOptions:
-    """How adapter and head are trained.
+    """How adapter and head are trained."""
 
-    Attributes:
-        objective: ``"marginal"`` trains adapter and head together on the paper's marginal likelihood; ``"sft"`` trains
-            the adapter alone by cross-entropy; ``"regret"`` trains the adapter
-            by cross-entropy and the head by regret. See :mod:`.loss`.
-        rank: of the LoRA adapter, 1 to 256.
-        alpha: its scale is alpha / rank.
-        learning_rate: highest, of the adapter.
-        head_learning_rate: highest, of the head.
-        warm_up: share of the steps in which both rise from 0; then they fall linearly to 0.
-        epochs: passes over the training texts.
-        batch_texts: texts for each step of the optimizer.
-        pass_tokens: tokens of one forward pass, padding included; a longer text has a pass of its own. Memory grows
-            with it.
-        max_grad_norm: gradients are scaled down to this norm.
-        weight_decay: of the adapter.
-        cost: price of a deferred token in nats (``"marginal"``, ``"regret"``).
-        label: weak label that the head starts from; see :class:`colm_cpp.learn.TrainingOptions`. With
-            ``"continuation"``, ``"regret"`` weighs the cost of what follows.
-        features: what the head sees beside the hidden state; see :class:`colm_cpp.learn.TrainingOptions`.
-        held_out: share of the texts that end the training and are reported on.
-        head_share: share of the texts that the adapter does not see. The tuned base reads them afterwards, and a head
-            is fitted to them. 0: the head that was trained with the adapter is kept.
-        evaluations: measurements on the held-out texts in each epoch.
-        patience: measurements without a better held-out loss before training stops.
-        checkpointing: compute activations again in the backward pass: less memory, a third slower.
-        dtype: of the frozen weights. ``"auto"``: bfloat16 where the machine computes it faster, else float32.
-        seed: of the held-out texts, the order of the others, and the adapter's first weights.
-    """
-
-    objective: str = "marginal"
-    rank: int = 16
-    alpha: float = 32.0
-    learning_rate: float = 2e-4
-    head_learning_rate: float = 1e-3
-    warm_up: float = 0.04
-    epochs: int = 2
-    batch_texts: int = 16
-    pass_tokens: int = 1024
-    max_grad_norm: float = 1.0
-    weight_decay: float = 0.0
-    cost: float = 0.0
-    label: str = "a"
-    features: str = "logits"
-    held_out: float = 0.1
-    head_share: float = 0.2
-    evaluations: int = 4
-    patience: int = 4
-    checkpointing: bool = False
-    dtype: str = "auto"
-    seed: int = 0
+    objective: str = option(
+        "marginal",
+        Choice(OBJECTIVES),
+        "What to train on. marginal: adapter and head together, on the likelihood of the texts under the pair. sft: "
+        "the adapter alone, by cross-entropy. regret: the adapter by cross-entropy, and the head by regret.",
+        "See :mod:`.loss`.",
+        section="Objective",
+    )
+    cost: float = option(0.0, Real(0.0), "Cost of a deferred token in nats.", section="Objective")
+    label: str = option(
+        "a",
+        Choice(LABELS),
+        "Weak labels that the head starts from, as for 'colm train'.",
+        "With ``continuation``, ``regret`` weighs the cost of what follows.",
+        section="Objective",
+    )
+    features: str = option(
+        "logits",
+        Own("as for TrainingOptions"),
+        "Inputs of the head besides the hidden state, as for 'colm train'.",
+        section="Objective",
+    )
+    rank: int = option(16, Whole(1, 256), "Rank of the LoRA matrices.", section="Adapter")
+    alpha: float = option(32.0, _ABOVE_0, "The scale of the adapter is alpha / rank.", section="Adapter")
+    epochs: int = option(2, Whole(1, 1000), "Number of passes over the training texts.", section="Training")
+    learning_rate: float = option(2e-4, _ABOVE_0, "Highest learning rate of the adapter.", section="Training")
+    head_learning_rate: float = option(1e-3, _ABOVE_0, "Highest learning rate of the head.", section="Training")
+    warm_up: float = option(
+        0.04,
+        Real(0.0, 1.0),
+        "Share of the steps during which the learning rate rises.",
+        "Then it falls linearly to 0. Below 1.",
+        section="Training",
+    )
+    batch_texts: int = option(16, Whole(1, 4096), "Number of texts per step.", section="Training")
+    pass_tokens: int = option(
+        1024,
+        Whole(16, 2**20),
+        "Number of tokens per forward pass. A larger number needs more memory.",
+        "Padding counts too, and a longer text has a pass of its own.",
+        section="Training",
+    )
+    max_grad_norm: float = option(
+        1.0, _ABOVE_0, "Maximum gradient norm; larger gradients are scaled down.", section="Training"
+    )
+    weight_decay: float = option(0.0, Real(0.0), "Weight decay of the adapter.", section="Training")
+    held_out: float = option(
+        0.1,
+        Real(0.0, 1.0),
+        "Share of the texts to hold out. Training stops by their loss, and the report covers them.",
+        "Above 0 and below 1.",
+        section="Training",
+    )
+    head_share: float = option(
+        0.2,
+        Real(0.0, 1.0),
+        "Share of the texts that the adapter does not see. The final head is fitted to them. 0: keep the head that was "
+        "trained with the adapter.",
+        "The tuned base reads these texts afterwards. With ``held_out`` below 1.",
+        section="Training",
+    )
+    evaluations: int = option(
+        4, Whole(1, 1000), "Number of evaluations on the held-out texts per epoch.", section="Training"
+    )
+    patience: int = option(
+        4,
+        Whole(1, 1000),
+        "Stop after this many evaluations without a better held-out loss.",
+        section="Training",
+    )
+    checkpointing: bool = option(
+        False,
+        Flag(),
+        "Compute activations again in the backward pass: less memory, a third slower.",
+        section="Training",
+    )
+    dtype: str = option(
+        "auto",
+        Choice(("auto", "float32", "bfloat16")),
+        "Data type of the frozen weights. auto: bfloat16 if this machine computes it faster, else float32.",
+        section="Training",
+    )
+    seed: int = option(
+        0,
+        Whole(0, 2**32 - 1),
+        "Seed for the held-out texts, the order of the others, and the first weights.",
+        section="Training",
+    )
 
     def __post_init__(self) -> None:
-        for name, known in (("objective", OBJECTIVES), ("dtype", DTYPES)):
-            if getattr(self, name) not in known:
-                raise OptionError(f"{name} is {shown(getattr(self, name))}; it must be one of {', '.join(known)}")
-        for name, least, most in (
-            ("rank", 1, 256),
-            ("epochs", 1, 1000),
-            ("batch_texts", 1, 4096),
-            ("pass_tokens", 16, 2**20),
-            ("evaluations", 1, 1000),
-            ("patience", 1, 1000),
-            ("seed", 0, 2**32 - 1),
-        ):
-            integer(name, getattr(self, name), least, most)
-        for name in ("alpha", "learning_rate", "head_learning_rate", "max_grad_norm"):
-            if not 0.0 < real(name, getattr(self, name)) < math.inf:
-                raise OptionError(f"{name} is {getattr(self, name)}; it must be a finite number above 0")
-        for name in ("cost", "weight_decay"):
-            if not 0.0 <= real(name, getattr(self, name)) < math.inf:
-                raise OptionError(f"{name} is {getattr(self, name)}; it must be a finite number, 0 or more")
+        read_fields(self)
         if self.objective == "regret" and not self.cost:
             raise OptionError("cost is 0; objective 'regret' needs a price above 0, such as 0.1")
-        if not 0.0 < real("held_out", self.held_out) < 1.0:
+        if self.held_out in (0.0, 1.0):
             raise OptionError(f"held_out is {self.held_out}; it must be between 0 and 1, a share of the texts")
-        if not 0.0 <= real("head_share", self.head_share) < 1.0 - self.held_out:
+        if self.head_share >= 1.0 - self.held_out:
             raise OptionError(
                 f"head_share is {self.head_share}; it must be 0 or more and, with held_out {self.held_out}, below 1"
             )
-        if not 0.0 <= real("warm_up", self.warm_up) < 1.0:
-            raise OptionError(f"warm_up is {self.warm_up}; it must be from 0 to below 1, a share of the steps")
+        if self.warm_up == 1.0:
+            raise OptionError("warm_up is 1.0; it must be from 0 to below 1, a share of the steps")

@@ -6,8 +6,10 @@ answer can be found is simply not correct.
 
 from __future__ import annotations
 
+from ..._numbers import integer
 from ..._shown import shown
 from ...errors import OptionError
+from ...options.field import Real
 from ._choice import Choice
 from ._numbers import Boxed, Number
 from ._python import Python
@@ -74,20 +76,11 @@ def make_checker(
     """
     if name not in CHECKERS:
         raise OptionError(f"checker is {shown(name)}; it must be one of {', '.join(CHECKERS)}")
-    if isinstance(time_limit, bool) or not isinstance(time_limit, (int, float)) or not 0.0 < time_limit <= 3600.0:
-        raise OptionError(f"time_limit is {shown(time_limit)}; it must be above 0 and at most 3600 seconds")
-    if isinstance(memory_limit_mb, bool) or not isinstance(memory_limit_mb, int) or not 64 <= memory_limit_mb < 2**31:
-        raise OptionError(f"memory_limit_mb is {shown(memory_limit_mb)}; it must be a whole number, 64 (MiB) or more")
+    seconds = Real(0.0, 3600.0, is_open=True).read("time_limit", time_limit)
+    python = Python(seconds, integer("memory_limit_mb", memory_limit_mb, 64, 2**31 - 1))
     if name == "regex":
         return Regex(compile_pattern(pattern))
     if pattern is not None:
         raise OptionError(f"pattern is {shown(pattern)}, but only the checker regex has a pattern, not {name}")
-    if name == "boxed":
-        return Boxed()
-    if name == "number":
-        return Number()
-    if name == "choice":
-        return Choice()
-    if name == "exact":
-        return Exact()
-    return Python(float(time_limit), memory_limit_mb)
+    checkers: tuple[Checker, ...] = (Boxed(), Number(), Choice(), Exact(), python)
+    return next(checker for checker in checkers if checker.name == name)

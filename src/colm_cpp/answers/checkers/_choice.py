@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ._verdict import CHARACTERS, Verdict
 
@@ -214,9 +215,7 @@ class Choice:
     Without choices in the prompt, ``extracted`` is the label, or the text of the last statement, or the whole text.
     """
 
-    @property
-    def name(self) -> str:
-        return "choice"
+    name: ClassVar[str] = "choice"
 
     def check(self, text: str, answer: str, prompt: str) -> Verdict:
         options = _Options.of(prompt)

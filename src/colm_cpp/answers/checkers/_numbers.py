@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import ClassVar
 
 from ._verdict import CHARACTERS, Verdict
 
@@ -196,9 +197,7 @@ def _last_box(text: str) -> str | None:
 class Boxed:
     """Compares the last complete box, as a number or as text."""
 
-    @property
-    def name(self) -> str:
-        return "boxed"
+    name: ClassVar[str] = "boxed"
 
     def check(self, text: str, answer: str, prompt: str) -> Verdict:
         found = _last_box(text)
@@ -216,9 +215,7 @@ class Boxed:
 class Number:
     """Compares the last number of the text."""
 
-    @property
-    def name(self) -> str:
-        return "number"
+    name: ClassVar[str] = "number"
 
     def check(self, text: str, answer: str, prompt: str) -> Verdict:
         match = self._last(_rewritten(text))

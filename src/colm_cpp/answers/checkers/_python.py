@@ -15,7 +15,7 @@ import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, ClassVar
 
 import psutil
 
@@ -41,12 +41,9 @@ class Python:
     See :func:`colm_cpp.answers.checkers.make_checker` for what this does not cover.
     """
 
+    name: ClassVar[str] = "python"
     time_limit: float
     memory_limit_mb: int
-
-    @property
-    def name(self) -> str:
-        return "python"
 
     def check(self, text: str, answer: str, prompt: str) -> Verdict:
         code = program(text, prompt)

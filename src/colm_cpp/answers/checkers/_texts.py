@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..._shown import shown
 from ...errors import OptionError
@@ -36,9 +37,7 @@ def compile_pattern(pattern: str | None) -> re.Pattern[str]:
 class Exact:
     """Compares the whole text, white space collapsed."""
 
-    @property
-    def name(self) -> str:
-        return "exact"
+    name: ClassVar[str] = "exact"
 
     def check(self, text: str, answer: str, prompt: str) -> Verdict:
         found = " ".join(text.split())
@@ -49,11 +48,8 @@ class Exact:
 class Regex:
     """Compares the last non-empty match of a pattern."""
 
+    name: ClassVar[str] = "regex"
     pattern: re.Pattern[str]
-
-    @property
-    def name(self) -> str:
-        return "regex"
 
     def check(self, text: str, answer: str, prompt: str) -> Verdict:
         found = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 __all__ = ["CHARACTERS", "Checker", "Verdict"]
 
@@ -34,9 +34,8 @@ class Verdict:
 class Checker(Protocol):
     """Judges texts; :func:`make_checker` makes one."""
 
-    @property
-    def name(self) -> str:
-        """Which of :data:`CHECKERS` it is."""
+    name: ClassVar[str]
+    """Which of :data:`CHECKERS` it is."""
 
     def check(self, text: str, answer: str, prompt: str) -> Verdict:
         """Judges one text.
