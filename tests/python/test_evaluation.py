@@ -179,7 +179,7 @@ def test_many_at_once(ending: Pair, tmp_path: Path, head_file: Path, asked: Aske
     answer_all(ending, task, together, arms, OPTIONS, chat=False, n_parallel=3, on_progress=seen.append)
     assert asked.n_parallel == [1] * 16 + [3]
     assert sorted(asked.ended) == list(range(16)) != asked.ended
-    assert [(p.record.problem, p.arm) for p in seen] == [(n % 4, arms[n // 4].name) for n in asked.ended]  # arm after arm
+    assert [(p.record.problem, p.arm) for p in seen] == [(n % 4, arms[n // 4].name) for n in asked.ended]
     assert [(p.done, p.total, p.made) for p in seen] == [(i, 16, i) for i in range(1, 17)]
     assert all(together.read(p.arm)[p.record.problem] == p.record for p in seen)
     assert_same_answers(together, alone)

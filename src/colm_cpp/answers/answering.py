@@ -145,9 +145,7 @@ def answers(
         # Texts of one arm side by side: llama.cpp reads in one pass what lies in adjoining slots.
         experts_in_order = list(dict.fromkeys(arm.expert for _, arm in asked))
         arms_in_order = list(dict.fromkeys(arm.name for _, arm in asked))
-        places.sort(
-            key=lambda i: (experts_in_order.index(asked[i][1].expert), arms_in_order.index(asked[i][1].name))
-        )
+        places.sort(key=lambda i: (experts_in_order.index(asked[i][1].expert), arms_in_order.index(asked[i][1].name)))
     for _, run in itertools.groupby(places, key=lambda place: asked[place][1].expert):
         group = list(run)
         of = _pair_of(asked[group[0]][1], pair, experts)
