@@ -181,7 +181,7 @@ def test_there_is_always_a_text_on_both_sides(share: float, n_held_out: int, tmp
 _IN_A_PROCESS = """
 import sys
 from colm_cpp.learn import Scores, TrainingOptions, train
-options = TrainingOptions(features="logits", top_k=3, kind=sys.argv[3], n_units=3, max_iterations=15)
+options = TrainingOptions(features="logits", top_k=3, kind=sys.argv[3], n_units=3, max_iterations=6)
 train([Scores(sys.argv[1])], options, name="x").head.save(sys.argv[2])
 """
 
