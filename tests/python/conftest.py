@@ -106,9 +106,10 @@ def each_once(*parameters: Iterable[Any]) -> list[Any]:
     values = [list(parameter) for parameter in parameters]
     diagonal = [tuple(i % len(own) for own in values) for i in range(max(map(len, values)))]
     return [
-        pytest.param(*(own[i] for own, i in zip(values, case, strict=True)), marks=marks)
+        pytest.param(
+            *(own[i] for own, i in zip(values, case, strict=True)), marks=() if case in diagonal else pytest.mark.slow
+        )
         for case in itertools.product(*(range(len(own)) for own in values))
-        for marks in ([] if case in diagonal else [pytest.mark.slow],)
     ]
 
 

@@ -87,18 +87,19 @@ def measured() -> Iterator[Measured]:
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
+        asking, answers = process.stdin, process.stdout
+        assert asking is not None
+        assert answers is not None
 
         def measure(code: str, *paths: Path) -> tuple[list[str], float]:
-            print(json.dumps([code, [str(path) for path in paths]]), file=process.stdin, flush=True)
-            answer = process.stdout.readline()  # type: ignore[union-attr]
+            print(json.dumps([code, [str(path) for path in paths]]), file=asking, flush=True)
+            answer = answers.readline()
             assert answer, f"the process ended: {process.wait()}"
             said, grown = json.loads(answer)
             return said, grown
 
         yield measure
-        process.stdin.close()
+        asking.close()
 
 
 @linux_only

@@ -64,9 +64,9 @@ OPTIONS: list[tuple[int, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("asked", "lookahead"), each_once(OPTIONS, ["auto", 0, 4]))
-def test_writes_what_a_local_one_writes(near_and_far: Any, asked: tuple[int, dict[str, Any]], lookahead: Any) -> None:
-    top_k, options = asked
+@pytest.mark.parametrize(("how", "lookahead"), each_once(OPTIONS, ["auto", 0, 4]))
+def test_writes_what_a_local_one_writes(near_and_far: Any, how: tuple[int, dict[str, Any]], lookahead: Any) -> None:
+    top_k, options = how
     here, there = near_and_far(top_k)
     for seed, prompt in enumerate(PROMPTS):
         given = {"max_tokens": 24, "seed": seed, "threshold": 0.6, **options}
