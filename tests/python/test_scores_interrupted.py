@@ -88,7 +88,7 @@ def test_a_killed_process_is_gone_on_with(
 @posix_only
 def test_interrupted_command(pair_files: tuple[Path, Path], tmp_path: Path) -> None:
     rows = tmp_path / "many.jsonl"
-    rows.write_text("".join(json.dumps({"completion": f"the river {i} {FULL}"}) + "\n" for i in range(60)))
+    rows.write_text("".join(json.dumps({"completion": f"the river {i} {FULL}"}) + "\n" for i in range(120)))
     folder = tmp_path / "scores"
     arguments = ["score", str(rows), "--base", str(pair_files[0]), "--assistant", str(pair_files[1]), *ARGUMENTS]
     command = [sys.executable, "-W", "error", "-m", "colm_cpp.cli", *arguments]
@@ -101,7 +101,7 @@ def test_interrupted_command(pair_files: tuple[Path, Path], tmp_path: Path) -> N
         output = process.communicate(timeout=20)
     assert (process.returncode, output) == (130, (b"", b""))
     n_texts = progress_of(folder).n_texts
-    assert 0 < n_texts < 60
+    assert 0 < n_texts < 120
     succeed(*arguments, "-o", folder)
     succeed(*arguments, "-o", tmp_path / "whole")
     assert_same(folder, tmp_path / "whole")
