@@ -13,7 +13,7 @@ namespace {
 using Kind = Grammar::Kind;
 using Symbol = Grammar::Symbol;
 using Range = Grammar::Range;
-using Sequence = ParsedGrammar::Sequence;
+using Symbols = ParsedGrammar::Sequence;
 using Alternatives = ParsedGrammar::Alternatives;
 
 constexpr std::uint32_t kUnlimited = std::numeric_limits<std::uint32_t>::max();
@@ -197,9 +197,9 @@ class Parser {
         return all;
     }
 
-    Sequence sequence(bool nested) {
-        Sequence all;
-        Sequence item;  // what a repetition would repeat
+    Symbols sequence(bool nested) {
+        Symbols all;
+        Symbols item;  // what a repetition would repeat
         bool any = false;
         const auto next = [&] {
             all.insert(all.end(), item.begin(), item.end());
@@ -309,7 +309,7 @@ class Parser {
     }
 
     // S{m,n} becomes m times S and a rule for each further one that may come: S'(k) ::= S S'(k-1) | nothing.
-    void repetition(Sequence& item, bool nested) {
+    void repetition(Symbols& item, bool nested) {
         const std::size_t start = at_;
         const char c = text_[at_++];
         std::uint64_t low = c == '+' ? 1 : 0;

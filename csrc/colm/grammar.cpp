@@ -12,7 +12,6 @@ namespace {
 using Kind = Grammar::Kind;
 using Symbol = Grammar::Symbol;
 using Range = Grammar::Range;
-using Sequence = ParsedGrammar::Sequence;
 
 // The rules' symbols, one behind another.
 Grammar flatten(const ParsedGrammar& parsed) {
@@ -20,7 +19,7 @@ Grammar flatten(const ParsedGrammar& parsed) {
     grammar.code.push_back({Kind::end, 0});
     grammar.rules.resize(parsed.bodies.size());
     for (std::size_t id = 0; id < parsed.bodies.size(); ++id)
-        for (const Sequence& sequence : parsed.bodies[id]) {
+        for (const ParsedGrammar::Sequence& sequence : parsed.bodies[id]) {
             // All empty alternatives are one place: the end.
             const std::size_t start = sequence.empty() ? 0 : grammar.code.size();
             grammar.rules[id].alternatives.push_back(static_cast<std::uint32_t>(start));
@@ -153,7 +152,7 @@ Grammar Grammar::parse(const std::string& gbnf, const FindToken& find_token, std
     return grammar;
 }
 
-std::vector<Range> Grammar::set_of(std::vector<Range> ranges, bool inverse) {
+std::vector<Grammar::Range> Grammar::set_of(std::vector<Range> ranges, bool inverse) {
     std::sort(ranges.begin(), ranges.end());
     std::vector<Range> merged;
     for (const Range& range : ranges) {

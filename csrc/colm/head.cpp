@@ -27,11 +27,11 @@ float activate(Activation activation, float x) {
 
 // Eight partial sums: compilers may not reorder float additions, so one sum would not be vectorised.
 float dot(const float* a, const float* b, std::size_t n) {
-    constexpr std::size_t kLanes = 8;
-    float lanes[kLanes] = {};
+    constexpr std::size_t kSums = 8;
+    float lanes[kSums] = {};
     std::size_t i = 0;
-    for (; i + kLanes <= n; i += kLanes)
-        for (std::size_t lane = 0; lane < kLanes; ++lane) lanes[lane] += a[i + lane] * b[i + lane];
+    for (; i + kSums <= n; i += kSums)
+        for (std::size_t lane = 0; lane < kSums; ++lane) lanes[lane] += a[i + lane] * b[i + lane];
     float sum = 0.0f;
     for (const float lane : lanes) sum += lane;
     for (; i < n; ++i) sum += a[i] * b[i];

@@ -119,15 +119,16 @@ TEST_CASE("auto_lookahead: is never much slower than none") {
     for (const Machine& machine : kMachines)
         for (const double agreement : {-1.0, 0.0, 0.6, 0.9})
             for (const double rate : {0.03, 0.09, 0.5})
-                for (const bool spread : {false, true})
-                    for (const std::size_t n_slots : {1, 4}) {
-                        const Models models = models_of(agreement, 6.0, spread);
-                        const double found = ratio(machine, models, rate, n_slots, 4);
-                        if (found <= 1.03) continue;
-                        worse += std::string(machine.name) + ", agreement " + std::to_string(agreement) +
-                                 ", rate " + std::to_string(rate) + ", slots " + std::to_string(n_slots) +
-                                 ": " + std::to_string(found) + "; ";
-                    }
+                for (const bool spread : {false, true}) {
+                    // Each number of slots with either kind of log-odds, at one rate or another.
+                    const std::size_t n_slots = spread == (rate == 0.09) ? 4 : 1;
+                    const Models models = models_of(agreement, 6.0, spread);
+                    const double found = ratio(machine, models, rate, n_slots, 4);
+                    if (found <= 1.03) continue;
+                    worse += std::string(machine.name) + ", agreement " + std::to_string(agreement) +
+                             ", rate " + std::to_string(rate) + ", slots " + std::to_string(n_slots) + ": " +
+                             std::to_string(found) + "; ";
+                }
     REQUIRE_EQ(worse, "");
 }
 

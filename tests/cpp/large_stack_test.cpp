@@ -10,7 +10,7 @@ using colm::llama::with_stack;
 
 namespace {
 
-constexpr std::size_t kMb = std::size_t{1} << 20;
+constexpr std::size_t kMiB = std::size_t{1} << 20;
 
 // Each call takes more than 1 KiB of stack.
 int descend(int n) {
@@ -24,7 +24,7 @@ int descend(int n) {
 TEST_CASE("large_stack: holds what an ordinary stack does not") {
     constexpr int kDepth = 64 * 1024;
     int reached = 0;
-    with_stack(192 * kMb, [&] { reached = descend(kDepth); });
+    with_stack(192 * kMiB, [&] { reached = descend(kDepth); });
     REQUIRE_EQ(reached, kDepth);
 }
 
@@ -33,12 +33,12 @@ TEST_CASE("large_stack: small work runs in place") {
     std::thread::id ran;
     with_stack(1024, [&] { ran = std::this_thread::get_id(); });
     REQUIRE(ran == here);
-    with_stack(kMb, [&] { ran = std::this_thread::get_id(); });
+    with_stack(kMiB, [&] { ran = std::this_thread::get_id(); });
     REQUIRE(ran != here);
 }
 
 TEST_CASE("large_stack: what the work throws reaches the caller") {
-    for (const std::size_t bytes : {std::size_t{0}, kMb})
+    for (const std::size_t bytes : {std::size_t{0}, kMiB})
         REQUIRE_THROWS_WITH_AS(with_stack(bytes, [] { throw std::out_of_range("too far"); }), "too far",
                                std::out_of_range);
 }

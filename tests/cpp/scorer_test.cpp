@@ -22,7 +22,7 @@ namespace {
 
 using Text = FakeModel::Text;
 
-constexpr std::size_t kVocab = FakeModelOptions{}.n_vocab;
+constexpr std::size_t kSmallVocab = FakeModelOptions{}.n_vocab;
 constexpr std::size_t kEmbd = FakeModelOptions{}.n_embd;
 
 ScoredText text_of(Text tokens, std::vector<std::uint8_t> scored) {
@@ -35,7 +35,7 @@ std::vector<ScoredText> random_texts(reference::Random& random, std::size_t n, s
         ScoredText text;
         const std::size_t length = 1 + random.below(longest);
         for (std::size_t t = 0; t < length; ++t) {
-            text.tokens.push_back(static_cast<Token>(random.below(kVocab - 2)));
+            text.tokens.push_back(static_cast<Token>(random.below(kSmallVocab - 2)));
             text.scored.push_back(t > 0 && random.below(3) > 0 ? 1 : 0);
         }
         texts.push_back(std::move(text));
@@ -88,7 +88,7 @@ TEST_CASE("scorer: gives what reading token by token gives") {
         limits.n_batch = 1 + random.below(10);
         limits.n_outputs = 1 + random.below(limits.n_batch);
         const auto model = random_model(round, limits);
-        const std::size_t n_shared = kVocab - 1;
+        const std::size_t n_shared = kSmallVocab - 1;
         const std::vector<Token> blocked = {7};
         Scorer scorer(model, n_shared, blocked);
         const std::vector<ScoredText> texts = random_texts(random, 1 + random.below(4), 15);
@@ -119,7 +119,7 @@ TEST_CASE("scorer: gives z, the likeliest tokens and several probes") {
         limits.n_outputs = 1 + random.below(limits.n_batch);
         const auto model = random_model(round, limits);
         const Token excluded = 3;
-        Scorer scorer(model, kVocab, {7});
+        Scorer scorer(model, kSmallVocab, {7});
         const std::vector<ScoredText> texts = random_texts(random, 1 + random.below(4), 15);
         std::size_t n = 0;
         for (const ScoredText& text : texts)
@@ -143,7 +143,7 @@ TEST_CASE("scorer: gives z, the likeliest tokens and several probes") {
                 const Text before(text.tokens.begin(), text.tokens.begin() + static_cast<std::ptrdiff_t>(t));
                 std::vector<float> logits = model->logits(before);
                 REQUIRE_EQ(scores.defer_logit[row], about(logits[excluded], 1e-5));
-                logits.resize(kVocab);
+                logits.resize(kSmallVocab);
                 logits[7] = logits[excluded] = -reference::kInf;
                 const double norm = reference::log_sum(logits);
                 for (std::size_t k = 0; k < 3; ++k) {
@@ -169,7 +169,7 @@ TEST_CASE("scorer: reads prompts together and completions together") {
     limits.n_batch = 100;
     limits.n_outputs = 100;
     const auto model = random_model(1, limits);
-    Scorer scorer(model, kVocab, {});
+    Scorer scorer(model, kSmallVocab, {});
     Interrupt interrupt;
     // Of the first text 3 tokens lead up, 2 are outputs and the last is not read; of the second 1, 3 and the
     // last.
@@ -183,18 +183,18 @@ TEST_CASE("scorer: takes turns of several") {
     limits.n_batch = 100;
     limits.n_outputs = 100;
     const auto model = random_model(1, limits);
-    Scorer scorer(model, kVocab, {});
+    Scorer scorer(model, kSmallVocab, {});
     Interrupt interrupt;
     const std::vector<ScoredText> texts = {text_of({1, 2, 3, 4, 5, 6}, {0, 1, 0, 0, 1, 0})};
     const Scores scores = scorer.score(texts, {}, interrupt);
     REQUIRE_EQ(model->sizes,
                (std::vector<std::size_t>{1, 2, 1}));  // what follows the last scored token is not read
-    compare(*model, texts, scores, kVocab, {}, 0, false, {});
+    compare(*model, texts, scores, kSmallVocab, {}, 0, false, {});
 }
 
 TEST_CASE("scorer: of texts without scored tokens reads nothing") {
     const auto model = random_model(1);
-    Scorer scorer(model, kVocab, {});
+    Scorer scorer(model, kSmallVocab, {});
     Interrupt interrupt;
     REQUIRE_EQ(scorer.score({text_of({1, 2}, {0, 0}), text_of({}, {})}, {}, interrupt).logprob.size(), 0U);
     REQUIRE(model->sizes.empty());
@@ -225,8 +225,8 @@ TEST_CASE("scorer: refuses what does not fit") {
 
 TEST_CASE("scorer: names text and token of damaged logits") {
     const auto model =
-        std::make_shared<FakeModel>(FakeModelOptions{}, damaged_at(random_function(1, kVocab), {4, 5}));
-    Scorer scorer(model, kVocab, {});
+        std::make_shared<FakeModel>(FakeModelOptions{}, damaged_at(random_function(1, kSmallVocab), {4, 5}));
+    Scorer scorer(model, kSmallVocab, {});
     Interrupt interrupt;
     REQUIRE_THROWS_WITH_AS(
         scorer.score({text_of({1, 2, 3}, {0, 1, 1}), text_of({4, 5, 6}, {0, 1, 1})}, {}, interrupt),
@@ -235,7 +235,7 @@ TEST_CASE("scorer: names text and token of damaged logits") {
 
 TEST_CASE("scorer: stops when asked to") {
     const auto model = random_model(1);
-    Scorer scorer(model, kVocab, {});
+    Scorer scorer(model, kSmallVocab, {});
     Interrupt interrupt;
     interrupt.request();
     REQUIRE_THROWS_AS(scorer.score({text_of({1, 2, 3}, {0, 1, 1})}, {}, interrupt), colm::Cancelled);

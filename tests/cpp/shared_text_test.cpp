@@ -46,7 +46,7 @@ class Greedy final : public colm::Tokenizer {
 
 constexpr ExpertId kFirst = 0, kSecond = 1;
 
-struct World {
+struct TwoTokenizers {
     std::shared_ptr<Greedy> first = std::make_shared<Greedy>(
         std::vector<std::string>{"", "hel", "lo", " wor", "ld", "\xE6\x97", "\xA5", "a", "\xFF"});
     std::shared_ptr<Greedy> second = std::make_shared<Greedy>(
@@ -64,7 +64,7 @@ using Tokens = std::vector<Token>;
 }  // namespace
 
 TEST_CASE("shared text: others encode the last word again, and what they had read of it counts") {
-    World w;
+    TwoTokenizers w;
     w.text.add(1, kFirst);
     REQUIRE_EQ(w.written(kSecond), (Tokens{2, 3}));
     w.text.asked(kSecond);
@@ -87,7 +87,7 @@ TEST_CASE("shared text: others encode the last word again, and what they had rea
 }
 
 TEST_CASE("shared text: a text is handed over where the writer's next token begins a token of the other") {
-    World w;
+    TwoTokenizers w;
     REQUIRE(w.text.may_take_over(kSecond, 2));  // nothing was written
     w.text.add(1, kFirst);
     REQUIRE(w.text.may_take_over(kFirst, 2));
@@ -100,7 +100,7 @@ TEST_CASE("shared text: a text is handed over where the writer's next token begi
 }
 
 TEST_CASE("shared text: never inside a character, and what is none is U+FFFD for others") {
-    World w;
+    TwoTokenizers w;
     w.text.add(5, kFirst);
     REQUIRE(!w.text.may_take_over(kSecond, 6));
     REQUIRE(w.written(kSecond).empty());
@@ -116,7 +116,7 @@ TEST_CASE("shared text: never inside a character, and what is none is U+FFFD for
 }
 
 TEST_CASE("shared text: a token of its own that writes nothing stays") {
-    World w;
+    TwoTokenizers w;
     w.text.add(0, kSecond);
     w.text.add(1, kFirst);
     REQUIRE_EQ(w.written(kSecond), (Tokens{0, 2, 3}));
@@ -126,7 +126,7 @@ TEST_CASE("shared text: a token of its own that writes nothing stays") {
 }
 
 TEST_CASE("shared text: the work for a token is bounded where no word begins") {
-    World w;
+    TwoTokenizers w;
     for (int i = 0; i < 2000; ++i) w.text.add(7, kFirst);
     REQUIRE_EQ(w.written(kSecond).size(), 1000);
     REQUIRE(w.second->longest <= 2 * SharedText::kMostEncoded + 2);
@@ -146,7 +146,7 @@ TEST_CASE("shared text: experts of one vocabulary have each other's tokens") {
 }
 
 TEST_CASE("shared text: what a token of one would be to another, behind what it has") {
-    World w;
+    TwoTokenizers w;
     w.text.add(1, kFirst);
     // "hel" and "lo" become another token of the second, so "lo" is taken alone.
     REQUIRE_EQ(w.text.as_tokens_of(kSecond, 2, kFirst), (Tokens{4}));
@@ -161,7 +161,7 @@ TEST_CASE("shared text: what a token of one would be to another, behind what it 
 }
 
 TEST_CASE("shared text: what was asked about in a draft, and is not in the text, was read for nothing") {
-    World w;
+    TwoTokenizers w;
     w.text.add(1, kFirst);  // the second has 7 7 2 3
     w.text.drafted(kSecond, {7, 7, 2, 3}, 3);
     REQUIRE_EQ(w.text.n_reread(kSecond), 0);

@@ -18,7 +18,7 @@ using colm::Vocabulary;
 namespace {
 
 // The last `n_padding` texts stand for no token.
-Vocabulary make(std::vector<std::string> texts, std::size_t n_padding = 0) {
+Vocabulary vocabulary_of(std::vector<std::string> texts, std::size_t n_padding = 0) {
     Vocabulary v;
     v.type = "BPE";
     v.unused.assign(texts.size(), 0);
@@ -47,23 +47,25 @@ std::string text(const VocabMismatch& error, std::size_t i) {
 }  // namespace
 
 TEST_CASE("vocabulary: size without padding") {
-    REQUIRE_EQ(make({}).size_without_padding(), 0);
-    REQUIRE_EQ(make({"a", "b"}).size_without_padding(), 2);
-    REQUIRE_EQ(make({"a", "b", "c"}, 2).size_without_padding(), 1);
-    REQUIRE_EQ(make({"a", "b"}, 2).size_without_padding(), 0);
-    Vocabulary v = make({"a", "b", "c", "d"}, 1);
+    REQUIRE_EQ(vocabulary_of({}).size_without_padding(), 0);
+    REQUIRE_EQ(vocabulary_of({"a", "b"}).size_without_padding(), 2);
+    REQUIRE_EQ(vocabulary_of({"a", "b", "c"}, 2).size_without_padding(), 1);
+    REQUIRE_EQ(vocabulary_of({"a", "b"}, 2).size_without_padding(), 0);
+    Vocabulary v = vocabulary_of({"a", "b", "c", "d"}, 1);
     v.unused[1] = 1;  // a hole inside is no padding
     REQUIRE_EQ(v.size_without_padding(), 3);
 }
 
 TEST_CASE("vocabulary: shared is the shorter") {
-    const Vocabulary v = make({"a", "b", "c"});
+    const Vocabulary v = vocabulary_of({"a", "b", "c"});
     REQUIRE_EQ(shared_vocabulary(v, v), 3);
-    REQUIRE_EQ(shared_vocabulary(v, make({"a", "b", "c", "<added>"})), 3);
-    REQUIRE_EQ(shared_vocabulary(make({"a", "b", "c", "<added>"}), v), 3);
-    REQUIRE_EQ(shared_vocabulary(v, make({"a", "b", "c", "[PAD3]", "[PAD4]"}, 2)), 3);
-    REQUIRE_EQ(shared_vocabulary(make({"a", "b", "[PAD2]"}, 1), make({"a", "b", "c"})), 2);
-    REQUIRE_EQ(shared_vocabulary(make({"a", "b", "[PAD2]"}, 1), make({"a", "b", "<pad2>", "<pad3>"}, 2)), 2);
+    REQUIRE_EQ(shared_vocabulary(v, vocabulary_of({"a", "b", "c", "<added>"})), 3);
+    REQUIRE_EQ(shared_vocabulary(vocabulary_of({"a", "b", "c", "<added>"}), v), 3);
+    REQUIRE_EQ(shared_vocabulary(v, vocabulary_of({"a", "b", "c", "[PAD3]", "[PAD4]"}, 2)), 3);
+    REQUIRE_EQ(shared_vocabulary(vocabulary_of({"a", "b", "[PAD2]"}, 1), vocabulary_of({"a", "b", "c"})), 2);
+    REQUIRE_EQ(shared_vocabulary(vocabulary_of({"a", "b", "[PAD2]"}, 1),
+                                 vocabulary_of({"a", "b", "<pad2>", "<pad3>"}, 2)),
+               2);
 }
 
 TEST_CASE("shown: texts are short and plain") {
@@ -79,7 +81,7 @@ TEST_CASE("shown: texts are short and plain") {
 }
 
 TEST_CASE("vocabulary: other texts are a mismatch") {
-    const VocabMismatch error = mismatch(make({"a", "b", "c"}), make({"a", "x", "y", "z"}));
+    const VocabMismatch error = mismatch(vocabulary_of({"a", "b", "c"}), vocabulary_of({"a", "x", "y", "z"}));
     REQUIRE_EQ(token_id(error), 1);
     REQUIRE_EQ(text(error, 1), "b");
     REQUIRE_EQ(text(error, 2), "x");
@@ -87,24 +89,24 @@ TEST_CASE("vocabulary: other texts are a mismatch") {
     REQUIRE_EQ(error.fields().at(1).first, "base_text");
     REQUIRE_EQ(error.fields().at(2).first, "assistant_text");
     REQUIRE_EQ(std::string(error.kind()), "VocabMismatch");
-    REQUIRE_THROWS_WITH_AS(shared_vocabulary(make({"a", "b"}), make({"a", "x"})),
+    REQUIRE_THROWS_WITH_AS(shared_vocabulary(vocabulary_of({"a", "b"}), vocabulary_of({"a", "x"})),
                            doctest::Contains("token 1 is \"b\" for the base and \"x\" for the assistant"),
                            VocabMismatch);
     // The last shared id counts too.
-    REQUIRE_EQ(token_id(mismatch(make({"a", "b", "c"}), make({"a", "b", "C", "d"}))), 2);
+    REQUIRE_EQ(token_id(mismatch(vocabulary_of({"a", "b", "c"}), vocabulary_of({"a", "b", "C", "d"}))), 2);
 }
 
 TEST_CASE("vocabulary: other types are a mismatch") {
-    Vocabulary spm = make({"a"});
+    Vocabulary spm = vocabulary_of({"a"});
     spm.type = "SPM";
-    const VocabMismatch error = mismatch(make({"a"}), spm);
+    const VocabMismatch error = mismatch(vocabulary_of({"a"}), spm);
     REQUIRE_EQ(token_id(error), -1);
     REQUIRE_EQ(text(error, 1), "BPE");
     REQUIRE_EQ(text(error, 2), "SPM");
 }
 
 TEST_CASE("vocabulary: added tokens have to agree") {
-    const Vocabulary plain = make({"a", "b", "c"});
+    const Vocabulary plain = vocabulary_of({"a", "b", "c"});
     Vocabulary bos = plain;
     bos.bos = 1;
     REQUIRE_EQ(shared_vocabulary(plain, bos), 3);  // a BOS that is not added does not matter
@@ -126,7 +128,7 @@ TEST_CASE("vocabulary: added tokens have to agree") {
 }
 
 TEST_CASE("vocabulary: end of generation may differ") {
-    Vocabulary base = make({"a", "b"});
+    Vocabulary base = vocabulary_of({"a", "b"});
     Vocabulary assistant = base;
     base.eog = {1};
     assistant.eog = {0, 1};
@@ -134,7 +136,7 @@ TEST_CASE("vocabulary: end of generation may differ") {
 }
 
 TEST_CASE("vocabulary: padding inside is unused by both") {
-    Vocabulary base = make({"a", "b", "c", "d", "e"});
+    Vocabulary base = vocabulary_of({"a", "b", "c", "d", "e"});
     Vocabulary assistant = base;
     base.unused = {0, 1, 1, 0, 1};
     assistant.unused = {0, 1, 0, 1, 1};
@@ -146,20 +148,20 @@ TEST_CASE("vocabulary: padding inside is unused by both") {
 TEST_CASE("vocabulary: fingerprint is fnv1a") {
     // From Python: h = 0xcbf29ce484222325; for b in b"BPE\xffa\xffbc\xff": h = ((h ^ b) * 0x100000001b3) %
     // 2**64
-    REQUIRE_EQ(fingerprint(make({"a", "bc"})), "e0b040c9e4e09c85");
-    REQUIRE_EQ(fingerprint(make({"a", "bc", "[PAD]"}, 1)), "e0b040c9e4e09c85");
-    REQUIRE_EQ(fingerprint(make({})), "3fd205a75f617e93");
+    REQUIRE_EQ(fingerprint(vocabulary_of({"a", "bc"})), "e0b040c9e4e09c85");
+    REQUIRE_EQ(fingerprint(vocabulary_of({"a", "bc", "[PAD]"}, 1)), "e0b040c9e4e09c85");
+    REQUIRE_EQ(fingerprint(vocabulary_of({})), "3fd205a75f617e93");
 }
 
 TEST_CASE("vocabulary: fingerprint sees every difference") {
-    const std::string one = fingerprint(make({"ab", "c"}));
-    REQUIRE(one != fingerprint(make({"a", "bc"})));
-    REQUIRE(one != fingerprint(make({"ab", "c", ""})));
-    REQUIRE(one != fingerprint(make({"c", "ab"})));
-    Vocabulary spm = make({"ab", "c"});
+    const std::string one = fingerprint(vocabulary_of({"ab", "c"}));
+    REQUIRE(one != fingerprint(vocabulary_of({"a", "bc"})));
+    REQUIRE(one != fingerprint(vocabulary_of({"ab", "c", ""})));
+    REQUIRE(one != fingerprint(vocabulary_of({"c", "ab"})));
+    Vocabulary spm = vocabulary_of({"ab", "c"});
     spm.type = "SPM";
     REQUIRE(one != fingerprint(spm));
-    Vocabulary same = make({"ab", "c"});
+    Vocabulary same = vocabulary_of({"ab", "c"});
     same.add_bos = true;
     same.eog = {1};
     REQUIRE_EQ(one, fingerprint(same));

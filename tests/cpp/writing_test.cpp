@@ -26,7 +26,7 @@ using Texts = std::vector<std::string>;
 // Ids 0 to 4 write these; 0 ends the text.
 const Texts kPieces = {"<end>", "a", "st", "op", "\xE2"};
 
-Writing make(Writing::Limits limits = {}, std::size_t n_ctx = 64, Text prompt = {1, 2}) {
+Writing writing_of(Writing::Limits limits = {}, std::size_t n_ctx = 64, Text prompt = {1, 2}) {
     colm::Deciders deciders{colm::make_training_free_head("never"), colm::Policy(colm::PolicyOptions{}),
                             colm::Mixer(colm::StrategyOptions{}), std::make_unique<TestSampler>(Job{})};
     return Writing(
@@ -52,7 +52,7 @@ Texts texts(Writing& writing) {
 }  // namespace
 
 TEST_CASE("writing: is full after max tokens") {
-    Writing writing = make({2, {}});
+    Writing writing = writing_of({2, {}});
     REQUIRE_EQ(writing.sequence().n_prompt, 2);
     for (int i = 0; i < 2; ++i) {
         writing.end_if_full();
@@ -66,7 +66,7 @@ TEST_CASE("writing: is full after max tokens") {
     REQUIRE_EQ(writing.sequence().tokens, (Text{1, 2, 1, 1}));
     REQUIRE_EQ(writing.sequence().stats.n_deferred, 2);
 
-    Writing none = make({0, {}});
+    Writing none = writing_of({0, {}});
     none.end_if_full();
     REQUIRE_EQ(none.finish_reason(), FinishReason::length);
 }
@@ -76,13 +76,13 @@ TEST_CASE("writing: ends at a control token that is a stop string") {
     Writing::Limits limits;
     limits.stop = {"stop"};
     limits.stop_tokens = {{3}};
-    Writing writing = make(limits);
+    Writing writing = writing_of(limits);
     write(writing, 1);
     write(writing, 2);  // held back: "stop" may follow
     REQUIRE(!writing.finished());
     write(writing, 3);
     REQUIRE_EQ(writing.finish_reason(), FinishReason::stop);
-    Writing other = make(limits);
+    Writing other = writing_of(limits);
     write(other, 1);
     write(other, 0);
     REQUIRE_EQ(other.finish_reason(), FinishReason::eos);
@@ -90,7 +90,7 @@ TEST_CASE("writing: ends at a control token that is a stop string") {
 
 TEST_CASE("writing: is full where the context is") {
     for (const int max_tokens : {-1, 128}) {
-        Writing writing = make({max_tokens, {}}, 3);
+        Writing writing = writing_of({max_tokens, {}}, 3);
         writing.end_if_full();
         REQUIRE(!writing.finished());
         write(writing, 1);
@@ -100,7 +100,7 @@ TEST_CASE("writing: is full where the context is") {
 }
 
 TEST_CASE("writing: ends at eos and lets go of what waited") {
-    Writing writing = make({128, {"stop"}});
+    Writing writing = writing_of({128, {"stop"}});
     write(writing, 2);
     REQUIRE(writing.empty());  // it may become "stop"
     REQUIRE(!writing.end_step());
@@ -112,7 +112,7 @@ TEST_CASE("writing: ends at eos and lets go of what waited") {
 }
 
 TEST_CASE("writing: ends at a stop string") {
-    Writing writing = make({128, {"stop"}});
+    Writing writing = writing_of({128, {"stop"}});
     write(writing, 1);
     write(writing, 2);
     REQUIRE(!writing.finished());
@@ -123,14 +123,14 @@ TEST_CASE("writing: ends at a stop string") {
 }
 
 TEST_CASE("writing: that failed lets nothing more go") {
-    Writing writing = make({128, {"stop"}});
+    Writing writing = writing_of({128, {"stop"}});
     write(writing, 1);
     write(writing, 2);
     writing.finish(FinishReason::failed);
     REQUIRE_EQ(writing.finish_reason(), FinishReason::failed);
     REQUIRE_EQ(texts(writing), (Texts{"a"}));
     // Cancelled, what was held back is all there is.
-    Writing cancelled = make({128, {"stop"}});
+    Writing cancelled = writing_of({128, {"stop"}});
     write(cancelled, 2);
     write(cancelled, 4);
     cancelled.finish(FinishReason::cancelled);
@@ -138,10 +138,12 @@ TEST_CASE("writing: that failed lets nothing more go") {
 }
 
 TEST_CASE("writing: checks its arguments") {
-    REQUIRE_THROWS_WITH_AS(make({-2, {}}), doctest::Contains("max_tokens is -2"), colm::OptionError);
-    REQUIRE_THROWS_WITH_AS(make({1, {""}}), doctest::Contains("stop string is empty"), colm::OptionError);
-    REQUIRE_THROWS_WITH_AS(make({}, 64, {}), doctest::Contains("no tokens"), colm::TokenizeError);
-    REQUIRE_THROWS_WITH_AS(make({}, 1), doctest::Contains("the prompt has 2 tokens and the context holds 1"),
+    REQUIRE_THROWS_WITH_AS(writing_of({-2, {}}), doctest::Contains("max_tokens is -2"), colm::OptionError);
+    REQUIRE_THROWS_WITH_AS(writing_of({1, {""}}), doctest::Contains("stop string is empty"),
+                           colm::OptionError);
+    REQUIRE_THROWS_WITH_AS(writing_of({}, 64, {}), doctest::Contains("no tokens"), colm::TokenizeError);
+    REQUIRE_THROWS_WITH_AS(writing_of({}, 1),
+                           doctest::Contains("the prompt has 2 tokens and the context holds 1"),
                            colm::ContextFull);
-    make({}, 2);
+    writing_of({}, 2);
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import itertools
 import os
@@ -23,6 +24,13 @@ import tiny_models as tm
 import colm_cpp as colm
 
 sys.dont_write_bytecode = False  # the test files are compiled once, too
+
+
+def pytest_collection_finish() -> None:
+    """Tests and modules stay to the end: no collection of garbage needs to go through them again."""
+    gc.collect()
+    gc.freeze()
+
 
 Options: TypeAlias = Mapping[str, Any]
 """Keyword arguments of `tiny_models.make_model`."""
@@ -91,6 +99,18 @@ class TinyPairs:
     def close(self) -> None:
         for pair in self._pairs:
             pair.close()
+
+
+def each_once(*parameters: Iterable[Any]) -> list[Any]:
+    """Cases of several parameters: each value is in one by default, and every other case is slow."""
+    values = [list(parameter) for parameter in parameters]
+    diagonal = [tuple(i % len(own) for own in values) for i in range(max(map(len, values)))]
+    return [
+        pytest.param(
+            *(own[i] for own, i in zip(values, case, strict=True)), marks=() if case in diagonal else pytest.mark.slow
+        )
+        for case in itertools.product(*(range(len(own)) for own in values))
+    ]
 
 
 def token_ids(completion: object) -> list[int]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import tiny_models as tm
 from bad_cases import ANY, Cases, use_model
 from bad_input import FAST, LORA_A, LORA_B, NAN, VOCAB, make_adapter
@@ -167,8 +168,21 @@ register_grammars()
 register_large_input()
 
 
-outcomes = CASES.fixture(__file__)
-test_in_a_child = CASES.test()
+# They take the longest, and their like is tried by default.
+SLOW = [*(f"long text for {pre}" for pre in ("tekken", "llama4", "falcon")), "a context that 1500 MB cannot hold"]
+
+
+def is_quick(name: str) -> bool:
+    return name not in SLOW
+
+
+outcomes = CASES.fixture(__file__, is_quick)
+test_in_a_child = CASES.test(is_quick)
+
+
+@pytest.mark.slow
+def test_more_in_a_child(tmp_path: Path) -> None:
+    assert CASES.wrong(CASES.outcomes(__file__, tmp_path, filter(CASES.expected.__contains__, SLOW))) == {}
 
 
 if __name__ == "__main__":

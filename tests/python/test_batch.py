@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from conftest import assert_same_text
+from conftest import assert_same_text, each_once
 
 import colm_cpp as colm
 
@@ -54,10 +53,10 @@ def test_the_same_texts_as_alone(pair: colm.Pair, n_parallel: int) -> None:
 ARCHS = ("llama", "qwen2", "gemma3", "mamba", "jamba")
 
 
-@pytest.mark.parametrize("archs", list(itertools.product(ARCHS, ARCHS)), ids="-".join)
-def test_every_architecture(shared_pairs: Callable[..., colm.Pair], archs: tuple[str, str]) -> None:
+@pytest.mark.parametrize(("base", "assistant"), each_once(ARCHS, [*ARCHS[1:], ARCHS[0]]))
+def test_every_architecture(shared_pairs: Callable[..., colm.Pair], base: str, assistant: str) -> None:
     """Recurrent and hybrid models too: each text has a state of its own."""
-    pair = shared_pairs({"arch": archs[0], "seed": 5}, {"arch": archs[1], "seed": 6})
+    pair = shared_pairs({"arch": base, "seed": 5}, {"arch": assistant, "seed": 6})
     options: dict[str, Any] = {"max_tokens": 12, "temperature": 0, "threshold": 0.7}
     alone = []
     for prompt in PROMPTS:

@@ -66,7 +66,7 @@ def bits(out: colm.Completion) -> list[tuple[Any, ...]]:
     return [(t.id, t.source, t.defer_logit, t.logprob, t.top_logprobs) for t in out.tokens]
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.9])
+@pytest.mark.parametrize("temperature", [pytest.param(0.0, marks=pytest.mark.slow), 0.9])
 def test_look_ahead(invariant: colm.Pair, temperature: float) -> None:
     drafted = 0
     for seed, prompt in enumerate(PROMPTS):

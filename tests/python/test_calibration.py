@@ -72,7 +72,7 @@ def test_the_first_table_is_that_of_what_the_base_writes(
         assert sum(value > logit for value in z) / len(z) == pytest.approx(rate, abs=2 / len(z))
 
 
-@pytest.mark.parametrize("name", list(HEADS))
+@pytest.mark.parametrize("name", ["linear", pytest.param("confidence", marks=pytest.mark.slow)])
 def test_rates_are_as_asked_when_texts_are_written_afresh(
     name: str, wide: Pair, calibrated: dict[str, Calibrated]
 ) -> None:
@@ -176,7 +176,7 @@ def test_every_text_is_reported(n_parallel: int, wide: Pair) -> None:
         assert (measurement.n_tokens, measurement.n_deferred) == (len(written), written.count("1"))
 
 
-@pytest.mark.parametrize("name", list(HEADS))
+@pytest.mark.parametrize("name", ["confidence", pytest.param("linear", marks=pytest.mark.slow)])
 def test_many_at_once(name: str, wide: Pair, calibrated: dict[str, Calibrated], asked: Asked) -> None:
     """The same table, whatever ends first."""
     alone = calibrated[name]

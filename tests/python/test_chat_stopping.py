@@ -72,7 +72,9 @@ def test_ctrl_c_ends_a_comparison(chat: Chat, monkeypatch: pytest.MonkeyPatch) -
     assert chat.conversation.exchanges == []
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_signal_ends_a_chat_in_a_pipe(number: signal.Signals, code: int, tiny: list[object]) -> None:
     if os.name != "posix":
         pytest.skip("signals of POSIX")

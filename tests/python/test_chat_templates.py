@@ -154,6 +154,7 @@ def shipped() -> list[Path]:
     return sorted(Path(source, "models", "templates").glob("*.jinja")) if source else []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shipped(), reason="COLM_LLAMA_SOURCE names no folder with llama.cpp's source")
 @pytest.mark.parametrize("path", shipped() or [Path()], ids=lambda path: path.stem)
 def test_templates_of_models(path: Path) -> None:

@@ -157,8 +157,8 @@ def test_python_memory_limit() -> None:
     "code",
     [
         "while True:\n    pass\n",
-        "import time\ntime.sleep(60)\n",
-        "while True:\n    print('x' * 10_000)\n",
+        slow("import time\ntime.sleep(60)\n"),
+        slow("while True:\n    print('x' * 10_000)\n"),
         "try:\n    import time\n    time.sleep(60)\nfinally:\n    time.sleep(60)\n",
     ],
 )

@@ -14,7 +14,7 @@ import llama_cpp
 import numpy as np
 import oracle as o
 import pytest
-from conftest import TinyModels, TinyPairs
+from conftest import TinyModels, TinyPairs, each_once
 from engine_calls import (
     ENDLESS_ASSISTANT,
     ENDLESS_BASE,
@@ -263,8 +263,11 @@ SCHEMA: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("strategy", ["defer", "compose", "contrastive"])
-@pytest.mark.parametrize("sampling", [GREEDY, {}, {"temperature": 2.0, "top_k": 0, "min_p": 0.0}], ids=str)
+@pytest.mark.parametrize(
+    ("strategy", "sampling"),
+    each_once(("defer", "compose", "contrastive"), [GREEDY, {}, {"temperature": 2.0, "top_k": 0, "min_p": 0.0}]),
+    ids=str,
+)
 def test_grammars(pair: colm.Pair, sampling: dict[str, Any], strategy: str) -> None:
     # The cutoff of "contrastive" comes before the grammar, and 0.1 may leave nothing that the grammar allows.
     options: dict[str, Any] = {"strategy": strategy, "alpha": 1e-30, "head": "random", "max_tokens": None, **sampling}
@@ -299,8 +302,11 @@ def _allowed(grammar: Any, logits: np.ndarray[Any, np.dtype[np.float32]]) -> lis
 
 
 # Not `[^a-z]+`: llama.cpp refuses the first byte of every character there, since it might become one of them.
-@pytest.mark.parametrize("text", ["root ::= [a-z ]+", "root ::= [A-Z0-9é]+", 'root ::= ("yes" | [0-9])+'], ids=str)
-@pytest.mark.parametrize("top_k", [3, 40, 300])
+@pytest.mark.parametrize(
+    ("text", "top_k"),
+    each_once(["root ::= [a-z ]+", "root ::= [A-Z0-9é]+", 'root ::= ("yes" | [0-9])+'], [3, 40, 300]),
+    ids=str,
+)
 def test_a_grammar_asked_about_few_tokens_is_one_asked_about_all(
     tiny_model: TinyModels, tiny_pair: TinyPairs, text: str, top_k: int
 ) -> None:

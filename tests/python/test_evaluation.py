@@ -109,7 +109,7 @@ class _Interrupted(Exception):
     pass
 
 
-@pytest.mark.parametrize("after", [1, 5])
+@pytest.mark.parametrize("after", [pytest.param(1, marks=pytest.mark.slow), 5])
 def test_an_interrupted_run_goes_on(after: int, pair: Pair, tmp_path: Path, asked: Asked) -> None:
     task = make_task(tmp_path / "t.jsonl")
     arms = make_arms(["base", "assistant"], {}, [0.4])
@@ -188,7 +188,7 @@ def test_many_at_once(ending: Pair, tmp_path: Path, head_file: Path, asked: Aske
         assert {record.n_parallel for answers in contents(folder).values() for record in answers.values()} == {n}
 
 
-@pytest.mark.parametrize("after", [1, 4, 10])
+@pytest.mark.parametrize("after", [4, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 10))])
 def test_an_interrupted_run_of_many_at_once_goes_on(after: int, ending: Pair, tmp_path: Path, asked: Asked) -> None:
     task = make_task(tmp_path / "t.jsonl")
     arms = make_arms(["base", "assistant"], {}, [0.4])

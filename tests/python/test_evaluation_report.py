@@ -140,8 +140,8 @@ def partly_timed(path: Path, n_timed: dict[str, int]) -> tuple[RecordFolder, Tas
     ("n_timed", "said"),
     [
         ({"base": 2, "assistant": 0, "random@20": 6}, "0 to 6"),
-        ({"base": 2, "assistant": 2, "random@20": 2}, " 2 "),
-        ({"base": 0, "assistant": 0, "random@20": 0}, "no answer"),
+        pytest.param({"base": 2, "assistant": 2, "random@20": 2}, " 2 ", marks=pytest.mark.slow),
+        pytest.param({"base": 0, "assistant": 0, "random@20": 0}, "no answer", marks=pytest.mark.slow),
         ({"base": 6, "assistant": 6, "random@20": 6}, None),
     ],
 )

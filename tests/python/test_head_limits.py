@@ -8,9 +8,9 @@ import math
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
@@ -56,31 +56,59 @@ def sparse_head(path: Path, shapes: dict[str, tuple[int, ...]], **keys: Any) -> 
     return path
 
 
-def measured(code: str, *paths: Path) -> tuple[list[str], float]:
-    """How ``code`` ends in a fresh process for each ``path``, and by how many MiB its peak memory grew meanwhile."""
-    program = f"""
+PROGRAM = """
 import json, re, sys
+from pathlib import Path
 from colm_cpp.errors import ColmError
 from colm_cpp.heads.export import export_head
 from colm_cpp.heads.head import Head
 import colm_cpp._core
 def peak():  # not ru_maxrss, which begins at that of the process that started this one
-    return int(re.search("VmHWM:\\\\s+([0-9]+)", open("/proc/self/status").read())[1])
-before = peak()
-said = []
-for path in sys.argv[1:]:
-    try:
-        {code}
-        said.append("OK")
-    except ColmError as error:
-        said.append(type(error).__name__ + ": " + str(error))
-print(json.dumps([said, (peak() - before) / 1024]))
+    return int(re.search("VmHWM:\\s+([0-9]+)", Path("/proc/self/status").read_text())[1])
+for line in sys.stdin:
+    code, paths = json.loads(line)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew at what is in use
+    before = peak()
+    said = []
+    for path in paths:
+        try:
+            exec(code)
+            said.append("OK")
+        except ColmError as error:
+            said.append(type(error).__name__ + ": " + str(error))
+    print(json.dumps([said, (peak() - before) / 1024]), flush=True)
 """
-    command = [sys.executable, "-c", program, *map(str, paths)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    said, grown = json.loads(done.stdout)
-    return list(said), float(grown)
+Measured: TypeAlias = Callable[..., tuple[list[str], float]]
+
+
+@pytest.fixture(scope="module")
+def measured() -> Iterator[Measured]:
+    """How code ends in another process for each path, and by how many MiB its peak memory grew meanwhile."""
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        asking, answers = process.stdin, process.stdout
+        assert asking is not None
+        assert answers is not None
+
+        def measure(code: str, *paths: Path) -> tuple[list[str], float]:
+            print(json.dumps([code, [str(path) for path in paths]]), file=asking, flush=True)
+            answer = answers.readline()
+            assert answer, f"the process ended: {process.wait()}"
+            said, grown = json.loads(answer)
+            return said, grown
+
+        yield measure
+        asking.close()
+
+
+@linux_only
+def test_what_is_taken_is_seen(measured: Measured) -> None:
+    """Each time anew, though the memory was given back."""
+    for _ in range(2):
+        _, grown = measured("bytearray(64 * 2**20)", Path())
+        assert 60 < grown < 90
+    assert measured("pass", Path())[1] < 8
 
 
 GIB = 2**28  # float32 values
@@ -104,7 +132,7 @@ SPARSE: dict[str, tuple[dict[str, tuple[int, ...]], dict[str, Any], str]] = {
 
 
 @linux_only
-def test_what_a_head_file_merely_declares_takes_no_memory(tmp_path: Path) -> None:
+def test_what_a_head_file_merely_declares_takes_no_memory(measured: Measured, tmp_path: Path) -> None:
     paths = [sparse_head(tmp_path / f"{i}.gguf", shapes, **keys) for i, (shapes, keys, _) in enumerate(SPARSE.values())]
     said, grown = measured("Head.load(path)", *paths)
     for one, (_, _, fact) in zip(said, SPARSE.values(), strict=True):
@@ -114,7 +142,7 @@ def test_what_a_head_file_merely_declares_takes_no_memory(tmp_path: Path) -> Non
 
 
 @linux_only
-def test_an_unused_tensor_costs_nothing(tmp_path: Path) -> None:
+def test_an_unused_tensor_costs_nothing(measured: Measured, tmp_path: Path) -> None:
     path = sparse_head(tmp_path / "head.gguf", {"unused": (3 * GIB,), "layers.0.weight": (1, 1), "layers.0.bias": (1,)})
     said, grown = measured("assert Head.load(path).n_embd == 1", path)
     assert said == ["OK"]
@@ -131,7 +159,7 @@ def test_a_file_that_ends_before_its_tensors_is_cut_short(tmp_path: Path) -> Non
 
 
 @linux_only
-def test_a_header_longer_than_any_heads_is_not_read(tmp_path: Path) -> None:
+def test_a_header_longer_than_any_heads_is_not_read(measured: Measured, tmp_path: Path) -> None:
     path = tmp_path / "head.gguf"
     with path.open("wb") as file:
         file.write(b"GGUF" + (3).to_bytes(4, "little") + (0).to_bytes(8, "little") + (1).to_bytes(8, "little"))
@@ -242,7 +270,7 @@ SMALL_ARCHIVES: list[tuple[dict[str, tuple[int, ...]], str]] = [
 ]
 
 
-def assert_not_unpacked(cases: list[tuple[dict[str, tuple[int, ...]], str]], folder: Path) -> None:
+def assert_not_unpacked(measured: Measured, cases: list[tuple[dict[str, tuple[int, ...]], str]], folder: Path) -> None:
     paths = [npz_of_zeros(folder / f"{i}.npz", arrays) for i, (arrays, _) in enumerate(cases)]
     assert all(path.stat().st_size < 2**22 for path in paths)
     said, grown = measured("export_head(path)", *paths)
@@ -253,18 +281,19 @@ def assert_not_unpacked(cases: list[tuple[dict[str, tuple[int, ...]], str]], fol
 
 
 @linux_only
-def test_a_small_archive_of_large_arrays_is_not_unpacked(tmp_path: Path) -> None:
-    assert_not_unpacked(SMALL_ARCHIVES, tmp_path)
+def test_a_small_archive_of_large_arrays_is_not_unpacked(measured: Measured, tmp_path: Path) -> None:
+    assert_not_unpacked(measured, SMALL_ARCHIVES, tmp_path)
 
 
 @linux_only
 @pytest.mark.slow
-def test_nor_are_layers_that_are_too_large_together(tmp_path: Path) -> None:
-    assert_not_unpacked([({"layers.0.weight": (2**14, 2**13), "layers.1.weight": (1, 2**14)}, "134234112")], tmp_path)
+def test_nor_are_layers_that_are_too_large_together(measured: Measured, tmp_path: Path) -> None:
+    case = ({"layers.0.weight": (2**14, 2**13), "layers.1.weight": (1, 2**14)}, "134234112")
+    assert_not_unpacked(measured, [case], tmp_path)
 
 
 @linux_only
-def test_a_sparse_npy_is_not_read(tmp_path: Path) -> None:
+def test_a_sparse_npy_is_not_read(measured: Measured, tmp_path: Path) -> None:
     path = tmp_path / "theta.npy"
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": (2**33,)})
@@ -287,7 +316,7 @@ def sparse_safetensors(path: Path, name: str, shape: tuple[int, ...], last: byte
 
 
 @linux_only
-def test_of_a_matrix_of_64_gib_one_row_is_read(tmp_path: Path) -> None:
+def test_of_a_matrix_of_64_gib_one_row_is_read(measured: Measured, tmp_path: Path) -> None:
     row = np.arange(1024, dtype="<f4")
     sparse_safetensors(tmp_path / "model.safetensors", "lm_head.weight", (2**24, 1024), row.tobytes())
     code = "assert export_head(path).weights[0][0].tolist() == list(range(1024))"
@@ -297,7 +326,7 @@ def test_of_a_matrix_of_64_gib_one_row_is_read(tmp_path: Path) -> None:
 
 
 @linux_only
-def test_sparse_safetensors_files_are_not_read(tmp_path: Path) -> None:
+def test_sparse_safetensors_files_are_not_read(measured: Measured, tmp_path: Path) -> None:
     with (tmp_path / "header.safetensors").open("wb") as file:
         file.write((2**35).to_bytes(8, "little"))
         file.truncate(2**36)
@@ -317,7 +346,7 @@ def test_sparse_safetensors_files_are_not_read(tmp_path: Path) -> None:
 
 
 @linux_only
-def test_a_sparse_tokenizer_file_is_not_read(tmp_path: Path) -> None:
+def test_a_sparse_tokenizer_file_is_not_read(measured: Measured, tmp_path: Path) -> None:
     header = json.dumps({"lm_head.weight": {"dtype": "F32", "shape": [1, 1], "data_offsets": [0, 4]}}).encode()
     (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
     with (tmp_path / "tokenizer.json").open("wb") as file:

@@ -108,7 +108,13 @@ def test_bit_for_bit_with_smaller_passes(options: dict[str, Any], quantised: Qua
         check(pair, 250, max_tokens=8)
 
 
-@pytest.mark.parametrize("options", [{"type_k": "f32", "type_v": "f32"}, {"type_k": "f32"}, {"flash_attn": False}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"flash_attn": False},
+        *(pytest.param(o, marks=pytest.mark.slow) for o in ({"type_k": "f32", "type_v": "f32"}, {"type_k": "f32"})),
+    ],
+)
 def test_attention_without_flash_attention(options: dict[str, Any], quantised: Quantised) -> None:
     """Its products have kernels for many rows. What they round otherwise is mostly lost in quantised weights."""
     with colm.load(*quantised("q4_k"), n_ctx=300, n_threads=1, batch_invariant=True, **options) as pair:
@@ -116,7 +122,7 @@ def test_attention_without_flash_attention(options: dict[str, Any], quantised: Q
         check(pair, 60, max_tokens=4)
 
 
-@pytest.mark.parametrize("kind", ["f16", "bf16"])
+@pytest.mark.parametrize("kind", ["bf16", pytest.param("f16", marks=pytest.mark.slow)])
 def test_both_models_of_one_shape_have_one_limit(kind: str, quantised: Quantised) -> None:
     """Rounded to 16 bits before it is multiplied, what differs hardly shows in logits. It shows in hidden states."""
     with colm.load(*quantised(kind), n_ctx=300, n_threads=1, batch_invariant=True) as pair:

@@ -93,7 +93,16 @@ REFUSED: dict[str, tuple[Any, str, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
+# These take about a second each, and their like is tried by default.
+SLOW_REFUSED = {
+    *("higher counts", "counts at the limit", "choices in counts", "deep below a property"),
+    *("key pattern and a property", "many classes"),
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW_REFUSED else ()) for name in REFUSED]
+)
 def test_large_schemas_are_refused_in_time(name: str) -> None:
     schema, keyword, pointer = REFUSED[name]
     error = convert(schema)
@@ -118,7 +127,9 @@ CONVERTED: dict[str, tuple[Any, Any, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", CONVERTED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "one class" else ()) for name in CONVERTED]
+)
 def test_large_schemas_are_converted_in_time(name: str) -> None:
     schema, good, bad = CONVERTED[name]
     gbnf = convert(schema)
@@ -161,7 +172,7 @@ ENDING: list[Any] = [
     text("(" * 45 + "a{1,9}" + "){1,9}" * 45),
     text("(" * 45 + "a?b?" + "){0,9}c?" * 45),
 ]
-SLOW_ONES = (3, 4, 5, 6, 11, 14, 15, 23)  # these take about a second each
+SLOW_ONES = (0, 1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 14, 15, 19, 23)  # these take about a second each
 
 
 @pytest.mark.parametrize(
@@ -217,7 +228,13 @@ def test_schema_texts_with_numbers_that_python_does_not_read() -> None:
         to_gbnf('{"const": 1' + "0" * 5000 + "}")
 
 
-@pytest.mark.parametrize("key", ["minLength", "maxItems", "minProperties", "minimum", "multipleOf", "const"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("minLength", "maxItems", "minProperties", "minimum", "const"),
+        pytest.param("multipleOf", marks=pytest.mark.slow),
+    ],
+)
 def test_long_numbers_are_converted_or_refused(key: str) -> None:
     for value in (10**4200, 1e308):
         convert({key: value})

@@ -33,9 +33,14 @@ for device, inode, path in sorted(libraries):
     "imports",
     [
         "import colm_cpp",
-        "import llama_cpp, colm_cpp",
         "import colm_cpp, llama_cpp",
-        "import colm_cpp; from colm_cpp.grammar.gbnf import to_gbnf; to_gbnf({'type': 'string'})",
+        *(
+            pytest.param(imports, marks=pytest.mark.slow)
+            for imports in (
+                "import llama_cpp, colm_cpp",
+                "import colm_cpp; from colm_cpp.grammar.gbnf import to_gbnf; to_gbnf({'type': 'string'})",
+            )
+        ),
         "import llama_cpp; llama_cpp.llama_backend_init(); import colm_cpp; colm_cpp._core.devices()",
     ],
 )

@@ -20,7 +20,13 @@ pair = lifecycle.pair
 # -- log ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("between", ["", "import llama_cpp", "colm.grammar.to_gbnf({'type': 'string'})"])
+@pytest.mark.parametrize(
+    "between",
+    [
+        "import llama_cpp",
+        *(pytest.param(b, marks=pytest.mark.slow) for b in ("", "colm.grammar.to_gbnf({'type': 'string'})")),
+    ],
+)
 def test_quiet_by_default(folder: Path, between: str) -> None:
     output = child_says(
         folder,

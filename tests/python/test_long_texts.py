@@ -35,8 +35,11 @@ def writing(pair: colm.Pair, **options: Any) -> dict[str, Any]:
     return {**chosen, **options}
 
 
+LONG_SLOW = {"windowed", "recurrent and hybrid"}
+
+
 @pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=pytest.mark.slow) if kind == "recurrent and hybrid" else kind for kind in PAIRS]
+    "kind", [pytest.param(kind, marks=pytest.mark.slow if kind in LONG_SLOW else ()) for kind in PAIRS]
 )
 def test_two_chats_of_1500_tokens_in_one_slot_are_read_once(tiny_pair: TinyPairs, kind: str) -> None:
     """From the third turn on, the models read what is new, and at most a twentieth more."""
@@ -102,7 +105,10 @@ def test_a_cancelled_prefill_leaves_what_can_be_used(tiny_pair: TinyPairs, kind:
 
 @pytest.mark.parametrize(
     ("kind", "head"),
-    [("attention", "never"), ("attention", "always"), ("attention", "confidence"), ("hybrid", "confidence")],
+    [
+        *(pytest.param("attention", head, marks=pytest.mark.slow) for head in ("never", "always")),
+        *(("attention", "confidence"), ("hybrid", "confidence")),
+    ],
 )
 def test_a_short_text_ends_while_a_long_one_is_read(tiny_pair: TinyPairs, kind: str, head: str) -> None:
     """Each piece of the long one is a step, in which the short one gets a token."""

@@ -232,10 +232,16 @@ def test_rows_come_in_order_from_several_folders_and_threads(tmp_path: Path, mon
         assert [at.start for at, _ in pieces] == list(range(0, len(wanted), 24))
 
 
-@pytest.mark.parametrize("objective", ["marginal", "weak", "regret"])
+DEFAULT = {("marginal", "linear", "logits"), ("weak", "linear", "none"), ("regret", "linear", "logits")}
+
+
 @pytest.mark.parametrize(
-    ("kind", "features"),
-    [("linear", "none"), ("linear", "logits"), pytest.param("mlp", "logits", marks=pytest.mark.slow)],
+    ("objective", "kind", "features"),
+    [
+        pytest.param(*case, marks=() if case in DEFAULT else pytest.mark.slow)
+        for objective in ("marginal", "weak", "regret")
+        for case in ((objective, "linear", "none"), (objective, "linear", "logits"), (objective, "mlp", "logits"))
+    ],
 )
 def test_a_fit_from_disk_is_the_fit_in_memory(
     kind: str, features: str, objective: str, scores: Scores, monkeypatch: pytest.MonkeyPatch

@@ -63,6 +63,12 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     return SimpleNamespace(base=base, adapter=write_lora(folder / "adapter.gguf", base, arch="qwen2"), texts=texts)
 
 
+@pytest.fixture(scope="module")
+def eighths(pair: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> tune.Merged:
+    """Base and adapter in Q8_0."""
+    return tune.merge(pair.base, pair.adapter, tmp_path_factory.mktemp("eighths") / "q8_0.gguf", "q8_0")
+
+
 def logprobs(base: Path, out: Path, texts: Path, lora: Path | None = None) -> Any:
     """log P of each token, and the hidden states, by llama.cpp."""
     chosen: Any = {} if lora is None else {"base_options": {"lora": [(str(lora), 1.0)]}}
@@ -78,12 +84,14 @@ def keys(path: Path) -> dict[str, Any]:
     return {name: (f.types, f.contents()) for name, f in fields.items() if not name.startswith("GGUF.")}
 
 
-def test_the_merged_base_computes_what_base_and_adapter_do(pair: SimpleNamespace, tmp_path: Path) -> None:
+def test_the_merged_base_computes_what_base_and_adapter_do(
+    pair: SimpleNamespace, eighths: tune.Merged, tmp_path: Path
+) -> None:
     plain = logprobs(pair.base, tmp_path / "plain", pair.texts)
     both = logprobs(pair.base, tmp_path / "both", pair.texts, pair.adapter)
     assert np.abs(plain - both).mean() > 0.1  # the adapter does something
-    for type, limit in (("f32", 1e-3), ("q8_0", 0.1)):
-        merged = tune.merge(pair.base, pair.adapter, tmp_path / f"{type}.gguf", type)
+    floats = tune.merge(pair.base, pair.adapter, tmp_path / "f32.gguf", "f32")
+    for type, merged, limit in (("f32", floats, 1e-3), ("q8_0", eighths, 0.1)):
         alone = logprobs(merged.path, tmp_path / type, pair.texts)
         assert np.abs(alone - both).max() < (limit if type == "f32" else 1.0)
         assert np.abs(alone - both).mean() < limit
@@ -121,8 +129,10 @@ def test_tensors_that_the_adapter_leaves_alone_keep_their_bytes(pair: SimpleName
     assert json.loads(keys(again)["colm.merged.adapters"][1]) == [[digest_of(pair.adapter), 1.0]] * 2
 
 
-def test_a_head_of_base_and_adapter_fits_the_merged_file(pair: SimpleNamespace, tmp_path: Path) -> None:
-    merged = tune.merge(pair.base, pair.adapter, tmp_path / "merged.gguf", "q8_0").path
+def test_a_head_of_base_and_adapter_fits_the_merged_file(
+    pair: SimpleNamespace, eighths: tune.Merged, tmp_path: Path
+) -> None:
+    merged = eighths.path
     weights = np.zeros((1, 32), np.float32)
     of_adapter, of_another = (
         colm.Head((weights,), (np.zeros(1, np.float32),), 32, "linear", base_adapters=((digest, 1.0),))

@@ -194,7 +194,7 @@ def test_a_pair_that_comes_later_is_timed_beside_the_folders_own(
 # --- other models -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("parallel", [(), ("--parallel", "2")])
+@pytest.mark.parametrize("parallel", [("--parallel", "2"), pytest.param((), marks=pytest.mark.slow)])
 def test_another_model_answers_alone(parallel: tuple[str, ...], tiny_model: TinyModels, tmp_path: Path) -> None:
     task, out = three_pears(tmp_path), tmp_path / "e"
     tuned = tiny_model(**{**BASE, "seed": 77})

@@ -14,7 +14,7 @@ from typing import Any
 import commands
 import pytest
 from commands import run
-from conftest import ASSISTANT, TINY_LOAD, TinyModels, ids
+from conftest import ASSISTANT, TINY_LOAD, TinyModels, each_once, ids
 from far_server import FAR_BASE as BASE
 from far_server import FarServer
 
@@ -56,17 +56,17 @@ def sources(text: colm.Completion) -> list[str]:
     return [token.source for token in text.tokens]
 
 
-@pytest.mark.parametrize("lookahead", [0, pytest.param(4, marks=pytest.mark.slow), "auto"])
-@pytest.mark.parametrize(
-    ("top_k", "options"),
-    [
-        (1, {"temperature": 0.0}),
-        (ALL, {"temperature": 0.0, "logit_bias": {5: -1.0}, "frequency_penalty": 0.7}),
-        (ALL, {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}),
-        (8, {"temperature": 0.9, "top_k": 8, "top_p": 0.9}),
-    ],
-)
-def test_writes_what_a_local_one_writes(near_and_far: Any, top_k: int, options: Any, lookahead: Any) -> None:
+OPTIONS: list[tuple[int, dict[str, Any]]] = [
+    (1, {"temperature": 0.0}),
+    (ALL, {"temperature": 0.0, "logit_bias": {5: -1.0}, "frequency_penalty": 0.7}),
+    (ALL, {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}),
+    (8, {"temperature": 0.9, "top_k": 8, "top_p": 0.9}),
+]
+
+
+@pytest.mark.parametrize(("how", "lookahead"), each_once(OPTIONS, ["auto", 0, 4]))
+def test_writes_what_a_local_one_writes(near_and_far: Any, how: tuple[int, dict[str, Any]], lookahead: Any) -> None:
+    top_k, options = how
     here, there = near_and_far(top_k)
     for seed, prompt in enumerate(PROMPTS):
         given = {"max_tokens": 24, "seed": seed, "threshold": 0.6, **options}

@@ -62,6 +62,9 @@ def server(request: pytest.FixtureRequest, model: OfModel) -> Iterator[LookAlike
         yield server
 
 
+SOME = ["openai", "colm", *(pytest.param(other, marks=pytest.mark.slow) for other in ("sglang", "llama-server"))]
+
+
 def test_what_is_not_known_of_it_is_none(server: LookAlike, tiny_model: TinyModels) -> None:
     """And nothing is the base's that need not be."""
     with colm.load(tiny_model(**FAR_BASE), server.url, "always", **TINY_LOAD) as pair:
@@ -77,6 +80,7 @@ def test_what_is_not_known_of_it_is_none(server: LookAlike, tiny_model: TinyMode
             assert (stream.counts["base_decodes"], stream.counts["assistant_decodes"]) == (0, 2 * 4)
 
 
+@pytest.mark.parametrize("server", SOME, indirect=True)
 def test_calibrate(server: LookAlike, here: list[str], tmp_path: Path) -> None:
     prompts = write_lines(tmp_path / "prompts.jsonl", [{"prompt": text} for text in ("The river", "A city", "Tom")])
     measured = []
@@ -93,6 +97,7 @@ def test_calibrate(server: LookAlike, here: list[str], tmp_path: Path) -> None:
     assert head.assistant_name == known["assistant"]
 
 
+@pytest.mark.parametrize("server", SOME, indirect=True)
 def test_inspect(server: LookAlike, here: list[str], tmp_path: Path) -> None:
     models = [*here[:3], server.url]
     done = run("inspect", *models, "--head", "confidence", "--json")

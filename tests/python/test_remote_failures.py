@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from conftest import ASSISTANT, TINY_LOAD, TinyModels, ids
+from conftest import ASSISTANT, TINY_LOAD, TinyModels, each_once, ids
 from far_server import FAR_BASE, FarServer, broken_after
 from loopback import free_port
 
@@ -228,7 +228,7 @@ def test_redirects_are_refused(make: Any, far: FarServer, tiny_model: TinyModels
         assert other.paths == []
 
 
-@pytest.mark.parametrize("status", [429, 503, *(pytest.param(n, marks=pytest.mark.slow) for n in (502, 504))])
+@pytest.mark.parametrize("status", [503, *(pytest.param(n, marks=pytest.mark.slow) for n in (429, 502, 504))])
 def test_a_busy_server_is_asked_again(make: Any, far: FarServer, status: int) -> None:
     want = make().generate(PROMPT, **TEXT)
     pair = make(remote_retries=2)
@@ -248,8 +248,7 @@ def test_a_busy_server_is_asked_again(make: Any, far: FarServer, status: int) ->
 # -- on_failure="base" -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("lookahead", [0, pytest.param(6, marks=pytest.mark.slow), "auto"])
-@pytest.mark.parametrize("after", [0, 1, 4])
+@pytest.mark.parametrize(("after", "lookahead"), each_once([0, 1, 4], [0, "auto", 6]))
 def test_the_base_goes_on_alone(make: Any, far: FarServer, tiny_model: TinyModels, lookahead: Any, after: int) -> None:
     pair = make(on_failure="base")
     given: dict[str, Any] = {"head": "random", "threshold": 0.5, "seed": 4, "max_tokens": 30, "temperature": 0.0}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_models as tm
-from conftest import ASSISTANT, TINY_LOAD, TinyModels, ids
+from conftest import ASSISTANT, TINY_LOAD, TinyModels, each_once, ids
 from far_server import FAR_BASE, FarServer, broken_after
 
 import colm_cpp as colm
@@ -57,8 +57,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("lookahead", [0, 5, "auto"])
-@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize(("options", "lookahead"), each_once(OPTIONS, [0, 5, "auto"]))
 def test_three_of_which_one_is_far_and_one_unlike(pairs: dict[str, colm.Pair], options: str, lookahead: Any) -> None:
     """What they write is what they write where all are here; without look-ahead each draw is too."""
     writers = set()
@@ -78,8 +77,7 @@ def hang_up(handler: Any) -> None:
     handler.close_connection = True
 
 
-@pytest.mark.parametrize("lookahead", [0, 5, "auto"])
-@pytest.mark.parametrize("after", [0, 2])
+@pytest.mark.parametrize(("after", "lookahead"), each_once([0, 2], [0, 5, "auto"]))
 def test_the_unlike_one_stays_where_the_far_one_fails(
     pairs: dict[str, colm.Pair], far: FarServer, lookahead: Any, after: int
 ) -> None:

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
-from conftest import ASSISTANT, TINY_LOAD, TinyModels, ids
+from conftest import ASSISTANT, TINY_LOAD, TinyModels, each_once, ids
 from far_server import FAR_BASE
 
 pytest.importorskip("httpx")
 
-from remote_lookalikes import LookAlike
+from remote_lookalikes import PROTOCOLS, LookAlike
 
 import colm_cpp as colm
 
@@ -56,13 +56,13 @@ def model(tiny_model: TinyModels) -> Iterator[OfModel]:
         yield OfModel(pair)
 
 
-@pytest.fixture(params=["openai", "sglang", "colm", "llama-server"])
+@pytest.fixture
 def server(request: pytest.FixtureRequest, model: OfModel) -> Iterator[LookAlike]:
     with LookAlike(request.param, words=model, model=model, n_ctx=256) as server:
         yield server
 
 
-@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize(("text", "server"), each_once(TEXTS, PROTOCOLS), indirect=["server"])
 def test_texts_are_those_of_the_local_pair(
     server: LookAlike, shared_pairs: Callable[..., colm.Pair], tiny_model: TinyModels, text: str
 ) -> None:

@@ -16,7 +16,8 @@ import pytest
 pytest.importorskip("httpx")
 
 import remote_lookalikes
-from remote_lookalikes import KEY, TEXT, LookAlike, Words, ask, connect
+from conftest import each_once
+from remote_lookalikes import KEY, PROTOCOLS, TEXT, LookAlike, Words, ask, connect
 
 from colm_cpp.errors import ColmError, RemoteAnswerInvalid, RemoteRefused, RemoteTimeout, RemoteUnreachable
 from colm_cpp.remote._http import Http
@@ -42,7 +43,7 @@ def test_slow(server: LookAlike) -> None:
     begin = time.monotonic()
     try:
         with pytest.raises(RemoteTimeout):
-            ask(server, timeout=1.0, then={"answers": lambda *_: ended.wait(60)})
+            ask(server, timeout=0.3, then={"answers": lambda *_: ended.wait(60)})
     finally:
         ended.set()
     assert time.monotonic() - begin < 40
@@ -141,34 +142,40 @@ def colours(owner: LookAlike, handler: Any) -> None:
     handler.send(500, b"\x1b[2J\x1b]0;owned\x07 all is well")
 
 
-@pytest.mark.parametrize(
-    ("trouble", "kind"),
-    [
-        (drip, RemoteTimeout),
-        (drip_headers, RemoteTimeout),
-        (drip_news, RemoteTimeout),
-        (packed, RemoteAnswerInvalid),
-        (colours, RemoteRefused),
-        (half, RemoteAnswerInvalid),
-        (hang_up, RemoteUnreachable),
-        (redirect, RemoteRefused),
-        (expired, RemoteRefused),
-        (broken, RemoteRefused),
-        (compressed, RemoteAnswerInvalid),
-    ],
-    ids=lambda value: value.__name__ if callable(value) and not isinstance(value, type) else "",
-)
-def test_trouble(server: LookAlike, trouble: Any, kind: type[ColmError]) -> None:
+TROUBLES: dict[Any, type[ColmError]] = {
+    drip: RemoteTimeout,
+    drip_headers: RemoteTimeout,
+    drip_news: RemoteTimeout,
+    packed: RemoteAnswerInvalid,
+    colours: RemoteRefused,
+    half: RemoteAnswerInvalid,
+    hang_up: RemoteUnreachable,
+    redirect: RemoteRefused,
+    expired: RemoteRefused,
+    broken: RemoteRefused,
+    compressed: RemoteAnswerInvalid,
+}
+
+
+def name_of(value: Any) -> str:
+    return str(getattr(value, "__name__", value))
+
+
+@pytest.mark.parametrize(("trouble", "server"), each_once(TROUBLES, PROTOCOLS), indirect=["server"], ids=name_of)
+def test_trouble(server: LookAlike, trouble: Any) -> None:
+    kind = TROUBLES[trouble]
     begin = time.monotonic()
     with pytest.raises(kind) as caught:
-        ask(server, timeout=0.5 if kind is RemoteTimeout else 30, then={"answers": trouble})
+        ask(server, timeout=0.2 if kind is RemoteTimeout else 30, then={"answers": trouble})
     assert time.monotonic() - begin < 20
     assert server.address in str(caught.value)
     assert len(str(caught.value)) < 1000
     assert "\x1b" not in str(caught.value), "nothing that a terminal obeys"
 
 
-@pytest.mark.parametrize("trouble", [flood, endless])
+@pytest.mark.parametrize(
+    ("trouble", "server"), each_once([flood, endless], PROTOCOLS), indirect=["server"], ids=name_of
+)
 def test_10_gb(server: LookAlike, trouble: Any) -> None:
     """Cut off at the limit, and nothing more is read."""
     with pytest.raises(RemoteAnswerInvalid, match="bytes"):
@@ -200,16 +207,15 @@ def test_a_key_that_expires_later(server: LookAlike) -> None:
 
 def test_a_server_that_takes_a_request_piece_by_piece() -> None:
     """Each piece is taken in time, and all of them are not."""
+    ended = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**14)
 
         def take() -> None:
             connection, _ = listening.accept()
             with connection, contextlib.suppress(OSError):
-                for _ in range(600):
-                    if not connection.recv(2**14):
-                        break
-                    time.sleep(0.05)
+                while not ended.wait(0.05) and connection.recv(2**14):
+                    pass
 
         taker = threading.Thread(target=take)
         taker.start()
@@ -219,4 +225,5 @@ def test_a_server_that_takes_a_request_piece_by_piece() -> None:
             with pytest.raises(RemoteTimeout):
                 http.post_bytes("/", b" " * 2**23, "text/plain")
             assert time.monotonic() - begin < 10
+        ended.set()
     taker.join(20)

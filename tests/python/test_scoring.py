@@ -114,7 +114,12 @@ def expected_columns(base: Path, assistant: Path, texts: Sequence[Text], allowed
 # -- the columns ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", PAIRS)
+SLOW_PAIRS = {"recurrent base", "recurrent assistant", "small batches"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW_PAIRS else ()) for name in PAIRS]
+)
 def test_columns(name: str, scorers: Scorers, tiny_model: TinyModels) -> None:
     base, assistant, load = PAIRS[name]
     scorer = scorers(base, assistant, **load)

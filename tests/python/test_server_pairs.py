@@ -331,15 +331,15 @@ def test_sigterm_finishes_what_is_being_written() -> None:
     with process("--pair", "demo", "--grace", "20", COLM_API_KEY="k") as (server, address):
         client = httpx.Client(base_url=address, headers={"Authorization": "Bearer k"}, timeout=30)
         assert httpx.get(f"{address}/v1/models").status_code == 401
-        body = {"model": "demo:assistant", "prompt": "1 + 1 =", "max_tokens": 400, "stream": True, "temperature": 2}
-        body["colm"] = {"grammar": 'root ::= "a"{400}'}
+        body = {"model": "demo:assistant", "prompt": "1 + 1 =", "max_tokens": 200, "stream": True, "temperature": 2}
+        body["colm"] = {"grammar": 'root ::= "a"{200}'}
         with client.stream("POST", "/v1/completions", json=body) as answer:
             pieces = answer.iter_text()
             text = next(pieces)
             server.send_signal(signal.SIGTERM)
             text += "".join(pieces)
         assert text.endswith("data: [DONE]\n\n")
-        assert "".join(re.findall(r'"index":0,"text":"(a*)"', text)) == "a" * 400
+        assert "".join(re.findall(r'"index":0,"text":"(a*)"', text)) == "a" * 200
         assert server.wait(20) == 0
         with pytest.raises(httpx.TransportError):
             client.get("/health")

@@ -123,10 +123,14 @@ def leave(address: str, chunks: int) -> None:
             next(pieces)
 
 
-WAYS = [("fastapi", "/stream"), ("fastapi", "/natural"), ("flask", "/stream")]
+WAYS = [
+    pytest.param("fastapi", "/stream", id="fastapi/stream"),
+    pytest.param("fastapi", "/natural", id="fastapi/natural", marks=pytest.mark.slow),
+    pytest.param("flask", "/stream", id="flask/stream", marks=pytest.mark.slow),
+]
 
 
-@pytest.mark.parametrize(("name", "path"), WAYS, ids=[f"{name}{path}" for name, path in WAYS])
+@pytest.mark.parametrize(("name", "path"), WAYS)
 def test_clients_that_leave(program: Program, endless: colm.Pair, name: str, path: str) -> None:
     pytest.importorskip(name)
     with served(program, name) as address:

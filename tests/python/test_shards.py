@@ -45,20 +45,38 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [path, plain]
 
 
+class Grouping(CountingScorer):
+    """Notes which texts are read together, each by its file and line."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        super().__init__(scorer)
+        self.groups: list[list[tuple[str, int]]] = []
+
+    def score(self, texts: Any, *, top_k: int) -> Any:
+        self.groups.append([(text.path, text.line) for text in texts])
+        return super().score(texts, top_k=top_k)
+
+
 @pytest.fixture(scope="module")
-def whole(scorer: Scorer, corpus: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def grouping(scorer: Scorer) -> dict[str, Grouping]:
+    """What `whole` and `made` are scored with."""
+    return {"whole": Grouping(scorer), "made": Grouping(scorer)}
+
+
+@pytest.fixture(scope="module")
+def whole(grouping: dict[str, Grouping], corpus: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What one machine writes."""
     folder = tmp_path_factory.mktemp("whole") / "scores"
-    score(scorer, select(corpus), folder)
+    score(grouping["whole"], select(corpus), folder)  # type: ignore[arg-type]
     return folder
 
 
 @pytest.fixture(scope="module")
-def made(scorer: Scorer, corpus: list[Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def made(grouping: dict[str, Grouping], corpus: list[Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """The folders of all shards."""
     folders = [tmp_path_factory.mktemp("shards") / f"{i}" for i in range(1, N + 1)]
     for i, folder in enumerate(folders, start=1):
-        score(scorer, select(corpus, shard=f"{i}/{N}"), folder)
+        score(grouping["made"], select(corpus, shard=f"{i}/{N}"), folder)  # type: ignore[arg-type]
     return folders
 
 
@@ -126,23 +144,10 @@ def test_more_shards_than_blocks(corpus: list[Path]) -> None:
 # -- scores -------------------------------------------------------------------------------------------------------
 
 
-def test_the_same_texts_are_read_together(scorer: Scorer, corpus: list[Path], tmp_path: Path) -> None:
+def test_the_same_texts_are_read_together(grouping: dict[str, Grouping], whole: Path, made: list[Path]) -> None:
     """The groups of a shard are those that one machine makes."""
-    groups: dict[str, list[list[tuple[str, int]]]] = {"whole": [], "shards": []}
-
-    class Grouping(CountingScorer):
-        kind = "whole"
-
-        def score(self, texts: Any, *, top_k: int) -> Any:
-            groups[self.kind].append([(text.path, text.line) for text in texts])
-            return super().score(texts, top_k=top_k)
-
-    score(Grouping(scorer), select(corpus), tmp_path / "whole")  # type: ignore[arg-type]
-    Grouping.kind = "shards"
-    for i in range(1, N + 1):
-        score(Grouping(scorer), select(corpus, shard=f"{i}/{N}"), tmp_path / str(i))  # type: ignore[arg-type]
-    assert groups["whole"] == groups["shards"]
-    assert max(map(len, groups["whole"])) > 1
+    assert grouping["whole"].groups == grouping["made"].groups
+    assert max(map(len, grouping["whole"].groups)) > 1
 
 
 def test_joined_shards_are_what_one_machine_writes(

@@ -235,7 +235,7 @@ def test_progress_of_a_stream_seen_from_another_thread(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("left", "n"),
     [
-        *((left, 1) for left in ("an open stream", "a daemon thread that computes", "a daemon thread that loads")),
+        ("a daemon thread that computes", 1),
         *(pytest.param(left, 5, marks=pytest.mark.slow) for left in EXITS),
     ],
 )

@@ -96,9 +96,8 @@ def test_a_command_imports_no_other_and_nothing_that_only_others_need() -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--version"],
         ["models"],
-        *(pytest.param(a, marks=pytest.mark.slow) for a in (["--help"], ["generate", "--help"])),
+        *(pytest.param(a, marks=pytest.mark.slow) for a in (["--version"], ["--help"], ["generate", "--help"])),
     ],
 )
 def test_a_full_disk_under_stdout(arguments: list[str]) -> None:
@@ -110,7 +109,9 @@ def test_a_full_disk_under_stdout(arguments: list[str]) -> None:
     assert "No space left on device" in stderr
 
 
-@pytest.mark.parametrize("arguments", [["models"], ["demo", "--sample", "0", "-q"]])
+@pytest.mark.parametrize(
+    "arguments", [["demo", "--sample", "0", "-q"], pytest.param(["models"], marks=pytest.mark.slow)]
+)
 def test_a_reader_that_leaves(arguments: list[str]) -> None:
     process = colm(*arguments, stdout=-1)
     assert process.stdout is not None

@@ -181,14 +181,14 @@ def test_there_is_always_a_text_on_both_sides(share: float, n_held_out: int, tmp
 _IN_A_PROCESS = """
 import sys
 from colm_cpp.learn import Scores, TrainingOptions, train
-options = TrainingOptions(features="logits", top_k=3, kind=sys.argv[3], n_units=3, max_iterations=15)
+options = TrainingOptions(features="logits", top_k=3, kind=sys.argv[3], n_units=3, max_iterations=6)
 train([Scores(sys.argv[1])], options, name="x").head.save(sys.argv[2])
 """
 
 
 @pytest.mark.parametrize("kind", [pytest.param("linear", marks=pytest.mark.slow), "mlp"])
 def test_the_same_seed_gives_the_same_bytes(kind: str, scores: Scores, tmp_path: Path) -> None:
-    options = TrainingOptions(features="logits", top_k=3, kind=kind, n_units=3, max_iterations=15)
+    options = TrainingOptions(features="logits", top_k=3, kind=kind, n_units=3, max_iterations=6)
     files = [tmp_path / f"{name}.gguf" for name in ("first", "second", "other seed", "other process")]
     for file, seed in zip(files, (0, 0, 1), strict=False):
         train([scores], dataclasses.replace(options, seed=seed), name="x").head.save(file)

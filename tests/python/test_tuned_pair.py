@@ -106,6 +106,7 @@ def test_the_card_says_how_it_was_made(models: SimpleNamespace, tuned: Path) -> 
         assert f"| {tuning['before'][name]:.4f} | {tuning['best'][name]:.4f} |" in card
 
 
+@pytest.mark.slow
 def test_from_calibration_to_evaluation(models: SimpleNamespace, tuned: Path, tmp_path: Path) -> None:
     folder = models.folder / "calibrated"
     shutil.copytree(tuned, folder)

@@ -176,9 +176,9 @@ def test_memory_that_python_lacks(tiny_model: TinyModels) -> None:
 import resource, sys
 import colm_cpp as colm
 with colm.load(sys.argv[1], sys.argv[2], "confidence", **{TINY_LOAD!r}) as pair:
-    text = "a" * (300 * 2**20)
+    text = "a" * (120 * 2**20)
     pages = int(open("/proc/self/statm").read().split()[0])
-    limit = pages * resource.getpagesize() + 100 * 2**20
+    limit = pages * resource.getpagesize() + 60 * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     for call in (lambda: pair.detokenize(range(2**24)), lambda: pair.tokenize(text + "b"), lambda: pair.tokenize(text)):
         try:
