@@ -288,8 +288,8 @@ def test_a_small_archive_of_large_arrays_is_not_unpacked(measured: Measured, tmp
 @linux_only
 @pytest.mark.slow
 def test_nor_are_layers_that_are_too_large_together(measured: Measured, tmp_path: Path) -> None:
-    case = ({"layers.0.weight": (2**14, 2**13), "layers.1.weight": (1, 2**14)}, "134234112")
-    assert_not_unpacked(measured, [case], tmp_path)
+    arrays: dict[str, tuple[int, ...]] = {"layers.0.weight": (2**14, 2**13), "layers.1.weight": (1, 2**14)}
+    assert_not_unpacked(measured, [(arrays, "134234112")], tmp_path)
 
 
 @linux_only
