@@ -35,7 +35,7 @@ PROMPT = (
     "the price. How much money does the baker take in that day? Explain step by step.\nAnswer:"
 )
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
-_ROUNDS = 5  # of :func:`time_steps`
+_ROUNDS = 3  # of :func:`time_steps`
 _HIDDEN = "with its hidden state"  # no name of an expert
 _BEHIND = max(BATCH_SIZES) + 8  # tokens behind the prompt that bare decodes need room for
 _N_CTX = _BEHIND + 1  # the smallest context size that :func:`time_steps` needs
