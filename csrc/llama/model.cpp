@@ -19,7 +19,7 @@ namespace {
 
 // Tokens of a pass of an invariant model at most; look-ahead asks for no more outputs.
 constexpr std::size_t kMostInvariant = 16;
-constexpr std::uint32_t kWarmUpCells = 256;  // of a text; llama.cpp rounds less up
+constexpr std::uint32_t kWarmUpCells = 256;  // for each text; llama.cpp makes no smaller cache
 
 bool report_progress(float fraction, void* callback) {
     return (*static_cast<const std::function<bool(float)>*>(callback))(fraction);
@@ -75,8 +75,7 @@ void LlamaModel::begin() {
     Interrupt stop([&progress] { return progress && !progress(1.0f); });
     warm_up(stop);
     if (options_.batch_invariant) {
-        context_.reset();
-        embeddings_ = false;
+        free_context();
         measure_invariant_pass();
         make_context();
     }
@@ -86,7 +85,7 @@ LlamaModel::LlamaModel(std::shared_ptr<const Weights> weights, ModelOptions opti
     : options_(std::move(options)), path_(options_.path), weights_(std::move(weights)) {
     check_model_options(options_);
     if (!weights_->read_batches.exchange(true)) {
-        // The first passes need few cells. A whole cache would be written once more, and may never be needed.
+        // The first passes need few cells, and all cells are cleared after them.
         const std::uint32_t n_ctx = options_.n_ctx;
         options_.n_ctx = std::min(n_ctx, kWarmUpCells * options_.n_sequences);
         make_context();
@@ -178,8 +177,7 @@ void LlamaModel::measure_invariant_pass() {
     make_context();
     Interrupt interrupt;
     invariant_pass_ = static_cast<std::uint32_t>(invariant_batch(*this, kMost, interrupt));
-    context_.reset();
-    embeddings_ = false;
+    free_context();
     options_ = given;
     options_.n_ubatch = std::min(given.n_ubatch, invariant_pass_);
 }

@@ -29,8 +29,8 @@ class LlamaModel final : public LanguageModel {
     std::shared_ptr<LlamaModel> sibling(const ModelOptions& options) const;
 
     // Another context on the same weights, for `n_sequences` texts at a time, each with a cache of its own
-    // for as many tokens as this one holds, and `n_outputs` outputs in a batch. It is made by make_context(),
-    // or when tokens are to be read. Throws OptionError, LoadError.
+    // for as many tokens as this one holds, and `n_outputs` outputs in a batch. llama.cpp makes it in
+    // make_context(), or when the first tokens are read. Throws OptionError, LoadError.
     std::unique_ptr<LlamaModel> for_batches(std::size_t n_sequences, std::size_t n_outputs) const;
     // Throws LoadError.
     void make_context();

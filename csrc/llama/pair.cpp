@@ -128,7 +128,8 @@ std::shared_ptr<SharedLoop> Pair::make_loop(std::size_t n_slots, bool at_load) c
         }
         models.push_back(model->for_batches(
             n_slots, models.empty() ? std::max<std::size_t>(n_slots, kMostRunOutputs) : n_rows(n_slots)));
-        if (at_load || models.size() == 1) models.back()->make_context();
+        const bool is_base = models.size() == 1;
+        if (at_load || is_base) models.back()->make_context();
     }
     return make_loop(models);
 }

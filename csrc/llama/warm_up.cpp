@@ -33,8 +33,7 @@ void LlamaModel::warm_up(Interrupt& interrupt) {
             first_passes(true, interrupt);
         } catch (const GenerationError& error) {
             // Of some architectures llama.cpp gives logits only, which is enough for most heads.
-            context_.reset();
-            embeddings_ = false;
+            free_context();
             make_context();
             llama_set_n_threads(context_.get(), 1, 1);
             first_passes(false, interrupt);

@@ -41,7 +41,7 @@ def test_an_unknown_name_lists_those_that_exist() -> None:
         make_checker("fuzzy")
 
 
-@pytest.mark.parametrize("limit", [0.0, -1.0, float("nan"), float("inf"), 3601.0])
+@pytest.mark.parametrize("limit", [0.0, -1.0, float("nan"), float("inf"), 3601.0, True])
 def test_bad_time_limit(limit: float) -> None:
     with pytest.raises(OptionError, match="time_limit"):
         make_checker("python", time_limit=limit)

@@ -27,11 +27,11 @@ class Meter:
         echo(one_line(text), err=True)
 
     def speed(self, n_tokens: int) -> str:
-        """So many tokens since the work began, as tokens per second in words."""
+        """Tokens per second since the work began, such as ``12.3 tokens/s``."""
         return f"{n_tokens / max(self.seconds(), 1e-9):.1f} tokens/s"
 
     def seconds(self) -> float:
-        """Since the work began."""
+        """Seconds since the work began."""
         return time.monotonic() - self._begun
 
 

@@ -45,7 +45,7 @@ class BatchStream:
     may not read the stream that it feeds; that raises GenerationError.
     """
 
-    begun = True  # its first texts, with which the others end
+    begun = True  # so that :meth:`Pair.cancel` ends it
 
     def __init__(
         self, pair: _core.Pair, stream: _core.Stream, n_parallel: int, requests: Iterator[Callable[[], Request]]

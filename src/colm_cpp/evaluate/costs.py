@@ -64,10 +64,12 @@ class StepTimes:
             return times.base[1] + sum(model[1] for model in times.experts.values())
 
         factor = seconds(then) / seconds(now)
-        base, *experts = (
-            {size: factor * of_one for size, of_one in model.items()} for model in (self.base, *self.experts.values())
-        )
-        return StepTimes(base, dict(zip(self.experts, experts, strict=True)), factor * self.base_hidden)
+
+        def scaled(model: Mapping[int, float]) -> dict[int, float]:
+            return {size: factor * of_batch for size, of_batch in model.items()}
+
+        experts = {name: scaled(model) for name, model in self.experts.items()}
+        return StepTimes(scaled(self.base), experts, factor * self.base_hidden)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields, in milliseconds. Those of a pair with one assistant lie under ``assistant_ms``."""

@@ -104,7 +104,7 @@ def evaluate(
 
 
 def _time_steps(pair: Pair, folder: RecordFolder, experts: Mapping[str, Pair]) -> None:
-    """Of all that the folder does not know yet. The pair is measured beside others that come later, too."""
+    """Times the pairs that the folder has no step times of. The folder's own pair is timed beside them each time."""
     if not can_time(pair):
         return
     known = folder.meta.get("expert_steps", {})

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from .._shown import shown
 from ..errors import OptionError
 from ..heads.head import FEATURES
-from ..options.field import Choice, Flag, Own, Real, Whole, documented, option, read_fields
+from ..options.field import Amount, Choice, Flag, Own, Real, Whole, documented, option, read_fields
 from .objective import LABELS
 
 __all__ = ["COST", "FEATURE_SETS", "TrainingOptions", "costs_by_time"]
@@ -16,7 +16,7 @@ __all__ = ["COST", "FEATURE_SETS", "TrainingOptions", "costs_by_time"]
 FEATURE_SETS: dict[str, tuple[str, ...]] = {"none": (), "logits": ("log_odds", "entropy", "margin", "top_k_logprobs")}
 COST = 0.1  # nats for each deferred token
 _MOST = 2**63 - 1
-_AMOUNT, _TIME = Real(0.0), Real(0.0, is_open=True)
+_AMOUNT, _TIME = Amount(0.0), Real(0.0, is_open=True)
 
 
 @documented

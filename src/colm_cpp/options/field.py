@@ -100,6 +100,18 @@ class Real(Kind):
         return f"a finite number above {self.least:g}" if self.is_open else f"a finite number, {self.least:g} or more"
 
 
+class Amount(Real):
+    """As :class:`Real`, and True and False are refused."""
+
+    __slots__ = ()
+
+    def read(self, name: str, value: object) -> float:
+        """See :class:`Kind`."""
+        if isinstance(value, bool):
+            raise OptionError(f"{name} is {value}; it must be {self}")
+        return Real.read(self, name, value)
+
+
 @dataclass(frozen=True, slots=True)
 class Flag(Kind):
     """True or False."""

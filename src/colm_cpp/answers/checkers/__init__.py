@@ -9,7 +9,7 @@ from __future__ import annotations
 from ..._numbers import integer
 from ..._shown import shown
 from ...errors import OptionError
-from ...options.field import Real
+from ...options.field import Amount
 from ._choice import Choice
 from ._numbers import Boxed, Number
 from ._python import Python
@@ -76,7 +76,7 @@ def make_checker(
     """
     if name not in CHECKERS:
         raise OptionError(f"checker is {shown(name)}; it must be one of {', '.join(CHECKERS)}")
-    seconds = Real(0.0, 3600.0, is_open=True).read("time_limit", time_limit)
+    seconds = Amount(0.0, 3600.0, is_open=True).read("time_limit", time_limit)
     python = Python(seconds, integer("memory_limit_mb", memory_limit_mb, 64, 2**31 - 1))
     if name == "regex":
         return Regex(compile_pattern(pattern))
