@@ -128,8 +128,7 @@ std::shared_ptr<SharedLoop> Pair::make_loop(std::size_t n_slots, bool at_load) c
         }
         models.push_back(model->for_batches(
             n_slots, models.empty() ? std::max<std::size_t>(n_slots, kMostRunOutputs) : n_rows(n_slots)));
-        const bool is_base = models.size() == 1;
-        if (at_load || is_base) models.back()->make_context();
+        if (at_load || models.size() == 1) models.back()->make_context();  // the base's at once
     }
     return make_loop(models);
 }
