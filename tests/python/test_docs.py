@@ -39,6 +39,13 @@ def test_every_page_is_looked_at() -> None:
         assert block.needs in ("", *NEEDS), f"{block.page}:{block.line} needs {block.needs!r}"
 
 
+def test_every_page_has_a_place_in_the_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    docs = ROOT / "docs"
+    pages = [*docs.glob("*.md"), *docs.glob("results/*.md"), *docs.glob("results/*/report.md")]
+    assert not [page.name for page in pages if f" {page.relative_to(docs).as_posix()}\n" not in navigation]
+
+
 def problem(arguments: list[str]) -> str:
     """What ``colm`` says against these arguments; empty if it takes them. Files need not exist."""
     name, *others = arguments
