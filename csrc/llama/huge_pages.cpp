@@ -22,8 +22,8 @@ bool gives_huge_pages(const std::string& setting) {
 
 namespace {
 
-// The C library maps what is larger by itself, whatever was allocated before (DEFAULT_MMAP_THRESHOLD_MAX).
-constexpr std::uintptr_t kLarge = std::uintptr_t{32} << 20;
+constexpr auto kLarge = static_cast<std::uintptr_t>(HugePages::kLeast);
+
 std::string line_of(const char* path) {
     std::ifstream file(path);
     std::string line;

@@ -11,7 +11,12 @@ namespace colm::llama {
 // Every token reads all weights. In pages of 4 kB nearly each page read misses the TLB.
 class HugePages {
   public:
-    // Notes what is mapped. Where they are not wanted, or cannot be had, this object does nothing.
+    // Smaller mappings get none: the C library maps what is larger by itself, whatever was allocated before
+    // (DEFAULT_MMAP_THRESHOLD_MAX).
+    static constexpr std::uint64_t kLeast = std::uint64_t{32} << 20;  // bytes
+
+    // Notes what is mapped, which takes milliseconds where much is. Where they are not wanted, or cannot be
+    // had, this object does nothing.
     explicit HugePages(bool wanted);
 
     // Asks for huge pages in every large anonymous mapping that was made since, or since the last call, and

@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <exception>
+#include <filesystem>
 #include <initializer_list>
+#include <string>
+#include <system_error>
 #include <tuple>
 #include <utility>
 
@@ -23,6 +26,13 @@ constexpr std::uint32_t kWarmUpCells = 256;  // for each text; llama.cpp makes n
 
 bool report_progress(float fraction, void* callback) {
     return (*static_cast<const std::function<bool(float)>*>(callback))(fraction);
+}
+
+// Whether the weights may lie in a large mapping. The first part of a split model may be small.
+bool may_be_large(const std::string& path) {
+    std::error_code unknown;
+    const auto bytes = std::filesystem::file_size(std::filesystem::u8path(path), unknown);
+    return unknown || bytes >= HugePages::kLeast || path.find("-of-") != std::string::npos;
 }
 
 }  // namespace
@@ -200,7 +210,7 @@ void LlamaModel::load(const ModelOptions& o) {
     params.use_extra_bufts = o.repack;
     params.load_mode = o.use_mmap ? (o.use_mlock ? LLAMA_LOAD_MODE_MMAP_MLOCK : LLAMA_LOAD_MODE_MMAP)
                                   : (o.use_mlock ? LLAMA_LOAD_MODE_MLOCK : LLAMA_LOAD_MODE_NONE);
-    HugePages huge_pages(o.huge_pages);
+    HugePages huge_pages(o.huge_pages && may_be_large(path_));
     bool begun = false;
     std::function<bool(float)> progress = [&](float fraction) {
         // First called when all buffers exist and nothing was written to them.
@@ -284,7 +294,8 @@ void LlamaModel::create_context() {
     };
     params.abort_callback_data = this;
     const std::uint64_t before = log_position();
-    HugePages huge_pages(o.huge_pages);
+    // A step reads all weights. Where they are few, pages do not matter.
+    HugePages huge_pages(o.huge_pages && llama_model_size(model()) >= HugePages::kLeast);
     try {
         const AssertionGuard guard;
         const OnBuffer on_buffer([&huge_pages] { huge_pages.advise(); });

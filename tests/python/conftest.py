@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import importlib
 import itertools
 import os
+import ssl
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -26,10 +28,15 @@ import colm_cpp as colm
 sys.dont_write_bytecode = False  # the test files are compiled once, too
 
 
+# Every HTTP client reads the certificates of the machine, which takes 40 ms.
+ssl.create_default_context = functools.cache(ssl.create_default_context)  # type: ignore[assignment]
+
+
 def pytest_collection_finish() -> None:
     """Tests and modules stay to the end: no collection of garbage needs to go through them again."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 Options: TypeAlias = Mapping[str, Any]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, TypeVar
@@ -32,13 +33,17 @@ class Server:
 
     Attributes:
         handler: what answers its requests.
+        tls: its certificate, for https; None: http.
     """
 
     handler: type[Handler]
+    tls: ssl.SSLContext | None = None
 
     def open(self, port: int = 0) -> None:
         """``port`` 0: a free one."""
         self._http = ThreadingHTTPServer(("127.0.0.1", port), type("Bound", (self.handler,), {"owner": self}))
+        if self.tls is not None:
+            self._http.socket = self.tls.wrap_socket(self._http.socket, server_side=True)
         self._http.daemon_threads = True
         self._http.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients leave in the middle
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+import ssl
+import subprocess
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -77,6 +81,31 @@ def test_tls_is_verified(make: Any, far: FarServer) -> None:
     with pytest.raises(colm.errors.RemoteUnreachable):
         make(url=far.url.replace("http", "https"))
     assert len(far.paths) == before
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="there is no openssl to make a certificate")
+def test_only_a_certificate_that_the_machine_knows(
+    make: Any, tiny_model: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    names = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    kind = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1"]
+    subprocess.run(
+        ["openssl", "req", *kind, *names, "-keyout", key, "-out", certificate], check=True, capture_output=True
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+
+    class Encrypted(FarServer):
+        tls = context
+
+    with Encrypted(tiny_model(**ASSISTANT)) as server:
+        url = server.url.replace("http", "https")
+        with pytest.raises(colm.errors.RemoteUnreachable, match="certificate"):
+            make(url=url)
+        assert server.paths == []
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        assert len(make(url=url).generate(PROMPT, **TEXT).tokens) == 12
 
 
 # -- in a text ---------------------------------------------------------------------------------------------------
