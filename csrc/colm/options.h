@@ -63,6 +63,7 @@ using LogitBias = std::vector<std::pair<Token, float>>;
 #define COLM_SAMPLING_OPTIONS(OPTION)                     \
     OPTION(float, temperature, 0.8f, from(0))             \
     OPTION(int, top_k, 40, any_number)                    \
+    OPTION(float, top_n_sigma, 0.0f, from(0))             \
     OPTION(float, top_p, 0.95f, from(0, 1))               \
     OPTION(float, min_p, 0.05f, from(0, 1))               \
     OPTION(float, typical_p, 1.0f, above(0, 1))           \

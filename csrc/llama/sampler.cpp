@@ -52,13 +52,14 @@ LlamaSampler::LlamaSampler(const SamplingOptions& o, const llama_vocab* vocab, s
             bias.push_back({token, value});
             biased_.push_back(token);
         }
-        add(llama_sampler_init_logit_bias(llama_vocab_n_tokens(vocab), static_cast<std::int32_t>(bias.size()),
-                                          bias.data()));
+        add(adjustments_, llama_sampler_init_logit_bias(llama_vocab_n_tokens(vocab),
+                                                        static_cast<std::int32_t>(bias.size()), bias.data()));
     }
     if (o.penalty_last_n > 0 &&
         (o.repeat_penalty != 1.0f || o.frequency_penalty != 0.0f || o.presence_penalty != 0.0f)) {
         n_recent_ = static_cast<std::size_t>(o.penalty_last_n);
-        add(llama_sampler_init_penalties(llama_vocab_n_tokens(vocab), o.penalty_last_n, o.repeat_penalty,
+        add(adjustments_,
+            llama_sampler_init_penalties(llama_vocab_n_tokens(vocab), o.penalty_last_n, o.repeat_penalty,
                                          o.frequency_penalty, o.presence_penalty));
     }
     if (!o.grammar.empty()) {
@@ -71,8 +72,8 @@ LlamaSampler::LlamaSampler(const SamplingOptions& o, const llama_vocab* vocab, s
         llama_sampler_chain_add(choice_.get(), llama_sampler_init_greedy());
         return;
     }
-    // top-k is the first: choose() leaves out what it would drop before the chain sees it. A sampler that has
-    // to see all candidates is added here, before it, and sets few_ to 0 where it is on.
+    if (o.top_n_sigma > 0.0f) add(first_, llama_sampler_init_top_n_sigma(o.top_n_sigma));
+    // top-k is the first here: choose() leaves out what it would drop before the chain sees it.
     for (llama_sampler* sampler :
          {llama_sampler_init_top_k(o.top_k), llama_sampler_init_typical(o.typical_p, 1),
           llama_sampler_init_top_p(o.top_p, 1), llama_sampler_init_min_p(o.min_p, 1)})
@@ -84,9 +85,9 @@ std::unique_ptr<Sampler> LlamaSampler::snapshot() const {
     return std::unique_ptr<Sampler>(new LlamaSampler(*this));
 }
 
-void LlamaSampler::add(llama_sampler* sampler) {
-    if (!adjustments_) adjustments_.reset(new_chain());
-    llama_sampler_chain_add(adjustments_.get(), sampler);
+void LlamaSampler::add(Chain& chain, llama_sampler* sampler) {
+    if (!chain) chain.reset(new_chain());
+    llama_sampler_chain_add(chain.get(), sampler);
 }
 
 // The place of the candidate with the largest noisy logit. In float, a small temperature would make every
@@ -148,7 +149,7 @@ void LlamaSampler::write_down(View<const float> logits, std::size_t n) {
 void LlamaSampler::apply(llama_sampler& sampler) {
     llama_token_data_array array{candidates_.data(), candidates_.size(), -1, false};
     llama_sampler_apply(&sampler, &array);
-    // What bans ruled out must be gone before the chain divides by sums of probabilities.
+    // What was ruled out must be gone before the chain divides by sums of probabilities.
     const auto impossible = [](const llama_token_data& c) {
         return c.logit == kMinusInfinity || std::isnan(c.logit);
     };
@@ -170,7 +171,7 @@ Token LlamaSampler::choose(View<const float> logits, const Distribution& distrib
 
     // What the chain keeps of all candidates: one, or what a small top-k does. It is found without sorting a
     // vocabulary, and without asking the grammar about all of it, which takes as long as a small model does.
-    const std::size_t needed = greedy_ ? 1 : few_;
+    const std::size_t needed = greedy_ ? 1 : first_ ? 0 : few_;
     if (grammar_) grammar_->begin_step();
     if (needed > 0) {
         write_down(logits, grammar_ ? static_cast<std::size_t>(kFew) : needed);
@@ -181,6 +182,7 @@ Token LlamaSampler::choose(View<const float> logits, const Distribution& distrib
         ask_grammar();
     }
     if (candidates_.empty()) return kNoToken;
+    if (first_) apply(*first_);
     llama_token_data_array array{candidates_.data(), candidates_.size(), -1, false};
     llama_sampler_apply(choice_.get(), &array);
     if (!greedy_ && array.size > 0) array.selected = static_cast<std::int64_t>(draw(array, position));

@@ -19,8 +19,8 @@
 namespace colm::llama {
 
 // The order is that of llama_cpp.Llama: logit bias, penalties, grammar; then greedy at temperature 0, else
-// top-k, typical, top-p, min-p, temperature and the random draw. Penalties see the generated tokens only, as
-// there.
+// top-n-sigma, top-k, typical, top-p, min-p, temperature and the random draw. Penalties see the generated
+// tokens only, as there.
 //
 // The draw adds Gumbel noise to the logits and takes the largest (Gumbel-max): noise that is a function of
 // seed, position and token alone, so that two models with nearly the same distribution draw the same token,
@@ -57,7 +57,7 @@ class LlamaSampler final : public Sampler {
     };
 
     LlamaSampler(const LlamaSampler& other) = default;
-    void add(llama_sampler* sampler);
+    static void add(Chain& chain, llama_sampler* sampler);
     void write_down(View<const float> logits);
     void write_down(View<const float> logits, std::size_t n);
     void apply(llama_sampler& sampler);
@@ -76,6 +76,7 @@ class LlamaSampler final : public Sampler {
     std::shared_ptr<const TokenTexts> texts_;
     std::optional<GrammarMatcher> grammar_;
     bool names_tokens_ = false;
+    Chain first_;  // rules candidates out, and has to see all of them; null where nothing does
     Chain choice_;
     Room candidates_;
 };

@@ -149,6 +149,11 @@ CHAT = [
         {**WARM, "top_k": 3, "min_p": 0.0, "typical_p": 0.9},
     ),
     Field(
+        "colm.top_n_sigma",
+        {**WARM, **own(top_n_sigma=0.5, min_p=0.0)},
+        {**WARM, "top_n_sigma": 0.5, "min_p": 0.0},
+    ),
+    Field(
         "colm.grammar",
         {**GREEDY, **own(grammar='root ::= "yes" | "no"')},
         {**GREEDY, "grammar": 'root ::= "yes" | "no"'},
@@ -216,6 +221,7 @@ CHAT_ERRORS: list[tuple[dict[str, Any], int, str | None]] = [
     ({"extra_body": {"min_p": 0.1}}, 400, "min_p"),
     ({"extra_body": {"colm": {"thresold": 0.1}}}, 400, "colm"),
     ({"extra_body": {"colm": {"threshold": 3}}}, 400, "colm.threshold"),
+    ({"extra_body": {"colm": {"top_n_sigma": -1}}}, 400, "colm.top_n_sigma"),
     ({"extra_body": {"colm": {"threshold": 0.5, "defer_rate": 0.5}}}, 400, "colm.defer_rate"),
     ({"extra_body": {"colm": {"head": "/etc/passwd"}}}, 400, "colm.head"),
     ({"extra_body": {"colm": {"temperature": 1}}}, 400, "colm.temperature"),

@@ -72,6 +72,7 @@ class WritingOptionsDict(TypedDict, total=False):
     max_tokens: int | None
     temperature: float
     top_k: int
+    top_n_sigma: float
     top_p: float
     min_p: float
     typical_p: float
@@ -197,6 +198,13 @@ class GenerationOptions:
         0.8, Real(0.0), "Sampling temperature; 0 is greedy. For answers to messages the default is 0.2."
     )
     top_k: int = option(40, Whole(-(2**31)), "Keep the k likeliest tokens; 0 or less is off.")
+    top_n_sigma: float = option(
+        0.0,
+        Real(0.0),
+        "Drop tokens whose logit is more than this many standard deviations below the largest logit; 0 is off.",
+        "The deviation is that of all logits, before ``top_k``. The temperature does not change what is dropped (Tang "
+        "et al., arXiv 2411.07641).",
+    )
     top_p: float = option(0.95, Real(0.0, 1.0), "Nucleus sampling; 1 is off.")
     min_p: float = option(
         0.05, Real(0.0, 1.0), "Drop tokens whose probability is below this share of the top probability; 0 is off."
