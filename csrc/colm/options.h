@@ -55,7 +55,7 @@ inline constexpr Names<Strategy, 5> kStrategies{{"defer", "compose", "contrastiv
 using LogitBias = std::vector<std::pair<Token, float>>;
 
 // Names, meaning and defaults are those of llama_cpp.Llama.
-// temperature: 0 is greedy. top_k: 0 or less is off.
+// temperature: 0 is greedy. top_k: 0 or less is off. top_n_sigma is llama.cpp's; 0 is off.
 // penalty_last_n: the penalties look at this many of the last generated tokens.
 // seed: llama.cpp takes the largest for "draw one".
 // logit_bias: (token, what is added to its logit); -infinity bans the token.

@@ -50,6 +50,8 @@ def own(**options: Any) -> dict[str, Any]:
 GREEDY: dict[str, Any] = {"temperature": 0}
 WARM: dict[str, Any] = {"temperature": 1.5, "seed": 7}
 SHORT: dict[str, Any] = {"max_tokens": 12}
+# The demo is so sure that at usual temperatures no sampler of the chain changes its answer.
+HOT: dict[str, Any] = {"temperature": 20, "top_p": 1.0, "seed": 7, **SHORT}
 SCHEMA = {
     "type": "object",
     "properties": {"eggs": {"enum": [448, 449]}, "sure": {"type": "boolean"}},
@@ -143,15 +145,13 @@ CHAT = [
     Field("colm.lookahead", {**GREEDY, **own(lookahead=4)}, GREEDY, looks_ahead),
     Field("colm.hold", {**GREEDY, **own(hold=3)}, {**GREEDY, "hold": 3}),
     Field("colm.head", {**GREEDY, **own(head="entropy")}, {**GREEDY, "head": "entropy"}),
-    Field(
-        "colm sampling",
-        {**WARM, **own(top_k=3, min_p=0.0, typical_p=0.9)},
-        {**WARM, "top_k": 3, "min_p": 0.0, "typical_p": 0.9},
-    ),
-    Field(
-        "colm.top_n_sigma",
-        {**WARM, **own(top_n_sigma=0.5, min_p=0.0)},
-        {**WARM, "top_n_sigma": 0.5, "min_p": 0.0},
+    *(
+        Field(f"colm.{', '.join(options)}", {**HOT, **own(**options)}, {**HOT, **options})
+        for options in (
+            {"top_k": 3, "min_p": 0.0},
+            {"top_k": 0, "min_p": 0.0, "typical_p": 0.9},
+            {"top_k": 0, "min_p": 0.0, "top_n_sigma": 2.0},
+        )
     ),
     Field(
         "colm.grammar",
