@@ -98,7 +98,10 @@ class GenerationOptionsDict(WritingOptionsDict, total=False):
 @documented
 @dataclass(frozen=True, kw_only=True)
 class GenerationOptions:
-    """How one text is written. Sampling options have the names and defaults of ``llama_cpp.Llama``."""
+    """How one text is written.
+
+    Sampling options have the names and defaults of ``llama_cpp.Llama``, which lacks ``top_n_sigma``.
+    """
 
     head: str | os.PathLike[str] | Head | None = option(
         None, Own("as for load()"), "The deferral head for this text. None: the pair's."
