@@ -133,9 +133,10 @@ class _Handler(loopback.Handler):
         if self.path == "/tokenize":
             return self.answer(self.owner.tokenize(body))
         self.owner.requests.append(body)
+        fault = self.owner.fault  # a test whose client has left in the delay may be over after it
         time.sleep(self.owner.delay)
-        if self.owner.fault is not None:
-            return self.owner.fault(self)
+        if fault is not None:
+            return fault(self)
         return self.answer(self.owner.complete(body))
 
     def _note(self) -> None:
