@@ -13,11 +13,24 @@ constexpr std::size_t kInside = std::numeric_limits<std::size_t>::max();
 
 bool is_space(char c) { return c == ' ' || c == '\n' || c == '\t' || c == '\r'; }
 
+bool begins_space(const std::string& text, std::size_t at) {
+    return at > 0 && at < text.size() && is_space(text[at]) && !is_space(text[at - 1]);
+}
+
 bool begins_character(const std::string& text, std::size_t at) {
     return at == text.size() || (static_cast<unsigned char>(text[at]) & 0xC0U) != 0x80U;
 }
 
 }  // namespace
+
+void WordEnds::add_piece(const std::string& piece) {
+    for (std::size_t at = 1; at < piece.size(); ++at)
+        if (begins_space(piece, at)) joined_.emplace(piece[at - 1], piece[at]);
+}
+
+bool WordEnds::ends(const std::string& text, std::size_t at) const {
+    return begins_space(text, at) && joined_.count({text[at - 1], text[at]}) == 0;
+}
 
 SharedText::SharedText(std::vector<Reader> readers) {
     for (Reader& reader : readers) {
@@ -44,16 +57,15 @@ std::size_t SharedText::begin_of(const Known& known, std::size_t token) {
     return token == 0 ? 0 : known.ends[token - 1];
 }
 
-// Up to where the last word begins: no token spans the end of a word and the space behind it, so what comes
-// before is encoded alike whatever follows. Also up to a token without bytes, which no text gives back.
+// Up to where the last word ends: no token reaches over that place, so what comes before is encoded alike
+// whatever follows. Also up to a token without bytes, which no text gives back.
 std::size_t SharedText::n_kept(const Known& known, const std::string& text) {
     const std::size_t n = known.ends.size();
     for (std::size_t i = n; i > 0; --i) {
         const std::size_t at = begin_of(known, i);
         if (at == kInside) continue;
         const bool silent = begin_of(known, i - 1) == at;
-        const bool word = at > 0 && at < text.size() && is_space(text[at]) && !is_space(text[at - 1]);
-        if (silent || word || n - i >= kMostEncoded) return i;
+        if (silent || known.tokenizer->word_ends().ends(text, at) || n - i >= kMostEncoded) return i;
     }
     return 0;
 }

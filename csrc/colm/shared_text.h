@@ -5,12 +5,25 @@
 #include <cstddef>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "colm/types.h"
 
 namespace colm {
+
+// Where the words of a text end for a vocabulary: at white space behind something that is none, unless one of
+// its tokens has these two bytes one behind the other (".\n"). So no token reaches over the end of a word.
+class WordEnds {
+  public:
+    void add_piece(const std::string& piece);
+    bool ends(const std::string& text, std::size_t at) const;
+
+  private:
+    std::set<std::pair<char, char>> joined_;
+};
 
 class Tokenizer {
   public:
@@ -21,6 +34,7 @@ class Tokenizer {
     // The tokens of UTF-8 from the middle of a text: nothing is put around it, and no control token is
     // recognised in it. Throws TokenizeError where the vocabulary cannot write it.
     virtual std::vector<Token> encode(const std::string& text) const = 0;
+    virtual const WordEnds& word_ends() const = 0;
 };
 
 class SharedText {

@@ -18,6 +18,8 @@ const std::string kBefore = "\x01";
 class LlamaTokenizer final : public Tokenizer {
   public:
     explicit LlamaTokenizer(const LlamaModel& model) : vocab_(model.vocab()) {
+        for (Token token = 0; token < llama_vocab_n_tokens(vocab_); ++token)
+            word_ends_.add_piece(piece(token));
         if (!model.vocabulary().space_prefix) return;
         try {
             before_ = tokenize(vocab_, kBefore, false, false);
@@ -39,8 +41,11 @@ class LlamaTokenizer final : public Tokenizer {
         return tokens;
     }
 
+    const WordEnds& word_ends() const override { return word_ends_; }
+
   private:
     const llama_vocab* vocab_;
+    WordEnds word_ends_;
     std::vector<Token> before_;
 };
 

@@ -17,7 +17,9 @@ namespace {
 // The longest of its texts that fits, from left to right; other bytes are tokens of their own, from 1000 on.
 class Greedy final : public colm::Tokenizer {
   public:
-    explicit Greedy(std::vector<std::string> texts) : texts_(std::move(texts)) {}
+    explicit Greedy(std::vector<std::string> texts) : texts_(std::move(texts)) {
+        for (const std::string& text : texts_) word_ends_.add_piece(text);
+    }
 
     std::string piece(Token token) const override {
         if (token >= 1000) return std::string(1, static_cast<char>(token - 1000));
@@ -38,10 +40,13 @@ class Greedy final : public colm::Tokenizer {
         return tokens;
     }
 
+    const colm::WordEnds& word_ends() const override { return word_ends_; }
+
     mutable std::size_t longest = 0;  // text that was encoded
 
   private:
     std::vector<std::string> texts_;
+    colm::WordEnds word_ends_;
 };
 
 constexpr ExpertId kFirst = 0, kSecond = 1;
@@ -84,6 +89,22 @@ TEST_CASE("shared text: others encode the last word again, and what they had rea
     w.text.add(3, kFirst);
     REQUIRE_EQ(w.written(kSecond), (Tokens{1, 5, 2, 3, 1000 + ' ', 1000 + 'w', 1000 + 'o', 1000 + 'r'}));
     REQUIRE_EQ(w.text.longest(), 10);
+}
+
+TEST_CASE("shared text: no word ends where a token of the reader has the white space, too") {
+    const auto first = std::make_shared<Greedy>(std::vector<std::string>{".", "\n", "a", " b"});
+    const auto second = std::make_shared<Greedy>(std::vector<std::string>{"a", ".", ".\n", "\n", " b"});
+    SharedText text({{first, {}}, {second, {}}});
+    text.add(2, kFirst);
+    REQUIRE(text.may_take_over(kSecond, 1));  // "a|\n": no token has both
+    text.add(0, kFirst);
+    REQUIRE_EQ(text.tokens(kSecond), (Tokens{0, 1}));
+    REQUIRE(!text.may_take_over(kSecond, 1));  // ".|\n"
+    REQUIRE(text.may_take_over(kSecond, 3));
+    text.add(1, kFirst);
+    REQUIRE_EQ(text.tokens(kSecond), (Tokens{0, 2}));
+    text.add(3, kFirst);
+    REQUIRE_EQ(text.tokens(kSecond), (Tokens{0, 2, 4}));
 }
 
 TEST_CASE("shared text: a text is handed over where the writer's next token begins a token of the other") {

@@ -227,3 +227,20 @@ def test_a_server_that_takes_a_request_piece_by_piece() -> None:
             assert time.monotonic() - begin < 10
         ended.set()
     taker.join(20)
+
+
+def test_closed_while_a_connection_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """close() cannot shut what is not there yet; the call ends all the same, and does not wait for its timeout."""
+    make = socket.create_connection
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        http = Http(f"http://127.0.0.1:{silent.getsockname()[1]}", key=None, timeout=20, retries=2)
+
+        def connect_late(*args: Any, **options: Any) -> socket.socket:
+            http.close()
+            return make(*args, **options)
+
+        monkeypatch.setattr(socket, "create_connection", connect_late)
+        begin = time.monotonic()
+        with pytest.raises(RemoteUnreachable, match="the connection was closed"):
+            http.get("/")
+    assert time.monotonic() - begin < 15

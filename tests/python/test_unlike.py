@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,20 @@ def test_a_grammar_constrains_both(unlike: colm.Pair) -> None:
     )
     assert set(json.loads(made.text)) == {"a"}
     assert {token.source for token in made.tokens} == {"base", "assistant"}
+
+
+def test_no_hand_over_inside_a_full_stop_and_its_line_break(tiny_model: TinyModels) -> None:
+    """The assistant has one token for both, which it never saw as two."""
+    lines = tm.Vocab.spm(n_merges=100, tail=((".\n", tm.NORMAL),))
+    files = tiny_model(**BASE), tiny_model(seed=62, vocab=lines)
+    with colm.load(*files, "random", **TINY_LOAD) as pair:
+        text = pair.generate(
+            "a", threshold=0.5, max_tokens=-1, seed=9, temperature=0.0, grammar='root ::= ([a-z] "." "\\n"){30}'
+        )
+    assert text.text.count(".\n") == 30
+    behind = [(one.source, two.source) for one, two in pairwise(text.tokens) if (one.text, two.text) == (".", "\n")]
+    assert behind.count(("base", "base")) > 5
+    assert ("base", "assistant") not in behind
 
 
 def test_penalties_see_what_both_wrote(tiny_model: TinyModels) -> None:

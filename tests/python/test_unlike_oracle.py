@@ -95,6 +95,9 @@ class Worlds:
         self.files = {kind: models(**options_of(kind, 40 + i)) for i, kind in enumerate(KINDS)}
         self.files["qwen2-b"] = models(**options_of("qwen2", 50))
         self.vocabs = {**VOCABS, "qwen2-b": VOCABS["qwen2"]}
+        # One with a token of a full stop and a line break, as some vocabularies have thousands.
+        self.vocabs["lines"] = tm.Vocab.spm(n_merges=100, tail=((".\n", tm.NORMAL),))
+        self.files["lines"] = models(arch="llama", seed=51, vocab=self.vocabs["lines"])
         for kind in TWINS:
             self.vocabs[f"{kind}-twin"], self.files[f"{kind}-twin"] = twin_of(kind, models)
         self.models = {kind: o.OracleModel(file, n_ctx=192, exact=True) for kind, file in self.files.items()}
@@ -282,10 +285,10 @@ def test_cases_cover_what_they_should(worlds: Worlds) -> None:
 def test_a_word_is_encoded_as_in_the_whole_text(worlds: Worlds) -> None:
     """Whatever writes a text token by token, the others' tokens are those of the whole text."""
     for kind in KINDS:
-        writer, *others = worlds.readers((kind, *(k for k in KINDS if k != kind)), "x")
+        writer, *others = worlds.readers((kind, *(k for k in KINDS if k != kind), "lines"), "x")
         others = [replace(reader) for reader in others]
         shared = uo.Shared([writer, *others])
-        text = "def run(self, value): return the other\n  quick brown fox, über 日本 2024\n\n and again"
+        text = "def run(self, value): return the other\n  quick brown fox, über 日本 2024\n\n and it ends here.\n And again .\n\n"
         for token in writer.encode(text.encode()):
             shared.add(token, 0)
         for reader in others:

@@ -95,9 +95,15 @@ class Reader:
                 continue
             silent = begins[i - 1] == at
             word = 0 < at < len(text) and text[at] in SPACE and text[at - 1] not in SPACE
-            if silent or word or len(self.tokens) - i >= MOST_ENCODED:
+            if silent or (word and text[at - 1 : at + 1] not in self._joined) or len(self.tokens) - i >= MOST_ENCODED:
                 return i
         return 0
+
+    @cached_property
+    def _joined(self) -> set[bytes]:
+        """Two bytes that stand one behind the other in a token."""
+        pieces = (self.piece(i) for i in range(len(self.vocab.tokens)))
+        return {piece[at : at + 2] for piece in pieces for at in range(len(piece) - 1)}
 
     def read(self, text: bytes) -> None:
         """The tail of `text` once more."""

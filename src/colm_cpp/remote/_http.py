@@ -198,6 +198,8 @@ class Http:
         read, write = stream.read, stream.write
 
         def left(kind: type[Exception]) -> float:
+            if self._closed.is_set():  # a connection that was being made when close() shut the others
+                raise self._httpx.ReadError("the connection was closed")
             seconds: float = self._of_thread.deadline - time.monotonic()
             if seconds <= 0:
                 raise kind("the time is over")
