@@ -23,11 +23,15 @@ from ..errors import (
 )
 from ..extras import require
 
-__all__ = ["KEY_VARIABLE", "MOST_BYTES", "Http", "invalid", "shown_url"]
+__all__ = ["KEY_VARIABLE", "MOST_BYTES", "OTHER_KIND", "Http", "invalid", "shown_url"]
 
 KEY_VARIABLE = "COLM_REMOTE_KEY"
 # An answer with thousands of tokens in each of 16 distributions has some megabytes.
 MOST_BYTES = 64 * 2**20
+OTHER_KIND = (
+    "is it the kind of server that the URL says? http:// is a llama-server, colm+http:// a colm serve, openai+http:// a "
+    "vLLM, sglang+http:// an SGLang"
+)
 _MOST_OF_ERROR = 4096
 _WRITTEN = 2**14  # bytes at a time
 _AGAIN = (429, 502, 503, 504)
@@ -234,9 +238,7 @@ class Http:
             if status in (401, 403):
                 advice = f"the key is missing, wrong or expired; set {KEY_VARIABLE}"
             elif status == 404:
-                advice = (
-                    "is it the kind of server that the URL says? http:// is a llama-server, colm+http:// a colm serve"
-                )
+                advice = OTHER_KIND
         error = self._error(RemoteRefused, reason, advice)
         error.status = status
         return error
