@@ -92,8 +92,9 @@ class Http:
             headers={"Accept-Encoding": "identity", **({"Authorization": f"Bearer {key}"} if key else {})},
             limits=self._httpx.Limits(max_connections=None, max_keepalive_connections=256),
         )
-        # A pair that nobody closed leaves no open connections behind.
-        weakref.finalize(self, self._client.close)
+        # A pair that nobody closed leaves no open connections behind. At the end of the process close() is called:
+        # a socket that is closed first cannot be shut any more, and who reads it would wait for its timeout.
+        weakref.finalize(self, self._client.close).atexit = False
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self._streams: weakref.WeakSet[Any] = weakref.WeakSet()  # of connections; a WeakSet may not grow while listed
