@@ -98,7 +98,7 @@ TEST_CASE("remote_calls: texts that draft on, come and go are what each is alone
     reference::Random random(7);
     Seen seen;
     std::size_t n_together = 0, n_meanwhile = 0;
-    for (std::uint32_t round = 0; round < 120; ++round) {
+    for (std::uint32_t round = 0; round < reference::rounds(120); ++round) {
         Models models;
         models.assistant = nearly(models.base, round, kVocab, random.between(0.0, 1.0));
         Limits limits;
@@ -109,11 +109,11 @@ TEST_CASE("remote_calls: texts that draft on, come and go are what each is alone
         n_together += w.calls->most_counts > 1 ? 1 : 0;
         n_meanwhile += w.calls->most_decodes > 1 ? 1 : 0;
     }
-    REQUIRE(seen.n_drafted > 500);
-    REQUIRE(seen.n_rejected > 100);
-    REQUIRE(seen.reasons[colm::FinishReason::cancelled] > 20);
-    REQUIRE(n_together > 30);
-    REQUIRE(n_meanwhile > 30);
+    REQUIRE(seen.n_drafted > reference::rounds(500));
+    REQUIRE(seen.n_rejected > reference::rounds(100));
+    REQUIRE(seen.reasons[colm::FinishReason::cancelled] > reference::rounds(20));
+    REQUIRE(n_together > reference::rounds(30));
+    REQUIRE(n_meanwhile > reference::rounds(30));
 }
 
 TEST_CASE("remote_calls: drawn texts and forbidden ids, with whole distributions") {
