@@ -13,6 +13,8 @@ namespace {
 
 constexpr std::uint32_t kNowhere = GrammarAutomaton::kNowhere;
 constexpr std::uint32_t kAscii = GrammarAutomaton::kAscii;
+// Of a character with so many bytes.
+constexpr std::array<char32_t, 5> kLeast{0, 0, 0x80, 0x800, 0x10000};
 
 }  // namespace
 
@@ -42,17 +44,16 @@ std::uint32_t GrammarMatcher::read(std::uint32_t state, Partial& partial, std::s
         if ((c & 0xC0) != 0x80) return kNowhere;
         partial.value = partial.value << 6 | (c & 0x3FU);
         if (--partial.n_left > 0) continue;
-        constexpr std::array<char32_t, 5> kLeast{0, 0, 0x80, 0x800, 0x10000};
         if (partial.value < kLeast[partial.length] || partial.value > 0x10FFFF) return kNowhere;
         state = automaton_->after(state, partial.value);
         if (state == kNowhere) return state;
     }
     if (partial.n_left == 0) return state;
     const unsigned shift = 6U * partial.n_left;
-    const char32_t low = partial.value << shift;
-    const char32_t high = low | ((char32_t{1} << shift) - 1);
-    constexpr std::array<char32_t, 5> kLeast{0, 0, 0x80, 0x800, 0x10000};
-    return automaton_->meets(state, std::max(low, kLeast[partial.length]), high) ? state : kNowhere;
+    const char32_t first = partial.value << shift;
+    const char32_t low = std::max(first, kLeast[partial.length]);
+    const char32_t high = first | ((char32_t{1} << shift) - 1);
+    return low <= high && automaton_->meets(state, low, high) ? state : kNowhere;
 }
 
 bool GrammarMatcher::allows(Token token, std::string_view bytes) {

@@ -116,10 +116,13 @@ double ratio(const Machine& machine, const Models& models, double rate, std::siz
 
 TEST_CASE("auto_lookahead: is never much slower than none") {
     std::string worse;
+    std::size_t n = 0;
     for (const Machine& machine : kMachines)
         for (const double agreement : {-1.0, 0.0, 0.6, 0.9})
             for (const double rate : {0.03, 0.09, 0.5})
                 for (const bool spread : {false, true}) {
+                    // By default every seventh: each machine, agreement, rate and kind is still among them.
+                    if (n++ % 7 != 0 && !reference::kAllRounds) continue;
                     // Each number of slots with either kind of log-odds, at one rate or another.
                     const std::size_t n_slots = spread == (rate == 0.09) ? 4 : 1;
                     const Models models = models_of(agreement, 6.0, spread);

@@ -122,7 +122,7 @@ TEST_CASE("experts: a text is what it is alone") {
     Seen seen;
     std::map<colm::Strategy, int> strategies;
     std::size_t n_own = 0;
-    for (std::uint32_t round = 0; round < 400; ++round) {
+    for (std::uint32_t round = 0; round < reference::rounds(400); ++round) {
         const std::size_t n_experts = 1 + round % 3;
         const Models models = random_models(n_experts, round, random);
         World w(models, random_limits(random, 4, 24));
@@ -142,10 +142,10 @@ TEST_CASE("experts: a text is what it is alone") {
                     check);
     }
     seen.require_all();
-    for (ExpertId expert = 0; expert < 4; ++expert) REQUIRE(seen.experts[expert] > 300);
-    for (const auto& [strategy, n] : strategies) REQUIRE(n > 100);
+    for (ExpertId expert = 0; expert < 4; ++expert) REQUIRE(seen.experts[expert] > reference::rounds(300));
+    for (const auto& [strategy, n] : strategies) REQUIRE(n > reference::rounds(100));
     REQUIRE_EQ(strategies.size(), 5U);
-    REQUIRE(n_own > 100);
+    REQUIRE(n_own > reference::rounds(100));
 }
 
 TEST_CASE("experts: each verifies its own draft tokens in one batch") {

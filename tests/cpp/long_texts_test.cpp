@@ -71,10 +71,10 @@ TEST_CASE("long_texts: are what each is alone") {
     std::size_t n_restored = 0;
     std::size_t n_cut = 0;
     std::size_t n_cancelled = 0;
-    for (int round = 0; round < 80; ++round) {
+    for (std::uint32_t round = 0; round < reference::rounds(80); ++round) {
         Models models;
-        models.base = random_function(static_cast<std::uint32_t>(round), kVocab);
-        models.assistant = nearly(models.base, static_cast<std::uint32_t>(round) + 7, kVocab, 0.5);
+        models.base = random_function(round, kVocab);
+        models.assistant = nearly(models.base, round + 7, kVocab, 0.5);
         Limits limits = of(1 + random.below(3), 500, 0);
         limits.base_batch = limits.n_slots + random.below(90);
         limits.assistant_batch = 2 + random.below(90);
@@ -133,10 +133,10 @@ TEST_CASE("long_texts: are what each is alone") {
         for (const std::size_t id : {0, 1})
             REQUIRE(expert(w, id).checkpoint_bytes() <= limits.checkpoint_bytes);
     }
-    REQUIRE(n_back > 50);
-    REQUIRE(n_restored > 5);
-    REQUIRE(n_cut > 10);
-    REQUIRE(n_cancelled > 10);
+    REQUIRE(n_back > reference::rounds(50));
+    REQUIRE(n_restored > reference::rounds(5));
+    REQUIRE(n_cut > reference::rounds(10));
+    REQUIRE(n_cancelled > reference::rounds(10));
 }
 
 TEST_CASE("a long text is read in pieces and the others write between them") {

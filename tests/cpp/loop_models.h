@@ -97,9 +97,9 @@ struct Seen {
         for (const auto reason :
              {colm::FinishReason::eos, colm::FinishReason::stop, colm::FinishReason::length,
               colm::FinishReason::failed, colm::FinishReason::cancelled})
-            REQUIRE(reasons[reason] > 5);
-        REQUIRE(n_drafted > 200);
-        REQUIRE(n_rejected > 50);
+            REQUIRE(reasons[reason] > reference::rounds(5));
+        REQUIRE(n_drafted > reference::rounds(200));
+        REQUIRE(n_rejected > reference::rounds(50));
     }
 };
 

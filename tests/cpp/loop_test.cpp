@@ -15,8 +15,8 @@ using Text = FakeModel::Text;
 TEST_CASE("loop: writes what each text is alone") {
     reference::Random random(11);
     Seen seen;
-    for (int round = 0; round < 400; ++round) {
-        Models models = nearly_alike(static_cast<std::uint32_t>(round), random.between(0.0, 1.0));
+    for (std::uint32_t round = 0; round < reference::rounds(400); ++round) {
+        Models models = nearly_alike(round, random.between(0.0, 1.0));
         models.choices = {kVocab - 1, {3}};
         World w(models, random_limits(random, 5, 12));
         const auto check = [](const Job& job, const Written& got, const Written& alone) {
@@ -34,8 +34,8 @@ TEST_CASE("loop: writes what each text is alone") {
         check_round(w, models, random_jobs(random, 1 + random.below(5)), random, 0.3, seen, check);
     }
     seen.require_all();
-    REQUIRE(seen.experts[kBase] > 1000);
-    REQUIRE(seen.experts[1] > 1000);
+    REQUIRE(seen.experts[kBase] > reference::rounds(1000));
+    REQUIRE(seen.experts[1] > reference::rounds(1000));
 }
 
 // One text is decoded as it was by an engine of its own.

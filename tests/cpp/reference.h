@@ -18,6 +18,15 @@ inline constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 inline constexpr double kInfD = std::numeric_limits<double>::infinity();
 inline constexpr double kNanD = std::numeric_limits<double>::quiet_NaN();
 
+#ifdef COLM_ALL_ROUNDS
+inline constexpr bool kAllRounds = true;
+#else
+inline constexpr bool kAllRounds = false;
+#endif
+
+// How many of `n` random rounds there are, or of what is counted in them: by default a quarter.
+constexpr std::uint32_t rounds(std::uint32_t n) { return kAllRounds ? n : n / 4; }
+
 // The same numbers with every standard library: its distributions are not specified, its engines are.
 class Random {
   public:

@@ -5,6 +5,7 @@
 #include <mutex>
 #include <thread>
 
+#include "colm/stream.h"
 #include "remote_worlds.h"
 
 using colm::kBase;
@@ -98,7 +99,7 @@ TEST_CASE("remote_calls: texts that draft on, come and go are what each is alone
     reference::Random random(7);
     Seen seen;
     std::size_t n_together = 0, n_meanwhile = 0;
-    for (std::uint32_t round = 0; round < 120; ++round) {
+    for (std::uint32_t round = 0; round < reference::rounds(120); ++round) {
         Models models;
         models.assistant = nearly(models.base, round, kVocab, random.between(0.0, 1.0));
         Limits limits;
@@ -109,11 +110,11 @@ TEST_CASE("remote_calls: texts that draft on, come and go are what each is alone
         n_together += w.calls->most_counts > 1 ? 1 : 0;
         n_meanwhile += w.calls->most_decodes > 1 ? 1 : 0;
     }
-    REQUIRE(seen.n_drafted > 500);
-    REQUIRE(seen.n_rejected > 100);
-    REQUIRE(seen.reasons[colm::FinishReason::cancelled] > 20);
-    REQUIRE(n_together > 30);
-    REQUIRE(n_meanwhile > 30);
+    REQUIRE(seen.n_drafted > reference::rounds(500));
+    REQUIRE(seen.n_rejected > reference::rounds(100));
+    REQUIRE(seen.reasons[colm::FinishReason::cancelled] > reference::rounds(20));
+    REQUIRE(n_together > reference::rounds(30));
+    REQUIRE(n_meanwhile > reference::rounds(30));
 }
 
 TEST_CASE("remote_calls: drawn texts and forbidden ids, with whole distributions") {
@@ -336,4 +337,50 @@ TEST_CASE("remote_calls: stop waits for the call under way, and no question is a
     w.run();
     REQUIRE_EQ(w.written.at(0).error, colm::PairClosed().what());
     REQUIRE_EQ(w.calls->n_calls, 1);
+}
+
+TEST_CASE("remote_calls: threads write and leave texts while calls are under way, and then all is stopped") {
+    std::shared_ptr<colm::SharedLoop> shared;  // the world uses its expert to the end
+    FarWorld w{Models()};
+    w.calls->delay = Micros(300);
+    w.calls->n_decodes = nullptr;
+    const std::size_t n_ctx = w.loop->n_ctx();
+    const auto job_of = [](std::size_t i) {
+        const int lookaheads[] = {0, 4, colm::kAutoLookahead};
+        return far_job(static_cast<std::uint32_t>(i % 4), lookaheads[i % 3]);
+    };
+    std::vector<std::vector<Token>> alone;
+    for (std::size_t i = 0; i < 4; ++i)
+        alone.push_back(write_alone(Models(), job_of(i), n_ctx).sequence.tokens);
+    shared = std::make_shared<colm::SharedLoop>(std::move(w.loop));
+
+    std::atomic<std::size_t> n_right{0}, n_stopped{0}, n_wrong{0};
+    std::atomic<bool> stopping{false};
+    const auto write = [&](std::size_t i) {
+        colm::Stream stream(shared, {});
+        const Job job = job_of(i);
+        const auto text = stream.add(make_writing(job, n_ctx), job.lookahead);
+        if (i % 5 == 4) {
+            stream.next();
+            return stream.close();
+        }
+        while (stream.next()) {
+        }
+        if (text->error())
+            ++(stopping ? n_stopped : n_wrong);
+        else
+            ++(text->sequence().tokens == alone[i % 4] ? n_right : n_wrong);
+    };
+    std::vector<std::thread> threads;
+    for (std::size_t thread = 0; thread < 4; ++thread)
+        threads.emplace_back([&, thread] {
+            for (std::size_t i = 0; i < 10; ++i) write(thread + 7 * i);
+            for (std::size_t i = 0; n_stopped == 0 && n_wrong == 0; ++i) write(thread + 7 * i);
+        });
+    while (n_right < 20 && n_wrong == 0) std::this_thread::sleep_for(Micros(200));
+    stopping = true;
+    w.remote->stop();
+    for (std::thread& thread : threads) thread.join();
+    REQUIRE_EQ(n_wrong, 0);
+    REQUIRE(n_stopped > 0);
 }

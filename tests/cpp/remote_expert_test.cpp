@@ -192,19 +192,19 @@ TEST_CASE("remote_expert: texts that draft and come and go are what each is alon
     reference::Random random(5);
     Seen seen;
     std::size_t n_dropped = 0;
-    for (std::uint32_t round = 0; round < 100; ++round) {
+    for (std::uint32_t round = 0; round < reference::rounds(100); ++round) {
         Models models;
         models.assistant = nearly(models.base, round, kVocab, random.between(0.0, 1.0));
         Limits limits;
         limits.n_slots = 1 + random.below(5);
-        // Every tenth expert is so slow that a question is always open when a text is cancelled.
-        RemoteWorld w(models, limits, Delay(round % 10 == 0 ? 5000 : random.below(300)));
+        // Every fifth expert is so slow that a question is always open when a text is cancelled.
+        RemoteWorld w(models, limits, Delay(round % 5 == 0 ? 5000 : random.below(300)));
         check_round(w, models, far_jobs(random), random, 0.5, seen, check_far);
         n_dropped += w.remote->n_dropped;
     }
-    REQUIRE(seen.n_drafted > 500);
-    REQUIRE(seen.n_rejected > 100);
-    REQUIRE(seen.reasons[colm::FinishReason::cancelled] > 20);
+    REQUIRE(seen.n_drafted > reference::rounds(500));
+    REQUIRE(seen.n_rejected > reference::rounds(100));
+    REQUIRE(seen.reasons[colm::FinishReason::cancelled] > reference::rounds(20));
     REQUIRE(n_dropped > 0);
 }
 

@@ -69,6 +69,7 @@ def named(tmp_path_factory: pytest.TempPathFactory) -> dict[str, arch.Model]:
     return arch.models(tmp_path_factory.mktemp("shapes"), sorted(names))
 
 
+@pytest.mark.slow
 def test_what_ended_the_process_is_refused(named: dict[str, arch.Model], tmp_path: Path) -> None:
     cases = [sweep.Case(name, f"{named[name].arch}.{key}", new) for name, key, new in NAMED]
     outcome = sweep.run(named, cases, tmp_path, n_parts=1)
@@ -76,6 +77,7 @@ def test_what_ended_the_process_is_refused(named: dict[str, arch.Model], tmp_pat
     assert [cases[i] for i in outcome.written] == []
 
 
+@pytest.mark.slow
 def test_weights_that_the_converter_leaves_in_16_and_8_bits(named: dict[str, arch.Model], tmp_path: Path) -> None:
     cases = [
         sweep.Case(name, tensor=tensor, kind=kind, shape=shape)
@@ -91,6 +93,7 @@ def test_weights_that_the_converter_leaves_in_16_and_8_bits(named: dict[str, arc
     assert [cases[i] for i in outcome.refused] == []
 
 
+@pytest.mark.slow
 def test_weights_that_llama_cpp_takes_in_float32_only(named: dict[str, arch.Model], tmp_path: Path) -> None:
     cases = [
         sweep.Case(name, tensor=tensor, kind=kind, shape=named[name].tensors[tensor][0])

@@ -96,10 +96,8 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(endless: list[str]) -> None
         assert terminal.end() == 0
 
 
-@pytest.mark.parametrize(
-    "writes",
-    [pytest.param(True, id="while writing"), pytest.param(False, id="at the prompt", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow  # test_chat_stopping.py has one without a terminal
+@pytest.mark.parametrize("writes", [pytest.param(True, id="while writing"), pytest.param(False, id="at the prompt")])
 def test_a_signal_ends_the_program(endless: list[str], writes: bool) -> None:
     with Terminal(*endless) as terminal:
         terminal.wait_for("pair>")

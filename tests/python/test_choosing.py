@@ -35,8 +35,9 @@ import colm_cpp as colm
 # -- which tokens may be chosen -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("strategy", ["defer", "compose", "contrastive"])
-@pytest.mark.parametrize("known", ["by the base", "by both"])
+@pytest.mark.parametrize(
+    ("known", "strategy"), each_once(["by the base", "by both"], ["defer", "compose", "contrastive"])
+)
 def test_tails_and_the_heads_token_never_appear(shared_pairs: SharedPairs, known: str, strategy: str) -> None:
     likely = {"row_scale": {D: 6.0}}
     base = {**ENDLESS_BASE, **likely}
@@ -213,8 +214,13 @@ class Reference:
             pytest.param(options, marks=pytest.mark.slow)
             for options in ({"repeat_penalty": 1.6}, {"presence_penalty": 1.2}, {"frequency_penalty": 0.7})
         ),
-        {"repeat_penalty": 0.8, "frequency_penalty": -0.3, "presence_penalty": 0.4},
-        pytest.param({"logit_bias": {32: 6.0, 101: 4.0, 105: float("-inf"), 116: -20.0}}, marks=pytest.mark.slow),
+        *(
+            pytest.param(options, marks=pytest.mark.slow)
+            for options in (
+                {"repeat_penalty": 0.8, "frequency_penalty": -0.3, "presence_penalty": 0.4},
+                {"logit_bias": {32: 6.0, 101: 4.0, 105: float("-inf"), 116: -20.0}},
+            )
+        ),
         {"repeat_penalty": 1.3, "logit_bias": {32: 8.0, 259: 5.0}},
     ],
     ids=str,

@@ -256,7 +256,13 @@ def peak_mib() -> float:
 # --- marks that cannot be ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(ProgressMark)])
+@pytest.mark.parametrize(
+    "field",
+    [
+        pytest.param(field.name, marks=() if field.name in ("complete", "n_texts") else pytest.mark.slow)
+        for field in dataclasses.fields(ProgressMark)
+    ],
+)
 def test_no_value_of_progress_json_cuts_off_what_is_there(field: str, work: Work, tmp_path: Path) -> None:
     for number, value in enumerate(HOSTILE):
         folder = tmp_path / str(number)

@@ -36,7 +36,7 @@ def slow(*case: str) -> Any:
         slow("hi --base a.gguf", ">> a.gguf", "a.gguf"),
         ("hi --base none.gguf --trace /dev/fd/3", "3< a.gguf", "descriptor 3 is open for reading only"),
         slow("hi --base none.gguf --trace /dev/fd/77", "", "descriptor 77 is not open"),
-        ("--batch p.jsonl --base none.gguf --out /dev/fd/3", "3<> p.jsonl", "p.jsonl"),
+        slow("--batch p.jsonl --base none.gguf --out /dev/fd/3", "3<> p.jsonl", "p.jsonl"),
         slow("--batch p.jsonl --base none.gguf --out /proc/self/fd/3", "3>> p.jsonl", "p.jsonl"),
         slow("--batch p.jsonl --base none.gguf --out /dev/stdout", ">> p.jsonl", "p.jsonl"),
         slow("--batch p.jsonl --base none.gguf --out /dev/fd/1", ">> p.jsonl", "p.jsonl"),

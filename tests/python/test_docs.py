@@ -123,7 +123,11 @@ def test_commands_run(page: str, tmp_path: Path) -> None:
 PYTHON = [block for block in ALL if block.language == "python" and not block.needs and block.page not in OWN_TESTS]
 
 
-@pytest.mark.parametrize("block", PYTHON, ids=lambda block: f"{block.page}:{block.line}")
+@pytest.mark.parametrize(
+    "block",
+    [pytest.param(block, marks=() if block.page == "README.md" else pytest.mark.slow) for block in PYTHON],
+    ids=lambda block: f"{block.page}:{block.line}",
+)
 def test_python_runs(block: Block, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", block.body], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=240

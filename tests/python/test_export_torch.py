@@ -82,6 +82,10 @@ def test_safetensors_are_read_without_torch(tmp_path: Path, monkeypatch: pytest.
     assert_theta(tmp_path, LAST)
 
 
+# Importing PyTorch takes longer than all that follows.
+
+
+@pytest.mark.slow
 def test_a_torch_that_loads_unsafely_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
     monkeypatch.setattr(torch, "__version__", "2.5.1+cpu")
@@ -90,6 +94,7 @@ def test_a_torch_that_loads_unsafely_is_refused(tmp_path: Path, monkeypatch: pyt
         read_theta(tmp_path / "gperp_init.bin")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32", "float64"])
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before torch 1.6"])
 def test_bin_checkpoint(tmp_path: Path, dtype: str, zipped: bool) -> None:
@@ -104,12 +109,14 @@ def test_bin_checkpoint(tmp_path: Path, dtype: str, zipped: bool) -> None:
     assert_theta(tmp_path, MATRIX[3], 0.375, row=3)
 
 
+@pytest.mark.slow
 def test_bin_checkpoint_with_tied_embeddings(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     torch.save({"transformer.wte.weight": torch.from_numpy(MATRIX)}, tmp_path / "pytorch_model.bin")
     assert_theta(tmp_path, LAST)
 
 
+@pytest.mark.slow
 def test_sharded_bin_checkpoint(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     names = {
@@ -122,6 +129,7 @@ def test_sharded_bin_checkpoint(tmp_path: Path) -> None:
     assert_theta(tmp_path, LAST)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(N_EMBD,), (1, N_EMBD)])
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_gperp_init(tmp_path: Path, shape: tuple[int, ...], wrapped: bool) -> None:
@@ -132,6 +140,7 @@ def test_gperp_init(tmp_path: Path, shape: tuple[int, ...], wrapped: bool) -> No
     assert_theta(tmp_path / "gperp_init.bin", LAST)
 
 
+@pytest.mark.slow
 def test_state_dicts_of_torch_modules(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     linear = torch.nn.Linear(N_EMBD, 1)
@@ -155,6 +164,7 @@ class Trap:
         return (Path.touch, (self.path,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["zip", "before torch 1.6", "pickle"])
 def test_code_in_a_file_is_refused_and_not_run(tmp_path: Path, how: str) -> None:
     torch = pytest.importorskip("torch")
@@ -169,6 +179,7 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path: Path, how: str) -> None
     assert not sprung.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -186,6 +197,7 @@ def test_bin_with_other_content_is_refused(tmp_path: Path, content: Any, message
         read_theta(tmp_path / "head.bin")
 
 
+@pytest.mark.slow
 def test_integer_tensors_are_refused(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     torch.save(torch.ones(4, dtype=torch.int8), tmp_path / "head.bin")
@@ -196,6 +208,7 @@ def test_integer_tensors_are_refused(tmp_path: Path) -> None:
         read_theta(tmp_path / "head.bin")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["garbage", "empty", "cut off", "cut off before torch 1.6"])
 def test_a_damaged_bin_is_a_load_error(tmp_path: Path, damage: str) -> None:
     torch = pytest.importorskip("torch")

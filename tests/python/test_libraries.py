@@ -32,11 +32,11 @@ for device, inode, path in sorted(libraries):
 @pytest.mark.parametrize(
     "imports",
     [
-        "import colm_cpp",
         "import colm_cpp, llama_cpp",
         *(
             pytest.param(imports, marks=pytest.mark.slow)
             for imports in (
+                "import colm_cpp",
                 "import llama_cpp, colm_cpp",
                 "import colm_cpp; from colm_cpp.grammar.gbnf import to_gbnf; to_gbnf({'type': 'string'})",
             )

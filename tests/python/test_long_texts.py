@@ -35,7 +35,7 @@ def writing(pair: colm.Pair, **options: Any) -> dict[str, Any]:
     return {**chosen, **options}
 
 
-LONG_SLOW = {"windowed", "recurrent and hybrid"}
+LONG_SLOW = {"windowed", "hybrid", "recurrent and hybrid"}
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,9 @@ def test_two_chats_of_1500_tokens_in_one_slot_are_read_once(tiny_pair: TinyPairs
     assert ids(pair.generate(chats[0], **options)) == expected
 
 
-@pytest.mark.parametrize("kind", CANNOT_GO_BACK)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=() if kind == "hybrid" else pytest.mark.slow) for kind in CANNOT_GO_BACK]
+)
 def test_a_text_that_changes_is_read_from_the_checkpoint_before_the_change(tiny_pair: TinyPairs, kind: str) -> None:
     pair, fresh = load(tiny_pair, kind), load(tiny_pair, kind)
     options = writing(pair)
@@ -107,7 +109,8 @@ def test_a_cancelled_prefill_leaves_what_can_be_used(tiny_pair: TinyPairs, kind:
     ("kind", "head"),
     [
         *(pytest.param("attention", head, marks=pytest.mark.slow) for head in ("never", "always")),
-        *(("attention", "confidence"), ("hybrid", "confidence")),
+        ("attention", "confidence"),
+        pytest.param("hybrid", "confidence", marks=pytest.mark.slow),
     ],
 )
 def test_a_short_text_ends_while_a_long_one_is_read(tiny_pair: TinyPairs, kind: str, head: str) -> None:

@@ -216,7 +216,8 @@ def test_a_file_that_exists_stays_unless_told(pair: SimpleNamespace, tmp_path: P
     assert (tmp_path / "merged.gguf").read_bytes() == b"mine"
 
 
-@pytest.mark.parametrize("share", [0.1, 0.6])  # while the float file is written; while llama.cpp quantises
+# While the float file is written; while llama.cpp quantises.
+@pytest.mark.parametrize("share", [0.1, pytest.param(0.6, marks=pytest.mark.slow)])
 def test_ctrl_c_leaves_what_was_there(share: float, pair: SimpleNamespace, tmp_path: Path) -> None:
     (tmp_path / "merged.gguf").write_bytes(b"mine")
 

@@ -18,6 +18,7 @@ import colm_cpp as colm
 from colm_cpp import learn
 from colm_cpp.learn.forks import Continuations
 
+pytestmark = pytest.mark.slow  # each command by itself has tests of its own
 MAX_TOKENS = 16
 N_TEXTS = 24
 RATE = 0.4

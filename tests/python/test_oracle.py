@@ -67,7 +67,7 @@ def difference(completion: colm.Completion, outcome: Outcome) -> str:
 
 @pytest.mark.parametrize(
     "index",
-    [*range(N_CASES // 6), *(pytest.param(i, marks=pytest.mark.slow) for i in range(N_CASES // 6, N_CASES))],
+    [*range(N_CASES // 12), *(pytest.param(i, marks=pytest.mark.slow) for i in range(N_CASES // 12, N_CASES))],
 )
 def test_engine_agrees_with_oracle(cases: Cases, index: int) -> None:
     """What the engine has read before stays in the models: cases of one pair reuse each other's prefixes."""

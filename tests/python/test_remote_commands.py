@@ -80,7 +80,7 @@ def test_what_is_not_known_of_it_is_none(server: LookAlike, tiny_model: TinyMode
             assert (stream.counts["base_decodes"], stream.counts["assistant_decodes"]) == (0, 2 * 4)
 
 
-@pytest.mark.parametrize("server", SOME, indirect=True)
+@pytest.mark.parametrize("server", ["openai", pytest.param("colm", marks=pytest.mark.slow), *SOME[2:]], indirect=True)
 def test_calibrate(server: LookAlike, here: list[str], tmp_path: Path) -> None:
     prompts = write_lines(tmp_path / "prompts.jsonl", [{"prompt": text} for text in ("The river", "A city", "Tom")])
     measured = []

@@ -69,6 +69,13 @@ def test_another_tokenizer(make: Any, far: FarServer) -> None:
         make()
 
 
+def test_a_server_of_another_kind(make: Any, far: FarServer) -> None:
+    """A llama-server gives no tokens where it is asked as vLLM is."""
+    far.retokenize = lambda tokens: []
+    with pytest.raises(colm.errors.RemoteAnswerInvalid, match=r"no tokens for 'The quick.*openai\+http:// a vLLM"):
+        make()
+
+
 def test_no_llama_server(make: Any, far: FarServer, monkeypatch: pytest.MonkeyPatch) -> None:
     for props in ([], {}, {"default_generation_settings": {"n_ctx": -1}, "total_slots": 1}):
         monkeypatch.setattr(far, "about", lambda path, props=props: props)

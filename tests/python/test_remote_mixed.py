@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -265,6 +267,35 @@ def test_cancelling_and_going_on_while_the_old_answer_is_on_its_way(tiny_model: 
                 assert ids(pair.generate(other, max_tokens=4, temperature=0.0)) == want[other]
         finally:
             far.delay = 0.0
+
+
+LEAVES_A_CALL = """
+import sys, threading, colm_cpp
+pair = colm_cpp.load(sys.argv[1], sys.argv[2], "always", n_ctx=64, n_threads=1, remote_timeout=60)
+stream = pair.stream("x", max_tokens=2)
+threading.Thread(target=next, args=(stream, None), daemon=True).start()
+sys.stdin.readline()
+"""
+
+
+def test_a_process_ends_while_a_call_hangs(tiny_model: TinyModels, far: FarServer) -> None:
+    """Nobody closed the pair, and nobody waits for the server's answer."""
+    asked, ended = threading.Event(), threading.Event()
+
+    def hang(handler: Any) -> None:
+        asked.set()
+        ended.wait(100)
+
+    far.fault = hang
+    arguments = [sys.executable, "-c", LEAVES_A_CALL, str(tiny_model(**FAR_BASE)), far.url]
+    try:
+        with subprocess.Popen(arguments, stdin=subprocess.PIPE) as process:
+            assert asked.wait(60)
+            process.communicate(b"end\n", timeout=30)
+    finally:
+        far.fault = None
+        ended.set()
+    assert process.returncode == 0
 
 
 def test_a_dropped_pair_lets_go_of_its_server(

@@ -13,7 +13,22 @@ import pytest
 pytest.importorskip("httpx")
 
 import remote_lookalikes
-from remote_lookalikes import KEY, MODEL, N_CTX, N_IDS, TEXT, LookAlike, Row, Words, ask, checked, connect, table
+from conftest import each_once
+from remote_lookalikes import (
+    KEY,
+    MODEL,
+    N_CTX,
+    N_IDS,
+    PROTOCOLS,
+    TEXT,
+    LookAlike,
+    Row,
+    Words,
+    ask,
+    checked,
+    connect,
+    table,
+)
 
 from colm_cpp.errors import (
     OptionError,
@@ -118,7 +133,7 @@ LIES: dict[str, Callable[[list[Row]], list[Row]]] = {
 }
 
 
-@pytest.mark.parametrize("lie", LIES, ids=str)
+@pytest.mark.parametrize(("lie", "server"), each_once(LIES, PROTOCOLS), indirect=["server"])
 def test_lies(server: LookAlike, lie: str) -> None:
     with pytest.raises(RemoteAnswerInvalid) as caught:
         ask(server, then={"spoil": LIES[lie]})
@@ -137,8 +152,7 @@ JSON_LIES: dict[str, Callable[[list[Row]], list[Row]]] = {
 }
 
 
-@pytest.mark.parametrize("lie", JSON_LIES, ids=str)
-@pytest.mark.parametrize("protocol", ["openai", "sglang", "llama-server"])
+@pytest.mark.parametrize(("lie", "protocol"), each_once(JSON_LIES, ["openai", "sglang", "llama-server"]))
 def test_lies_in_json(protocol: str, lie: str) -> None:
     with LookAlike(protocol) as server, pytest.raises(RemoteAnswerInvalid):
         ask(server, then={"spoil": JSON_LIES[lie]})
@@ -165,7 +179,9 @@ def test_equals_are_in_the_order_of_a_local_model(server: LookAlike) -> None:
         assert list(one.ids) == sorted(one.ids)
 
 
-@pytest.mark.parametrize("n_ctx", [0, -1, 10**30, 2**31, 1.5, True, "64"], ids=str)
+@pytest.mark.parametrize(
+    ("n_ctx", "server"), each_once([0, -1, 10**30, 2**31, 1.5, True, "64"], PROTOCOLS), indirect=["server"], ids=str
+)
 def test_sizes_that_are_none(server: LookAlike, n_ctx: Any) -> None:
     server.n_ctx = n_ctx
     with pytest.raises(RemoteAnswerInvalid, match=r"n_ctx|max_model_len"):

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import ASSISTANT, BASE, TINY_LOAD, TinyModels
+from doc_pages import ROOT
 from loopback import free_port
 
 import colm_cpp as colm
@@ -80,6 +81,7 @@ def test_without_the_backend(tiny_model: TinyModels, monkeypatch: pytest.MonkeyP
     with pytest.raises(colm.MissingDependency) as raised:
         colm.load(tiny_model(**BASE), tiny_model(**ASSISTANT), rpc_servers=["127.0.0.1:1"], **TINY_LOAD)
     assert rpc.BUILD in str(raised.value)
+    assert rpc.BUILD in (ROOT / "docs" / "rpc.md").read_text("utf-8")
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import fail, succeed
-from conftest import ASSISTANT, BASE, TinyModels, assert_same_text
+from conftest import ASSISTANT, BASE, TinyModels, assert_same_text, each_once
 
 import colm_cpp as colm
 from colm_cpp import Head
@@ -219,8 +219,7 @@ def test_damaged_tables(runs: Any) -> None:
         Head.confidence(4, calibration="no JSON").threshold_for_rate(0.5, hold=4)
 
 
-@pytest.mark.parametrize("runs", [PLAIN, Runs(4), Runs(1, 0.3), Runs(3, 0.5)])
-@pytest.mark.parametrize("rate", [0.1, 0.4, 0.8])
+@pytest.mark.parametrize(("runs", "rate"), each_once([PLAIN, Runs(4), Runs(1, 0.3), Runs(3, 0.5)], [0.1, 0.4, 0.8]))
 def test_thresholds_of_random_probabilities(runs: Runs, rate: float) -> None:
     """The closed form, and the table from z, give the rate that they should when the policy is applied to fresh z."""
     rng = np.random.default_rng(5)

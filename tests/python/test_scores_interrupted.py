@@ -167,7 +167,12 @@ def rewrite_header(path: Path, n_rows: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("junk", "n_rows"), [(b"", 0), (b"", 10**6), (b"x", 1), (b"junk\n" * 1000, 0), (b"junk\n" * 1000, 10**6)]
+    ("junk", "n_rows"),
+    [
+        (b"x", 1),
+        (b"junk\n" * 1000, 10**6),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in [(b"", 0), (b"", 10**6), (b"junk\n" * 1000, 0)]),
+    ],
 )
 def test_what_is_beyond_progress_is_cut_off(
     junk: bytes, n_rows: int, begun: Path, scorer: Scorer, corpus: list[Path], finished: Path
@@ -254,7 +259,9 @@ class FullFile:
             raise OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize("limit", [256 + 64 * 70 + 5, 256 + 4 * 101 + 1, 1000])
+@pytest.mark.parametrize(
+    "limit", [256 + 64 * 70 + 5, *(pytest.param(n, marks=pytest.mark.slow) for n in (256 + 4 * 101 + 1, 1000))]
+)
 def test_full_disk(
     limit: int, scorer: Scorer, corpus: list[Path], finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -277,7 +284,7 @@ def test_full_disk(
     assert_same(folder, finished)
 
 
-@pytest.mark.parametrize("number", [0, 3, 18, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 17, 40))])
+@pytest.mark.parametrize("number", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 2, 17, 18, 40))])
 def test_disk_that_fails_to_sync(
     number: int, scorer: Scorer, corpus: list[Path], finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -131,8 +131,8 @@ def test_signal_handler_that_uses_the_pair(folder: Path) -> None:
                 except colm.ColmError:
                     print("handler", True)
             signal.signal(signal.SIGALRM, handler)
-            signal.setitimer(signal.ITIMER_REAL, 0.3)
-            result = pair.generate(PROMPT[:2000], threshold=1, max_tokens=1)
+            signal.setitimer(signal.ITIMER_REAL, 0.15)
+            result = pair.generate(PROMPT[:1000], threshold=1, max_tokens=1)
             print("text", result.finish_reason)
         """,
         timeout=20,
@@ -216,7 +216,7 @@ def test_progress_of_a_stream_seen_from_another_thread(folder: Path) -> None:
         """
         with load(n_batch=1) as pair:
             for i in range(2):
-                stream = pair.stream(PROMPT[i : i + 700], threshold=1, max_tokens=1)
+                stream = pair.stream(PROMPT[i : i + 350], threshold=1, max_tokens=1)
                 thread = threading.Thread(target=list, args=(stream,))
                 thread.start()
                 while thread.is_alive():

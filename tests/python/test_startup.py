@@ -109,9 +109,8 @@ def test_a_full_disk_under_stdout(arguments: list[str]) -> None:
     assert "No space left on device" in stderr
 
 
-@pytest.mark.parametrize(
-    "arguments", [["demo", "--sample", "0", "-q"], pytest.param(["models"], marks=pytest.mark.slow)]
-)
+@pytest.mark.slow  # test_cli_text.py has one of `generate`
+@pytest.mark.parametrize("arguments", [["demo", "--sample", "0", "-q"], ["models"]])
 def test_a_reader_that_leaves(arguments: list[str]) -> None:
     process = colm(*arguments, stdout=-1)
     assert process.stdout is not None

@@ -65,6 +65,7 @@ def tuned(models: SimpleNamespace) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_the_folder_names_its_parts(models: SimpleNamespace, tuned: Path) -> None:
     known = read(tuned / "pair.toml")
     assert (known.base, known.assistant) == (str(models.base), str(models.assistant))  # found beside the base
@@ -74,6 +75,7 @@ def test_the_folder_names_its_parts(models: SimpleNamespace, tuned: Path) -> Non
     assert known.system == "Be brief."
 
 
+@pytest.mark.slow
 def test_the_head_belongs_to_the_adapter(models: SimpleNamespace, tuned: Path) -> None:
     adapter = tuned / "adapter.gguf"
     head = colm.Head.load(tuned / "head.gguf")
@@ -86,6 +88,7 @@ def test_the_head_belongs_to_the_adapter(models: SimpleNamespace, tuned: Path) -
         assert pair.generate("The quick 3", max_tokens=4, threshold=0.0).stats.deferral_rate == 1.0
 
 
+@pytest.mark.slow
 def test_the_card_says_how_it_was_made(models: SimpleNamespace, tuned: Path) -> None:
     card = (tuned / "card.md").read_text()
     tuning = json.loads((tuned / "tuning.json").read_text())
@@ -174,6 +177,7 @@ def test_tuning_again_keeps_the_calibration(models: SimpleNamespace, tuned: Path
     assert (out / "head.gguf").read_bytes() == (tuned / "head.gguf").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_assistant_must_be_the_one_that_was_scored(models: SimpleNamespace, tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"assistant 'assistant\.gguf'.*base\.gguf"):
         tune.tune(models.base, [models.scores], tmp_path, QUICK, assistant=models.base)

@@ -213,7 +213,7 @@ def check(completion: colm.Completion, text: uo.Text) -> None:
 
 
 @pytest.mark.parametrize(
-    "index", [pytest.param(i, marks=() if i % 7 == 0 else pytest.mark.slow) for i in range(N_GROUPS)]
+    "index", [pytest.param(i, marks=() if i % 13 == 0 else pytest.mark.slow) for i in range(N_GROUPS)]
 )
 def test_cached_text_is_that_without_caches(worlds: Worlds, index: int) -> None:
     found = group(index, worlds)
@@ -228,7 +228,7 @@ LOOKAHEADS = (1, 2, 4, 15, "auto")
 @pytest.mark.parametrize(
     "index",
     [
-        *(pytest.param(i, marks=() if i % 7 == 0 else pytest.mark.slow) for i in range(N_GROUPS)),
+        *(pytest.param(i, marks=() if i % 13 == 0 else pytest.mark.slow) for i in range(N_GROUPS)),
         *(pytest.param(N_GROUPS + i, marks=() if i % 5 == 0 else pytest.mark.slow) for i in range(N_TWIN_GROUPS)),
     ],
 )

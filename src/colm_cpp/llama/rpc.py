@@ -20,7 +20,11 @@ from .libraries import rpc_library
 
 __all__ = ["BUILD", "check_server", "connect"]
 
-BUILD = 'CMAKE_ARGS="-DGGML_RPC=ON" pip install --force-reinstall --no-binary llama-cpp-python llama-cpp-python'
+# Of the version that this package was built for; another one is refused.
+BUILD = (
+    'CMAKE_ARGS="-DGGML_RPC=ON" pip install --force-reinstall --no-binary llama-cpp-python '
+    f"llama-cpp-python=={_core.BUILT_FOR_LLAMA_CPP_PYTHON}"
+)
 # The longest wait for an answer, in seconds.
 PATIENCE = 5.0
 # As all versions of the protocol send it: a byte for the command and a length, then as many bytes.

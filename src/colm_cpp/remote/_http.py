@@ -23,11 +23,15 @@ from ..errors import (
 )
 from ..extras import require
 
-__all__ = ["KEY_VARIABLE", "MOST_BYTES", "Http", "invalid", "shown_url"]
+__all__ = ["KEY_VARIABLE", "MOST_BYTES", "OTHER_KIND", "Http", "invalid", "shown_url"]
 
 KEY_VARIABLE = "COLM_REMOTE_KEY"
 # An answer with thousands of tokens in each of 16 distributions has some megabytes.
 MOST_BYTES = 64 * 2**20
+OTHER_KIND = (
+    "is it the kind of server that the URL says? http:// is a llama-server, colm+http:// a colm serve, openai+http:// a "
+    "vLLM, sglang+http:// an SGLang"
+)
 _MOST_OF_ERROR = 4096
 _WRITTEN = 2**14  # bytes at a time
 _AGAIN = (429, 502, 503, 504)
@@ -88,8 +92,9 @@ class Http:
             headers={"Accept-Encoding": "identity", **({"Authorization": f"Bearer {key}"} if key else {})},
             limits=self._httpx.Limits(max_connections=None, max_keepalive_connections=256),
         )
-        # A pair that nobody closed leaves no open connections behind.
-        weakref.finalize(self, self._client.close)
+        # A pair that nobody closed leaves no open connections behind. At the end of the process close() is called:
+        # a socket that is closed first cannot be shut any more, and who reads it would wait for its timeout.
+        weakref.finalize(self, self._client.close).atexit = False
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self._streams: weakref.WeakSet[Any] = weakref.WeakSet()  # of connections; a WeakSet may not grow while listed
@@ -234,9 +239,7 @@ class Http:
             if status in (401, 403):
                 advice = f"the key is missing, wrong or expired; set {KEY_VARIABLE}"
             elif status == 404:
-                advice = (
-                    "is it the kind of server that the URL says? http:// is a llama-server, colm+http:// a colm serve"
-                )
+                advice = OTHER_KIND
         error = self._error(RemoteRefused, reason, advice)
         error.status = status
         return error

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from .._shown import shown
 from ..errors import RemoteVocabularyMismatch
-from ._http import Http, invalid
+from ._http import OTHER_KIND, Http, invalid
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -201,11 +201,14 @@ def check_vocabulary(url: str, vocabulary: Vocabulary, n_vocab: int | None, toke
 
     Raises:
         RemoteVocabularyMismatch: they are not one vocabulary.
+        RemoteAnswerInvalid: the server has no tokens at all for a text.
     """
     if n_vocab is not None and n_vocab + _MOST_TAIL < vocabulary.n_ids:
         raise _mismatch(url, f"it has {n_vocab} token ids and the base has {vocabulary.n_ids}")
     for text in PROBES:
         theirs, own = list(tokenize(text)), vocabulary.tokenize(text)
+        if not theirs and own:  # so a llama-server answers what vLLM is asked
+            raise invalid(url, f"it has no tokens for {text!a}; {OTHER_KIND}")
         if theirs != own:
             raise _mismatch(url, f"it reads {text!a} as the tokens {shown(theirs)}, and the base as {shown(own)}")
 

@@ -28,4 +28,6 @@ def main(source: str, target: str, file_type: int, n_threads: int) -> int:
 
 
 if __name__ == "__main__":
+    # Python has put this folder there, and its modules have ordinary names.
+    sys.path[:] = [place for place in sys.path if place != os.path.dirname(os.path.abspath(__file__))]
     sys.exit(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))

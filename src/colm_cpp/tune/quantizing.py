@@ -63,7 +63,8 @@ def quantize(
     Raises:
         LoadError: llama.cpp could not do it; the message has its words.
     """
-    command = [sys.executable, "-m", "colm_cpp.tune._quantizer", *map(os.fspath, (source, target))]
+    # By its path: with the package it would import what only the other parts need.
+    command = [sys.executable, *map(os.fspath, (Path(__file__).with_name("_quantizer.py"), source, target))]
     command += [str(number), str(usable_cores())]
     last: deque[str] = deque(maxlen=_KEPT)
     n_tensors = n_fallback = 0
