@@ -29,8 +29,8 @@ KEY_VARIABLE = "COLM_REMOTE_KEY"
 # An answer with thousands of tokens in each of 16 distributions has some megabytes.
 MOST_BYTES = 64 * 2**20
 OTHER_KIND = (
-    "is it the kind of server that the URL says? http:// is a llama-server, colm+http:// a colm serve, openai+http:// a "
-    "vLLM, sglang+http:// an SGLang"
+    "is it the kind of server that the URL says? http:// is a llama-server, colm+http:// a colm serve, openai+http:// "
+    "a vLLM, sglang+http:// an SGLang"
 )
 _MOST_OF_ERROR = 4096
 _WRITTEN = 2**14  # bytes at a time
