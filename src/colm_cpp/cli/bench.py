@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ..tune.quantizing import FILE_TYPES
+from ..options.tuning import FILE_TYPES
 from ._advice import NO_TYPE, advice_of
 from ._experts import expert_arguments
 from ._files import check, force_option, read_by, write_result

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..tune.quantizing import FILE_TYPES
+from ..options.tuning import FILE_TYPES
 from ._files import check, check_folder, force_option
 from ._help import SectionedCommand
 from ._output import echo, one_line, print_json

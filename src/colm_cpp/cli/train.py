@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..learn.training_options import COST, TrainingOptions, costs_by_time
+from ..options.training import COST, TrainingOptions, costs_by_time
 from ._files import check
 from ._help import SectionedCommand
 from ._options import ParamType, collect, from_table, table_of

@@ -8,8 +8,7 @@ from typing import Any
 
 import click
 
-from ..tune.options import TuneOptions
-from ..tune.quantizing import FILE_TYPES
+from ..options.tuning import FILE_TYPES, TuneOptions
 from ._flags import typed
 from ._help import SectionedCommand
 from ._options import collect, from_table, table_of
