@@ -159,7 +159,7 @@ def test_rows_that_cannot_be_scored(scorer: Scorer, tmp_path: Path) -> None:
     made: list[Any] = []
     for document in read_documents([written(tmp_path / "rows.jsonl", rows)]):
         made += [document] if isinstance(document, BadRow) else list(maker(scorer)(document))
-    reasons = ["'law', and the models are base, math, code", "system must be", "chat_template must be"]
+    reasons = ["'law', and the models of this pair are base, math, code", "system must be", "chat_template must be"]
     reasons += ["chat_template must be", "chat_template has one for math, and the conversation has 2 answers"]
     for text, reason in zip(made, reasons, strict=False):
         assert isinstance(text, BadRow)
@@ -198,7 +198,7 @@ def test_problems_that_cannot_be_answered(files: dict[str, Path], tmp_path: Path
     out = tmp_path / "out"
     file = written(tmp_path / "task.jsonl", rows)
     done = run("evaluate", file, *models, *ask, "--out", out)
-    assert "row 2 of the problems names 'law', and the models of this pair are base, math, code" in error_of(done)
+    assert "row 2 of the problems: system names 'law', and the models of this pair are base, math" in error_of(done)
     file = written(tmp_path / "task.jsonl", [rows[0], {**rows[0], "system": "x"}])
     done = run("evaluate", file, *models, *ask, "--out", tmp_path / "other", "--no-chat")
     assert "row 2 of the problems has system, which needs a chat template" in error_of(done)
