@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
 from ..engine.prepared import PathLike
 from ..heads.head import Head
+from ..options import split_head
 from ..sources.names import head_file
-from .arms import split_head
 
 __all__ = ["at_rate", "calibrated", "directed", "greedy", "together"]
 
@@ -19,7 +20,7 @@ def calibrated(head: PathLike | Head | None, experts: Sequence[str]) -> Head | N
         return None
     who = None
     if not isinstance(head, Head):
-        head, who = split_head(head, experts)
+        head, who = split_head(os.fspath(head), experts)
         file = head_file(head)
         if file is None:
             return None
