@@ -111,7 +111,7 @@ def chat(**values: Any) -> None:
 
 def prompt_of(values: dict[str, Any]) -> Callable[[str], str]:
     """What asks on the terminal."""
-    from ._chat_commands import abouts, warn
+    from ._chat_commands import abouts, notice
     from ._chat_input import default_history, open_history, open_prompt
 
     history = None
@@ -120,7 +120,7 @@ def prompt_of(values: dict[str, Any]) -> Callable[[str], str]:
         try:
             history = open_history(file)
         except OSError as error:
-            warn(f"the history {file} cannot be used ({error.strerror or error}), so no messages are kept")
+            notice(f"the history {file} cannot be used ({error.strerror or error}), so no messages are kept")
     return open_prompt(history, abouts())
 
 

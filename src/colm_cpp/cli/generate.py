@@ -245,16 +245,15 @@ def _run(stream: TokenStream, writer: Any, trace: TraceWriter | None, sink: Sink
     """Shows and records the text as it comes; None where Ctrl-C ended it. A trace is kept from its first token on."""
     with closing(stream):
         try:
-            for token in stream:
-                writer.write(token)
-                if trace is not None and sink is not None:
-                    trace.token(token)
-                    sink.keep()
+            with writer:
+                for token in stream:
+                    writer.write(token)
+                    if trace is not None and sink is not None:
+                        trace.token(token)
+                        sink.keep()
             finished = stream.completion()
         except KeyboardInterrupt:
             finished = None
-        finally:
-            writer.finish()
         if trace is not None:
             reason = _INTERRUPTED if finished is None else finished.finish_reason
             trace.end(reason, stream.stats, None if finished is None else finished.end_token)

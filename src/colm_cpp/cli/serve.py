@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -190,14 +189,12 @@ def _registry(values: dict[str, Any]) -> Registry:
 
 
 def _log_to_stderr(*, quiet: bool) -> None:
-    from ._output import one_line
+    from ._output import OneLine
 
-    class Lines(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            print(one_line(f"colm serve: {self.format(record)}"), file=sys.stderr, flush=True)
-
+    handler = logging.StreamHandler()
+    handler.setFormatter(OneLine("colm serve: %(message)s"))
     for name in ("colm_cpp.server", "uvicorn.error"):
         logger = logging.getLogger(name)
-        logger.addHandler(Lines())
+        logger.addHandler(handler)
         logger.propagate = False
         logger.setLevel(logging.WARNING if quiet or name.startswith("uvicorn") else logging.INFO)
