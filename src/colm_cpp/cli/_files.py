@@ -12,9 +12,8 @@ from ..errors import OptionError
 from ..files.output_file import OutputFile, check_output, descriptor_of, refuse_inputs, write_file
 from ..sources.names import find_head
 from ._experts import expert_files
-from ._options import Command
+from ._help import Command, option
 from ._output import byte_stream
-from ._pair import option
 
 __all__ = [
     "Sink",

@@ -13,7 +13,7 @@ from ..options import CHAT_TEMPERATURE
 from . import Terminated
 from ._experts import expert_arguments
 from ._flags import in_flags
-from ._help import SectionedCommand
+from ._help import SectionedCommand, option, path_option
 from ._options import GENERATION, from_table
 from ._own_prompts import own_template_arguments, read_own_prompts
 from ._pair import (
@@ -23,8 +23,6 @@ from ._pair import (
     loading,
     loading_arguments,
     model_arguments,
-    option,
-    path_option,
     slots,
     writing_options,
 )

@@ -14,7 +14,7 @@ from ..options import MAX_PARALLEL
 from ._batch import read_batch, write_batch
 from ._experts import expert_arguments
 from ._files import Sink, check, check_stdout, force_option, open_sink, read_by
-from ._help import SectionedCommand
+from ._help import SectionedCommand, option, path_option
 from ._inputs import read_prompt, user_messages
 from ._options import GENERATION, from_table
 from ._own_prompts import OwnPrompts, own_prompt_arguments, own_prompt_files, read_own_prompts
@@ -25,8 +25,6 @@ from ._pair import (
     loading,
     loading_arguments,
     model_arguments,
-    option,
-    path_option,
     slots,
     writing_options,
 )

@@ -9,9 +9,8 @@ import click
 
 from ..options.tuning import FILE_TYPES
 from ._files import check, check_folder, force_option
-from ._help import SectionedCommand
+from ._help import SectionedCommand, option, path_option
 from ._output import echo, one_line, print_json
-from ._pair import option, path_option
 
 if TYPE_CHECKING:
     from ..tune import Merged

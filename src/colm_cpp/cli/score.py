@@ -14,8 +14,8 @@ from ..errors import OptionError
 from ._across import across_options, check_across, cluster_of
 from ._experts import expert_arguments
 from ._files import check_folder, read_by
-from ._help import SectionedCommand
-from ._pair import answer_options, chosen_models, loading, option, pair_arguments, parallel_option, path_option, slots
+from ._help import SectionedCommand, option, path_option
+from ._pair import answer_options, chosen_models, loading, pair_arguments, parallel_option, slots
 
 if TYPE_CHECKING:
     from ..cluster.ray_cluster import Cluster

@@ -13,9 +13,9 @@ import click
 from .._numbers import share
 from ..options import SlotOptions
 from ._experts import expert_arguments
-from ._help import SectionedCommand
+from ._help import SectionedCommand, option, path_option
 from ._options import LOAD, collect, read_model_options
-from ._pair import HEAD_HELP, chosen_models, option, pair_arguments, parallel_option, path_option, slots
+from ._pair import HEAD_HELP, chosen_models, pair_arguments, parallel_option, slots
 
 if TYPE_CHECKING:
     from ..server.registry import Registry

@@ -12,10 +12,9 @@ import click
 
 from ..options.training import COST, TrainingOptions, costs_by_time
 from ._files import check
-from ._help import SectionedCommand
+from ._help import SectionedCommand, option, path_option
 from ._options import ParamType, collect, from_table, table_of
 from ._output import echo, print_json, sized, warn
-from ._pair import option, path_option
 
 if TYPE_CHECKING:
     from ..learn.choice_report import ChoiceReport
