@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import expert_files
 import pytest
 from adapter_files import N_EMBD
 from commands import ONE_THREAD, error_of, run
 from conftest import TINY_LOAD, TinyModels
-from expert_files import BASE
 from test_unlike_oracle import VOCABS
 from tiny_models import CHATML
 
@@ -53,17 +53,10 @@ CASES: list[dict[str, Any]] = [
 
 @pytest.fixture(scope="module")
 def files(tiny_model: TinyModels) -> dict[str, Path]:
-    return {
-        "base": tiny_model(**BASE, chat_template=CHATML),
-        "math": tiny_model(seed=2, arch="qwen2", n_embd=N_EMBD, chat_template="Q {{ messages[-1].content }} A"),
-        "code": tiny_model(seed=3, n_embd=N_EMBD),
-    }
+    return expert_files.make_files(tiny_model, CHATML, "Q {{ messages[-1].content }} A")
 
 
-@pytest.fixture(scope="module")
-def pair(files: dict[str, Path]) -> Iterator[colm.Pair]:
-    with colm.load(files["base"], experts={name: files[name] for name in NAMES[1:]}, **TINY_LOAD) as loaded:
-        yield loaded
+pair = expert_files.pair
 
 
 @pytest.fixture(scope="module")
