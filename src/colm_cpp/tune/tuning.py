@@ -150,8 +150,7 @@ def tune(
         training += plain_texts(base, texts, folders[0], scored)
     start = _first_head(folders, options)
     path.mkdir(parents=True, exist_ok=True)
-    lock = lock_folder(path)
-    try:
+    with lock_folder(path):
         model = load_base(found, base, torch.float32)
         header = metadata(base)
         limit = LIMIT_QUANTISED if quantised(header) else LIMIT_FLOAT
@@ -274,8 +273,6 @@ def tune(
             dtype=str(facts["dtype"]),
             notes=tuple(notes),
         )
-    finally:
-        lock.release()
 
 
 def _digest(folder: Scores) -> list[Any]:
