@@ -13,12 +13,12 @@ from .. import _core
 from .._numbers import flag
 from ..corpus.shared_texts import SharedText
 from ..corpus.texts import Text
-from ..engine.loading import prepare
+from ..engine.loading import options_of, prepare
 from ..errors import GenerationError, OptionError, PairClosed, TokenizeError
 from ..llama.busy import busy
-from ..llama.log import forward_log, set_up_log
+from ..llama.log import computing, forward_log, set_up_log
 from ..llama.rpc import connect
-from ..options import ASSISTANT, BASE, LoadOptions, option_dict, read_experts
+from ..options import ASSISTANT, BASE, read_experts
 from .score_files import MAX_TEXTS
 
 if TYPE_CHECKING:
@@ -180,11 +180,8 @@ class Scorer:
             for number, name in enumerate(self.experts, start=1)
             if any(name in text.own_prompts for text in texts)
         }
-        with busy():
-            try:
-                base, *others = self.open_core().score(given, top_k, own)
-            finally:
-                forward_log()
+        with computing():
+            base, *others = self.open_core().score(given, top_k, own)
         token = np.array([t for text in texts for t, s in zip(text.tokens, text.scored, strict=True) if s], np.int32)
         columns = columns_by(texts, token, base, dict(zip(self.experts, others, strict=True)))
         return columns, sum((other["decode_s"] for other in others), base["decode_s"])
