@@ -80,18 +80,12 @@ class Scorer:
         if (assistant is None) == (experts is None):
             raise OptionError("Scorer() needs either assistant= or experts=; give one of the two")
         options.setdefault("n_ctx", 1024)
-        files: dict[str, Any]
-        chosen: tuple[LoadOptions, ...]
-        if experts is None:
-            files = {BASE: base, ASSISTANT: assistant}
-            chosen = LoadOptions.of_both(options, base_options, assistant_options)
-        else:
-            if assistant_options:
-                raise OptionError("assistant_options= is for the assistant; give options of an expert beside its file")
-            others = read_experts(experts)
-            files = {BASE: base, **{expert.name: expert.model for expert in others}}
-            of_base = LoadOptions.merge(options, option_dict("base_options", base_options))
-            chosen = (of_base, *(LoadOptions.merge(options, expert.options) for expert in others))
+        others = () if experts is None else read_experts(experts)
+        files: dict[str, Any] = {
+            BASE: base,
+            **({expert.name: expert.model for expert in others} or {ASSISTANT: assistant}),
+        }
+        chosen = options_of(None, others, options, base_options, assistant_options)
         with busy():
             set_up_log()
             servers = connect(server for of in chosen for server in of.servers())
