@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import OptionError
-from ..options import ASSISTANT, BASE, STRATEGIES, split_head
+from ..options import BASE, STRATEGIES, split_head
 from ._across import across_options, check_across, cluster_of
 from ._experts import expert_arguments
 from ._files import check_folder, head_place, read_by
@@ -184,7 +184,7 @@ def _answer(task: Any, out: Path, models: Preset, values: dict[str, Any]) -> Any
     from ._output import log_to_stderr
     from ._progress import meter
 
-    of_pair = [expert.name for expert in models.experts] or [ASSISTANT]
+    of_pair = models.names[1:]
     heads = named_heads(values["heads"], of_pair)
     if not values["heads"] and models.head is not None:
         heads["learned"] = models.head
