@@ -99,14 +99,14 @@ def check(
         raise OptionError(f"{name}: {error}") from error
 
 
-def check_folder(name: str, path: Path) -> None:
-    """Refuses a file where the value of an option must be a folder, or a name for a new one.
+def check_folder(path: Path) -> None:
+    """Refuses a file where ``--out`` must be a folder, or a name for a new one.
 
     Raises:
         OptionError: it is a file.
     """
     if path.exists() and not path.is_dir():
-        raise OptionError(f"{name} must be a folder, and {path} is a file; name a folder, or one to be made")
+        raise OptionError(f"--out must be a folder, and {path} is a file; name a folder, or one to be made")
 
 
 def check_stdout(inputs: Iterable[PathLike | None]) -> None:

@@ -124,7 +124,7 @@ def evaluate(task: str, out: Path, as_json: bool, **values: Any) -> None:
     from ._output import echo, print_json, warn
 
     check_across(values)
-    check_folder("--out", out)
+    check_folder(out)
     models = None if values["report_only"] else chosen_models(values)
     checker = make_checker(values["checker"], pattern=values["pattern"])
     loaded = load_task(task, skip=values["skip"], limit=values["limit"], shard=values["shard"])

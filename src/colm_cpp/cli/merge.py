@@ -104,7 +104,7 @@ def _join(folders: tuple[Path, ...], out: Path, *, as_json: bool) -> None:
 
     from ..learn.shards import merge_shards
 
-    check_folder("--out", out)
+    check_folder(out)
     joined = merge_shards(folders, out)
     if as_json:
         print_json({**asdict(joined), "path": str(joined.path)})

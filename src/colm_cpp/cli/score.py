@@ -96,7 +96,7 @@ def score(corpus: tuple[str, ...], out: Path, **values: Any) -> None:
             "with completions, or --base and one --expert"
         )
     check_across(values)
-    check_folder("--out", out)
+    check_folder(out)
     refuse_inputs(folder_files(out), read_by(values, *models.files(), *corpus))
     texts = select(
         corpus, limit=values["limit"], seed=values["seed"], needs_completion=not respond, shard=values["shard"]

@@ -11,7 +11,7 @@ from ..heads.head import Head
 from ..options import split_head
 from ..sources.names import head_file
 
-__all__ = ["at_rate", "calibrated", "directed", "greedy", "together"]
+__all__ = ["always", "at_rate", "calibrated", "greedy", "together"]
 
 
 def calibrated(head: PathLike | Head | None, experts: Sequence[str]) -> Head | None:
@@ -39,9 +39,9 @@ def at_rate(head: Head | str, rate: float) -> dict[str, Any]:
     return {"defer_rate": rate, **({"seed": 1} if isinstance(head, str) else {})}
 
 
-def directed(head: str, expert: str, experts: Sequence[str]) -> str:
-    """A head that defers to this expert."""
-    return head if len(experts) == 1 else f"{head}:{expert}"
+def always(expert: str, experts: Sequence[str]) -> str:
+    """The head with which this expert writes alone."""
+    return "always" if len(experts) == 1 else f"always:{expert}"
 
 
 def together(head: Head | str, experts: Sequence[str]) -> dict[str, Head | str]:
