@@ -17,18 +17,7 @@ from ..results import Token
 from .parts import PARTS, Part, classify
 from .traces import TracedText
 
-__all__ = [
-    "Example",
-    "PartCount",
-    "Patterns",
-    "Runs",
-    "TenthCount",
-    "TokenCount",
-    "expert_names",
-    "find_patterns",
-    "interval",
-    "percent",
-]
+__all__ = ["Example", "Patterns", "expert_names", "find_patterns", "interval", "percent"]
 
 RUN_LENGTHS = ("1", "2", "3", "4", "5-8", "9+")
 """The classes of run lengths, in tokens."""
