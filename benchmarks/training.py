@@ -24,7 +24,7 @@ import numpy as np
 from colm_cpp.learn.score_files import ProgressMark
 from colm_cpp.learn.scores import Scores, ScoresWriter
 from colm_cpp.learn.training import train
-from colm_cpp.learn.training_options import TrainingOptions
+from colm_cpp.options.training import TrainingOptions
 
 TOP_K = 5
 CHUNK = 8192  # tokens in memory at once

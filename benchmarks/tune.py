@@ -21,12 +21,12 @@ from typing import Any
 import torch
 
 from colm_cpp.learn.scores import Scores
+from colm_cpp.options.tuning import TuneOptions
 from colm_cpp.tune._libraries import libraries
 from colm_cpp.tune.base import agreement, load_base, with_adapter
 from colm_cpp.tune.data import TuneText, passes, read_texts
 from colm_cpp.tune.loop import Loop
 from colm_cpp.tune.loss import Batch
-from colm_cpp.tune.options import TuneOptions
 from colm_cpp.tune.tuning import _dtype
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import loopback
+import pytest
+from conftest import ASSISTANT, TinyModels
 
 import colm_cpp as colm
 
@@ -156,6 +158,12 @@ class _Handler(loopback.Handler):
 
 
 FarServer.handler = _Handler
+
+
+@pytest.fixture(scope="module")
+def far(tiny_model: TinyModels) -> Iterator[FarServer]:
+    with FarServer(tiny_model(**ASSISTANT)) as server:
+        yield server
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from tiny_models import CHATML, Vocab
 
 import colm_cpp as colm
 from colm_cpp.cli._chat_commands import COMMANDS, Chat, Leave
-from colm_cpp.cli._conversation import ALONE, PAIR, Conversation
+from colm_cpp.cli._conversation import PAIR, Conversation
 
 demo = chat_world.demo
 talk = chat_world.talk
@@ -111,9 +111,9 @@ def test_base_assistant_and_pair(chat: Chat, demo: colm.Pair, capfd: pytest.Capt
 
 def test_a_model_alone_leaves_out_the_options_of_deferral(demo: colm.Pair) -> None:
     talk = Conversation(demo, {"temperature": 0.0, "defer_rate": 0.3, "hold": 2, "strategy": "compose"})
-    for name in ALONE:
-        talk.way = ALONE[name]
-        assert {source for source, _ in talk.ask(OTHER, lambda token: None).pieces} == {name}
+    for way in talk.alone.values():
+        talk.way = way
+        assert {source for source, _ in talk.ask(OTHER, lambda token: None).pieces} == {way.name}
 
 
 def test_a_rate_is_that_of_the_calibration(chat: Chat, demo: colm.Pair) -> None:

@@ -17,6 +17,7 @@ import colm_cpp as colm
 from colm_cpp.cli import _chat_commands
 from colm_cpp.cli._chat_commands import Chat
 from colm_cpp.cli._conversation import Conversation
+from colm_cpp.cli._output import TextWriter
 
 demo = chat_world.demo
 talk = chat_world.talk
@@ -38,8 +39,7 @@ def test_ctrl_c_keeps_what_was_written(talk: Conversation) -> None:
 
     stopped = talk.ask(QUESTION, show)
     assert stopped.finish_reason == "interrupted"
-    assert stopped.text == "".join(token.text for token in seen)
-    assert [exchange.answer for exchange in talk.exchanges] == [stopped.text]
+    assert [exchange.answer for exchange in talk.exchanges] == ["".join(token.text for token in seen)]
     assert talk.ask(OTHER, lambda token: None).finish_reason == "eos"
 
 
@@ -57,14 +57,11 @@ def test_ctrl_c_ends_a_comparison(chat: Chat, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(chat, "_stops", True)
     written = []
 
-    class Writer:
+    class Writer(TextWriter):
         def write(self, token: colm.Token) -> None:
             written.append(token)
             if len(written) == 3:
                 raise KeyboardInterrupt
-
-        def finish(self) -> None:
-            pass
 
     monkeypatch.setattr(_chat_commands, "open_writer", lambda color: Writer())
     chat.take(f"/compare {QUESTION}")

@@ -7,41 +7,7 @@ import pytest
 
 from colm_cpp.learn.choice import ChoiceLoss, MultinomialLoss, any_of, log_shares, make_choice
 from colm_cpp.learn.fitting import LinearModel, MlpModel, Model
-from colm_cpp.learn.objective import Loss, MarginalLoss, WeakLoss
-
-
-def random_losses(n: int, n_experts: int, seed: int = 1) -> dict[str, Loss]:
-    generator = np.random.default_rng(seed)
-    logprob = -generator.exponential(2.0, (n, n_experts + 1))
-    costs = generator.uniform(0.0, 0.5, n_experts)
-    who = generator.integers(0, n_experts + 1, n)
-    who[: n_experts + 1] = np.arange(n_experts + 1)
-    return {"marginal": MultinomialLoss(logprob, costs), "weak": ChoiceLoss(who, n_experts)}
-
-
-@pytest.mark.parametrize("n_experts", [1, 2, 5])
-@pytest.mark.parametrize("name", ["marginal", "weak"])
-def test_gradients_are_slopes(name: str, n_experts: int) -> None:
-    n = 12
-    loss = random_losses(n, n_experts)[name]
-    z = np.random.default_rng(0).normal(0.0, 3.0, (n, n_experts))
-    _, gradient = loss(z, slice(None))
-    assert gradient.shape == z.shape
-    for at in np.ndindex(z.shape):
-        step = np.zeros_like(z)
-        step[at] = 1e-5
-        slope = (loss(z + step, slice(None))[0] - loss(z - step, slice(None))[0]) / 2e-5
-        assert gradient[at] == pytest.approx(slope, rel=1e-5, abs=1e-9)
-
-
-@pytest.mark.parametrize("name", ["marginal", "weak"])
-def test_a_loss_is_the_sum_of_its_parts(name: str) -> None:
-    loss = random_losses(50, 3)[name]
-    z = np.random.default_rng(0).normal(0.0, 3.0, (50, 3))
-    value, gradient = loss(z, slice(None))
-    parts = [loss(z[at], at) for at in (slice(0, 7), slice(7, 50))]
-    assert sum(part[0] for part in parts) == pytest.approx(value, rel=1e-12)
-    np.testing.assert_allclose(np.concatenate([part[1] for part in parts]), gradient, rtol=1e-12)
+from colm_cpp.learn.objective import MarginalLoss, WeakLoss
 
 
 def test_they_are_what_their_formulas_say() -> None:

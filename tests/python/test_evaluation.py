@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,14 @@ class _Interrupted(Exception):
     pass
 
 
+def stop_after(n: int) -> Callable[[Progress], None]:
+    def stop(progress: Progress) -> None:
+        if progress.made == n:
+            raise _Interrupted
+
+    return stop
+
+
 @pytest.mark.parametrize("after", [pytest.param(1, marks=pytest.mark.slow), 5])
 def test_an_interrupted_run_goes_on(after: int, pair: Pair, tmp_path: Path, asked: Asked) -> None:
     task = make_task(tmp_path / "t.jsonl")
@@ -116,13 +124,9 @@ def test_an_interrupted_run_goes_on(after: int, pair: Pair, tmp_path: Path, aske
     whole = begin(tmp_path / "whole", task)
     answer_all(pair, task, whole, arms, OPTIONS, chat=False)
 
-    def stop(progress: Progress) -> None:
-        if progress.made == after:
-            raise _Interrupted
-
     asked.prompts.clear()
     with pytest.raises(_Interrupted):
-        answer_all(pair, task, begin(tmp_path / "e", task), arms, OPTIONS, chat=False, on_progress=stop)
+        answer_all(pair, task, begin(tmp_path / "e", task), arms, OPTIONS, chat=False, on_progress=stop_after(after))
     assert len(asked.prompts) == after
     seen: list[Progress] = []
     folder = begin(tmp_path / "e", task)
@@ -195,13 +199,9 @@ def test_an_interrupted_run_of_many_at_once_goes_on(after: int, ending: Pair, tm
     whole = begin(tmp_path / "whole", task)
     answer_all(ending, task, whole, arms, OPTIONS, chat=False)
 
-    def stop(progress: Progress) -> None:
-        if progress.made == after:
-            raise _Interrupted
-
     folder = begin(tmp_path / "e", task)
     with pytest.raises(_Interrupted):
-        answer_all(ending, task, folder, arms, OPTIONS, chat=False, n_parallel=3, on_progress=stop)
+        answer_all(ending, task, folder, arms, OPTIONS, chat=False, n_parallel=3, on_progress=stop_after(after))
     kept = {
         (tuple(ending.tokenize(p.prompt)), a.head)
         for p in task.problems

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +22,7 @@ from colm_cpp.options import read_experts
 from colm_cpp.traces.trace import read_trace, write_trace
 
 files = expert_files.files
-
-
-@pytest.fixture(scope="module")
-def pair(files: dict[str, Path]) -> Iterator[colm.Pair]:
-    with colm.load(files["base"], experts={"math": files["math"], "code": files["code"]}, **TINY_LOAD) as loaded:
-        yield loaded
+pair = expert_files.pair
 
 
 def head_for(*names: str, bias: float = 0.0, seed: int = 3) -> colm.Head:

@@ -66,11 +66,12 @@ def test_other_folders_stay_as_they_are(tmp_path: Path) -> None:
 
 
 def test_one_process_writes(tmp_path: Path) -> None:
-    lock = lock_folder(tmp_path)
-    with pytest.raises(FolderInUse):
+    held = lock_folder(tmp_path)
+    with held, pytest.raises(FolderInUse):
         lock_folder(tmp_path)
-    lock.release()
-    lock_folder(tmp_path).release()
+    assert not held.lock.is_locked
+    with lock_folder(tmp_path):
+        pass
 
 
 def test_rows_go_on_behind_the_last_whole_one(tmp_path: Path) -> None:

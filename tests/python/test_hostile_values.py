@@ -20,8 +20,8 @@ from colm_cpp._shown import listed, shown
 from colm_cpp.answers.checkers import make_checker
 from colm_cpp.corpus.documents import BadRow, json_rows
 from colm_cpp.errors import ColmError, CorpusError, LoadError, NotEnoughMemory, OptionError, OutOfMemory
-from colm_cpp.learn.training_options import TrainingOptions
 from colm_cpp.options import GenerationOptions, LoadOptions
+from colm_cpp.options.training import TrainingOptions
 from colm_cpp.traces.record import Record
 
 HUGE = 10**5000

@@ -16,6 +16,7 @@ from made_scores import PLAIN, TOP_K, planted, write_scores
 from colm_cpp import Head, _core
 from colm_cpp.errors import OptionError
 from colm_cpp.learn import Scores, TrainingOptions, inputs, train
+from colm_cpp.learn.choice import ChoiceLoss, MultinomialLoss
 from colm_cpp.learn.fitting import LinearModel, MlpModel, Model, deferral_logits, objective
 from colm_cpp.learn.inputs import Inputs, feature_columns, to_float32
 from colm_cpp.learn.objective import Loss, MarginalLoss, RegretLoss, WeakLoss, log_sigmoid, make_label, sigmoid
@@ -26,8 +27,8 @@ scores = made_scores.scores
 # --- losses -----------------------------------------------------------------------------------------------------------
 
 
-def random_losses(n: int, seed: int = 1) -> dict[str, Loss]:
-    generator = np.random.default_rng(seed)
+def random_losses(n: int) -> dict[str, Loss]:
+    generator = np.random.default_rng(1)
     return {
         "marginal": MarginalLoss(-generator.exponential(2.0, n), -generator.exponential(2.0, n), 0.3),
         "weak": WeakLoss(np.arange(n) % 3 == 0),
@@ -35,23 +36,42 @@ def random_losses(n: int, seed: int = 1) -> dict[str, Loss]:
     }
 
 
-@pytest.mark.parametrize("name", ["marginal", "weak", "regret"])
-def test_gradients_of_the_losses_are_their_slopes(name: str) -> None:
-    n = 30
-    loss = random_losses(n)[name]
-    z = np.random.default_rng(0).normal(0.0, 3.0, n)
+def losses_of_several(n: int, n_experts: int) -> dict[str, Loss]:
+    generator = np.random.default_rng(1)
+    logprob = -generator.exponential(2.0, (n, n_experts + 1))
+    costs = generator.uniform(0.0, 0.5, n_experts)
+    who = generator.integers(0, n_experts + 1, n)
+    who[: n_experts + 1] = np.arange(n_experts + 1)
+    return {"marginal": MultinomialLoss(logprob, costs), "weak": ChoiceLoss(who, n_experts)}
+
+
+def loss_and_logits(name: str, n: int, n_experts: int | None) -> tuple[Loss, np.ndarray[Any, np.dtype[np.float64]]]:
+    """A loss and random z, ``[n]``, or of several experts ``[n, n_experts]``."""
+    losses = random_losses(n) if n_experts is None else losses_of_several(n, n_experts)
+    return losses[name], np.random.default_rng(0).normal(0.0, 3.0, (n, n_experts)[: 1 + (n_experts is not None)])
+
+
+LOSSES = [
+    *((name, None) for name in ("marginal", "weak", "regret")),
+    *((name, n_experts) for name in ("marginal", "weak") for n_experts in (1, 2, 5)),
+]
+
+
+@pytest.mark.parametrize(("name", "n_experts"), LOSSES)
+def test_gradients_of_the_losses_are_their_slopes(name: str, n_experts: int | None) -> None:
+    loss, z = loss_and_logits(name, 12, n_experts)
     _, gradient = loss(z, slice(None))
-    for i in range(n):
-        step = np.zeros(n)
-        step[i] = 1e-5
+    assert gradient.shape == z.shape
+    for at in np.ndindex(z.shape):
+        step = np.zeros_like(z)
+        step[at] = 1e-5
         slope = (loss(z + step, slice(None))[0] - loss(z - step, slice(None))[0]) / 2e-5
-        assert gradient[i] == pytest.approx(slope, rel=1e-5, abs=1e-9)
+        assert gradient[at] == pytest.approx(slope, rel=1e-5, abs=1e-9)
 
 
-@pytest.mark.parametrize("name", ["marginal", "weak", "regret"])
-def test_a_loss_is_the_sum_of_its_parts(name: str) -> None:
-    loss = random_losses(50)[name]
-    z = np.random.default_rng(0).normal(0.0, 3.0, 50)
+@pytest.mark.parametrize(("name", "n_experts"), LOSSES)
+def test_a_loss_is_the_sum_of_its_parts(name: str, n_experts: int | None) -> None:
+    loss, z = loss_and_logits(name, 50, n_experts)
     value, gradient = loss(z, slice(None))
     parts = [loss(z[at], at) for at in (slice(0, 7), slice(7, 50))]
     assert sum(part[0] for part in parts) == pytest.approx(value, rel=1e-12)

@@ -239,7 +239,7 @@ def test_llama_cpp_that_fails_is_an_error(pair: SimpleNamespace, tmp_path: Path)
 
 def test_llama_cpp_knows_each_type(pair: SimpleNamespace) -> None:
     llama_cpp: Any = pytest.importorskip("llama_cpp")
-    for name in quantizing.FILE_TYPES:
+    for name in tune.FILE_TYPES:
         known = f"LLAMA_FTYPE_{'ALL' if name == 'f32' else 'MOSTLY'}_{name.upper()}"
         assert quantizing.file_type(name) == getattr(llama_cpp, known)
     fields = dict(llama_cpp.llama_model_quantize_params._fields_)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import expert_files
 import pytest
-from adapter_files import N_EMBD
 from commands import error_of, run, succeed
 from conftest import TINY_LOAD, TinyModels, token_ids
-from expert_files import BASE, PROMPT
+from expert_files import PROMPT
 
 import colm_cpp as colm
 from colm_cpp.engine import loading
@@ -24,17 +23,10 @@ OPTIONS: dict[str, Any] = {"temperature": 0, "max_tokens": 6}
 @pytest.fixture(scope="module")
 def files(tiny_model: TinyModels) -> dict[str, Path]:
     """Each model has a template of its own in its file."""
-    return {
-        "base": tiny_model(**BASE, chat_template=PLAIN),
-        "math": tiny_model(seed=2, arch="qwen2", n_embd=N_EMBD, chat_template="Q {{ messages[-1].content }} A"),
-        "code": tiny_model(seed=3, n_embd=N_EMBD),
-    }
+    return expert_files.make_files(tiny_model, PLAIN, "Q {{ messages[-1].content }} A")
 
 
-@pytest.fixture(scope="module")
-def pair(files: dict[str, Path]) -> Iterator[colm.Pair]:
-    with colm.load(files["base"], experts={"math": files["math"], "code": files["code"]}, **TINY_LOAD) as loaded:
-        yield loaded
+pair = expert_files.pair
 
 
 @pytest.fixture

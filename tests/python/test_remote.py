@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import commands
+import far_server
 import pytest
 from commands import run
 from conftest import ASSISTANT, TINY_LOAD, TinyModels, each_once, ids
@@ -27,10 +28,7 @@ PROMPTS = ["The quick brown", "def function(self", "What is the name of", "æ—¥æœ
 ALL = 1000
 
 
-@pytest.fixture(scope="module")
-def far(tiny_model: TinyModels) -> Iterator[FarServer]:
-    with FarServer(tiny_model(**ASSISTANT)) as server:
-        yield server
+far = far_server.far
 
 
 @pytest.fixture(scope="module")

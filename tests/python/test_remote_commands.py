@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import far_server
 import pytest
 from commands import ONE_THREAD, error_of, run
 from conftest import ASSISTANT, TINY_LOAD, TinyModels
@@ -17,6 +18,7 @@ from tiny_models import CHATML
 
 pytest.importorskip("httpx")
 
+import test_remote_texts
 from remote_lookalikes import LookAlike
 from test_remote_texts import OfModel
 
@@ -33,10 +35,7 @@ from colm_cpp.tune.pair_folder import models_of
 F32 = ("--n-ctx", "256", "--type-k", "f32", "--type-v", "f32", "--no-flash-attn", *ONE_THREAD)
 
 
-@pytest.fixture(scope="module")
-def far(tiny_model: TinyModels) -> Iterator[FarServer]:
-    with FarServer(tiny_model(**ASSISTANT)) as server:
-        yield server
+far = far_server.far
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +48,7 @@ def there(tiny_model: TinyModels, far: FarServer) -> list[str]:
     return ["--base", str(tiny_model(**FAR_BASE)), "--assistant", far.url]
 
 
-@pytest.fixture(scope="module")
-def model(tiny_model: TinyModels) -> Iterator[OfModel]:
-    file = tiny_model(**ASSISTANT)
-    with colm.load(file, file, head="never", **TINY_LOAD) as pair:
-        yield OfModel(pair)
+model = test_remote_texts.model
 
 
 @pytest.fixture(params=["openai", "sglang", "colm", "llama-server"])

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import far_server
 import pytest
 from conftest import ASSISTANT, TINY_LOAD, TinyModels, each_once, ids
 from far_server import FAR_BASE, FarServer, broken_after
@@ -24,10 +25,7 @@ PROMPT = "The quick brown"
 TEXT: dict[str, Any] = {"head": "always", "max_tokens": 12, "temperature": 0.0}
 
 
-@pytest.fixture(scope="module")
-def far(tiny_model: TinyModels) -> Iterator[FarServer]:
-    with FarServer(tiny_model(**ASSISTANT)) as server:
-        yield server
+far = far_server.far
 
 
 @pytest.fixture

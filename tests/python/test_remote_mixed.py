@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import far_server
 import numpy as np
 import pytest
 import tiny_models as tm
@@ -24,10 +25,7 @@ ALL = 1000  # all tokens of the tiny vocabulary: the distributions are whole
 EXPERTS = ("far", "near")
 
 
-@pytest.fixture(scope="module")
-def far(tiny_model: TinyModels) -> Iterator[FarServer]:
-    with FarServer(tiny_model(**ASSISTANT)) as server:
-        yield server
+far = far_server.far
 
 
 def either(seed: int = 3) -> colm.Head:

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import expert_files
 import pytest
 from adapter_files import N_EMBD
 from commands import ONE_THREAD, error_of, run
 from conftest import TINY_LOAD, TinyModels
-from expert_files import BASE
 from test_unlike_oracle import VOCABS
 from tiny_models import CHATML
 
@@ -53,17 +53,10 @@ CASES: list[dict[str, Any]] = [
 
 @pytest.fixture(scope="module")
 def files(tiny_model: TinyModels) -> dict[str, Path]:
-    return {
-        "base": tiny_model(**BASE, chat_template=CHATML),
-        "math": tiny_model(seed=2, arch="qwen2", n_embd=N_EMBD, chat_template="Q {{ messages[-1].content }} A"),
-        "code": tiny_model(seed=3, n_embd=N_EMBD),
-    }
+    return expert_files.make_files(tiny_model, CHATML, "Q {{ messages[-1].content }} A")
 
 
-@pytest.fixture(scope="module")
-def pair(files: dict[str, Path]) -> Iterator[colm.Pair]:
-    with colm.load(files["base"], experts={name: files[name] for name in NAMES[1:]}, **TINY_LOAD) as loaded:
-        yield loaded
+pair = expert_files.pair
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +152,7 @@ def test_rows_that_cannot_be_scored(scorer: Scorer, tmp_path: Path) -> None:
     made: list[Any] = []
     for document in read_documents([written(tmp_path / "rows.jsonl", rows)]):
         made += [document] if isinstance(document, BadRow) else list(maker(scorer)(document))
-    reasons = ["'law', and the models are base, math, code", "system must be", "chat_template must be"]
+    reasons = ["'law', and the models of this pair are base, math, code", "system must be", "chat_template must be"]
     reasons += ["chat_template must be", "chat_template has one for math, and the conversation has 2 answers"]
     for text, reason in zip(made, reasons, strict=False):
         assert isinstance(text, BadRow)
@@ -198,7 +191,7 @@ def test_problems_that_cannot_be_answered(files: dict[str, Path], tmp_path: Path
     out = tmp_path / "out"
     file = written(tmp_path / "task.jsonl", rows)
     done = run("evaluate", file, *models, *ask, "--out", out)
-    assert "row 2 of the problems names 'law', and the models of this pair are base, math, code" in error_of(done)
+    assert "row 2 of the problems: system names 'law', and the models of this pair are base, math" in error_of(done)
     file = written(tmp_path / "task.jsonl", [rows[0], {**rows[0], "system": "x"}])
     done = run("evaluate", file, *models, *ask, "--out", tmp_path / "other", "--no-chat")
     assert "row 2 of the problems has system, which needs a chat template" in error_of(done)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from colm_cpp.errors import OptionError
 from colm_cpp.evaluate.statistics import paired_difference, roc_auc, wilson_interval
 
 INF = math.inf
@@ -44,14 +43,6 @@ def test_wilson_inverts_the_score_test(n: int, confidence: float) -> None:
         assert wilson_interval(n - n_correct, n, confidence) == pytest.approx((1 - high, 1 - low), abs=1e-12)
     assert wilson_interval(0, n, confidence)[0] == 0.0
     assert wilson_interval(n, n, confidence)[1] == 1.0
-
-
-@pytest.mark.parametrize(
-    "arguments", [(0, 0), (1, 0), (-1, 5), (6, 5), (1, -1), (1, 5, 0.0), (1, 5, 1.0), (1, 5, math.nan)]
-)
-def test_wilson_out_of_range(arguments: Any) -> None:
-    with pytest.raises(OptionError):
-        wilson_interval(*arguments)
 
 
 # --- paired_difference ---
@@ -147,26 +138,6 @@ def test_the_problems_are_paired() -> None:
     assert paired_difference(a, b[::-1]).p_value > 0.2
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "confidence"),
-    [
-        ([1, 0], [1], 0.95),
-        ([], [], 0.95),
-        ([2, 0], [1, 0], 0.95),
-        ([0.5, 0], [1, 0], 0.95),
-        ([math.nan, 0], [1, 0], 0.95),
-        ([[1, 0]], [[1, 0]], 0.95),
-        (["x"], [1], 0.95),
-        ([1], [1], 1.0),
-        ([1], [1], 0.0),
-        ([1], [1], math.nan),
-    ],
-)
-def test_difference_refuses(a: Any, b: Any, confidence: float) -> None:
-    with pytest.raises(OptionError):
-        paired_difference(a, b, confidence)
-
-
 # --- roc_auc ---
 
 
@@ -206,9 +177,9 @@ def test_auc_known(scores: Any, labels: Any, area: float) -> None:
     assert roc_auc(scores, labels) == pytest.approx(area)
 
 
-@pytest.mark.parametrize("labels", [[1, 1], [0, 0]])
+@pytest.mark.parametrize("labels", [[1, 1], [0, 0], []])
 def test_auc_of_one_class(labels: Any) -> None:
-    assert math.isnan(roc_auc([1, 2], labels))
+    assert math.isnan(roc_auc([1, 2][: len(labels)], labels))
 
 
 def test_auc_of_many() -> None:
@@ -217,21 +188,3 @@ def test_auc_of_many() -> None:
     assert roc_auc(rng.normal(size=labels.size) + labels, labels) == pytest.approx(
         NormalDist().cdf(0.5**0.5), abs=0.003
     )
-
-
-@pytest.mark.parametrize(
-    ("scores", "labels"),
-    [
-        ([], []),
-        ([1], [1, 0]),
-        ([1, 2, 3], [1, 0]),
-        ([1, math.nan], [1, 0]),
-        ([1, 2], [1, 2]),
-        ([1, 2], [1, -1]),
-        ([[1, 2]], [[1, 0]]),
-        (["x", "y"], [1, 0]),
-    ],
-)
-def test_scores_refused(scores: Any, labels: Any) -> None:
-    with pytest.raises(OptionError):
-        roc_auc(scores, labels)

@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .._shown import shown
+from ..chat.own import unknown_model
 from ..engine.own_prompts import chat_prompt
 from ..errors import ColmError, ContextFull, GenerationError, OptionError, TokenizeError
 from ..heads.head import Head
@@ -161,12 +161,9 @@ def _check_names(problem: Problem, pair: Pair, chat: bool, *, others: bool) -> N
     row = f"row {problem.index + 1} of the problems"
     if problem.template and not chat:
         raise OptionError(f"{row} has {next(iter(problem.template))}, which needs a chat template; use --chat")
-    unknown = [] if others else [name for name in problem.names if name not in pair.names]
-    if unknown:
-        raise OptionError(
-            f"{row} names {shown(unknown[0])}, and the models of this pair are {', '.join(pair.names)}; correct the "
-            "row, or load the models under those names"
-        )
+    wrong = None if others else unknown_model(problem.own_prompts, problem.template, pair.names)
+    if wrong is not None:
+        raise OptionError(f"{row}: {wrong}; correct the row, or load the models under those names")
 
 
 def _prompt(problem: Problem, pair: Pair, chat: bool, *, others: bool) -> Any:

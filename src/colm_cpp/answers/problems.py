@@ -10,7 +10,7 @@ from typing import Any
 
 from .._shown import shortened
 from ..chat.messages import is_message
-from ..chat.own import names_in, row_template
+from ..chat.own import row_template
 from ..corpus.documents import BadRow, json_rows
 from ..errors import CorpusError
 from ..files.paths import digest_of
@@ -40,11 +40,6 @@ class Problem:
     prompt: str
     own_prompts: Mapping[str, str] = field(default_factory=dict, hash=False)
     template: Mapping[str, Any] = field(default_factory=dict, hash=False)
-
-    @property
-    def names(self) -> list[str]:
-        """The models that have something of their own, the base aside."""
-        return list(dict.fromkeys([*self.own_prompts, *(name for name in names_in(self.template) if name != BASE)]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .._shown import shown
 from ..errors import ChatTemplateError
+from ..options import BASE
 from .messages import Message, is_conversation
 
-__all__ = ["ROW_KEYS", "by_model", "names_in", "row_template", "system_of", "template_of", "with_system"]
+__all__ = [
+    "ROW_KEYS",
+    "by_model",
+    "names_in",
+    "row_template",
+    "system_of",
+    "template_of",
+    "unknown_model",
+    "with_system",
+]
 
 ROW_KEYS = ("system", "chat_template")
-_BASE = "base"
 
 
 def row_template(row: Mapping[str, Any]) -> dict[str, Any] | str:
@@ -39,18 +48,28 @@ def names_in(template: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(name for value in template.values() if isinstance(value, Mapping) for name in value))
 
 
+def unknown_model(prompts: Iterable[str], template: Mapping[str, Any], models: Sequence[str]) -> str | None:
+    """Says which name of ``prompts`` or in ``template`` is none of the models; None where all are."""
+    named = [("prompt", name) for name in prompts]
+    named += [(key, name) for key, value in template.items() for name in names_in({key: value})]
+    for what, name in named:
+        if name not in models:
+            return f"{what} names {shown(name)}, and the models of this pair are {', '.join(models)}"
+    return None
+
+
 def system_of(model: str, system: object) -> dict[str, Any]:
     """``{"system": ...}`` of one model; ``{}`` where nobody says, so that the messages' own stays."""
     if not isinstance(system, Mapping):
         return {} if system is None else {"system": system}
-    return next(({"system": system[name]} for name in (model, _BASE) if name in system), {})
+    return next(({"system": system[name]} for name in (model, BASE) if name in system), {})
 
 
 def template_of(model: str, template: object) -> tuple[Any, str]:
     """The template of one model, and whose file has it where that is None, and its BOS and EOS."""
     if not isinstance(template, Mapping):
-        return template, _BASE
-    return (template[model], model) if model in template else (template.get(_BASE), _BASE)
+        return template, BASE
+    return (template[model], model) if model in template else (template.get(BASE), BASE)
 
 
 def with_system(messages: Sequence[Message], system: str | None) -> Sequence[Message]:

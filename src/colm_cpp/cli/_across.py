@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..extras import require
-from ._options import Command
-from ._pair import option
+from ._help import Command, option
 
 if TYPE_CHECKING:
     from ..cluster.ray_cluster import Cluster

@@ -16,7 +16,7 @@ from . import _chat_file
 from ._conversation import INTERRUPTED, PAIR, Answer, Conversation, Exchange
 from ._output import echo, one_line, open_writer, print_legend
 
-__all__ = ["COMMANDS", "Chat", "Leave", "abouts", "warn"]
+__all__ = ["COMMANDS", "Chat", "Leave", "abouts", "notice"]
 
 
 _Run = Callable[["Chat", str], None]
@@ -106,17 +106,14 @@ class Chat:
         command.run(self, rest)
 
     def _answer(self, question: str) -> None:
-        writer = open_writer(self._color)
-        try:
+        with open_writer(self._color) as writer:
             answer = self.conversation.ask(question, writer.write)
-        finally:
-            writer.finish()
         self._told(answer)
 
     def _told(self, answer: Answer) -> None:
         """Tells who wrote how much of an answer, and what to do where the context is full."""
         if answer.context_full:
-            warn(
+            notice(
                 "the context is full, so the answer ends here; type /drop to forget the oldest messages, or /clear to "
                 "begin again. A larger --n-ctx at the start gives more room"
             )
@@ -176,11 +173,8 @@ class Chat:
         seed = secrets.randbelow(MAX_SEED + 1) if talk.seed is None else talk.seed
         for way in (*talk.alone.values(), pair):
             echo(f"-- {way.name}")
-            writer = open_writer(self._color)
-            try:
+            with open_writer(self._color) as writer:
                 answers[way.name] = talk.write(question, writer.write, way=way, seed=seed, before=before)
-            finally:
-                writer.finish()
             self._told(answers[way.name])
             if answers[way.name].finish_reason == INTERRUPTED:
                 return
@@ -220,15 +214,14 @@ class Chat:
         why = _chat_file.load(self.conversation, file)
         self.file = file
         if why:
-            warn(f"the models will read the conversation again: {why}")
+            notice(f"the models will read the conversation again: {why}")
         talk = self.conversation
         self.tell(f"{counted(len(talk.exchanges), 'message')} with answers; who answers next: {talk.way.name}")
         if talk.exchanges and not self._quiet:
             self.tell(f"> {talk.exchanges[-1].question}")
-            writer = open_writer(self._color)
-            for source, text in talk.exchanges[-1].pieces:
-                writer.piece(text, talk.pair.names.index(source))
-            writer.finish()
+            with open_writer(self._color) as writer:
+                for source, text in talk.exchanges[-1].pieces:
+                    writer.piece(text, talk.pair.names.index(source))
 
     @_command("/stats", "", "counts and speed of the last answer and of all")
     def stats(self, rest: str) -> None:
@@ -272,8 +265,8 @@ class Chat:
         raise Leave
 
 
-def warn(text: str) -> None:
-    """A line on stderr."""
+def notice(text: str) -> None:
+    """A line on stderr, for quiet chats too."""
     echo(one_line(f"colm: {text}"), err=True)
 
 

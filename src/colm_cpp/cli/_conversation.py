@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..engine.pair import Pair
     from ..results import Source, Stats, Token
 
-__all__ = ["ALONE", "INTERRUPTED", "PAIR", "Answer", "Conversation", "Exchange", "Way"]
+__all__ = ["INTERRUPTED", "PAIR", "Answer", "Conversation", "Exchange", "Way", "alone"]
 
 INTERRUPTED = "interrupted"
 Piece = tuple["Source", str]
@@ -49,7 +49,6 @@ def alone(names: Sequence[str]) -> dict[str, Way]:
     return {name: Way(name, {"head": head}, DEFERRAL) for name, head in heads.items()}
 
 
-ALONE = alone(("base", "assistant"))
 _RATE_IS_SET_BY = frozenset({"threshold", "defer_rate", "target_rate", "schedule", "schedule_tokens"})
 
 
@@ -68,11 +67,6 @@ class Answer:
     finish_reason: str
     stats: Stats
     context_full: bool
-
-    @property
-    def text(self) -> str:
-        """The whole text."""
-        return "".join(text for _, text in self.pieces)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..options import ExpertModel, read_experts
-from ._help import Option
-from ._options import Command, ModelOption, ParamType, read_model_options
+from ._help import Command, option
+from ._options import ModelOption, ParamType, read_model_options
 
 if TYPE_CHECKING:
     from ..sources.pair_file import Preset
@@ -43,18 +43,16 @@ class _Own(ParamType):
 
 def expert_arguments(command: Command) -> Command:
     """Adds ``--expert`` and ``--expert-option``."""
-    command = click.option(
+    command = option(
+        "Loading",
         "--expert-option",
-        cls=Option,
-        section="Loading",
         type=_Own(),
         multiple=True,
         help="A loading option for one expert only, such as law:lora=law.gguf. Repeatable.",
     )(command)
-    return click.option(
+    return option(
+        "Models",
         "--expert",
-        cls=Option,
-        section="Models",
         type=_Named(),
         multiple=True,
         help="An expert by a name of your own, instead of --assistant: code=code.gguf, or code=http://host:port. "

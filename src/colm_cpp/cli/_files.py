@@ -12,9 +12,8 @@ from ..errors import OptionError
 from ..files.output_file import OutputFile, check_output, descriptor_of, refuse_inputs, write_file
 from ..sources.names import find_head
 from ._experts import expert_files
-from ._options import Command
+from ._help import Command, option
 from ._output import byte_stream
-from ._pair import option
 
 __all__ = [
     "Sink",
@@ -100,14 +99,14 @@ def check(
         raise OptionError(f"{name}: {error}") from error
 
 
-def check_folder(name: str, path: Path) -> None:
-    """Refuses a file where the value of an option must be a folder, or a name for a new one.
+def check_folder(path: Path) -> None:
+    """Refuses a file where ``--out`` must be a folder, or a name for a new one.
 
     Raises:
         OptionError: it is a file.
     """
     if path.exists() and not path.is_dir():
-        raise OptionError(f"{name} must be a folder, and {path} is a file; name a folder, or one to be made")
+        raise OptionError(f"--out must be a folder, and {path} is a file; name a folder, or one to be made")
 
 
 def check_stdout(inputs: Iterable[PathLike | None]) -> None:

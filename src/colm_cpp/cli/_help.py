@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
-__all__ = ["Option", "SectionedCommand"]
+__all__ = ["Command", "SectionedCommand", "option", "path_option"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class Option(click.Option):
+class _Option(click.Option):
     """An option that belongs to a section of the help text."""
 
-    def __init__(self, *args: Any, section: str = "Options", **kwargs: Any) -> None:
+    def __init__(self, *args: Any, section: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.section = section
 
@@ -30,3 +34,14 @@ class SectionedCommand(click.Command):
         for title, records in sections.items():
             with formatter.section(title):
                 formatter.write_dl(records)
+
+
+def option(section: str, *names: str, **kwargs: Any) -> Callable[[Command], Command]:
+    """An option in a section of the help, which shows its default, unless it is a flag."""
+    kwargs.setdefault("show_default", not isinstance(kwargs.get("default"), bool | None))
+    return click.option(*names, cls=_Option, section=section, **kwargs)
+
+
+def path_option(section: str, *names: str, **kwargs: Any) -> Callable[[Command], Command]:
+    """An option whose value is a path."""
+    return option(section, *names, type=click.Path(path_type=Path), **kwargs)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -25,7 +25,7 @@ from ..options import (
     option_of,
     reject_unknown,
 )
-from ._help import Option
+from ._help import Command, option
 
 __all__ = [
     "GENERATION",
@@ -40,8 +40,6 @@ __all__ = [
     "read_model_options",
     "table_of",
 ]
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 if TYPE_CHECKING:
     ParamType = click.ParamType[Any]
@@ -130,11 +128,10 @@ class Spec:
         if is_flag and self.default is not None:
             shown = self.flags.split("/")[0 if self.default else 1].removeprefix("--")
         text = self.help if self.default is None or self.multiple else f"{self.help} [default: {shown}]"
-        return click.option(
+        return option(
+            section,
             self.flags,
             self.name,
-            cls=Option,
-            section=section,
             type=None if is_flag else self.type,
             default=None,
             multiple=self.multiple,
@@ -260,10 +257,9 @@ class ModelOption(ParamType):
 def model_options(command: Command) -> Command:
     """Adds ``--base-option`` and ``--assistant-option``."""
     for model in ("assistant", "base"):
-        command = click.option(
+        command = option(
+            "Loading",
             f"--{model}-option",
-            cls=Option,
-            section="Loading",
             type=ModelOption(),
             multiple=True,
             help=f"A loading option for the {model} only, such as n_ctx=2048. Repeatable.",

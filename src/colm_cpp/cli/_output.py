@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..results import Stats, Token
 
 __all__ = [
+    "OneLine",
     "TextWriter",
     "byte_stream",
     "echo",
@@ -115,6 +116,12 @@ class TextWriter:
 
     def finish(self) -> None:
         """Ends the last line."""
+
+    def __enter__(self) -> TextWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.finish()
 
 
 class _PlainWriter(TextWriter):
@@ -218,8 +225,8 @@ def print_json(value: Any) -> None:
     stream.flush()
 
 
-class _OneLine(logging.Formatter):
-    """Lines of a log that repeats what model files say of themselves."""
+class OneLine(logging.Formatter):
+    """Lines of a log that may repeat what model files or requests say."""
 
     def format(self, record: logging.LogRecord) -> str:
         return one_line(super().format(record))
@@ -232,7 +239,7 @@ def log_to_stderr(wanted: bool) -> Iterator[None]:
         yield
         return
     handler, level = logging.StreamHandler(), logger.level
-    handler.setFormatter(_OneLine("llama.cpp: %(message)s"))
+    handler.setFormatter(OneLine("llama.cpp: %(message)s"))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:

@@ -9,9 +9,8 @@ from typing import Any
 import click
 
 from ..options import BASE
-from ._help import Option
+from ._help import Command, option
 from ._inputs import read_text
-from ._options import Command
 
 __all__ = [
     "OwnPrompts",
@@ -58,10 +57,8 @@ def own_prompt_arguments(command: Command) -> Command:
         "What one model, such as an expert, reads in place of PROMPT. TEXT may be @FILE. The text that is written is "
         "the same for all. Repeatable."
     )
-    given: dict[str, Any] = {"cls": Option, "section": "Prompt", "metavar": "NAME=TEXT", "multiple": True}
-    return click.option("--prompt-for", help=help, **given)(
-        own_template_arguments("Prompt", " Implies --chat.")(command)
-    )
+    command = own_template_arguments("Prompt", " Implies --chat.")(command)
+    return option("Prompt", "--prompt-for", metavar="NAME=TEXT", multiple=True, help=help)(command)
 
 
 def own_template_arguments(section: str, more: str = "") -> Callable[[Command], Command]:
@@ -76,9 +73,8 @@ def own_template_arguments(section: str, more: str = "") -> Callable[[Command], 
             ),
             ("--system-for", "NAME=TEXT", "System message for one model."),
         ):
-            command = click.option(
-                flag, cls=Option, section=section, metavar=metavar, multiple=True, help=f"{help}{more} Repeatable."
-            )(command)
+            more_help = f"{help}{more} Repeatable."
+            command = option(section, flag, metavar=metavar, multiple=True, help=more_help)(command)
         return command
 
     return decorate

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from shlex import quote
 from typing import Any
 
@@ -15,9 +14,9 @@ from ..options import ANSWER_OPTIONS, MAX_PARALLEL
 from ..sources.pair_file import Preset
 from ..sources.preset import is_preset, packaged_names, preset, preset_files
 from ._experts import chosen_experts, refuse_experts
-from ._help import Option
+from ._help import Command, option
 from ._inputs import read_grammar, read_text
-from ._options import GENERATION, LOAD, SLOTS, Command, collect, from_table, model_options, read_model_options
+from ._options import GENERATION, LOAD, SLOTS, collect, from_table, model_options, read_model_options
 
 __all__ = [
     "HEAD_HELP",
@@ -29,11 +28,8 @@ __all__ = [
     "loading_arguments",
     "model_arguments",
     "models_again",
-    "option",
     "pair_arguments",
-    "pair_option",
     "parallel_option",
-    "path_option",
     "slots",
     "writing_options",
 ]
@@ -42,17 +38,6 @@ HEAD_HELP = (
     "The deferral head: a head file, hf:org/repo/file.gguf, the name of a head in the package (see 'colm models'), "
     "confidence, entropy, random, always, never, or a token of the base such as '<|defer|>'."
 )
-
-
-def option(section: str, *names: str, **kwargs: Any) -> Callable[[Command], Command]:
-    """An option in a section of the help, which shows its default, unless it is a flag."""
-    kwargs.setdefault("show_default", not isinstance(kwargs.get("default"), bool | None))
-    return click.option(*names, cls=Option, section=section, **kwargs)
-
-
-def path_option(section: str, *names: str, **kwargs: Any) -> Callable[[Command], Command]:
-    """An option whose value is a path."""
-    return option(section, *names, type=click.Path(path_type=Path), **kwargs)
 
 
 def color_option(help: str) -> Callable[[Command], Command]:
@@ -95,7 +80,14 @@ def pair_arguments(command: Command) -> Command:
 
 def model_arguments(command: Command) -> Command:
     """Adds ``--pair``, and ``--base`` and ``--assistant``, which replace its files or stand alone."""
-    command = pair_option("A pair", " --base and --assistant replace its models.")(command)
+    command = option(
+        "Models",
+        "--pair",
+        metavar="PAIR",
+        shell_complete=complete_pairs,
+        help=f"A pair: the name of a preset ({', '.join(packaged_names())}, or one of your own, see 'colm models'), a "
+        "folder with a pair.toml, or such a file. --base and --assistant replace its models.",
+    )(command)
     given: dict[str, Any] = {"metavar": "MODEL", "shell_complete": complete_files}
     command = option("Models", "--assistant", help="The assistant model, or http://host:port.", **given)(command)
     help = "The base model: a GGUF file or hf:org/repo/file.gguf."
@@ -129,20 +121,6 @@ def complete_pairs(ctx: click.Context, param: click.Parameter, incomplete: str) 
 def complete_files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """For a shell: files."""
     return [CompletionItem(incomplete, type="file")]
-
-
-def pair_option(help: str, more: str = "") -> Callable[[Command], Command]:
-    """Adds ``--pair``."""
-    names = ", ".join(packaged_names())
-    return option(
-        "Models",
-        "--pair",
-        "pair",
-        metavar="PAIR",
-        shell_complete=complete_pairs,
-        help=f"{help}: the name of a preset ({names}, or one of your own, see 'colm models'), a folder with a "
-        f"pair.toml, or such a file.{more}",
-    )
 
 
 def chosen_models(values: Mapping[str, Any]) -> Preset:

@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from ..tune.quantizing import FILE_TYPES
+from ..options.tuning import FILE_TYPES
 from ._advice import NO_TYPE, advice_of
 from ._experts import expert_arguments
 from ._files import check, force_option, read_by, write_result
-from ._help import SectionedCommand
-from ._pair import chosen_models, loading, option, pair_arguments, path_option, slots
+from ._help import SectionedCommand, option, path_option
+from ._pair import chosen_models, loading, pair_arguments, slots
 
 __all__ = ["bench"]
 

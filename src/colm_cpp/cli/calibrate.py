@@ -14,18 +14,8 @@ from ..options import split_head
 from ..sources.names import NamedHead, find_head, refuse_unknown_expert
 from ._experts import expert_arguments
 from ._files import check, read_by
-from ._help import SectionedCommand
-from ._pair import (
-    answer_options,
-    chosen_models,
-    loading,
-    models_again,
-    option,
-    pair_arguments,
-    parallel_option,
-    path_option,
-    slots,
-)
+from ._help import SectionedCommand, option, path_option
+from ._pair import answer_options, chosen_models, loading, models_again, pair_arguments, parallel_option, slots
 
 if TYPE_CHECKING:
     from ..learn.calibration import Calibrated

@@ -13,7 +13,7 @@ from ..options import CHAT_TEMPERATURE
 from . import Terminated
 from ._experts import expert_arguments
 from ._flags import in_flags
-from ._help import SectionedCommand
+from ._help import SectionedCommand, option, path_option
 from ._options import GENERATION, from_table
 from ._own_prompts import own_template_arguments, read_own_prompts
 from ._pair import (
@@ -23,8 +23,6 @@ from ._pair import (
     loading,
     loading_arguments,
     model_arguments,
-    option,
-    path_option,
     slots,
     writing_options,
 )
@@ -111,7 +109,7 @@ def chat(**values: Any) -> None:
 
 def prompt_of(values: dict[str, Any]) -> Callable[[str], str]:
     """What asks on the terminal."""
-    from ._chat_commands import abouts, warn
+    from ._chat_commands import abouts, notice
     from ._chat_input import default_history, open_history, open_prompt
 
     history = None
@@ -120,7 +118,7 @@ def prompt_of(values: dict[str, Any]) -> Callable[[str], str]:
         try:
             history = open_history(file)
         except OSError as error:
-            warn(f"the history {file} cannot be used ({error.strerror or error}), so no messages are kept")
+            notice(f"the history {file} cannot be used ({error.strerror or error}), so no messages are kept")
     return open_prompt(history, abouts())
 
 

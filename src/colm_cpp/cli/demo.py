@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ._help import SectionedCommand
-from ._pair import color_option, option
+from ._help import SectionedCommand, option
+from ._pair import color_option
 
 if TYPE_CHECKING:
     from ..answers.problems import Problem

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import OptionError
-from ..options import ASSISTANT, BASE, STRATEGIES
+from ..options import BASE, STRATEGIES, split_head
 from ._across import across_options, check_across, cluster_of
 from ._experts import expert_arguments
 from ._files import check_folder, head_place, read_by
-from ._help import SectionedCommand
-from ._pair import answer_options, chosen_models, loading, option, pair_arguments, parallel_option, path_option, slots
+from ._help import SectionedCommand, option, path_option
+from ._pair import answer_options, chosen_models, loading, pair_arguments, parallel_option, slots
 
 if TYPE_CHECKING:
     from ..engine.pair import Pair
@@ -125,7 +124,7 @@ def evaluate(task: str, out: Path, as_json: bool, **values: Any) -> None:
     from ._output import echo, print_json, warn
 
     check_across(values)
-    check_folder("--out", out)
+    check_folder(out)
     models = None if values["report_only"] else chosen_models(values)
     checker = make_checker(values["checker"], pattern=values["pattern"])
     loaded = load_task(task, skip=values["skip"], limit=values["limit"], shard=values["shard"])
@@ -175,7 +174,7 @@ def _other(name: str, given: str) -> Preset:
 def _answer(task: Any, out: Path, models: Preset, values: dict[str, Any]) -> Any:
     from ..answers.answering import check_heads
     from ..corpus.texts import uses_chat
-    from ..evaluate.arms import make_arms, named_heads, split_head
+    from ..evaluate.arms import make_arms, named_heads
     from ..evaluate.evaluation import evaluate as answer_all
     from ..evaluate.records import KIND, PAIRS, RecordFolder
     from ..files.output_file import refuse_inputs
@@ -185,7 +184,7 @@ def _answer(task: Any, out: Path, models: Preset, values: dict[str, Any]) -> Any
     from ._output import log_to_stderr
     from ._progress import meter
 
-    of_pair = [expert.name for expert in models.experts] or [ASSISTANT]
+    of_pair = models.names[1:]
     heads = named_heads(values["heads"], of_pair)
     if not values["heads"] and models.head is not None:
         heads["learned"] = models.head
@@ -216,7 +215,7 @@ def _answer(task: Any, out: Path, models: Preset, values: dict[str, Any]) -> Any
     records = [out / "records" / f"{arm.name}.jsonl" for arm in arms]
     outputs = [out / "meta.json", *(out / name for name in KIND.files), *records]
     of_others = [file for other in others.values() for file in (*other.files(), other.head and head_place(other.head))]
-    files = [head_place(os.fspath(split_head(head, of_pair)[0])) for head in heads.values()]
+    files = [head_place(split_head(head, of_pair)[0]) for head in heads.values()]
     own = [*models.files(), task.path, *files]
     refuse_inputs(outputs, read_by(values, *own, *of_others))
     with (

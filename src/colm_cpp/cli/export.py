@@ -21,11 +21,10 @@ __all__ = ["export"]
 
 def _check_width(head: Head, path: str) -> None:
     """Raises HeadMismatch where the head is not as wide as the model's hidden state."""
-    from .. import _core
-    from ..files.paths import to_native
+    from ..engine.model_files import metadata
 
-    metadata = _core.inspect_gguf(to_native(path))["metadata"]
-    width = metadata.get(f"{metadata.get('general.architecture')}.embedding_length")
+    found = metadata(path)
+    width = found.get(f"{found.get('general.architecture')}.embedding_length")
     if width != head.n_embd:
         raise HeadMismatch(
             f"the head needs hidden states of width {head.n_embd}, but {path} has width {width}; give the base that "

@@ -14,7 +14,7 @@ from ..options import MAX_PARALLEL
 from ._batch import read_batch, write_batch
 from ._experts import expert_arguments
 from ._files import Sink, check, check_stdout, force_option, open_sink, read_by
-from ._help import SectionedCommand
+from ._help import SectionedCommand, option, path_option
 from ._inputs import read_prompt, user_messages
 from ._options import GENERATION, from_table
 from ._own_prompts import OwnPrompts, own_prompt_arguments, own_prompt_files, read_own_prompts
@@ -25,8 +25,6 @@ from ._pair import (
     loading,
     loading_arguments,
     model_arguments,
-    option,
-    path_option,
     slots,
     writing_options,
 )
@@ -245,16 +243,15 @@ def _run(stream: TokenStream, writer: Any, trace: TraceWriter | None, sink: Sink
     """Shows and records the text as it comes; None where Ctrl-C ended it. A trace is kept from its first token on."""
     with closing(stream):
         try:
-            for token in stream:
-                writer.write(token)
-                if trace is not None and sink is not None:
-                    trace.token(token)
-                    sink.keep()
+            with writer:
+                for token in stream:
+                    writer.write(token)
+                    if trace is not None and sink is not None:
+                        trace.token(token)
+                        sink.keep()
             finished = stream.completion()
         except KeyboardInterrupt:
             finished = None
-        finally:
-            writer.finish()
         if trace is not None:
             reason = _INTERRUPTED if finished is None else finished.finish_reason
             trace.end(reason, stream.stats, None if finished is None else finished.end_token)

@@ -124,7 +124,7 @@ def _place(head: str, known: Preset | None) -> str | None:
     from ..options import split_head
     from ..sources.names import find_head
 
-    experts = () if known is None else [expert.name for expert in known.experts]
+    experts = () if known is None else known.names[1:]
     return find_head(split_head(head, experts)[0]).place
 
 

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..tune.quantizing import FILE_TYPES
+from ..options.tuning import FILE_TYPES
 from ._files import check, check_folder, force_option
-from ._help import SectionedCommand
+from ._help import SectionedCommand, option, path_option
 from ._output import echo, one_line, print_json
-from ._pair import option, path_option
 
 if TYPE_CHECKING:
     from ..tune import Merged
@@ -105,7 +104,7 @@ def _join(folders: tuple[Path, ...], out: Path, *, as_json: bool) -> None:
 
     from ..learn.shards import merge_shards
 
-    check_folder("--out", out)
+    check_folder(out)
     joined = merge_shards(folders, out)
     if as_json:
         print_json({**asdict(joined), "path": str(joined.path)})

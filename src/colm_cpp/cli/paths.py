@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from ._help import SectionedCommand
-from ._pair import chosen_models, loading, option, pair_arguments, parallel_option, slots
+from ._help import SectionedCommand, option
+from ._pair import chosen_models, loading, pair_arguments, parallel_option, slots
 
 __all__ = ["paths"]
 

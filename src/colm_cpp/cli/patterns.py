@@ -9,8 +9,8 @@ import click
 
 from ..errors import OptionError
 from ._files import check, force_option, write_result
-from ._help import SectionedCommand
-from ._pair import color_option, option, path_option
+from ._help import SectionedCommand, option, path_option
+from ._pair import color_option
 
 __all__ = ["patterns"]
 

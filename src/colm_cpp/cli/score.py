@@ -14,8 +14,8 @@ from ..errors import OptionError
 from ._across import across_options, check_across, cluster_of
 from ._experts import expert_arguments
 from ._files import check_folder, read_by
-from ._help import SectionedCommand
-from ._pair import answer_options, chosen_models, loading, option, pair_arguments, parallel_option, path_option, slots
+from ._help import SectionedCommand, option, path_option
+from ._pair import answer_options, chosen_models, loading, pair_arguments, parallel_option, slots
 
 if TYPE_CHECKING:
     from ..cluster.ray_cluster import Cluster
@@ -96,7 +96,7 @@ def score(corpus: tuple[str, ...], out: Path, **values: Any) -> None:
             "with completions, or --base and one --expert"
         )
     check_across(values)
-    check_folder("--out", out)
+    check_folder(out)
     refuse_inputs(folder_files(out), read_by(values, *models.files(), *corpus))
     texts = select(
         corpus, limit=values["limit"], seed=values["seed"], needs_completion=not respond, shard=values["shard"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +13,9 @@ import click
 from .._numbers import share
 from ..options import SlotOptions
 from ._experts import expert_arguments
-from ._help import SectionedCommand
+from ._help import SectionedCommand, option, path_option
 from ._options import LOAD, collect, read_model_options
-from ._pair import HEAD_HELP, chosen_models, option, pair_arguments, parallel_option, path_option, slots
+from ._pair import HEAD_HELP, chosen_models, pair_arguments, parallel_option, slots
 
 if TYPE_CHECKING:
     from ..server.registry import Registry
@@ -190,14 +189,12 @@ def _registry(values: dict[str, Any]) -> Registry:
 
 
 def _log_to_stderr(*, quiet: bool) -> None:
-    from ._output import one_line
+    from ._output import OneLine
 
-    class Lines(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            print(one_line(f"colm serve: {self.format(record)}"), file=sys.stderr, flush=True)
-
+    handler = logging.StreamHandler()
+    handler.setFormatter(OneLine("colm serve: %(message)s"))
     for name in ("colm_cpp.server", "uvicorn.error"):
         logger = logging.getLogger(name)
-        logger.addHandler(Lines())
+        logger.addHandler(handler)
         logger.propagate = False
         logger.setLevel(logging.WARNING if quiet or name.startswith("uvicorn") else logging.INFO)

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..learn.training_options import COST, TrainingOptions, costs_by_time
+from ..options.training import COST, TrainingOptions, costs_by_time
 from ._files import check
-from ._help import SectionedCommand
+from ._help import SectionedCommand, option, path_option
 from ._options import ParamType, collect, from_table, table_of
 from ._output import echo, print_json, sized, warn
-from ._pair import option, path_option
 
 if TYPE_CHECKING:
     from ..learn.choice_report import ChoiceReport

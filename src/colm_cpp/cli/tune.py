@@ -8,12 +8,11 @@ from typing import Any
 
 import click
 
-from ..tune.options import TuneOptions
-from ..tune.quantizing import FILE_TYPES
+from ..options.tuning import FILE_TYPES, TuneOptions
 from ._flags import typed
-from ._help import SectionedCommand
+from ._help import SectionedCommand, option, path_option
 from ._options import collect, from_table, table_of
-from ._pair import model_arguments, option, path_option
+from ._pair import model_arguments
 
 __all__ = ["tune"]
 

@@ -21,6 +21,7 @@ from ..chat.own import row_template
 from ..errors import CorpusError
 from ..files.reading import MAX_LINE, lines, why
 from ..files.shards import Shard
+from ..options import BASE
 
 __all__ = ["BadRow", "Corpus", "Document", "Row", "blocks", "json_rows", "read_documents", "unreadable"]
 
@@ -271,10 +272,10 @@ def _document(row: Row, needs_completion: bool) -> Document | BadRow:
     prompt, completion = row.value.get("prompt", ""), row.value.get("completion", row.value.get("text"))
     own: dict[str, str] = {}
     if isinstance(prompt, dict):
-        if "base" not in prompt:
+        if BASE not in prompt:
             return bad("prompt has none for the base; give 'base', too")
-        own = {name: text for name, text in prompt.items() if name != "base"}
-        prompt = prompt["base"]
+        own = {name: text for name, text in prompt.items() if name != BASE}
+        prompt = prompt[BASE]
     for text in (prompt, *own.values()):
         if not isinstance(text, str):
             return bad(f"prompt is a JSON {type(text).__name__}, not a text")

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
-from .._shown import shown
 from ..chat.messages import begins_with_bos, render_chat
-from ..chat.own import names_in, system_of, template_of, with_system
+from ..chat.own import names_in, system_of, template_of, unknown_model, with_system
 from ..errors import ChatTemplateError, TokenizeError
+from ..options import BASE
 from .documents import BadRow, Document
 
 __all__ = [
@@ -92,17 +92,10 @@ def runs(scored: Sequence[bool]) -> list[tuple[int, int]]:
 
 def unusable(document: Document, experts: Iterable[str], *, chat: bool) -> BadRow | None:
     """A document that names a model that is not there, or has a system message where there is no conversation."""
-    models = ("base", *experts)
-    named = [("prompt", name) for name in document.own_prompts]
-    named += [(key, name) for key, value in document.template.items() for name in names_in({key: value})]
-    for what, name in named:
-        if name not in models:
-            reason = f"{what} names {shown(name)}, and the models are {', '.join(models)}"
-            return BadRow(document.path, document.line, reason)
-    if document.template and not document.messages and not (chat and document.prompt):
+    reason = unknown_model(document.own_prompts, document.template, (BASE, *experts))
+    if reason is None and document.template and not document.messages and not (chat and document.prompt):
         reason = f"{next(iter(document.template))} is for a conversation; give messages, or --chat with a prompt"
-        return BadRow(document.path, document.line, reason)
-    return None
+    return None if reason is None else BadRow(document.path, document.line, reason)
 
 
 def uses_chat(base: Mapping[str, Any], chat: bool | None) -> bool:
@@ -132,7 +125,7 @@ class TextMaker:
         system: str | None = None,
         other: str = "the assistant",
         experts: Mapping[str, Mapping[str, Any]] = MappingProxyType({"assistant": {}}),
-        model: str = "base",
+        model: str = BASE,
         encode: Callable[[str], list[int]] | None = None,
     ) -> None:
         """Args:
@@ -158,7 +151,7 @@ class TextMaker:
         self._other = other
         self._experts = tuple(experts)
         self._model = model
-        self._facts: dict[str, Mapping[str, Any]] = {"base": base, **experts}
+        self._facts: dict[str, Mapping[str, Any]] = {BASE: base, **experts}
         self._encode = encode or (lambda text: tokenizer.tokenize(text, False, True))
         self.n_ctx = n_ctx
         self._eog = frozenset(base["eog_tokens"])

@@ -383,7 +383,7 @@ def _loaded_or_kept(wished: Preset, given: dict[str, Any], keep: bool) -> tuple[
             kept.unload()  # both may not fit into memory
         found = find_models(wished, remote=True)
         stamps = kept.stamps_of(found.models, chosen)
-        pair = load(pair=replace(found, head=None, defer_rate=None), **given)
+        pair = load(pair=found.without_head(), **given)
         if keep:
             kept.keep(wanted, stamps, pair)
         return pair, keep

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 from .._shown import shown
 from ..chat.messages import Message
-from ..chat.own import names_in, system_of, template_of
+from ..chat.own import ROW_KEYS, names_in, system_of, template_of, unknown_model
 from ..errors import ChatTemplateError, ContextFull, OptionError, TokenizeError
 from ..options import BASE
 from .prompts import Prompt
@@ -50,7 +50,7 @@ def prompts_tokens(pair: Tokenizing, prompt: Prompt) -> PromptTokens:
         raise TokenizeError(
             f"prompt names {', '.join(map(shown, prompt)) or 'no model'} and not the base; give 'base', too"
         )
-    _check_names(pair, "prompt", prompt)
+    _check_names(pair, prompt, {})
     read = {name: partial(pair.prompt_tokens, model=name) for name in prompt}
     return _tokens_of_each(pair, read, prompt)
 
@@ -75,10 +75,10 @@ def _tokens_of_each(pair: Tokenizing, read: Mapping[str, Any], prompts: Mapping[
     return base, {number: tokens for number, tokens in own.items() if tokens != base or not pair.one_vocabulary}
 
 
-def _check_names(pair: Tokenizing, what: str, given: Mapping[Any, Any]) -> None:
-    for name in given:
-        if name not in pair.names:
-            raise OptionError(f"{what} names {shown(name)}, and the models of this pair are {', '.join(pair.names)}")
+def _check_names(pair: Tokenizing, prompts: Mapping[str, Any], template: Mapping[str, Any]) -> None:
+    wrong = unknown_model(prompts, template, pair.names)
+    if wrong is not None:
+        raise OptionError(wrong)
 
 
 def split_template(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -101,18 +101,16 @@ def chat_tokens(
     ``own``: conversations that models read in place of ``messages``, by their names. Errors are those of
     :meth:`Pair.chat`.
     """
-    _check_names(pair, "prompt", own)
     unlike = unlike_with_template(pair)
     given = template.get("chat_template")
     if unlike and (given is None or (isinstance(given, Mapping) and BASE not in given)):
         template = {**template, "chat_template": {BASE: None, **dict.fromkeys(unlike), **(given or {})}}
-    several = [name for name in ("chat_template", "system") if isinstance(template.get(name), Mapping)]
-    if not several and not own:
+    by_model = {key: template[key] for key in ROW_KEYS if isinstance(template.get(key), Mapping)}
+    if not by_model and not own:
         prompt = pair.render_chat(messages, **cast("TemplateOptionsDict", template))
         return pair._tokenize_rendered(prompt + begun, BASE), {}
-    for what in several:
-        _check_names(pair, what, template[what])
-    named = {BASE, *own, *names_in({what: template[what] for what in several})}
+    _check_names(pair, own, by_model)
+    named = {BASE, *own, *names_in(by_model)}
     rendered = {
         name: _rendered(pair, name, own.get(name, messages), template) + begun for name in pair.names if name in named
     }

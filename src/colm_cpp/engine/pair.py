@@ -14,7 +14,7 @@ from ..chat.messages import Message
 from ..errors import ColmError
 from ..heads.head import Head
 from ..llama.busy import busy
-from ..llama.log import forward_log
+from ..llama.log import computing, forward_log
 from ..options import BASE, CHAT_TEMPERATURE, MAX_PARALLEL, GenerationOptions, GenerationOptionsDict
 from ..results import Completion
 from . import open_pairs
@@ -233,11 +233,8 @@ class Pair(Tokenizing, AsyncForms):
         n_parallel = integer("n_parallel", n_parallel, 1, MAX_PARALLEL)
         if self._memory is not None and not core.has_loop(n_parallel):
             self._memory.check_batch(n_parallel)
-        with busy():
-            try:
-                texts = _core.Stream(core, n_parallel)
-            finally:
-                forward_log()
+        with computing():
+            texts = _core.Stream(core, n_parallel)
         of_chats = {} if "temperature" in options else CHAT_OPTIONS
         wished = requests(self, prompts, each, checked, heads, of_chats, template)
         stream = BatchStream(core, texts, n_parallel, wished)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
 from ..engine.prepared import PathLike
 from ..heads.head import Head
+from ..options import split_head
 from ..sources.names import head_file
-from .arms import split_head
 
-__all__ = ["at_rate", "calibrated", "directed", "greedy", "together"]
+__all__ = ["always", "at_rate", "calibrated", "greedy", "together"]
 
 
 def calibrated(head: PathLike | Head | None, experts: Sequence[str]) -> Head | None:
@@ -19,7 +20,7 @@ def calibrated(head: PathLike | Head | None, experts: Sequence[str]) -> Head | N
         return None
     who = None
     if not isinstance(head, Head):
-        head, who = split_head(head, experts)
+        head, who = split_head(os.fspath(head), experts)
         file = head_file(head)
         if file is None:
             return None
@@ -38,9 +39,9 @@ def at_rate(head: Head | str, rate: float) -> dict[str, Any]:
     return {"defer_rate": rate, **({"seed": 1} if isinstance(head, str) else {})}
 
 
-def directed(head: str, expert: str, experts: Sequence[str]) -> str:
-    """A head that defers to this expert."""
-    return head if len(experts) == 1 else f"{head}:{expert}"
+def always(expert: str, experts: Sequence[str]) -> str:
+    """The head with which this expert writes alone."""
+    return "always" if len(experts) == 1 else f"always:{expert}"
 
 
 def together(head: Head | str, experts: Sequence[str]) -> dict[str, Head | str]:

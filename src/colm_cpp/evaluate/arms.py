@@ -14,15 +14,14 @@ from ..heads.adapters import adapter_digest, in_effect
 from ..heads.head import Head
 from ..heads.restricted import for_one
 from ..heads.tables import PLAIN, Runs, threshold_for
-from ..options import ASSISTANT, BASE, STRATEGIES, choice
-from ..options import split_head as split_named
+from ..options import ASSISTANT, BASE, STRATEGIES, choice, split_head
 from ..sources.hub import resolve
 from ..sources.identity import adapters_identity, head_identity, model_identity, named_identity
 from ..sources.names import find_head, find_model
 from ..sources.pair_file import Preset
 from .records import PAIRS, SINGLE_ARMS
 
-__all__ = ["make_arms", "named_head", "named_heads", "split_head"]
+__all__ = ["make_arms", "named_head", "named_heads"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -147,22 +146,22 @@ def _of_head(
     of_pair: Sequence[str] = (),
     pairs: bool = False,
 ) -> list[Arm]:
-    head, who = split_head(given, of_pair)
+    head, who = split_head(os.fspath(given), of_pair)
     file = find_head(head).file()
-    loaded = os.fspath(head) if file is None else Head.load(file)
+    loaded = head if file is None else Head.load(file)
     identity = head_identity(head)
     if who is not None:
         identity["head"] = _directed(identity["head"], who)
     if isinstance(loaded, Head) and who is not None:
         if len(loaded.expert_names) > 1:
-            raise HeadError(f"the head {os.fspath(head)} chooses the expert by itself; leave out ':{who}'")
+            raise HeadError(f"the head {head} chooses the expert by itself; leave out ':{who}'")
         loaded = loaded.replace(expert_names=(who,))
     if isinstance(loaded, str) and loaded != "random":
         facts = {**identity, "threshold": DEFAULT_THRESHOLD, "rate": None, **runs.facts()}
         directed = _directed(loaded, who)
         return [Arm(_arm_name(name, None, runs), directed, DEFAULT_THRESHOLD, None, facts, runs=runs)]
     if isinstance(loaded, Head) and not loaded.rates and runs == PLAIN:
-        raise HeadError(f"head {os.fspath(head)} has no calibration table; run colm calibrate on it first")
+        raise HeadError(f"head {head} has no calibration table; run colm calibrate on it first")
     arms = []
     for rate in rates:
         eta = threshold_for(loaded, runs, rate) if isinstance(loaded, Head) else runs.random_threshold(rate)
@@ -180,11 +179,6 @@ def _directed(head: str, expert: str | None) -> str:
     return head if expert is None else f"{head}:{expert}"
 
 
-def split_head(head: str | os.PathLike[str], of_pair: Sequence[str]) -> tuple[str | os.PathLike[str], str | None]:
-    """``HEAD:EXPERT`` as both, where the pair has several experts and one of that name; else the head and None."""
-    return split_named(head, of_pair) if isinstance(head, str) and len(of_pair) > 1 else (head, None)
-
-
 def named_head(text: str, of_pair: Sequence[str] = ()) -> tuple[str, str]:
     """Splits ``NAME=HEAD``, or names a head that has no NAME: the name of its arms, and the head.
 
@@ -198,7 +192,6 @@ def named_head(text: str, of_pair: Sequence[str] = ()) -> tuple[str, str]:
     if equals and head and _NAME.fullmatch(name):
         return name, head
     own, who = split_head(text, of_pair)
-    own = os.fspath(own)
     stem = os.path.basename(own).removesuffix(".gguf") if find_head(own).kind == "file" else own
     name = re.sub(r"^[^A-Za-z0-9]+|[^A-Za-z0-9._-]+", "", stem)
     if name and who is not None:

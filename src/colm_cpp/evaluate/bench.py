@@ -18,7 +18,7 @@ from ..engine.pair import Pair
 from ..errors import ColmError, OptionError
 from ..heads.head import Head
 from ..results import Completion
-from ._deferring import at_rate, calibrated, directed, greedy, together
+from ._deferring import always, at_rate, calibrated, greedy, together
 from .steps import PROMPT, Spread, StepCosts, check_room, costs_of, schedule, time_calls, with_assistant
 
 __all__ = ["Arm", "Bench", "run_bench", "verdict"]
@@ -182,7 +182,7 @@ class _Bench:
         self._deciding = next(iter(ways.values()))
         self.arms = [
             _Arm("base alone", None, 0, 1, "never"),
-            *(_Arm(f"{name} alone", None, 0, 1, directed("always", name, experts)) for name in experts),
+            *(_Arm(f"{name} alone", None, 0, 1, always(name, experts)) for name in experts),
             *(_Arm(name, rate, 0, 1, own) for name, own in ways.items() for rate in RATES),
             *(_Arm(name, rate, "auto", 1, own) for name, own in ways.items() for rate in RATES if rate > 0),
             *(_Arm("base alone", None, 0, n, "never") for n in AT_ONCE[1:]),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import BaseFileLock, FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from .._shown import shortened, shown
 from ..errors import CorpusError, FolderInUse
@@ -128,18 +128,18 @@ def write_json(path: Path, value: Any) -> None:
     write_file(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
 
 
-def lock_folder(folder: str | os.PathLike[str]) -> BaseFileLock:
-    """Locks a folder until the lock is released or the process ends: two writers would interleave their rows.
+def lock_folder(folder: str | os.PathLike[str]) -> AcquireReturnProxy[FileLock]:
+    """Locks a folder until its ``with`` or the process ends: two writers would interleave their rows.
 
     Raises:
         FolderInUse: another process holds the lock.
     """
     lock = FileLock(Path(folder, ".lock"))
     try:
-        lock.acquire(timeout=0)
+        held = lock.acquire(timeout=0)
     except Timeout:
         error = FolderInUse(f"another process is writing to {folder}; wait for it, or use another folder")
         error.folder = str(folder)
         raise error from None
     remove_leftovers(Path(folder))
-    return lock
+    return held

@@ -190,8 +190,7 @@ def joining(out: Path, meta: Mapping[str, Any]) -> Iterator[None]:
         CorpusError: the folder holds something else.
     """
     out.mkdir(parents=True, exist_ok=True)
-    lock = lock_folder(out)
-    try:
+    with lock_folder(out):
         if (out / META).exists():
             held = read_json(out / META, "folder", "join the shards into a new folder")
             if not isinstance(held, dict) or held.get("format") != _JOINING:
@@ -201,8 +200,6 @@ def joining(out: Path, meta: Mapping[str, Any]) -> Iterator[None]:
         write_json(out / META, {"format": _JOINING, "version": 1})
         yield
         write_json(out / META, meta)
-    finally:
-        lock.release()
 
 
 def copied(path: Path, begin: int, end: int) -> Iterator[bytes]:

@@ -106,8 +106,8 @@ class TooMuchWork(Exception):
 class Languages:
     """Makes terms and automata, in a bounded number of steps: any method may raise :class:`TooMuchWork`."""
 
-    def __init__(self, most_work: int = _MOST_WORK) -> None:
-        self._work_left = most_work
+    def __init__(self) -> None:
+        self._work_left = _MOST_WORK
         # What was read of regular expressions.
         self.patterns: dict[str, Term] = {}
         self._starting: dict[Term, frozenset[int]] = {}

@@ -23,6 +23,7 @@ from ..evaluate.evaluation import evaluate
 from ..evaluate.records import RecordFolder
 from ..evaluate.references import Above, Estimate, Reference
 from ..evaluate.summary import ArmSummary, Comparison, Summary, summarize
+from ..options.training import TrainingOptions, costs_by_time
 from ..traces.record import Record
 from .calibration import Calibrated, calibrate
 from .choice_report import ChoiceReport, ModelReport
@@ -34,7 +35,6 @@ from .scores import Scores
 from .scoring import Scorer, score
 from .shards import Joined, merge_shards
 from .training import Segments, Trained, train
-from .training_options import TrainingOptions, costs_by_time
 
 __all__ = [
     "CHECKERS",

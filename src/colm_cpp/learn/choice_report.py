@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..engine.pair import DEFAULT_THRESHOLD
 from ..options import BASE
 from .choice import MultinomialLoss, any_of, log_shares
 from .parts import Part
@@ -61,9 +62,7 @@ class ChoiceReport:
     right: float | None
 
 
-def choice_report(
-    z: Floats, part: Part, experts: Sequence[str], freed: Mapping[str, int], *, threshold: float = 0.5
-) -> ChoiceReport:
+def choice_report(z: Floats, part: Part, experts: Sequence[str], freed: Mapping[str, int]) -> ChoiceReport:
     """The report on all tokens of a part.
 
     Args:
@@ -71,12 +70,12 @@ def choice_report(
         part: the tokens.
         experts: their names.
         freed: see :class:`ModelReport`.
-        threshold: see :class:`ChoiceReport`.
     """
     names = (BASE, *experts)
     logprobs = part.logprobs
     n_models = logprobs.shape[1]
     free = np.zeros(n_models - 1)
+    threshold = DEFAULT_THRESHOLD
     deferred = any_of(z) > np.log(threshold) - np.log1p(-threshold)
     named = np.where(deferred, z.argmax(axis=1) + 1, 0)
     best = logprobs.argmax(axis=1)

@@ -163,8 +163,7 @@ def continue_paths(
     }
     path = scores.path / FILE
     done = Written()
-    lock = lock_folder(scores.path)
-    try:
+    with lock_folder(scores.path):
         n_saved = 0
 
         def group_of(line: bytes) -> None:
@@ -197,8 +196,6 @@ def continue_paths(
             done.n_positions += len(forks)
             n_saved = end
             report(0)
-    finally:
-        lock.release()
     return done
 
 

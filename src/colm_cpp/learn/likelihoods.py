@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ContextFull, OptionError
-from ..llama.busy import busy
-from ..llama.log import forward_log
+from ..llama.log import computing
 from .choice import log_shares
 
 if TYPE_CHECKING:
@@ -84,11 +83,8 @@ def likelihoods(
     for group in _groups(scorer, texts):
         # The first token of a text has nothing before it.
         given = [(list(text), [0] + [1] * (len(text) - 1)) for text in group]
-        with busy():
-            try:
-                models = scorer.open_core().likelihoods(given, head, seed, n_likeliest, strategy == "compose")
-            finally:
-                forward_log()
+        with computing():
+            models = scorer.open_core().likelihoods(given, head, seed, n_likeliest, strategy == "compose")
         begin = 0
         for text in group:
             rows = slice(begin, begin + max(len(text) - 1, 0))

@@ -28,11 +28,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["LABELS", "Loss", "MarginalLoss", "RegretLoss", "WeakLoss", "log_sigmoid", "make_label", "sigmoid"]
+__all__ = ["Loss", "MarginalLoss", "RegretLoss", "WeakLoss", "log_sigmoid", "make_label", "sigmoid"]
 
 Floats = npt.NDArray[np.float64]
-
-LABELS = ("a", "b", "differ", "continuation")
 
 
 def sigmoid(z: Floats) -> Floats:

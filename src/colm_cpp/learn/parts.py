@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CorpusError
+from ..options.training import TrainingOptions
 from .choice import ChoiceLoss, MultinomialLoss, make_choice
 from .forks import Continuations
 from .inputs import Inputs
 from .objective import Loss, MarginalLoss, WeakLoss, make_label
 from .scores import Scores
-from .training_options import TrainingOptions
 
 __all__ = ["COLUMNS", "MAX_REGRET", "Part", "Split", "input_bytes", "part_of", "some", "text_split"]
 

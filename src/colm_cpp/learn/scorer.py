@@ -13,12 +13,12 @@ from .. import _core
 from .._numbers import flag
 from ..corpus.shared_texts import SharedText
 from ..corpus.texts import Text
-from ..engine.loading import prepare
+from ..engine.loading import options_of, prepare
 from ..errors import GenerationError, OptionError, PairClosed, TokenizeError
 from ..llama.busy import busy
-from ..llama.log import forward_log, set_up_log
+from ..llama.log import computing, forward_log, set_up_log
 from ..llama.rpc import connect
-from ..options import ASSISTANT, BASE, LoadOptions, option_dict, read_experts
+from ..options import ASSISTANT, BASE, read_experts
 from .score_files import MAX_TEXTS
 
 if TYPE_CHECKING:
@@ -80,18 +80,12 @@ class Scorer:
         if (assistant is None) == (experts is None):
             raise OptionError("Scorer() needs either assistant= or experts=; give one of the two")
         options.setdefault("n_ctx", 1024)
-        files: dict[str, Any]
-        chosen: tuple[LoadOptions, ...]
-        if experts is None:
-            files = {BASE: base, ASSISTANT: assistant}
-            chosen = LoadOptions.of_both(options, base_options, assistant_options)
-        else:
-            if assistant_options:
-                raise OptionError("assistant_options= is for the assistant; give options of an expert beside its file")
-            others = read_experts(experts)
-            files = {BASE: base, **{expert.name: expert.model for expert in others}}
-            of_base = LoadOptions.merge(options, option_dict("base_options", base_options))
-            chosen = (of_base, *(LoadOptions.merge(options, expert.options) for expert in others))
+        others = () if experts is None else read_experts(experts)
+        files: dict[str, Any] = {
+            BASE: base,
+            **({expert.name: expert.model for expert in others} or {ASSISTANT: assistant}),
+        }
+        chosen = options_of(None, others, options, base_options, assistant_options)
         with busy():
             set_up_log()
             servers = connect(server for of in chosen for server in of.servers())
@@ -180,11 +174,8 @@ class Scorer:
             for number, name in enumerate(self.experts, start=1)
             if any(name in text.own_prompts for text in texts)
         }
-        with busy():
-            try:
-                base, *others = self.open_core().score(given, top_k, own)
-            finally:
-                forward_log()
+        with computing():
+            base, *others = self.open_core().score(given, top_k, own)
         token = np.array([t for text in texts for t, s in zip(text.tokens, text.scored, strict=True) if s], np.int32)
         columns = columns_by(texts, token, base, dict(zip(self.experts, others, strict=True)))
         return columns, sum((other["decode_s"] for other in others), base["decode_s"])

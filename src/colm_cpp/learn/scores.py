@@ -61,7 +61,7 @@ class ScoresWriter:
         """
         self.path = Path(path)
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = lock_folder(self.path)
+        self._lock = lock_folder(self.path).lock  # until close()
         try:
             self._open_all(facts)
         except BaseException:

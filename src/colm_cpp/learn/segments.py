@@ -16,8 +16,7 @@ import numpy.typing as npt
 
 from ..corpus.shared_texts import Reader, SharedText, SharedTextMaker, shared_ends
 from ..corpus.texts import TextMaker, uses_chat
-from ..llama.busy import busy
-from ..llama.log import forward_log
+from ..llama.log import computing
 from ..options import BASE
 from .scorer import Scorer, columns_by
 from .scores import Scores
@@ -139,11 +138,8 @@ def score_segments(
         core.check(number, of_model)  # before the base has read anything
 
     def read(number: int, probes: Sequence[int] = ()) -> dict[str, Any]:
-        with busy():
-            try:
-                return core.read(number, given[number], 0 if number else top_k, not number, probes)
-            finally:
-                forward_log()
+        with computing():
+            return core.read(number, given[number], 0 if number else top_k, not number, probes)
 
     tokens = [
         np.array([t for ids, marks in of_model for t, scored in zip(ids, marks, strict=True) if scored], np.int32)

@@ -14,6 +14,7 @@ from ..errors import CorpusError, OptionError
 from ..extras import require
 from ..heads.head import Head
 from ..options import ASSISTANT
+from ..options.training import TrainingOptions
 from ..sources.identity import base_adapters
 from .choice import LABELS_OF_SEVERAL
 from .choice_report import ChoiceReport, choice_report, freed_bytes
@@ -23,7 +24,6 @@ from .metrics import Metrics, doubts, measure
 from .objective import Loss, RegretLoss
 from .parts import Part, Split, input_bytes, part_of, some, text_split
 from .scores import Scores
-from .training_options import TrainingOptions
 
 __all__ = ["Segments", "Trained", "train"]
 

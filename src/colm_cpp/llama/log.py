@@ -6,11 +6,14 @@ The logger has no handler of its own, so nothing is printed unless the applicati
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 
 from .. import _core
+from .busy import busy
 
-__all__ = ["forward_log", "logger", "set_up_log"]
+__all__ = ["computing", "forward_log", "logger", "set_up_log"]
 
 logger = logging.getLogger("colm_cpp.llama")
 logger.addHandler(logging.NullHandler())
@@ -32,3 +35,13 @@ def forward_log() -> None:
     for level, text in _core.drain_log():
         if text:
             logger.log(_LEVELS.get(level, logging.INFO), "%s", text)
+
+
+@contextlib.contextmanager
+def computing() -> Iterator[None]:
+    """:func:`.busy.busy`, at whose end the log is passed on."""
+    with busy():
+        try:
+            yield
+        finally:
+            forward_log()

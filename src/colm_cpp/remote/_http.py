@@ -49,16 +49,13 @@ class Http:
         key: sent as a bearer token; None: the environment variable ``COLM_REMOTE_KEY``, if it is set.
         timeout: seconds for an answer, from the request on.
         retries: how often a request is repeated that found no connection, or was answered with 429, 502, 503 or 504.
-        most_bytes: the longest answer.
 
     Raises:
         OptionError: the URL has no host, or another scheme.
         MissingDependency: httpx is not installed.
     """
 
-    def __init__(
-        self, url: str, *, key: str | None, timeout: float, retries: int, most_bytes: int = MOST_BYTES
-    ) -> None:
+    def __init__(self, url: str, *, key: str | None, timeout: float, retries: int) -> None:
         self._httpx = require("httpx", "a model on another machine")
         self.url = shown_url(url)
         try:
@@ -82,7 +79,7 @@ class Http:
         key = os.environ.get(KEY_VARIABLE) if key is None else key
         if key and not (key.isascii() and key.isprintable()):
             raise OptionError("the key of a model on another machine holds characters that no HTTP header can have")
-        self._timeout, self._retries, self._most_bytes = timeout, retries, most_bytes
+        self._timeout, self._retries = timeout, retries
         # Redirects are not followed: a text would go to who was not asked for.
         self._client = self._httpx.Client(
             timeout=timeout,
@@ -175,7 +172,7 @@ class Http:
 
     def _read(self, answer: Any) -> bytes:
         """The body. A server may send without end."""
-        most = self._most_bytes if answer.is_success else _MOST_OF_ERROR
+        most = MOST_BYTES if answer.is_success else _MOST_OF_ERROR
         declared = answer.headers.get("content-length", "")
         if answer.is_success and declared.isdecimal() and int(declared) > most:
             raise invalid(self.url, f"it would have {declared} bytes; {most} are read at most")

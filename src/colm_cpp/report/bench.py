@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import OptionError
 from ..evaluate.advice import Advice, advice_lines
 from ..evaluate.bench import Bench, verdict
-from ..evaluate.steps import BATCH_SIZES, Spread
+from ..evaluate.steps import BATCH_SIZES
 from ..extras import require
 from .terminal import safe
 from .visible import on_one_line
@@ -52,7 +52,8 @@ def print_bench(console: Console, bench: Bench, *, plain: bool) -> None:
         steps.add_row(name, *(f"{1000 * sizes[size].median:.1f}" for size in BATCH_SIZES))
     steps.add_row("base with hidden state", f"{1000 * bench.steps.base_hidden.median:.1f}")
     console.print(steps)
-    say(f"engine time divided by decode time: {_spread(bench.overhead, 3)}")
+    ratio = bench.overhead
+    say(f"engine time divided by decode time: {ratio.median:.3f} ({ratio.low:.3f} to {ratio.high:.3f})")
 
     arms = table("configuration", "tokens/s", "", "predicted", "deferred", "calls/token")
     for arm in bench.arms:
@@ -77,10 +78,6 @@ def print_advice(console: Console, advice: Advice, *, plain: bool) -> None:
     console.print("advice (predicted from decode times, each change alone)", style="bold")
     for line in advice_lines(advice):
         console.print(safe(console, on_one_line(line)), soft_wrap=plain)
-
-
-def _spread(value: Spread, digits: int) -> str:
-    return f"{value.median:.{digits}f} ({value.low:.{digits}f} to {value.high:.{digits}f})"
 
 
 def check_plot(path: Path) -> None:

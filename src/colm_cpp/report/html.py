@@ -12,7 +12,7 @@ from html import escape
 
 from ..results import Token, TopLogprob
 from .parts import LABELS, Part, classify
-from .patterns import Example, PartCount, Patterns, TokenCount, expert_names
+from .patterns import Example, Patterns, expert_names, interval, percent
 from .script import SCRIPT, SCRIPT_HASH
 from .style import LOOKS, STYLE
 from .traces import TracedText
@@ -60,17 +60,13 @@ def _say(text: str) -> str:
     return escape(visible(text))
 
 
-def _percent(value: float | None) -> str:
-    return _NONE if value is None else f"{value:.1%}"
-
-
 def _header(patterns: Patterns, sources: Sequence[str]) -> str:
     facts = {
         "texts": f"{patterns.texts:,}",
         "tokens": f"{patterns.tokens:,}",
         "deferred": f"{patterns.deferred:,}",
-        "deferral rate": _percent(patterns.rate),
-        "mean defer probability": _percent(patterns.mean_defer_prob),
+        "deferral rate": percent(patterns.rate),
+        "mean defer probability": percent(patterns.mean_defer_prob),
         "mean run length": _NONE if patterns.runs.mean is None else f"{patterns.runs.mean:.2f}",
         **{f"written by {_say(name)}": f"{n:,}" for name, n in patterns.experts.items()},
     }
@@ -112,10 +108,6 @@ def _class(kind: str) -> str:
     return f' class="{kind}"' if kind else ""
 
 
-def _interval(count: PartCount | TokenCount) -> str:
-    return _NONE if count.low is None or count.high is None else f"{count.low:.0%} to {count.high:.0%}"
-
-
 def _bar(share: float | None) -> str:
     """A bar; the number stands beside it."""
     return f'<span class="bar" style="width:{100 * (share or 0.0):.1f}%"></span>' if share else ""
@@ -134,9 +126,9 @@ def _parts_card(patterns: Patterns) -> str:
     ]  # fmt: skip
     rows = [
         [
-            LABELS[count.part], f"{count.tokens:,}", f"{count.deferred:,}", _percent(count.rate), _interval(count),
-            _bar(count.rate), _NONE if count.lift is None else f"{count.lift:.2f}", _percent(count.share),
-            _percent(count.mean_defer_prob), *(f"{n:,}" for n in count.experts.values()),
+            LABELS[count.part], f"{count.tokens:,}", f"{count.deferred:,}", percent(count.rate), interval(count),
+            _bar(count.rate), _NONE if count.lift is None else f"{count.lift:.2f}", percent(count.share),
+            percent(count.mean_defer_prob), *(f"{n:,}" for n in count.experts.values()),
         ]
         for count in patterns.parts
         if count.tokens
@@ -148,7 +140,7 @@ def _parts_card(patterns: Patterns) -> str:
 def _runs_card(patterns: Patterns) -> str:
     runs = patterns.runs
     rows = [
-        [name, f"{n:,}", _percent(n / runs.runs if runs.runs else None), _bar(n / runs.runs if runs.runs else None)]
+        [name, f"{n:,}", percent(n / runs.runs if runs.runs else None), _bar(n / runs.runs if runs.runs else None)]
         for name, n in runs.lengths.items()
     ]
     note = (
@@ -180,8 +172,8 @@ def _tokens_card(patterns: Patterns) -> str:
     ]  # fmt: skip
     rows = [
         [
-            f"<code>{_quoted(token.text)}</code>", f"{token.tokens:,}", f"{token.deferred:,}", _percent(token.rate),
-            _interval(token), _bar(token.rate), "".join(map(_example, token.examples)),
+            f"<code>{_quoted(token.text)}</code>", f"{token.tokens:,}", f"{token.deferred:,}", percent(token.rate),
+            interval(token), _bar(token.rate), "".join(map(_example, token.examples)),
         ]
         for token in patterns.most_deferred
     ]  # fmt: skip

@@ -17,7 +17,7 @@ from ..results import Token
 from .parts import PARTS, Part, classify
 from .traces import TracedText
 
-__all__ = ["Example", "PartCount", "Patterns", "Runs", "TenthCount", "TokenCount", "expert_names", "find_patterns"]
+__all__ = ["Example", "Patterns", "expert_names", "find_patterns", "interval", "percent"]
 
 RUN_LENGTHS = ("1", "2", "3", "4", "5-8", "9+")
 """The classes of run lengths, in tokens."""
@@ -293,6 +293,16 @@ def _most_deferred(texts: Sequence[TracedText], min_count: int) -> tuple[TokenCo
         for piece in often[:MAX_TOKENS]
         for low, high in [wilson_interval(len(places[piece]), count[piece])]
     )
+
+
+def percent(value: float | None) -> str:
+    """A share for a table."""
+    return "-" if value is None else f"{value:.1%}"
+
+
+def interval(count: PartCount | TokenCount) -> str:
+    """The 95% interval of a rate for a table."""
+    return "-" if count.low is None or count.high is None else f"{count.low:.0%} to {count.high:.0%}"
 
 
 def _spread(places: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .parts import LABELS
-from .patterns import Example, PartCount, Patterns, TokenCount, expert_names
+from .patterns import Example, Patterns, expert_names, interval, percent
 from .traces import TracedText
 from .visible import on_one_line, visible
 
@@ -46,7 +46,7 @@ def print_patterns(console: Console, patterns: Patterns, arm: str = "") -> None:
     """
     if arm:
         _line(console, f"arm {arm}")
-    rate, mean = _percent(patterns.rate), _percent(patterns.mean_defer_prob)
+    rate, mean = percent(patterns.rate), percent(patterns.mean_defer_prob)
     _line(
         console,
         f"{patterns.texts} texts, {patterns.tokens} tokens, {patterns.deferred} deferred ({rate}); "
@@ -121,14 +121,6 @@ def append_token(
         shown.append(safe(console, piece), style=style if deferred else "")
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"
-
-
-def _interval(count: PartCount | TokenCount) -> str:
-    return "-" if count.low is None or count.high is None else f"{count.low:.0%} to {count.high:.0%}"
-
-
 def _bar(console: Console, share: float | None) -> str:
     cells = round(_BAR_CELLS * (share or 0.0))
     return ("█" if console.encoding.startswith("utf") else "#") * cells
@@ -154,12 +146,12 @@ def _print_parts(console: Console, patterns: Patterns) -> None:
                 LABELS[count.part],
                 str(count.tokens),
                 str(count.deferred),
-                _percent(count.rate),
-                _interval(count),
+                percent(count.rate),
+                interval(count),
                 _bar(console, count.rate),
                 "-" if count.lift is None else f"{count.lift:.2f}",
-                _percent(count.share),
-                _percent(count.mean_defer_prob),
+                percent(count.share),
+                percent(count.mean_defer_prob),
                 *(str(n) for n in count.experts.values()),
             )
     console.print(table)
@@ -173,7 +165,7 @@ def _print_runs(console: Console, patterns: Patterns) -> None:
     _line(console, f"Runs of deferred tokens: {runs.runs}, mean length {runs.mean:.2f}, longest {runs.longest}")
     table = _table(("length", "runs", "share", ""))
     for name, n in runs.lengths.items():
-        table.add_row(name, str(n), _percent(n / runs.runs), _bar(console, n / runs.runs))
+        table.add_row(name, str(n), percent(n / runs.runs), _bar(console, n / runs.runs))
     console.print(table)
 
 
@@ -189,7 +181,7 @@ def _print_tokens(console: Console, patterns: Patterns) -> None:
         # As Text, what models wrote is no markup.
         text = Text(safe(console, f"'{on_one_line(token.text)}'"))
         context = Text("\n").join(_example(console, example) for example in token.examples)
-        table.add_row(text, str(token.tokens), str(token.deferred), _percent(token.rate), _interval(token), context)
+        table.add_row(text, str(token.tokens), str(token.deferred), percent(token.rate), interval(token), context)
     console.print(table)
 
 
@@ -207,6 +199,6 @@ def _print_tenths(console: Console, patterns: Patterns) -> None:
     _line(console, "By tenth of the text (1 is the beginning)")
     table = _table(("tenth", "tokens", "deferred", "rate", ""))
     for i, tenth in enumerate(patterns.tenths, start=1):
-        row = (str(i), str(tenth.tokens), str(tenth.deferred), _percent(tenth.rate), _bar(console, tenth.rate))
+        row = (str(i), str(tenth.tokens), str(tenth.deferred), percent(tenth.rate), _bar(console, tenth.rate))
         table.add_row(*row)
     console.print(table)

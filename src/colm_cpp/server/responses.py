@@ -140,7 +140,6 @@ class _Answer:
         stats: Stats | None = None,
         tokens: Sequence[Token] = (),
         reason: str | None = None,
-        error: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
         body = self._body
         own: dict[str, Any] = {"tokens": token_facts(tokens)}
@@ -160,7 +159,7 @@ class _Answer:
             "object": "response",
             "created_at": self._created,
             "status": status,
-            "error": error,
+            "error": None,
             "incomplete_details": None if reason is None else {"reason": reason},
             "instructions": body.instructions,
             "max_output_tokens": body.max_output_tokens,

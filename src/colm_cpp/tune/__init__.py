@@ -4,12 +4,11 @@ Nothing here is imported by ``import colm_cpp`` or ``colm_cpp.learn``. torch, tr
 ``colm-cpp[tune]``) are imported when :func:`tune` runs; :func:`merge` needs none of them.
 """
 
+from ..options.tuning import FILE_TYPES, OBJECTIVES, TuneOptions
 from .architecture import ARCHITECTURES
 from .base import Agreement
 from .loop import HeldOut, Progress
 from .merging import Merged, merge
-from .options import OBJECTIVES, TuneOptions
-from .quantizing import FILE_TYPES
 from .tuning import Tuned, tune
 
 __all__ = [

@@ -14,9 +14,9 @@ from typing import Any
 from ..errors import CorpusError, GenerationError
 from ..files.folder import refuse_other_facts
 from ..files.output_file import OutputFile
+from ..options.tuning import TuneOptions
 from .data import TuneText, passes, steps
 from .loss import Batch, losses, read
-from .options import TuneOptions
 
 __all__ = ["HeldOut", "Loop", "Progress"]
 

@@ -89,7 +89,7 @@ def merge(
         base: the base's GGUF file, in one piece.
         adapter: a LoRA adapter for it, a GGUF file.
         out: the file to write. It appears when it is complete.
-        type: of the new file; one of :data:`.quantizing.FILE_TYPES`.
+        type: of the new file; one of :data:`colm_cpp.tune.FILE_TYPES`.
         force: whether ``out`` may be replaced.
         on_progress: called with the share that is done, 0 to 1.
 

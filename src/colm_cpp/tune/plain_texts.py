@@ -13,8 +13,7 @@ from ..corpus.texts import Text, TextMaker
 from ..errors import CorpusError
 from ..files.paths import to_native
 from ..learn.scores import Scores
-from ..llama.busy import busy
-from ..llama.log import forward_log, set_up_log
+from ..llama.log import computing, set_up_log
 from ..sources.names import find_model
 from .data import TuneText
 
@@ -39,12 +38,9 @@ def plain_texts(
     seen = {tuple(text.tokens.tolist()) for text in known}
     made: list[TuneText] = []
     meta = like.meta
-    with busy():
+    with computing():
         set_up_log()
-        try:
-            tokenizer = _core.Tokenizer(to_native(find_model("base", base)))
-        finally:
-            forward_log()
+        tokenizer = _core.Tokenizer(to_native(find_model("base", base)))
     maker = TextMaker(
         tokenizer,
         tokenizer.facts,

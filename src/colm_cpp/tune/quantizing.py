@@ -15,14 +15,10 @@ from typing import Any
 from .._shown import shortened, shown
 from ..errors import LoadError, OptionError
 from ..machine.cores import usable_cores
+from ..options.tuning import FILE_TYPES
 
-__all__ = ["FILE_TYPES", "bytes_per_weight", "file_type", "quantize"]
+__all__ = ["bytes_per_weight", "file_type", "quantize"]
 
-# Those that need no importance matrix.
-FILE_TYPES = (
-    *("f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q5_1", "q5_0"),
-    *("q4_k_m", "q4_k_s", "q4_1", "q4_0", "iq4_nl", "iq4_xs", "q3_k_l", "q3_k_m", "q3_k_s", "q2_k"),
-)
 _TENSOR = re.compile(r"\[ *(\d+)/ *(\d+)\]")
 _FALLBACK = re.compile(r"WARNING: (\d+) of \d+ tensor\(s\) required fallback")
 _KEPT = 8  # last lines of the log, for an error
@@ -32,7 +28,7 @@ def file_type(name: str) -> int:
     """llama.cpp's number of a file type.
 
     Raises:
-        OptionError: the name is none of :data:`FILE_TYPES`.
+        OptionError: the name is none of :data:`colm_cpp.tune.FILE_TYPES`.
     """
     if name not in FILE_TYPES:
         raise OptionError(f"type is {shown(name)}; it must be one of {', '.join(FILE_TYPES)}")

@@ -21,7 +21,8 @@ from ..heads.head import Head
 from ..learn.parts import Split
 from ..learn.scores import Scores
 from ..learn.training import train as fit_head
-from ..learn.training_options import TrainingOptions
+from ..options.training import TrainingOptions
+from ..options.tuning import TuneOptions
 from ..sources.hub import resolve
 from ..sources.pair_file import Preset
 from ._libraries import libraries
@@ -29,7 +30,6 @@ from .adapter_file import adapter_tensors, read_adapter, write_adapter
 from .base import LIMIT_FLOAT, LIMIT_QUANTISED, Agreement, agreement, load_base, require_agreement, with_adapter
 from .data import read_texts, texts_of
 from .loop import HeldOut, Loop, Progress
-from .options import TuneOptions
 from .pair_folder import models_of, write_card, write_pair
 from .plain_texts import plain_texts
 from .rescoring import rescore
@@ -150,8 +150,7 @@ def tune(
         training += plain_texts(base, texts, folders[0], scored)
     start = _first_head(folders, options)
     path.mkdir(parents=True, exist_ok=True)
-    lock = lock_folder(path)
-    try:
+    with lock_folder(path):
         model = load_base(found, base, torch.float32)
         header = metadata(base)
         limit = LIMIT_QUANTISED if quantised(header) else LIMIT_FLOAT
@@ -274,8 +273,6 @@ def tune(
             dtype=str(facts["dtype"]),
             notes=tuple(notes),
         )
-    finally:
-        lock.release()
 
 
 def _digest(folder: Scores) -> list[Any]:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from .._shown import shown
 from ..errors import OptionError
 from ..heads.head import FEATURES
-from ..options.field import Amount, Choice, Flag, Own, Real, Whole, documented, option, read_fields
-from .objective import LABELS
+from .field import Amount, Choice, Flag, Own, Real, Whole, documented, option, read_fields
 
-__all__ = ["COST", "FEATURE_SETS", "TrainingOptions", "costs_by_time"]
+__all__ = ["COST", "LABELS", "TrainingOptions", "costs_by_time"]
 
-FEATURE_SETS: dict[str, tuple[str, ...]] = {"none": (), "logits": ("log_odds", "entropy", "margin", "top_k_logprobs")}
+LABELS = ("a", "b", "differ", "continuation")
+_FEATURE_SETS: dict[str, tuple[str, ...]] = {"none": (), "logits": ("log_odds", "entropy", "margin", "top_k_logprobs")}
 COST = 0.1  # nats for each deferred token
 _MOST = 2**63 - 1
 _AMOUNT, _TIME = Amount(0.0), Real(0.0, is_open=True)
@@ -54,7 +54,7 @@ class TrainingOptions:
         Choice(("marginal", "weak", "regret")),
         "What to train on. marginal: the likelihood of the texts under the pair. weak: the weak labels alone. regret: "
         "the log-probability that is lost where the base writes.",
-        "See :mod:`.objective`. ``marginal``, the paper's, starts from the weak labels.",
+        "See :mod:`colm_cpp.learn.objective`. ``marginal``, the paper's, starts from the weak labels.",
         section="Objective",
     )
     label: str = option(
@@ -63,7 +63,7 @@ class TrainingOptions:
         "Tokens to defer at the start of the fit (weak labels), by the most likely token of each model. a: the "
         "assistant's is the text's token and the base's is not. b: the base's is not. differ: the two differ. "
         "continuation: what follows differs too, as 'colm paths' found; it also gives ``objective`` regret its cost.",
-        "See :func:`.objective.make_label` and :class:`.forks.Continuations`.",
+        "See :func:`colm_cpp.learn.objective.make_label` and :class:`colm_cpp.learn.Continuations`.",
         section="Objective",
     )
     cost: float | Mapping[str, float] = option(
@@ -140,8 +140,8 @@ class TrainingOptions:
         """``features`` as names."""
         if not isinstance(self.features, str):
             raise OptionError(f"features is {shown(self.features)}; it must be a text")
-        if self.features in FEATURE_SETS:
-            return FEATURE_SETS[self.features]
+        if self.features in _FEATURE_SETS:
+            return _FEATURE_SETS[self.features]
         names = tuple(name.strip() for name in self.features.split(",") if name.strip())
         for name in names:
             if name not in FEATURES:

@@ -5,12 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import OptionError
-from ..learn.objective import LABELS
-from ..options.field import Choice, Flag, Own, Real, Whole, documented, option, read_fields
+from .field import Choice, Flag, Own, Real, Whole, documented, option, read_fields
+from .training import LABELS
 
-__all__ = ["OBJECTIVES", "TuneOptions"]
+__all__ = ["FILE_TYPES", "OBJECTIVES", "TuneOptions"]
 
 OBJECTIVES = ("marginal", "sft", "regret")
+# Of a merged file: those that need no importance matrix.
+FILE_TYPES = (
+    *("f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q5_1", "q5_0"),
+    *("q4_k_m", "q4_k_s", "q4_1", "q4_0", "iq4_nl", "iq4_xs", "q3_k_l", "q3_k_m", "q3_k_s", "q2_k"),
+)
 _ABOVE_0 = Real(0.0, is_open=True)
 
 
@@ -24,7 +29,7 @@ class TuneOptions:
         Choice(OBJECTIVES),
         "What to train on. marginal: adapter and head together, on the likelihood of the texts under the pair. sft: "
         "the adapter alone, by cross-entropy. regret: the adapter by cross-entropy, and the head by regret.",
-        "See :mod:`.loss`.",
+        "See :mod:`colm_cpp.tune.loss`.",
         section="Objective",
     )
     cost: float = option(0.0, Real(0.0), "Cost of a deferred token in nats.", section="Objective")
