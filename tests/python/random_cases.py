@@ -64,8 +64,3 @@ def write(pair: colm.Pair, prompts: Sequence[Any], each: Sequence[dict[str, Any]
     if len(prompts) == 1:
         return [pair.generate(prompts[0], **every[0])]
     return pair.generate_batch(prompts, each=every, n_parallel=4)
-
-
-def written(completion: colm.Completion) -> list[colm.Token]:
-    """The tokens, with the one that ended the text."""
-    return [*completion.tokens, *([completion.end_token] if completion.end_token else [])]

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import engine_calls
 import expert_oracle as eo
 import numpy as np
 import oracle as o
@@ -165,7 +166,7 @@ def run(pair: colm.Pair, cases: Sequence[Case]) -> list[colm.Completion]:
 
 
 def check(completion: colm.Completion, steps: list[eo.Step], n_experts: int) -> None:
-    written = random_cases.written(completion)
+    written = engine_calls.written(completion)
     names = ("base", *NAMES[:n_experts])
     assert [(t.id, t.source) for t in written] == [(s.token, names[s.expert]) for s in steps]
     assert [t.expert for t in written] == [s.expert for s in steps]

@@ -17,6 +17,7 @@ import oracle as o
 import oracle_cases
 import pytest
 from conftest import RealModels
+from engine_calls import written
 from oracle_cases import GEMMA_TOLERANCE, N_CASES, PAIRS, TOLERANCE, Case, Cases, Outcome
 
 import colm_cpp as colm
@@ -27,11 +28,6 @@ cases = oracle_cases.cases
 def run_engine(pair: colm.Pair, case: Case) -> colm.Completion:
     """The text of a case."""
     return pair.generate(case.prompt, head=case.head.engine(), threshold=case.threshold, **case.options)
-
-
-def written(completion: colm.Completion) -> list[colm.Token]:
-    """The tokens, with the one that ended the text."""
-    return [*completion.tokens, *([completion.end_token] if completion.end_token else [])]
 
 
 def tolerance_of(case: Case) -> float:

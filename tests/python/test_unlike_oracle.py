@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import engine_calls
 import expert_oracle as eo
 import numpy as np
 import oracle as o
@@ -195,7 +196,7 @@ def run(pair: colm.Pair, cases: list[Case], **options: Any) -> list[colm.Complet
 
 
 def check(completion: colm.Completion, text: uo.Text) -> None:
-    written = random_cases.written(completion)
+    written = engine_calls.written(completion)
     assert [(t.id, t.expert) for t in written] == [(s.token, s.expert) for s in text.steps]
     assert completion.text == text.text
     assert "".join(token.text for token in completion.tokens) == text.text
