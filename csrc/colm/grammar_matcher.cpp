@@ -14,7 +14,7 @@ namespace {
 constexpr std::uint32_t kNowhere = GrammarAutomaton::kNowhere;
 constexpr std::uint32_t kAscii = GrammarAutomaton::kAscii;
 // Of a character with so many bytes.
-constexpr std::array<char32_t, 5> kLeast{0, 0, 0x80, 0x800, 0x10000};
+constexpr std::array<char32_t, 5> kLeastOfLength{0, 0, 0x80, 0x800, 0x10000};
 
 }  // namespace
 
@@ -44,14 +44,14 @@ std::uint32_t GrammarMatcher::read(std::uint32_t state, Partial& partial, std::s
         if ((c & 0xC0) != 0x80) return kNowhere;
         partial.value = partial.value << 6 | (c & 0x3FU);
         if (--partial.n_left > 0) continue;
-        if (partial.value < kLeast[partial.length] || partial.value > 0x10FFFF) return kNowhere;
+        if (partial.value < kLeastOfLength[partial.length] || partial.value > 0x10FFFF) return kNowhere;
         state = automaton_->after(state, partial.value);
         if (state == kNowhere) return state;
     }
     if (partial.n_left == 0) return state;
     const unsigned shift = 6U * partial.n_left;
     const char32_t first = partial.value << shift;
-    const char32_t low = std::max(first, kLeast[partial.length]);
+    const char32_t low = std::max(first, kLeastOfLength[partial.length]);
     const char32_t high = first | ((char32_t{1} << shift) - 1);
     return low <= high && automaton_->meets(state, low, high) ? state : kNowhere;
 }

@@ -192,9 +192,8 @@ TEST_CASE("grammar: holds texts to utf8") {
     REQUIRE(m.may_end());
     // Beginnings of forms that are longer than need be, of surrogates and of what lies beyond the last
     // character.
-    for (const std::pair<std::string, std::string>& bytes :
-         {std::pair("\xE0", "\x9F"), std::pair("\xF0", "\x8F"), std::pair("\xED", "\xA0"),
-          std::pair("\xF4", "\x90")}) {
+    for (const auto& bytes : {std::pair("\xE0", "\x9F"), std::pair("\xF0", "\x8F"), std::pair("\xED", "\xA0"),
+                              std::pair("\xF4", "\x90")}) {
         GrammarMatcher begun = matcher(any);
         REQUIRE(begun.accept(colm::kNoToken, bytes.first));
         REQUIRE(!begun.allows(colm::kNoToken, bytes.second));

@@ -61,11 +61,14 @@ struct Mapping {
     char* data;
 };
 
+// Emulators of another processor do not pass the advice on to the system.
 bool has_huge_pages() {
     std::ifstream file("/sys/kernel/mm/transparent_hugepage/enabled");
     std::string line;
     std::getline(file, line);
-    return gives_huge_pages(line);
+    if (!gives_huge_pages(line)) return false;
+    const Mapping tried(2 * kMb);
+    return madvise(tried.data, tried.size, MADV_HUGEPAGE) == 0 && tried.advised(0);
 }
 
 }  // namespace
