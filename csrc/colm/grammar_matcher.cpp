@@ -13,7 +13,7 @@ namespace {
 
 constexpr std::uint32_t kNowhere = GrammarAutomaton::kNowhere;
 constexpr std::uint32_t kAscii = GrammarAutomaton::kAscii;
-// Of a character with so many bytes.
+// The least value of a character with so many bytes; values below it have a shorter form.
 constexpr std::array<char32_t, 5> kLeastOfLength{0, 0, 0x80, 0x800, 0x10000};
 
 }  // namespace
