@@ -3,12 +3,15 @@
     python benchmarks/permute_vocabulary.py permute MODEL.gguf PERMUTED.gguf [--seed 0]
     python benchmarks/permute_vocabulary.py compare RESULTS.jsonl BASE.gguf ASSISTANT.gguf PERMUTED.gguf
         [--head confidence] [--threshold 0.5] [--prompts 100] [--tokens 64] [--threads N]
+    python benchmarks/permute_vocabulary.py speed BASE.gguf ASSISTANT.gguf PERMUTED.gguf
+        [--rates 0.1 0.2 0.4] [--lookahead 0 4] [--prompts 6] [--tokens 48] [--rounds 3] [--threads N]
 
 `permute` gives every token another id: its text, type and score, its rows of the embedding and of the output, and the
 ids that the header names. Merges stay, because they go by texts and their order is part of the tokenizer. So the model
 tokenizes and writes as before. Only its ids mean nothing to a model of its family any more: that pair is of unlike
 vocabularies. `compare` writes each text greedily with both pairs and counts the equal ones. Finished texts are in
-RESULTS.jsonl, and a second call goes on behind them.
+RESULTS.jsonl, and a second call goes on behind them. `speed` writes texts with both in turns, with a head that defers
+at random, and prints the median of the rounds' quotients.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import argparse
 import itertools
 import json
 import shutil
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +121,53 @@ def compare(args: argparse.Namespace) -> None:
         print(f"prompt {number} differs")
 
 
+def speed(args: argparse.Namespace) -> None:
+    """Prints a line for each rate and each look-ahead."""
+    load: dict[str, Any] = {"n_ctx": 512, "n_threads": args.threads}
+    with (
+        colm.load(args.base, args.assistant, "random", **load) as alike,
+        colm.load(args.base, args.permuted, "random", **load) as unlike,
+    ):
+        if unlike.one_vocabulary or not alike.one_vocabulary:
+            raise SystemExit("the assistant must share the base's vocabulary, and the permuted one must not")
+        print("| rate | look-ahead | one vocabulary: tokens/s | calls per deferred token | unlike: tokens/s "
+              "| calls per deferred token | speed beside one vocabulary (of each round) |")  # fmt: skip
+        print("|---|---|---|---|---|---|---|")
+        for rate, lookahead in itertools.product(args.rates, args.lookahead):
+            options = {"target_rate": rate, "max_tokens": args.tokens, "temperature": 0.0, "lookahead": lookahead}
+            rounds = []
+            for number in range(args.rounds):
+                order = (alike, unlike) if number % 2 else (unlike, alike)
+                found = {pair is unlike: written(pair, args.prompts, options) for pair in order}
+                rounds.append((found[False], found[True]))
+            quotients = [other[0] / one[0] for one, other in rounds]
+            cells = []
+            for which in (0, 1):
+                of_pair = [of[which] for of in rounds]
+                cells += [f"{statistics.median(tokens_s for tokens_s, _ in of_pair):.2f}", f"{of_pair[0][1]:.2f}"]
+            print(
+                f"| {rate:.0%} | {lookahead} | {' | '.join(cells)} | {statistics.median(quotients):.2f} "
+                f"({', '.join(f'{quotient:.2f}' for quotient in quotients)}) |",
+                flush=True,
+            )
+
+
+def written(pair: colm.Pair, n_prompts: int, options: dict[str, Any]) -> tuple[float, float]:
+    """Tokens a second behind the prompts, and calls of the assistant for each deferred token, of some texts."""
+    n = deferred = calls = 0
+    seconds = 0.0
+    for number, prompt in enumerate(prompts(100)[:: 100 // n_prompts][:n_prompts]):
+        pair.forget()
+        out = pair.generate(prompt, seed=number, **options)
+        n += len(out.tokens)
+        deferred += sum(token.source != "base" for token in out.tokens)
+        calls += out.stats.assistant_calls
+        seconds += out.stats.decode_s
+    return n / seconds, calls / max(1, deferred)
+
+
 def main() -> None:
-    """Runs one of the two."""
+    """Runs one of the three."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
     one = verbs.add_parser("permute")
@@ -133,11 +182,22 @@ def main() -> None:
     two.add_argument("--prompts", type=int, default=100)
     two.add_argument("--tokens", type=int, default=64)
     two.add_argument("--threads", type=int)
+    three = verbs.add_parser("speed")
+    for name in ("base", "assistant", "permuted"):
+        three.add_argument(name, type=Path)
+    three.add_argument("--rates", type=float, nargs="+", default=[0.1, 0.2, 0.4])
+    three.add_argument("--lookahead", type=int, nargs="+", default=[0, 4])
+    three.add_argument("--prompts", type=int, default=6)
+    three.add_argument("--tokens", type=int, default=48)
+    three.add_argument("--rounds", type=int, default=3)
+    three.add_argument("--threads", type=int)
     args = parser.parse_args()
     if args.verb == "permute":
         permute(args.source, args.out, args.seed)
-    else:
+    elif args.verb == "compare":
         compare(args)
+    else:
+        speed(args)
 
 
 if __name__ == "__main__":

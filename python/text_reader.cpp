@@ -3,8 +3,12 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <memory>
+
 #include "bindings.h"
 #include "colm/error.h"
+#include "llama/pair.h"
+#include "llama/scoring_pair.h"
 #include "loading.h"
 
 namespace py = pybind11;
@@ -33,9 +37,15 @@ py::tuple after(TextReader& self, const std::vector<Token>& tokens, const std::s
 
 void register_text_reader(py::module_& module) {
     py::class_<TextReader>(module, "TextReader")
-        .def(py::init<const llama::Pair&, ExpertId>(), py::arg("pair"), py::arg("expert"),
-             py::call_guard<py::gil_scoped_release>(),
+        .def(py::init([](const llama::Pair& pair, ExpertId expert) {
+                 return std::make_unique<TextReader>(pair.model(expert), pair.vocabularies(), expert);
+             }),
+             py::arg("pair"), py::arg("expert"), py::call_guard<py::gil_scoped_release>(),
              "One model of a pair by itself, with a context of its own.")
+        .def(py::init([](const llama::ScoringPair& pair, ExpertId expert) {
+                 return std::make_unique<TextReader>(*pair.models().at(expert), pair.vocabularies(), expert);
+             }),
+             py::arg("pair"), py::arg("expert"), py::call_guard<py::gil_scoped_release>())
         .def("after", &after, py::arg("tokens"), py::arg("head") = py::none(), py::arg("seed") = 0,
              "Log-probabilities of the token behind these, by id, and the head's z of each expert.")
         .def(

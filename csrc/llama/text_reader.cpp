@@ -19,10 +19,10 @@ std::unique_ptr<LlamaModel> with_context(const LlamaModel& model) {
 
 }  // namespace
 
-TextReader::TextReader(const Pair& pair, ExpertId expert)
-    : n_ids_(pair.vocabularies().n_ids(expert)),
-      blocked_(pair.vocabularies().blocked(expert)),
-      expert_(with_context(pair.model(expert)), expert, n_ids_) {}
+TextReader::TextReader(const LlamaModel& model, const Vocabularies& vocabularies, ExpertId expert)
+    : n_ids_(vocabularies.n_ids(expert)),
+      blocked_(vocabularies.blocked(expert)),
+      expert_(with_context(model), expert, n_ids_) {}
 
 TextReader::Said TextReader::after(const std::vector<Token>& tokens, const Head* head, std::uint32_t seed,
                                    std::function<bool()> poll_interrupt) {

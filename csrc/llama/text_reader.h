@@ -8,15 +8,16 @@
 
 #include "colm/head.h"
 #include "colm/local_expert.h"
-#include "llama/pair.h"
+#include "llama/model.h"
+#include "llama/vocabularies.h"
 
 namespace colm::llama {
 
 class TextReader {
   public:
-    // With a context of its own for one text, on the weights of a model of `pair`. They stay when the pair
-    // goes. Throws OptionError, LoadError.
-    TextReader(const Pair& pair, ExpertId expert);
+    // With a context of its own for one text, on the weights of a loaded model. They stay when the others go.
+    // Throws OptionError, LoadError.
+    TextReader(const LlamaModel& model, const Vocabularies& vocabularies, ExpertId expert);
 
     struct Said {
         std::vector<float> logprobs;  // of each id, natural logarithms; -inf: it cannot be chosen

@@ -14,7 +14,7 @@ import tiny_models as tm
 from conftest import TINY_LOAD, TinyModels
 
 import colm_cpp as colm
-from colm_cpp.evaluate.byte_level import END, ByteMixture, ByteReader, by_tokens, byte_logprobs
+from colm_cpp.evaluate.byte_level import END, ByteMixture, ByteReader, by_tokens, byte_logprobs, byte_reader
 
 # Few enough merges that all ways to write a word can be counted.
 WORDS: dict[str, Any] = {"seed": 71, "vocab": tm.Vocab(n_merges=40)}
@@ -62,7 +62,7 @@ def test_a_text_has_the_probability_of_all_its_rows(
     pair: colm.Pair, tiny_model: TinyModels, which: str, text: str
 ) -> None:
     options = WORDS if which == "base" else SPM
-    reader = ByteReader(pair, PROMPT, which, tolerance=0.0)
+    reader = byte_reader(pair, PROMPT, which, tolerance=0.0)
     found = byte_logprobs(reader, text.encode())
     assert reader.dropped == 0.0
     with o.OracleModel(tiny_model(**options), n_ctx=64, exact=True) as model:
@@ -74,8 +74,8 @@ def test_a_text_has_the_probability_of_all_its_rows(
 
 def test_what_may_follow_sums_to_one(pair: colm.Pair) -> None:
     readers: list[ByteReader | ByteMixture] = [
-        ByteReader(pair, PROMPT),
-        ByteReader(pair, PROMPT, "assistant"),
+        byte_reader(pair, PROMPT),
+        byte_reader(pair, PROMPT, "assistant"),
         ByteMixture(pair, PROMPT),
     ]
     for byte in " the über\n".encode():
@@ -88,7 +88,7 @@ def test_what_may_follow_sums_to_one(pair: colm.Pair) -> None:
 
 def test_rows_that_hardly_count_are_dropped(pair: colm.Pair) -> None:
     text = b" the qu"
-    all_rows, most, few = (ByteReader(pair, PROMPT, tolerance=tolerance) for tolerance in (0.0, 1e-7, 1e-2))
+    all_rows, most, few = (byte_reader(pair, PROMPT, tolerance=tolerance) for tolerance in (0.0, 1e-7, 1e-2))
     exact, near, far = (byte_logprobs(reader, text).sum() for reader in (all_rows, most, few))
     assert near == pytest.approx(exact, abs=1e-4)
     assert far != pytest.approx(exact, abs=0.1)
@@ -99,7 +99,7 @@ def test_rows_that_hardly_count_are_dropped(pair: colm.Pair) -> None:
 def test_of_single_bytes_it_is_the_model(letters: colm.Pair, tiny_model: TinyModels) -> None:
     text = b"fox,x"
     assert LETTERS.piece(256)[0] not in text
-    reader = ByteReader(letters, PROMPT, tolerance=0.01)
+    reader = byte_reader(letters, PROMPT, tolerance=0.01)
     with o.OracleModel(tiny_model(seed=73, vocab=LETTERS, row_scale={256: 0.0}), n_ctx=64, exact=True) as model:
         tokens = letters.tokenize(PROMPT)
         for byte in text:
@@ -138,7 +138,7 @@ def test_a_pair_of_single_bytes_mixes_as_compose_does(letters: colm.Pair) -> Non
 def test_heads_that_always_or_never_defer(pair: colm.Pair) -> None:
     text = b" the"
     for head, name in (("never", "base"), ("always", "assistant")):
-        alone = byte_logprobs(ByteReader(pair, PROMPT, name), text)
+        alone = byte_logprobs(byte_reader(pair, PROMPT, name), text)
         assert byte_logprobs(ByteMixture(pair, PROMPT, head=head), text) == pytest.approx(alone, abs=1e-9)
 
 
@@ -147,18 +147,18 @@ def test_by_tokens_is_no_more_than_by_bytes(pair: colm.Pair) -> None:
     text = " the river and the city"
     read = by_tokens(pair, PROMPT, text)
     for name, by_token in read.models.items():
-        by_byte = byte_logprobs(ByteReader(pair, PROMPT, name, tolerance=1e-5), text.encode()).sum()
+        by_byte = byte_logprobs(byte_reader(pair, PROMPT, name, tolerance=1e-5), text.encode()).sum()
         assert by_token <= by_byte + 1e-3
     assert 2 <= read.n_spans <= len(text)
 
 
 def test_what_cannot_be_read_is_refused(pair: colm.Pair, tmp_path: Path) -> None:
     with pytest.raises(colm.OptionError, match="the models of this pair are base, assistant"):
-        ByteReader(pair, PROMPT, "other")
+        byte_reader(pair, PROMPT, "other")
     with pytest.raises(colm.OptionError, match="tolerance is 2"):
-        ByteReader(pair, PROMPT, tolerance=2)
+        byte_reader(pair, PROMPT, tolerance=2)
     with pytest.raises(colm.OptionError, match="spans the end of the prompt"):
         by_tokens(pair, "one t", "he fox")
-    reader = ByteReader(pair, PROMPT)
+    reader = byte_reader(pair, PROMPT)
     with pytest.raises(colm.ContextFull):
         byte_logprobs(reader, b"x1" * 200)

@@ -17,6 +17,7 @@ from colm_cpp.evaluate.demo import demo_problems
 from colm_cpp.sources.preset import DEMO_FOLDER
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+MODELS = ("base", "assistant")
 
 
 @pytest.fixture
@@ -61,3 +62,23 @@ def test_the_demo_pair_writes_the_same_texts(permute: Any, tmp_path: Path, n: in
     alike, unlike = written
     assert [text.text for text in unlike] == [text.text for text in alike]
     assert {token.source for text in unlike for token in text.tokens} == {"base", "assistant"}
+
+
+def test_the_speeds_are_those_of_both_pairs(
+    permute: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both pairs write in turns; the unlike one asks its assistant more often, and look-ahead spares calls."""
+    permute(DEMO_FOLDER / "assistant.gguf", tmp_path / "permuted.gguf", 1)
+    files = [str(path) for path in (*(DEMO_FOLDER / f"{name}.gguf" for name in MODELS), tmp_path / "permuted.gguf")]
+    counts = ["--rates", "0.3", "--prompts", "4", "--tokens", "16", "--rounds", "2", "--threads", "1"]
+    monkeypatch.setattr(sys, "argv", ["permute_vocabulary.py", "speed", *files, *counts])
+    sys.modules["permute_vocabulary"].main()
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[:2] for row in rows] == [["30%", "0"], ["30%", "4"]]
+    (_, _, alike, calls, unlike, calls_unlike, speed), ahead = rows
+    assert float(calls) == 1.0 < float(calls_unlike)
+    assert float(ahead[5]) < float(calls_unlike)
+    quotients = [float(value) for value in speed.partition("(")[2].rstrip(")").split(", ")]
+    assert len(quotients) == 2
+    assert min(quotients) - 0.01 <= float(speed.split()[0]) <= max(quotients) + 0.01
+    assert float(alike) > 0.0 < float(unlike)

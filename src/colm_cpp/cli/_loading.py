@@ -54,6 +54,7 @@ def load_scorer(
     check_memory: bool = True,
     show_progress: bool = True,
     weights_of: Pair | None = None,
+    by_bytes: bool = False,
 ) -> Scorer:
     """A :class:`colm_cpp.learn.Scorer`. With ``weights_of`` nothing is loaded."""
     from ..learn.scoring import Scorer
@@ -76,6 +77,7 @@ def load_scorer(
             progress=progress,
             check_memory=check_memory,
             weights_of=weights_of,
+            by_bytes=by_bytes,
             **shared,
         )
 

@@ -54,6 +54,13 @@ __all__ = ["score"]
     default=10,
     help="Number of the base's largest log-probabilities to store per token.",
 )
+@option(
+    "Texts",
+    "--by-bytes",
+    is_flag=True,
+    help="For models with unlike vocabularies: the probability of a segment is that of all tokens that write its "
+    "bytes, not of each model's own tokens alone. Slow: about two decodes for each byte and model.",
+)
 @option("Answers", "--respond", is_flag=True, help="First let the assistant write the completions.")
 @option(
     "Answers",
@@ -105,7 +112,8 @@ def score(corpus: tuple[str, ...], out: Path, **values: Any) -> None:
     with log_to_stderr(values["verbose"]), contextlib.ExitStack() as loaded:
         pair = cluster = None
         load = {**loading(values), "show_progress": False}
-        recipe: dict[str, Any] = {"scorer": partial(load_scorer, models, **load)}
+        exact = {"by_bytes": values["by_bytes"]}
+        recipe: dict[str, Any] = {"scorer": partial(load_scorer, models, **load, **exact)}
         if respond:
             head = values["head"] or "always"
             recipe["pair"] = partial(load_pair, models, head, **load, **slots(values))
@@ -113,7 +121,7 @@ def score(corpus: tuple[str, ...], out: Path, **values: Any) -> None:
             cluster = loaded.enter_context(cluster_of(values, pair, **recipe))
             texts = _respond(pair, texts, out, values, cluster)
             pair.forget()  # the contexts that only answering needed
-        scorer = loaded.enter_context(load_scorer(models, weights_of=pair, **loading(values)))
+        scorer = loaded.enter_context(load_scorer(models, weights_of=pair, **loading(values), **exact))
         if pair is not None:
             pair.close()
         else:

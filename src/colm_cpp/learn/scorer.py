@@ -23,6 +23,7 @@ from .score_files import MAX_TEXTS
 
 if TYPE_CHECKING:
     from ..engine.pair import Pair
+    from ..evaluate.byte_reader import ByteModel
     from ..options import Experts, LoadOptionsDict
     from .segments import TokenTexts
 
@@ -55,6 +56,7 @@ class Scorer:
         n_ctx: tokens of the longest text, and of all texts that are read together.
         n_shared: ids, from 0, that all models know; 0 where the vocabularies are unlike.
         one_vocabulary: whether all models have one vocabulary.
+        by_bytes: whether segments are scored by their bytes.
         vocab_fingerprint: names the base's vocabulary.
     """
 
@@ -69,13 +71,15 @@ class Scorer:
         progress: Callable[[float], object] | None = None,
         check_memory: bool = True,
         weights_of: Pair | None = None,
+        by_bytes: bool = False,
         **options: Any,
     ) -> None:
         """Loads the models. Arguments and errors are those of :func:`colm_cpp.load`.
 
         ``n_ctx`` is the length of the longest text and the size of a group of texts; it defaults to 1024.
         ``weights_of`` is a pair that was loaded from the same files with the same options. Its weights are used, so
-        that nothing is loaded. They stay when the pair is closed.
+        that nothing is loaded. They stay when the pair is closed. ``by_bytes`` is for models of unlike vocabularies:
+        segments have the probability of all tokens that write them (:mod:`.by_bytes`), which is slow.
         """
         if (assistant is None) == (experts is None):
             raise OptionError("Scorer() needs either assistant= or experts=; give one of the two")
@@ -113,6 +117,13 @@ class Scorer:
         self.one_vocabulary = not any(self._core.vocabularies)
         self.n_shared = self._core.n_ids[0] if self.one_vocabulary else 0
         self.token_texts: list[TokenTexts] | None = None  # of unlike vocabularies, once they were asked for
+        self.byte_models: dict[str, ByteModel] | None = None  # likewise, for by_bytes
+        self.by_bytes = flag("by_bytes", by_bytes)
+        if self.by_bytes and self.one_vocabulary:
+            raise OptionError(
+                "by_bytes=True (--by-bytes) is for models of unlike vocabularies, and these have one: their tokens are "
+                "compared as they are; leave it out"
+            )
         self.n_ctx = min(int(model["n_ctx"]) for model in self.models.values())
 
     @property
@@ -182,7 +193,7 @@ class Scorer:
 
     def close(self) -> None:
         """Frees all models."""
-        self._core = None
+        self._core = self.byte_models = None
 
     def __enter__(self) -> Scorer:
         return self

@@ -16,8 +16,10 @@ import numpy.typing as npt
 
 from ..corpus.shared_texts import Reader, SharedText, SharedTextMaker, shared_ends
 from ..corpus.texts import TextMaker, uses_chat
+from ..evaluate.byte_reader import ByteModel
 from ..llama.log import computing
 from ..options import BASE
+from .by_bytes import by_bytes
 from .scorer import Scorer, columns_by
 from .scores import Scores
 
@@ -31,7 +33,10 @@ _END = b"\xff\xff"  # in place of the text of a token that ends a text; no text 
 
 def facts_of(scorer: Scorer) -> dict[str, Any]:
     """What the ``meta.json`` of a folder says of unlike vocabularies."""
-    return {"vocabularies": {name: model["vocab_fingerprint"] for name, model in scorer.models.items()}}
+    return {
+        "vocabularies": {name: model["vocab_fingerprint"] for name, model in scorer.models.items()},
+        **({"by_bytes": True} if scorer.by_bytes else {}),
+    }
 
 
 def maker_of(scorer: Scorer, *, chat: bool | None, system: str | None) -> SharedTextMaker:
@@ -121,7 +126,8 @@ def score_segments(
 
     Where the likeliest tokens of the base and of an expert differ (:func:`differ`), ``logprob_of_base_top`` is the
     expert's log-probability of its own token that the text of the base's token begins with. That is at least the
-    log-probability of this text. Where they do not differ it is that of the expert's likeliest token.
+    log-probability of this text. Where they do not differ it is that of the expert's likeliest token. With
+    ``scorer.by_bytes`` the log-probabilities of segments are those of :func:`.by_bytes.by_bytes`.
 
     Arguments and errors are those of :meth:`.scorer.Scorer.score`.
     """
@@ -150,7 +156,7 @@ def score_segments(
     seconds = raw["decode_s"]
     base = spread(raw, tokens[0], n_tokens[0])
     tops = [own[0][int(token)] for token in base["top"]]
-    others: dict[str, Mapping[str, Any]] = {}
+    others: dict[str, dict[str, Any]] = {}
     for number, name in enumerate(scorer.experts, start=1):
         probes = np.full(len(tokens[number]), _NO_TOKEN)
         probes[_firsts(n_tokens[number])] = [own[number].beginning(text) for text in tops]
@@ -161,6 +167,12 @@ def score_segments(
         found["differs"] = np.array([differ(text, own[number][int(top)]) for text, top in pairs], np.uint8)
         found["probe_logprob"] = np.where(found["differs"], found["probe_logprob"], found["top_logprob"])
         others[name] = found
+    if scorer.by_bytes:
+        of_models = {BASE: base, **others}
+        exact = by_bytes(_byte_models(scorer), texts, {name: found["logprob"] for name, found in of_models.items()})
+        base["logprob"] = exact.pop(BASE)
+        for name, values in exact.items():
+            others[name]["logprob"] = values
     columns = columns_by(texts, tokens[0][_firsts(n_tokens[0])], base, others)
     columns["n_bytes"] = np.array([segment.n_bytes for text in texts for segment in text.segments], np.int32)
     columns["n_base_tokens"] = n_tokens[0].astype(np.int32)
@@ -227,6 +239,14 @@ def _token_texts(scorer: Scorer) -> list[TokenTexts]:
             eog = [*(e for e in ends if pieces[e] == named), *(e for e in ends if pieces[e] != named)]
             scorer.token_texts.append(TokenTexts(pieces, eog))
     return scorer.token_texts
+
+
+def _byte_models(scorer: Scorer) -> dict[str, ByteModel]:
+    """Those by name; made once for a scorer, because each has a context and all its tokens in order."""
+    if scorer.byte_models is None:
+        core = scorer.open_core()
+        scorer.byte_models = {name: ByteModel(core, number, name) for number, name in enumerate(scorer.models)}
+    return scorer.byte_models
 
 
 def _firsts(n_tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
