@@ -264,3 +264,21 @@ def test_each_reads_a_conversation_by_its_own_template(tiny_model: TinyModels, t
     assert "".join(written) == "the assistant 1the assistant 3"
     # Rows of ends have no bytes and one token of each model.
     assert (Scores(tmp_path / "s")["n_bytes"] == 0).sum() == 3
+
+
+def test_a_model_without_a_template_reads_the_base_s(tiny_model: TinyModels, tmp_path: Path) -> None:
+    """What ends the base's turn is text to the other model, and no part of the answer."""
+    base = tiny_model(**{**options_of("qwen2", 40), "chat_template": tm.CHATML})
+    turns = [{"role": role, "content": f" the {role} {i}"} for i, role in enumerate(("user", "assistant") * 2)]
+    path = tmp_path / "chat.jsonl"
+    path.write_text(json.dumps({"messages": turns}) + "\n")
+    with Scorer(base, tiny_model(**options_of("gemma", 41)), **{**LOAD, "n_ctx": 256}) as scorer:
+        assert learn.score(scorer, select([path]), tmp_path / "s").n_bad == 0
+    (text,) = texts_of(tmp_path / "s")
+    for number, (name, kind) in enumerate((("base", "base"), ("assistant", "near"))):
+        ids = text["tokens_of"][name]
+        written = [data_of(kind, ids[spans[number][0] : spans[number][1]]).decode() for spans in text["segments"]]
+        assert "".join(written) == " the assistant 1 the assistant 3"
+    shown = data_of("near", text["tokens_of"]["assistant"]).decode()
+    assert shown.count("<|im_end|>") == 3, "read, and not scored"
+    assert (Scores(tmp_path / "s")["n_bytes"] > 0).all()

@@ -63,6 +63,7 @@ def maker_of(scorer: Scorer, *, chat: bool | None, system: str | None) -> Shared
             experts={} if number == 0 else {name: facts},
             model=name,
             encode=tokenizer.encode,
+            borrows_template=number > 0 and not template,
         )
         readers[name] = Reader(maker, tokenizer.pieces, frozenset(facts["eog_tokens"]))
     return SharedTextMaker(readers, n_ctx=scorer.n_ctx)
