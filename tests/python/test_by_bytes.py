@@ -141,7 +141,7 @@ def test_a_control_token_in_a_text_stays_a_token(tiny_model: TinyModels, tmp_pat
                 assert found[begin:end].sum() == pytest.approx(alone, abs=1e-4)
 
 
-def test_the_command(corpus: Path, tiny_model: TinyModels, scorer: Scorer, tmp_path: Path) -> None:
+def test_the_command(corpus: Path, tiny_model: TinyModels, tmp_path: Path) -> None:
     def run(*arguments: str) -> str:
         load = ["--n-ctx", "128", "--batch-invariant", "-q"]
         result = CliRunner().invoke(main, ["score", str(corpus), *load, "--by-bytes", *arguments])
@@ -155,3 +155,7 @@ def test_the_command(corpus: Path, tiny_model: TinyModels, scorer: Scorer, tmp_p
     assert said.startswith("1 ")
     assert "these have one" in said
     assert not (tmp_path / "alike").exists()
+    said = run("--base", str(base), "--assistant", str(base), "--out", str(tmp_path / "alike"), "--respond")
+    assert said.startswith("1 ")
+    assert "these have one" in said
+    assert not (tmp_path / "alike").exists(), "before an answer is written"

@@ -282,3 +282,18 @@ def test_a_model_without_a_template_reads_the_base_s(tiny_model: TinyModels, tmp
     shown = data_of("near", text["tokens_of"]["assistant"]).decode()
     assert shown.count("<|im_end|>") == 3, "read, and not scored"
     assert (Scores(tmp_path / "s")["n_bytes"] > 0).all()
+
+
+def test_a_turn_that_ends_with_plain_text_is_scored_to_its_end(tiny_model: TinyModels, tmp_path: Path) -> None:
+    """By both models, also by the one that has no template."""
+    template = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }};{% endfor %}"
+    template += "{% if add_generation_prompt %}[assistant]{% endif %}"
+    base = tiny_model(**{**options_of("qwen2", 40), "chat_template": template})
+    path = tmp_path / "chat.jsonl"
+    path.write_text(json.dumps({"prompt": "the", "completion": " river"}) + "\n")
+    with Scorer(base, tiny_model(**options_of("gemma", 41)), **LOAD) as scorer:
+        assert learn.score(scorer, select([path]), tmp_path / "s").n_bad == 0
+    (text,) = texts_of(tmp_path / "s")
+    for number, (name, kind) in enumerate((("base", "base"), ("assistant", "near"))):
+        ids = text["tokens_of"][name]
+        assert data_of(kind, ids[text["segments"][0][number][0] :]).decode() == " river;"

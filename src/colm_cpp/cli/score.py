@@ -58,8 +58,8 @@ __all__ = ["score"]
     "Texts",
     "--by-bytes",
     is_flag=True,
-    help="For models with unlike vocabularies: the probability of a segment is that of all tokens that write its "
-    "bytes, not of each model's own tokens alone. Slow: about two decodes for each byte and model.",
+    help="For models with unlike vocabularies: score a segment by all sequences of tokens that write its bytes, not "
+    "only by the tokens of each model's tokenizer. Slow: about two decodes for each byte and model.",
 )
 @option("Answers", "--respond", is_flag=True, help="First let the assistant write the completions.")
 @option(
@@ -81,6 +81,7 @@ def score(corpus: tuple[str, ...], out: Path, **values: Any) -> None:
     """
     from ..corpus.selection import select
     from ..files.output_file import refuse_inputs
+    from ..learn.scorer import check_by_bytes
     from ..learn.scores import Scores, folder_files
     from ..learn.scoring import score as run
     from ..learn.segments import lengths
@@ -112,16 +113,19 @@ def score(corpus: tuple[str, ...], out: Path, **values: Any) -> None:
     with log_to_stderr(values["verbose"]), contextlib.ExitStack() as loaded:
         pair = cluster = None
         load = {**loading(values), "show_progress": False}
-        exact = {"by_bytes": values["by_bytes"]}
-        recipe: dict[str, Any] = {"scorer": partial(load_scorer, models, **load, **exact)}
+        recipe: dict[str, Any] = {"scorer": partial(load_scorer, models, **load, by_bytes=values["by_bytes"])}
         if respond:
             head = values["head"] or "always"
             recipe["pair"] = partial(load_pair, models, head, **load, **slots(values))
             pair = loaded.enter_context(load_pair(models, head, **loading(values), **slots(values)))
+            if values["by_bytes"]:
+                check_by_bytes(pair.one_vocabulary)  # before answers are written
             cluster = loaded.enter_context(cluster_of(values, pair, **recipe))
             texts = _respond(pair, texts, out, values, cluster)
             pair.forget()  # the contexts that only answering needed
-        scorer = loaded.enter_context(load_scorer(models, weights_of=pair, **loading(values), **exact))
+        scorer = loaded.enter_context(
+            load_scorer(models, weights_of=pair, **loading(values), by_bytes=values["by_bytes"])
+        )
         if pair is not None:
             pair.close()
         else:

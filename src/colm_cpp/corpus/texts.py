@@ -127,7 +127,7 @@ class TextMaker:
         experts: Mapping[str, Mapping[str, Any]] = MappingProxyType({"assistant": {}}),
         model: str = BASE,
         encode: Callable[[str], list[int]] | None = None,
-        borrows_template: bool = False,
+        turn_ends: Sequence[str] = (),
     ) -> None:
         """Args:
         tokenizer: the pair.
@@ -142,8 +142,8 @@ class TextMaker:
         model: whose prompts, system messages and templates make the tokens.
         encode: gives the tokens of a text that stands behind another one, with which it shares no token. None: those
             that it has alone.
-        borrows_template: the template is of another model, whose end of a turn may be plain text to this one. Then
-            that is not scored.
+        turn_ends: where the template is another model's, the texts of the tokens that end a turn for that model. To
+            this one they may be plain text; a turn is then scored up to the first of them.
 
         Raises:
             ChatTemplateError: ``chat`` is asked for and the base's file has no template.
@@ -157,7 +157,7 @@ class TextMaker:
         self._facts: dict[str, Mapping[str, Any]] = {BASE: base, **experts}
         self._encode = encode or (lambda text: tokenizer.tokenize(text, False, True))
         self.n_ctx = n_ctx
-        self._borrows_template = borrows_template
+        self._turn_ends = tuple(turn_ends)
         self._eog = frozenset(base["eog_tokens"])
         if chat and not base["chat_template"]:
             raise ChatTemplateError(f"{base['path']} has no chat template; score the texts without chat")
@@ -308,11 +308,12 @@ class TextMaker:
                 reply = self._behind(opened, tokens + prompt, closed[len(opened) :], add_special)
             # Behind the token that ends the turn, templates write what no model has to say.
             end = next((k + 1 for k, token in enumerate(reply) if token in self._eog), None)
-            if end is None and self._borrows_template:
-                said = _said(message["content"], closed[len(opened) :])
-                reply = self._behind(opened, tokens + prompt, said, add_special)
+            turn = closed[len(opened) :]
+            ends = [at for text in self._turn_ends if (at := turn.find(text)) >= 0]
+            if end is None and ends:
+                reply = self._behind(opened, tokens + prompt, turn[: min(ends)], add_special)
                 end = len(reply)
-                reply += self._encode(closed[len(opened) + len(said) :])
+                reply += self._encode(turn[min(ends) :])
             end = len(reply) if end is None else end
             tokens += prompt + reply
             scored += [False] * len(prompt) + [k < end for k in range(len(reply))]
@@ -334,11 +335,6 @@ class TextMaker:
             eos_token=facts.get("eos_token") or "",
             add_generation_prompt=add_generation_prompt,
         )
-
-
-def _said(content: str, turn: str) -> str:
-    """A message's content as a template wrote it at the beginning of a turn; all of the turn if it changed it."""
-    return next((said for said in (content, content.strip()) if turn.startswith(said)), turn)
 
 
 def _first_answer(messages: Sequence[Mapping[str, str]]) -> int:

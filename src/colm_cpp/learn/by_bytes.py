@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..corpus.shared_texts import SharedText
+from ..evaluate.byte_level import byte_logprobs
 from ..evaluate.byte_reader import END, TOLERANCE, ByteModel, ByteReader
 
 __all__ = ["by_bytes"]
@@ -58,17 +59,9 @@ def by_bytes(
                     found[name][row] = reader.next()[END]
                     reader = None
                 elif all(pieces):
-                    found[name][row] = _read(reader, b"".join(pieces))
+                    found[name][row] = byte_logprobs(reader, b"".join(pieces)).sum()
                 else:
                     reader = None  # a control token: the texts before and behind it are read by themselves
                 read = last
                 row += 1
     return found
-
-
-def _read(reader: ByteReader, data: bytes) -> float:
-    total = 0.0
-    for byte in data:
-        total += float(reader.next()[byte])
-        reader.read(byte)
-    return total

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..options import Experts, LoadOptionsDict
     from .segments import TokenTexts
 
-__all__ = ["Scorer", "columns_by"]
+__all__ = ["Scorer", "check_by_bytes", "columns_by"]
 
 PathLike = str | os.PathLike[str]
 
@@ -83,6 +83,7 @@ class Scorer:
         """
         if (assistant is None) == (experts is None):
             raise OptionError("Scorer() needs either assistant= or experts=; give one of the two")
+        self.by_bytes = flag("by_bytes", by_bytes)
         options.setdefault("n_ctx", 1024)
         others = () if experts is None else read_experts(experts)
         files: dict[str, Any] = {
@@ -118,12 +119,8 @@ class Scorer:
         self.n_shared = self._core.n_ids[0] if self.one_vocabulary else 0
         self.token_texts: list[TokenTexts] | None = None  # of unlike vocabularies, once they were asked for
         self.byte_models: dict[str, ByteModel] | None = None  # likewise, for by_bytes
-        self.by_bytes = flag("by_bytes", by_bytes)
-        if self.by_bytes and self.one_vocabulary:
-            raise OptionError(
-                "by_bytes=True (--by-bytes) is for models of unlike vocabularies, and these have one: their tokens are "
-                "compared as they are; leave it out"
-            )
+        if self.by_bytes:
+            check_by_bytes(self.one_vocabulary)
         self.n_ctx = min(int(model["n_ctx"]) for model in self.models.values())
 
     @property
@@ -200,6 +197,15 @@ class Scorer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def check_by_bytes(one_vocabulary: bool) -> None:
+    """Raises OptionError where models have one vocabulary, which are not scored by bytes."""
+    if one_vocabulary:
+        raise OptionError(
+            "by_bytes=True (--by-bytes) is for models of unlike vocabularies, and these have one: their tokens are "
+            "compared as they are; leave it out"
+        )
 
 
 def _read_by(model: str, text: Text) -> tuple[list[int], list[int]]:

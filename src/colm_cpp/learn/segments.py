@@ -48,6 +48,7 @@ def maker_of(scorer: Scorer, *, chat: bool | None, system: str | None) -> Shared
     """
     use = uses_chat(scorer.base, chat)
     unlike = scorer.open_core().vocabularies
+    turn_ends = [text.decode(errors="replace") for text in scorer.pieces(scorer.base["eog_tokens"]) if text]
     readers = {}
     for number, (name, facts) in enumerate(scorer.models.items()):
         template = facts["chat_template"] if unlike[number] else None
@@ -63,7 +64,7 @@ def maker_of(scorer: Scorer, *, chat: bool | None, system: str | None) -> Shared
             experts={} if number == 0 else {name: facts},
             model=name,
             encode=tokenizer.encode,
-            borrows_template=number > 0 and not template,
+            turn_ends=() if number == 0 or template else turn_ends,
         )
         readers[name] = Reader(maker, tokenizer.pieces, frozenset(facts["eog_tokens"]))
     return SharedTextMaker(readers, n_ctx=scorer.n_ctx)
@@ -171,9 +172,8 @@ def score_segments(
     if scorer.by_bytes:
         of_models = {BASE: base, **others}
         exact = by_bytes(_byte_models(scorer), texts, {name: found["logprob"] for name, found in of_models.items()})
-        base["logprob"] = exact.pop(BASE)
-        for name, values in exact.items():
-            others[name]["logprob"] = values
+        for name, found in of_models.items():
+            found["logprob"] = exact[name]
     columns = columns_by(texts, tokens[0][_firsts(n_tokens[0])], base, others)
     columns["n_bytes"] = np.array([segment.n_bytes for text in texts for segment in text.segments], np.int32)
     columns["n_base_tokens"] = n_tokens[0].astype(np.int32)
