@@ -20,7 +20,6 @@ import colm_cpp as colm
 OPTIONS: dict[str, dict[str, Any]] = {
     "as they are": {},
     "`repack=False`": {"repack": False},
-    "`repack=False`, float32 cache": {"repack": False, "type_k": "f32", "type_v": "f32", "flash_attn": False},
 }
 
 
