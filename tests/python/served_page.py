@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -162,6 +163,21 @@ class Web:
     def wait(self) -> None:
         """Waits for the end of what is being written."""
         self.page.locator("#send:visible").wait_for()
+
+    def slowly_until(self, shown: Locator) -> None:
+        """Lets the server run for a few milliseconds at a time until the page shows something, and leaves it stopped.
+
+        What the page shows only for a moment is seen so, however busy the machine is, and a text has not ended then.
+        """
+        end = time.monotonic() + 60
+        while True:
+            self.server.process.send_signal(signal.SIGSTOP)
+            self.page.wait_for_timeout(20)  # sends what waits to be sent, and draws
+            if shown.is_visible():
+                return
+            self.server.process.send_signal(signal.SIGCONT)
+            assert time.monotonic() < end
+            time.sleep(0.005)
 
     def answer(self, n: int = -1) -> Locator:
         """An answer, the last one by default."""

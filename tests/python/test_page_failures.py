@@ -38,8 +38,7 @@ def test_stop_in_the_middle_frees_the_slot(with_key: bool, own: Web) -> None:
     before = own.server.metric("colm_tokens_total")
     own.force(LONG)
     own.send(EGGS, wait=False)
-    own.page.locator(".answer >> nth=1 >> .t >> nth=3").wait_for()
-    own.server.process.send_signal(signal.SIGSTOP)  # so that the text cannot end before it is stopped
+    own.slowly_until(own.page.locator(".answer >> nth=1 >> .t >> nth=3"))
     if with_key:
         own.page.keyboard.press("Escape")
     else:
@@ -62,8 +61,7 @@ def test_a_server_that_dies(own: Web) -> None:
     own.send(EGGS)
     own.force(LONG)
     own.send(EGGS, wait=False)
-    own.page.locator(".answer >> nth=1 >> .t >> nth=3").wait_for()
-    own.server.process.send_signal(signal.SIGSTOP)
+    own.slowly_until(own.page.locator(".answer >> nth=1 >> .t >> nth=3"))
     own.server.kill()
     own.wait()
     problem = own.answer().locator(".problem")
@@ -87,11 +85,10 @@ def test_waiting_for_a_slot_is_said(own: Web) -> None:
     with opened(own.page.context.browser, own.server) as other:
         other.force(LONG)
         other.send(EGGS, wait=False)
-        other.page.locator(".t >> nth=3").wait_for()
-        own.server.process.send_signal(signal.SIGSTOP)
+        other.slowly_until(other.page.locator(".t >> nth=3"))
         own.send(EGGS, wait=False)
+        own.slowly_until(own.page.get_by_text("waiting for a slot"))
         own.server.process.send_signal(signal.SIGCONT)
-        own.page.get_by_text("waiting for a slot").wait_for()
         own.wait()
         assert own.tokens()
         other.wait()

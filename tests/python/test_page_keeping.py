@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,8 @@ def test_a_reload_in_the_middle_keeps_what_was_written(web: Web) -> None:
     web.send(EGGS)
     web.force('root ::= "Sums: " ([0-9] " "){200}')
     web.send(OTHER, wait=False)
-    web.page.locator(".answer >> nth=1 >> .t >> nth=3").wait_for()
+    web.slowly_until(web.page.locator(".answer >> nth=1 >> .t >> nth=3"))
+    web.server.process.send_signal(signal.SIGCONT)
     web.page.reload()
     written = web.tokens()
     assert 3 < len(written) < 400

@@ -285,7 +285,7 @@ def test_the_key_is_sent(tiny_model: TinyModels, far: FarServer, monkeypatch: py
 def test_close_ends_a_call_that_hangs(tiny_model: TinyModels, far: FarServer) -> None:
     """Nobody waits for the server."""
     pair = colm.load(tiny_model(**BASE), far.url, head="always", remote_timeout=60, **TINY_LOAD)
-    far.delay = 3.0
+    far.delay = 20.0
     failed: list[BaseException] = []
 
     def write() -> None:
@@ -303,7 +303,7 @@ def test_close_ends_a_call_that_hangs(tiny_model: TinyModels, far: FarServer) ->
         begin = time.monotonic()
         pair.close()
         writer.join()
-        assert time.monotonic() - begin < 1.5
+        assert time.monotonic() - begin < 10
     finally:
         far.delay = 0.0
     assert isinstance(failed[0], colm.PairClosed)
@@ -311,13 +311,13 @@ def test_close_ends_a_call_that_hangs(tiny_model: TinyModels, far: FarServer) ->
 
 def test_cancelling_while_a_call_hangs(tiny_model: TinyModels, far: FarServer) -> None:
     with colm.load(tiny_model(**BASE), far.url, head="always", **TINY_LOAD) as pair:
-        far.delay = 1.0
+        far.delay = 20.0
         stream = pair.stream("The quick", max_tokens=3)
         timer = threading.Timer(0.1, pair.cancel)
         begin = time.monotonic()
         timer.start()
         text = stream.completion()
-        assert time.monotonic() - begin < 0.8
+        assert time.monotonic() - begin < 10
         assert (text.finish_reason, text.text) == ("cancelled", "")
         far.delay = 0.0
         assert len(pair.generate("The quick", max_tokens=3, temperature=0.0).tokens) == 3

@@ -232,13 +232,13 @@ def test_endless_answers_are_cut(make: Any, far: FarServer) -> None:
 
 def test_slow_and_slowly_dripping_servers(make: Any, far: FarServer) -> None:
     pair = make(remote_timeout=0.3)
-    far.delay = 1.0
+    far.delay = 20.0
     begin = time.monotonic()
     with pytest.raises(colm.errors.RemoteTimeout):
         pair.generate(PROMPT, **TEXT)
-    assert time.monotonic() - begin < 0.9
+    assert time.monotonic() - begin < 10
     far.delay = 0.0
-    drip = raw(b"2\r\n  \r\n", wait=0.05, n=100)
+    drip = raw(b"2\r\n  \r\n", wait=0.05, n=400)  # 20 s
 
     def answer(handler: Any) -> None:
         raw(OK + b"Transfer-Encoding: chunked\r\n\r\n")(handler)
@@ -248,7 +248,7 @@ def test_slow_and_slowly_dripping_servers(make: Any, far: FarServer) -> None:
     begin = time.monotonic()
     with pytest.raises(colm.errors.RemoteTimeout):
         pair.generate(PROMPT, **TEXT)
-    assert time.monotonic() - begin < 2.0
+    assert time.monotonic() - begin < 10
 
 
 def test_redirects_are_refused(make: Any, far: FarServer, tiny_model: TinyModels) -> None:
