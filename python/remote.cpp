@@ -1,5 +1,6 @@
 #include "remote.h"
 
+#include <pybind11/functional.h>
 #include <pybind11/stl.h>
 
 #include <array>
@@ -43,11 +44,12 @@ class PythonCalls final : public RemoteCalls {
     PythonCalls& operator=(const PythonCalls&) = delete;
 
     std::vector<Likeliest> ask(std::size_t slot, const std::vector<Token>& tokens,
-                               const std::vector<std::size_t>& counts) override {
+                               const std::vector<std::size_t>& counts,
+                               const std::function<bool()>& wanted) override {
         const py::gil_scoped_acquire acquire;
         try {
             std::vector<Likeliest> found;
-            for (const py::handle one : likeliest_(slot, tokens, counts)) {
+            for (const py::handle one : likeliest_(slot, tokens, counts, wanted)) {
                 const auto ids = one.attr("ids").cast<std::vector<Token>>();
                 const auto logprobs = one.attr("logprobs").cast<std::vector<double>>();
                 if (ids.size() != logprobs.size())

@@ -83,6 +83,8 @@ class Expert {
     virtual void collect(bool wait, Interrupt& interrupt, const Use& use) = 0;
     // Takes back the question about a slot, if there is one.
     virtual void drop(std::size_t slot) = 0;
+    // The same where the text has ended, so that a call about it may be broken off.
+    virtual void leave(std::size_t slot) { drop(slot); }
 
     // Batches that it computed so far, or questions that it sent elsewhere; 0: it does not say.
     virtual std::size_t n_decodes() const { return 0; }

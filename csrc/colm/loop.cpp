@@ -310,7 +310,7 @@ void Loop::end(Running& text, FinishReason reason) {
     if (!text.writing.finished()) text.writing.finish(reason);
     while (!text.writing.empty()) events_.push_back({text.text, text.writing.pop()});
     if (text.slot)
-        for (const auto& expert : experts_) expert->drop(*text.slot);
+        for (const auto& expert : experts_) expert->leave(*text.slot);
     text.slot.reset();
     text.asked.clear();
     {

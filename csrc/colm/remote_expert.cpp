@@ -93,6 +93,11 @@ void RemoteExpert::drop(std::size_t slot) {
               all.end());
 }
 
+void RemoteExpert::leave(std::size_t slot) {
+    drop(slot);
+    shared_->slots[slot].left = shared_->n_asked.load();
+}
+
 void RemoteExpert::stop() {
     if (is_forked()) return;
     {
@@ -132,7 +137,10 @@ void RemoteExpert::serve(std::size_t number) {
 RemoteExpert::Answered RemoteExpert::answer(std::size_t slot, const Asked& asked) {
     Answered answered{slot, {}, nullptr};
     try {
-        answered.likeliest = calls_->ask(slot, asked.tokens, asked.counts);
+        const auto wanted = [this, slot, number = asked.number] {
+            return !shared_->over && shared_->slots[slot].left < number;
+        };
+        answered.likeliest = calls_->ask(slot, asked.tokens, asked.counts, wanted);
         if (answered.likeliest.size() != asked.counts.size())
             throw GenerationError("a model elsewhere was asked for " + std::to_string(asked.counts.size()) +
                                   " distributions and gave " + std::to_string(answered.likeliest.size()));

@@ -31,9 +31,11 @@ class RemoteCalls {
     virtual ~RemoteCalls() = default;
 
     // The distributions after the first `count` of `tokens`, for each of `counts`. Blocks; called from
-    // several threads. Throws RemoteError, or whatever error there is.
+    // several threads. Throws RemoteError, or whatever error there is. Once `wanted` says no, nobody uses the
+    // answer, and the call should end soon, with any error. Safe from any thread while ask() runs.
     virtual std::vector<Likeliest> ask(std::size_t slot, const std::vector<Token>& tokens,
-                                       const std::vector<std::size_t>& counts) = 0;
+                                       const std::vector<std::size_t>& counts,
+                                       const std::function<bool()>& wanted) = 0;
     // Runs `join`, which waits for the threads that are in ask(). Those may need what the caller holds.
     virtual void wait(const std::function<void()>& join) { join(); }
 };
@@ -64,6 +66,8 @@ class RemoteExpert final : public Expert {
     void collect(bool wait, Interrupt& interrupt, const Use& use) override;
     // The answer is thrown away when it comes. The slot's next question waits for that.
     void drop(std::size_t slot) override;
+    // The call is told that nobody wants its answer.
+    void leave(std::size_t slot) override;
 
     std::size_t n_decodes() const override { return shared_->n_asked; }
 
@@ -87,7 +91,8 @@ class RemoteExpert final : public Expert {
         std::thread thread;  // from the first question on
         std::condition_variable changed;
         std::optional<Asked> asked;
-        std::size_t number = 0;  // of the question whose answer is wanted; 0: none
+        std::size_t number = 0;            // of the question whose answer is wanted; 0: none
+        std::atomic<std::size_t> left{0};  // questions up to this number are of texts that have ended
     };
 
     // What the threads use.
@@ -99,7 +104,7 @@ class RemoteExpert final : public Expert {
         std::deque<Slot> slots;
         std::vector<Answered> answered;
         std::atomic<std::size_t> n_asked{0};  // read from any thread
-        bool over = false;
+        std::atomic<bool> over{false};        // also read by calls, without the mutex
     };
 
     bool is_forked() const;

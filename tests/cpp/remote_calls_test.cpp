@@ -29,8 +29,11 @@ class TableCalls final : public colm::RemoteCalls {
         : function_(std::move(function)), n_likeliest_(n_likeliest) {}
 
     std::vector<Likeliest> ask(std::size_t, const std::vector<Token>& tokens,
-                               const std::vector<std::size_t>& counts) override {
+                               const std::vector<std::size_t>& counts,
+                               const std::function<bool()>& wanted) override {
         const std::size_t call = n_calls++;
+        while (looks && wanted()) std::this_thread::sleep_for(Micros(100));
+        if (!wanted()) throw down();
         const std::size_t before = n_decodes ? n_decodes() : 0;
         {
             std::unique_lock<std::mutex> lock(mutex_);
@@ -49,10 +52,12 @@ class TableCalls final : public colm::RemoteCalls {
     void release() {
         const std::lock_guard<std::mutex> lock(mutex_);
         released_ = true;
+        looks = false;
         changed_.notify_all();
     }
 
     Micros delay{0};
+    std::atomic<bool> looks{false};  // a call lasts until release(), or until nobody wants it
     std::size_t fails_from = 1000000, fails_to = 1000000;  // numbers of calls
     std::function<std::size_t()> n_decodes;                // of the base
     std::atomic<std::size_t> n_calls{0}, most_counts{0}, most_decodes{0};
@@ -307,18 +312,25 @@ TEST_CASE("remote_calls: where one fails another writes, though the head names t
 }
 
 TEST_CASE("remote_calls: a text is cancelled while a call hangs, and its slot is used again") {
-    FarWorld w{Models()};
-    w.calls->delay = std::chrono::minutes(1);
-    w.add({far_job(0, 0, "always")});
-    while (w.calls->n_calls == 0) w.step();
-    w.cancel(0);
-    w.step();
-    REQUIRE_EQ(w.written.at(0).reason, colm::FinishReason::cancelled);
-    w.add({far_job(1, 0, "always")});
-    w.step();
-    w.calls->release();
-    w.run();
-    check_like(w.written.at(1), write_alone(Models(), far_job(1, 0, "always"), w.loop->n_ctx()));
+    for (const bool looks : {false, true}) {
+        Limits one_slot;
+        one_slot.n_slots = 1;
+        FarWorld w(Models(), one_slot);
+        w.calls->delay = std::chrono::minutes(1);
+        w.calls->looks = looks;
+        w.add({far_job(0, 0, "always")});
+        while (w.calls->n_calls == 0) w.step();
+        w.cancel(0);
+        w.step();
+        REQUIRE_EQ(w.written.at(0).reason, colm::FinishReason::cancelled);
+        w.add({far_job(1, 0, "always")});
+        w.step();
+        for (int i = 0; looks && w.calls->n_calls == 1; ++i, w.step())  // until the one that looks ends
+            REQUIRE(i < 1000);
+        w.calls->release();
+        w.run();
+        check_like(w.written.at(1), write_alone(Models(), far_job(1, 0, "always"), w.loop->n_ctx()));
+    }
 }
 
 TEST_CASE("remote_calls: stop waits for the call under way, and no question is asked after it") {

@@ -323,6 +323,25 @@ def test_cancelling_while_a_call_hangs(tiny_model: TinyModels, far: FarServer) -
         assert len(pair.generate("The quick", max_tokens=3, temperature=0.0).tokens) == 3
 
 
+def test_a_cancelled_call_is_broken_off(tiny_model: TinyModels, far: FarServer) -> None:
+    """The server can stop, and the slot's next text does not wait for the call."""
+    left: list[bytes] = []
+
+    def hang(handler: Any) -> None:
+        pair.cancel()
+        handler.connection.settimeout(20)
+        left.append(handler.connection.recv(1))
+
+    with colm.load(tiny_model(**BASE), far.url, head="always", **TINY_LOAD) as pair:
+        far.fault = hang
+        try:
+            assert pair.generate("The quick", max_tokens=3).finish_reason == "cancelled"
+        finally:
+            far.fault = None
+        assert len(pair.generate("The quick", max_tokens=3, temperature=0.0).tokens) == 3
+    assert left == [b""]
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 def test_a_forked_child_is_refused(near_and_far: Any) -> None:
     """It has the parent's connections, and none of its threads. The parent goes on."""

@@ -97,7 +97,7 @@ class Remotes:
             (
                 name,
                 self._models.index(name),
-                naming(name)(model.likeliest),
+                naming(name)(model.likeliest_while),
                 model.n_ctx,
                 model.n_positions,
                 model.n_vocab or 0,

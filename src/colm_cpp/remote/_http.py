@@ -9,6 +9,7 @@ import random
 import threading
 import time
 import weakref
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
@@ -36,6 +37,7 @@ _MOST_OF_ERROR = 4096
 _WRITTEN = 2**14  # bytes at a time
 _AGAIN = (429, 502, 503, 504)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds
+_LOOKS = 0.1  # seconds after which a read looks whether its answer is still wanted
 
 _Error = TypeVar("_Error", bound=RemoteError)
 
@@ -116,6 +118,18 @@ class Http:
         """Sends and returns bytes. Errors are those of :meth:`post`."""
         return self._request("POST", path, body, content_type)[0]
 
+    @contextlib.contextmanager
+    def while_wanted(self, wanted: Callable[[], bool]) -> Iterator[None]:
+        """Requests of this thread raise RemoteUnreachable soon after ``wanted`` returns False.
+
+        The connection is closed then, so that the server can stop, too.
+        """
+        self._of_thread.wanted = wanted
+        try:
+            yield
+        finally:
+            del self._of_thread.wanted
+
     def close(self) -> None:
         """Ends calls in progress at once, and closes the connections."""
         self._closed.set()
@@ -126,6 +140,11 @@ class Http:
                 stream.get_extra_info("socket").shutdown(2)
         self._client.close()
 
+    def _over(self) -> bool:
+        """Whether :meth:`close` was called, or nobody wants this thread's answer."""
+        wanted: Callable[[], bool] | None = getattr(self._of_thread, "wanted", None)
+        return self._closed.is_set() or (wanted is not None and not wanted())
+
     def _request(
         self, method: str, path: str, body: bytes | None, content_type: str = "application/json"
     ) -> tuple[bytes, str]:
@@ -134,16 +153,15 @@ class Http:
                 return self._once(method, path, body, content_type)
             except (RemoteUnreachable, RemoteRefused) as error:
                 again = isinstance(error, RemoteUnreachable) or error.status in _AGAIN
-                if not again or attempt == self._retries:
+                if not again or attempt == self._retries or self._over():
                     raise
             pause = min(_FIRST_PAUSE * 2**attempt, _LONGEST_PAUSE)
             # Those who failed together need not come back together.
-            if self._closed.wait(pause * random.uniform(0.5, 1.0)):
-                break
-        raise self._error(RemoteUnreachable, "the connection was closed")
+            self._closed.wait(pause * random.uniform(0.5, 1.0))
+        raise AssertionError("the last attempt returns or raises")
 
     def _once(self, method: str, path: str, body: bytes | None, content_type: str) -> tuple[bytes, str]:
-        if self._closed.is_set():
+        if self._over():
             raise self._error(RemoteUnreachable, "the connection was closed")
         httpx, self._of_thread.deadline = self._httpx, time.monotonic() + self._timeout
         headers = {} if body is None else {"Content-Type": content_type}
@@ -164,7 +182,7 @@ class Http:
             raise self._error(RemoteTimeout, reason, "remote_timeout allows more") from error
         except httpx.HTTPError as error:
             reason = shortened(str(error)) or type(error).__name__
-            if self._closed.is_set():
+            if self._over():
                 raise self._error(RemoteUnreachable, "the connection was closed") from error
             if begun:
                 raise invalid(self.url, f"it was cut off ({reason})") from error
@@ -196,11 +214,13 @@ class Http:
         """
         if event not in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
             return
+        import httpcore  # httpx is made of it
+
         stream = info["return_value"]
         read, write = stream.read, stream.write
 
         def left(kind: type[Exception]) -> float:
-            if self._closed.is_set():  # a connection that was being made when close() shut the others
+            if self._over():  # also a connection that was being made when close() shut the others
                 raise self._httpx.ReadError("the connection was closed")
             seconds: float = self._of_thread.deadline - time.monotonic()
             if seconds <= 0:
@@ -208,7 +228,10 @@ class Http:
             return min(seconds, self._timeout)
 
         def read_in_time(max_bytes: int, timeout: float | None = None) -> bytes:
-            return bytes(read(max_bytes, left(self._httpx.ReadTimeout)))
+            while True:
+                seconds = left(self._httpx.ReadTimeout)
+                with contextlib.suppress(httpcore.ReadTimeout):  # nothing was read; left() looks again
+                    return bytes(read(max_bytes, min(seconds, _LOOKS)))
 
         def write_in_time(data: bytes, timeout: float | None = None) -> None:
             for begin in range(0, len(data), _WRITTEN):

@@ -13,7 +13,7 @@ from ..errors import RemoteVocabularyMismatch
 from ._http import OTHER_KIND, Http, invalid
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 __all__ = [
     "MOST_POSITIONS",
@@ -133,6 +133,18 @@ class RemoteModel(abc.ABC):
         Raises:
             RemoteError: see there.
         """
+
+    def likeliest_while(
+        self, slot: int, tokens: Sequence[int], counts: Sequence[int], wanted: Callable[[], bool]
+    ) -> list[Likeliest]:
+        """:meth:`likeliest`, whose request is broken off soon after ``wanted`` returns False.
+
+        Raises:
+            RemoteUnreachable: nobody wants the answer.
+            RemoteError: see there.
+        """
+        with self._http.while_wanted(wanted):
+            return self.likeliest(slot, tokens, counts)
 
     @property
     def n_positions(self) -> int:
