@@ -167,7 +167,7 @@ class Web:
     def slowly_until(self, shown: Locator) -> None:
         """Lets the server run for a few milliseconds at a time until the page shows something, and leaves it stopped.
 
-        What the page shows only for a moment is seen so, however busy the machine is, and a text has not ended then.
+        So a test sees what the page shows only for a moment, and no text ends before the test goes on.
         """
         end = time.monotonic() + 60
         while True:
